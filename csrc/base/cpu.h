@@ -1,0 +1,23 @@
+/* What this machine is: instruction sets that may be used (CPU and operating system together) and cache sizes.
+ *
+ * Called by runtime/dispatch.c and by the ops that choose block sizes. A new instruction set level gets a bit here and its test in cpu.c. */
+#ifndef TFAST_BASE_CPU_H
+#define TFAST_BASE_CPU_H
+
+#include <stdint.h>
+
+enum {
+    TFAST_CPU_X86_64_V3 = 1 << 0, /* AVX2, FMA, F16C, BMI1/2, LZCNT, MOVBE */
+    TFAST_CPU_X86_64_V4 = 1 << 1  /* AVX-512 F, BW, CD, DQ, VL */
+};
+
+typedef struct {
+    unsigned levels; /* bits of the enumeration above */
+    int64_t l1d_bytes, l2_bytes, l3_bytes;
+    char brand[49];
+} tfast_cpu;
+
+/* Filled at the first call; safe to call from several threads (each would write the same values). */
+const tfast_cpu *tfast_cpu_info(void);
+
+#endif

@@ -1,0 +1,43 @@
+/* Types that every room of csrc shares: status codes, element types, activations and the meaning of the shape letters.
+ *
+ * Called by everybody; includes nothing of the project. Add here only what at least two rooms need.
+ *
+ * Shape letters, used with this meaning in all of csrc and in the Python docstrings:
+ *   B batch, T packed tokens, H query heads, Hkv key/value heads (H is a multiple of Hkv), Lq queries, Lk keys,
+ *   D width of a query and key head, Dv width of a value head; M, N, K for products: C (M, N) = A (M, K) times W (N, K) transposed.
+ * Strides are int64_t and count elements, never bytes. */
+#ifndef TFAST_BASE_TYPES_H
+#define TFAST_BASE_TYPES_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef enum {
+    TFAST_OK = 0,
+    TFAST_NO_MEMORY = 1,    /* the workspace could not grow */
+    TFAST_UNKNOWN_ISA = 2,  /* no level of that name is compiled in */
+    TFAST_ISA_MISSING = 3,  /* the level is compiled in, but this machine lacks it */
+    TFAST_WRONG_LAYOUT = 4, /* a packed weight met another instruction set than it was packed for */
+    TFAST_OUT_OF_RANGE = 5  /* an index is outside its table */
+} tfast_status;
+
+typedef enum { TFAST_F32 = 0, TFAST_F64 = 1, TFAST_F16 = 2, TFAST_BF16 = 3 } tfast_dtype;
+
+/* Element-wise functions, alone and as the epilogue of a linear layer. */
+typedef enum {
+    TFAST_IDENTITY = 0,
+    TFAST_RELU = 1,
+    TFAST_GELU = 2,       /* x * Phi(x), by erf */
+    TFAST_GELU_TANH = 3,  /* GPT-2's approximation */
+    TFAST_QUICK_GELU = 4, /* x * sigmoid(1.702 x), as CLIP */
+    TFAST_SILU = 5,       /* x * sigmoid(x) */
+    TFAST_TANH = 6
+} tfast_activation;
+
+#define TFAST_MIN(a, b) ((a) < (b) ? (a) : (b))
+#define TFAST_MAX(a, b) ((a) > (b) ? (a) : (b))
+
+static inline int64_t tfast_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static inline int64_t tfast_round_up(int64_t a, int64_t b) { return tfast_ceil_div(a, b) * b; }
+
+#endif

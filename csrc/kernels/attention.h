@@ -1,0 +1,355 @@
+/* Fused attention: out = softmax(Q K^T * scale + ...) V for one piece of a call, without an Lq x Lk matrix.
+ *
+ * Called by ops/attention.c through the slots attention_f32_*. Lanes and their ranges: attention_panel.h; what happens to scores:
+ * attention_scores.h; few query rows: attention_decode.h.
+ *
+ *   for each superblock of keys (its K and V stay in L2)              K, V: in place, or staged there as fp32
+ *     for each panel of PANEL query rows                              Q^T packed once: [D][PANEL]
+ *       for each block of ATTENTION_BLOCK keys
+ *         S[key][lane]  = K (keys x D)      * Q^T          register tile of gemm.h: A = rows of K
+ *         S            -> weights, max, sum, alpha         lanes are queries: no horizontal operation
+ *         O^T[dv][lane] = alpha * O^T + V^T (Dv x keys) * S     the same tile: A = columns of V
+ *   O^T -> rows of out, times 1 / sum
+ *
+ * S of a block is 128 x 48 floats: 24 KB of a 48 KB L1 (AVX-512), 12 KB on AVX2. docs/kernels.md has the block sizes that lost. */
+#ifndef TFAST_KERNELS_ATTENTION_H
+#define TFAST_KERNELS_ATTENTION_H
+
+#include "attention_panel.h"
+#include "attention_scores.h"
+
+/* K and V of a superblock together take about this much, half of a 1 MB L2. */
+#define STAGE_FLOATS (96 * 1024)
+/* V is copied where at least so many panels read it: it costs one load and store an element, each panel 4 * PANEL / V_LANES FMAs. */
+#define STAGE_V_PANELS 3
+
+typedef struct {
+    int64_t panels, superblock;
+    size_t states, q, o, scores, k, v, bytes; /* offsets */
+} layout_t;
+
+/* Buffers in one scratch area. Padding to 64 bytes keeps every part on a cache line. */
+static layout_t layout_of(const tfast_attention *c, int64_t max_rows) {
+    layout_t l = {.panels = TFAST_MAX(1, tfast_ceil_div(max_rows, PANEL))};
+    const int64_t wide = c->D + c->Dv, fit = STAGE_FLOATS / wide / ATTENTION_BLOCK * ATTENTION_BLOCK;
+    l.superblock = clamp(fit, ATTENTION_BLOCK, 8 * ATTENTION_BLOCK);
+    const int64_t dv = tfast_round_up(c->Dv, TILE_ROWS);
+    size_t at = 0;
+    const size_t part[] = {(size_t)l.panels * sizeof(panel_t), (size_t)(l.panels * c->D * PANEL) * 4, (size_t)(l.panels * dv * PANEL) * 4,
+                           (size_t)(ATTENTION_BLOCK * PANEL) * 4, (size_t)(l.superblock * c->D) * 4, (size_t)(l.superblock * dv) * 4};
+    size_t *offset[] = {&l.states, &l.q, &l.o, &l.scores, &l.k, &l.v};
+    for (int i = 0; i < 6; i++) {
+        *offset[i] = at;
+        at += (part[i] + 63) / 64 * 64;
+    }
+    l.bytes = at;
+    return l;
+}
+
+/* Everything the steps of one piece share. */
+typedef struct {
+    const tfast_attention *c;
+    const tfast_attention_piece *p;
+    sequence_t s;
+    layout_t l;
+    panel_t *panels;
+    float *q, *o, *scores, *k_stage, *v_stage;
+    int stage_k, stage_v;
+    int64_t s0; /* first key of the superblock */
+} work_t;
+
+/* Rows [s0, s0 + n) of K, widened. */
+static void stage_k(const work_t *w, int64_t n) {
+    for (int64_t j = 0; j < n; j++) {
+        const char *row = w->s.k + (w->s0 + j) * w->c->k_stride[2] * w->s.element;
+        float *to = w->k_stage + j * w->c->D;
+        int64_t d = 0;
+        for (; d + V_LANES <= w->c->D; d += V_LANES) v_store(to + d, load_row(row, d, V_LANES, w->c->dtype));
+        if (d < w->c->D) v_store_n(to + d, load_row(row, d, w->c->D - d, w->c->dtype), w->c->D - d);
+    }
+}
+
+/* V as operand A of the second product: [Dv / TILE_ROWS][key][TILE_ROWS], so that a tile reads it in order. */
+static void stage_v(const work_t *w, int64_t n) {
+    const int64_t step = w->l.superblock * TILE_ROWS;
+    for (int64_t j = 0; j < n; j++) {
+        const char *row = w->s.v + (w->s0 + j) * w->c->v_stride[2] * w->s.element;
+        float *to = w->v_stage + j * TILE_ROWS;
+        for (int64_t d = 0; d < w->c->Dv; d += V_LANES) {
+            const int64_t width = TFAST_MIN(V_LANES, w->c->Dv - d);
+            float x[V_LANES];
+            v_store(x, load_row(row, d, width, w->c->dtype));
+            for (int64_t i = 0; i < width; i += TILE_ROWS) memcpy(to + (d + i) / TILE_ROWS * step, x + i, TILE_ROWS * 4);
+        }
+    }
+}
+
+static void begin_superblock(work_t *w, int64_t s0, int64_t end) {
+    w->s0 = s0;
+    const int64_t n = TFAST_MIN(w->l.superblock, end - s0);
+    if (w->stage_k) stage_k(w, n);
+    if (w->stage_v) stage_v(w, n);
+}
+
+/* S of the block's segments: raw products, then logits. */
+static void score_block(const work_t *w, const panel_t *t, const float *q, int64_t k0, const segment_t *g, int n_segments) {
+    const tfast_attention *c = w->c;
+    const int64_t k_stride = w->stage_k ? c->D : c->k_stride[2];
+    const float *k = w->stage_k ? w->k_stage + (k0 - w->s0) * c->D : (const float *)w->s.k + k0 * k_stride;
+    for (int i = 0; i < n_segments; i++) {
+        const int64_t lane = g[i].v0 * V_LANES;
+        tile_args a = {.k = c->D, .a = k + g[i].t0 * k_stride, .row_stride = k_stride, .col_stride = 1, .a_step = TILE_ROWS * k_stride,
+                       .b = q + lane, .c = w->scores + g[i].t0 * PANEL + lane, .c_stride = PANEL, .end = END_STORE,
+                       .n = (g[i].v1 - g[i].v0) * V_LANES};
+        tile_rows(&a, g[i].t1 - g[i].t0, g[i].v1 - g[i].v0);
+        shape_scores(c, t, w->s.offset, k0, &g[i], w->scores);
+    }
+}
+
+/* O^T = alpha * O^T for all lanes, or 0: where no segment covers all vectors. */
+static void scale_output(const work_t *w, const panel_t *t, const float *alpha, float *o) {
+    for (int64_t d = 0; d < w->c->Dv; d++)
+        for (int64_t v = 0; v < t->nv; v++) {
+            float *x = o + d * PANEL + v * V_LANES;
+            v_store(x, t->started ? v_mul(v_load(x), v_load(alpha + v * V_LANES)) : v_zero());
+        }
+}
+
+static const float *value_block(const work_t *w, int64_t k0, int64_t *col_stride, int64_t *a_step) {
+    if (w->stage_v) {
+        *col_stride = TILE_ROWS;
+        *a_step = w->l.superblock * TILE_ROWS;
+        return w->v_stage + (k0 - w->s0) * TILE_ROWS;
+    }
+    *col_stride = w->c->v_stride[2];
+    *a_step = TILE_ROWS;
+    return (const float *)w->s.v + k0 * w->c->v_stride[2];
+}
+
+/* The weighted sum of a ragged segment where V holds NaN or infinity: 0 * NaN would reach lanes that do not see that key. */
+static void add_values_by_lane(const work_t *w, const panel_t *t, int64_t k0, const segment_t *g, float *o) {
+    int64_t cs, step;
+    const float *values = value_block(w, k0, &cs, &step);
+    for (int64_t v = g->v0; v < g->v1; v++) {
+        vf lo, hi;
+        lane_ranges(t, v, k0, &lo, &hi);
+        for (int64_t d = 0; d < w->c->Dv; d++) {
+            const float *a = values + d / TILE_ROWS * step + d % TILE_ROWS;
+            float *x = o + d * PANEL + v * V_LANES;
+            vf acc = v_load(x);
+            for (int64_t j = g->t0; j < g->t1; j++) {
+                const vf next = v_fma(v_set1(a[j * cs]), v_load(w->scores + j * PANEL + v * V_LANES), acc);
+                acc = v_select(lane_sees(lo, hi, j), next, acc);
+            }
+            v_store(x, acc);
+        }
+    }
+}
+
+static void add_values(const work_t *w, panel_t *t, int64_t k0, const segment_t *g, int n_segments, const float *alpha, float *o) {
+    int64_t cs, step;
+    const float *values = value_block(w, k0, &cs, &step);
+    const int by_lane = t->careful && t->ragged;
+    const int covers = !by_lane && n_segments > 0 && g[0].v0 == 0 && g[0].v1 == t->nv;
+    if (!covers) scale_output(w, t, alpha, o);
+    for (int i = 0; i < n_segments; i++) {
+        if (by_lane && g[i].ragged) {
+            add_values_by_lane(w, t, k0, &g[i], o);
+            continue;
+        }
+        const int64_t lane = g[i].v0 * V_LANES;
+        tile_args a = {.k = g[i].t1 - g[i].t0, .a = values + g[i].t0 * cs, .row_stride = 1, .col_stride = cs, .a_step = step,
+                       .b = w->scores + g[i].t0 * PANEL + lane, .c = o + lane, .c_stride = PANEL, .row = alpha,
+                       .end = i > 0 || !covers ? END_ADD_C : t->started ? END_SCALE_C : END_STORE, .n = (g[i].v1 - g[i].v0) * V_LANES};
+        tile_rows(&a, w->c->Dv, g[i].v1 - g[i].v0);
+    }
+    t->started = 1;
+}
+
+static void panel_block(const work_t *w, panel_t *t, const float *q, float *o, int64_t k0, int64_t n) {
+    segment_t g[MAX_SEGMENTS];
+    float alpha[PANEL] __attribute__((aligned(64)));
+    const int n_segments = cut_segments(t, k0, n, g);
+    if (n_segments == 0) return;
+    for (int i = 0; i < n_segments; i++) t->ragged |= g[i].ragged;
+    score_block(w, t, q, k0, g, n_segments);
+    softmax_step(t, g, n_segments, w->scores, alpha);
+    add_values(w, t, k0, g, n_segments, alpha, o);
+}
+
+/* Blocks begin at multiples of ATTENTION_BLOCK of the sequence, so that a row's sums do not depend on the cut into superblocks. */
+static void panel_superblock(const work_t *w, int64_t index) {
+    panel_t *t = w->panels + index;
+    const int64_t end = TFAST_MIN(t->end, w->s0 + w->l.superblock);
+    int64_t k0 = TFAST_MAX(w->s0, t->first / ATTENTION_BLOCK * ATTENTION_BLOCK);
+    for (; k0 < end; k0 += ATTENTION_BLOCK) {
+        const int64_t from = TFAST_MAX(k0, w->p->key_begin), n = TFAST_MIN(ATTENTION_BLOCK - (from - k0), end - from);
+        panel_block(w, t, w->q + index * w->c->D * PANEL, w->o + index * tfast_round_up(w->c->Dv, TILE_ROWS) * PANEL, from, n);
+    }
+}
+
+typedef void (*superblock_fn)(const work_t *w, int64_t index);
+
+/* Runs fn for the panels [first, last) on every superblock that they see. */
+static void over_superblocks(work_t *w, int64_t first, int64_t last, superblock_fn fn) {
+    int64_t begin = INT64_MAX, end = 0;
+    for (int64_t i = first; i < last; i++) {
+        if (w->panels[i].end) begin = TFAST_MIN(begin, w->panels[i].first);
+        end = TFAST_MAX(end, w->panels[i].end);
+    }
+    if (!end) return;
+    for (int64_t s0 = begin / ATTENTION_BLOCK * ATTENTION_BLOCK; s0 < end; s0 += w->l.superblock) {
+        begin_superblock(w, s0, end);
+        for (int64_t i = first; i < last; i++) fn(w, i);
+    }
+}
+
+static int output_is_finite(const work_t *w, const panel_t *t, const float *o) {
+    const vf inf = v_set1(INFINITY);
+    int finite = 1;
+    for (int64_t d = 0; d < w->c->Dv; d++)
+        for (int64_t v = 0; v < t->nv; v++) finite &= v_all(v_lt(v_abs(v_load(o + d * PANEL + v * V_LANES)), inf));
+    return finite;
+}
+
+static char *output_row(const work_t *w, const panel_t *t, int64_t lane) {
+    return w->s.out + (t->head[lane] * w->c->out_stride[1] + t->query[lane] * w->c->out_stride[2]) * w->s.element;
+}
+
+/* V_LANES columns of O^T from d on, as rows, each times its lane's factor. */
+V_INLINE void output_rows(const float *o, int64_t d, int64_t width, int64_t v, vf factor, vf x[V_LANES]) {
+    for (int64_t i = 0; i < V_LANES; i++) x[i] = i < width ? v_mul(v_load(o + (d + i) * PANEL + v * V_LANES), factor) : v_zero();
+    v_transpose(x);
+}
+
+static void store_panel(const work_t *w, const panel_t *t, const float *o, const float *factor, float *partial_rows) {
+    const int64_t dv = w->c->Dv;
+    const tfast_dtype type = partial_rows ? TFAST_F32 : w->c->dtype;
+    for (int64_t v = 0; v < t->nv; v++) {
+        const int64_t lanes = TFAST_MIN(V_LANES, t->n - v * V_LANES);
+        const vf f = v_load(factor + v * V_LANES);
+        for (int64_t d = 0; d < dv; d += V_LANES) {
+            vf x[V_LANES];
+            const int64_t width = TFAST_MIN(V_LANES, dv - d);
+            output_rows(o, d, width, v, f, x);
+            for (int64_t i = 0; i < lanes; i++) {
+                const int64_t lane = v * V_LANES + i;
+                char *row = partial_rows ? (char *)(partial_rows + lane * dv) : output_row(w, t, lane);
+                if (type == TFAST_F32) {
+                    v_store_n((float *)row + d, x[i], width);
+                } else {
+                    float one[V_LANES];
+                    v_store(one, x[i]);
+                    store_row(row + d * 2, one, width, type);
+                }
+            }
+        }
+    }
+}
+
+static void finish_panel(const work_t *w, int64_t index, float *factor) {
+    const tfast_attention_piece *p = w->p;
+    panel_t *t = w->panels + index;
+    float *o = w->o + index * tfast_round_up(w->c->Dv, TILE_ROWS) * PANEL;
+    if (!t->started) memset(o, 0, (size_t)(w->c->Dv * PANEL) * 4);
+    if (p->partial) {
+        const int64_t row = index * PANEL;
+        for (int64_t i = 0; i < t->n; i++) {
+            p->partial[p->n_rows * w->c->Dv + row + i] = t->max[i];
+            p->partial[p->n_rows * (w->c->Dv + 1) + row + i] = t->sum[i];
+        }
+        for (int64_t i = 0; i < t->nv * V_LANES; i++) factor[i] = 1;
+        store_panel(w, t, o, factor, p->partial + row * w->c->Dv);
+        return;
+    }
+    for (int64_t i = 0; i < t->nv * V_LANES; i++) factor[i] = i < t->n ? finish_row(w->c, p, &w->s, t->head[i], t->query[i], t->max[i], t->sum[i]) : 0;
+    store_panel(w, t, o, factor, NULL);
+}
+
+static void reset_panel(panel_t *t) {
+    t->started = 0;
+    for (int64_t i = 0; i < PANEL; i++) {
+        t->max[i] = -INFINITY;
+        t->sum[i] = 0;
+    }
+}
+
+/* The weights of one superblock, from the final maxima (t->max) and factors (t->sum holds 1 / sum): a second pass over Q K^T. */
+static void weights_superblock(const work_t *w, int64_t index) {
+    const tfast_attention *c = w->c;
+    panel_t *t = w->panels + index;
+    const int64_t end = TFAST_MIN(t->end, w->s0 + w->l.superblock);
+    const float share = c->weights_mean ? 1.0f / (float)c->H : 1.0f;
+    for (int64_t k0 = TFAST_MAX(w->s0, t->first / ATTENTION_BLOCK * ATTENTION_BLOCK); k0 < end; k0 += ATTENTION_BLOCK) {
+        segment_t g[MAX_SEGMENTS];
+        const int n_segments = cut_segments(t, k0, TFAST_MIN(ATTENTION_BLOCK, end - k0), g);
+        score_block(w, t, w->q + index * c->D * PANEL, k0, g, n_segments);
+        for (int i = 0; i < n_segments; i++)
+            for (int64_t v = g[i].v0; v < g[i].v1; v++) {
+                const vf max = finite_max(v_load(t->max + v * V_LANES)), factor = v_mul(v_load(t->sum + v * V_LANES), v_set1(share));
+                for (int64_t j = g[i].t0; j < g[i].t1; j++) {
+                    float one[V_LANES];
+                    v_store(one, v_mul(v_exp2(v_sub(v_load(w->scores + j * PANEL + v * V_LANES), max)), factor));
+                    for (int64_t n = 0; n < V_LANES && v * V_LANES + n < t->n; n++) {
+                        const int64_t lane = v * V_LANES + n;
+                        float *to = c->weights + w->p->batch * c->weights_stride[0] + t->head[lane] * c->weights_stride[1] +
+                                    t->query[lane] * c->weights_stride[2] + (k0 + j) * c->weights_stride[3];
+                        *to = c->weights_mean ? *to + one[n] : one[n];
+                    }
+                }
+            }
+    }
+}
+
+static void write_weights(work_t *w) {
+    for (int64_t i = 0; i < w->l.panels; i++) {
+        panel_t *t = w->panels + i;
+        for (int64_t n = 0; n < t->nv * V_LANES; n++) {
+            const int64_t lane = TFAST_MIN(n, t->n - 1);
+            tfast_attention quiet = *w->c;
+            quiet.lse = NULL;
+            t->sum[n] = finish_row(&quiet, w->p, &w->s, t->head[lane], t->query[lane], t->max[lane], t->sum[lane]);
+        }
+    }
+    over_superblocks(w, 0, w->l.panels, weights_superblock);
+}
+
+static work_t begin_work(const tfast_attention *c, const tfast_attention_piece *p, void *scratch) {
+    work_t w = {.c = c, .p = p, .s = sequence_of(c, p), .l = layout_of(c, p->n_rows)};
+    char *base = scratch;
+    w.panels = (panel_t *)(base + w.l.states);
+    w.q = (float *)(base + w.l.q);
+    w.o = (float *)(base + w.l.o);
+    w.scores = (float *)(base + w.l.scores);
+    w.k_stage = (float *)(base + w.l.k);
+    w.v_stage = (float *)(base + w.l.v);
+    w.stage_k = c->dtype != TFAST_F32;
+    w.stage_v = c->dtype != TFAST_F32 || w.l.panels >= STAGE_V_PANELS;
+    return w;
+}
+
+static void KERNEL(attention_f32_qblock)(const tfast_attention *c, const tfast_attention_piece *p, void *scratch) {
+    work_t w = begin_work(c, p, scratch);
+    float factor[PANEL] __attribute__((aligned(64)));
+    for (int64_t i = 0; i < w.l.panels; i++) {
+        panel_set_rows(c, p, &w.s, w.panels + i, p->row + i * PANEL, TFAST_MIN(PANEL, p->n_rows - i * PANEL));
+        panel_pack_q(c, &w.s, w.panels + i, query_factor(c), w.q + i * c->D * PANEL);
+    }
+    over_superblocks(&w, 0, w.l.panels, panel_superblock);
+    for (int64_t i = 0; i < w.l.panels; i++) {
+        panel_t *t = w.panels + i;
+        if (t->ragged && !output_is_finite(&w, t, w.o + i * tfast_round_up(c->Dv, TILE_ROWS) * PANEL)) {
+            reset_panel(t);
+            t->careful = 1;
+            over_superblocks(&w, i, i + 1, panel_superblock);
+        }
+        finish_panel(&w, i, factor);
+    }
+    if (c->weights && !p->partial) write_weights(&w);
+}
+
+static size_t KERNEL(attention_f32_scratch_bytes)(const tfast_attention *c, int64_t max_rows) { return layout_of(c, max_rows).bytes; }
+
+#include "attention_decode.h"
+
+#endif

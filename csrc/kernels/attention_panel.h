@@ -1,0 +1,192 @@
+/* A panel of query rows: who its lanes are, which keys each of them sees, and where their values come from and go to.
+ *
+ * Used by attention.h and attention_decode.h. One lane of a vector is one query row all the way through: scores are held transposed
+ * (a row of the score block is one key, its lanes are queries), so that the softmax needs no horizontal operation, structure is a
+ * comparison of lanes, and K and V are read where they lie. A new kind of structure: panel_set_rows (the range of a lane) or, where it is
+ * no range, a term in attention_scores.h. */
+#ifndef TFAST_KERNELS_ATTENTION_PANEL_H
+#define TFAST_KERNELS_ATTENTION_PANEL_H
+
+#define ATTENTION_BLOCK 128
+
+/* The batch of a piece: lengths and base addresses, packed or not. */
+typedef struct {
+    int64_t lq, lk, offset;
+    int64_t q_row0, k_row0; /* first row in packed storage, else 0 */
+    const char *q, *k, *v;  /* of this batch and kv head (q: of this batch) */
+    char *out;
+    int64_t element;
+} sequence_t;
+
+typedef struct {
+    int64_t n, nv;        /* lanes in use, vectors */
+    int64_t first, end;   /* keys that any lane sees */
+    int64_t lo_max, hi_min; /* keys that every lane sees: [lo_max, hi_min) */
+    int64_t query[PANEL], head[PANEL], lo[PANEL], hi[PANEL];
+    int64_t v_first[TILE_VECTORS], v_end[TILE_VECTORS], v_lo_max[TILE_VECTORS], v_hi_min[TILE_VECTORS]; /* the same for one vector */
+    const char *bias_row[2][PANEL]; /* term of (lane, key 0) */
+    int bias_uniform[2];            /* all lanes have the same row */
+    float slope[PANEL];             /* ALiBi, times log2(e) */
+    float max[PANEL], sum[PANEL];   /* running, base 2 */
+    int started, ragged, careful;
+} panel_t;
+
+static int64_t element_bytes(tfast_dtype dtype) { return dtype == TFAST_F32 ? 4 : 2; }
+
+static sequence_t sequence_of(const tfast_attention *c, const tfast_attention_piece *p) {
+    const int64_t b = p->batch, e = element_bytes(c->dtype);
+    sequence_t s = {.lq = c->Lq, .lk = c->Lk, .element = e, .offset = c->offset ? c->offset[b] : 0};
+    int64_t q0 = b * c->q_stride[0], k0 = b * c->k_stride[0], v0 = b * c->v_stride[0], o0 = b * c->out_stride[0];
+    if (c->cu_q) {
+        s.q_row0 = c->cu_q[b];
+        s.k_row0 = c->cu_k[b];
+        s.lq = c->cu_q[b + 1] - s.q_row0;
+        s.lk = c->cu_k[b + 1] - s.k_row0;
+        q0 = s.q_row0 * c->q_stride[2];
+        k0 = s.k_row0 * c->k_stride[2];
+        v0 = s.k_row0 * c->v_stride[2];
+        o0 = s.q_row0 * c->out_stride[2];
+    }
+    if (c->kv_length) s.lk = TFAST_MIN(s.lk, c->kv_length[b]);
+    s.q = (const char *)c->q + q0 * e;
+    s.k = (const char *)c->k + (k0 + p->kv_head * c->k_stride[1]) * e;
+    s.v = (const char *)c->v + (v0 + p->kv_head * c->v_stride[1]) * e;
+    s.out = (char *)c->out + o0 * e;
+    return s;
+}
+
+/* The keys that query i sees, cut to the piece; (0, 0) where there are none. */
+static void visible_range(const tfast_attention *c, const sequence_t *s, const tfast_attention_piece *p, int64_t i, int64_t *lo, int64_t *hi) {
+    const int64_t at = i + s->offset;
+    int64_t a = p->key_begin, b = TFAST_MIN(s->lk, p->key_end);
+    if (c->left != TFAST_UNLIMITED) a = TFAST_MAX(a, at - c->left);
+    if (c->right != TFAST_UNLIMITED) b = TFAST_MIN(b, at + c->right + 1);
+    *lo = a < b ? a : 0;
+    *hi = a < b ? b : 0;
+}
+
+/* Ranges of each vector and of the whole panel. A lane that sees nothing makes "every lane sees" empty. */
+static void panel_set_bounds(panel_t *t) {
+    t->first = t->lo_max = 0;
+    t->end = 0;
+    t->hi_min = INT64_MAX;
+    int64_t first = INT64_MAX;
+    for (int64_t v = 0; v < t->nv; v++) {
+        int64_t vf_ = INT64_MAX, ve = 0, lm = 0, hm = INT64_MAX;
+        for (int64_t i = v * V_LANES; i < (v + 1) * V_LANES; i++) {
+            lm = TFAST_MAX(lm, t->lo[i]);
+            hm = TFAST_MIN(hm, t->hi[i]);
+            if (t->lo[i] == t->hi[i]) continue;
+            vf_ = TFAST_MIN(vf_, t->lo[i]);
+            ve = TFAST_MAX(ve, t->hi[i]);
+        }
+        if (ve == 0) vf_ = 0;
+        t->v_first[v] = vf_;
+        t->v_end[v] = ve;
+        t->v_lo_max[v] = lm;
+        t->v_hi_min[v] = hm;
+        t->lo_max = TFAST_MAX(t->lo_max, lm);
+        t->hi_min = TFAST_MIN(t->hi_min, hm);
+        if (ve) first = TFAST_MIN(first, vf_);
+        t->end = TFAST_MAX(t->end, ve);
+    }
+    t->first = t->end ? first : 0;
+}
+
+static void panel_set_bias(const tfast_attention *c, const tfast_attention_piece *p, panel_t *t) {
+    for (int term = 0; term < 2; term++) {
+        const tfast_bias *b = &c->bias[term];
+        if (b->kind == TFAST_BIAS_NONE) continue;
+        const int64_t size = b->kind == TFAST_BIAS_FLOAT ? 4 : 1;
+        int uniform = 1;
+        for (int64_t i = 0; i < t->nv * V_LANES; i++) {
+            const int64_t at = p->batch * b->stride[0] + t->head[i] * b->stride[1] + t->query[i] * b->stride[2];
+            t->bias_row[term][i] = (const char *)b->data + at * size;
+            uniform &= t->bias_row[term][i] == t->bias_row[term][0];
+        }
+        t->bias_uniform[term] = uniform;
+    }
+}
+
+/* Lanes behind the last row repeat it: they cost nothing, see the same keys, and are never stored. */
+static void panel_set_rows(const tfast_attention *c, const tfast_attention_piece *p, const sequence_t *s, panel_t *t, int64_t row, int64_t n) {
+    t->n = n;
+    t->nv = tfast_ceil_div(n, V_LANES);
+    t->started = t->ragged = t->careful = 0;
+    int64_t head = p->head + row / s->lq, query = row % s->lq;
+    for (int64_t i = 0; i < t->nv * V_LANES; i++) {
+        t->head[i] = head;
+        t->query[i] = query;
+        visible_range(c, s, p, query, &t->lo[i], &t->hi[i]);
+        t->max[i] = -INFINITY;
+        t->sum[i] = 0;
+        if (c->alibi_slopes) t->slope[i] = c->alibi_slopes[head] * V_LOG2E;
+        if (i + 1 < n && ++query == s->lq) {
+            query = 0;
+            head++;
+        }
+    }
+    panel_set_bounds(t);
+    panel_set_bias(c, p, t);
+}
+
+/* V_LANES elements (or the first n, the others 0) of a row of any type. */
+V_INLINE vf load_row(const char *row, int64_t d, int64_t n, tfast_dtype dtype) {
+    if (dtype == TFAST_F32) {
+        const float *p = (const float *)row + d;
+        return n >= V_LANES ? v_load(p) : v_load_n(p, n);
+    }
+    const uint16_t *p = (const uint16_t *)row + d;
+    uint16_t last[V_LANES] = {0};
+    if (n < V_LANES) {
+        for (int64_t i = 0; i < n; i++) last[i] = p[i];
+        p = last;
+    }
+    return dtype == TFAST_F16 ? v_load_f16(p) : v_load_bf16(p);
+}
+
+/* Q of the panel as the B operand of the tile: [D][PANEL], times `factor`. */
+static void panel_pack_q(const tfast_attention *c, const sequence_t *s, const panel_t *t, float factor, float *packed) {
+    const vf f = v_set1(factor);
+    for (int64_t v = 0; v < t->nv; v++) {
+        const char *row[V_LANES];
+        const int64_t lanes = TFAST_MIN(V_LANES, t->n - v * V_LANES);
+        for (int64_t i = 0; i < lanes; i++) {
+            const int64_t lane = v * V_LANES + i;
+            row[i] = s->q + (t->head[lane] * c->q_stride[1] + t->query[lane] * c->q_stride[2]) * s->element;
+        }
+        for (int64_t d = 0; d < c->D; d += V_LANES) {
+            vf x[V_LANES];
+            const int64_t width = TFAST_MIN(V_LANES, c->D - d);
+            for (int64_t i = 0; i < V_LANES; i++) x[i] = i < lanes ? v_mul(load_row(row[i], d, width, c->dtype), f) : v_zero();
+            v_transpose(x);
+            for (int64_t i = 0; i < width; i++) v_store(packed + (d + i) * PANEL + v * V_LANES, x[i]);
+        }
+    }
+}
+
+/* n floats to a row of the output's type, rounded to nearest even. */
+static void store_row(char *row, const float *x, int64_t n, tfast_dtype dtype) {
+    if (dtype == TFAST_F32) {
+        memcpy(row, x, (size_t)n * 4);
+        return;
+    }
+    uint16_t *out = (uint16_t *)row;
+    for (int64_t i = 0; i < n; i++) out[i] = dtype == TFAST_F16 ? to_f16(x[i]) : to_bf16(x[i]);
+}
+
+/* Row sums and maxima to the factor of the output (0 for a row that saw nothing), with the sink's share; lse where it is wanted. */
+static float finish_row(const tfast_attention *c, const tfast_attention_piece *p, const sequence_t *s, int64_t head, int64_t query, float max, float sum) {
+    if (c->sinks) {
+        /* 2^(sink - max) may overflow where all scores lie far below the sink: the common maximum of both keeps it finite. */
+        const float sink = c->sinks[head] * V_LOG2E, top = TFAST_MAX(max, sink);
+        const float seen = max == -INFINITY ? 0 : sum * exp2f(max - top);
+        const float all = top == -INFINITY ? 0 : seen + exp2f(sink - top);
+        if (c->lse) c->lse[p->batch * c->lse_stride[0] + head * c->lse_stride[1] + s->q_row0 + query] = all > 0 ? (top + log2f(all)) / V_LOG2E : -INFINITY;
+        return max == -INFINITY || all == 0 ? 0 : exp2f(max - top) / all;
+    }
+    if (c->lse) c->lse[p->batch * c->lse_stride[0] + head * c->lse_stride[1] + s->q_row0 + query] = sum == 0 ? -INFINITY : (max + log2f(sum)) / V_LOG2E;
+    return sum == 0 ? 0 : 1 / sum;
+}
+
+#endif

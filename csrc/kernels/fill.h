@@ -1,0 +1,43 @@
+/* All kernels of one instruction set, and the function that puts them into the table. Included by isa/<isa>.c after it has defined
+ *   KERNEL(name)      the name with the suffix of the instruction set, e.g. gemm_f32_panel__avx512, so that a profile shows it
+ *   TILE_ROWS, TILE_VECTORS, LAYOUT_ID, DECODE_ROWS   (see kernels/table.h) and included its simd/<isa>.h.
+ * Everything in here is static: inline code compiled for AVX must not leak into the baseline through the linker. */
+#include <math.h>
+#include <string.h>
+
+#include "table.h"
+
+#include "../simd/math.h"
+
+#include "activation.h"
+#include "gemm.h"
+#include "norm.h"
+#include "probe.h"
+#include "softmax.h"
+
+#include "attention.h"
+
+static void fill(tfast_kernels *table) {
+    table->isa = ISA_NAME;
+
+    table->tile_rows = TILE_ROWS;
+    table->panel_width = PANEL;
+    table->layout = LAYOUT_ID;
+    table->gemm_f32_panel = KERNEL(gemm_f32_panel);
+    table->gemm_f32_pack = KERNEL(gemm_f32_pack);
+
+    table->attention_panel = PANEL;
+    table->attention_block = ATTENTION_BLOCK;
+    table->decode_rows = DECODE_ROWS;
+    table->attention_f32_scratch_bytes = KERNEL(attention_f32_scratch_bytes);
+    table->attention_f32_qblock = KERNEL(attention_f32_qblock);
+    table->attention_f32_decode = KERNEL(attention_f32_decode);
+    table->attention_f32_merge = KERNEL(attention_f32_merge);
+
+    table->layernorm_f32_rows = KERNEL(layernorm_f32_rows);
+    table->softmax_f32_rows = KERNEL(softmax_f32_rows);
+    table->activation_f32_span = KERNEL(activation_f32_span);
+
+    table->fma_f32_probe = KERNEL(fma_f32_probe);
+    table->read_f32_probe = KERNEL(read_f32_probe);
+}

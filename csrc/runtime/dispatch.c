@@ -1,0 +1,54 @@
+/* The list of levels, what each of them needs, and one filled table for each prefix of the list that the machine has. */
+#include "dispatch.h"
+
+#include <string.h>
+
+#include "../base/cpu.h"
+
+typedef struct {
+    const char *name;
+    unsigned needs;
+    void (*fill)(tfast_kernels *);
+} level_t;
+
+static const level_t levels[] = {
+    {"scalar", 0, tfast_fill_scalar},
+#if defined(__x86_64__)
+    {"avx2", TFAST_CPU_X86_64_V3, tfast_fill_avx2},
+    {"avx512", TFAST_CPU_X86_64_V4, tfast_fill_avx512},
+#endif
+};
+enum { N_LEVELS = sizeof levels / sizeof levels[0] };
+
+static tfast_kernels tables[N_LEVELS]; /* tables[i]: levels 0 .. i laid over each other */
+static const tfast_kernels *now;
+
+static int machine_has(int i) { return (tfast_cpu_info()->levels & levels[i].needs) == levels[i].needs; }
+
+__attribute__((constructor)) static void fill_tables(void) {
+    for (int top = 0; top < N_LEVELS; top++) {
+        for (int i = 0; i <= top; i++)
+            if (machine_has(i)) levels[i].fill(&tables[top]);
+        if (machine_has(top)) now = &tables[top];
+    }
+}
+
+const tfast_kernels *tfast_kernels_now(void) { return __atomic_load_n(&now, __ATOMIC_ACQUIRE); }
+
+tfast_status tfast_set_isa(const char *name) {
+    int found = -1;
+    for (int i = 0; i < N_LEVELS; i++)
+        if (name ? strcmp(levels[i].name, name) == 0 : machine_has(i)) found = i;
+    if (found < 0) return TFAST_UNKNOWN_ISA;
+    if (!machine_has(found)) return TFAST_ISA_MISSING;
+    __atomic_store_n(&now, &tables[found], __ATOMIC_RELEASE);
+    return TFAST_OK;
+}
+
+const char *tfast_get_isa(void) { return tfast_kernels_now()->isa; }
+
+const char *tfast_available_isa(int i) {
+    for (int k = 0; k < N_LEVELS; k++)
+        if (machine_has(k) && i-- == 0) return levels[k].name;
+    return NULL;
+}

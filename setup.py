@@ -1,0 +1,91 @@
+"""Builds the one extension, transformer_fast._core. Everything that is not about compiling stands in pyproject.toml.
+
+Each csrc/isa/<level>.c is compiled with the flags of its own level, all other C with the baseline's: the table ISA_FLAGS is the only
+place that knows them. To add a level: a file in csrc/isa/, a line here, a line in csrc/runtime/dispatch.c.
+"""
+
+import glob
+import os
+import platform
+import shlex
+import sysconfig
+import tempfile
+
+import numpy
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+X86_64 = platform.machine().lower() in ("x86_64", "amd64")
+ISA_FLAGS = {"scalar": []}
+if X86_64:
+    ISA_FLAGS |= {"avx2": ["-march=x86-64-v3"], "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"]}
+
+# What a level's flag has to make compile: a real intrinsic, since a compiler may know a flag and not the header.
+ISA_PROBES = {
+    "avx2": "#include <immintrin.h>\n__m256 f(__m256 a) { return _mm256_fmadd_ps(a, a, a); }",
+    "avx512": "#include <immintrin.h>\n__m512 f(__m512 a) { return _mm512_reduce_ps(a, 1); }",
+}
+# No -ffast-math and no -march=native: the one changes NaN and denormals (of the whole process, when it links), the other the machine.
+COMMON_FLAGS = ["-std=gnu11", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra"]
+# Contraction of a * b + c is the kernels' own decision (v_fma): the result must not depend on the compiler's mood.
+COMMON_FLAGS += ["-ffp-contract=off"]
+EXTRA_FLAGS = shlex.split(os.environ.get("TRANSFORMER_FAST_CFLAGS", ""))  # sanitizers (make asan), -Werror (make lint)
+
+
+class BuildExt(build_ext):
+    """Compiles files of csrc/isa with their level's flags, and with OpenMP where the compiler has it."""
+
+    def build_extensions(self):
+        for level in [name for name in ISA_FLAGS if name != "scalar"]:
+            if not self.compiles(ISA_PROBES[level], ISA_FLAGS[level]):
+                raise SystemExit(f"the C compiler does not know the flags {ISA_FLAGS[level]} of the level {level!r}: gcc >= 9 or clang >= 12 is needed")
+        openmp = os.environ.get("TRANSFORMER_FAST_OPENMP", "1") != "0" and self.compiles(
+            "#include <omp.h>\nint f(void) { return omp_get_max_threads(); }", ["-fopenmp"]
+        )
+        for extension in self.extensions:
+            extension.extra_compile_args = COMMON_FLAGS + (["-fopenmp"] if openmp else []) + EXTRA_FLAGS
+            extension.extra_link_args = (["-fopenmp"] if openmp else []) + EXTRA_FLAGS
+        self.flags_by_file()
+        super().build_extensions()
+
+    def compiles(self, source, flags):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "probe.c")
+            with open(path, "w") as file:
+                file.write(source)
+            try:
+                self.compiler.compile([path], output_dir=folder, extra_postargs=flags)
+            except Exception:  # distutils' own errors and those of the process: any of them says no
+                return False
+            return True
+
+    def flags_by_file(self):
+        """distutils has one set of flags for an extension; this adds those of the level to each of its files."""
+        compile_one = self.compiler._compile
+
+        def with_level(obj, src, ext, cc_args, extra_postargs, pp_opts):
+            level, extension = os.path.splitext(os.path.basename(src))
+            flags = ISA_FLAGS[level] if extension == ".c" and os.path.basename(os.path.dirname(src)) == "isa" else []
+            quiet = ["-Wno-unused-function"] if src.endswith("_core.c") else []
+            compile_one(obj, src, ext, cc_args, extra_postargs + flags + quiet, pp_opts)
+
+        self.compiler._compile = with_level
+
+
+def sources():
+    files = [path for folder in ("base", "runtime", "ops") for path in sorted(glob.glob(f"csrc/{folder}/*.c"))]
+    return files + [f"csrc/isa/{level}.c" for level in ISA_FLAGS]
+
+
+core = Extension(
+    "transformer_fast._core",
+    sources=["transformer_fast/_core.pyx", *sources()],
+    depends=sorted(glob.glob("csrc/**/*.h", recursive=True)),
+    include_dirs=["csrc", numpy.get_include()],
+    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), ("_FILE_OFFSET_BITS", "64")],
+)
+if "-g" in shlex.split(sysconfig.get_config_var("CFLAGS") or "") and not EXTRA_FLAGS:
+    COMMON_FLAGS += ["-g0"]  # Python's own build flags ask for debug information: five times the size of the wheel
+
+setup(ext_modules=cythonize([core], build_dir="build/cython"), cmdclass={"build_ext": BuildExt})

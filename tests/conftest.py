@@ -1,0 +1,62 @@
+"""Fixtures and markers of the whole suite.
+
+``isa``: the test runs once for every ISA that this machine has; ``threads``: once on one thread and once on several.
+Both restore what was set before. Marker ``oracle``: compares with torch, onnx or transformers (extra ``oracle``) and is
+skipped where they are missing. Helpers that are no fixtures stand in ``support.py``, the shapes in ``cases.py``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import pytest
+
+ORACLES = ("torch", "onnx", "transformers")
+
+
+def pytest_generate_tests(metafunc):
+    # Here and not in the decorator of a fixture: only tests that ask for an ISA need the compiled module.
+    if "isa" in metafunc.fixturenames:
+        from transformer_fast import functional
+
+        metafunc.parametrize("isa", functional.available_isas(), indirect=True)
+    if "threads" in metafunc.fixturenames:
+        metafunc.parametrize("threads", [1, max(2, os.cpu_count() or 1)], indirect=True, ids=lambda n: f"{n}t")
+
+
+def pytest_collection_modifyitems(items):
+    missing = [name for name in ORACLES if importlib.util.find_spec(name) is None]
+    if missing:
+        skip = pytest.mark.skip(reason=f"needs the extra `oracle`: {', '.join(missing)} not installed")
+        for item in items:
+            if item.get_closest_marker("oracle"):
+                item.add_marker(skip)
+
+
+@pytest.fixture
+def isa(request):
+    """The name of the forced ISA."""
+    from transformer_fast import functional
+
+    before = functional.get_isa()
+    functional.set_isa(request.param)
+    yield request.param
+    functional.set_isa(before)
+
+
+@pytest.fixture
+def threads(request):
+    """The number of threads that are set."""
+    from transformer_fast import functional
+
+    before = functional.get_num_threads()
+    functional.set_num_threads(request.param)
+    yield request.param
+    functional.set_num_threads(before)
+
+
+@pytest.fixture
+def torch():
+    """torch, imported when an oracle test runs: a suite that was told ``-m "not oracle"`` never loads it."""
+    return pytest.importorskip("torch")

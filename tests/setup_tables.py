@@ -1,0 +1,57 @@
+"""What setup.py says, without building anything: the extension, and the compiler flags of each instruction set.
+
+Used by the tests that hold the build against the sources: test_layering.py and test_packaging.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import runpy
+import shlex
+import sysconfig
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from subprocesses import ROOT
+
+
+@functools.cache
+def _setup_names() -> dict[str, Any]:
+    # setup.py is a script: it is run with the two calls that would do work replaced.
+    with (
+        _chdir(ROOT),
+        mock.patch("setuptools.setup"),
+        mock.patch("Cython.Build.cythonize", lambda extensions, **options: extensions),
+    ):
+        return runpy.run_path(str(ROOT / "setup.py"))
+
+
+@contextlib.contextmanager
+def _chdir(folder: Path):
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def extension() -> Any:
+    """The setuptools Extension of transformer_fast._core."""
+    return _setup_names()["core"]
+
+
+def isa_sources() -> list[Path]:
+    """The files of csrc/isa that are built on this machine."""
+    return [ROOT / "csrc" / "isa" / f"{level}.c" for level in _setup_names()["ISA_FLAGS"]]
+
+
+def compile_command(source: Path, target: Path) -> list[str]:
+    """The compiler and flags with which the build compiles a file of csrc/isa."""
+    names = _setup_names()
+    compiler = shlex.split(sysconfig.get_config_var("CC") or "cc")
+    flags = [*names["COMMON_FLAGS"], *names["ISA_FLAGS"][source.stem]]
+    return [*compiler, "-fPIC", *flags, f"-I{ROOT / 'csrc'}", "-c", str(source), "-o", str(target)]

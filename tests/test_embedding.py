@@ -1,0 +1,65 @@
+"""embedding against the reference."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from support import assert_same_bits, normal
+
+from transformer_fast import reference
+from transformer_fast.functional import embedding
+
+
+@pytest.mark.parametrize("N", [1, 3, 8, 15, 16, 17, 65, 384])
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (2, 5), (2, 1, 3), (0,), (3, 0), (1000,)])
+def test_rows_are_copied_exactly(N, shape, isa, threads):
+    weight = normal(50, N)
+    ids = np.random.default_rng(0).integers(0, 50, shape)
+    assert_same_bits(embedding(ids, weight), reference.embedding(ids, weight))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"])
+def test_integer_types(dtype, isa):
+    weight = normal(50, 9)
+    ids = np.array([[0, 49, 7], [7, 3, 3]], dtype)
+    assert_same_bits(embedding(ids, weight), weight[ids.astype(int)])
+
+
+def test_every_bit_pattern_survives(isa):
+    """NaN payloads, infinities and denormals are copied, not computed with."""
+    weight = np.array([[np.nan, np.inf, -np.inf], [1e-45, -0.0, 3e38]], np.float32)
+    weight.view(np.uint32)[0, 0] = 0x7F801234  # a signalling NaN
+    assert_same_bits(embedding(np.array([1, 0, 1]), weight), weight[[1, 0, 1]])
+
+
+@pytest.mark.parametrize("wrong", [50, -1, 2**31, -(2**31), 2**62])
+def test_an_id_out_of_range_is_named(wrong, isa):
+    ids = np.array([[3, 4], [wrong, 5]])
+    out = np.full((2, 2, 9), 7, np.float32)
+    with pytest.raises(IndexError, match=rf"{wrong}(?s:.*)50"):
+        embedding(ids, normal(50, 9), out=out)
+    assert (out == 7).all()
+
+
+def test_an_unsigned_id_out_of_range(isa):
+    with pytest.raises(IndexError, match=str(2**64 - 1)):
+        embedding(np.array([2**64 - 1], np.uint64), normal(50, 9))
+
+
+def test_no_rows(isa):
+    assert embedding(np.zeros(0, int), np.zeros((0, 9), np.float32)).shape == (0, 9)
+    with pytest.raises(IndexError):
+        embedding(np.zeros(1, int), np.zeros((0, 9), np.float32))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, bool])
+def test_ids_that_are_no_integers(dtype, isa):
+    with pytest.raises(TypeError, match="ids"):
+        embedding(np.zeros(3, dtype), normal(50, 9))
+
+
+def test_into_out(isa):
+    ids, weight = np.array([[1, 2, 3]]), normal(50, 9)
+    out = np.full((1, 3, 9), np.nan, np.float32)
+    assert embedding(ids, weight, out=out) is out
+    assert_same_bits(out, weight[ids])

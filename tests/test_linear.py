@@ -1,0 +1,129 @@
+"""linear and pack_weight against the reference."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+from cases import ACTIVATIONS, LINEAR, LinearCase, tagged
+from support import assert_close, assert_same_bits, both, normal, widened
+
+from transformer_fast import functional, reference
+from transformer_fast.functional import linear, pack_weight
+
+
+def ids(case):
+    return case.name
+
+
+@functools.cache
+def expectation(case: LinearCase):
+    """The inputs of a case and the reference's result, computed once for all ISAs and threads."""
+    arrays, options = case.make_inputs()
+    return arrays, options, reference.linear(*widened(arrays), **widened(options))
+
+
+@pytest.mark.parametrize("case", tagged(LINEAR, "small", "long"), ids=ids)
+def test_case(case, isa, threads):
+    (x, weight), options, expected = expectation(case)
+    got = linear(x, weight, **options)
+    assert_close(got, expected)
+    assert_same_bits(linear(x, pack_weight(weight), **options), got)
+
+
+@pytest.mark.parametrize("shape", [(50,), (1, 50), (2, 3, 50), (2, 1, 3, 50), (0, 3, 50)])
+def test_leading_dimensions(shape, isa):
+    weight, bias, residual = normal(20, 50) / 7, normal(20), normal(*shape[:-1], 20)
+    out = both("linear", normal(*shape), weight, bias, residual=residual, activation="gelu")
+    assert out.shape == shape[:-1] + (20,)
+
+
+def test_packed_weight_knows_itself(isa):
+    weight = normal(33, 47)
+    packed = pack_weight(weight)
+    assert packed.shape == (33, 47)
+    assert packed.isa == isa
+    assert packed.nbytes >= weight.nbytes
+
+
+def test_packed_weight_is_a_copy(isa):
+    """What happens to the array after packing does not reach the packed weight."""
+    x, weight = normal(5, 47), normal(33, 47) / 7
+    packed, before = pack_weight(weight), linear(x, weight)
+    weight[...] = np.nan
+    assert_same_bits(linear(x, packed), before)
+
+
+def test_packed_weight_of_another_isa_is_refused():
+    isas, before = functional.available_isas(), functional.get_isa()
+    if len(isas) == 1:
+        pytest.skip("this machine has one ISA")
+    x, weight = normal(5, 47), normal(33, 47)
+    try:
+        for packed_for in isas:
+            functional.set_isa(packed_for)
+            packed = pack_weight(weight)
+            for other in set(isas) - {packed_for}:
+                functional.set_isa(other)
+                with pytest.raises(RuntimeError, match=f"{packed_for}.*{other}|{other}.*{packed_for}"):
+                    linear(x, packed)
+    finally:
+        functional.set_isa(before)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activation_is_the_op_of_that_name(activation, isa):
+    """The fused epilogue gives what the op of the same name gives afterwards, up to rounding."""
+    x, weight, bias = normal(9, 40), normal(35, 40) / 6, normal(35)
+    fused = linear(x, weight, bias, activation=activation)
+    apart = linear(x, weight, bias)
+    if activation == "gelu_tanh":
+        apart = functional.gelu(apart, "tanh")
+    elif activation is not None:
+        apart = getattr(functional, activation)(apart)
+    np.testing.assert_allclose(fused, apart, rtol=0, atol=5e-7)
+
+
+@pytest.mark.parametrize(("N", "K"), [(40, 64), (65, 513), (768, 768), (200, 3072)])
+def test_row_independence(N, K, isa, threads):
+    """A row has the same bits alone, in a small batch and in a large one."""
+    x, weight, bias, residual = normal(67, K), normal(N, K) / 20, normal(N), normal(67, N)
+    packed = pack_weight(weight)
+    whole = linear(x, packed, bias, activation="gelu", residual=residual)
+    for rows in (slice(0, 1), slice(66, 67), slice(5, 7), slice(10, 14), slice(3, 16), slice(0, 66), slice(1, 67)):
+        part = linear(x[rows], packed, bias, activation="gelu", residual=residual[rows])
+        assert_same_bits(part, whole[rows])
+
+
+def test_residual_is_added_after_the_activation(isa):
+    out = linear(
+        -np.ones((1, 4), np.float32),
+        np.eye(4, dtype=np.float32),
+        activation="relu",
+        residual=-np.ones((1, 4), np.float32),
+    )
+    assert (out == -1).all()
+
+
+def test_nan_stays_in_its_row(isa):
+    x, weight = normal(30, 40), normal(50, 40)
+    x[13, 7] = np.nan
+    out = linear(x, weight)
+    assert np.isnan(out[13]).all()
+    assert np.isfinite(np.delete(out, 13, axis=0)).all()
+
+
+def test_nan_in_the_weight_stays_in_its_column(isa):
+    x, weight = normal(30, 40), normal(50, 40)
+    weight[31, 7] = np.nan
+    out = linear(x, weight)
+    assert np.isnan(out[:, 31]).all()
+    assert np.isfinite(np.delete(out, 31, axis=1)).all()
+
+
+def test_into_out(isa):
+    x, weight = normal(13, 40), normal(35, 40)
+    out = np.full((13, 35), np.nan, np.float32)
+    assert linear(x, weight, out=out) is out
+    assert_same_bits(out, linear(x, weight))

@@ -1,0 +1,84 @@
+"""Transformer inference on the CPU: the public names, and nothing else.
+
+Everybody who writes `import transformer_fast` comes through here, so the import stays light: NumPy, the compiled module
+and `functional` are loaded at once; whatever reads checkpoints or tokenises (`SentenceEncoder`, `load_model`, `nn`,
+`models`) is loaded when it is first used. A new public op gets a line in the import and in `__all__`; a new public name
+that pulls in more than NumPy gets a line in `_LAZY`.
+"""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from transformer_fast import functional
+from transformer_fast.functional import (
+    available_isas,
+    concat_heads,
+    gelu,
+    get_isa,
+    get_num_threads,
+    layer_norm,
+    linear,
+    pack_weight,
+    scaled_dot_product_attention,
+    set_isa,
+    set_num_threads,
+    show_config,
+    softmax,
+    split_heads,
+    varlen_attention,
+)
+
+if TYPE_CHECKING:
+    from transformer_fast import models, nn
+    from transformer_fast.models import load_model
+    from transformer_fast.text import SentenceEncoder
+
+__all__ = [
+    "SentenceEncoder",
+    "__version__",
+    "available_isas",
+    "concat_heads",
+    "functional",
+    "gelu",
+    "get_isa",
+    "get_num_threads",
+    "layer_norm",
+    "linear",
+    "load_model",
+    "models",
+    "nn",
+    "pack_weight",
+    "scaled_dot_product_attention",
+    "set_isa",
+    "set_num_threads",
+    "show_config",
+    "softmax",
+    "split_heads",
+    "varlen_attention",
+]
+
+# Public name -> (module, attribute; None for the module itself).
+_LAZY = {
+    "SentenceEncoder": ("transformer_fast.text", "SentenceEncoder"),
+    "load_model": ("transformer_fast.models", "load_model"),
+    "models": ("transformer_fast.models", None),
+    "nn": ("transformer_fast.nn", None),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module_name, attribute = _LAZY[name]
+    module = import_module(module_name)
+    value = module if attribute is None else getattr(module, attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

@@ -1,0 +1,453 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
+"""The compiled module: NumPy arrays to pointers and strides, one C call without the GIL, status codes to exceptions.
+
+Called by transformer_fast.functional alone, which has checked shapes, types and overlap; what is checked here again would crash the
+process otherwise. No loops over data, no defaults, no threads. A new op: its prototype below (from csrc/tfast.h), its function, its line in _core.pyi.
+"""
+from libc.stdint cimport int64_t, uint8_t
+from libc.stdlib cimport free
+from posix.stdlib cimport posix_memalign
+
+cimport numpy as cnp
+
+cnp.import_array()
+
+
+cdef extern from "tfast.h" nogil:
+    ctypedef enum tfast_status:
+        TFAST_OK, TFAST_NO_MEMORY, TFAST_UNKNOWN_ISA, TFAST_ISA_MISSING, TFAST_WRONG_LAYOUT, TFAST_OUT_OF_RANGE
+    ctypedef enum tfast_dtype:
+        TFAST_F32
+    ctypedef enum tfast_activation:
+        TFAST_IDENTITY
+    ctypedef enum tfast_bias_kind:
+        TFAST_BIAS_NONE, TFAST_BIAS_FLOAT, TFAST_BIAS_BOOL
+    ctypedef struct tfast_bias:
+        tfast_bias_kind kind
+        const void *data
+        int64_t stride[4]
+    ctypedef struct tfast_attention:
+        tfast_dtype dtype
+        int64_t B, H, Hkv, Lq, Lk, D, Dv
+        const void *q
+        const void *k
+        const void *v
+        void *out
+        int64_t q_stride[3]
+        int64_t k_stride[3]
+        int64_t v_stride[3]
+        int64_t out_stride[3]
+        const int64_t *cu_q
+        const int64_t *cu_k
+        const int64_t *kv_length
+        const int64_t *offset
+        int64_t left, right
+        float scale, softcap
+        tfast_bias bias[2]
+        const float *alibi_slopes
+        const float *sinks
+        float *lse
+        int64_t lse_stride[2]
+        float *weights
+        int64_t weights_stride[4]
+        int weights_mean
+    ctypedef struct tfast_attention_plan:
+        int64_t pieces, rows_per_piece, key_splits, threads, key_block, query_panel, scratch_bytes
+        double score_flops, visible_fraction
+        int decode
+    ctypedef struct tfast_packed:
+        int64_t N, K
+        unsigned layout
+        float *panels
+    ctypedef struct tfast_linear:
+        int64_t M
+        const float *x
+        int64_t x_stride
+        const tfast_packed *weight
+        const float *bias
+        tfast_activation activation
+        const float *residual
+        int64_t residual_stride
+        float *y
+        int64_t y_stride
+
+    void tfast_set_num_threads(int n)
+    int tfast_get_num_threads()
+    int tfast_has_openmp()
+    tfast_status tfast_set_isa(const char *name)
+    const char *tfast_get_isa()
+    const char *tfast_available_isa(int i)
+    size_t tfast_workspace_release()
+    size_t tfast_workspace_bytes()
+    const char *tfast_cpu_brand()
+    void tfast_cache_bytes(int64_t *l1d, int64_t *l2, int64_t *l3)
+    tfast_status tfast_attention_run(const tfast_attention *call, int n_threads)
+    void tfast_attention_explain(const tfast_attention *call, int n_threads, tfast_attention_plan *plan)
+    size_t tfast_packed_bytes(int64_t N, int64_t K)
+    tfast_status tfast_pack(const float *w, int64_t w_stride, tfast_packed *p, int n_threads)
+    tfast_status tfast_linear_run(const tfast_linear *call, int n_threads)
+    tfast_status tfast_layernorm(int64_t m, int64_t n, const float *x, int64_t x_stride, const float *residual, int64_t residual_stride,
+                                 const float *weight, const float *bias, float eps, float *y, int64_t y_stride, int n_threads)
+    tfast_status tfast_softmax(int64_t m, int64_t n, const float *x, int64_t x_stride, float *y, int64_t y_stride, int n_threads)
+    tfast_status tfast_activate(int64_t n, const float *x, float *y, tfast_activation kind, int n_threads)
+    tfast_status tfast_embedding(int64_t n, const int64_t *ids, int64_t V, int64_t width, const float *table, int64_t table_stride, float *y,
+                                 int64_t y_stride, int64_t *bad, int n_threads)
+    tfast_status tfast_copy_heads(int64_t B, int64_t H, int64_t L, int64_t row_bytes, const char *x, const int64_t *x_stride, char *y,
+                                  const int64_t *y_stride, int n_threads)
+    double tfast_measure_fma(double seconds, int n_threads)
+    double tfast_measure_read(const float *x, int64_t n, int repeats, int n_threads)
+
+cdef extern from *:
+    """
+    #if defined(__clang__)
+    #define TFAST_COMPILER "clang " __clang_version__
+    #else
+    #define TFAST_COMPILER "gcc " __VERSION__
+    #endif
+    """
+    const char *TFAST_COMPILER
+
+
+cdef int check(tfast_status status) except -1:
+    if status == TFAST_OK:
+        return 0
+    if status == TFAST_NO_MEMORY:
+        raise MemoryError("the workspace of the call could not be allocated; nothing was computed")
+    if status == TFAST_WRONG_LAYOUT:
+        raise RuntimeError(f"weight was packed for another instruction set than the one in force ({get_isa()}): pack it again after set_isa()")
+    raise RuntimeError(f"internal status {<int>status}")
+
+
+cdef inline const float *floats(object a) except? NULL:
+    """The data of a float32 array, or NULL for None."""
+    if a is None:
+        return NULL
+    if cnp.PyArray_TYPE(<cnp.ndarray>a) != cnp.NPY_FLOAT32:
+        raise TypeError(f"float32 array needed, got {a.dtype}")
+    return <const float *>cnp.PyArray_DATA(<cnp.ndarray>a)
+
+
+cdef inline const int64_t *integers(object a) except? NULL:
+    if a is None:
+        return NULL
+    if cnp.PyArray_TYPE(<cnp.ndarray>a) != cnp.NPY_INT64 or not cnp.PyArray_IS_C_CONTIGUOUS(<cnp.ndarray>a):
+        raise TypeError(f"dense int64 array needed, got {a.dtype}")
+    return <const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>a)
+
+
+cdef inline int64_t step(cnp.ndarray a, int axis) noexcept:
+    """The stride of an axis in elements."""
+    return cnp.PyArray_STRIDE(a, axis) // cnp.PyArray_ITEMSIZE(a)
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------------------
+
+def set_num_threads(int n):
+    tfast_set_num_threads(n)
+
+
+def get_num_threads():
+    return tfast_get_num_threads()
+
+
+def has_openmp():
+    return bool(tfast_has_openmp())
+
+
+def compiler():
+    return TFAST_COMPILER.decode()
+
+
+def cpu_brand():
+    return tfast_cpu_brand().decode(errors="replace").strip()
+
+
+def cache_bytes():
+    cdef int64_t l1d, l2, l3
+    tfast_cache_bytes(&l1d, &l2, &l3)
+    return l1d, l2, l3
+
+
+def set_isa(name):
+    """False if the level is unknown, None if this machine lacks it, True if it is in force now. None as name: the best."""
+    cdef bytes text = b"" if name is None else name.encode()
+    cdef tfast_status status = tfast_set_isa(NULL if name is None else <const char *>text)
+    return None if status == TFAST_ISA_MISSING else status == TFAST_OK
+
+
+def get_isa():
+    return tfast_get_isa().decode()
+
+
+def available_isas():
+    names, i = [], 0
+    while tfast_available_isa(i) != NULL:
+        names.append(tfast_available_isa(i).decode())
+        i += 1
+    return tuple(names)
+
+
+def release_workspace():
+    cdef size_t freed
+    with nogil:
+        freed = tfast_workspace_release()
+    return freed
+
+
+def workspace_bytes():
+    return tfast_workspace_bytes()
+
+
+# --- attention ----------------------------------------------------------------------------------------------------------------------
+
+cdef int set_operand(object a, int packed, int64_t *stride, const void **data) except -1:
+    """(B, H, L, D), or (T, H, D) when packed, last axis dense -> strides of batch, head, position."""
+    cdef cnp.ndarray x = a
+    if cnp.PyArray_NDIM(x) != (3 if packed else 4):
+        raise ValueError(f"{3 if packed else 4} dimensions needed, got shape {a.shape}")
+    if cnp.PyArray_DIM(x, cnp.PyArray_NDIM(x) - 1) > 1 and step(x, cnp.PyArray_NDIM(x) - 1) != 1:
+        raise ValueError("the last axis has to be dense")
+    stride[0] = 0 if packed else step(x, 0)
+    stride[1] = step(x, 1)
+    stride[2] = step(x, 0) if packed else step(x, 2)
+    data[0] = cnp.PyArray_DATA(x)
+    return 0
+
+
+cdef int set_mask(object mask, tfast_bias *bias) except -1:
+    """A float32 or bool array of shape (B, H, Lq, Lk), broadcast by strides of 0."""
+    cdef cnp.ndarray m = mask
+    cdef int i
+    bias.kind = TFAST_BIAS_BOOL if cnp.PyArray_TYPE(m) == cnp.NPY_BOOL else TFAST_BIAS_FLOAT
+    if bias.kind == TFAST_BIAS_FLOAT:
+        floats(m)
+    bias.data = cnp.PyArray_DATA(m)
+    for i in range(4):
+        bias.stride[i] = step(m, i)
+    return 0
+
+
+cdef int set_table(object table, int64_t centre, tfast_bias *bias) except -1:
+    """A table over offsets, (H or 1, n), dense: the bias of (i, j) is table[h, j - i + centre], a bias with strides -1 and 1."""
+    cdef cnp.ndarray t = table
+    bias.kind = TFAST_BIAS_FLOAT
+    bias.data = floats(t) + centre
+    bias.stride[0] = 0
+    bias.stride[1] = step(t, 0) if cnp.PyArray_DIM(t, 0) > 1 else 0
+    bias.stride[2] = -1
+    bias.stride[3] = 1
+    return 0
+
+
+cdef int fill_call(tfast_attention *c, tuple a) except -1:
+    """The arguments of attention() and explain(), in the order of the tuple that functional.attention makes."""
+    (dtype, lq, lk, q, k, v, out, cu_q, cu_k, kv_length, offset, left, right, scale, softcap, mask, table, centre, slopes, sinks, lse, weights,
+     weights_mean) = a
+    cdef int packed = cu_q is not None
+    cdef cnp.ndarray x
+    cdef int i
+    cdef const void *data
+    c.dtype = <tfast_dtype><int>dtype
+    set_operand(q, packed, c.q_stride, &c.q)
+    set_operand(k, packed, c.k_stride, &c.k)
+    set_operand(v, packed, c.v_stride, &c.v)
+    set_operand(out, packed, c.out_stride, &data)
+    c.out = <void *>data
+    x = q
+    c.H = cnp.PyArray_DIM(x, 1)
+    c.D = cnp.PyArray_DIM(x, 2 if packed else 3)
+    c.B = len(cu_q) - 1 if packed else cnp.PyArray_DIM(x, 0)
+    x = v
+    c.Hkv = cnp.PyArray_DIM(x, 1)
+    c.Dv = cnp.PyArray_DIM(x, 2 if packed else 3)
+    c.Lq = lq
+    c.Lk = lk
+    c.cu_q = integers(cu_q)
+    c.cu_k = integers(cu_k)
+    c.kv_length = integers(kv_length)
+    c.offset = integers(offset)
+    c.left = left
+    c.right = right
+    c.scale = scale
+    c.softcap = softcap
+    c.bias[0].kind = c.bias[1].kind = TFAST_BIAS_NONE
+    if mask is not None:
+        set_mask(mask, &c.bias[0])
+    if table is not None:
+        set_table(table, centre, &c.bias[1])
+    c.alibi_slopes = floats(slopes)
+    c.sinks = floats(sinks)
+    c.lse = <float *>floats(lse)
+    c.lse_stride[0] = c.lse_stride[1] = 0
+    if lse is not None:
+        x = lse
+        c.lse_stride[0] = 0 if packed else step(x, 0)
+        c.lse_stride[1] = step(x, 0 if packed else 1)
+    c.weights = <float *>floats(weights)
+    c.weights_mean = weights_mean
+    if weights is not None:
+        x = weights
+        for i in range(4):
+            c.weights_stride[i] = step(x, i)
+    return 0
+
+
+def attention(tuple arguments, int n_threads):
+    """See functional.attention.call_tuple for what the tuple holds."""
+    cdef tfast_attention call
+    cdef tfast_status status
+    fill_call(&call, arguments)
+    with nogil:
+        status = tfast_attention_run(&call, n_threads)
+    check(status)
+
+
+def explain_attention(tuple arguments, int n_threads):
+    cdef tfast_attention call
+    cdef tfast_attention_plan plan
+    fill_call(&call, arguments)
+    with nogil:
+        tfast_attention_explain(&call, n_threads, &plan)
+    return plan
+
+
+# --- linear layers ------------------------------------------------------------------------------------------------------------------------
+
+cdef class PackedWeight:
+    """A weight (N, K) in the layout of one instruction set, made by pack_weight(); immutable, shared freely between threads."""
+    cdef tfast_packed packed
+    cdef readonly str isa
+    cdef readonly size_t nbytes
+
+    def __cinit__(self, cnp.ndarray weight, int n_threads):
+        cdef const float *w = floats(weight)
+        cdef int64_t stride = step(weight, 0)
+        cdef tfast_status status
+        cdef void *memory = NULL
+        self.packed.N = cnp.PyArray_DIM(weight, 0)
+        self.packed.K = cnp.PyArray_DIM(weight, 1)
+        self.nbytes = tfast_packed_bytes(self.packed.N, self.packed.K)
+        if posix_memalign(&memory, 64, self.nbytes + 64) != 0:
+            raise MemoryError(f"packed weight {self.shape}: {self.nbytes} bytes could not be allocated")
+        self.packed.panels = <float *>memory
+        self.isa = get_isa()
+        with nogil:
+            status = tfast_pack(w, stride, &self.packed, n_threads)
+        check(status)
+
+    def __dealloc__(self):
+        free(self.packed.panels)
+
+    @property
+    def shape(self):
+        return self.packed.N, self.packed.K
+
+    def __repr__(self):
+        return f"PackedWeight(shape={self.shape}, isa={self.isa!r}, nbytes={self.nbytes})"
+
+
+def linear(cnp.ndarray x, PackedWeight weight, bias, int activation, residual, cnp.ndarray y, int n_threads):
+    """x (M, K), residual and y (M, N): last axes dense."""
+    cdef tfast_linear call
+    cdef tfast_status status
+    call.M = cnp.PyArray_DIM(x, 0)
+    call.x = floats(x)
+    call.x_stride = step(x, 0)
+    call.weight = &weight.packed
+    call.bias = floats(bias)
+    call.activation = <tfast_activation>activation
+    call.residual = floats(residual)
+    call.residual_stride = 0 if residual is None else step(residual, 0)
+    call.y = <float *>floats(y)
+    call.y_stride = step(y, 0)
+    with nogil:
+        status = tfast_linear_run(&call, n_threads)
+    check(status)
+
+
+# --- rows, spans and copies ------------------------------------------------------------------------------------------------------------------
+
+def layer_norm(cnp.ndarray x, residual, weight, bias, float eps, cnp.ndarray y, int n_threads):
+    """x, residual, y (M, N), last axes dense; weight and bias (N,) dense or None."""
+    cdef const float *px = floats(x)
+    cdef const float *pr = floats(residual)
+    cdef const float *pw = floats(weight)
+    cdef const float *pb = floats(bias)
+    cdef float *py = <float *>floats(y)
+    cdef int64_t m = cnp.PyArray_DIM(x, 0), n = cnp.PyArray_DIM(x, 1), xs = step(x, 0), ys = step(y, 0)
+    cdef int64_t rs = 0 if residual is None else step(residual, 0)
+    cdef tfast_status status
+    with nogil:
+        status = tfast_layernorm(m, n, px, xs, pr, rs, pw, pb, eps, py, ys, n_threads)
+    check(status)
+
+
+def softmax(cnp.ndarray x, cnp.ndarray y, int n_threads):
+    """x, y (M, N), last axes dense."""
+    cdef const float *px = floats(x)
+    cdef float *py = <float *>floats(y)
+    cdef int64_t m = cnp.PyArray_DIM(x, 0), n = cnp.PyArray_DIM(x, 1), xs = step(x, 0), ys = step(y, 0)
+    cdef tfast_status status
+    with nogil:
+        status = tfast_softmax(m, n, px, xs, py, ys, n_threads)
+    check(status)
+
+
+def activate(cnp.ndarray x, cnp.ndarray y, int kind, int n_threads):
+    """x, y: dense, of one size."""
+    cdef const float *px = floats(x)
+    cdef float *py = <float *>floats(y)
+    cdef int64_t n = cnp.PyArray_SIZE(x)
+    cdef tfast_activation which = <tfast_activation>kind
+    cdef tfast_status status
+    with nogil:
+        status = tfast_activate(n, px, py, which, n_threads)
+    check(status)
+
+
+def embedding(cnp.ndarray ids, cnp.ndarray table, cnp.ndarray y, int n_threads):
+    """ids (n,) dense int64, table (V, N), y (n, N), last axes dense. The place of the first bad id, or None."""
+    cdef const int64_t *pi = integers(ids)
+    cdef const float *pt = floats(table)
+    cdef float *py = <float *>floats(y)
+    cdef int64_t n = cnp.PyArray_DIM(ids, 0), V = cnp.PyArray_DIM(table, 0), width = cnp.PyArray_DIM(table, 1)
+    cdef int64_t ts = step(table, 0), ys = step(y, 0), bad = 0
+    cdef tfast_status status
+    with nogil:
+        status = tfast_embedding(n, pi, V, width, pt, ts, py, ys, &bad, n_threads)
+    if status == TFAST_OUT_OF_RANGE:
+        return bad
+    check(status)
+    return None
+
+
+def copy_heads(cnp.ndarray x, cnp.ndarray y, int n_threads):
+    """x, y (B, H, L, D) of one item size, last axes dense."""
+    cdef int64_t B = cnp.PyArray_DIM(x, 0), H = cnp.PyArray_DIM(x, 1), L = cnp.PyArray_DIM(x, 2)
+    cdef int64_t row_bytes = cnp.PyArray_DIM(x, 3) * cnp.PyArray_ITEMSIZE(x)
+    cdef int64_t[3] xs = [cnp.PyArray_STRIDE(x, 0), cnp.PyArray_STRIDE(x, 1), cnp.PyArray_STRIDE(x, 2)]
+    cdef int64_t[3] ys = [cnp.PyArray_STRIDE(y, 0), cnp.PyArray_STRIDE(y, 1), cnp.PyArray_STRIDE(y, 2)]
+    cdef const char *px = <const char *>cnp.PyArray_DATA(x)
+    cdef char *py = <char *>cnp.PyArray_DATA(y)
+    cdef tfast_status status
+    with nogil:
+        status = tfast_copy_heads(B, H, L, row_bytes, px, xs, py, ys, n_threads)
+    check(status)
+
+
+# --- the machine ---------------------------------------------------------------------------------------------------------------------------------
+
+def measure_fma(double seconds, int n_threads):
+    cdef double gflops
+    with nogil:
+        gflops = tfast_measure_fma(seconds, n_threads)
+    return gflops
+
+
+def measure_read(cnp.ndarray x, int repeats, int n_threads):
+    cdef const float *px = floats(x)
+    cdef int64_t n = cnp.PyArray_SIZE(x)
+    cdef double rate
+    with nogil:
+        rate = tfast_measure_read(px, n, repeats, n_threads)
+    return rate

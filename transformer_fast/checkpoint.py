@@ -1,0 +1,292 @@
+"""Reads a Hugging Face folder: config.json and the weights in safetensors, one file or sharded.
+
+`models` calls `Checkpoint.open(folder)` and takes its tensors by name; `text` uses `read_json` and `member` for the
+small files beside the weights. Files are not trusted: whatever is malformed, missing, unused or misshapen is a
+CheckpointError that names the file and the tensor, and pickle-based weights are refused. Tensors are read-only views
+of the mapped file, so that opening a checkpoint copies nothing.
+
+To add a tensor type, add its safetensors code to `_DTYPES`; to add a way in which weights are stored, see
+`_weight_files`.
+
+Format: https://huggingface.co/docs/safetensors (8 bytes of header length, a JSON header, then the tensors' bytes).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.bin.index.json")
+
+# safetensors code -> NumPy type; the format is little-endian. BF16 comes from ml_dtypes (see _dtype).
+_DTYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "i1",
+    "U64": "<u8",
+    "U32": "<u4",
+    "U16": "<u2",
+    "U8": "u1",
+    "BOOL": "?",
+}
+_FLOATS = ("F64", "F32", "F16", "BF16")
+_NAMES_SHOWN = 8
+
+
+class CheckpointError(ValueError):
+    """A model folder that cannot be used; the text names the file and, where there is one, the tensor or the field."""
+
+
+def optional_import(name: str) -> ModuleType:
+    """A module of the extra `models`.
+
+    Raises:
+        ImportError: it is not installed; the text says how to install it.
+    """
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{error.name} is not installed; needed: pip install 'transformer-fast[models]'") from error
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Stricter than the json module: a key that stands twice, NaN and Infinity are errors, since readers disagree on them.
+
+    Raises:
+        CheckpointError: the file is missing, unreadable or not JSON.
+    """
+    try:
+        return _parse_json(path.read_bytes())
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not valid JSON: {error}") from None
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """As `read_json`, for a file that must hold a JSON object."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: holds a JSON {type(content).__name__}; needed: an object")
+    return content
+
+
+def member(folder: Path, name: Any, source: Path) -> Path:
+    """The file or folder `name` inside `folder`, where `name` was read from `source`.
+
+    Only the text of the name is looked at: the Hugging Face cache keeps its files as links that point out of the
+    folder.
+
+    Raises:
+        CheckpointError: the name is no relative path, or it leads out of the folder.
+    """
+    if not isinstance(name, str):
+        raise CheckpointError(f"{source}: {name!r} is no file name; needed: a string")
+    posix, windows = PurePosixPath(name), PureWindowsPath(name)
+    if posix.is_absolute() or windows.drive or windows.root or ".." in windows.parts or "\0" in name:
+        raise CheckpointError(f"{source}: the name {name!r} points outside the folder; needed: a name inside of it")
+    return folder / posix
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of a checkpoint: what the header says, and its bytes in the mapped file."""
+
+    name: str
+    file: Path
+    code: str
+    shape: tuple[int, ...]
+    data: np.ndarray
+
+    def array(self) -> np.ndarray:
+        """The tensor as a read-only view of the file (a copy only where the file does not align it)."""
+        view = self.data.view(_dtype(self)).reshape(self.shape)
+        if view.flags.aligned:
+            return view
+        view = view.copy()
+        view.flags.writeable = False
+        return view
+
+    def float32(self) -> np.ndarray:
+        """The tensor as float32: a view where the file holds float32, else converted; read-only."""
+        if self.code not in _FLOATS:
+            raise CheckpointError(
+                f"{self.file}: tensor {self.name!r} has type {self.code}; needed: one of {', '.join(_FLOATS)}"
+            )
+        array = self.array().astype(np.float32, copy=False)
+        array.flags.writeable = False
+        return array
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model folder: its config.json and its tensors by name.
+
+    `source` is the file that says which tensors there are: the one weights file, or the index of a sharded checkpoint.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    source: Path
+    tensors: dict[str, Tensor]
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Checkpoint:
+        """Reads config.json and the headers of the weights in `folder`.
+
+        Raises:
+            CheckpointError: as the file's docstring says.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise CheckpointError(f"{folder}: there is no such folder; needed: a folder with config.json and {WEIGHTS}")
+        config = read_json_object(folder / "config.json")
+        source = _weight_files(folder)
+        tensors = _read_sharded(source) if source.name == INDEX else _read_safetensors(source)
+        return cls(folder, config, source, tensors)
+
+    def renamed(self, rename: Callable[[str], str]) -> Checkpoint:
+        """The same checkpoint under other names; errors still give the tensor's name in the file."""
+        tensors: dict[str, Tensor] = {}
+        for name, tensor in self.tensors.items():
+            other = tensors.setdefault(rename(name), tensor)
+            if other is not tensor:
+                raise CheckpointError(
+                    f"{tensor.file}: tensors {other.name!r} and {name!r} both mean {rename(name)!r}; needed: one"
+                )
+        return replace(self, tensors=tensors)
+
+    def take(self, expected: Mapping[str, tuple[int, ...]], ignore: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+        """The tensors of `expected` (name -> shape) as read-only float32 arrays.
+
+        A tensor that is not expected is an error, unless its name starts with one of `ignore`.
+
+        Raises:
+            CheckpointError: a tensor is missing, unexpected, misshapen or not of a floating-point type.
+        """
+        missing = [name for name in expected if name not in self.tensors]
+        if missing:
+            raise CheckpointError(f"{self.source}: missing tensors: {_listed(missing)}")
+        unused = [t.name for name, t in self.tensors.items() if name not in expected and not name.startswith(ignore)]
+        if unused:
+            raise CheckpointError(f"{self.source}: tensors that this model does not use: {_listed(unused)}")
+        for name, shape in expected.items():
+            tensor = self.tensors[name]
+            if tensor.shape != tuple(shape):
+                raise CheckpointError(
+                    f"{tensor.file}: tensor {tensor.name!r} has shape {tensor.shape}; "
+                    f"needed by config.json: {tuple(shape)}"
+                )
+        return {name: self.tensors[name].float32() for name in expected}
+
+
+def _weight_files(folder: Path) -> Path:
+    """The weights of a folder: the single file, else the index of the shards."""
+    for name in (WEIGHTS, INDEX):
+        if (folder / name).is_file():
+            return folder / name
+    pickled = sorted(path.name for pattern in _PICKLED for path in folder.glob(pattern))
+    if pickled:
+        raise CheckpointError(
+            f"{folder / pickled[0]}: pickle-based weights are refused, since reading them can run code that they hold; "
+            f"needed: {WEIGHTS} (`safetensors.torch.save_file`, or a repository that has it)"
+        )
+    raise CheckpointError(f"{folder}: there are no weights; needed: {WEIGHTS} or {INDEX}")
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of one file, as views of its memory map."""
+    library = optional_import("safetensors")
+    try:
+        # The library checks lengths, offsets (overlaps, holes), types and sizes; its arrays are copies, so the views
+        # are made here from the header that it has accepted.
+        with library.safe_open(path, framework="np"):
+            pass
+        mapped = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
+    except library.SafetensorError as error:
+        raise CheckpointError(f"{path}: not a valid safetensors file: {error}") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
+    start = 8 + int.from_bytes(mapped[:8].tobytes(), "little")
+    try:
+        # Duplicate names are what the library lets pass: it takes the last one.
+        header = _parse_json(mapped[8:start].tobytes())
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not a valid safetensors file: {error}") from None
+    header.pop("__metadata__", None)
+    tensors = {}
+    for name, entry in header.items():
+        first, last = entry["data_offsets"]
+        data = mapped[start + first : start + last]
+        tensors[name] = Tensor(name, path, entry["dtype"], tuple(entry["shape"]), data)
+    return tensors
+
+
+def _read_sharded(index: Path) -> dict[str, Tensor]:
+    """The tensors of all shards that an index names; index and shards must agree on every tensor."""
+    weight_map = read_json_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index}: has no weight_map; needed: an object of tensor name -> file name")
+    paths = {name: member(index.parent, file_name, index) for name, file_name in weight_map.items()}
+    shards = {}
+    for path in dict.fromkeys(paths.values()):
+        if path.suffix != ".safetensors":
+            raise CheckpointError(f"{index}: the shard {path.name!r} is no .safetensors file")
+        if not path.is_file():
+            raise CheckpointError(f"{index}: the shard {path.name!r} is not in the folder")
+        shards[path] = _read_safetensors(path)
+    for path, tensors in shards.items():
+        stray = [name for name in tensors if paths.get(name) != path]
+        if stray:
+            raise CheckpointError(f"{path}: holds tensors that {index.name} does not list for it: {_listed(stray)}")
+    absent = [name for name, path in paths.items() if name not in shards[path]]
+    if absent:
+        raise CheckpointError(f"{index}: lists tensors that their shards do not hold: {_listed(absent)}")
+    return {name: shards[path][name] for name, path in paths.items()}
+
+
+def _dtype(tensor: Tensor) -> np.dtype:
+    if tensor.code == "BF16":
+        return np.dtype(optional_import("ml_dtypes").bfloat16)
+    if tensor.code not in _DTYPES:
+        raise CheckpointError(f"{tensor.file}: tensor {tensor.name!r} has type {tensor.code}, which NumPy cannot show")
+    return np.dtype(_DTYPES[tensor.code])
+
+
+def _parse_json(text: bytes) -> Any:
+    return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in content:
+            raise ValueError(f"the key {key!r} stands twice")
+        content[key] = value
+    return content
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _NAMES_SHOWN
+    return ", ".join(map(repr, names[:_NAMES_SHOWN])) + (f" and {more} more" if more > 0 else "")

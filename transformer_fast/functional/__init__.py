@@ -1,0 +1,59 @@
+"""The ops of the library: NumPy arrays in, NumPy arrays out.
+
+Called by users and by transformer_fast.nn. Here stand checks, defaults and docstrings; what is computed stands in csrc/, and
+transformer_fast.reference says the same in plain NumPy. One file a family: attention, linear, rows (norm, softmax, activations), copies
+(embedding, heads), settings (threads, instruction set, the machine); arrays.py is what their checks share. A new op goes into its
+family's file and is named below.
+"""
+
+from __future__ import annotations
+
+from transformer_fast.functional.attention import (
+    explain_attention,
+    merge_attention,
+    scaled_dot_product_attention,
+    varlen_attention,
+)
+from transformer_fast.functional.copies import concat_heads, embedding, split_heads
+from transformer_fast.functional.linear import PackedWeight, linear, pack_weight
+from transformer_fast.functional.rows import gelu, layer_norm, quick_gelu, relu, silu, softmax, tanh
+from transformer_fast.functional.settings import (
+    available_isas,
+    get_isa,
+    get_num_threads,
+    measure_fma_peak,
+    measure_streaming_read,
+    release_workspace,
+    set_isa,
+    set_num_threads,
+    show_config,
+)
+
+__all__ = [
+    "PackedWeight",
+    "available_isas",
+    "concat_heads",
+    "embedding",
+    "explain_attention",
+    "gelu",
+    "get_isa",
+    "get_num_threads",
+    "layer_norm",
+    "linear",
+    "measure_fma_peak",
+    "measure_streaming_read",
+    "merge_attention",
+    "pack_weight",
+    "quick_gelu",
+    "relu",
+    "release_workspace",
+    "scaled_dot_product_attention",
+    "set_isa",
+    "set_num_threads",
+    "show_config",
+    "silu",
+    "softmax",
+    "split_heads",
+    "tanh",
+    "varlen_attention",
+]

@@ -1,0 +1,114 @@
+"""Checks of arrays that all ops share: type, layout, output.
+
+Called by the other files of this package. The engine reads any strides of the leading axes; it needs the last axis dense, native byte
+order and natural alignment. What comes otherwise is copied here, once, into the layout that the engine reads.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+FLOAT32 = np.dtype(np.float32)
+
+
+def dense(x: np.ndarray) -> np.ndarray:
+    """`x`, or a copy of it, with a dense last axis, native byte order, natural alignment and strides of whole elements."""
+    flags = x.flags
+    if flags.c_contiguous and flags.aligned and x.dtype.isnative:
+        return x
+    size = x.dtype.itemsize
+    if not (flags.aligned and x.dtype.isnative) or any(stride % size for stride in x.strides):
+        return np.ascontiguousarray(x, dtype=x.dtype.newbyteorder("="))
+    if x.ndim and x.shape[-1] > 1 and x.strides[-1] != size:
+        return np.ascontiguousarray(x)
+    return x
+
+
+def float32(x, name: str, *, last: int | None = None) -> np.ndarray:
+    """`x` as a float32 array that the engine can read; `last` is the length that its last axis must have."""
+    if type(x) is not np.ndarray:
+        x = np.asarray(x)
+    if x.dtype != FLOAT32 and x.dtype.newbyteorder("=") != FLOAT32:
+        raise TypeError(f"{name} has dtype {x.dtype}; float32 is needed")
+    if last is not None and (x.ndim == 0 or x.shape[-1] != last):
+        raise ValueError(f"{name} has shape {x.shape}; its last axis must have length {last}")
+    return dense(x)
+
+
+def vector(x, name: str, n: int) -> np.ndarray:
+    """A dense float32 vector of n numbers; other float types are converted (biases, slopes, sinks)."""
+    x = np.asarray(x)
+    if x.dtype.kind != "f" and x.dtype.name != "bfloat16":
+        raise TypeError(f"{name} has dtype {x.dtype}; a float type is needed")
+    if x.shape != (n,):
+        raise ValueError(f"{name} has shape {x.shape}; ({n},) is needed")
+    return np.ascontiguousarray(x, dtype=np.float32)
+
+
+def integers(x, name: str, n: int) -> np.ndarray:
+    """A dense int64 vector of n numbers."""
+    x = np.asarray(x)
+    if x.dtype.kind not in "iu":
+        raise TypeError(f"{name} has dtype {x.dtype}; integers are needed")
+    if x.shape != (n,):
+        raise ValueError(f"{name} has shape {x.shape}; ({n},) is needed")
+    return np.ascontiguousarray(x, dtype=np.int64)
+
+
+def as_rows(x: np.ndarray) -> np.ndarray:
+    """(..., N) as (M, N): a view where the strides allow it."""
+    return x if x.ndim == 2 else x.reshape(-1, x.shape[-1]) if x.size else x.reshape(0, x.shape[-1])
+
+
+def overlaps(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two arrays share memory; what takes too long to decide counts as shared."""
+    if not np.may_share_memory(a, b):
+        return False
+    try:
+        return np.shares_memory(a, b, max_work=10_000)
+    except np.exceptions.TooHardError:
+        return True
+
+
+def same_memory(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether both are the same elements in the same order."""
+    return a.__array_interface__["data"][0] == b.__array_interface__["data"][0] and a.strides == b.strides and a.shape == b.shape
+
+
+def check_out(out, shape: tuple[int, ...], dtype: np.dtype, inputs: dict[str, np.ndarray | None], in_place: tuple[str, ...] = ()) -> None:
+    """Raises where `out` cannot take a result of `shape`. Those of `inputs` named in `in_place` may be `out` itself, not overlap with it."""
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out is a {type(out).__name__}; a NumPy array is needed")
+    if out.dtype != dtype or not out.dtype.isnative:
+        raise TypeError(f"out has dtype {out.dtype}; {dtype} is needed")
+    if out.shape != shape:
+        raise ValueError(f"out has shape {out.shape}; {shape} is needed")
+    if not out.flags.writeable:
+        raise ValueError("out is read-only; a writable array is needed")
+    if not out.flags.aligned:
+        raise ValueError("out is misaligned; an array aligned to its element is needed")
+    for name, array in inputs.items():
+        if array is None or not overlaps(out, array):
+            continue
+        if name in in_place and same_memory(out, array):
+            continue
+        raise ValueError(f"out overlaps {name}; memory of its own is needed")
+    if any(stride == 0 and length > 1 for stride, length in zip(out.strides, out.shape, strict=True)):
+        raise ValueError("out has a stride of 0: several results would go to one place")
+
+
+def result_array(out: np.ndarray | None, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """What the engine writes to: `out` where it can, else an array of its own (copied to `out` afterwards by `finish`)."""
+    if out is None:
+        return np.empty(shape, dtype)
+    size = out.dtype.itemsize
+    if (out.shape[-1] > 1 and out.strides[-1] != size) or any(stride % size for stride in out.strides):
+        return np.empty(shape, dtype)
+    return out
+
+
+def finish(out: np.ndarray | None, result: np.ndarray) -> np.ndarray:
+    if out is None or out is result:
+        return result
+    out[...] = result
+    return out

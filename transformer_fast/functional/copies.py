@@ -1,0 +1,70 @@
+"""Rows of a table, and heads split and joined. Called by users, nn and models; C: csrc/ops/embedding.c, csrc/ops/heads.c."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from transformer_fast import _core
+from transformer_fast.functional import arrays
+
+
+def embedding(ids, weight, *, out=None) -> np.ndarray:
+    """weight[ids]: ids (...) integers in [0, V), weight (V, N) float32 -> (..., N).
+
+    Raises IndexError for an id outside the table, and TypeError and ValueError; nothing is written then. Source: torch.nn.Embedding.
+    """
+    ids = np.asarray(ids)
+    if ids.dtype.kind not in "iu":
+        raise TypeError(f"ids has dtype {ids.dtype}; integers are needed")
+    weight = arrays.float32(weight, "weight")
+    if weight.ndim != 2:
+        raise ValueError(f"weight has shape {weight.shape}; (V, N) is needed")
+    shape = (*ids.shape, weight.shape[1])
+    if out is not None:
+        arrays.check_out(out, shape, arrays.FLOAT32, {"weight": weight, "ids": ids})
+    result = out if out is not None and out.flags.c_contiguous else np.empty(shape, arrays.FLOAT32)
+    flat = np.ascontiguousarray(ids, dtype=np.int64).reshape(-1)
+    if flat.size:
+        bad = _core.embedding(flat, weight, result.reshape(-1, shape[-1]) if result.size else np.empty((flat.size, 0), np.float32), 0)
+        if bad is not None:
+            raise IndexError(f"ids holds {flat[bad]}; values in [0, {weight.shape[0]}), the rows of weight, are needed")
+    return arrays.finish(out, result)
+
+
+def _copied(source: np.ndarray, shape: tuple[int, ...], view) -> np.ndarray:
+    """A dense array of `shape` whose `view` (a function of it, (B, H, L, D)) is filled from `source` (B, H, L, D)."""
+    result = np.empty(shape, source.dtype)
+    if result.size:
+        _core.copy_heads(source, view(result), 0)
+    return result
+
+
+def _checked(x, shape: str, ndim: int) -> np.ndarray:
+    x = np.asarray(x)
+    if x.dtype.kind not in "fiub" and x.dtype.name != "bfloat16":
+        raise TypeError(f"x has dtype {x.dtype}; a number type is needed")
+    if x.ndim != ndim:
+        raise ValueError(f"x has shape {x.shape}; {shape} is needed")
+    return arrays.dense(x)
+
+
+def split_heads(x, num_heads) -> np.ndarray:
+    """(B, L, H * D) -> (B, H, L, D), dense. Any number type.
+
+    Inside the library nobody needs it: attention takes x.reshape(B, L, H, D).swapaxes(1, 2) as it is.
+    Raises ValueError where num_heads does not divide the last axis.
+    """
+    x = _checked(x, "(B, L, H * D)", 3)
+    B, L, width = x.shape
+    if not isinstance(num_heads, (int, np.integer)) or num_heads < 1 or width % num_heads:
+        raise ValueError(f"num_heads is {num_heads!r}; a positive integer that divides the last axis of x, {width}, is needed")
+    H, D = int(num_heads), width // int(num_heads)
+    source = np.lib.stride_tricks.as_strided(x, (B, H, L, D), (x.strides[0], D * x.itemsize, x.strides[1], x.itemsize), writeable=False)
+    return _copied(source, (B, H, L, D), lambda result: result)
+
+
+def concat_heads(x) -> np.ndarray:
+    """(B, H, L, D) -> (B, L, H * D), dense: the inverse of split_heads. Any number type, any strides."""
+    x = _checked(x, "(B, H, L, D)", 4)
+    B, H, L, D = x.shape
+    return _copied(x, (B, L, H * D), lambda result: result.reshape(B, L, H, D).swapaxes(1, 2))

@@ -1,0 +1,101 @@
+"""Layer norm, softmax and element-wise functions. Called by users, nn and models; kernels: csrc/kernels/{norm,softmax,activation}.h."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from transformer_fast import _core
+from transformer_fast.functional import arrays
+from transformer_fast.functional.linear import ACTIVATIONS
+
+
+def layer_norm(x, weight=None, bias=None, eps=1e-5, *, residual=None, out=None) -> np.ndarray:
+    """(z - mean(z)) / sqrt(variance(z) + eps) * weight + bias over the last axis, with z = x + residual.
+
+    x and residual (..., N), weight and bias (N,) -> (..., N); float32. The variance is the biased one. out may be x or residual itself.
+    Raises TypeError and ValueError. Source: Ba, Kiros, Hinton 2016, arXiv:1607.06450; torch.nn.LayerNorm.
+    """
+    x = arrays.float32(x, "x")
+    if x.ndim == 0:
+        raise ValueError("x has shape (); at least one axis is needed")
+    N = x.shape[-1]
+    if residual is not None:
+        residual = arrays.float32(residual, "residual", last=N)
+        if residual.shape != x.shape:
+            raise ValueError(f"residual has shape {residual.shape}; that of x, {x.shape}, is needed")
+    weight = None if weight is None else arrays.vector(weight, "weight", N)
+    bias = None if bias is None else arrays.vector(bias, "bias", N)
+    if out is not None:
+        arrays.check_out(out, x.shape, arrays.FLOAT32, {"x": x, "residual": residual, "weight": weight, "bias": bias}, in_place=("x", "residual"))
+    result = _row_result(out, x.shape)
+    if result.size:
+        rows = None if residual is None else arrays.as_rows(residual)
+        _core.layer_norm(arrays.as_rows(x), rows, weight, bias, eps, arrays.as_rows(result), 0)
+    return arrays.finish(out, result)
+
+
+def softmax(x, axis=-1, *, out=None) -> np.ndarray:
+    """exp(x) / sum(exp(x)) along `axis`; float32, any shape. A row of -inf alone, or with NaN or +inf in it, gives NaN, as in torch.
+
+    out may be x itself. Raises TypeError, ValueError, and numpy.exceptions.AxisError for an axis that x does not have.
+    """
+    x = arrays.float32(x, "x")
+    if not -x.ndim <= axis < x.ndim:
+        raise np.exceptions.AxisError(axis, x.ndim)
+    if out is not None:
+        arrays.check_out(out, x.shape, arrays.FLOAT32, {"x": x}, in_place=("x",))
+    last = axis % x.ndim == x.ndim - 1
+    rows = x if last else arrays.dense(np.ascontiguousarray(np.moveaxis(x, axis, -1)))
+    result = _row_result(out, x.shape) if last else np.empty(rows.shape, arrays.FLOAT32)
+    if result.size:
+        _core.softmax(arrays.as_rows(rows), arrays.as_rows(result), 0)
+    return arrays.finish(out, result if last else np.moveaxis(result, -1, axis))
+
+
+def _row_result(out, shape) -> np.ndarray:
+    """An array whose rows the engine can write: `out` unless its leading axes do not merge into one stride."""
+    result = arrays.result_array(out, shape, arrays.FLOAT32)
+    if result.size and not np.may_share_memory(arrays.as_rows(result), result):
+        return np.empty(shape, arrays.FLOAT32)
+    return result
+
+
+def _elementwise(x, name: str, out) -> np.ndarray:
+    x = arrays.float32(x, "x")
+    if out is not None:
+        arrays.check_out(out, x.shape, arrays.FLOAT32, {"x": x}, in_place=("x",))
+    flat = x if x.flags.c_contiguous else np.ascontiguousarray(x)
+    result = out if out is not None and out.flags.c_contiguous else np.empty(x.shape, arrays.FLOAT32)
+    if result.size:
+        _core.activate(flat, result, ACTIVATIONS[name], 0)
+    return arrays.finish(out, result)
+
+
+def gelu(x, approximate="none", *, out=None) -> np.ndarray:
+    """x * Phi(x), Phi the normal distribution; approximate="tanh" takes GPT-2's formula. float32, any shape; out may be x itself.
+
+    Source: Hendrycks, Gimpel 2016, arXiv:1606.08415; torch.nn.functional.gelu.
+    """
+    if approximate not in ("none", "tanh"):
+        raise ValueError(f'approximate is {approximate!r}; "none" or "tanh" is needed')
+    return _elementwise(x, "gelu" if approximate == "none" else "gelu_tanh", out)
+
+
+def relu(x, *, out=None) -> np.ndarray:
+    """max(x, 0). float32, any shape; out may be x itself."""
+    return _elementwise(x, "relu", out)
+
+
+def silu(x, *, out=None) -> np.ndarray:
+    """x * sigmoid(x). float32, any shape; out may be x itself."""
+    return _elementwise(x, "silu", out)
+
+
+def tanh(x, *, out=None) -> np.ndarray:
+    """The hyperbolic tangent. float32, any shape; out may be x itself."""
+    return _elementwise(x, "tanh", out)
+
+
+def quick_gelu(x, *, out=None) -> np.ndarray:
+    """x * sigmoid(1.702 x), CLIP's approximation of GELU. float32, any shape; out may be x itself."""
+    return _elementwise(x, "quick_gelu", out)

@@ -1,0 +1,89 @@
+"""Threads, instruction set, workspace, and what the machine can do. Called by users, the command line and benchmarks."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from transformer_fast import _core
+
+
+def set_num_threads(n: int | None) -> None:
+    """How many threads an op may use from now on, in the whole process. None: back to the environment's choice.
+
+    That is TRANSFORMER_FAST_NUM_THREADS, else OMP_NUM_THREADS, else the CPUs that affinity and cgroup quota give.
+    """
+    if n is None:
+        _core.set_num_threads(0)
+        return
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or not 1 <= n < 4096:
+        raise ValueError(f"n is {n!r}; an integer from 1 to 4095, or None, is needed")
+    _core.set_num_threads(int(n))
+
+
+def get_num_threads() -> int:
+    """How many threads an op of enough work uses now."""
+    return _core.get_num_threads()
+
+
+def available_isas() -> tuple[str, ...]:
+    """The instruction set levels that this machine can run, slowest first."""
+    return _core.available_isas()
+
+
+def get_isa() -> str:
+    """The level in force."""
+    return _core.get_isa()
+
+
+def set_isa(name: str | None) -> None:
+    """Forces a level ("scalar", "avx2", "avx512"); None: the best of this machine, which is the default.
+
+    Weights packed before belong to the level they were packed under. Raises ValueError for a name that is not known, RuntimeError where the
+    machine lacks the level. TRANSFORMER_FAST_ISA does the same at import.
+    """
+    done = _core.set_isa(name)
+    if done is None:
+        raise RuntimeError(f"the instruction set {name!r} is not there on this machine; available: {', '.join(available_isas())}")
+    if not done:
+        raise ValueError(f"name is {name!r}; one of {', '.join(available_isas())} is needed")
+
+
+def release_workspace() -> int:
+    """Frees the scratch memory that calls keep for the next one; returns how many bytes that were."""
+    return _core.release_workspace()
+
+
+def show_config() -> dict:
+    """What this build is and what it found: version, isa, available_isas, num_threads, openmp, cpu, cache_bytes (L1d, L2, L3), compiler."""
+    from transformer_fast import __version__
+
+    return {
+        "version": __version__,
+        "isa": get_isa(),
+        "available_isas": available_isas(),
+        "num_threads": get_num_threads(),
+        "openmp": _core.has_openmp(),
+        "cpu": _core.cpu_brand(),
+        "cache_bytes": _core.cache_bytes(),
+        "compiler": _core.compiler(),
+    }
+
+
+def measure_fma_peak(num_threads: int = 1, seconds: float = 0.2) -> float:
+    """GFLOP/s of independent fp32 multiply-adds of the level in force: the ceiling of every product, best of `seconds` of trying."""
+    return _core.measure_fma(seconds, num_threads)
+
+
+def measure_streaming_read(nbytes: int = 256 << 20, num_threads: int = 1) -> float:
+    """GB/s of reading `nbytes` in order (more than the caches hold: the memory's rate), best of five."""
+    return _core.measure_read(np.ones(max(nbytes // 4, 1), np.float32), 5, num_threads)
+
+
+_forced = os.environ.get("TRANSFORMER_FAST_ISA")
+if _forced:
+    try:
+        set_isa(_forced)
+    except (ValueError, RuntimeError) as error:
+        raise ImportError(f"TRANSFORMER_FAST_ISA={_forced}: {error}") from None

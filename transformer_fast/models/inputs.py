@@ -1,0 +1,44 @@
+"""Checks on what a model is called with, shared by the families: ids, masks, packed offsets.
+
+A family's `forward` calls these before it computes anything; each error names the argument, what came and what is
+needed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def offsets(mask: np.ndarray) -> np.ndarray:
+    """cu_seqlens (B + 1,) of the places of (B, L) where mask is True."""
+    return np.concatenate([[0], np.cumsum(mask.sum(axis=1))])
+
+
+def integers(name: str, array, limit: int | None = None, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """`array` as int64, checked: integers, each in [0, limit), and broadcast to `shape`."""
+    array = np.asarray(array)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} has dtype {array.dtype}; needed: integers")
+    if limit is not None and array.size:
+        low, high = int(array.min()), int(array.max())
+        if low < 0 or high >= limit:
+            raise IndexError(f"{name} holds {low if low < 0 else high}; needed: 0 to {limit - 1}")
+    if shape is not None and array.shape != shape:
+        if array.ndim > len(shape) or array.shape[-1:] != shape[-1:] or array.shape[:-1] not in ((), (1,)):
+            raise ValueError(f"{name} has shape {array.shape}; needed: {shape}")
+        array = np.broadcast_to(array, shape)
+    return array.astype(np.int64, copy=False)
+
+
+def token_mask(mask, shape: tuple[int, int]) -> np.ndarray:
+    """The attention mask as booleans (B, L)."""
+    if mask is None:
+        return np.ones(shape, np.bool_)
+    mask = np.asarray(mask)
+    if mask.shape != shape:
+        raise ValueError(f"attention_mask has shape {mask.shape}; needed: {shape}, one value a token")
+    if mask.dtype.kind not in "biuf":
+        raise TypeError(f"attention_mask has dtype {mask.dtype}; needed: bool, or numbers that are 0 or 1")
+    if not ((mask == 0) | (mask == 1)).all():
+        raise ValueError("attention_mask holds values other than 0 and 1; needed: 1 for a token, 0 for padding")
+    return mask != 0

@@ -1,0 +1,55 @@
+"""What a model call returns: the fields of transformers' outputs, by attribute, by name and by place.
+
+Every family returns one of the classes below; a new kind of output is a new dataclass that derives from `ModelOutput`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+
+class ModelOutput:
+    """As transformers.utils.ModelOutput: o.field, o["field"], o[0], keys(), values(), items(), to_tuple().
+
+    Fields that are None are there as attributes only.
+    """
+
+    def keys(self) -> list[str]:
+        return [field.name for field in dataclasses.fields(self) if getattr(self, field.name) is not None]
+
+    def values(self) -> list[Any]:
+        return [getattr(self, name) for name in self.keys()]
+
+    def items(self) -> list[tuple[str, Any]]:
+        return list(zip(self.keys(), self.values(), strict=True))
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        return tuple(self.values())
+
+    def __getitem__(self, key: str | int | slice) -> Any:
+        if not isinstance(key, str):
+            return self.to_tuple()[key]
+        if key not in self.keys():
+            raise KeyError(f"{key!r}; this output has {', '.join(self.keys())}")
+        return getattr(self, key)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.keys()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def __len__(self) -> int:
+        return len(self.keys())
+
+
+@dataclasses.dataclass(eq=False)
+class BaseModelOutputWithPooling(ModelOutput):
+    """last_hidden_state (B, L, h); pooler_output (B, h), or None where the model has no pooler."""
+
+    last_hidden_state: np.ndarray
+    pooler_output: np.ndarray | None = None

@@ -1,0 +1,28 @@
+"""Small building blocks with torch's names, on NumPy arrays, for inference: what models are made of.
+
+`models` and users come here. A block is one class in one file of this folder, listed below; it holds its parameters
+under torch's state-dict names and calls `transformer_fast.functional` for everything that it computes. A block that
+needs more than about eight options becomes two blocks.
+"""
+
+from transformer_fast.nn.attention import MultiheadAttention, PackedSelfAttention
+from transformer_fast.nn.embedding import Embedding
+from transformer_fast.nn.feed_forward import FeedForward
+from transformer_fast.nn.init import manual_seed
+from transformer_fast.nn.linear import Linear
+from transformer_fast.nn.module import Module, ModuleList
+from transformer_fast.nn.norm import LayerNorm
+from transformer_fast.nn.transformer import TransformerEncoderLayer
+
+__all__ = [
+    "Embedding",
+    "FeedForward",
+    "LayerNorm",
+    "Linear",
+    "Module",
+    "ModuleList",
+    "MultiheadAttention",
+    "PackedSelfAttention",
+    "TransformerEncoderLayer",
+    "manual_seed",
+]

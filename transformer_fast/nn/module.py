@@ -1,0 +1,177 @@
+"""`Module`: named parameters, nested modules, state dicts. Every block of `nn` and every model is one.
+
+A new block subclasses `Module`, calls `register_parameter` for each of its arrays, sets its parts as attributes and
+writes `forward`. Parameters are read-only float32 arrays: replace one by assigning a new array to its name. That is
+what makes it safe to keep packed forms of them, and to share them with a memory-mapped file.
+
+Names and behaviour follow torch.nn.Module as far as inference needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from transformer_fast.nn import init
+
+
+class IncompatibleKeys(NamedTuple):
+    """What a `load_state_dict(strict=False)` left aside."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+
+class Module:
+    """Base of all blocks; calling it runs `forward`."""
+
+    def __init__(self) -> None:
+        self.__dict__["_parameters"] = {}
+        self.__dict__["_modules"] = {}
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} has no forward(); needed: a subclass that defines it")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.forward(*args, **kwargs)
+
+    def register_parameter(self, name: str, shape: tuple[int, ...] | None, initialize: init.Initializer) -> None:
+        """A new parameter of that shape; shape None means that the module goes without it (bias=False)."""
+        self._parameters[name] = None
+        if shape is not None:
+            self._parameters[name] = _read_only(init.create(shape, initialize))
+
+    def parameters(self) -> Iterator[np.ndarray]:
+        for _, array in self.named_parameters():
+            yield array
+
+    def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
+        """(name, array) of this module's parameters and of all its parts, with dots between the levels."""
+        for path, module in self.named_modules(prefix):
+            for name, array in module._parameters.items():
+                if array is not None:
+                    yield (f"{path}.{name}" if path else name), array
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+        """(path, module) of this module and of all its parts."""
+        yield prefix, self
+        for name, module in self._modules.items():
+            yield from module.named_modules(f"{prefix}.{name}" if prefix else name)
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Name -> read-only array of every parameter."""
+        return dict(self.named_parameters())
+
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
+        """Takes the parameters from `state`; floating-point arrays of other types are converted to float32.
+
+        Read-only float32 arrays (memory-mapped checkpoints) are shared, writable ones are copied.
+
+        Raises:
+            ValueError: names that are missing or unexpected (unless strict=False), or misshapen arrays; all are named,
+                and nothing is changed.
+            TypeError: an array is not of a floating-point type.
+        """
+        own = self.state_dict()
+        missing = [name for name in own if name not in state]
+        unexpected = [name for name in state if name not in own]
+        arrays = {name: _float32(f"state[{name!r}]", state[name]) for name in own if name in state}
+        misshapen = [
+            f"{name} has shape {array.shape}, needed: {own[name].shape}"
+            for name, array in arrays.items()
+            if array.shape != own[name].shape
+        ]
+        problems = {"misshapen": misshapen}
+        if strict:
+            problems = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
+        if any(problems.values()):
+            text = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
+            raise ValueError(f"state does not fit {type(self).__name__}: {text}")
+        for path, module in self.named_modules():
+            names = {name: (f"{path}.{name}" if path else name) for name in module._parameters}
+            loaded = [name for name, full in names.items() if full in arrays]
+            for name in loaded:
+                module._parameters[name] = arrays[names[name]]
+            if loaded:
+                module._loaded()
+        return IncompatibleKeys(missing, unexpected)
+
+    def _loaded(self) -> None:
+        """Called when own parameters have been loaded: the place to prepare what the first call would have to."""
+
+    def eval(self) -> Module:
+        """Returns the module itself: it only ever runs inference. (For code that was written for torch.)"""
+        return self
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "_parameters" not in self.__dict__:
+            raise AttributeError(f"{type(self).__name__}: call Module.__init__() before setting {name!r}")
+        if name in self._parameters:
+            self._parameters[name] = self._checked(name, value)
+        elif isinstance(value, Module):
+            self.__dict__.pop(name, None)
+            self._modules[name] = value
+        else:
+            self._modules.pop(name, None)
+            object.__setattr__(self, name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        for table in ("_parameters", "_modules"):
+            found = self.__dict__.get(table, {})
+            if name in found:
+                return found[name]
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def _checked(self, name: str, value: Any) -> np.ndarray:
+        current = self._parameters[name]
+        label = f"{type(self).__name__}.{name}"
+        if current is None:
+            raise ValueError(f"{label} was left out when the module was made (bias=False or alike); it cannot be set")
+        array = _float32(label, value)
+        if array.shape != current.shape:
+            raise ValueError(f"{label} was given shape {array.shape}; needed: {current.shape}")
+        return array
+
+    def extra_repr(self) -> str:
+        """What stands in the brackets of `repr(module)`."""
+        return ""
+
+    def __repr__(self) -> str:
+        parts = [f"({name}): " + repr(module).replace("\n", "\n  ") for name, module in self._modules.items()]
+        inside = "\n  ".join(["", *([self.extra_repr()] if self.extra_repr() else []), *parts]) + "\n"
+        return f"{type(self).__name__}({inside if parts else self.extra_repr()})"
+
+
+class ModuleList(Module):
+    """Modules in a row, named "0", "1", ... in state dicts."""
+
+    def __init__(self, modules: Sequence[Module] = ()) -> None:
+        super().__init__()
+        for index, module in enumerate(modules):
+            self._modules[str(index)] = module
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter(self._modules.values())
+
+    def __getitem__(self, index: int) -> Module:
+        return list(self._modules.values())[index]
+
+
+def _float32(label: str, value: Any) -> np.ndarray:
+    """`value` as a read-only float32 array: itself if it is one, else a copy."""
+    array = np.asarray(value)
+    # ml_dtypes' bfloat16 has kind "V", and so have structured types.
+    if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
+        raise TypeError(f"{label} has dtype {array.dtype}; needed: a floating-point type")
+    return _read_only(array.astype(np.float32, copy=array.flags.writeable))
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    array = array.view()
+    array.flags.writeable = False
+    return array

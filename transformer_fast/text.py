@@ -1,0 +1,453 @@
+"""Sentence embeddings: `SentenceEncoder` takes texts, and gives vectors whose angles say how alike the texts are.
+
+The command and users come here. A folder in the layout of sentence-transformers (or a plain model folder) is read by
+`from_pretrained`; tokenising is the `tokenizers` package's work, the model's is `models`', and pooling stands here.
+What comes out follows sentence-transformers' `encode`. To add a way of pooling, see `_POOLING` and `_pool`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from transformer_fast import functional as F
+from transformer_fast.checkpoint import CheckpointError, member, optional_import, read_json, read_json_object
+from transformer_fast.models import load_model
+
+# 1_Pooling/config.json's flags of older releases -> pooling_mode of newer ones, in the order of concatenation.
+_POOLING_FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+_POOLING = ("mean", "cls", "max")
+
+# Nothing that a pickle or a script could hide in is fetched from the hub.
+_HUB_FILES = ["*.safetensors", "*.json", "*.txt"]
+_HUB_ORGANISATION = "sentence-transformers"
+
+# Seconds of work after which a progress bar appears by itself.
+_PROGRESS_DELAY = 1.0
+
+
+@dataclass
+class _Settings:
+    """What the folder's files say beside the weights and the vocabulary."""
+
+    pooling: tuple[str, ...] = ("mean",)
+    include_prompt: bool = True
+    normalize: bool = False
+    prompts: dict[str, str] = field(default_factory=lambda: {"query": "", "document": ""})
+    default_prompt_name: str | None = None
+    similarity: str = "cosine"
+    truncate_dim: int | None = None
+    max_seq_length: int | None = None
+    truncation_side: str = "right"
+
+
+class SentenceEncoder:
+    """Texts in, vectors out; made by `from_pretrained`.
+
+    Attributes:
+        model: the token encoder (`models`).
+        tokenizer: the `tokenizers.Tokenizer`.
+        prompts: name -> text that `encode(prompt_name=...)` puts before each sentence.
+        default_prompt_name: the prompt that is used when none is named, or None.
+
+    Example:
+        >>> encoder = SentenceEncoder.from_pretrained("sentence-transformers/all-MiniLM-L6-v2")       # doctest: +SKIP
+        >>> a, b = encoder.encode(["A man eats bread.", "Someone is having a meal."])                 # doctest: +SKIP
+        >>> float(a @ b) > 0.5                                                                        # doctest: +SKIP
+        True
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, settings: _Settings) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.prompts = settings.prompts
+        self.default_prompt_name = settings.default_prompt_name
+        self._settings = settings
+        self.max_seq_length = min(
+            settings.max_seq_length or model.config.max_position_embeddings, model.config.max_position_embeddings
+        )
+
+    @classmethod
+    def from_pretrained(cls, path_or_hub_id: str | Path, local_files_only: bool = False) -> SentenceEncoder:
+        """The encoder in a folder, or on the Hugging Face hub ("org/name"; "name" is sentence-transformers').
+
+        Read are modules.json, the pooling, sentence_bert_config.json, config_sentence_transformers.json,
+        tokenizer.json and tokenizer_config.json, and the model (see `load_model`). Without modules.json the tokens'
+        mean is taken. From the hub only safetensors, JSON and text files are fetched; with local_files_only, only
+        what its cache already has.
+
+        Raises:
+            CheckpointError: there is no such folder or model, or a file is malformed or asks for what is not supported.
+        """
+        folder = _find_folder(path_or_hub_id, local_files_only)
+        settings = _Settings()
+        model_folder = _read_modules(folder, settings)
+        _read_prompts(folder / "config_sentence_transformers.json", settings)
+        model = load_model(model_folder)
+        if not hasattr(model, "encode_packed"):
+            raise CheckpointError(f"{model_folder}: {type(model).__name__} encodes no text")
+        return cls(model, _read_tokenizer(model_folder, settings), settings)
+
+    @property
+    def max_seq_length(self) -> int:
+        """Tokens, special ones included, after which a text is cut off; may be lowered."""
+        return self._max_seq_length
+
+    @max_seq_length.setter
+    def max_seq_length(self, length: int) -> None:
+        least, most = self.tokenizer.num_special_tokens_to_add(False), self.model.config.max_position_embeddings
+        if not least <= length <= most:
+            raise ValueError(f"max_seq_length is {length}; needed: {least} to {most} (max_position_embeddings)")
+        self._max_seq_length = length
+        self.tokenizer.enable_truncation(length, direction=self._settings.truncation_side)
+
+    def get_sentence_embedding_dimension(self) -> int:
+        """The length of the vectors that `encode` returns."""
+        full = self.model.config.hidden_size * len(self._settings.pooling)
+        return min(full, self._settings.truncate_dim or full)
+
+    def encode(
+        self,
+        sentences: str | Iterable[str],
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        output_value: str = "sentence_embedding",
+        convert_to_numpy: bool = True,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+    ) -> np.ndarray | list[np.ndarray]:
+        """The embeddings of one text, (dim,), or of several, (N, dim), in their order; as sentence-transformers.
+
+        Args:
+            prompt_name, prompt: what is put before each text: one of `prompts`, or a text of its own.
+            batch_size: texts that run together. It changes speed and memory, not one bit of the result.
+            show_progress_bar: None shows it in a terminal if the work is long. It goes to stderr.
+            output_value: "sentence_embedding", or "token_embeddings" for a list of (L, h) arrays.
+            convert_to_numpy: False gives a list of vectors instead of one array.
+            normalize_embeddings: scale each vector to length 1 (after truncation).
+            truncate_dim: keep that many numbers of each vector.
+
+        Raises:
+            TypeError: a sentence is no string (its index is named).
+            ValueError: another argument is out of range, or a string cannot be written as UTF-8.
+        """
+        if output_value not in ("sentence_embedding", "token_embeddings"):
+            raise ValueError(f"output_value is {output_value!r}; needed: 'sentence_embedding' or 'token_embeddings'")
+        _check_positive("batch_size", batch_size)
+        if truncate_dim is not None:
+            _check_positive("truncate_dim", truncate_dim)
+        truncate_dim = truncate_dim or self._settings.truncate_dim
+        prompt = self._prompt(prompt_name, prompt)
+        texts = _text_list(sentences)
+        tokens_wanted = output_value == "token_embeddings"
+        dimension = self.model.config.hidden_size * len(self._settings.pooling)
+        results: Any = [None] * len(texts)
+        if not tokens_wanted:
+            results = np.empty((len(texts), min(dimension, truncate_dim or dimension)), np.float32)
+        skipped = 0 if self._settings.include_prompt or not prompt else self._prompt_length(prompt)
+        # The longest first: the memory needed is known at once, and the progress bar speeds up rather than slows down.
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]), reverse=True)
+        with _progress(len(texts), show_progress_bar) as progress:
+            for start in range(0, len(order), batch_size):
+                batch = order[start : start + batch_size]
+                ids, cu_seqlens = self._pack([prompt + texts[i] for i in batch])
+                hidden = self.model.encode_packed(ids, cu_seqlens)
+                if tokens_wanted:
+                    for i, first, last in zip(batch, cu_seqlens[:-1], cu_seqlens[1:], strict=True):
+                        results[i] = hidden[first:last].copy()
+                else:
+                    results[batch] = self._embed(hidden, cu_seqlens, skipped, normalize_embeddings, truncate_dim)
+                progress.update(len(batch))
+        if isinstance(sentences, str):
+            return results[0]
+        return results if convert_to_numpy else list(results)
+
+    def tokenize(self, sentences: str | Iterable[str]) -> dict[str, np.ndarray]:
+        """A model's arguments: input_ids, token_type_ids, attention_mask, each (B, L) int64, padded to the longest."""
+        encodings = self._tokens(_text_list(sentences))
+        longest = max((len(ids) for ids in encodings), default=0)
+        pad = self.tokenizer.token_to_id("[PAD]") or 0
+        input_ids = np.full((len(encodings), longest), pad, np.int64)
+        mask = np.zeros_like(input_ids)
+        for row, ids in enumerate(encodings):
+            input_ids[row, : len(ids)] = ids
+            mask[row, : len(ids)] = 1
+        return {"input_ids": input_ids, "token_type_ids": np.zeros_like(input_ids), "attention_mask": mask}
+
+    def count_tokens(self, sentences: str | Iterable[str]) -> int:
+        """The number of tokens that `encode` runs for these sentences, without a prompt."""
+        return sum(map(len, self._tokens(_text_list(sentences))))
+
+    def similarity(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """The model's own measure (cosine, or dot) between all of a (Na, dim) and all of b (Nb, dim): (Na, Nb).
+
+        A single vector counts as one row.
+        """
+        a, b = (np.atleast_2d(np.asarray(x, np.float32)) for x in (a, b))
+        if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
+            raise ValueError(f"a and b have shapes {a.shape} and {b.shape}; needed: (Na, dim) and (Nb, dim)")
+        measure = self._settings.similarity
+        if measure not in ("cosine", "dot"):
+            raise NotImplementedError(f"this model's similarity is {measure!r}; supported: cosine, dot")
+        return F.linear(*(_normalized(x) if measure == "cosine" else x for x in (a, b)))
+
+    def _prompt(self, name: str | None, prompt: str | None) -> str:
+        if prompt is not None:
+            if not isinstance(prompt, str):
+                raise TypeError(f"prompt is a {type(prompt).__name__}; needed: a string")
+            return prompt
+        name = name if name is not None else self.default_prompt_name
+        if name is None:
+            return ""
+        if name not in self.prompts:
+            raise ValueError(f"prompt_name is {name!r}; this model has: {', '.join(map(repr, self.prompts))}")
+        return self.prompts[name]
+
+    def _prompt_length(self, prompt: str) -> int:
+        """The prompt's tokens at the start of a text: its own and the special ones before, not those behind."""
+        encoding = self.tokenizer.encode(prompt)
+        return len(encoding.ids) - (1 if encoding.special_tokens_mask[-1:] == [1] else 0)
+
+    def _tokens(self, texts: list[str]) -> list[list[int]]:
+        try:
+            return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts)]
+        except TypeError:
+            # All are strings: what the tokenizer cannot take is one with half a surrogate pair.
+            bad = next((text for text in texts if any("\ud800" <= c <= "\udfff" for c in text)), None)
+            if bad is None:
+                raise
+            raise ValueError(f"the text {bad[:40]!r} holds a lone surrogate, which UTF-8 cannot write") from None
+
+    def _pack(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """The texts' tokens one after the other, (T,), and where each text starts, (B + 1,)."""
+        tokens = self._tokens(texts)
+        cu_seqlens = np.zeros(len(tokens) + 1, np.int64)
+        np.cumsum([len(ids) for ids in tokens], out=cu_seqlens[1:])
+        return np.fromiter(chain.from_iterable(tokens), np.int64, cu_seqlens[-1]), cu_seqlens
+
+    def _embed(self, hidden, cu_seqlens, skipped: int, normalize: bool, truncate_dim: int | None) -> np.ndarray:
+        parts = [_pool(mode, hidden, cu_seqlens, skipped) for mode in self._settings.pooling]
+        embeddings = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        if self._settings.normalize:
+            embeddings = _normalized(embeddings)
+        embeddings = embeddings[:, :truncate_dim]
+        return _normalized(embeddings) if normalize else embeddings
+
+    def __repr__(self) -> str:
+        return (
+            f"SentenceEncoder({type(self.model).__name__}, dim={self.get_sentence_embedding_dimension()}, "
+            f"pooling={'+'.join(self._settings.pooling)}, max_seq_length={self.max_seq_length})"
+        )
+
+
+def _pool(mode: str, hidden: np.ndarray, cu_seqlens: np.ndarray, skipped: int) -> np.ndarray:
+    """One row a sequence of its hidden states (T, h), without the first `skipped`; no tokens give zeros.
+
+    A sequence at a time: its result must not depend on what stands beside it.
+    """
+    pooled = np.zeros((len(cu_seqlens) - 1, hidden.shape[1]), np.float32)
+    for b, (first, last) in enumerate(zip(cu_seqlens[:-1], cu_seqlens[1:], strict=True)):
+        rows = hidden[first + skipped : last]
+        if not len(rows):
+            continue
+        if mode == "mean":
+            np.add.reduce(rows, axis=0, out=pooled[b])
+            pooled[b] /= np.float32(len(rows))
+        elif mode == "max":
+            np.maximum.reduce(rows, axis=0, out=pooled[b])
+        else:
+            pooled[b] = rows[0]
+    return pooled
+
+
+def _normalized(vectors: np.ndarray) -> np.ndarray:
+    """Rows of length 1; those shorter than 1e-12 are divided by that, as torch.nn.functional.normalize does."""
+    norms = np.sqrt(np.add.reduce(vectors * vectors, axis=1, keepdims=True))
+    return vectors / np.maximum(norms, np.float32(1e-12))
+
+
+def _text_list(sentences: str | Iterable[str]) -> list[str]:
+    if isinstance(sentences, str):
+        return [sentences]
+    if isinstance(sentences, (bytes, Mapping)) or not isinstance(sentences, Iterable):
+        raise TypeError(f"sentences is a {type(sentences).__name__}; needed: a string, or several")
+    texts = list(sentences)
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"sentences[{i}] is a {type(text).__name__}; needed: a string")
+    return texts
+
+
+def _check_positive(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"{name} is {value!r}; needed: an integer >= 1")
+
+
+def _progress(total: int, show: bool | None) -> Any:
+    """A tqdm bar on stderr: as asked, and by itself only in a terminal and when the work turns out to be long."""
+    tqdm = optional_import("tqdm").tqdm
+    if show is None:
+        show = sys.stderr.isatty()
+        return tqdm(total=total, unit="text", disable=not show, delay=_PROGRESS_DELAY, file=sys.stderr)
+    return tqdm(total=total, unit="text", disable=not show, file=sys.stderr)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Reading the folder
+
+
+def _find_folder(path_or_hub_id: str | Path, local_files_only: bool) -> Path:
+    folder = Path(path_or_hub_id)
+    if folder.is_dir():
+        return folder
+    name = str(path_or_hub_id)
+    if isinstance(path_or_hub_id, Path) or folder.exists() or name[:1] in "./~" or "\\" in name or name.count("/") > 1:
+        raise CheckpointError(f"{name!r}: there is no such folder")
+    hub = optional_import("huggingface_hub")
+    repository = name if "/" in name else f"{_HUB_ORGANISATION}/{name}"
+    try:
+        return Path(hub.snapshot_download(repository, allow_patterns=_HUB_FILES, local_files_only=local_files_only))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise CheckpointError(f"{name!r} is no folder here, and no model that the hub gives: {reason[0]}") from error
+
+
+def _read_modules(folder: Path, settings: _Settings) -> Path:
+    """Reads modules.json and the pooling's config; the folder of the model itself."""
+    source = folder / "modules.json"
+    if not source.exists():
+        return folder
+    modules = read_json(source)
+    if not isinstance(modules, list) or not all(
+        isinstance(m, dict) and isinstance(m.get("type"), str) for m in modules
+    ):
+        raise CheckpointError(f"{source}: needed: a list of objects with type and path")
+    kinds = [module["type"].rpartition(".")[2] for module in modules]
+    if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in ([], ["Normalize"]):
+        raise CheckpointError(
+            f"{source}: the modules are {', '.join(kinds) or 'none'}; "
+            "supported: Transformer, Pooling and, after them, Normalize"
+        )
+    settings.normalize = "Normalize" in kinds
+    model_folder, pooling_folder = (member(folder, module.get("path"), source) for module in modules[:2])
+    _read_pooling(pooling_folder / "config.json", settings)
+    return model_folder
+
+
+def _read_pooling(source: Path, settings: _Settings) -> None:
+    config = read_json_object(source)
+    modes = config.get("pooling_mode")
+    if modes is None:
+        modes = [mode for flag, mode in _POOLING_FLAGS.items() if config.get(flag)] or ["mean"]
+    modes = [modes] if isinstance(modes, str) else modes
+    if not isinstance(modes, list) or not modes or any(mode not in _POOLING for mode in modes):
+        raise CheckpointError(f"{source}: the pooling is {modes!r}; supported: {', '.join(_POOLING)}")
+    settings.pooling = tuple(modes)
+    settings.include_prompt = _typed(source, config, "include_prompt", bool, True)
+
+
+def _read_prompts(source: Path, settings: _Settings) -> None:
+    if not source.exists():
+        return
+    config = read_json_object(source)
+    settings.prompts |= _typed(source, config, "prompts", dict, {})
+    if not all(isinstance(prompt, str) for prompt in settings.prompts.values()):
+        raise CheckpointError(f"{source}: prompts holds something else than strings")
+    settings.default_prompt_name = _typed(source, config, "default_prompt_name", str, None)
+    settings.similarity = _typed(source, config, "similarity_fn_name", str, "cosine")
+    settings.truncate_dim = _typed(source, config, "truncate_dim", int, None)
+    if settings.default_prompt_name is not None and settings.default_prompt_name not in settings.prompts:
+        raise CheckpointError(
+            f"{source}: default_prompt_name {settings.default_prompt_name!r} is not one of the prompts"
+        )
+
+
+def _read_tokenizer(folder: Path, settings: _Settings) -> Any:
+    """The tokenizer of the folder, with the lower-casing and the length limit that the files beside it ask for."""
+    tokenizers = optional_import("tokenizers")
+    source = folder / "tokenizer.json"
+    if not source.is_file():
+        raise CheckpointError(f"{source}: there is no such file; needed: the vocabulary in the tokenizers format")
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(source))
+    except Exception as error:  # the package raises nothing more specific
+        raise CheckpointError(f"{source}: not a tokenizer: {error}") from None
+    # The file may say how some training run padded and cut off; here nothing is padded, and the limit is the model's.
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    if any(tokenizer.encode("a").type_ids):
+        raise CheckpointError(f"{source}: gives a single text token types other than 0, which is not supported")
+    config_source = folder / "tokenizer_config.json"
+    config = read_json_object(config_source) if config_source.exists() else {}
+    _apply_bert_options(tokenizers.normalizers, tokenizer, config_source, config)
+    settings.truncation_side = _typed(config_source, config, "truncation_side", str, "right")
+    if settings.truncation_side not in ("left", "right"):
+        raise CheckpointError(
+            f"{config_source}: truncation_side is {settings.truncation_side!r}; needed: left or right"
+        )
+    sentence_source = folder / "sentence_bert_config.json"
+    sentence = read_json_object(sentence_source) if sentence_source.exists() else {}
+    task = sentence.get("transformer_task", "feature-extraction")
+    if task != "feature-extraction":
+        raise CheckpointError(f"{sentence_source}: transformer_task is {task!r}; supported: 'feature-extraction'")
+    if _typed(sentence_source, sentence, "do_lower_case", bool, False):
+        _lower_case(tokenizers.normalizers, tokenizer)
+    # Where nothing was said, files hold 1e30 for "no limit".
+    limit = _typed(sentence_source, sentence, "max_seq_length", int, None)
+    if limit is None and isinstance(config.get("model_max_length"), (int, float)):
+        limit = int(config["model_max_length"])
+    if limit is not None and limit < tokenizer.num_special_tokens_to_add(False):
+        raise CheckpointError(f"{folder}: the maximal length of a text is {limit} tokens, less than its special tokens")
+    settings.max_seq_length = limit
+    return tokenizer
+
+
+def _apply_bert_options(normalizers: Any, tokenizer: Any, source: Path, config: Mapping[str, Any]) -> None:
+    """What tokenizer_config.json says of BERT's normaliser wins over tokenizer.json, as in transformers."""
+    current = tokenizer.normalizer
+    if not isinstance(current, normalizers.BertNormalizer):
+        return
+    strip_accents = (
+        current.strip_accents if "strip_accents" not in config else _typed(source, config, "strip_accents", bool)
+    )
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        clean_text=current.clean_text,
+        handle_chinese_chars=_typed(source, config, "tokenize_chinese_chars", bool, current.handle_chinese_chars),
+        strip_accents=strip_accents,
+        lowercase=_typed(source, config, "do_lower_case", bool, current.lowercase),
+    )
+
+
+def _lower_case(normalizers: Any, tokenizer: Any) -> None:
+    """Puts lower-casing before whatever the tokenizer normalises."""
+    parts = [normalizers.Lowercase()]
+    if tokenizer.normalizer is not None:
+        parts.append(tokenizer.normalizer)
+    tokenizer.normalizer = normalizers.Sequence(parts)
+
+
+def _typed(source: Path, config: Mapping[str, Any], name: str, kind: type, default: Any = None) -> Any:
+    """config[name], or the default where it is missing or null; anything but a `kind` is an error."""
+    value = config.get(name)
+    if value is None:
+        return default
+    if type(value) is not kind or (kind is int and value < 1):
+        raise CheckpointError(
+            f"{source}: {name} is {value!r}; needed: {'an integer >= 1' if kind is int else kind.__name__}"
+        )
+    return value
