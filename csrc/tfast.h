@@ -66,9 +66,9 @@ tfast_status tfast_softmax(int64_t m, int64_t n, const float *x, int64_t x_strid
 tfast_status tfast_activate(int64_t n, const float *x, float *y, tfast_activation kind, int n_threads);
 
 /* --- copies (ops/embedding.c, heads.c) ------------------------------------------------------------------------------------------ */
-/* y[i] = table[ids[i]]; TFAST_OUT_OF_RANGE before anything is written, *bad is the place of the first id outside [0, V). */
-tfast_status tfast_embedding(int64_t n, const int64_t *ids, int64_t V, int64_t width, const float *table, int64_t table_stride, float *y,
-                             int64_t y_stride, int64_t *bad, int n_threads);
+/* y[i] = table[ids[i]]; the ids have been checked. */
+tfast_status tfast_embedding(int64_t n, const int64_t *ids, int64_t width, const float *table, int64_t table_stride, float *y, int64_t y_stride,
+                             int n_threads);
 /* y[b, h, l, :] = x[b, h, l, :]: strides in bytes, rows of `row_bytes`; splits and joins heads. */
 tfast_status tfast_copy_heads(int64_t B, int64_t H, int64_t L, int64_t row_bytes, const char *x, const int64_t x_stride[3], char *y,
                               const int64_t y_stride[3], int n_threads);

@@ -102,7 +102,7 @@ def every_call(rows: int = 21, width: int = 19) -> list[Call]:
     rng = np.random.default_rng(7)
     mask, lengths = rng.random((B, H, Lq, Lk)) < 0.8, np.array([Lk, Lk - 5])
     x, residual = normal(rows, K, seed=8), normal(rows, N, seed=9)
-    weight, bias = (normal(N, K, seed=10) / 6).astype(np.float32), normal(N, seed=11)
+    weight, bias = (normal(N, K, seed=10) / np.sqrt(K)).astype(np.float32), normal(N, seed=11)
     qkv, packs = dict(query=q, key=k, value=v), dict(query=packed_q, key=packed_k, value=packed_v)
     norm = dict(x=x, weight=normal(K, seed=12), bias=normal(K, seed=13), residual=normal(rows, K, seed=14))
     row = dict(query=q[:, :, :1].copy(), key=k, value=v, attn_mask=mask[:, :, :1].copy())

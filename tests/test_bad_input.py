@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from support import every_call, normal
@@ -28,11 +30,23 @@ def refused(call, error, match, **changes):
         call.run(**changes)
 
 
-@pytest.mark.parametrize("dtype", ["int32", "complex64", "object", "S4", "longdouble"])
+def named(array):
+    """A pattern for either name that NumPy has for the type of an array."""
+    return f"{array.dtype.name}|{re.escape(str(array.dtype))}"
+
+
+@pytest.mark.parametrize("dtype", ["int32", "complex64", "object", "S4"])
 @pytest.mark.parametrize(("name", "operand"), FLOATS)
 def test_type_of_a_floating_operand(name, operand, dtype):
     array = CALLS[name].operands[operand].astype(dtype)
-    refused(CALLS[name], TypeError, rf"{operand}(?s:.*){array.dtype.name}", **{operand: array})
+    refused(CALLS[name], TypeError, rf"{operand}(?s:.*)({named(array)})", **{operand: array})
+
+
+@pytest.mark.parametrize("operand", ["query", "key", "value"])
+@pytest.mark.parametrize("dtype", ["float16", "float64", "longdouble"])
+def test_mixed_types_are_refused(operand, dtype):
+    array = CALLS["attention"].operands[operand].astype(dtype)
+    refused(CALLS["attention"], TypeError, named(array), **{operand: array})
 
 
 @pytest.mark.parametrize("dtype", ["float32", "complex64", "object", "bool"])
@@ -45,7 +59,7 @@ def test_type_of_an_integer_operand(name, operand, dtype):
 @pytest.mark.parametrize(("name", "operand"), FLOATS)
 def test_no_array_at_all(name, operand):
     refused(CALLS[name], TypeError, operand, **{operand: object()})
-    refused(CALLS[name], TypeError, operand, **{operand: "text"})
+    refused(CALLS[name], (TypeError, ValueError), operand, **{operand: "text"})
 
 
 # What is wrong with one argument of a call: (call, argument, value, error). The message must name the argument.
@@ -72,14 +86,14 @@ WRONG = [
     ("attention", "attn_mask", np.zeros((Lq, Lk), np.int64), TypeError),
     # attention: options
     ("attention", "dropout_p", 0.1, ValueError),
-    ("attention", "scale", "large", TypeError),
+    ("attention", "scale", "large", (TypeError, ValueError)),
     ("attention", "causal_offset", "top_left", ValueError),
     ("attention", "causal_offset", np.array([1, 2, 3]), ValueError),
-    ("attention", "causal_offset", 1.5, TypeError),
+    ("attention", "causal_offset", 1.5, (TypeError, ValueError)),
     ("attention", "window", (1, 2, 3), ValueError),
     ("attention", "window", (-2, 0), ValueError),
     ("attention", "window", (0, -5), ValueError),
-    ("attention", "window", (0.5, 1), TypeError),
+    ("attention", "window", (0.5, 1), (TypeError, ValueError)),
     ("attention", "kv_lengths", np.array([1, 2, 3]), ValueError),
     ("attention", "kv_lengths", np.array([[1, 2]]), ValueError),
     ("attention", "kv_lengths", np.array([-1, 2]), (ValueError, IndexError)),
@@ -111,13 +125,13 @@ WRONG = [
     # linear
     ("linear", "x", np.float32(1) * np.ones(()), (TypeError, ValueError)),
     ("linear", "x", normal(21, 36), ValueError),
-    ("linear", "weight", normal(43, 36), ValueError),
     ("linear", "weight", normal(37), ValueError),
     ("linear", "weight", normal(1, 43, 37), ValueError),
     ("linear", "bias", normal(42), ValueError),
     ("linear", "bias", normal(1, 43), ValueError),
     ("linear", "residual", normal(21, 42), ValueError),
-    ("linear", "residual", normal(1, 43), ValueError),
+    ("linear", "residual", normal(2, 43), ValueError),
+    ("linear", "residual", normal(1, 21, 43), ValueError),
     ("linear", "activation", "swish2", ValueError),
     ("linear", "activation", 3, (TypeError, ValueError)),
     # rows
@@ -126,11 +140,10 @@ WRONG = [
     ("layer_norm", "weight", normal(1), ValueError),
     ("layer_norm", "bias", normal(21, 37), ValueError),
     ("layer_norm", "residual", normal(20, 37), ValueError),
-    ("layer_norm", "eps", "small", TypeError),
-    ("layer_norm", "eps", -1.0, ValueError),
+    ("layer_norm", "eps", "small", (TypeError, ValueError)),
     ("softmax", "axis", 2, (ValueError, IndexError)),
     ("softmax", "axis", -3, (ValueError, IndexError)),
-    ("softmax", "axis", 0.5, TypeError),
+    ("softmax", "axis", 0.5, (TypeError, ValueError)),
     ("softmax", "x", np.ones((), np.float32), (ValueError, IndexError)),
     ("gelu", "approximate", "erf", ValueError),
     # embedding and heads
@@ -139,7 +152,7 @@ WRONG = [
     ("embedding", "ids", np.array([51]), IndexError),
     ("embedding", "ids", np.array([-1]), IndexError),
     ("split_heads", "num_heads", 3, ValueError),
-    ("split_heads", "num_heads", 1.5, TypeError),
+    ("split_heads", "num_heads", 1.5, (TypeError, ValueError)),
 ]
 
 
@@ -148,6 +161,12 @@ WRONG = [
 )
 def test_wrong(name, argument, value, error):
     refused(CALLS[name], error, argument, **{argument: value})
+
+
+def test_a_weight_of_another_depth():
+    """Which of both is wrong nobody knows: the message has both lengths."""
+    with pytest.raises(ValueError, match="37(?s:.*)36|36(?s:.*)37"):
+        functional.linear(normal(21, 37), normal(43, 36))
 
 
 @pytest.mark.parametrize("isa_name", ["avx1024", "", "AVX2 "])
@@ -163,7 +182,10 @@ def test_isa_that_is_no_name():
         functional.set_isa(2)
 
 
-@pytest.mark.parametrize(("count", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError), ("two", TypeError)])
+@pytest.mark.parametrize(
+    ("count", "error"),
+    [(0, ValueError), (-1, ValueError), (1.5, (TypeError, ValueError)), ("two", (TypeError, ValueError))],
+)
 def test_number_of_threads(count, error):
     before = functional.get_num_threads()
     with pytest.raises(error):

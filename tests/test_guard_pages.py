@@ -72,7 +72,7 @@ def attention_with_options(rows, width):
         causal_offset=np.array([3, -1]),
         kv_lengths=np.array([Lk - 2, Lk]),
         relative_bias=normal(H, Lq + Lk - 1),
-        alibi_slopes=normal(H),
+        alibi_slopes=np.array([0.01, 0.02], np.float32),
         sinks=normal(H),
         attn_mask=normal(B, 1, 1, Lk),
     )

@@ -30,7 +30,7 @@ def reversed_order(array):
 
 
 def fortran(array):
-    return np.asfortranarray(array)
+    return np.array(array, order="F")
 
 
 def part_of_rows(array):
@@ -211,13 +211,37 @@ def test_out_beside_an_operand_in_one_buffer(name, isa):
     assert_close(out.copy(), call.expected())
 
 
+# Where out may be an operand itself, element for element: the op reads each one before it writes it.
+IN_PLACE = {
+    ("linear", "residual"),
+    ("layer_norm", "x"),
+    ("layer_norm", "residual"),
+    ("softmax", "x"),
+    ("softmax-axis", "x"),
+}
+IN_PLACE |= {("linear-row", "residual")}
+IN_PLACE |= {(name, "x") for name in ("gelu", "gelu_tanh", "relu", "silu", "tanh", "quick_gelu")}
+
+
+@pytest.mark.parametrize("view", (np.copy, every_second, reversed_order, fortran, part_of_rows), ids=named)
+@pytest.mark.parametrize(("name", "operand"), sorted(IN_PLACE))
+def test_in_place(name, operand, view, isa, threads):
+    call = CALLS[name]
+    array, expected = view(call.operands[operand].copy()), call.expected()
+    assert call.run(**{operand: array}, out=array) is array
+    assert_close(array.copy(), expected)
+
+
 @pytest.mark.parametrize("shift", [0, 1])
 @pytest.mark.parametrize(("name", "operand"), [pair for pair in OPERANDS if pair[0] in OUTS])
 def test_out_over_an_operand_is_refused(name, operand, shift, isa):
+    if shift == 0 and (name, operand) in IN_PLACE:
+        shift = 2
     call = CALLS[name]
     array, plain = call.operands[operand], call.run()
-    room = np.zeros(max(array.nbytes + shift * 4, plain.nbytes), np.uint8)
-    view = room[shift * 4 : shift * 4 + array.nbytes].view(array.dtype).reshape(array.shape)
+    start = shift * max(array.itemsize, 4)
+    room = np.zeros(max(array.nbytes + start, plain.nbytes), np.uint8)
+    view = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
     view[...] = array
     out = room[: plain.nbytes].view(np.float32).reshape(plain.shape)
     before = room.copy()

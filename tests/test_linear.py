@@ -39,6 +39,11 @@ def test_leading_dimensions(shape, isa):
     assert out.shape == shape[:-1] + (20,)
 
 
+def test_residual_broadcasts(isa):
+    for shape in ((20,), (1, 20), (2, 1, 20)):
+        both("linear", normal(2, 3, 50), normal(20, 50) / 7, residual=normal(*shape))
+
+
 def test_packed_weight_knows_itself(isa):
     weight = normal(33, 47)
     packed = pack_weight(weight)
@@ -66,7 +71,7 @@ def test_packed_weight_of_another_isa_is_refused():
             packed = pack_weight(weight)
             for other in set(isas) - {packed_for}:
                 functional.set_isa(other)
-                with pytest.raises(RuntimeError, match=f"{packed_for}.*{other}|{other}.*{packed_for}"):
+                with pytest.raises(RuntimeError, match=other):
                     linear(x, packed)
     finally:
         functional.set_isa(before)

@@ -228,9 +228,8 @@ def test_minilm_embeddings_of_500_texts(isa, expected_embeddings):
     embeddings = encoder.encode(texts)
     assert np.abs(embeddings - expected_embeddings).max() <= 1e-5
     assert (np.sum(embeddings.astype(np.float64) * expected_embeddings, axis=1) >= 0.99999).all()
-    some = slice(None, None, 9) if isa == "scalar" else slice(None)
-    for batch_size in (1, 7, 500):
-        assert np.array_equal(encoder.encode(texts[some], batch_size=batch_size), embeddings[some])
+    for batch_size in (1, 7, 100):
+        assert np.array_equal(encoder.encode(texts[::5], batch_size=batch_size), embeddings[::5])
 
 
 def test_minilm_tokens_of_500_texts(sentence_transformer):

@@ -97,11 +97,13 @@ def test_preforking_server():
         workers = []
         for _ in range(3):
             ours, theirs = socket.socketpair()
+            workers.append(ours)
             if os.fork() == 0:
+                for worker in workers:
+                    worker.close()  # or nobody would ever see the end of the requests
                 while theirs.recv(1):
                     theirs.send(work().encode())
                 os._exit(0)
-            workers.append(ours)
             theirs.close()
         answers = set()
         for _ in range(4):
@@ -110,10 +112,8 @@ def test_preforking_server():
             answers.add(work())
             answers |= {worker.recv(100).decode() for worker in workers}
         print(answers == {expected})
-        sys.stdout.flush()
         for worker in workers:
             worker.close()
-        os._exit(0)
     """
     assert child(code) == "True"
 
@@ -244,17 +244,21 @@ def test_memory_is_flat_over_many_calls():
 
         for _ in range(1000):
             one_round()
-        memory, blocks = resident()
-        references = [sys.getrefcount(value) for value in (small, w, b, q, packed, table)]
-        for _ in range(10_000):
-            one_round()
-        memory_after, blocks_after = resident()
-        same = references == [sys.getrefcount(value) for value in (small, w, b, q, packed, table)]
-        print(json.dumps([memory_after - memory, blocks_after - blocks, same]))
+        values = (small, w, b, q, packed, table)
+        references = [sys.getrefcount(value) for value in values]
+        grown = []
+        for _ in range(3):
+            memory, blocks = resident()
+            for _ in range(10_000):
+                one_round()
+            memory_after, blocks_after = resident()
+            grown.append((memory_after - memory, blocks_after - blocks))
+        print(json.dumps([grown, references == [sys.getrefcount(value) for value in values]]))
     """
-    grown, blocks, same_references = json.loads(child(code, timeout=300))
-    assert grown < 512 * 1024  # 52 bytes a round
-    assert blocks < 200
+    grown, same_references = json.loads(child(code, timeout=300))
+    # The interpreter's allocator takes half a megabyte once, somewhere on the way; a leak grows every time.
+    assert min(memory for memory, _ in grown) < 64 * 1024  # 7 bytes a round
+    assert min(blocks for _, blocks in grown) < 100
     assert same_references
 
 
@@ -263,7 +267,7 @@ def test_memory_is_flat_over_many_calls():
 def test_changing_shapes_do_not_pile_up():
     """The workspace grows to the largest shape and stays there."""
     code = """
-        lengths = [int(n) for n in np.random.default_rng(0).integers(1, 600, 400)] + [600]
+        lengths = [int(n) for n in np.random.default_rng(0).integers(1, 600, 150)] + [600]
 
         def sweep():
             for length in lengths:

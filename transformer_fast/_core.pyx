@@ -15,7 +15,7 @@ cnp.import_array()
 
 cdef extern from "tfast.h" nogil:
     ctypedef enum tfast_status:
-        TFAST_OK, TFAST_NO_MEMORY, TFAST_UNKNOWN_ISA, TFAST_ISA_MISSING, TFAST_WRONG_LAYOUT, TFAST_OUT_OF_RANGE
+        TFAST_OK, TFAST_NO_MEMORY, TFAST_UNKNOWN_ISA, TFAST_ISA_MISSING, TFAST_WRONG_LAYOUT
     ctypedef enum tfast_dtype:
         TFAST_F32
     ctypedef enum tfast_activation:
@@ -90,8 +90,8 @@ cdef extern from "tfast.h" nogil:
                                  const float *weight, const float *bias, float eps, float *y, int64_t y_stride, int n_threads)
     tfast_status tfast_softmax(int64_t m, int64_t n, const float *x, int64_t x_stride, float *y, int64_t y_stride, int n_threads)
     tfast_status tfast_activate(int64_t n, const float *x, float *y, tfast_activation kind, int n_threads)
-    tfast_status tfast_embedding(int64_t n, const int64_t *ids, int64_t V, int64_t width, const float *table, int64_t table_stride, float *y,
-                                 int64_t y_stride, int64_t *bad, int n_threads)
+    tfast_status tfast_embedding(int64_t n, const int64_t *ids, int64_t width, const float *table, int64_t table_stride, float *y,
+                                 int64_t y_stride, int n_threads)
     tfast_status tfast_copy_heads(int64_t B, int64_t H, int64_t L, int64_t row_bytes, const char *x, const int64_t *x_stride, char *y,
                                   const int64_t *y_stride, int n_threads)
     double tfast_measure_fma(double seconds, int n_threads)
@@ -171,7 +171,8 @@ def cache_bytes():
 def set_isa(name):
     """False if the level is unknown, None if this machine lacks it, True if it is in force now. None as name: the best."""
     cdef bytes text = b"" if name is None else name.encode()
-    cdef tfast_status status = tfast_set_isa(NULL if name is None else <const char *>text)
+    cdef const char *chosen = text
+    cdef tfast_status status = tfast_set_isa(NULL if name is None else chosen)
     return None if status == TFAST_ISA_MISSING else status == TFAST_OK
 
 
@@ -205,7 +206,7 @@ cdef int set_operand(object a, int packed, int64_t *stride, const void **data) e
     cdef cnp.ndarray x = a
     if cnp.PyArray_NDIM(x) != (3 if packed else 4):
         raise ValueError(f"{3 if packed else 4} dimensions needed, got shape {a.shape}")
-    if cnp.PyArray_DIM(x, cnp.PyArray_NDIM(x) - 1) > 1 and step(x, cnp.PyArray_NDIM(x) - 1) != 1:
+    if cnp.PyArray_SIZE(x) > 0 and cnp.PyArray_DIM(x, cnp.PyArray_NDIM(x) - 1) > 1 and step(x, cnp.PyArray_NDIM(x) - 1) != 1:
         raise ValueError("the last axis has to be dense")
     stride[0] = 0 if packed else step(x, 0)
     stride[1] = step(x, 1)
@@ -288,7 +289,8 @@ cdef int fill_call(tfast_attention *c, tuple a) except -1:
     if weights is not None:
         x = weights
         for i in range(4):
-            c.weights_stride[i] = step(x, i)
+            # The mean over heads is one matrix a batch entry: every head adds to the same place.
+            c.weights_stride[i] = 0 if weights_mean and i == 1 else step(x, i)
     return 0
 
 
@@ -406,19 +408,15 @@ def activate(cnp.ndarray x, cnp.ndarray y, int kind, int n_threads):
 
 
 def embedding(cnp.ndarray ids, cnp.ndarray table, cnp.ndarray y, int n_threads):
-    """ids (n,) dense int64, table (V, N), y (n, N), last axes dense. The place of the first bad id, or None."""
+    """ids (n,) dense int64, all in [0, V); table (V, N), y (n, N), last axes dense."""
     cdef const int64_t *pi = integers(ids)
     cdef const float *pt = floats(table)
     cdef float *py = <float *>floats(y)
-    cdef int64_t n = cnp.PyArray_DIM(ids, 0), V = cnp.PyArray_DIM(table, 0), width = cnp.PyArray_DIM(table, 1)
-    cdef int64_t ts = step(table, 0), ys = step(y, 0), bad = 0
+    cdef int64_t n = cnp.PyArray_DIM(ids, 0), width = cnp.PyArray_DIM(table, 1), ts = step(table, 0), ys = step(y, 0)
     cdef tfast_status status
     with nogil:
-        status = tfast_embedding(n, pi, V, width, pt, ts, py, ys, &bad, n_threads)
-    if status == TFAST_OUT_OF_RANGE:
-        return bad
+        status = tfast_embedding(n, pi, width, pt, ts, py, ys, n_threads)
     check(status)
-    return None
 
 
 def copy_heads(cnp.ndarray x, cnp.ndarray y, int n_threads):

@@ -17,8 +17,7 @@ typedef enum {
     TFAST_NO_MEMORY = 1,    /* the workspace could not grow */
     TFAST_UNKNOWN_ISA = 2,  /* no level of that name is compiled in */
     TFAST_ISA_MISSING = 3,  /* the level is compiled in, but this machine lacks it */
-    TFAST_WRONG_LAYOUT = 4, /* a packed weight met another instruction set than it was packed for */
-    TFAST_OUT_OF_RANGE = 5  /* an index is outside its table */
+    TFAST_WRONG_LAYOUT = 4  /* a packed weight met another instruction set than it was packed for */
 } tfast_status;
 
 typedef enum { TFAST_F32 = 0, TFAST_F64 = 1, TFAST_F16 = 2, TFAST_BF16 = 3 } tfast_dtype;

@@ -33,7 +33,7 @@ static layout_t layout_of(const tfast_attention *c, int64_t max_rows) {
     layout_t l = {.panels = TFAST_MAX(1, tfast_ceil_div(max_rows, PANEL))};
     const int64_t wide = c->D + c->Dv, fit = STAGE_FLOATS / wide / ATTENTION_BLOCK * ATTENTION_BLOCK;
     l.superblock = clamp(fit, ATTENTION_BLOCK, 8 * ATTENTION_BLOCK);
-    const int64_t dv = tfast_round_up(c->Dv, TILE_ROWS);
+    const int64_t dv = tfast_round_up(c->Dv, V_LANES);
     size_t at = 0;
     const size_t part[] = {(size_t)l.panels * sizeof(panel_t), (size_t)(l.panels * c->D * PANEL) * 4, (size_t)(l.panels * dv * PANEL) * 4,
                            (size_t)(ATTENTION_BLOCK * PANEL) * 4, (size_t)(l.superblock * c->D) * 4, (size_t)(l.superblock * dv) * 4};
@@ -69,18 +69,17 @@ static void stage_k(const work_t *w, int64_t n) {
     }
 }
 
-/* V as operand A of the second product: [Dv / TILE_ROWS][key][TILE_ROWS], so that a tile reads it in order. */
+/* V as operand A of the second product: [Dv / V_LANES][key][V_LANES], so that a tile reads it in order. */
 static void stage_v(const work_t *w, int64_t n) {
-    const int64_t step = w->l.superblock * TILE_ROWS;
-    for (int64_t j = 0; j < n; j++) {
-        const char *row = w->s.v + (w->s0 + j) * w->c->v_stride[2] * w->s.element;
-        float *to = w->v_stage + j * TILE_ROWS;
-        for (int64_t d = 0; d < w->c->Dv; d += V_LANES) {
-            const int64_t width = TFAST_MIN(V_LANES, w->c->Dv - d);
-            float x[V_LANES];
-            v_store(x, load_row(row, d, width, w->c->dtype));
-            for (int64_t i = 0; i < width; i += TILE_ROWS) memcpy(to + (d + i) / TILE_ROWS * step, x + i, TILE_ROWS * 4);
-        }
+    const int64_t step = w->l.superblock * V_LANES, row_bytes = w->c->v_stride[2] * w->s.element;
+    const char *rows = w->s.v + w->s0 * row_bytes;
+    for (int64_t d = 0; d < w->c->Dv; d += V_LANES) {
+        const int64_t width = w->c->Dv - d;
+        float *to = w->v_stage + d / V_LANES * step;
+        if (width >= V_LANES && w->c->dtype == TFAST_F32)
+            for (int64_t j = 0; j < n; j++) v_store(to + j * V_LANES, v_load((const float *)(rows + j * row_bytes) + d));
+        else
+            for (int64_t j = 0; j < n; j++) v_store(to + j * V_LANES, load_row(rows + j * row_bytes, d, width, w->c->dtype));
     }
 }
 
@@ -115,53 +114,58 @@ static void scale_output(const work_t *w, const panel_t *t, const float *alpha, 
         }
 }
 
-static const float *value_block(const work_t *w, int64_t k0, int64_t *col_stride, int64_t *a_step) {
-    if (w->stage_v) {
-        *col_stride = TILE_ROWS;
-        *a_step = w->l.superblock * TILE_ROWS;
-        return w->v_stage + (k0 - w->s0) * TILE_ROWS;
-    }
-    *col_stride = w->c->v_stride[2];
-    *a_step = TILE_ROWS;
-    return (const float *)w->s.v + k0 * w->c->v_stride[2];
+/* V from key k0 on, as columns: element (d, key) is at[d / V_LANES * group_step + d % V_LANES + key * key_stride]. */
+typedef struct {
+    const float *at;
+    int64_t key_stride, group_step;
+} values_t;
+
+static values_t values_from(const work_t *w, int64_t k0) {
+    if (w->stage_v) return (values_t){w->v_stage + (k0 - w->s0) * V_LANES, V_LANES, w->l.superblock * V_LANES};
+    return (values_t){(const float *)w->s.v + k0 * w->c->v_stride[2], w->c->v_stride[2], V_LANES};
 }
 
 /* The weighted sum of a ragged segment where V holds NaN or infinity: 0 * NaN would reach lanes that do not see that key. */
 static void add_values_by_lane(const work_t *w, const panel_t *t, int64_t k0, const segment_t *g, float *o) {
-    int64_t cs, step;
-    const float *values = value_block(w, k0, &cs, &step);
+    const values_t values = values_from(w, k0);
     for (int64_t v = g->v0; v < g->v1; v++) {
         vf lo, hi;
         lane_ranges(t, v, k0, &lo, &hi);
         for (int64_t d = 0; d < w->c->Dv; d++) {
-            const float *a = values + d / TILE_ROWS * step + d % TILE_ROWS;
+            const float *a = values.at + d / V_LANES * values.group_step + d % V_LANES;
             float *x = o + d * PANEL + v * V_LANES;
-            vf acc = v_load(x);
+            vf acc = v_zero();
             for (int64_t j = g->t0; j < g->t1; j++) {
-                const vf next = v_fma(v_set1(a[j * cs]), v_load(w->scores + j * PANEL + v * V_LANES), acc);
+                const vf next = v_fma(v_set1(a[j * values.key_stride]), v_load(w->scores + j * PANEL + v * V_LANES), acc);
                 acc = v_select(lane_sees(lo, hi, j), next, acc);
             }
-            v_store(x, acc);
+            v_store(x, v_add(acc, v_load(x)));
         }
     }
 }
 
+/* One segment's weighted sum into O^T, V_LANES columns of V at a time. */
+static void add_values_by_tile(const work_t *w, int64_t k0, const segment_t *g, tile_end end, const float *alpha, float *o) {
+    const values_t values = values_from(w, k0);
+    const int64_t lane = g->v0 * V_LANES, nv = g->v1 - g->v0;
+    tile_args a = {.k = g->t1 - g->t0, .row_stride = 1, .col_stride = values.key_stride, .a_step = TILE_ROWS,
+                   .b = w->scores + g->t0 * PANEL + lane, .from = o + lane, .from_stride = PANEL, .c = o + lane, .c_stride = PANEL,
+                   .row = alpha + lane, .end = end, .n = nv * V_LANES};
+    for (int64_t d = 0; d < w->c->Dv; d += V_LANES) {
+        a.a = values.at + d / V_LANES * values.group_step + g->t0 * values.key_stride;
+        tile_rows(&a, TFAST_MIN(V_LANES, w->c->Dv - d), nv);
+    }
+}
+
 static void add_values(const work_t *w, panel_t *t, int64_t k0, const segment_t *g, int n_segments, const float *alpha, float *o) {
-    int64_t cs, step;
-    const float *values = value_block(w, k0, &cs, &step);
     const int by_lane = t->careful && t->ragged;
     const int covers = !by_lane && n_segments > 0 && g[0].v0 == 0 && g[0].v1 == t->nv;
     if (!covers) scale_output(w, t, alpha, o);
     for (int i = 0; i < n_segments; i++) {
-        if (by_lane && g[i].ragged) {
+        if (by_lane && g[i].ragged)
             add_values_by_lane(w, t, k0, &g[i], o);
-            continue;
-        }
-        const int64_t lane = g[i].v0 * V_LANES;
-        tile_args a = {.k = g[i].t1 - g[i].t0, .a = values + g[i].t0 * cs, .row_stride = 1, .col_stride = cs, .a_step = step,
-                       .b = w->scores + g[i].t0 * PANEL + lane, .c = o + lane, .c_stride = PANEL, .row = alpha,
-                       .end = i > 0 || !covers ? END_ADD_C : t->started ? END_SCALE_C : END_STORE, .n = (g[i].v1 - g[i].v0) * V_LANES};
-        tile_rows(&a, w->c->Dv, g[i].v1 - g[i].v0);
+        else
+            add_values_by_tile(w, k0, &g[i], i > 0 || !covers ? END_ADD_C : t->started ? END_SCALE_C : END_STORE, alpha, o);
     }
     t->started = 1;
 }
@@ -184,7 +188,7 @@ static void panel_superblock(const work_t *w, int64_t index) {
     int64_t k0 = TFAST_MAX(w->s0, t->first / ATTENTION_BLOCK * ATTENTION_BLOCK);
     for (; k0 < end; k0 += ATTENTION_BLOCK) {
         const int64_t from = TFAST_MAX(k0, w->p->key_begin), n = TFAST_MIN(ATTENTION_BLOCK - (from - k0), end - from);
-        panel_block(w, t, w->q + index * w->c->D * PANEL, w->o + index * tfast_round_up(w->c->Dv, TILE_ROWS) * PANEL, from, n);
+        panel_block(w, t, w->q + index * w->c->D * PANEL, w->o + index * tfast_round_up(w->c->Dv, V_LANES) * PANEL, from, n);
     }
 }
 
@@ -216,33 +220,46 @@ static char *output_row(const work_t *w, const panel_t *t, int64_t lane) {
     return w->s.out + (t->head[lane] * w->c->out_stride[1] + t->query[lane] * w->c->out_stride[2]) * w->s.element;
 }
 
-/* V_LANES columns of O^T from d on, as rows, each times its lane's factor. */
-V_INLINE void output_rows(const float *o, int64_t d, int64_t width, int64_t v, vf factor, vf x[V_LANES]) {
-    for (int64_t i = 0; i < V_LANES; i++) x[i] = i < width ? v_mul(v_load(o + (d + i) * PANEL + v * V_LANES), factor) : v_zero();
+/* A full block of O^T as rows, each times its lane's factor, kept in registers as in pack_full_block. */
+V_INLINE void store_full_block(const float *o, vf factor, char *const row[V_LANES], int64_t d) {
+    vf x[V_LANES];
+#pragma GCC unroll 16
+    for (int i = 0; i < V_LANES; i++) x[i] = v_mul(v_load(o + i * PANEL), factor);
     v_transpose(x);
+#pragma GCC unroll 16
+    for (int i = 0; i < V_LANES; i++) v_store((float *)row[i] + d, x[i]);
 }
 
+static void store_edge_block(const float *o, vf factor, char *const row[V_LANES], int64_t lanes, int64_t d, int64_t width, tfast_dtype type) {
+    vf x[V_LANES];
+    for (int64_t i = 0; i < V_LANES; i++) x[i] = i < width ? v_mul(v_load(o + i * PANEL), factor) : v_zero();
+    v_transpose(x);
+    for (int64_t i = 0; i < lanes; i++) {
+        float one[V_LANES];
+        v_store(one, x[i]);
+        store_row(row[i] + d * element_bytes(type), one, width, type);
+    }
+}
+
+/* O^T to rows of the output, or of a partial result. */
 static void store_panel(const work_t *w, const panel_t *t, const float *o, const float *factor, float *partial_rows) {
     const int64_t dv = w->c->Dv;
     const tfast_dtype type = partial_rows ? TFAST_F32 : w->c->dtype;
     for (int64_t v = 0; v < t->nv; v++) {
         const int64_t lanes = TFAST_MIN(V_LANES, t->n - v * V_LANES);
         const vf f = v_load(factor + v * V_LANES);
+        char *row[V_LANES];
+        for (int64_t i = 0; i < lanes; i++) {
+            const int64_t lane = v * V_LANES + i;
+            row[i] = partial_rows ? (char *)(partial_rows + lane * dv) : output_row(w, t, lane);
+        }
         for (int64_t d = 0; d < dv; d += V_LANES) {
-            vf x[V_LANES];
             const int64_t width = TFAST_MIN(V_LANES, dv - d);
-            output_rows(o, d, width, v, f, x);
-            for (int64_t i = 0; i < lanes; i++) {
-                const int64_t lane = v * V_LANES + i;
-                char *row = partial_rows ? (char *)(partial_rows + lane * dv) : output_row(w, t, lane);
-                if (type == TFAST_F32) {
-                    v_store_n((float *)row + d, x[i], width);
-                } else {
-                    float one[V_LANES];
-                    v_store(one, x[i]);
-                    store_row(row + d * 2, one, width, type);
-                }
-            }
+            const float *from = o + d * PANEL + v * V_LANES;
+            if (lanes == V_LANES && width == V_LANES && type == TFAST_F32)
+                store_full_block(from, f, row, d);
+            else
+                store_edge_block(from, f, row, lanes, d, width, type);
         }
     }
 }
@@ -250,7 +267,7 @@ static void store_panel(const work_t *w, const panel_t *t, const float *o, const
 static void finish_panel(const work_t *w, int64_t index, float *factor) {
     const tfast_attention_piece *p = w->p;
     panel_t *t = w->panels + index;
-    float *o = w->o + index * tfast_round_up(w->c->Dv, TILE_ROWS) * PANEL;
+    float *o = w->o + index * tfast_round_up(w->c->Dv, V_LANES) * PANEL;
     if (!t->started) memset(o, 0, (size_t)(w->c->Dv * PANEL) * 4);
     if (p->partial) {
         const int64_t row = index * PANEL;
@@ -338,7 +355,7 @@ static void KERNEL(attention_f32_qblock)(const tfast_attention *c, const tfast_a
     over_superblocks(&w, 0, w.l.panels, panel_superblock);
     for (int64_t i = 0; i < w.l.panels; i++) {
         panel_t *t = w.panels + i;
-        if (t->ragged && !output_is_finite(&w, t, w.o + i * tfast_round_up(c->Dv, TILE_ROWS) * PANEL)) {
+        if (t->ragged && !output_is_finite(&w, t, w.o + i * tfast_round_up(c->Dv, V_LANES) * PANEL)) {
             reset_panel(t);
             t->careful = 1;
             over_superblocks(&w, i, i + 1, panel_superblock);

@@ -145,6 +145,23 @@ V_INLINE vf load_row(const char *row, int64_t d, int64_t n, tfast_dtype dtype) {
     return dtype == TFAST_F16 ? v_load_f16(p) : v_load_bf16(p);
 }
 
+/* A full V_LANES x V_LANES block of fp32: the loop has no condition in it, so that the block stays in registers. */
+V_INLINE void pack_full_block(const char *const row[V_LANES], int64_t d, vf factor, float *to) {
+    vf x[V_LANES];
+#pragma GCC unroll 16
+    for (int i = 0; i < V_LANES; i++) x[i] = v_mul(v_load((const float *)row[i] + d), factor);
+    v_transpose(x);
+#pragma GCC unroll 16
+    for (int i = 0; i < V_LANES; i++) v_store(to + i * PANEL, x[i]);
+}
+
+static void pack_edge_block(const char *const row[V_LANES], int64_t lanes, int64_t d, int64_t width, tfast_dtype dtype, vf factor, float *to) {
+    vf x[V_LANES];
+    for (int64_t i = 0; i < V_LANES; i++) x[i] = i < lanes ? v_mul(load_row(row[i], d, width, dtype), factor) : v_zero();
+    v_transpose(x);
+    for (int64_t i = 0; i < width; i++) v_store(to + i * PANEL, x[i]);
+}
+
 /* Q of the panel as the B operand of the tile: [D][PANEL], times `factor`. */
 static void panel_pack_q(const tfast_attention *c, const sequence_t *s, const panel_t *t, float factor, float *packed) {
     const vf f = v_set1(factor);
@@ -156,11 +173,12 @@ static void panel_pack_q(const tfast_attention *c, const sequence_t *s, const pa
             row[i] = s->q + (t->head[lane] * c->q_stride[1] + t->query[lane] * c->q_stride[2]) * s->element;
         }
         for (int64_t d = 0; d < c->D; d += V_LANES) {
-            vf x[V_LANES];
             const int64_t width = TFAST_MIN(V_LANES, c->D - d);
-            for (int64_t i = 0; i < V_LANES; i++) x[i] = i < lanes ? v_mul(load_row(row[i], d, width, c->dtype), f) : v_zero();
-            v_transpose(x);
-            for (int64_t i = 0; i < width; i++) v_store(packed + (d + i) * PANEL + v * V_LANES, x[i]);
+            float *to = packed + d * PANEL + v * V_LANES;
+            if (lanes == V_LANES && width == V_LANES && c->dtype == TFAST_F32)
+                pack_full_block(row, d, f, to);
+            else
+                pack_edge_block(row, lanes, d, width, c->dtype, f, to);
         }
     }
 }
@@ -175,18 +193,19 @@ static void store_row(char *row, const float *x, int64_t n, tfast_dtype dtype) {
     for (int64_t i = 0; i < n; i++) out[i] = dtype == TFAST_F16 ? to_f16(x[i]) : to_bf16(x[i]);
 }
 
-/* Row sums and maxima to the factor of the output (0 for a row that saw nothing), with the sink's share; lse where it is wanted. */
+/* Row sums and maxima to the factor of the output (0 for a row that saw nothing), with the sink's share; lse where it is wanted.
+ * With a sink the common maximum of scores and sink keeps 2^(sink - max) finite. NaN in `sum` reaches both results. */
 static float finish_row(const tfast_attention *c, const tfast_attention_piece *p, const sequence_t *s, int64_t head, int64_t query, float max, float sum) {
+    float top = max, total = sum;
     if (c->sinks) {
-        /* 2^(sink - max) may overflow where all scores lie far below the sink: the common maximum of both keeps it finite. */
-        const float sink = c->sinks[head] * V_LOG2E, top = TFAST_MAX(max, sink);
-        const float seen = max == -INFINITY ? 0 : sum * exp2f(max - top);
-        const float all = top == -INFINITY ? 0 : seen + exp2f(sink - top);
-        if (c->lse) c->lse[p->batch * c->lse_stride[0] + head * c->lse_stride[1] + s->q_row0 + query] = all > 0 ? (top + log2f(all)) / V_LOG2E : -INFINITY;
-        return max == -INFINITY || all == 0 ? 0 : exp2f(max - top) / all;
+        const float sink = c->sinks[head] * V_LOG2E;
+        top = TFAST_MAX(max, sink);
+        if (top > -INFINITY) total = (sum == 0 ? 0 : sum * exp2f(max - top)) + exp2f(sink - top);
     }
-    if (c->lse) c->lse[p->batch * c->lse_stride[0] + head * c->lse_stride[1] + s->q_row0 + query] = sum == 0 ? -INFINITY : (max + log2f(sum)) / V_LOG2E;
-    return sum == 0 ? 0 : 1 / sum;
+    if (c->lse)
+        c->lse[p->batch * c->lse_stride[0] + head * c->lse_stride[1] + s->q_row0 + query] =
+            total == 0 ? -INFINITY : (float)(((double)top + log2((double)total)) * M_LN2);
+    return sum == 0 ? 0 : exp2f(max - top) / total;
 }
 
 #endif

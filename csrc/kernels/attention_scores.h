@@ -61,12 +61,17 @@ static float bias_value(const tfast_bias *b, const char *row, int64_t key) {
     return ((const uint8_t *)row)[key * b->stride[3]] ? 0.0f : -INFINITY;
 }
 
-/* S = S * gain + bias: gain and bias are of base 2 where the scores are. */
+/* To base 2. Only -infinity masks: the lowest finite number, which some masks use, must not become it. */
+V_INLINE vf bias_log2(vf x) {
+    const vf y = v_max(v_set1(-FLT_MAX), v_mul(x, v_set1(V_LOG2E)));
+    return v_select(v_le(x, v_set1(-INFINITY)), x, y);
+}
+
 static void add_uniform_bias(const tfast_bias *b, const char *row, int64_t k0, const segment_t *g, float *S) {
     for (int64_t t = g->t0; t < g->t1; t++) {
         const float value = bias_value(b, row, k0 + t);
         if (value == 0) continue;
-        const vf x = v_set1(value * V_LOG2E);
+        const vf x = bias_log2(v_set1(value));
         for (int64_t v = g->v0; v < g->v1; v++) {
             float *s = S + t * PANEL + v * V_LANES;
             v_store(s, v_add(v_load(s), x));
@@ -76,7 +81,6 @@ static void add_uniform_bias(const tfast_bias *b, const char *row, int64_t k0, c
 
 /* Rows of the bias are lanes of the block: V_LANES x V_LANES transposes where keys are dense, single values elsewhere. */
 static void add_lane_bias(const tfast_bias *b, const char *const *rows, int64_t k0, const segment_t *g, int64_t v, float *S) {
-    const vf log2e = v_set1(V_LOG2E);
     for (int64_t t = g->t0; t < g->t1; t += V_LANES) {
         vf x[V_LANES];
         const int64_t width = TFAST_MIN(V_LANES, g->t1 - t);
@@ -95,7 +99,7 @@ static void add_lane_bias(const tfast_bias *b, const char *const *rows, int64_t 
         }
         v_transpose(x);
         float *s = S + t * PANEL + v * V_LANES;
-        for (int64_t j = 0; j < width; j++, s += PANEL) v_store(s, v_fma(x[j], log2e, v_load(s)));
+        for (int64_t j = 0; j < width; j++, s += PANEL) v_store(s, v_add(bias_log2(x[j]), v_load(s)));
     }
 }
 

@@ -2,6 +2,7 @@
  *   KERNEL(name)      the name with the suffix of the instruction set, e.g. gemm_f32_panel__avx512, so that a profile shows it
  *   TILE_ROWS, TILE_VECTORS, LAYOUT_ID, DECODE_ROWS   (see kernels/table.h) and included its simd/<isa>.h.
  * Everything in here is static: inline code compiled for AVX must not leak into the baseline through the linker. */
+#include <float.h>
 #include <math.h>
 #include <string.h>
 

@@ -30,6 +30,8 @@ typedef struct {
     int64_t row_stride, col_stride;
     int64_t a_step; /* from one tile of rows to the next */
     const float *b;
+    const float *from; /* C as it was: END_ADD_C and END_SCALE_C read it, which may be elsewhere than C */
+    int64_t from_stride;
     float *c;
     int64_t c_stride;
     tile_end end;
@@ -40,19 +42,23 @@ typedef struct {
 V_INLINE vf load_upto(const float *p, int cut, int64_t n) { return cut ? v_load_n(p, n) : v_load(p); }
 
 /* The accumulators to C. `end` and `partial` (the last vector has n_last columns only) are constants after inlining. */
-V_INLINE void tile_finish(vf acc[TILE_ROWS][TILE_VECTORS], const int m, const int nv, float *c, int64_t c_stride, const float *row,
-                          const tile_end end, const int partial, int64_t n_last) {
+V_INLINE void tile_finish(vf acc[TILE_ROWS][TILE_VECTORS], const int m, const int nv, const tile_args *t, const tile_end end, const int partial,
+                          const int64_t n_last) {
+    const int64_t c_stride = t->c_stride, from_stride = t->from_stride;
+    const float *from = t->from, *row = t->row;
+    float *c = t->c;
 #pragma GCC unroll 4
     for (int j = 0; j < nv; j++) {
         const int cut = partial && j == nv - 1;
         const vf r = end == END_ADD_ROW || end == END_SCALE_C ? load_upto(row + j * V_LANES, cut, n_last) : v_zero();
         float *cj = c + j * V_LANES;
+        const float *fj = from + j * V_LANES;
 #pragma GCC unroll 16
-        for (int i = 0; i < m; i++, cj += c_stride) {
+        for (int i = 0; i < m; i++, cj += c_stride, fj += from_stride) {
             vf x = acc[i][j];
             if (end == END_ADD_ROW) x = v_add(x, r);
-            if (end == END_ADD_C) x = v_add(x, load_upto(cj, cut, n_last));
-            if (end == END_SCALE_C) x = v_fma(load_upto(cj, cut, n_last), r, x);
+            if (end == END_ADD_C) x = v_add(x, load_upto(fj, cut, n_last));
+            if (end == END_SCALE_C) x = v_fma(load_upto(fj, cut, n_last), r, x);
             if (cut)
                 v_store_n(cj, x, n_last);
             else
@@ -83,19 +89,17 @@ V_INLINE void tile_body(const tile_args *t, const int m, const int nv) {
         a += cs;
         b += PANEL;
     }
-    const int64_t n_last = t->n - (nv - 1) * V_LANES, stride = t->c_stride;
-    float *c = t->c;
-    const float *row = t->row;
+    const int64_t n_last = t->n - (nv - 1) * V_LANES;
     const tile_end end = t->end;
     if (n_last < V_LANES) {
-        tile_finish(acc, m, nv, c, stride, row, end, 1, n_last);
+        tile_finish(acc, m, nv, t, end, 1, n_last);
         return;
     }
     switch (end) {
-        case END_STORE: tile_finish(acc, m, nv, c, stride, row, END_STORE, 0, 0); break;
-        case END_ADD_ROW: tile_finish(acc, m, nv, c, stride, row, END_ADD_ROW, 0, 0); break;
-        case END_ADD_C: tile_finish(acc, m, nv, c, stride, row, END_ADD_C, 0, 0); break;
-        case END_SCALE_C: tile_finish(acc, m, nv, c, stride, row, END_SCALE_C, 0, 0); break;
+        case END_STORE: tile_finish(acc, m, nv, t, END_STORE, 0, 0); break;
+        case END_ADD_ROW: tile_finish(acc, m, nv, t, END_ADD_ROW, 0, 0); break;
+        case END_ADD_C: tile_finish(acc, m, nv, t, END_ADD_C, 0, 0); break;
+        case END_SCALE_C: tile_finish(acc, m, nv, t, END_SCALE_C, 0, 0); break;
     }
 }
 
@@ -120,35 +124,38 @@ static const tile_fn tiles[TILE_VECTORS][TILE_ROWS] = {TILE_NAMES(1), TILE_NAMES
 static const tile_fn tiles[TILE_VECTORS][TILE_ROWS] = {TILE_NAMES(1), TILE_NAMES(2)};
 #endif
 
-/* All m rows of A, MR at a time. Moves t->a and t->c on. */
+/* All m rows of A, MR at a time. Moves t->a, t->from and t->c on. */
 static void tile_rows(tile_args *t, int64_t m, int64_t nv) {
-    const int64_t c_step = TILE_ROWS * t->c_stride;
+    const int64_t c_step = TILE_ROWS * t->c_stride, from_step = TILE_ROWS * t->from_stride;
     const tile_fn *by_rows = tiles[nv - 1];
     for (; m > 0; m -= TILE_ROWS) {
         by_rows[TFAST_MIN(m, TILE_ROWS) - 1](t);
         t->a += t->a_step;
+        t->from += from_step;
         t->c += c_step;
     }
 }
 
-/* On a tile that has just been stored and still lies in L1: an activation has 6-20 instructions for the K/16 FMAs of each vector, the
- * extra load and store are two. Unrolled into the tile, seven activations would make its code outgrow the instruction cache. */
-static void epilogue_rows(const tfast_gemm_panel *p, float *c, const float *residual, int64_t m) {
-    for (int64_t i = 0; i < m; i++, c += p->c_stride) {
-        if (p->activation != TFAST_IDENTITY) KERNEL(activation_f32_span)(p->n, c, c, p->activation);
+/* From sums that a tile has just stored, and that still lie in L1, to y: an activation has 6-20 instructions for the K/16 FMAs of each
+ * vector, the extra load and store are two. Unrolled into the tile, seven activations would make its code outgrow the instruction cache.
+ * Every element of the residual is read before y is written there: the two may be one array. */
+static void epilogue_rows(const tfast_gemm_panel *p, float *sums, float *y, const float *residual, int64_t m) {
+    for (int64_t i = 0; i < m; i++, sums += PANEL, y += p->y_stride) {
+        float *to = residual ? sums : y;
+        if (p->activation != TFAST_IDENTITY) KERNEL(activation_f32_span)(p->n, sums, to, p->activation);
         if (!residual) continue;
         int64_t j = 0;
-        for (; j + V_LANES <= p->n; j += V_LANES) v_store(c + j, v_add(v_load(c + j), v_load(residual + j)));
-        if (j < p->n) v_store_n(c + j, v_add(v_load_n(c + j, p->n - j), v_load_n(residual + j, p->n - j)), p->n - j);
+        for (; j + V_LANES <= p->n; j += V_LANES) v_store(y + j, v_add(v_load(sums + j), v_load(residual + j)));
+        if (j < p->n) v_store_n(y + j, v_add(v_load_n(sums + j, p->n - j), v_load_n(residual + j, p->n - j)), p->n - j);
         residual += p->residual_stride;
     }
 }
 
 static void KERNEL(gemm_f32_panel)(const tfast_gemm_panel *p) {
     const int64_t nv = tfast_ceil_div(p->n, V_LANES);
-    const int epilogue = p->last && (p->activation != TFAST_IDENTITY || p->residual);
-    tile_args t = {.k = p->k, .a = p->a, .row_stride = p->a_stride, .col_stride = 1,
-                   .a_step = TILE_ROWS * p->a_stride, .b = p->b, .c = p->c, .c_stride = p->c_stride,
+    const int epilogue = p->last && (p->activation != TFAST_IDENTITY || p->residual), direct = p->last && !epilogue;
+    tile_args t = {.k = p->k, .a = p->a, .row_stride = p->a_stride, .col_stride = 1, .a_step = TILE_ROWS * p->a_stride, .b = p->b,
+                   .from = p->sums, .from_stride = PANEL, .c = direct ? p->y : p->sums, .c_stride = direct ? p->y_stride : PANEL,
                    .end = !p->first ? END_ADD_C : p->bias ? END_ADD_ROW : END_STORE, .row = p->bias, .n = p->n};
     if (!epilogue) {
         tile_rows(&t, p->m, nv);
@@ -156,16 +163,24 @@ static void KERNEL(gemm_f32_panel)(const tfast_gemm_panel *p) {
     }
     for (int64_t i = 0; i < p->m; i += TILE_ROWS) {
         const int64_t m = TFAST_MIN(TILE_ROWS, p->m - i);
-        float *c = t.c;
+        float *sums = t.c;
         tile_rows(&t, m, nv);
-        epilogue_rows(p, c, p->residual ? p->residual + i * p->residual_stride : NULL, m);
+        epilogue_rows(p, sums, p->y + i * p->y_stride, p->residual ? p->residual + i * p->residual_stride : NULL, m);
     }
 }
 
 /* One block of V_LANES rows, transposed into columns [0, V_LANES) of the panel; rows from n on are 0. */
 static void pack_block(const float *w, int64_t w_stride, int64_t n, int64_t k, float *panel) {
     vf x[V_LANES];
-    for (int64_t d = 0; d < k; d += V_LANES) {
+    int64_t d = 0;
+    for (; n >= V_LANES && d + V_LANES <= k; d += V_LANES) { /* full blocks stay in registers */
+#pragma GCC unroll 16
+        for (int i = 0; i < V_LANES; i++) x[i] = v_load(w + i * w_stride + d);
+        v_transpose(x);
+#pragma GCC unroll 16
+        for (int i = 0; i < V_LANES; i++) v_store(panel + (d + i) * PANEL, x[i]);
+    }
+    for (; d < k; d += V_LANES) {
         const int64_t width = TFAST_MIN(V_LANES, k - d);
         for (int64_t i = 0; i < V_LANES; i++)
             x[i] = i >= n ? v_zero() : width == V_LANES ? v_load(w + i * w_stride + d) : v_load_n(w + i * w_stride + d, width);

@@ -13,19 +13,21 @@
 
 #include "../base/types.h"
 
-/* C (m, n) = A (m, k) * B (k, n) + (bias | C), and, at the last block of k, activation and residual.
- * A is row-major with unit column stride. B is one packed panel: k rows of panel_width floats, 64-byte aligned, zero-padded.
- * n <= panel_width. `first` adds bias (or 0 where bias is NULL), else what C holds, after the block's own sum. `last` applies the
- * epilogue C = activation(C) + residual. The caller cuts k by its own length alone: the cut decides the rounding. */
+/* One block of k of y (m, n) = activation(A (m, K) * B (K, n) + bias) + residual.
+ * A is row-major with unit column stride. B is one packed panel: k rows of panel_width floats, 64-byte aligned, zero-padded; n <= panel_width.
+ * `first`: the block's sum plus bias (0 where it is NULL), else plus what `sums` (m x panel_width) holds from the blocks before; it goes to
+ * `sums`, or, with `last`, through the epilogue to y, which nothing else writes. The caller cuts k by its length alone: the cut
+ * decides the rounding. */
 typedef struct {
     int64_t m, n, k;
     const float *a;
     int64_t a_stride;
     const float *b;
-    float *c;
-    int64_t c_stride;
+    float *sums;
+    float *y;
+    int64_t y_stride;
     const float *bias;
-    const float *residual;
+    const float *residual; /* may be y itself */
     int64_t residual_stride;
     tfast_activation activation;
     int first, last;

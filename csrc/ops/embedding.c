@@ -20,13 +20,8 @@ static void run(void *ctx, int64_t task, void *scratch) {
     for (const int64_t end = i + n; i < end; i++) memcpy(c->y + i * c->y_stride, c->table + c->ids[i] * c->table_stride, (size_t)c->width * 4);
 }
 
-tfast_status tfast_embedding(int64_t n, const int64_t *ids, int64_t V, int64_t width, const float *table, int64_t table_stride, float *y,
-                             int64_t y_stride, int64_t *bad, int n_threads) {
-    for (int64_t i = 0; i < n; i++)
-        if (ids[i] < 0 || ids[i] >= V) {
-            *bad = i;
-            return TFAST_OUT_OF_RANGE;
-        }
+tfast_status tfast_embedding(int64_t n, const int64_t *ids, int64_t width, const float *table, int64_t table_stride, float *y, int64_t y_stride,
+                             int n_threads) {
     call_t c = {rows_plan_for(n, width), ids, table, width, table_stride, y_stride, y};
     return rows_run(&c.plan, width, 0.2, n_threads, run, &c);
 }

@@ -11,6 +11,8 @@
 
 /* A block of a panel stays in L1 while all rows of a row block pass by it: 3/4 of L1, the rest is for x and y. */
 #define PANEL_SHARE_OF_L1 0.75
+/* Nor longer than this: a sum of 192 products has less than half the rounding error of one of 1,024. */
+#define MAX_K_BLOCK 192
 /* A row block of x stays in L2 while all panels pass by it. */
 #define ROWS_SHARE_OF_L2 0.5
 /* A row block below this reads the weights too often for what its rows compute. */
@@ -23,6 +25,8 @@ typedef struct {
     const tfast_kernels *kernels;
     int64_t k_block, row_block, n_row_blocks, n_panels, panels_per_task, n_col_blocks;
 } plan_t;
+
+static int64_t clamp(int64_t x, int64_t lo, int64_t hi) { return x < lo ? lo : x > hi ? hi : x; }
 
 size_t tfast_packed_bytes(int64_t N, int64_t K) {
     return (size_t)tfast_round_up(N, tfast_kernels_now()->panel_width) * (size_t)K * sizeof(float);
@@ -52,7 +56,6 @@ tfast_status tfast_pack(const float *w, int64_t w_stride, tfast_packed *p, int n
 
 /* The panels [first, last) of one row block. */
 static void run_block(void *ctx, int64_t task, void *scratch) {
-    (void)scratch;
     const plan_t *p = ctx;
     const tfast_linear *c = p->call;
     const int64_t width = p->kernels->panel_width, N = c->weight->N, K = c->weight->K;
@@ -64,7 +67,7 @@ static void run_block(void *ctx, int64_t task, void *scratch) {
             const tfast_gemm_panel g = {
                 .m = m, .n = TFAST_MIN(width, N - n), .k = TFAST_MIN(p->k_block, K - k),
                 .a = c->x + row * c->x_stride + k, .a_stride = c->x_stride, .b = c->weight->panels + n * K + k * width,
-                .c = c->y + row * c->y_stride + n, .c_stride = c->y_stride, .bias = c->bias ? c->bias + n : NULL,
+                .sums = scratch, .y = c->y + row * c->y_stride + n, .y_stride = c->y_stride, .bias = c->bias ? c->bias + n : NULL,
                 .residual = c->residual ? c->residual + row * c->residual_stride + n : NULL, .residual_stride = c->residual_stride,
                 .activation = c->activation, .first = k == 0, .last = k + p->k_block >= K};
             p->kernels->gemm_f32_panel(&g);
@@ -72,13 +75,11 @@ static void run_block(void *ctx, int64_t task, void *scratch) {
     }
 }
 
-static int64_t clamp(int64_t x, int64_t lo, int64_t hi) { return x < lo ? lo : x > hi ? hi : x; }
-
 static void make_plan(plan_t *p, const tfast_linear *c, int threads) {
     const tfast_cpu *cpu = tfast_cpu_info();
     const int64_t tile = p->kernels->tile_rows, width = p->kernels->panel_width, K = TFAST_MAX(c->weight->K, 1);
     const int64_t fits = (int64_t)(PANEL_SHARE_OF_L1 * (double)cpu->l1d_bytes) / (width * 4);
-    p->k_block = tfast_round_up(tfast_ceil_div(K, tfast_ceil_div(K, TFAST_MAX(fits, 64))), 8);
+    p->k_block = tfast_round_up(tfast_ceil_div(K, tfast_ceil_div(K, clamp(fits, 64, MAX_K_BLOCK))), 8);
     const int64_t rows = clamp((int64_t)(ROWS_SHARE_OF_L2 * (double)cpu->l2_bytes) / (K * 4), MIN_BLOCK_ROWS, MAX_BLOCK_ROWS);
     p->n_panels = tfast_ceil_div(c->weight->N, width);
     p->n_row_blocks = tfast_ceil_div(c->M, rows);
@@ -101,6 +102,7 @@ tfast_status tfast_linear_run(const tfast_linear *c, int n_threads) {
     const double ns = 2.0 * (double)c->M * (double)c->weight->N * (double)c->weight->K / 50.0; /* 50 GFLOP/s */
     make_plan(&p, c, tfast_threads_for(ns, n_threads));
     const int64_t tasks = p.n_row_blocks * p.n_col_blocks;
-    const tfast_parallel loop = {.n_tasks = tasks, .task_ns = ns / (double)tasks, .n_threads = n_threads};
+    const tfast_parallel loop = {.n_tasks = tasks, .task_ns = ns / (double)tasks, .n_threads = n_threads,
+                                 .scratch_bytes = (size_t)(p.row_block * p.kernels->panel_width) * sizeof(float)};
     return tfast_parallel_for(&loop, run_block, &p);
 }

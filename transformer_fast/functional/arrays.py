@@ -6,6 +6,9 @@ order and natural alignment. What comes otherwise is copied here, once, into the
 
 from __future__ import annotations
 
+import math
+import operator
+
 import numpy as np
 
 FLOAT32 = np.dtype(np.float32)
@@ -28,11 +31,29 @@ def float32(x, name: str, *, last: int | None = None) -> np.ndarray:
     """`x` as a float32 array that the engine can read; `last` is the length that its last axis must have."""
     if type(x) is not np.ndarray:
         x = np.asarray(x)
-    if x.dtype != FLOAT32 and x.dtype.newbyteorder("=") != FLOAT32:
+    if x.dtype != FLOAT32 and x.dtype.name != "float32":
         raise TypeError(f"{name} has dtype {x.dtype}; float32 is needed")
     if last is not None and (x.ndim == 0 or x.shape[-1] != last):
         raise ValueError(f"{name} has shape {x.shape}; its last axis must have length {last}")
     return dense(x)
+
+
+def number(x, name: str) -> float:
+    """A finite Python float."""
+    try:
+        value = float(operator.index(x)) if isinstance(x, (int, np.integer)) else x.__float__()
+    except (AttributeError, TypeError, ValueError):
+        raise TypeError(f"{name} is {x!r}; a number is needed") from None
+    if not math.isfinite(value):
+        raise ValueError(f"{name} is {x!r}; a finite number is needed")
+    return value
+
+
+def integer(x, name: str) -> int:
+    try:
+        return operator.index(x)
+    except TypeError:
+        raise TypeError(f"{name} is {x!r}; an integer is needed") from None
 
 
 def vector(x, name: str, n: int) -> np.ndarray:
@@ -57,7 +78,7 @@ def integers(x, name: str, n: int) -> np.ndarray:
 
 def as_rows(x: np.ndarray) -> np.ndarray:
     """(..., N) as (M, N): a view where the strides allow it."""
-    return x if x.ndim == 2 else x.reshape(-1, x.shape[-1]) if x.size else x.reshape(0, x.shape[-1])
+    return x if x.ndim == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 def overlaps(a: np.ndarray, b: np.ndarray) -> bool:
@@ -75,7 +96,7 @@ def same_memory(a: np.ndarray, b: np.ndarray) -> bool:
     return a.__array_interface__["data"][0] == b.__array_interface__["data"][0] and a.strides == b.strides and a.shape == b.shape
 
 
-def check_out(out, shape: tuple[int, ...], dtype: np.dtype, inputs: dict[str, np.ndarray | None], in_place: tuple[str, ...] = ()) -> None:
+def check_out(out, shape: tuple[int, ...], dtype: np.dtype, inputs: dict[str, object], in_place: tuple[str, ...] = ()) -> None:
     """Raises where `out` cannot take a result of `shape`. Those of `inputs` named in `in_place` may be `out` itself, not overlap with it."""
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out is a {type(out).__name__}; a NumPy array is needed")
@@ -88,12 +109,12 @@ def check_out(out, shape: tuple[int, ...], dtype: np.dtype, inputs: dict[str, np
     if not out.flags.aligned:
         raise ValueError("out is misaligned; an array aligned to its element is needed")
     for name, array in inputs.items():
-        if array is None or not overlaps(out, array):
+        if not isinstance(array, np.ndarray) or not overlaps(out, array):
             continue
         if name in in_place and same_memory(out, array):
             continue
         raise ValueError(f"out overlaps {name}; memory of its own is needed")
-    if any(stride == 0 and length > 1 for stride, length in zip(out.strides, out.shape, strict=True)):
+    if out.size and any(stride == 0 and length > 1 for stride, length in zip(out.strides, out.shape, strict=True)):
         raise ValueError("out has a stride of 0: several results would go to one place")
 
 

@@ -40,20 +40,20 @@ def _check_heads(H: int, Hkv: int, enable_gqa: bool) -> None:
 
 def _check_plain(dropout_p, softcap, scale, D: int) -> float:
     """The scale. What has nothing to do with arrays is refused here."""
-    if dropout_p != 0:
+    if arrays.number(dropout_p, "dropout_p") != 0:
         raise ValueError(f"dropout_p is {dropout_p}; 0 is needed: this library only does inference, and dropout is not applied there")
-    if not softcap >= 0 or math.isinf(softcap):
-        raise ValueError(f"softcap is {softcap}; a finite number >= 0 is needed (0: none)")
+    if arrays.number(softcap, "softcap") < 0:
+        raise ValueError(f"softcap is {softcap}; a number >= 0 is needed (0: none)")
     if scale is None:
         if D == 0:
             raise ValueError("query has head size D = 0; at least 1 is needed")
         return 1 / math.sqrt(D)
-    return float(scale)
+    return arrays.number(scale, "scale")
 
 
 def _bounds(window, is_causal: bool) -> tuple[int, int]:
     try:
-        left, right = (int(side) for side in window)
+        left, right = (arrays.integer(side, "window") for side in window)
     except (TypeError, ValueError):
         raise ValueError(f"window is {window!r}; a pair (left, right) of integers is needed, -1 for unlimited") from None
     if left < -1 or right < -1:
@@ -70,9 +70,10 @@ def _offsets(causal_offset, B: int, bottom_right) -> np.ndarray | None:
             raise ValueError(f'causal_offset is {causal_offset!r}; an integer, (B,) integers or "bottom_right" is needed')
         return np.ascontiguousarray(np.broadcast_to(np.asarray(bottom_right, np.int64), (B,)))
     if isinstance(causal_offset, int):
-        return None if causal_offset == 0 else np.full(B, causal_offset, np.int64)
+        return None if causal_offset == 0 else np.full(B, min(max(causal_offset, -_FARTHEST), _FARTHEST), np.int64)
     offsets = np.asarray(causal_offset)
-    return arrays.integers(np.broadcast_to(offsets, (B,)) if offsets.ndim == 0 else offsets, "causal_offset", B)
+    offsets = arrays.integers(np.broadcast_to(offsets, (B,)) if offsets.ndim == 0 else offsets, "causal_offset", B)
+    return offsets.clip(-_FARTHEST, _FARTHEST)
 
 
 def _lengths(kv_lengths, B: int, longest) -> np.ndarray | None:
@@ -100,7 +101,7 @@ def _mask(attn_mask, lead: tuple[int, ...], shape: tuple[int, int, int]) -> np.n
         mask = np.broadcast_to(mask, lead + shape)
     except ValueError:
         raise ValueError(f"attn_mask has shape {mask.shape}; one that broadcasts to {lead + shape} is needed") from None
-    return mask.reshape(-1, *shape)
+    return mask.reshape(math.prod(lead), *shape)
 
 
 def _table(relative_bias, H: int, Lq: int, Lk: int) -> np.ndarray | None:
@@ -133,11 +134,15 @@ def _check_shapes(query: np.ndarray, key: np.ndarray, value: np.ndarray) -> None
         raise ValueError(f"value has shape {value.shape}; (..., {key.shape[-3]}, {key.shape[-2]}, Dv) is needed, as key {key.shape} has it")
 
 
-def _as_array(x, name: str) -> np.ndarray:
-    x = x if type(x) is np.ndarray else np.asarray(x)
-    if x.dtype == object:
-        raise TypeError(f"{name} is a {type(x).__name__} of dtype object; a float array is needed")
-    return x
+def _operands(query, key, value) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
+    """The code of their type (-1: float64), and the three as arrays of that type."""
+    query, key, value = (x if type(x) is np.ndarray else np.asarray(x) for x in (query, key, value))
+    return _dtype_code(query, key, value), query, key, value
+
+
+def _check_out(out, shape, dtype, query, key, value, **others) -> None:
+    if out is not None:
+        arrays.check_out(out, shape, dtype, {"query": query, "key": key, "value": value, **others})
 
 
 class _Call:
@@ -147,8 +152,9 @@ class _Call:
         self, query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa, causal_offset, window, kv_lengths, softcap,
         relative_bias, alibi_slopes, sinks, return_weights, return_lse, out,
     ):  # fmt: skip
+        self.code, query, key, value = _operands(query, key, value)
+        self.operands = query, key, value
         _check_shapes(query, key, value)
-        self.code = _dtype_code(query, key, value)
         H, Lq, D = query.shape[-3:]
         Hkv, Lk, Dv = value.shape[-3:]
         _check_heads(H, Hkv, enable_gqa)
@@ -157,10 +163,13 @@ class _Call:
             raise ValueError(f'return_weights is {return_weights!r}; False, "mean" or "heads" is needed')
         self.lead = lead = self._leading(query, key, value)
         B = math.prod(lead)
+        self.keys = Lk
         self.shape = lead + (H, Lq, Dv)
         self.dtype = query.dtype.newbyteorder("=")
-        if out is not None:
-            arrays.check_out(out, self.shape, self.dtype, {"query": query, "key": key, "value": value, "attn_mask": _array_or_none(attn_mask)})
+        _check_out(
+            out, self.shape, self.dtype, query, key, value, attn_mask=attn_mask, causal_offset=causal_offset, kv_lengths=kv_lengths,
+            relative_bias=relative_bias, alibi_slopes=alibi_slopes, sinks=sinks,
+        )  # fmt: skip
         left, right = _bounds(window, is_causal)
         self.result = arrays.result_array(out, self.shape, self.dtype)
         self.lse = np.empty((B, H, Lq), np.float32) if return_lse else None
@@ -200,10 +209,6 @@ class _Call:
         if self.lse is not None:
             results.append(self.lse.reshape(self.lead + self.lse.shape[1:]))
         return results[0] if len(results) == 1 else tuple(results)
-
-
-def _array_or_none(x) -> np.ndarray | None:
-    return x if isinstance(x, np.ndarray) else None
 
 
 def scaled_dot_product_attention(
@@ -257,14 +262,13 @@ def scaled_dot_product_attention(
     >>> tf.scaled_dot_product_attention(x, x, x, is_causal=True).shape
     (2, 12, 128, 64)
     """
-    query, key, value = _as_array(query, "query"), _as_array(key, "key"), _as_array(value, "value")
     call = _Call(
         query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa, causal_offset, window, kv_lengths, softcap, relative_bias,
         alibi_slopes, sinks, return_weights, return_lse, out,
     )  # fmt: skip
     if call.code < 0:
         results = reference.scaled_dot_product_attention(
-            query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa, causal_offset=causal_offset, window=window,
+            *call.operands, attn_mask, dropout_p, is_causal, scale, enable_gqa, causal_offset=causal_offset, window=window,
             kv_lengths=kv_lengths, softcap=softcap, relative_bias=relative_bias, alibi_slopes=alibi_slopes, sinks=sinks,
             return_weights=return_weights, return_lse=return_lse,
         )  # fmt: skip
@@ -317,7 +321,7 @@ def varlen_attention(
     the top left corner. return_lse adds (H, Tq). The other options, types, guarantees and errors are those of scaled_dot_product_attention.
     Source: the packed form of FlashAttention (flash_attn_varlen_func).
     """
-    query, key, value = _as_array(query, "query"), _as_array(key, "key"), _as_array(value, "value")
+    code, query, key, value = _operands(query, key, value)
     for name, array in (("query", query), ("key", key), ("value", value)):
         if array.ndim != 3:
             raise ValueError(f"{name} has shape {array.shape}; (tokens, heads, head size) is needed")
@@ -327,7 +331,6 @@ def varlen_attention(
     if len(starts_q) != len(starts_k):
         raise ValueError(f"cu_seqlens_k has {len(starts_k)} values; as many as cu_seqlens_q, {len(starts_q)}, are needed")
     _check_shapes(query.swapaxes(0, 1), key.swapaxes(0, 1), value.swapaxes(0, 1))
-    code = _dtype_code(query, key, value)
     (Tq, H, D), (Hkv, Dv) = query.shape, value.shape[1:]
     _check_heads(H, Hkv, enable_gqa)
     B, lengths_q, lengths_k = len(starts_q) - 1, np.diff(starts_q), np.diff(starts_k)
@@ -335,8 +338,10 @@ def varlen_attention(
     scale = _check_plain(dropout_p, softcap, scale, D)
     left, right = _bounds(window, is_causal)
     dtype = query.dtype.newbyteorder("=")
-    if out is not None:
-        arrays.check_out(out, (Tq, H, Dv), dtype, {"query": query, "key": key, "value": value, "attn_mask": _array_or_none(attn_mask)})
+    _check_out(
+        out, (Tq, H, Dv), dtype, query, key, value, cu_seqlens_q=cu_seqlens_q, cu_seqlens_k=cu_seqlens_k, attn_mask=attn_mask,
+        causal_offset=causal_offset, kv_lengths=kv_lengths, relative_bias=relative_bias, alibi_slopes=alibi_slopes, sinks=sinks,
+    )  # fmt: skip
     offsets = _offsets(causal_offset, B, lengths_k - lengths_q)
     lengths = _lengths(kv_lengths, B, lengths_k)
     table = _table(relative_bias, H, Mq, Mk)
@@ -368,7 +373,6 @@ def explain_attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causa
     Returns kernel ("online", "full-row" or "decode"), isa, query_panel and key_block (rows and keys of one step), pieces (tasks), rows_per_piece,
     key_splits, threads, skipped_fraction (of the Lq x Lk scores, by structure), score_flops (of the rest) and workspace_bytes (all threads).
     """
-    query, key, value = _as_array(query, "query"), _as_array(key, "key"), _as_array(value, "value")
     defaults = {
         "causal_offset": 0, "window": (-1, -1), "kv_lengths": None, "softcap": 0.0, "relative_bias": None, "alibi_slopes": None, "sinks": None,
         "return_weights": False, "return_lse": False, "out": None,
@@ -381,7 +385,7 @@ def explain_attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causa
     if call.code < 0:
         return {"kernel": "reference", "isa": "numpy", "threads": 1}
     plan = _core.explain_attention(call.arguments, 0)
-    kernel = "decode" if plan["decode"] else "full-row" if value.shape[-2] <= plan["key_block"] else "online"
+    kernel = "decode" if plan["decode"] else "full-row" if call.keys <= plan["key_block"] else "online"
     return {
         "kernel": kernel,
         "isa": _core.get_isa(),

@@ -19,16 +19,20 @@ def embedding(ids, weight, *, out=None) -> np.ndarray:
     weight = arrays.float32(weight, "weight")
     if weight.ndim != 2:
         raise ValueError(f"weight has shape {weight.shape}; (V, N) is needed")
+    _check_ids(ids, weight.shape[0])
     shape = (*ids.shape, weight.shape[1])
     if out is not None:
         arrays.check_out(out, shape, arrays.FLOAT32, {"weight": weight, "ids": ids})
     result = out if out is not None and out.flags.c_contiguous else np.empty(shape, arrays.FLOAT32)
-    flat = np.ascontiguousarray(ids, dtype=np.int64).reshape(-1)
-    if flat.size:
-        bad = _core.embedding(flat, weight, result.reshape(-1, shape[-1]) if result.size else np.empty((flat.size, 0), np.float32), 0)
-        if bad is not None:
-            raise IndexError(f"ids holds {flat[bad]}; values in [0, {weight.shape[0]}), the rows of weight, are needed")
+    if result.size:
+        _core.embedding(np.ascontiguousarray(ids, dtype=np.int64).reshape(-1), weight, result.reshape(-1, shape[-1]), 0)
     return arrays.finish(out, result)
+
+
+def _check_ids(ids: np.ndarray, V: int) -> None:
+    if ids.size and (ids.min() < 0 or ids.max() >= V):
+        bad = ids[(ids < 0) | (ids >= V)].flat[0]
+        raise IndexError(f"ids holds {bad}; values in [0, {V}), the rows of weight, are needed")
 
 
 def _copied(source: np.ndarray, shape: tuple[int, ...], view) -> np.ndarray:
@@ -41,15 +45,15 @@ def _copied(source: np.ndarray, shape: tuple[int, ...], view) -> np.ndarray:
 
 def _checked(x, shape: str, ndim: int) -> np.ndarray:
     x = np.asarray(x)
-    if x.dtype.kind not in "fiub" and x.dtype.name != "bfloat16":
-        raise TypeError(f"x has dtype {x.dtype}; a number type is needed")
+    if x.dtype.name not in ("float32", "float64", "float16", "bfloat16"):
+        raise TypeError(f"x has dtype {x.dtype}; float32, float64, float16 or bfloat16 is needed")
     if x.ndim != ndim:
         raise ValueError(f"x has shape {x.shape}; {shape} is needed")
     return arrays.dense(x)
 
 
 def split_heads(x, num_heads) -> np.ndarray:
-    """(B, L, H * D) -> (B, H, L, D), dense. Any number type.
+    """(B, L, H * D) -> (B, H, L, D), dense. Any of the float types of attention.
 
     Inside the library nobody needs it: attention takes x.reshape(B, L, H, D).swapaxes(1, 2) as it is.
     Raises ValueError where num_heads does not divide the last axis.
@@ -64,7 +68,7 @@ def split_heads(x, num_heads) -> np.ndarray:
 
 
 def concat_heads(x) -> np.ndarray:
-    """(B, H, L, D) -> (B, L, H * D), dense: the inverse of split_heads. Any number type, any strides."""
+    """(B, H, L, D) -> (B, L, H * D), dense: the inverse of split_heads. Any of the float types of attention, any strides."""
     x = _checked(x, "(B, H, L, D)", 4)
     B, H, L, D = x.shape
     return _copied(x, (B, L, H * D), lambda result: result.reshape(B, L, H, D).swapaxes(1, 2))

@@ -28,25 +28,28 @@ def pack_weight(weight) -> PackedWeight:
 def linear(x, weight, bias=None, *, activation=None, residual=None, out=None) -> np.ndarray:
     """activation(x weight^T + bias) + residual.
 
-    x (..., K), weight (N, K) or what pack_weight made of it, bias (N,), residual (..., N) -> (..., N); all float32.
+    x (..., K), weight (N, K) or what pack_weight made of it, bias (N,), residual (..., N), or one that broadcasts to it, -> (..., N); all
+    float32.
     activation: None, "relu", "gelu" (by erf), "gelu_tanh", "quick_gelu", "silu" or "tanh", applied while the result is in cache.
     A weight that is not packed is packed for this one call. out may be `residual` itself, and must not overlap x.
     Raises TypeError, ValueError, and RuntimeError for a weight packed under another instruction set. Source: torch.nn.functional.linear.
     """
     packed = weight if type(weight) is PackedWeight else pack_weight(weight)
     N, K = packed.shape
-    x = arrays.float32(x, "x", last=K)
+    x = arrays.float32(x, "x")
+    if x.ndim == 0 or x.shape[-1] != K:
+        raise ValueError(f"weight has shape {packed.shape}, x has shape {x.shape}: (N, K) and (..., K) are needed")
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation is {activation!r}; one of {list(ACTIVATIONS)} is needed")
     if bias is not None:
         bias = arrays.vector(bias, "bias", N)
     shape = (*x.shape[:-1], N)
     if residual is not None:
-        residual = arrays.float32(residual, "residual", last=N)
+        residual = arrays.float32(residual, "residual")
         if residual.shape != shape:
             residual = _broadcast(residual, shape)
     if out is not None:
-        arrays.check_out(out, shape, arrays.FLOAT32, {"x": x, "residual": residual, "bias": bias}, in_place=("residual",))
+        arrays.check_out(out, shape, arrays.FLOAT32, {"x": x, "residual": residual, "weight": weight, "bias": bias}, in_place=("residual",))
     result = arrays.result_array(out, shape, arrays.FLOAT32)
     if result.size:
         rows = arrays.as_rows(result)
@@ -59,6 +62,6 @@ def linear(x, weight, bias=None, *, activation=None, residual=None, out=None) ->
 
 def _broadcast(residual: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     try:
-        return np.broadcast_to(residual, shape)
+        return arrays.dense(np.broadcast_to(residual, shape))
     except ValueError:
         raise ValueError(f"residual has shape {residual.shape}; {shape} is needed") from None

@@ -19,6 +19,8 @@ def layer_norm(x, weight=None, bias=None, eps=1e-5, *, residual=None, out=None) 
     if x.ndim == 0:
         raise ValueError("x has shape (); at least one axis is needed")
     N = x.shape[-1]
+    if arrays.number(eps, "eps") < 0:
+        raise ValueError(f"eps is {eps!r}; a number >= 0 is needed")
     if residual is not None:
         residual = arrays.float32(residual, "residual", last=N)
         if residual.shape != x.shape:
@@ -40,7 +42,7 @@ def softmax(x, axis=-1, *, out=None) -> np.ndarray:
     out may be x itself. Raises TypeError, ValueError, and numpy.exceptions.AxisError for an axis that x does not have.
     """
     x = arrays.float32(x, "x")
-    if not -x.ndim <= axis < x.ndim:
+    if not -x.ndim <= arrays.integer(axis, "axis") < x.ndim:
         raise np.exceptions.AxisError(axis, x.ndim)
     if out is not None:
         arrays.check_out(out, x.shape, arrays.FLOAT32, {"x": x}, in_place=("x",))
@@ -49,7 +51,7 @@ def softmax(x, axis=-1, *, out=None) -> np.ndarray:
     result = _row_result(out, x.shape) if last else np.empty(rows.shape, arrays.FLOAT32)
     if result.size:
         _core.softmax(arrays.as_rows(rows), arrays.as_rows(result), 0)
-    return arrays.finish(out, result if last else np.moveaxis(result, -1, axis))
+    return arrays.finish(out, result if last else np.ascontiguousarray(np.moveaxis(result, -1, axis)))
 
 
 def _row_result(out, shape) -> np.ndarray:

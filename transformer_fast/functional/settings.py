@@ -43,6 +43,8 @@ def set_isa(name: str | None) -> None:
     Weights packed before belong to the level they were packed under. Raises ValueError for a name that is not known, RuntimeError where the
     machine lacks the level. TRANSFORMER_FAST_ISA does the same at import.
     """
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"name is {name!r}; a string, or None, is needed")
     done = _core.set_isa(name)
     if done is None:
         raise RuntimeError(f"the instruction set {name!r} is not there on this machine; available: {', '.join(available_isas())}")
