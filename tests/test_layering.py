@@ -23,7 +23,7 @@ CSRC = ROOT / "csrc"
 PYTHON_ROOMS = {
     "__main__": {"cli"},
     "cli": {"bench", "functional", "models", "passages", "text", "weights", "__init__"},
-    "bench": {"functional"},
+    "bench": {"functional", "timing"},
     "text": {"models", "nn", "functional", "checkpoint", "weights"},
     "models": {"models", "nn", "functional", "checkpoint"},
     "nn": {"nn", "functional"},
@@ -31,6 +31,7 @@ PYTHON_ROOMS = {
     "checkpoint": set(),
     "passages": set(),
     "reference": set(),
+    "timing": set(),
     "weights": {"checkpoint"},
     "__init__": {"functional", "models", "nn", "text"},
 }

@@ -9,13 +9,13 @@ import numpy as np
 from cases import ACTIVATIONS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import assert_close, widened
+from support import TOLERANCE, assert_close, widened
 
 from transformer_fast import functional, reference
 
 # The same examples in every CI run, new ones on a developer's machine.
 drawn = settings(
-    max_examples=250,
+    max_examples=300,
     deadline=None,
     derandomize="CI" in os.environ,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
@@ -133,7 +133,7 @@ def rounding(arrays, options):
     """What float32 may cost: a score is rounded in proportion to its terms, and exp makes that a relative error."""
     q, k, v = (np.abs(array.astype(np.float64)) for array in arrays)
     if 0 in q.shape or 0 in v.shape:
-        return 0.0
+        return TOLERANCE  # sinks still have an lse
     terms = np.repeat(k, q.shape[1] // k.shape[1], axis=1).swapaxes(-1, -2)
     largest = (q @ terms).max() * abs(options.get("scale", q.shape[-1] ** -0.5))
     if "alibi_slopes" in options:
@@ -175,5 +175,6 @@ def test_linear(machine, call):
     expected = reference.linear(*widened([x, weight]), **widened(options))
     with machine:
         got = functional.linear(x, functional.pack_weight(weight) if call.extra["pack"] else weight, **options)
+    # Repeated data adds up one product K times, and all roundings go the same way: Higham's bound, K u sum |x w|.
     terms = np.abs(x.astype(np.float64)) @ np.abs(weight.astype(np.float64)).T
-    assert_close(got, expected, 6e-7 * (4 + terms.max(initial=0)))
+    assert_close(got, expected, 6e-8 * (x.shape[-1] + 16) * (2 + terms.max(initial=0)))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from transformer_fast import functional
+from transformer_fast.timing import repeats_to_fill, seconds_a_call
 
 # One sample runs the call as often as fills this time: short enough to interleave, long enough for the clock.
 _SAMPLE_SECONDS = 0.03
@@ -200,21 +200,28 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join([about, line(head), line(["-" * width for width in widths]), *map(line, body)])
 
 
-def numpy_attention(query: np.ndarray, key: np.ndarray, value: np.ndarray, *, causal: bool = False) -> np.ndarray:
+def numpy_attention(
+    query: np.ndarray, key: np.ndarray, value: np.ndarray, *, causal: bool = False, bias: np.ndarray | None = None
+) -> np.ndarray:
     """Attention as a careful NumPy user writes it, (B, H, L, D) each, in float32: matmul, exp(score - maximum), matmul.
 
     Head by head, in place, with the division moved behind the second product: on one thread that was 1.1-1.5 times
     as fast as the same on whole (B, H, L, L) arrays (L = 128 to 2048), since one head's scores stay in a cache.
+    `bias` broadcasts to (B, H, Lq, Lk) and is added to the scores; in it, -inf hides a key.
     """
     B, H, L, D = query.shape
     scale = np.float32(1 / math.sqrt(D))
     out = np.empty((B, H, L, value.shape[-1]), np.float32)
     scores = np.empty((L, key.shape[-2]), np.float32)
     hidden = np.triu(np.full(scores.shape, -np.inf, np.float32), 1) if causal else None
+    if bias is not None:
+        bias = np.broadcast_to(bias, (B, H, *scores.shape))
     for b, h in np.ndindex(B, H):
         np.matmul(query[b, h] * scale, key[b, h].T, out=scores)
         if hidden is not None:
             scores += hidden
+        if bias is not None:
+            scores += bias[b, h]
         scores -= scores.max(axis=-1, keepdims=True)
         np.exp(scores, out=scores)
         np.matmul(scores, value[b, h], out=out[b, h])
@@ -233,13 +240,13 @@ def _measure(case: Case, num_threads: int, rounds: int, report: Callable[[str], 
     report(f"measuring {case.operation} {case.shape}")
     ours, numpys = case.calls(np.random.default_rng(0))
     max_difference = float(np.max(np.abs(ours() - numpys())))  # the first calls are the warm-up as well
-    repeats = [_repeats(call) for call in (ours, numpys)]
+    repeats = [repeats_to_fill(call, _SAMPLE_SECONDS) for call in (ours, numpys)]
     times: tuple[list[float], list[float]] = ([], [])
     peaks = []
     for _ in range(rounds):
         peaks.append(functional.measure_fma_peak(num_threads, _PEAK_SECONDS))
         for samples, call, repeat in zip(times, (ours, numpys), repeats, strict=True):
-            samples.append(_seconds(call, repeat))
+            samples.append(seconds_a_call(call, repeat))
     seconds, numpy_seconds = (statistics.median(samples) for samples in times)
     peak = statistics.median(peaks)
     gflops = case.flops / seconds / 1e9
@@ -255,17 +262,6 @@ def _measure(case: Case, num_threads: int, rounds: int, report: Callable[[str], 
         share_of_peak=gflops / peak,
         max_difference=max_difference,
     )
-
-
-def _repeats(call: Callable[[], object]) -> int:
-    return max(1, math.ceil(_SAMPLE_SECONDS / max(_seconds(call, 1), 1e-7)))
-
-
-def _seconds(call: Callable[[], object], repeat: int) -> float:
-    start = time.perf_counter()
-    for _ in range(repeat):
-        call()
-    return (time.perf_counter() - start) / repeat
 
 
 @contextmanager

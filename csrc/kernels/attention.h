@@ -90,17 +90,24 @@ static void begin_superblock(work_t *w, int64_t s0, int64_t end) {
     if (w->stage_v) stage_v(w, n);
 }
 
-/* S of the block's segments: raw products, then logits. */
+/* The raw products of one segment; k is the first row of the block. */
+static void multiply_scores(const work_t *w, const float *q, const float *k, int64_t k_stride, const segment_t *g) {
+    const int64_t lane = g->v0 * V_LANES, nv = g->v1 - g->v0;
+    tile_args a = {.k = w->c->D, .a = k + g->t0 * k_stride, .row_stride = k_stride, .col_stride = 1, .a_step = TILE_ROWS * k_stride,
+                   .b = q + lane, .c = w->scores + g->t0 * PANEL + lane, .c_stride = PANEL, .end = END_STORE, .n = nv * V_LANES};
+    tile_rows(&a, g->t1 - g->t0, nv);
+}
+
+/* S of the block's segments: products, then logits. */
 static void score_block(const work_t *w, const panel_t *t, const float *q, int64_t k0, const segment_t *g, int n_segments) {
     const tfast_attention *c = w->c;
     const int64_t k_stride = w->stage_k ? c->D : c->k_stride[2];
     const float *k = w->stage_k ? w->k_stage + (k0 - w->s0) * c->D : (const float *)w->s.k + k0 * k_stride;
     for (int i = 0; i < n_segments; i++) {
-        const int64_t lane = g[i].v0 * V_LANES;
-        tile_args a = {.k = c->D, .a = k + g[i].t0 * k_stride, .row_stride = k_stride, .col_stride = 1, .a_step = TILE_ROWS * k_stride,
-                       .b = q + lane, .c = w->scores + g[i].t0 * PANEL + lane, .c_stride = PANEL, .end = END_STORE,
-                       .n = (g[i].v1 - g[i].v0) * V_LANES};
-        tile_rows(&a, g[i].t1 - g[i].t0, g[i].v1 - g[i].v0);
+        if (c->additive)
+            additive_scores(c, q, k + g[i].t0 * k_stride, k_stride, &g[i], w->scores);
+        else
+            multiply_scores(w, q, k, k_stride, &g[i]);
         shape_scores(c, t, w->s.offset, k0, &g[i], w->scores);
     }
 }

@@ -173,8 +173,22 @@ static void shape_scores(const tfast_attention *c, const panel_t *p, int64_t off
     if (g->ragged) mask_ragged(p, k0, g, S);
 }
 
-/* With a soft cap the tile yields the argument of tanh, else base-2 logits. */
-static float query_factor(const tfast_attention *c) { return c->softcap > 0 ? c->scale / c->softcap : c->scale * V_LOG2E; }
+/* With a soft cap the tile yields the argument of tanh, else base-2 logits; additive scores take q as it is. */
+static float query_factor(const tfast_attention *c) {
+    if (c->additive) return 1;
+    return c->softcap > 0 ? c->scale / c->softcap : c->scale * V_LOG2E;
+}
+
+/* S[key][lane] = additive . tanh(q + k) of one segment; k is the first key's row of the segment. */
+static void additive_scores(const tfast_attention *c, const float *q, const float *k, int64_t k_stride, const segment_t *g, float *S) {
+    for (int64_t t = g->t0; t < g->t1; t++, k += k_stride)
+        for (int64_t v = g->v0; v < g->v1; v++) {
+            vf sum = v_zero();
+            for (int64_t d = 0; d < c->D; d++)
+                sum = v_fma(v_set1(c->additive[d]), v_tanh(v_add(v_load(q + d * PANEL + v * V_LANES), v_set1(k[d]))), sum);
+            v_store(S + t * PANEL + v * V_LANES, v_mul(sum, v_set1(V_LOG2E)));
+        }
+}
 
 V_INLINE vf segment_max(const segment_t *g, int64_t v, const float *S, vf max) {
     vf m0 = max, m1 = max, m2 = max, m3 = max; /* four chains: vmaxps has a latency of four */

@@ -57,6 +57,7 @@ typedef struct {
     const int64_t *offset;    /* B values or NULL: 0 */
     int64_t left, right;
     float scale, softcap; /* softcap 0: none */
+    const float *additive; /* D values, or NULL: the score is then additive . tanh(q + k) (Bahdanau) in place of q . k; scale 1, no soft cap */
     tfast_bias bias[2];
     const float *alibi_slopes, *sinks; /* H values or NULL */
     float *lse;                        /* natural logarithm, or NULL */

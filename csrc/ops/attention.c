@@ -102,7 +102,7 @@ static void cut(plan_t *p) {
         for (int64_t g = 0; g < c->Hkv; g++) {
             tfast_attention_piece base = {.batch = b, .kv_head = g, .head = g * p->group};
             if (l.lq < p->kernels->attention_panel) {
-                base.decode = !c->weights && l.lq * p->group <= p->kernels->decode_rows;
+                base.decode = !c->weights && !c->additive && l.lq * p->group <= p->kernels->decode_rows;
                 add_rows(p, base, &l, l.lq * p->group);
                 continue;
             }

@@ -9,6 +9,7 @@ family's file and is named below.
 from __future__ import annotations
 
 from transformer_fast.functional.attention import (
+    additive_attention,
     explain_attention,
     merge_attention,
     scaled_dot_product_attention,
@@ -31,6 +32,7 @@ from transformer_fast.functional.settings import (
 
 __all__ = [
     "PackedWeight",
+    "additive_attention",
     "available_isas",
     "concat_heads",
     "embedding",

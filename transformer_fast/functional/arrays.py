@@ -11,20 +11,14 @@ import operator
 
 import numpy as np
 
+from transformer_fast import _core
+
 FLOAT32 = np.dtype(np.float32)
 
 
 def dense(x: np.ndarray) -> np.ndarray:
     """`x`, or a copy of it, with a dense last axis, native byte order, natural alignment and strides of whole elements."""
-    flags = x.flags
-    if flags.c_contiguous and flags.aligned and x.dtype.isnative:
-        return x
-    size = x.dtype.itemsize
-    if not (flags.aligned and x.dtype.isnative) or any(stride % size for stride in x.strides):
-        return np.ascontiguousarray(x, dtype=x.dtype.newbyteorder("="))
-    if x.ndim and x.shape[-1] > 1 and x.strides[-1] != size:
-        return np.ascontiguousarray(x)
-    return x
+    return x if _core.readable(x) else np.array(x, dtype=x.dtype.newbyteorder("="), order="C")
 
 
 def float32(x, name: str, *, last: int | None = None) -> np.ndarray:
@@ -40,6 +34,8 @@ def float32(x, name: str, *, last: int | None = None) -> np.ndarray:
 
 def number(x, name: str) -> float:
     """A finite Python float."""
+    if type(x) is float and math.isfinite(x):
+        return x
     try:
         value = float(operator.index(x)) if isinstance(x, (int, np.integer)) else x.__float__()
     except (AttributeError, TypeError, ValueError):

@@ -1,6 +1,6 @@
 """Scaled dot-product attention: the one function with every option, its packed form, and the combination of partial results.
 
-Called by users, nn.attention and models. The checks make one tuple (call_tuple's order) that _core turns into the C structure
+Called by users, nn.attention and models. The checks make one tuple (in the order of fill_call in _core.pyx) that becomes the C structure
 tfast_attention; semantics of each option stand in the docstring of scaled_dot_product_attention, and in NumPy in reference.py.
 To add an option: its argument here, its check in _Call, its place in the tuple, in _core.pyx and in csrc/kernels/table.h.
 """
@@ -13,20 +13,36 @@ import numpy as np
 
 from transformer_fast import _core, reference
 from transformer_fast.functional import arrays
+from transformer_fast.functional.linear import linear
 
 _CODES = {"float32": 0, "float16": 2, "bfloat16": 3}  # tfast_dtype
 _UNLIMITED = 2**63 - 1
 _FARTHEST = 2**40  # a window this wide is unlimited: no array is that long
 
 
-def _dtype_code(query: np.ndarray, key: np.ndarray, value: np.ndarray) -> int:
-    name = query.dtype.name
-    if name not in _CODES and name != "float64":
+def _code(dtype: np.dtype) -> int | None:
+    """tfast_dtype, -1 for float64, None for what is not known. Kept for each dtype object: its name takes microseconds to make."""
+    if dtype not in _SEEN:
+        _SEEN[dtype] = -1 if dtype.name == "float64" else _CODES.get(dtype.name)
+    return _SEEN[dtype]
+
+
+_SEEN: dict[np.dtype, int | None] = {}
+
+
+def _operands(query, key, value) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
+    """The code of their type (-1: float64), and the three as arrays of that type."""
+    query = query if type(query) is np.ndarray else np.asarray(query)
+    key = key if type(key) is np.ndarray else np.asarray(key)
+    value = value if type(value) is np.ndarray else np.asarray(value)
+    code = _code(query.dtype)
+    if code is None:
         raise TypeError(f"query has dtype {query.dtype}; float32, float64, float16 or bfloat16 is needed")
-    for label, array in (("key", key), ("value", value)):
-        if array.dtype.name != name:
-            raise TypeError(f"{label} has dtype {array.dtype}; the query's, {query.dtype}, is needed")
-    return _CODES.get(name, -1)
+    if _code(key.dtype) != code:
+        raise TypeError(f"key has dtype {key.dtype}; the query's, {query.dtype}, is needed")
+    if _code(value.dtype) != code:
+        raise TypeError(f"value has dtype {value.dtype}; the query's, {query.dtype}, is needed")
+    return code, query, key, value
 
 
 def _check_heads(H: int, Hkv: int, enable_gqa: bool) -> None:
@@ -52,6 +68,8 @@ def _check_plain(dropout_p, softcap, scale, D: int) -> float:
 
 
 def _bounds(window, is_causal: bool) -> tuple[int, int]:
+    if type(window) is tuple and window == (-1, -1):
+        return _UNLIMITED, 0 if is_causal else _UNLIMITED
     try:
         left, right = (arrays.integer(side, "window") for side in window)
     except (TypeError, ValueError):
@@ -124,25 +142,14 @@ def _flatten(x: np.ndarray, lead: tuple[int, ...], name: str) -> np.ndarray:
     return arrays.dense(x)
 
 
-def _check_shapes(query: np.ndarray, key: np.ndarray, value: np.ndarray) -> None:
-    for name, array in (("query", query), ("key", key), ("value", value)):
-        if array.ndim < 3:
-            raise ValueError(f"{name} has shape {array.shape}; at least three axes (heads, length, head size) are needed")
-    if query.shape[-1] != key.shape[-1]:
-        raise ValueError(f"key has head size {key.shape[-1]}; the query's, {query.shape[-1]}, is needed")
-    if key.shape[-3:-1] != value.shape[-3:-1]:
-        raise ValueError(f"value has shape {value.shape}; (..., {key.shape[-3]}, {key.shape[-2]}, Dv) is needed, as key {key.shape} has it")
-
-
-def _operands(query, key, value) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
-    """The code of their type (-1: float64), and the three as arrays of that type."""
-    query, key, value = (x if type(x) is np.ndarray else np.asarray(x) for x in (query, key, value))
-    return _dtype_code(query, key, value), query, key, value
-
-
-def _check_out(out, shape, dtype, query, key, value, **others) -> None:
-    if out is not None:
-        arrays.check_out(out, shape, dtype, {"query": query, "key": key, "value": value, **others})
+def _check_shapes(query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...]) -> None:
+    if len(query) < 3 or len(key) < 3 or len(value) < 3:
+        name, shape = min((("query", query), ("key", key), ("value", value)), key=lambda item: len(item[1]))
+        raise ValueError(f"{name} has shape {shape}; at least three axes (heads, length, head size) are needed")
+    if query[-1] != key[-1]:
+        raise ValueError(f"key has head size {key[-1]}; the query's, {query[-1]}, is needed")
+    if key[-3:-1] != value[-3:-1]:
+        raise ValueError(f"value has shape {value}; (..., {key[-3]}, {key[-2]}, Dv) is needed, as key {key} has it")
 
 
 class _Call:
@@ -154,22 +161,25 @@ class _Call:
     ):  # fmt: skip
         self.code, query, key, value = _operands(query, key, value)
         self.operands = query, key, value
-        _check_shapes(query, key, value)
-        H, Lq, D = query.shape[-3:]
-        Hkv, Lk, Dv = value.shape[-3:]
+        shapes = query.shape, key.shape, value.shape
+        _check_shapes(*shapes)
+        H, Lq, D = shapes[0][-3:]
+        Hkv, Lk, Dv = shapes[2][-3:]
         _check_heads(H, Hkv, enable_gqa)
         scale = _check_plain(dropout_p, softcap, scale, D)
         if return_weights not in (False, "mean", "heads"):
             raise ValueError(f'return_weights is {return_weights!r}; False, "mean" or "heads" is needed')
-        self.lead = lead = self._leading(query, key, value)
+        self.lead = lead = self._leading(*shapes)
         B = math.prod(lead)
         self.keys = Lk
         self.shape = lead + (H, Lq, Dv)
-        self.dtype = query.dtype.newbyteorder("=")
-        _check_out(
-            out, self.shape, self.dtype, query, key, value, attn_mask=attn_mask, causal_offset=causal_offset, kv_lengths=kv_lengths,
-            relative_bias=relative_bias, alibi_slopes=alibi_slopes, sinks=sinks,
-        )  # fmt: skip
+        self.dtype = query.dtype if query.dtype.isnative else query.dtype.newbyteorder("=")
+        if out is not None:
+            arrays.check_out(
+                out, self.shape, self.dtype,
+                {"query": query, "key": key, "value": value, "attn_mask": attn_mask, "causal_offset": causal_offset, "kv_lengths": kv_lengths,
+                 "relative_bias": relative_bias, "alibi_slopes": alibi_slopes, "sinks": sinks},
+            )  # fmt: skip
         left, right = _bounds(window, is_causal)
         self.result = arrays.result_array(out, self.shape, self.dtype)
         self.lse = np.empty((B, H, Lq), np.float32) if return_lse else None
@@ -177,30 +187,28 @@ class _Call:
         if return_weights:
             self.weights = np.zeros((B, H if return_weights == "heads" else 1, Lq, Lk), np.float32)
         self.mean = return_weights == "mean"
-        flat = self.result.reshape(B, H, Lq, Dv)  # a view: leading axes of `out` that do not merge are handled below
-        self.flat = flat
+        # A view, or a copy where the leading axes of `out` do not merge: finish() brings it home.
+        self.flat = flat = self.result if len(lead) == 1 else self.result.reshape(B, H, Lq, Dv)
         self.arguments = (
             self.code, Lq, Lk, _flatten(query, lead, "query"), _flatten(key, lead, "key"), _flatten(value, lead, "value"), flat, None, None,
             _lengths(kv_lengths, B, Lk), _offsets(causal_offset, B, Lk - Lq), left, right, scale, float(softcap),
             _mask(attn_mask, lead, (H, Lq, Lk)), _table(relative_bias, H, Lq, Lk), Lq - 1,
             None if alibi_slopes is None else arrays.vector(alibi_slopes, "alibi_slopes", H),
-            None if sinks is None else arrays.vector(sinks, "sinks", H), self.lse, self.weights, self.mean,
+            None if sinks is None else arrays.vector(sinks, "sinks", H), self.lse, self.weights, self.mean, None,
         )  # fmt: skip
 
     @staticmethod
     def _leading(query, key, value) -> tuple[int, ...]:
-        lead = query.shape[:-3]
-        if key.shape[:-3] == lead and value.shape[:-3] == lead:
+        lead = query[:-3]
+        if key[:-3] == lead and value[:-3] == lead:
             return lead
         try:
-            return np.broadcast_shapes(lead, key.shape[:-3], value.shape[:-3])
+            return np.broadcast_shapes(lead, key[:-3], value[:-3])
         except ValueError:
-            raise ValueError(
-                f"query {query.shape}, key {key.shape} and value {value.shape}: leading axes that broadcast together are needed"
-            ) from None
+            raise ValueError(f"query {query}, key {key} and value {value}: leading axes that broadcast together are needed") from None
 
     def finish(self, out):
-        if self.flat.base is not self.result and not np.shares_memory(self.flat, self.result, max_work=1):
+        if self.flat is not self.result and not np.may_share_memory(self.flat, self.result):
             self.result[...] = self.flat.reshape(self.shape)
         results = [arrays.finish(out, self.result)]
         if self.weights is not None:
@@ -330,7 +338,7 @@ def varlen_attention(
     starts_q, starts_k = _starts(cu_seqlens_q, "cu_seqlens_q", query.shape[0], "query"), _starts(cu_seqlens_k, "cu_seqlens_k", key.shape[0], "key")
     if len(starts_q) != len(starts_k):
         raise ValueError(f"cu_seqlens_k has {len(starts_k)} values; as many as cu_seqlens_q, {len(starts_q)}, are needed")
-    _check_shapes(query.swapaxes(0, 1), key.swapaxes(0, 1), value.swapaxes(0, 1))
+    _check_shapes(*((array.shape[1], array.shape[0], array.shape[2]) for array in (query, key, value)))
     (Tq, H, D), (Hkv, Dv) = query.shape, value.shape[1:]
     _check_heads(H, Hkv, enable_gqa)
     B, lengths_q, lengths_k = len(starts_q) - 1, np.diff(starts_q), np.diff(starts_k)
@@ -338,10 +346,13 @@ def varlen_attention(
     scale = _check_plain(dropout_p, softcap, scale, D)
     left, right = _bounds(window, is_causal)
     dtype = query.dtype.newbyteorder("=")
-    _check_out(
-        out, (Tq, H, Dv), dtype, query, key, value, cu_seqlens_q=cu_seqlens_q, cu_seqlens_k=cu_seqlens_k, attn_mask=attn_mask,
-        causal_offset=causal_offset, kv_lengths=kv_lengths, relative_bias=relative_bias, alibi_slopes=alibi_slopes, sinks=sinks,
-    )  # fmt: skip
+    if out is not None:
+        arrays.check_out(
+            out, (Tq, H, Dv), dtype,
+            {"query": query, "key": key, "value": value, "cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k, "attn_mask": attn_mask,
+             "causal_offset": causal_offset, "kv_lengths": kv_lengths, "relative_bias": relative_bias, "alibi_slopes": alibi_slopes,
+             "sinks": sinks},
+        )  # fmt: skip
     offsets = _offsets(causal_offset, B, lengths_k - lengths_q)
     lengths = _lengths(kv_lengths, B, lengths_k)
     table = _table(relative_bias, H, Mq, Mk)
@@ -361,7 +372,7 @@ def varlen_attention(
     if result.size or lse is not None:
         _core.attention(
             (code, Mq, Mk, arrays.dense(query), arrays.dense(key), arrays.dense(value), result, starts_q, starts_k, lengths, offsets, left,
-             right, scale, float(softcap), mask, table, Mq - 1, slopes, sink, lse, None, False), 0,
+             right, scale, float(softcap), mask, table, Mq - 1, slopes, sink, lse, None, False, None), 0,
         )  # fmt: skip
     result = arrays.finish(out, result)
     return (result, lse) if return_lse else result
@@ -419,3 +430,48 @@ def merge_attention(outputs, lses):
         if lse.shape != output.shape[:-1]:
             raise ValueError(f"lses[{i}] has shape {lse.shape}; {output.shape[:-1]} is needed")
     return reference.merge_attention(outputs, lses)
+
+
+def additive_attention(query, key, value, v, W_q=None, W_k=None, bias=None, mask=None) -> np.ndarray:
+    """softmax_j(v . tanh(query_i W_q + key_j W_k + bias)) value_j, tiled: without an Lq x Lk x A array.
+
+    query (..., Lq, Dq), key (..., Lk, Dk), value (..., Lk, Dv), v (A,), W_q (Dq, A), W_k (Dk, A), bias (A,) -> (..., Lq, Dv) of the query's
+    type (float32, float16, bfloat16, computed in float32; float64 in plain NumPy). A weight of None is the identity: Dq = A, Dk = A.
+    mask broadcasts to (..., Lq, Lk): bool (True = attend), or added to the scores. A row that sees no key gives zeros.
+    Raises TypeError and ValueError. Source: Bahdanau, Cho, Bengio 2014, arXiv:1409.0473, section A.1.2.
+    """
+    code, query, key, value = _operands(query, key, value)
+    for name, array in (("query", query), ("key", key), ("value", value)):
+        if array.ndim < 2:
+            raise ValueError(f"{name} has shape {array.shape}; (..., length, width) is needed")
+    if code < 0:
+        return reference.additive_attention(query, key, value, v, W_q, W_k, bias, mask)
+    v = np.asarray(v)
+    if v.ndim != 1:
+        raise ValueError(f"v has shape {v.shape}; (A,) is needed")
+    A = v.shape[0]
+    v = arrays.vector(v, "v", A)
+    wide_query = _project(query, W_q, "query", "W_q", A, bias)
+    wide_key = _project(key, W_k, "key", "W_k", A, None)
+    if key.shape[-2] != value.shape[-2]:
+        raise ValueError(f"value has length {value.shape[-2]}; the key's, {key.shape[-2]}, is needed")
+    wide_value = np.asarray(value, dtype=np.float32)
+    heads = (x[..., None, :, :] for x in (wide_query, wide_key, wide_value))
+    call = _Call(*heads, None if mask is None else np.asarray(mask)[..., None, :, :], 0.0, False, 1.0, False, 0, (-1, -1), None, 0.0, None, None,
+                 None, False, False, None)  # fmt: skip
+    if call.result.size:
+        _core.attention((*call.arguments[:-1], v), 0)
+    return call.finish(None)[..., 0, :, :].astype(query.dtype.newbyteorder("="), copy=False)
+
+
+def _project(x: np.ndarray, W, name: str, label: str, A: int, bias) -> np.ndarray:
+    """x W + bias in float32, (..., L, A)."""
+    x = np.asarray(x, dtype=np.float32)
+    if W is not None:
+        W = np.asarray(W)
+        if W.shape != (x.shape[-1], A):
+            raise ValueError(f"{label} has shape {W.shape}; ({x.shape[-1]}, {A}) is needed")
+        return linear(x, np.ascontiguousarray(W.T, dtype=np.float32), bias)
+    if x.shape[-1] != A:
+        raise ValueError(f"{name} has width {x.shape[-1]}; without {label} that of v, {A}, is needed")
+    return x if bias is None else x + arrays.vector(bias, "bias", A)

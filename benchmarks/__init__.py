@@ -1,0 +1,39 @@
+"""How fast the library is next to its peers and to what the processor can do: `python -m benchmarks --help`.
+
+    attention.py  linear.py  models.py     one file a question: its cases, and what they have to show
+         \\            |          /
+                   __main__.py             the command; report.py (tables) and plots.py read what it wrote
+                       |
+                   runner.py               turns, rounds, medians, the result file; claims.py judges it
+                       |  JSON lines
+                   worker.py               one process a peer; backends/<peer>.py calls the peer
+                       |
+                   wire.py masks.py texts.py artifacts.py      what both sides share
+
+bench_attention.py and bench_linear.py are suites of pytest-benchmark beside that. A new peer is a file in backends/ and a
+name in `backends.NAMES`; a new case is a line in its question's file. README.md says how to run everything.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def _order_path() -> None:
+    """What is measured is the installed package; the checkout only where none is installed (built in place).
+
+    `python -m benchmarks` puts the checkout first, whose package lacks its compiled module after an ordinary install.
+    The cases are those of the tests.
+    """
+    if any(Path(place or ".").resolve() == ROOT for place in sys.path):
+        sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != ROOT]
+        sys.path.append(str(ROOT))
+    tests = str(ROOT / "tests")
+    if tests not in sys.path:
+        sys.path.append(tests)
+
+
+_order_path()

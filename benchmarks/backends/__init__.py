@@ -1,0 +1,64 @@
+"""The peers, one file each; each runs in a process of its own (worker.py), which imports its file and no other.
+
+A backend is a class with the methods of `Backend`, under the name BACKEND in its file. A method that prepares a case gives
+one or several variants: ways of saying the same to the peer, of which the fastest right one is what is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from benchmarks.wire import AttentionCase, LinearCase, ModelCase, TextsCase
+
+NAMES = ("ours", "numpy", "torch", "onnxruntime", "openvino", "ctranslate2", "sentence_transformers")
+
+
+class Unsupported(Exception):
+    """The peer has nothing for this case; the text says why."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to compute a case. `read` turns what `call` returned into the array that all peers are compared by."""
+
+    name: str
+    call: Callable[[], Any]
+    read: Callable[[Any], np.ndarray] = np.asarray
+
+
+class Backend:
+    """A peer on a number of threads. What it does not override, it does not have."""
+
+    # The distributions whose versions belong into a result.
+    packages: tuple[str, ...] = ()
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+
+    def settings(self) -> dict[str, Any]:
+        """How the peer is configured, for the result file."""
+        return {}
+
+    def versions(self) -> dict[str, str]:
+        return {name: version(name) for name in self.packages}
+
+    def attention(self, case: AttentionCase) -> list[Variant]:
+        """Results (B, H, Lq, Dv)."""
+        raise Unsupported("has no attention function of its own")
+
+    def linear(self, case: LinearCase) -> list[Variant]:
+        """Results (M, N). The weight may be prepared beforehand, the input may not."""
+        raise Unsupported("has no linear function of its own")
+
+    def model(self, case: ModelCase, artifacts: dict[str, Any]) -> list[Variant]:
+        """Results (B, L, h): hidden states of the last layer. `artifacts` as in artifacts.py."""
+        raise Unsupported("runs no such model")
+
+    def texts(self, case: TextsCase, artifacts: dict[str, Any]) -> list[Variant]:
+        """Results (count, h) of length 1, in the order of the texts."""
+        raise Unsupported("embeds no texts")

@@ -1,0 +1,98 @@
+"""CTranslate2: BERT encoders through its converter from transformers.
+
+As its documentation advises for latency: intra_threads is the number of threads, inter_threads 1, float32. Left alone it
+chose AVX2 on a processor with AVX-512; CT2_FORCE_CPU_ISA names the best level that the processor has instead, and what
+came of it is read back from the library's own log. A level set in the environment stays.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ctranslate2
+import numpy as np
+
+from benchmarks.backends import Backend, Variant
+from benchmarks.texts import PaddedEncoder
+from benchmarks.wire import ModelCase, TextsCase
+
+
+class CTranslate2(Backend):
+    packages = ("ctranslate2",)
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        flags = Path("/proc/cpuinfo").read_text() if os.path.exists("/proc/cpuinfo") else ""
+        # Its AVX-512 code is compiled for F, CD, VL, BW and DQ; without all of them its own choice is kept.
+        if all(re.search(rf"\b{flag}\b", flags) for flag in ("avx512f", "avx512cd", "avx512vl", "avx512bw", "avx512dq")):
+            os.environ.setdefault("CT2_FORCE_CPU_ISA", "AVX512")
+        os.environ["CT2_VERBOSE"] = "1"  # read when the library first looks at the processor
+        with _captured_stderr() as log:
+            ctranslate2.get_supported_compute_types("cpu")
+        found = dict(re.findall(r"- (Selected ISA|Use Intel MKL|SGEMM backend): (.+)", log()))
+        self.chosen = {name.lower().replace(" ", "_"): value.strip() for name, value in found.items()}
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "intra_threads": self.threads,
+            "inter_threads": 1,
+            "compute_type": "float32",
+            "CT2_FORCE_CPU_ISA": os.environ.get("CT2_FORCE_CPU_ISA"),
+            **self.chosen,
+        }
+
+    def model(self, case: ModelCase, artifacts: dict[str, Any]) -> list[Variant]:
+        encoder = self._load(artifacts)
+        ids = case.make_ids(artifacts["config"]["vocab_size"]).astype(np.int32)
+        lengths = np.full(case.B, case.L, np.int32)
+        tokens, counts = map(ctranslate2.StorageView.from_array, (ids, lengths))
+        return [
+            Variant(
+                "Encoder.forward_batch",
+                lambda keep=(ids, lengths): encoder.forward_batch(tokens, counts),  # the views do not own the arrays
+                lambda output: np.array(output.last_hidden_state),
+            )
+        ]
+
+    def texts(self, case: TextsCase, artifacts: dict[str, Any]) -> list[Variant]:
+        encoder = self._load(artifacts)
+
+        def forward(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+            ids, lengths = ids.astype(np.int32), mask.sum(axis=1, dtype=np.int32)
+            views = map(ctranslate2.StorageView.from_array, (ids, lengths))
+            return np.array(encoder.forward_batch(*views).last_hidden_state)
+
+        encode = PaddedEncoder(artifacts["checkpoint"], forward, case.batch_size)
+        texts = json.loads(Path(artifacts["texts"]).read_text(encoding="utf-8"))
+        return [Variant("Encoder.forward_batch, sorted padded batches", lambda: encode(texts))]
+
+    def _load(self, artifacts: dict[str, Any]) -> ctranslate2.Encoder:
+        return ctranslate2.Encoder(
+            artifacts["ctranslate2"], device="cpu", compute_type="float32", inter_threads=1, intra_threads=self.threads
+        )
+
+
+@contextmanager
+def _captured_stderr() -> Iterator[Callable[[], str]]:
+    """What C++ code writes to file descriptor 2 meanwhile; the function reads it afterwards."""
+    before = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        text = ""
+        try:
+            yield lambda: text
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
+            file.seek(0)
+            text = file.read().decode(errors="replace")
+
+
+BACKEND = CTranslate2

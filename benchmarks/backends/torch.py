@@ -1,0 +1,136 @@
+"""torch: scaled_dot_product_attention, F.linear, and transformers' BertModel on attn_implementation="sdpa".
+
+As PyTorch's performance guide advises for inference on a CPU: `inference_mode`, `set_num_threads` to the number of threads,
+one inter-op thread, contiguous float32 tensors. torch.compile needs a C++ compiler at run time and is left out.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from benchmarks import masks
+from benchmarks.backends import Backend, Unsupported, Variant
+from benchmarks.texts import PaddedEncoder
+from benchmarks.wire import AttentionCase, LinearCase, ModelCase, TextsCase
+
+
+class Torch(Backend):
+    packages = ("torch",)
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        torch.set_num_threads(threads)
+        torch.set_num_interop_threads(1)
+        # Never left again: the mode is the thread's, and this thread makes every call.
+        torch.inference_mode().__enter__()
+
+    def versions(self) -> dict[str, str]:
+        return {**super().versions(), **_optional_version("transformers")}
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "set_num_threads": torch.get_num_threads(),
+            "set_num_interop_threads": torch.get_num_interop_threads(),
+            "inference_mode": torch.is_inference_mode_enabled(),
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "float32_matmul_precision": torch.get_float32_matmul_precision(),
+            "mkl": torch.backends.mkl.is_available(),
+            "mkldnn": torch.backends.mkldnn.is_available(),
+        }
+
+    def attention(self, case: AttentionCase) -> list[Variant]:
+        arrays, options = case.make_inputs()
+        unknown = set(options) - {"is_causal", "window", "kv_lengths", "attn_mask", "enable_gqa"}
+        if unknown:
+            raise Unsupported(f"scaled_dot_product_attention has no {', '.join(sorted(unknown))}")
+        query, key, value = map(torch.from_numpy, arrays)
+        causal = case.is_causal and set(options) <= {"is_causal", "enable_gqa"}  # torch refuses it beside a mask
+        bias, allowed = masks.additive(case, options, not causal), masks.visible(case, options, not causal)
+        plain = {"is_causal": causal, "enable_gqa": case.Hkv != case.H}
+        named = {"scaled_dot_product_attention": plain | {"attn_mask": None}}
+        if bias is not None:
+            named = {"scaled_dot_product_attention, float mask": plain | {"attn_mask": torch.from_numpy(bias)}}
+        if allowed is not None and ("attn_mask" not in options or options["attn_mask"].dtype == bool):
+            named["scaled_dot_product_attention, bool mask"] = plain | {"attn_mask": torch.from_numpy(allowed)}
+        variants = [
+            Variant(name, lambda o=o: F.scaled_dot_product_attention(query, key, value, **o), torch.Tensor.numpy)
+            for name, o in named.items()
+        ]
+        if case.Hkv != case.H and not causal and bias is None:
+            grouped = query.reshape(case.B, case.Hkv, -1, case.D)
+            variants.append(
+                Variant(
+                    "scaled_dot_product_attention, a group's queries as rows",
+                    lambda: F.scaled_dot_product_attention(grouped, key, value),
+                    lambda result: result.numpy().reshape(case.B, case.H, case.Lq, case.Dv),
+                )
+            )
+        return variants
+
+    def linear(self, case: LinearCase) -> list[Variant]:
+        from torch.utils.mkldnn import to_mkldnn
+
+        (x, weight), options = case.make_inputs()
+        x = torch.from_numpy(x)
+        layer = torch.nn.Linear(case.K, case.N).eval()
+        layer.weight.copy_(torch.from_numpy(weight))
+        layer.bias.copy_(torch.from_numpy(options["bias"]))
+        activation = {None: lambda y: y, "gelu": F.gelu, "relu": F.relu, "silu": F.silu, "tanh": torch.tanh}
+        act = activation[case.activation]
+        weight, bias = layer.weight, layer.bias
+        variants = [Variant("F.linear", lambda: act(F.linear(x, weight, bias)), torch.Tensor.numpy)]
+        if torch.backends.mkldnn.is_available():
+            prepacked = to_mkldnn(layer)
+            variants.append(Variant("to_mkldnn(Linear), prepacked", lambda: act(prepacked(x)), torch.Tensor.numpy))
+        return variants
+
+    def model(self, case: ModelCase, artifacts: dict[str, Any]) -> list[Variant]:
+        model = self._load(artifacts)
+        ids = torch.from_numpy(case.make_ids(model.config.vocab_size))
+        return [
+            Variant("transformers.BertModel, sdpa", lambda: model(input_ids=ids).last_hidden_state, torch.Tensor.numpy)
+        ]
+
+    def texts(self, case: TextsCase, artifacts: dict[str, Any]) -> list[Variant]:
+        model = self._load(artifacts)
+
+        def forward(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+            inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+            return model(**inputs).last_hidden_state.numpy()
+
+        encode = PaddedEncoder(artifacts["checkpoint"], forward, case.batch_size)
+        texts = json.loads(Path(artifacts["texts"]).read_text(encoding="utf-8"))
+        return [Variant("transformers.BertModel, sorted padded batches", lambda: encode(texts))]
+
+    def reference(self, case: ModelCase, artifacts: dict[str, Any], sequences: list[int]) -> np.ndarray:
+        """Hidden states of these sequences of the case, (len(sequences), L, h), computed in float64."""
+        model = self._load(artifacts).double()
+        ids = torch.from_numpy(case.make_ids(model.config.vocab_size)[sequences])
+        return model(input_ids=ids).last_hidden_state.numpy()
+
+    def _load(self, artifacts: dict[str, Any]) -> torch.nn.Module:
+        try:
+            from transformers import BertModel
+        except ImportError as error:
+            raise Unsupported(f"transformers is not installed ({error})") from None
+        return BertModel.from_pretrained(
+            artifacts["checkpoint"], attn_implementation="sdpa", add_pooling_layer=False, dtype=torch.float32
+        ).eval()
+
+
+def _optional_version(name: str) -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return {name: version(name)}
+    except PackageNotFoundError:
+        return {}
+
+
+BACKEND = Torch
