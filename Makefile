@@ -54,17 +54,15 @@ format: $(VENV)/.dev ## lets the formatters rewrite the sources
 	$(BIN)/clang-format -i $(C_SOURCES)
 
 # The sanitized package stands in a folder of its own that PYTHONPATH puts before the installed one. Packaging is left out:
-# compilers and pip under a sanitizer prove nothing. Reports go to files, since pytest holds back what a dying test says.
+# compilers and pip under a sanitizer prove nothing. --capture=sys lets through what a dying process writes itself.
 asan: $(VENV)/.test ## the suite under AddressSanitizer and UndefinedBehaviorSanitizer
 	rm -rf build/asan
 	TRANSFORMER_FAST_CFLAGS="$(SANITIZE) -g -O1" \
 	$(BIN)/python setup.py --quiet build --build-base build/asan --build-lib build/asan/lib
 	PYTHONPATH="$(CURDIR)/build/asan/lib" PYTHONMALLOC=malloc \
-	ASAN_OPTIONS="detect_leaks=0:log_path=$(CURDIR)/build/asan/report" \
-	UBSAN_OPTIONS="print_stacktrace=1:log_path=$(CURDIR)/build/asan/report" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
-	$(BIN)/pytest -m "not oracle and not slow" --ignore=tests/test_packaging.py $(PYTEST_ARGS) \
-	|| { cat build/asan/report.* 2>/dev/null; exit 1; }
+	$(BIN)/pytest --capture=sys -m "not oracle and not slow" --ignore=tests/test_packaging.py $(PYTEST_ARGS)
 
 clean: ## removes what builds and tests leave behind
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks

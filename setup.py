@@ -67,7 +67,8 @@ class BuildExt(build_ext):
         def with_level(obj, src, ext, cc_args, extra_postargs, pp_opts):
             level, extension = os.path.splitext(os.path.basename(src))
             flags = ISA_FLAGS[level] if extension == ".c" and os.path.basename(os.path.dirname(src)) == "isa" else []
-            quiet = ["-Wno-unused-function"] if src.endswith("_core.c") else []
+            # What Cython writes is not ours to mend: its warnings stay warnings when -Werror is asked for.
+            quiet = ["-Wno-unused-function", "-Wno-error"] if src.endswith("_core.c") else []
             compile_one(obj, src, ext, cc_args, extra_postargs + flags + quiet, pp_opts)
 
         self.compiler._compile = with_level

@@ -10,8 +10,8 @@
                        |
                    wire.py masks.py texts.py artifacts.py      what both sides share
 
-bench_attention.py and bench_linear.py are suites of pytest-benchmark beside that. A new peer is a file in backends/ and a
-name in `backends.NAMES`; a new case is a line in its question's file. README.md says how to run everything.
+bench_attention.py and bench_linear.py are suites of pytest-benchmark beside that. A new peer is a file in backends/
+and a name in `backends.NAMES`; a new case is a line in its question's file. README.md says how to run everything.
 """
 
 from __future__ import annotations

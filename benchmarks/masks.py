@@ -47,6 +47,9 @@ def additive(case: AttentionCase, options: dict[str, Any], causal: bool = True) 
     return hidden if bias is None else hidden + bias
 
 
-def at_least_4d(mask: np.ndarray | None) -> np.ndarray | None:
-    """With leading axes of 1, as ONNX and OpenVINO want it."""
-    return None if mask is None else np.ascontiguousarray(mask.reshape((1,) * (4 - mask.ndim) + mask.shape))
+def as_4d(case: AttentionCase, mask: np.ndarray | None) -> np.ndarray | None:
+    """(B or 1, H or 1, Lq, Lk), as ONNX and OpenVINO want it: only the first two axes are left to broadcast there."""
+    if mask is None:
+        return None
+    mask = mask.reshape((1,) * (4 - mask.ndim) + mask.shape)
+    return np.ascontiguousarray(np.broadcast_to(mask, (*mask.shape[:2], case.Lq, case.Lk)))

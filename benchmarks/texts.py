@@ -1,7 +1,8 @@
 """Real texts, and how a peer that only runs a model embeds them: padded batches of texts of like length.
 
-`sentences` is called by models.py, `PaddedEncoder` by the backends. What ours and sentence-transformers do by themselves
-is done here for the others as their users do it: tokenise once, sort by length, pad each batch to its longest text.
+`sentences` is called by models.py, `PaddedEncoder` by the backends. What ours and sentence-transformers do by
+themselves is done here for the others as their users do it: tokenise once, sort by length, pad each batch to its
+longest text.
 """
 
 from __future__ import annotations

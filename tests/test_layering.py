@@ -30,6 +30,7 @@ PYTHON_ROOMS = {
     "functional": {"functional", "_core", "reference"},  # reference: float64, which only an oracle needs
     "checkpoint": set(),
     "passages": set(),
+    "timing": set(),
     "reference": set(),
     "timing": set(),
     "weights": {"checkpoint"},

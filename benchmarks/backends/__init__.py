@@ -1,7 +1,8 @@
 """The peers, one file each; each runs in a process of its own (worker.py), which imports its file and no other.
 
-A backend is a class with the methods of `Backend`, under the name BACKEND in its file. A method that prepares a case gives
-one or several variants: ways of saying the same to the peer, of which the fastest right one is what is measured.
+A backend is a class with the methods of `Backend`, under the name BACKEND in its file. A method that prepares a case
+gives one or several variants: ways of saying the same to the peer, of which the fastest right one is what is
+measured.
 """
 
 from __future__ import annotations
@@ -29,6 +30,13 @@ class Variant:
     name: str
     call: Callable[[], Any]
     read: Callable[[Any], np.ndarray] = np.asarray
+
+
+def converted(artifacts: dict[str, Any], form: str) -> str:
+    """The path of the model in that form (artifacts.py). Raises Unsupported where the conversion failed."""
+    if form not in artifacts:
+        raise Unsupported(f"the model was not converted to {form}")
+    return artifacts[form]
 
 
 class Backend:

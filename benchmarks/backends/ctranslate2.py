@@ -1,8 +1,8 @@
 """CTranslate2: BERT encoders through its converter from transformers.
 
-As its documentation advises for latency: intra_threads is the number of threads, inter_threads 1, float32. Left alone it
-chose AVX2 on a processor with AVX-512; CT2_FORCE_CPU_ISA names the best level that the processor has instead, and what
-came of it is read back from the library's own log. A level set in the environment stays.
+As its documentation advises for latency: intra_threads is the number of threads, inter_threads 1, float32. Left alone
+it chose AVX2 on a processor with AVX-512; CT2_FORCE_CPU_ISA names the best level that the processor has instead, and
+what came of it is read back from the library's own log. A level set in the environment stays.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import ctranslate2
 import numpy as np
 
-from benchmarks.backends import Backend, Variant
+from benchmarks.backends import Backend, Variant, converted
 from benchmarks.texts import PaddedEncoder
 from benchmarks.wire import ModelCase, TextsCase
 
@@ -31,7 +31,8 @@ class CTranslate2(Backend):
         super().__init__(threads)
         flags = Path("/proc/cpuinfo").read_text() if os.path.exists("/proc/cpuinfo") else ""
         # Its AVX-512 code is compiled for F, CD, VL, BW and DQ; without all of them its own choice is kept.
-        if all(re.search(rf"\b{flag}\b", flags) for flag in ("avx512f", "avx512cd", "avx512vl", "avx512bw", "avx512dq")):
+        needed = {"avx512f", "avx512cd", "avx512vl", "avx512bw", "avx512dq"}
+        if needed <= set(flags.split()):
             os.environ.setdefault("CT2_FORCE_CPU_ISA", "AVX512")
         os.environ["CT2_VERBOSE"] = "1"  # read when the library first looks at the processor
         with _captured_stderr() as log:
@@ -74,9 +75,9 @@ class CTranslate2(Backend):
         return [Variant("Encoder.forward_batch, sorted padded batches", lambda: encode(texts))]
 
     def _load(self, artifacts: dict[str, Any]) -> ctranslate2.Encoder:
-        return ctranslate2.Encoder(
-            artifacts["ctranslate2"], device="cpu", compute_type="float32", inter_threads=1, intra_threads=self.threads
-        )
+        path = converted(artifacts, "ctranslate2")
+        threads = {"inter_threads": 1, "intra_threads": self.threads}
+        return ctranslate2.Encoder(path, device="cpu", compute_type="float32", **threads)
 
 
 @contextmanager

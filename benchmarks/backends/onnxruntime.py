@@ -1,8 +1,9 @@
 """onnxruntime's CPU provider: its attention operators, Gemm and MatMul, and exported BERT models.
 
-As its documentation advises: intra_op_num_threads is the number of threads, one inter-op thread, sequential execution, all
-graph optimisations, spinning as it comes (worker.py waits until it has stopped), inputs and outputs bound beforehand.
-Models are the plain export and what onnxruntime.transformers.optimizer made of it; the faster one counts.
+As its documentation advises: intra_op_num_threads is the number of threads, one inter-op thread, sequential
+execution, all graph optimisations, spinning as it comes (worker.py waits until it has stopped), inputs and outputs
+bound beforehand. Models are the plain export and what onnxruntime.transformers.optimizer made of it; the faster one
+counts.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import onnxruntime as ort
 from onnx import TensorProto, helper
 
 from benchmarks import masks
-from benchmarks.backends import Backend, Unsupported, Variant
+from benchmarks.backends import Backend, Unsupported, Variant, converted
 from benchmarks.texts import PaddedEncoder
 from benchmarks.wire import AttentionCase, LinearCase, ModelCase, TextsCase
 
@@ -62,6 +63,9 @@ class OnnxRuntime(Backend):
         variants = [self._standard(case, query, key, value, options)]
         if case.Hkv == case.H:
             variants.append(self._multi_head(case, query, key, value, options))
+            padding = masks.visible(case, options, causal=False)
+            if padding is not None and padding.shape[1:3] == (1, 1):
+                variants.append(self._multi_head(case, query, key, value, options, padding[:, 0, 0]))
         plain = set(options) <= {"is_causal", "window", "enable_gqa"}
         if plain and case.is_causal and case.Lq == case.Lk and case.window[1] in (-1, 0):
             variants.append(self._grouped_prompt(case, query, key, value))
@@ -69,29 +73,31 @@ class OnnxRuntime(Backend):
             variants.append(self._grouped_decode(case, query, key, value))
         return variants
 
-    def _multi_head(self, case: AttentionCase, query, key, value, options) -> Variant:
-        """The contrib operator MultiHeadAttention on (B, L, H*D)."""
-        bias = masks.at_least_4d(masks.additive(case, options, causal=False))
+    def _multi_head(self, case: AttentionCase, query, key, value, options, padding=None) -> Variant:
+        """The contrib operator MultiHeadAttention on (B, L, H*D); padding (B, Lk) says which keys are there."""
         feeds = {"query": _joined(query), "key": _joined(key), "value": _joined(value)}
         names = list(feeds)
-        if bias is not None:
+        bias = masks.as_4d(case, masks.additive(case, options, causal=False))
+        if padding is not None:
+            feeds["key_padding_mask"] = padding.astype(np.int32)
+            names += ["", "key_padding_mask"]
+        elif bias is not None:
             feeds["attention_bias"] = bias
             names += ["", "", "attention_bias"]
         attributes = {"num_heads": case.H, "unidirectional": int(case.is_causal)}
         node = helper.make_node("MultiHeadAttention", names, ["out"], domain="com.microsoft", **attributes)
         run = self._bound([node], feeds, {"out": (case.B, case.Lq, case.H * case.Dv)})
-        return Variant("MultiHeadAttention", run, lambda results: _split(results["out"], case))
+        name = "MultiHeadAttention" + ("" if padding is None else ", key_padding_mask")
+        return Variant(name, run, lambda results: _split(results["out"], case))
 
     def _standard(self, case: AttentionCase, query, key, value, options) -> Variant:
         """The standard operator Attention on (B, H, L, D)."""
         mask = masks.additive(case, options, causal=False)
         if "attn_mask" not in options or options["attn_mask"].dtype == bool:
             mask = masks.visible(case, options, causal=False)
-        if mask is not None and mask.shape[-1] == 1:
-            mask = np.broadcast_to(mask, (*mask.shape[:-1], case.Lk))
         feeds = {"query": query, "key": key, "value": value}
         if mask is not None:
-            feeds["attn_mask"] = masks.at_least_4d(mask)
+            feeds["attn_mask"] = masks.as_4d(case, mask)
         node = helper.make_node("Attention", list(feeds), ["out"], is_causal=int(case.is_causal))
         run = self._bound([node], feeds, {"out": (case.B, case.H, case.Lq, case.Dv)})
         return Variant(f"Attention-{_OPSET}", run, lambda results: results["out"])
@@ -168,7 +174,7 @@ class OnnxRuntime(Backend):
     def model(self, case: ModelCase, artifacts: dict[str, Any]) -> list[Variant]:
         variants = []
         for name in ("onnx", "onnx_optimized"):
-            session = self.session(artifacts[name])
+            session = self.session(converted(artifacts, name))
             ids = case.make_ids(artifacts["config"]["vocab_size"])
             feeds = _model_feeds(session, ids, np.ones_like(ids))
             binding = session.io_binding()
@@ -188,7 +194,7 @@ class OnnxRuntime(Backend):
         texts = json.loads(Path(artifacts["texts"]).read_text(encoding="utf-8"))
         variants = []
         for name in ("onnx", "onnx_optimized"):
-            session = self.session(artifacts[name])
+            session = self.session(converted(artifacts, name))
 
             def forward(ids: np.ndarray, mask: np.ndarray, session=session) -> np.ndarray:
                 return session.run(["last_hidden_state"], _model_feeds(session, ids, mask))[0]

@@ -1,8 +1,8 @@
 """OpenVINO's CPU plugin: its ScaledDotProductAttention and MatMul, and models converted from transformers.
 
-As its documentation advises for latency: PERFORMANCE_HINT=LATENCY, one stream, INFERENCE_NUM_THREADS, precision forced to
-float32 (it would take bfloat16 where the processor has it), inputs and outputs shared with NumPy. A fixed shape is also
-compiled as such; the faster of the static and the dynamic model counts.
+As its documentation advises for latency: PERFORMANCE_HINT=LATENCY, one stream, INFERENCE_NUM_THREADS, precision
+forced to float32 (it would take bfloat16 where the processor has it), inputs and outputs shared with NumPy. A fixed
+shape is also compiled as such; the faster of the static and the dynamic model counts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import openvino as ov
 import openvino.opset13 as ops
 
 from benchmarks import masks
-from benchmarks.backends import Backend, Unsupported, Variant
+from benchmarks.backends import Backend, Unsupported, Variant, converted
 from benchmarks.texts import PaddedEncoder
 from benchmarks.wire import AttentionCase, LinearCase, ModelCase, TextsCase
 
@@ -43,7 +43,7 @@ class OpenVINO(Backend):
         if unknown:
             raise Unsupported(f"ScaledDotProductAttention has no {', '.join(sorted(unknown))}")
         causal = case.is_causal and set(options) == {"is_causal"}
-        bias = masks.at_least_4d(masks.additive(case, options, not causal))
+        bias = masks.as_4d(case, masks.additive(case, options, not causal))
         if bias is not None:
             arrays = [*arrays, bias]
         parameters = [ops.parameter(array.shape, np.float32) for array in arrays]
@@ -65,14 +65,14 @@ class OpenVINO(Backend):
         ids = case.make_ids(artifacts["config"]["vocab_size"])
         variants = []
         for name in ("static", "dynamic"):
-            model = self.core.read_model(artifacts["openvino"])
+            model = self.core.read_model(converted(artifacts, "openvino"))
             if name == "static":
                 model.reshape({tensor.get_any_name(): list(ids.shape) for tensor in model.inputs})
             variants.append(Variant(f"{name} shape", *self._compiled(model, [ids, np.ones_like(ids)])))
         return variants
 
     def texts(self, case: TextsCase, artifacts: dict[str, Any]) -> list[Variant]:
-        request = self.core.compile_model(artifacts["openvino"], "CPU", self.options).create_infer_request()
+        request = self.core.compile_model(converted(artifacts, "openvino"), "CPU", self.options).create_infer_request()
 
         def forward(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
             return request.infer([ids, mask], share_inputs=True, share_outputs=True)[0]

@@ -1,4 +1,4 @@
-"""transformer_fast itself, through its public functions; also what measures the processor's peak and the memory's rate."""
+"""transformer_fast itself, through its public functions; also what the processor and its memory can do at all."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """torch: scaled_dot_product_attention, F.linear, and transformers' BertModel on attn_implementation="sdpa".
 
-As PyTorch's performance guide advises for inference on a CPU: `inference_mode`, `set_num_threads` to the number of threads,
-one inter-op thread, contiguous float32 tensors. torch.compile needs a C++ compiler at run time and is left out.
+As PyTorch's performance guide advises for inference on a CPU: `inference_mode`, `set_num_threads` to the number of
+threads, one inter-op thread, contiguous float32 tensors. torch.compile needs a C++ compiler at run time and is left
+out.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ class Torch(Backend):
         super().__init__(threads)
         torch.set_num_threads(threads)
         torch.set_num_interop_threads(1)
-        # Never left again: the mode is the thread's, and this thread makes every call.
-        torch.inference_mode().__enter__()
+        # The mode is this thread's, which makes every call, and lasts as long as the object.
+        self._mode = torch.inference_mode()
+        self._mode.__enter__()
 
     def versions(self) -> dict[str, str]:
         return {**super().versions(), **_optional_version("transformers")}
@@ -108,10 +110,10 @@ class Torch(Backend):
         texts = json.loads(Path(artifacts["texts"]).read_text(encoding="utf-8"))
         return [Variant("transformers.BertModel, sorted padded batches", lambda: encode(texts))]
 
-    def reference(self, case: ModelCase, artifacts: dict[str, Any], sequences: list[int]) -> np.ndarray:
-        """Hidden states of these sequences of the case, (len(sequences), L, h), computed in float64."""
+    def reference(self, case: ModelCase, artifacts: dict[str, Any], picked: list[int]) -> np.ndarray:
+        """Hidden states of these sequences of the case, (len(picked), L, h), computed in float64."""
         model = self._load(artifacts).double()
-        ids = torch.from_numpy(case.make_ids(model.config.vocab_size)[sequences])
+        ids = torch.from_numpy(case.make_ids(model.config.vocab_size)[picked])
         return model(input_ids=ids).last_hidden_state.numpy()
 
     def _load(self, artifacts: dict[str, Any]) -> torch.nn.Module:

@@ -71,8 +71,9 @@ typedef struct {
  * Rows count over query heads from `head` on, one after the other (row r is query r % Lq of head + r / Lq): a group of query heads that
  * shares K and V can go in one piece. With `partial` NULL the piece covers all keys and writes out, lse and weights; else it writes there
  * n_rows * (Dv + 2) floats: unnormalised outputs row by row, then the maxima (base-2 logarithm), then the sums. */
-typedef struct {
+typedef struct tfast_attention_piece {
     int64_t batch, kv_head, head, row, n_rows, key_begin, key_end;
+    const struct tfast_attention_piece *next; /* what this thread will probably run then (its operands are prefetched), or NULL */
     int decode; /* the rows of the whole sequence and group are few: attention_f32_decode (its sums run in another order) */
     float *partial;
 } tfast_attention_piece;

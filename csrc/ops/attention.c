@@ -43,7 +43,7 @@ typedef struct {
     int64_t piece_rows;  /* at most */
     int64_t max_rows;    /* of any piece that was cut */
     int64_t n_pieces, n_units, partial_floats;
-    int decode_pieces;
+    int decode_pieces, threads;
     tfast_attention_piece *pieces; /* NULL while they are only counted */
     int64_t *unit_begin;           /* first piece of each unit that is split, else of one piece */
     float *partials;
@@ -110,6 +110,7 @@ static void cut(plan_t *p) {
         }
     }
     if (p->unit_begin) p->unit_begin[p->n_units] = p->n_pieces;
+    for (int64_t i = 0; p->pieces && i + p->threads < p->n_pieces; i++) p->pieces[i].next = &p->pieces[i + p->threads];
 }
 
 static double call_flops(const tfast_attention *c) {
@@ -138,7 +139,8 @@ static double visible_scores(const tfast_attention *c) {
 }
 
 static void begin_plan(plan_t *p, const tfast_attention *call, int threads) {
-    *p = (plan_t){.kernels = tfast_kernels_now(), .call = call, .group = call->Hkv ? call->H / call->Hkv : 1};
+    *p = (plan_t){.kernels = tfast_kernels_now(), .call = call, .threads = threads,
+                  .group = call->Hkv ? call->H / call->Hkv : 1};
     const int64_t panel = p->kernels->attention_panel;
     int64_t panels = TFAST_MAX(1, TFAST_MIN(MAX_PIECE_PANELS, PIECE_FLOATS / ((call->D + call->Dv) * panel)));
     if (threads > 1) {

@@ -59,7 +59,7 @@ def vector(x, name: str, n: int) -> np.ndarray:
         raise TypeError(f"{name} has dtype {x.dtype}; a float type is needed")
     if x.shape != (n,):
         raise ValueError(f"{name} has shape {x.shape}; ({n},) is needed")
-    return np.ascontiguousarray(x, dtype=np.float32)
+    return np.ascontiguousarray(x if x.flags.aligned else x.copy(), dtype=np.float32)
 
 
 def integers(x, name: str, n: int) -> np.ndarray:
@@ -69,7 +69,7 @@ def integers(x, name: str, n: int) -> np.ndarray:
         raise TypeError(f"{name} has dtype {x.dtype}; integers are needed")
     if x.shape != (n,):
         raise ValueError(f"{name} has shape {x.shape}; ({n},) is needed")
-    return np.ascontiguousarray(x, dtype=np.int64)
+    return np.ascontiguousarray(x if x.flags.aligned else x.copy(), dtype=np.int64)
 
 
 def as_rows(x: np.ndarray) -> np.ndarray:

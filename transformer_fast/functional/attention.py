@@ -60,9 +60,9 @@ def _check_plain(dropout_p, softcap, scale, D: int) -> float:
         raise ValueError(f"dropout_p is {dropout_p}; 0 is needed: this library only does inference, and dropout is not applied there")
     if arrays.number(softcap, "softcap") < 0:
         raise ValueError(f"softcap is {softcap}; a number >= 0 is needed (0: none)")
+    if D == 0:
+        raise ValueError("query has head size D = 0; at least 1 is needed")
     if scale is None:
-        if D == 0:
-            raise ValueError("query has head size D = 0; at least 1 is needed")
         return 1 / math.sqrt(D)
     return arrays.number(scale, "scale")
 
@@ -130,7 +130,7 @@ def _table(relative_bias, H: int, Lq: int, Lk: int) -> np.ndarray | None:
         raise TypeError(f"relative_bias has dtype {table.dtype}; a float type is needed")
     if table.ndim != 2 or table.shape[0] not in (1, H) or table.shape[1] != max(Lq + Lk - 1, 0):
         raise ValueError(f"relative_bias has shape {table.shape}; (H or 1, Lq + Lk - 1) = ({H} or 1, {max(Lq + Lk - 1, 0)}) is needed")
-    return np.ascontiguousarray(table, dtype=np.float32)
+    return np.ascontiguousarray(table if table.flags.aligned else table.copy(), dtype=np.float32)
 
 
 def _flatten(x: np.ndarray, lead: tuple[int, ...], name: str) -> np.ndarray:
@@ -457,7 +457,7 @@ def additive_attention(query, key, value, v, W_q=None, W_k=None, bias=None, mask
         raise ValueError(f"value has length {value.shape[-2]}; the key's, {key.shape[-2]}, is needed")
     wide_value = np.asarray(value, dtype=np.float32)
     heads = (x[..., None, :, :] for x in (wide_query, wide_key, wide_value))
-    call = _Call(*heads, None if mask is None else np.asarray(mask)[..., None, :, :], 0.0, False, 1.0, False, 0, (-1, -1), None, 0.0, None, None,
+    call = _Call(*heads, None if mask is None else np.atleast_2d(mask)[..., None, :, :], 0.0, False, 1.0, False, 0, (-1, -1), None, 0.0, None, None,
                  None, False, False, None)  # fmt: skip
     if call.result.size:
         _core.attention((*call.arguments[:-1], v), 0)

@@ -25,7 +25,7 @@ def embedding(ids, weight, *, out=None) -> np.ndarray:
         arrays.check_out(out, shape, arrays.FLOAT32, {"weight": weight, "ids": ids})
     result = out if out is not None and out.flags.c_contiguous else np.empty(shape, arrays.FLOAT32)
     if result.size:
-        _core.embedding(np.ascontiguousarray(ids, dtype=np.int64).reshape(-1), weight, result.reshape(-1, shape[-1]), 0)
+        _core.embedding(np.ascontiguousarray(ids if ids.flags.aligned else ids.copy(), dtype=np.int64).reshape(-1), weight, result.reshape(-1, shape[-1]), 0)
     return arrays.finish(out, result)
 
 

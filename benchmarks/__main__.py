@@ -1,0 +1,100 @@
+"""`python -m benchmarks attention|linear|models|all`: measures, judges, and writes one JSON file a question and
+thread count.
+
+The command behind `make bench`. A new question is a module with `CLAIMS` and `run`, and a line in `_QUESTIONS`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import ROOT, attention, backends, claims, linear, models, plots, report
+from benchmarks.runner import Lane, Run
+
+# Question -> (module, peers that have an answer).
+_QUESTIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "attention": (attention, ("numpy", "torch", "onnxruntime", "openvino")),
+    "linear": (linear, ("numpy", "torch", "onnxruntime", "openvino")),
+    "models": (models, ("torch", "onnxruntime", "openvino", "ctranslate2", "sentence_transformers")),
+}
+_RESULTS = ROOT / "benchmarks" / "results"
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("question", choices=[*_QUESTIONS, "all"])
+    parser.add_argument("--threads", default="1", help="numbers of threads, one run each: 1 or 1,2 (default: 1)")
+    parser.add_argument("--isa", help="instruction set of ours (default: the best that the machine has)")
+    parser.add_argument("--peers", help="comma-separated, of " + ", ".join(backends.NAMES[1:]) + " (default: all)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each peer a case (default: 5)")
+    parser.add_argument("--sample", type=float, default=0.02, help="seconds a turn lasts at least (default: 0.02)")
+    parser.add_argument("--quick", action="store_true", help="small cases, two short rounds: does everything work?")
+    parser.add_argument("--out", type=Path, help="the JSON file; only with one question and one number of threads")
+    parser.add_argument("--folder", type=Path, default=_RESULTS, help="where files without --out go, and the plots")
+    options = parser.parse_args()
+    options.threads = [int(n) for n in options.threads.split(",")]
+    options.question = list(_QUESTIONS) if options.question == "all" else [options.question]
+    options.peers = list(backends.NAMES) if options.peers is None else options.peers.split(",")
+    unknown = set(options.peers) - set(backends.NAMES)
+    if unknown:
+        parser.error(f"--peers names {', '.join(sorted(unknown))}; known: {', '.join(backends.NAMES[1:])}")
+    if options.out and len(options.threads) * len(options.question) > 1:
+        parser.error("--out takes one question and one number of threads")
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if max(options.threads) > available:
+        parser.error(f"--threads asks for {max(options.threads)}; this process may use {available} processors")
+    return options
+
+
+def _lanes(peers: tuple[str, ...], chosen: list[str], threads: int, avx2: bool) -> list[Lane]:
+    lanes = [Lane("ours", "ours", threads)]
+    lanes += [Lane(name, name, threads) for name in peers if name in chosen]
+    if threads > 1:
+        lanes.append(Lane("ours, 1 thread", "ours", 1))
+    elif avx2:
+        lanes.append(Lane("ours, avx2", "ours", threads, isa="avx2"))
+    return lanes
+
+
+def _measure(question: str, threads: int, options: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
+    module, peers = _QUESTIONS[question]
+    forced = options.isa or os.environ.get("TRANSFORMER_FAST_ISA")
+    lanes = _lanes(peers, options.peers, threads, avx2=question != "models" and forced != "scalar")
+    rounds, sample = (2, 0.005) if options.quick else (options.rounds, options.sample)
+    with Run(question, lanes, isa=options.isa, rounds=rounds, sample_seconds=sample, report=say) as session:
+        module.run(session, options.quick)
+        result = session.result()
+    result["quick"] = options.quick
+    result["claims"] = claims.judge(result, module.CLAIMS)
+    return result
+
+
+def main() -> None:
+    options = _arguments()
+
+    def say(message: str) -> None:
+        print(message, file=sys.stderr, flush=True)
+
+    written = []
+    for threads in options.threads:
+        for question in options.question:
+            result = _measure(question, threads, options, say)
+            plural = "" if threads == 1 else "s"
+            path = options.out or options.folder / f"{question}-{result['isa']}-{threads}thread{plural}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            written.append(path)
+            say(f"{path}: {result['seconds']} s")
+    print(report.markdown(written))
+    for path in plots.draw(written):
+        say(f"{path}")
+
+
+if __name__ == "__main__":
+    main()

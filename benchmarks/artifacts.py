@@ -1,0 +1,207 @@
+"""What the model benchmarks run on: checkpoints, and each peer's own form of them, made once into build/benchmarks/.
+
+models.py calls `prepare`; the conversions run as `python -m benchmarks.artifacts <form> <checkpoint> <target>` in
+processes of their own, since they need torch, which must not be loaded where another peer is measured. A new form is
+a function in `_FORMS`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import ROOT, texts
+
+_FOLDER = ROOT / "build" / "benchmarks"
+_BERT_BASE = {
+    "model_type": "bert",
+    "architectures": ["BertModel"],
+    "vocab_size": 30522,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-12,
+    "position_embedding_type": "absolute",
+}
+# The standard deviation that BERT was initialised with: larger ones make attention a choice of one key.
+_INITIAL_RANGE = 0.02
+_OPSET = 17
+
+
+def prepare(model: str, forms: Sequence[str], report: Callable[[str], None], text_count: int = 0) -> dict[str, Any]:
+    """name -> path of what a backend may want of the model ("minilm" or "bert-base"), and "config", its config.json.
+
+    A form whose packages are missing, or whose conversion fails, is left out, and `report` says so.
+    """
+    checkpoint = _checkpoint(model)
+    found: dict[str, Any] = {"checkpoint": str(checkpoint)}
+    found["config"] = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    folder = _FOLDER / model
+    folder.mkdir(parents=True, exist_ok=True)
+    for form in forms:
+        convert, needs, target = _FORMS[form]
+        absent = [name for name in needs if importlib.util.find_spec(name) is None]
+        if absent:
+            report(f"{model}: no {form}, since {', '.join(absent)} is not installed")
+            continue
+        place = folder / form
+        if not place.exists():
+            report(f"converting {model} to {form}")
+            if not _convert(form, checkpoint, place, target, report):
+                continue
+        found[form] = str(place / target)
+    if text_count:
+        path = folder / f"texts-{text_count}.json"
+        path.write_text(json.dumps(texts.sentences(text_count)), encoding="utf-8")
+        found["texts"] = str(path)
+    return found
+
+
+def _checkpoint(model: str) -> Path:
+    if model == "minilm":
+        from transformer_fast.weights import find_minilm
+
+        return find_minilm()
+    from model_folders import bert_tensors, write_bert
+
+    folder = _FOLDER / model / "checkpoint"
+    if not (folder / "model.safetensors").exists():
+        tensors = bert_tensors(_BERT_BASE)
+        own_range = float(tensors["encoder.layer.0.intermediate.dense.weight"].std())
+        for name, values in tensors.items():
+            if values.ndim == 2:
+                tensors[name] = values * values.dtype.type(_INITIAL_RANGE / own_range)
+        write_bert(folder, _BERT_BASE, tensors)
+    return folder
+
+
+def _convert(form: str, checkpoint: Path, place: Path, target: str, report: Callable[[str], None]) -> bool:
+    """Fills the folder `place`, which is there in the end or not at all; whether it is."""
+    partial = place.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    command = [sys.executable, "-m", "benchmarks.artifacts", form, str(checkpoint), str(partial / target)]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        report(f"no {form}: {(done.stderr.strip().splitlines() or ['the conversion failed'])[-1]}")
+        return False
+    partial.rename(place)
+    return True
+
+
+# Below: what runs in the conversions' own processes -------------------------------------------------------------------
+
+
+def _wrapped(checkpoint: Path, attention: str):
+    """The encoder as a torch module from ids and mask to hidden states, and an example of its inputs."""
+    import torch
+    from transformers import BertModel
+
+    class Encoder(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bert = BertModel.from_pretrained(
+                checkpoint, attn_implementation=attention, add_pooling_layer=False, dtype=torch.float32
+            )
+
+        def forward(self, input_ids, attention_mask):
+            return self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+
+    ids = torch.randint(1000, 2000, (2, 16))
+    mask = torch.ones_like(ids)
+    mask[1, 10:] = 0
+    return Encoder().eval(), {"input_ids": ids, "attention_mask": mask}
+
+
+def _to_onnx(checkpoint: Path, target: Path) -> None:
+    import torch
+
+    # Written with eager attention: its graph is the pattern that onnxruntime's optimiser knows.
+    encoder, example = _wrapped(checkpoint, "eager")
+    free = {0: "B", 1: "L"}
+    torch.onnx.export(
+        encoder,
+        tuple(example.values()),
+        str(target),
+        input_names=list(example),
+        output_names=["last_hidden_state"],
+        dynamic_axes={name: free for name in (*example, "last_hidden_state")},
+        opset_version=_OPSET,
+        dynamo=False,
+    )
+
+
+def _to_optimized_onnx(checkpoint: Path, target: Path) -> None:
+    from onnxruntime.transformers.optimizer import optimize_model
+
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    plain = target.with_name("plain.onnx")
+    _to_onnx(checkpoint, plain)
+    model = optimize_model(
+        str(plain),
+        model_type="bert",
+        num_heads=config["num_attention_heads"],
+        hidden_size=config["hidden_size"],
+        opt_level=0,  # the session's own optimisations follow when it is loaded
+        use_gpu=False,
+    )
+    fused = model.get_fused_operator_statistics()
+    if fused["Attention"] != config["num_hidden_layers"]:
+        raise SystemExit(f"onnxruntime's optimiser fused {fused['Attention']} attention nodes: the graph has changed")
+    model.save_model_to_file(str(target))
+    plain.unlink()
+
+
+def _to_openvino(checkpoint: Path, target: Path) -> None:
+    import openvino as ov
+
+    encoder, example = _wrapped(checkpoint, "sdpa")
+    ov.save_model(ov.convert_model(encoder, example_input=example), target, compress_to_fp16=False)
+
+
+def _to_ctranslate2(checkpoint: Path, target: Path) -> None:
+    from ctranslate2.converters import TransformersConverter
+
+    # The converter asks for a tokenizer, which random weights do not have; only its vocabulary's size matters.
+    if not (checkpoint / "vocab.txt").exists():
+        size = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+        special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+        words = special + [f"word{i}" for i in range(size - len(special))]
+        (checkpoint / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    TransformersConverter(str(checkpoint)).convert(str(target))
+
+
+_TORCH = ("torch", "transformers")
+_FORMS = {
+    "onnx": (_to_onnx, (*_TORCH, "onnx"), "model.onnx"),
+    "onnx_optimized": (_to_optimized_onnx, (*_TORCH, "onnx", "onnxruntime"), "optimized.onnx"),
+    "openvino": (_to_openvino, (*_TORCH, "openvino"), "model.xml"),
+    "ctranslate2": (_to_ctranslate2, (*_TORCH, "ctranslate2"), "ctranslate2"),
+}
+FORMS = tuple(_FORMS)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("form", choices=FORMS)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("target", type=Path)
+    options = parser.parse_args()
+    _FORMS[options.form][0](options.checkpoint, options.target)
+
+
+if __name__ == "__main__":
+    main()

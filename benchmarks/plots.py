@@ -1,0 +1,143 @@
+"""Result files as pictures: `python -m benchmarks.plots results/*.json` writes PNG files beside them.
+
+attention: GFLOP/s over the length for full, causal, windowed attention and decoding. models: time of each peer in
+units of ours. Without matplotlib nothing is drawn, and that is said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.report import PEER_NAMES
+
+_COLORS = {
+    "ours": "#c0392b",
+    "numpy": "#7f8c8d",
+    "torch": "#e67e22",
+    "onnxruntime": "#2980b9",
+    "openvino": "#8e44ad",
+    "ctranslate2": "#27ae60",
+    "sentence_transformers": "#34495e",
+}
+_TITLES = {
+    "full": "full",
+    "causal": "causal (half of the flops counted)",
+    "window": "causal, window of 128 keys",
+    "decode": "decode: 1 query, L keys",
+}
+
+
+def draw(paths: Sequence[Path]) -> list[Path]:
+    """The pictures of these result files; [] where there is no matplotlib, or nothing to draw."""
+    try:
+        import matplotlib
+    except ImportError:
+        print("matplotlib is not installed (extra `bench`): no plots", file=sys.stderr)
+        return []
+    matplotlib.use("Agg")
+    drawers = {"attention": _draw_curves, "models": _draw_models}
+    written = []
+    for path in map(Path, paths):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if result["benchmark"] in drawers:
+            figure = drawers[result["benchmark"]](result)
+            figure.text(0.01, 0.005, _caption(result), fontsize=7, color="#555555")
+            target = path.with_suffix(".png")
+            figure.savefig(target, dpi=130, metadata={"Software": None})
+            written.append(target)
+    return written
+
+
+def _caption(result: dict[str, Any]) -> str:
+    versions: dict[str, str] = {}
+    for backend in result["backends"].values():
+        versions |= backend.get("versions", {})
+    listed = ", ".join(f"{name} {version}" for name, version in versions.items())
+    threads = f"{result['threads']} thread{'s' * (result['threads'] > 1)}"
+    return f"{result['machine']['cpu']}, {result['isa']}, {threads}, float32; {result['date']}; {listed}"
+
+
+def _draw_curves(result: dict[str, Any]) -> Any:
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(2, 2, figsize=(11, 8), layout="constrained")
+    figure.get_layout_engine().set(rect=(0, 0.025, 1, 0.975))
+    for axis, (kind, title) in zip(axes.flat, _TITLES.items(), strict=True):
+        rows = [row for row in result["rows"] if row["case"]["name"].startswith(f"curve {kind} ")]
+        lengths = [row["case"]["Lk"] for row in rows]
+        for label, color in _COLORS.items():
+            points = [
+                (L, row["lanes"][label])
+                for L, row in zip(lengths, rows, strict=True)
+                if "seconds" in row["lanes"].get(label, {})
+            ]
+            if points:
+                axis.plot(
+                    [L for L, _ in points],
+                    [entry["gflops"] for _, entry in points],
+                    marker="o",
+                    markersize=4,
+                    color=color,
+                    linewidth=2.2 if label == "ours" else 1.3,
+                    label=PEER_NAMES[label],
+                )
+        peaks = [row["peaks"]["ours"]["gflops"] for row in rows if "ours" in row["peaks"]]
+        if peaks and kind != "decode":
+            axis.plot(lengths, peaks, color="black", linestyle=":", linewidth=1, label="FMA peak")
+        ceilings = [
+            (row["case"]["Lk"], row["reads"]["ours"]["gbs"] * row["flops"] / row["stream_bytes"])
+            for row in rows
+            if row["reads"].get("ours")
+        ]
+        if ceilings:
+            axis.plot(*zip(*ceilings, strict=True), color="black", linestyle=":", linewidth=1, label="streaming read")
+        axis.set_xscale("log", base=2)
+        axis.set_ylim(bottom=0)
+        axis.set_xlabel("L")
+        axis.set_ylabel("GFLOP/s")
+        axis.set_title(title)
+        axis.grid(alpha=0.3)
+    axes[0, 0].legend(fontsize=8)
+    figure.suptitle("Attention, 8 heads of 64 features: useful GFLOP/s")
+    return figure
+
+
+def _draw_models(result: dict[str, Any]) -> Any:
+    from matplotlib import pyplot
+
+    rows = [row for row in result["rows"] if "seconds" in row["lanes"]["ours"]]
+    labels = [label for label in _COLORS if any("seconds" in row["lanes"].get(label, {}) for row in rows)]
+    figure, axis = pyplot.subplots(figsize=(max(8, 1.5 * len(rows)), 5), layout="constrained")
+    figure.get_layout_engine().set(rect=(0, 0.03, 1, 0.97))
+    width = 0.8 / max(len(labels), 1)
+    for i, label in enumerate(labels):
+        for x, row in enumerate(rows):
+            entry = row["lanes"].get(label, {})
+            if "seconds" in entry:
+                ratio = entry["seconds"] / row["lanes"]["ours"]["seconds"]
+                place = x + (i - (len(labels) - 1) / 2) * width
+                axis.bar(place, ratio, width, color=_COLORS[label])
+                axis.text(place, ratio, f"{ratio:.2f}", ha="center", va="bottom", fontsize=6, rotation=90)
+    axis.axhline(1, color="black", linewidth=0.8)
+    axis.set_xticks(range(len(rows)), [row["case"]["name"] for row in rows], fontsize=8)
+    axis.set_ylabel("time in units of this library's (lower is faster)")
+    handles = [pyplot.Rectangle((0, 0), 1, 1, color=_COLORS[label]) for label in labels]
+    axis.legend(handles, [PEER_NAMES[label] for label in labels], fontsize=8)
+    axis.set_title("Encoders, float32")
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.plots", description=__doc__)
+    parser.add_argument("results", nargs="+", type=Path)
+    for path in draw(parser.parse_args().results):
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""Result files as Markdown: `python -m benchmarks.report results/*.json [--into docs/performance.md]`.
+
+The only source of the tables in docs/performance.md, which stand there between two marks. A new kind of row is a
+function in `_TABLES`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+_BEGIN = "<!-- benchmarks.report: begin. Written by `python -m benchmarks.report`; do not edit. -->"
+_END = "<!-- benchmarks.report: end -->"
+PEER_NAMES = {
+    "ours": "this library",
+    "numpy": "NumPy",
+    "torch": "torch",
+    "onnxruntime": "onnxruntime",
+    "openvino": "OpenVINO",
+    "ctranslate2": "CTranslate2",
+    "sentence_transformers": "sentence-transformers",
+}
+
+
+def markdown(paths: Sequence[Path]) -> str:
+    """Everything that the files say, one section each."""
+    return "\n\n".join(_section(Path(path)) for path in paths)
+
+
+def write_into(document: Path, text: str) -> None:
+    """Puts the text between the marks of the document. Raises ValueError if it has none."""
+    before = document.read_text(encoding="utf-8")
+    if _BEGIN not in before or _END not in before:
+        raise ValueError(f"{document}: needed: the lines {_BEGIN!r} and {_END!r}")
+    head, rest = before.split(_BEGIN, 1)
+    tail = rest.split(_END, 1)[1]
+    document.write_text(f"{head}{_BEGIN}\n\n{text}\n\n{_END}{tail}", encoding="utf-8")
+
+
+def _section(path: Path) -> str:
+    result = json.loads(path.read_text(encoding="utf-8"))
+    threads = result["threads"]
+    title = f"## {result['benchmark'].capitalize()}, {threads} thread{'s' * (threads > 1)}"
+    parts = [title, _about(result, path), _verdicts(result), *_TABLES[result["benchmark"]](result), _peers(result)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _about(result: dict[str, Any], path: Path) -> str:
+    machine = result["machine"]
+    reads = " / ".join(f"{gbs:.1f}" for gbs in result["memory_read_gbs"])
+    peaks = [row["peaks"]["ours"]["gflops"] for row in result["rows"] if "ours" in row["peaks"]]
+    peak = f"FMA peak {min(peaks):.0f} to {max(peaks):.0f} GFLOP/s, " if peaks else ""
+    quick = " A quick run: its figures say that it works, not how fast." if result.get("quick") else ""
+    return (
+        f"`{path.name}`, {result['date']}: {machine['cpu']}, {machine['cpus']} processors, ISA {result['isa']}; "
+        f"{peak}memory read {reads} GB/s before and after. "
+        f"Median of up to {result['rounds']} interleaved rounds.{quick}"
+    )
+
+
+def _verdicts(result: dict[str, Any]) -> str:
+    rows = []
+    for verdict in result["claims"]:
+        value = "" if verdict["value"] is None else f"{verdict['value']:.3g}"
+        word = {True: "yes", False: "**no**", None: "not measured"}[verdict["holds"]]
+        rows.append((verdict["claim"], verdict["bound"], value, word, verdict["remark"]))
+    return table(("Claim", "Bound", "Measured", "Holds", ""), rows, left=(0, 3, 4)) if rows else ""
+
+
+def _speed_tables(result: dict[str, Any]) -> list[str]:
+    """GFLOP/s of ours, its shares, and every peer's time over ours."""
+    lanes = [label for label in result["backends"] if "missing" not in result["backends"][label]]
+    others = [
+        label
+        for label in lanes
+        if label != "ours" and any("seconds" in row["lanes"].get(label, {}) for row in result["rows"])
+    ]
+    head = (
+        "Case",
+        "time",
+        "GFLOP/s",
+        "of FMA peak",
+        "of read",
+        *(f"vs {PEER_NAMES.get(o, o)}" for o in others),
+        "max error",
+    )
+    tables = []
+    for group in dict.fromkeys(row["group"] for row in result["rows"]):
+        rows = [_speed_row(row, others) for row in result["rows"] if row["group"] == group]
+        tables.append(f"### {group[0].upper()}{group[1:]}\n\n{table(head, rows)}")
+    return tables
+
+
+def _speed_row(row: dict[str, Any], others: Sequence[str]) -> tuple[str, ...]:
+    ours = row["lanes"]["ours"]
+    name = row["case"]["name"]
+    if "seconds" not in ours:
+        return (name, ours.get("unsupported", ""), "", "", "", *("" for _ in others), "")
+
+    def ratio(label: str) -> str:
+        entry = row["lanes"].get(label, {})
+        return f"{entry['seconds'] / ours['seconds']:.2f}x" if "seconds" in entry else "-"
+
+    error = ours.get("max_error")
+    return (
+        name,
+        duration(ours["seconds"]),
+        f"{ours['gflops']:.1f}",
+        f"{ours['of_peak']:.0%}",
+        f"{ours['of_read']:.0%}" if "of_read" in ours else "",
+        *map(ratio, others),
+        "" if error is None else f"{error:.0e}",
+    )
+
+
+def _model_tables(result: dict[str, Any]) -> list[str]:
+    tables = _speed_tables(result)
+    rows = [
+        (
+            model,
+            duration(figures["seconds"]),
+            duration(figures["import_seconds"]),
+            f"{figures['resident_bytes'] / 1e6:.0f} MB",
+            f"{figures['memory_of_weights']:.2f}",
+        )
+        for model, figures in result["loading"].items()
+    ]
+    head = ("Model", "load and first call", "import", "resident", "in units of the weights")
+    return [*tables, f"### Loading\n\n{table(head, rows)}"]
+
+
+_TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
+    "attention": _speed_tables,
+    "linear": _speed_tables,
+    "models": _model_tables,
+}
+
+
+def _peers(result: dict[str, Any]) -> str:
+    """Versions and settings, the variants that were taken, and who was missing."""
+    lines = []
+    for label, backend in result["backends"].items():
+        if "missing" in backend:
+            lines.append(f"- {label}: missing ({backend['missing']})")
+            continue
+        versions = ", ".join(f"{name} {version}" for name, version in backend["versions"].items())
+        shown = {k: v for k, v in backend["settings"].items() if k not in ("cpu", "cache_bytes", "version")}
+        settings = ", ".join(f"{name}={value}" for name, value in shown.items())
+        variants: dict[str, int] = {}
+        for row in result["rows"]:
+            if "variant" in row["lanes"].get(label, {}):
+                variant = row["lanes"][label]["variant"]
+                variants[variant] = variants.get(variant, 0) + 1
+        taken = "; ".join(f"{name} ({count})" for name, count in variants.items())
+        lines.append(f"- {label}: {versions}; {settings}. Taken: {taken or 'nothing'}.")
+    return "### Peers\n\n" + "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    for limit, unit, factor in ((1e-3, "us", 1e6), (1.0, "ms", 1e3)):
+        if seconds < limit:
+            return f"{seconds * factor:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
+    """A Markdown table; the columns in `left` are aligned to the left, the others to the right."""
+    line = ["---" if i in left else "--:" for i in range(len(head))]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, line, *rows))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
+    parser.add_argument("results", nargs="+", type=Path)
+    parser.add_argument("--into", type=Path, help="a document with the two marks; otherwise the text is printed")
+    options = parser.parse_args()
+    text = markdown(options.results)
+    if options.into:
+        write_into(options.into, text)
+    else:
+        print(text)
+
+
+if __name__ == "__main__":
+    main()

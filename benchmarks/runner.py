@@ -1,0 +1,327 @@
+"""Measures cases on all peers: one process each, in turns within one run, beside what the processor can do.
+
+attention.py, linear.py and models.py hand their work to `Run`; __main__.py writes what it returns. In each round
+every peer has one turn, and before the first, between the rounds and after the last the FMA peak (and, where memory
+is the limit, the streaming read) is sampled: a change of clock frequency or a busy neighbour meets all alike. A
+figure is the median of the rounds, and all samples stay in the result.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import ROOT, wire
+
+_PEAK_SECONDS = 0.02
+_DRAM_BYTES = 256 << 20
+# A peer that does not answer for that long is ended, and is missing from then on.
+_PATIENCE = 600
+# Seconds that one round of a case lasts -> rounds at most: what long calls lose in rounds they have in length.
+_FEWER_ROUNDS = ((15.0, 2), (4.0, 3))
+
+
+@dataclass(frozen=True)
+class Lane:
+    """Who has a turn: a peer on a number of threads; `isa` forces a level of ours."""
+
+    label: str
+    backend: str
+    threads: int
+    isa: str | None = None
+
+
+@dataclass(frozen=True)
+class Work:
+    """One case, and what measuring it needs.
+
+    flops: useful ones. stream_bytes: what the call has to read, if that and not arithmetic is its limit; else 0.
+    rows: indices of the result's rows that are compared; expected: writes what they should be to a .npy of the path
+    that it gets, and says whether it could. peers: False measures ours alone. extra: labels of lanes of ours beyond
+    the usual one that take part.
+    """
+
+    case: wire.Case
+    group: str
+    flops: int
+    rows: list[int]
+    expected: Callable[[Run, str], bool]
+    tolerance: float
+    stream_bytes: int = 0
+    peers: bool = True
+    extra: tuple[str, ...] = ()
+    artifacts: dict[str, Any] = field(default_factory=dict)
+
+
+class WorkerDied(Exception):
+    pass
+
+
+class Worker:
+    """The process of one lane."""
+
+    def __init__(self, lane: Lane, isa: str | None) -> None:
+        self.lane = lane
+        counts = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
+        environment = os.environ | {name: str(lane.threads) for name in counts}
+        environment |= {"TOKENIZERS_PARALLELISM": "true", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+        environment.pop("TRANSFORMER_FAST_NUM_THREADS", None)
+        if lane.isa or isa:
+            environment["TRANSFORMER_FAST_ISA"] = lane.isa or isa
+        self.log = tempfile.TemporaryFile(mode="w+")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.worker", lane.backend, "--threads", str(lane.threads)],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            text=True,
+        )
+
+    def ask(self, do: str, **fields: Any) -> dict[str, Any]:
+        """The answer to a request. Raises WorkerDied with the last words of a process that is gone."""
+        try:
+            self.process.stdin.write(json.dumps({"do": do, **fields}) + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            raise WorkerDied(self._last_words()) from None
+        return self.answer()
+
+    def answer(self) -> dict[str, Any]:
+        timer = threading.Timer(_PATIENCE, self.process.kill)
+        timer.start()
+        line = self.process.stdout.readline()
+        timer.cancel()
+        if not line:
+            raise WorkerDied(self._last_words())
+        return json.loads(line)
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process.stdout.close()
+        self.log.close()
+
+    def _last_words(self) -> str:
+        code = self.process.wait()
+        self.log.seek(0)
+        words = self.log.read().strip().splitlines()[-1:]
+        return f"its process ended with code {code}{': ' + words[0] if words else ''}"
+
+
+class Run:
+    """The processes of one run. Use as a context manager; `measure` as often as there is work, `result` at the end."""
+
+    def __init__(
+        self,
+        name: str,
+        lanes: Sequence[Lane],
+        *,
+        isa: str | None,
+        rounds: int,
+        sample_seconds: float,
+        report: Callable[[str], None],
+    ) -> None:
+        self.name, self.lanes = name, list(lanes)
+        self.isa, self.rounds, self.sample_seconds, self.report = isa, rounds, sample_seconds, report
+        self.workers: dict[str, Worker] = {}
+        self.backends: dict[str, dict[str, Any]] = {}
+        self.rows: list[dict[str, Any]] = []
+        self.extra: dict[str, Any] = {}
+        self.stream: list[float] = []
+        self.started = time.time()
+
+    def __enter__(self) -> Run:
+        started = {lane.label: Worker(lane, self.isa) for lane in self.lanes}
+        for lane in self.lanes:
+            worker = started[lane.label]
+            about = {"backend": lane.backend, "threads": lane.threads, "isa": lane.isa}
+            try:
+                hello = worker.answer()
+            except WorkerDied as error:
+                hello = {"missing": str(error)}
+            if "missing" in hello:
+                self.report(f"{lane.label} is missing and skipped: {hello['missing']}")
+                worker.close()
+            else:
+                self.workers[lane.label] = worker
+            self.backends[lane.label] = about | hello
+        if "ours" not in self.workers:
+            self.__exit__()
+            raise SystemExit("the library itself does not start; see the line above")
+        self._sample_stream()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for worker in self.workers.values():
+            worker.close()
+        self.workers.clear()
+
+    def ask(self, label: str, do: str, **fields: Any) -> dict[str, Any]:
+        """A request to a lane; {"unsupported": why} from one that is not there (any more)."""
+        if label not in self.workers:
+            return {"unsupported": self.backends.get(label, {}).get("missing", "not in this run")}
+        try:
+            return self.workers[label].ask(do, **fields)
+        except WorkerDied as error:
+            self.report(f"{label}: {error}")
+            self.workers.pop(label).close()
+            self.backends[label]["missing"] = str(error)
+            return {"unsupported": str(error)}
+
+    def measure(self, work: Work) -> None:
+        """Adds the row of this case to the result."""
+        self.report(f"{self.name}: {work.case.name}")
+        lanes = [lane for lane in self.lanes if self._takes_part(lane, work)]
+        prepared = self._prepare(work, lanes)
+        ready = [lane for lane in lanes if "unsupported" not in prepared[lane.label]]
+        # Each kind of ours has its own ceiling: other threads, another instruction set.
+        ceilings = [lane for lane in ready if lane.backend == "ours"]
+        peaks: dict[str, list[float]] = {lane.label: [] for lane in ceilings}
+        reads: dict[str, list[float]] = {lane.label: [] for lane in ceilings}
+        samples: dict[str, list[dict[str, Any]]] = {lane.label: [] for lane in ready}
+        rounds, turn = self.rounds, 0
+        while turn < rounds:
+            self._sample_ceilings(work, peaks, reads)
+            start = time.perf_counter()
+            for i in range(len(ready)):
+                lane = ready[(i + turn) % len(ready)]
+                answer = self.ask(lane.label, "time")
+                if "seconds" in answer:
+                    samples[lane.label].append(answer)
+            lasted = time.perf_counter() - start
+            rounds = min([rounds, *(most for seconds, most in _FEWER_ROUNDS if lasted > seconds)])
+            turn += 1
+        self._sample_ceilings(work, peaks, reads)
+        for lane in lanes:
+            self.ask(lane.label, "forget")
+        entries = {}
+        for lane in lanes:
+            label = lane.label
+            entries[label] = prepared[label]
+            if samples.get(label):
+                ceiling = label if label in peaks else "ours"
+                entries[label] |= _figures(work, samples[label], peaks.get(ceiling), reads.get(ceiling))
+        self.rows.append(
+            {
+                "case": wire.to_json(work.case),
+                "group": work.group,
+                "flops": work.flops,
+                "stream_bytes": work.stream_bytes,
+                "peaks": {label: _summary(values, "gflops") for label, values in peaks.items()},
+                "reads": {label: _summary(values, "gbs") for label, values in reads.items() if values},
+                "lanes": entries,
+            }
+        )
+
+    def result(self) -> dict[str, Any]:
+        """All that the result file holds but the verdicts."""
+        self._sample_stream()
+        ours = self.backends["ours"]
+        config = ours["settings"]
+        return {
+            "benchmark": self.name,
+            "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+            "seconds": round(time.time() - self.started),
+            "version": ours["versions"]["transformer_fast"],
+            "machine": {
+                "cpu": config["cpu"],
+                "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+                "cache_bytes": config["cache_bytes"],
+                "system": f"{platform.system()} {platform.machine()}",
+                "load_average": list(os.getloadavg()),
+            },
+            "isa": config["isa"],
+            "threads": next(lane.threads for lane in self.lanes if lane.label == "ours"),
+            "python": platform.python_version(),
+            "rounds": self.rounds,
+            "sample_seconds": self.sample_seconds,
+            "backends": self.backends,
+            "memory_read_gbs": self.stream,
+            "rows": self.rows,
+            **self.extra,
+        }
+
+    def _takes_part(self, lane: Lane, work: Work) -> bool:
+        if lane.label == "ours":
+            return True
+        if lane.backend == "ours":
+            return lane.label in work.extra
+        return work.peers
+
+    def _prepare(self, work: Work, lanes: Sequence[Lane]) -> dict[str, dict[str, Any]]:
+        with tempfile.TemporaryDirectory() as folder:
+            path = str(Path(folder) / "expected.npy")
+            request = {
+                "case": wire.to_json(work.case),
+                "rows": work.rows,
+                "expected": path if work.expected(self, path) else None,
+                "tolerance": work.tolerance,
+                "sample_seconds": self.sample_seconds,
+                "artifacts": work.artifacts,
+            }
+            answers = {lane.label: self.ask(lane.label, "prepare", **request) for lane in lanes}
+        for label, answer in answers.items():
+            if "unsupported" in answer and label in self.workers:
+                self.report(f"  {label}: {answer['unsupported']}")
+        return answers
+
+    def _sample_ceilings(self, work: Work, peaks: dict[str, list[float]], reads: dict[str, list[float]]) -> None:
+        for label in peaks:
+            peaks[label].append(self.ask(label, "fma_peak", seconds=_PEAK_SECONDS)["gflops"])
+            if work.stream_bytes:
+                reads[label].append(self.ask(label, "streaming_read", nbytes=work.stream_bytes)["gbs"])
+
+    def _sample_stream(self) -> None:
+        self.stream.append(self.ask("ours", "streaming_read", nbytes=_DRAM_BYTES)["gbs"])
+
+
+def write_rows(path: str, rows: np.ndarray) -> bool:
+    """For `Work.expected`: the rows are there."""
+    np.save(path, rows)
+    return True
+
+
+def _figures(work: Work, samples: list[dict[str, Any]], peaks: list[float] | None, reads: list[float] | None) -> dict:
+    times = [sample["seconds"] for sample in samples]
+    entry = _summary(times, "seconds")
+    seconds = entry["seconds"]
+    entry |= {
+        "samples": times,
+        "gflops": work.flops / seconds / 1e9,
+        "processors": statistics.median(sample["processors"] for sample in samples),
+        "at_rest": all(sample["at_rest"] for sample in samples),
+    }
+    if peaks:
+        entry["of_peak"] = entry["gflops"] / statistics.median(peaks)
+    if reads:
+        entry["gbs"] = work.stream_bytes / seconds / 1e9
+        entry["of_read"] = entry["gbs"] / statistics.median(reads)
+    return entry
+
+
+def _summary(values: Sequence[float], name: str) -> dict[str, float]:
+    """Median and quartiles."""
+    if len(values) < 2:
+        return {name: values[0], "q1": values[0], "q3": values[0]}
+    q1, median, q3 = statistics.quantiles(values, method="inclusive")
+    return {name: median, "q1": q1, "q3": q3}
