@@ -132,7 +132,7 @@ CLAIMS: tuple[Claim, ...] = (
 def works(quick: bool) -> list[Work]:
     """What is to be measured; quick leaves out what takes longest."""
     most = 2e8 if quick else float("inf")
-    chosen = [(case, "must show") for case in MUST_SHOW] + [(case, "grid") for case in GRID]
+    chosen = [(case, "Must show") for case in MUST_SHOW] + [(case, "Grid") for case in GRID]
     return [_work(case, group) for case, group in chosen if useful_flops(case) <= most]
 
 

@@ -95,7 +95,7 @@ def _work(case: LinearCase) -> Work:
     avx2 = case.M == 1024 and (case.K, case.N) in _AVX2 and case.activation is None
     return Work(
         case=case,
-        group="GELU" if case.activation else f"{case.M} rows",
+        group="GELU" if case.activation else f"{case.M} row{'s' * (case.M > 1)}",
         flops=case.flops(),
         rows=_rows(case),
         expected=lambda run, path: write_rows(path, expected(case)),

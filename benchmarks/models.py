@@ -159,7 +159,7 @@ def _texts_work(case: TextsCase, found: dict[str, Any]) -> Work:
 
     return Work(
         case=case,
-        group="texts",
+        group="Real texts",
         flops=flops(found["config"], sum(lengths), sum(n * n for n in lengths)),
         rows=rows,
         expected=expected,

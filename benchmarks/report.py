@@ -78,19 +78,12 @@ def _speed_tables(result: dict[str, Any]) -> list[str]:
         for label in lanes
         if label != "ours" and any("seconds" in row["lanes"].get(label, {}) for row in result["rows"])
     ]
-    head = (
-        "Case",
-        "time",
-        "GFLOP/s",
-        "of FMA peak",
-        "of read",
-        *(f"vs {PEER_NAMES.get(o, o)}" for o in others),
-        "max error",
-    )
+    names = [f"vs {PEER_NAMES.get(label, label)}" for label in others]
+    head = ("Case", "time", "GFLOP/s", "of FMA peak", "of read", *names, "max error")
     tables = []
     for group in dict.fromkeys(row["group"] for row in result["rows"]):
         rows = [_speed_row(row, others) for row in result["rows"] if row["group"] == group]
-        tables.append(f"### {group[0].upper()}{group[1:]}\n\n{table(head, rows)}")
+        tables.append(f"### {group}\n\n{table(*_without_empty_columns(head, rows))}")
     return tables
 
 
@@ -102,7 +95,7 @@ def _speed_row(row: dict[str, Any], others: Sequence[str]) -> tuple[str, ...]:
 
     def ratio(label: str) -> str:
         entry = row["lanes"].get(label, {})
-        return f"{entry['seconds'] / ours['seconds']:.2f}x" if "seconds" in entry else "-"
+        return f"{entry['seconds'] / ours['seconds']:.2f}x" if "seconds" in entry else ""
 
     error = ours.get("max_error")
     return (
@@ -114,6 +107,11 @@ def _speed_row(row: dict[str, Any], others: Sequence[str]) -> tuple[str, ...]:
         *map(ratio, others),
         "" if error is None else f"{error:.0e}",
     )
+
+
+def _without_empty_columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[Sequence[str], list]:
+    kept = [i for i in range(len(head)) if any(row[i] for row in rows)]
+    return [head[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
 def _model_tables(result: dict[str, Any]) -> list[str]:
@@ -149,14 +147,26 @@ def _peers(result: dict[str, Any]) -> str:
         versions = ", ".join(f"{name} {version}" for name, version in backend["versions"].items())
         shown = {k: v for k, v in backend["settings"].items() if k not in ("cpu", "cache_bytes", "version")}
         settings = ", ".join(f"{name}={value}" for name, value in shown.items())
-        variants: dict[str, int] = {}
-        for row in result["rows"]:
-            if "variant" in row["lanes"].get(label, {}):
-                variant = row["lanes"][label]["variant"]
-                variants[variant] = variants.get(variant, 0) + 1
-        taken = "; ".join(f"{name} ({count})" for name, count in variants.items())
-        lines.append(f"- {label}: {versions}; {settings}. Taken: {taken or 'nothing'}.")
+        lines.append(f"- {label}: {versions}; {settings}. {_doings(result, label)}")
     return "### Peers\n\n" + "\n".join(lines)
+
+
+def _doings(result: dict[str, Any], label: str) -> str:
+    """The variants that a lane was measured in, its largest error, and how many processors it kept busy."""
+    entries = [row["lanes"].get(label, {}) for row in result["rows"]]
+    entries = [entry for entry in entries if "seconds" in entry]
+    if not entries:
+        return "Nothing measured."
+    variants: dict[str, int] = {}
+    for entry in entries:
+        variants[entry["variant"]] = variants.get(entry["variant"], 0) + 1
+    taken = "; ".join(f"{name} ({count})" for name, count in variants.items())
+    errors = [entry["max_error"] for entry in entries if entry["max_error"] is not None]
+    error = f"Largest error {max(errors):.0e}. " if errors else ""
+    busy = sorted(entry["processors"] for entry in entries)
+    restless = "" if all(entry["at_rest"] for entry in entries) else " Its threads did not always come to rest."
+    used = f"Processors busy: {busy[len(busy) // 2]:.2f} (median), {busy[-1]:.2f} (most)."
+    return f"Taken: {taken}. {error}{used}{restless}"
 
 
 def duration(seconds: float) -> str:

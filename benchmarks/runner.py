@@ -236,6 +236,9 @@ class Run:
     def result(self) -> dict[str, Any]:
         """All that the result file holds but the verdicts."""
         self._sample_stream()
+        for label in list(self.workers):
+            answer = self.ask(label, "hello")
+            self.backends[label] |= {name: answer[name] for name in ("versions", "settings") if name in answer}
         ours = self.backends["ours"]
         config = ours["settings"]
         return {

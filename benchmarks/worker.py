@@ -57,6 +57,7 @@ class Session:
         self.warm_up = True
 
     def hello(self) -> dict[str, Any]:
+        """Asked at the start and once more at the end: some peers settle what they use while they work."""
         return {"versions": self.backend.versions(), "settings": self.backend.settings()}
 
     def prepare(

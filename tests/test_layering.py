@@ -32,7 +32,6 @@ PYTHON_ROOMS = {
     "passages": set(),
     "timing": set(),
     "reference": set(),
-    "timing": set(),
     "weights": {"checkpoint"},
     "__init__": {"functional", "models", "nn", "text"},
 }

@@ -34,11 +34,8 @@ class CTranslate2(Backend):
         needed = {"avx512f", "avx512cd", "avx512vl", "avx512bw", "avx512dq"}
         if needed <= set(flags.split()):
             os.environ.setdefault("CT2_FORCE_CPU_ISA", "AVX512")
-        os.environ["CT2_VERBOSE"] = "1"  # read when the library first looks at the processor
-        with _captured_stderr() as log:
-            ctranslate2.get_supported_compute_types("cpu")
-        found = dict(re.findall(r"- (Selected ISA|Use Intel MKL|SGEMM backend): (.+)", log()))
-        self.chosen = {name.lower().replace(" ", "_"): value.strip() for name, value in found.items()}
+        os.environ["CT2_VERBOSE"] = "1"
+        self.chosen: dict[str, str] = {}
 
     def settings(self) -> dict[str, Any]:
         return {
@@ -77,7 +74,12 @@ class CTranslate2(Backend):
     def _load(self, artifacts: dict[str, Any]) -> ctranslate2.Encoder:
         path = converted(artifacts, "ctranslate2")
         threads = {"inter_threads": 1, "intra_threads": self.threads}
-        return ctranslate2.Encoder(path, device="cpu", compute_type="float32", **threads)
+        with _captured_stderr() as log:
+            encoder = ctranslate2.Encoder(path, device="cpu", compute_type="float32", **threads)
+        # It says what it chose when the first model is loaded.
+        found = re.findall(r"- (Selected ISA|Use Intel MKL|SGEMM backend): (.+)", log())
+        self.chosen |= {name.lower().replace(" ", "_"): value.strip() for name, value in found}
+        return encoder
 
 
 @contextmanager

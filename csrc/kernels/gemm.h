@@ -31,13 +31,11 @@ typedef struct {
 typedef struct {
     ahead_t part[4];
     int parts;
+    int64_t lines_per_tile;
 } ahead_list;
 
-/* A tile of 8 x 48 x 64 runs for about 800 cycles; L2 takes a line from L3 in some 20 where they stream. */
-enum { LINES_PER_TILE = 16 };
-
 static void fetch_ahead(ahead_list *list) {
-    for (int i = 0; i < LINES_PER_TILE && list->parts; i++) {
+    for (int i = 0; i < list->lines_per_tile && list->parts; i++) {
         ahead_t *a = &list->part[list->parts - 1];
         if (a->write)
             __builtin_prefetch(a->at + a->done, 1, 2);
@@ -194,6 +192,9 @@ static void KERNEL(gemm_f32_panel)(const tfast_gemm_panel *p) {
     tile_args t = {.k = p->k, .a = p->a, .row_stride = p->a_stride, .col_stride = 1, .a_step = TILE_ROWS * p->a_stride, .b = p->b,
                    .from = p->sums, .from_stride = PANEL, .c = direct ? p->y : p->sums, .c_stride = direct ? p->y_stride : PANEL,
                    .end = !p->first ? END_ADD_C : p->bias ? END_ADD_ROW : END_STORE, .row = p->bias, .n = p->n};
+    ahead_list ahead = {.lines_per_tile = tfast_ceil_div(p->next_bytes / 64, tfast_ceil_div(p->m, TILE_ROWS))};
+    add_ahead(&ahead, (const char *)p->next, 1, p->next_bytes, 0, 0);
+    if (ahead.parts) t.ahead = &ahead;
     if (!epilogue) {
         tile_rows(&t, p->m, nv);
         return;

@@ -31,6 +31,8 @@ typedef struct {
     int64_t residual_stride;
     tfast_activation activation;
     int first, last;
+    const void *next; /* what the next call will read as b: fetched while this one runs; or NULL */
+    int64_t next_bytes;
 } tfast_gemm_panel;
 
 /* An additive term of the scores: float values, or bytes where 0 means "not allowed" (-infinity). */

@@ -61,11 +61,14 @@ static void run_block(void *ctx, int64_t task, void *scratch) {
     const int64_t width = p->kernels->panel_width, N = c->weight->N, K = c->weight->K;
     const int64_t row = task / p->n_col_blocks * p->row_block, m = TFAST_MIN(p->row_block, c->M - row);
     const int64_t first = task % p->n_col_blocks * p->panels_per_task, last = TFAST_MIN(first + p->panels_per_task, p->n_panels);
+    const float *end = c->weight->panels + last * width * K;
     for (int64_t j = first; j < last; j++) {
         const int64_t n = j * width;
         for (int64_t k = 0; k < K || k == 0; k += p->k_block) {
+            /* Blocks of a panel and panels lie one after the other: what follows in memory is what the next call reads. */
+            const float *next = c->weight->panels + n * K + TFAST_MIN(k + p->k_block, K) * width;
             const tfast_gemm_panel g = {
-                .m = m, .n = TFAST_MIN(width, N - n), .k = TFAST_MIN(p->k_block, K - k),
+                .next = next, .next_bytes = TFAST_MIN(end - next, p->k_block * width) * (int64_t)sizeof(float), .m = m, .n = TFAST_MIN(width, N - n), .k = TFAST_MIN(p->k_block, K - k),
                 .a = c->x + row * c->x_stride + k, .a_stride = c->x_stride, .b = c->weight->panels + n * K + k * width,
                 .sums = scratch, .y = c->y + row * c->y_stride + n, .y_stride = c->y_stride, .bias = c->bias ? c->bias + n : NULL,
                 .residual = c->residual ? c->residual + row * c->residual_stride + n : NULL, .residual_stride = c->residual_stride,
