@@ -1,80 +1,89 @@
 /* The C API of transformer_fast: the only header that Cython sees.
  *
- * Every function checks nothing that Python has checked already (shapes, types, overlap): see transformer_fast/functional.py. All of
- * them may be called without the GIL and from several threads. n_threads 0 means the setting. A new op: its prototype here, its
- * file in ops/, its wrapper in transformer_fast/_core.pyx (docs/adding_a_kernel.md). */
+ * Every function checks nothing that Python has checked already (shapes, types, overlap): see
+ * transformer_fast/functional.py. All of them may be called without the GIL and from several threads. n_threads 0 means
+ * the setting. A new op: its prototype here, its file in ops/, its wrapper in transformer_fast/_core.pyx
+ * (docs/adding_a_kernel.md). */
 #ifndef TFAST_H
 #define TFAST_H
 
 #include "base/types.h"
 #include "kernels/table.h" /* tfast_attention */
 
-/* --- settings (runtime/) --------------------------------------------------------------------------------------------------- */
+/* --- settings (runtime/)
+ * --------------------------------------------------------------------------------------------------- */
 void tfast_set_num_threads(int n);
 int tfast_get_num_threads(void);
 int tfast_has_openmp(void);
-tfast_status tfast_set_isa(const char *name);
-const char *tfast_get_isa(void);
-const char *tfast_available_isa(int i);
+tfast_status tfast_set_isa(const char* name);
+const char* tfast_get_isa(void);
+const char* tfast_available_isa(int i);
 size_t tfast_workspace_release(void);
 size_t tfast_workspace_bytes(void);
-const char *tfast_cpu_brand(void);
-void tfast_cache_bytes(int64_t *l1d, int64_t *l2, int64_t *l3);
+const char* tfast_cpu_brand(void);
+void tfast_cache_bytes(int64_t* l1d, int64_t* l2, int64_t* l3);
 
-/* --- attention (ops/attention.c) -------------------------------------------------------------------------------------------- */
-tfast_status tfast_attention_run(const tfast_attention *call, int n_threads);
+/* --- attention (ops/attention.c)
+ * -------------------------------------------------------------------------------------------- */
+tfast_status tfast_attention_run(const tfast_attention* call, int n_threads);
 
 /* What tfast_attention_run would do. */
 typedef struct {
     int64_t pieces, rows_per_piece, key_splits, threads, key_block, query_panel;
-    int64_t scratch_bytes;  /* of all threads, partial results included */
-    double score_flops;     /* of the visible scores, both products */
+    int64_t scratch_bytes; /* of all threads, partial results included */
+    double score_flops;    /* of the visible scores, both products */
     double visible_fraction;
-    int decode;             /* pieces that take the decode kernel */
+    int decode; /* pieces that take the decode kernel */
 } tfast_attention_plan;
-void tfast_attention_explain(const tfast_attention *call, int n_threads, tfast_attention_plan *plan);
+void tfast_attention_explain(const tfast_attention* call, int n_threads, tfast_attention_plan* plan);
 
-/* --- linear layers (ops/linear.c) -------------------------------------------------------------------------------------------- */
+/* --- linear layers (ops/linear.c)
+ * -------------------------------------------------------------------------------------------- */
 typedef struct {
     int64_t N, K;
     unsigned layout;
-    float *panels; /* 64-byte aligned, tfast_packed_bytes of them */
+    float* panels; /* 64-byte aligned, tfast_packed_bytes of them */
 } tfast_packed;
 
 size_t tfast_packed_bytes(int64_t N, int64_t K);
 /* w (N, K), rows w_stride apart, dense; sets p->layout; p->N, p->K and p->panels are the caller's. */
-tfast_status tfast_pack(const float *w, int64_t w_stride, tfast_packed *p, int n_threads);
+tfast_status tfast_pack(const float* w, int64_t w_stride, tfast_packed* p, int n_threads);
 
 typedef struct {
     int64_t M;
-    const float *x;
+    const float* x;
     int64_t x_stride;
-    const tfast_packed *weight;
-    const float *bias; /* N or NULL */
+    const tfast_packed* weight;
+    const float* bias; /* N or NULL */
     tfast_activation activation;
-    const float *residual; /* (M, N) or NULL; may be y itself */
+    const float* residual; /* (M, N) or NULL; may be y itself */
     int64_t residual_stride;
-    float *y;
+    float* y;
     int64_t y_stride;
 } tfast_linear;
-tfast_status tfast_linear_run(const tfast_linear *call, int n_threads);
+tfast_status tfast_linear_run(const tfast_linear* call, int n_threads);
 
-/* --- rows and spans (ops/norm.c, softmax.c, activation.c) --------------------------------------------------------------------- */
-tfast_status tfast_layernorm(int64_t m, int64_t n, const float *x, int64_t x_stride, const float *residual, int64_t residual_stride,
-                             const float *weight, const float *bias, float eps, float *y, int64_t y_stride, int n_threads);
-tfast_status tfast_softmax(int64_t m, int64_t n, const float *x, int64_t x_stride, float *y, int64_t y_stride, int n_threads);
-tfast_status tfast_activate(int64_t n, const float *x, float *y, tfast_activation kind, int n_threads);
+/* --- rows and spans (ops/norm.c, softmax.c, activation.c)
+ * --------------------------------------------------------------------- */
+tfast_status tfast_layernorm(int64_t m, int64_t n, const float* x, int64_t x_stride, const float* residual,
+                             int64_t residual_stride, const float* weight, const float* bias, float eps, float* y,
+                             int64_t y_stride, int n_threads);
+tfast_status tfast_softmax(int64_t m, int64_t n, const float* x, int64_t x_stride, float* y, int64_t y_stride,
+                           int n_threads);
+tfast_status tfast_activate(int64_t n, const float* x, float* y, tfast_activation kind, int n_threads);
 
-/* --- copies (ops/embedding.c, heads.c) ------------------------------------------------------------------------------------------ */
+/* --- copies (ops/embedding.c, heads.c)
+ * ------------------------------------------------------------------------------------------ */
 /* y[i] = table[ids[i]]; the ids have been checked. */
-tfast_status tfast_embedding(int64_t n, const int64_t *ids, int64_t width, const float *table, int64_t table_stride, float *y, int64_t y_stride,
-                             int n_threads);
+tfast_status tfast_embedding(int64_t n, const int64_t* ids, int64_t width, const float* table, int64_t table_stride,
+                             float* y, int64_t y_stride, int n_threads);
 /* y[b, h, l, :] = x[b, h, l, :]: strides in bytes, rows of `row_bytes`; splits and joins heads. */
-tfast_status tfast_copy_heads(int64_t B, int64_t H, int64_t L, int64_t row_bytes, const char *x, const int64_t x_stride[3], char *y,
-                              const int64_t y_stride[3], int n_threads);
+tfast_status tfast_copy_heads(int64_t B, int64_t H, int64_t L, int64_t row_bytes, const char* x,
+                              const int64_t x_stride[3], char* y, const int64_t y_stride[3], int n_threads);
 
-/* --- what the machine can do at best (ops/probe.c) ---------------------------------------------------------------------------------- */
-double tfast_measure_fma(double seconds, int n_threads);                     /* GFLOP/s of the instruction set in force */
-double tfast_measure_read(const float *x, int64_t n, int repeats, int n_threads); /* GB/s, best of the repeats */
+/* --- what the machine can do at best (ops/probe.c)
+ * ---------------------------------------------------------------------------------- */
+double tfast_measure_fma(double seconds, int n_threads); /* GFLOP/s of the instruction set in force */
+double tfast_measure_read(const float* x, int64_t n, int repeats, int n_threads); /* GB/s, best of the repeats */
 
 #endif

@@ -4,7 +4,7 @@
 Called by transformer_fast.functional alone, which has checked shapes, types and overlap; what is checked here again would crash the
 process otherwise. No loops over data, no defaults, no threads. A new op: its prototype below (from csrc/tfast.h), its function, its line in _core.pyi.
 """
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport int64_t
 from libc.stdlib cimport free
 from posix.stdlib cimport posix_memalign
 

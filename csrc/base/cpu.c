@@ -13,27 +13,30 @@ static uint64_t read_xcr0(void) {
     return ((uint64_t)hi << 32) | lo;
 }
 
-static int has(unsigned reg, unsigned mask) { return (reg & mask) == mask; }
+static int has(unsigned reg, unsigned mask) {
+    return (reg & mask) == mask;
+}
 
 static unsigned find_levels(void) {
     unsigned a, b, c, d, b7 = 0, c7 = 0, d7 = 0, ax, bx, cx = 0, dx;
     if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
-    const unsigned leaf1 = bit_SSE3 | bit_SSSE3 | bit_FMA | bit_CMPXCHG16B | bit_SSE4_1 | bit_SSE4_2 | bit_MOVBE | bit_POPCNT | bit_OSXSAVE |
-                           bit_AVX | bit_F16C;
+    const unsigned leaf1 = bit_SSE3 | bit_SSSE3 | bit_FMA | bit_CMPXCHG16B | bit_SSE4_1 | bit_SSE4_2 | bit_MOVBE |
+                           bit_POPCNT | bit_OSXSAVE | bit_AVX | bit_F16C;
     if (!has(c, leaf1)) return 0;
     if (!__get_cpuid_count(7, 0, &a, &b7, &c7, &d7)) return 0;
     if (!__get_cpuid(0x80000001u, &ax, &bx, &cx, &dx)) return 0;
     const unsigned lzcnt_lahf = (1u << 5) | 1u;
     const uint64_t xcr0 = read_xcr0();
     unsigned levels = 0;
-    if ((xcr0 & 0x6) == 0x6 && has(b7, bit_AVX2 | bit_BMI | bit_BMI2) && has(cx, lzcnt_lahf)) levels |= TFAST_CPU_X86_64_V3;
+    if ((xcr0 & 0x6) == 0x6 && has(b7, bit_AVX2 | bit_BMI | bit_BMI2) && has(cx, lzcnt_lahf))
+        levels |= TFAST_CPU_X86_64_V3;
     const unsigned v4 = bit_AVX512F | bit_AVX512DQ | bit_AVX512CD | bit_AVX512BW | bit_AVX512VL;
     if (levels && (xcr0 & 0xe6) == 0xe6 && has(b7, v4)) levels |= TFAST_CPU_X86_64_V4;
     return levels;
 }
 
 /* Intel's leaf 4 and AMD's leaf 0x8000001D have the same layout: one sub-leaf a cache, type 1 is data, 3 is unified. */
-static void find_caches(tfast_cpu *cpu, unsigned leaf) {
+static void find_caches(tfast_cpu* cpu, unsigned leaf) {
     for (unsigned i = 0; i < 16; i++) {
         unsigned a, b, c, d;
         if (!__get_cpuid_count(leaf, i, &a, &b, &c, &d) || (a & 31) == 0) return;
@@ -46,7 +49,7 @@ static void find_caches(tfast_cpu *cpu, unsigned leaf) {
     }
 }
 
-static void find_brand(tfast_cpu *cpu) {
+static void find_brand(tfast_cpu* cpu) {
     unsigned r[12];
     for (unsigned i = 0; i < 3; i++)
         if (!__get_cpuid(0x80000002u + i, &r[4 * i], &r[4 * i + 1], &r[4 * i + 2], &r[4 * i + 3])) return;
@@ -54,17 +57,19 @@ static void find_brand(tfast_cpu *cpu) {
     cpu->brand[48] = 0;
 }
 
-static void fill(tfast_cpu *cpu) {
+static void fill(tfast_cpu* cpu) {
     cpu->levels = find_levels();
     find_caches(cpu, 4);
     if (!cpu->l1d_bytes) find_caches(cpu, 0x8000001Du);
     find_brand(cpu);
 }
 #else
-static void fill(tfast_cpu *cpu) { strcpy(cpu->brand, "unknown"); }
+static void fill(tfast_cpu* cpu) {
+    strcpy(cpu->brand, "unknown");
+}
 #endif
 
-const tfast_cpu *tfast_cpu_info(void) {
+const tfast_cpu* tfast_cpu_info(void) {
     static tfast_cpu cpu;
     static int ready;
     if (!__atomic_load_n(&ready, __ATOMIC_ACQUIRE)) {

@@ -1,6 +1,7 @@
 /* What this machine is: instruction sets that may be used (CPU and operating system together) and cache sizes.
  *
- * Called by runtime/dispatch.c and by the ops that choose block sizes. A new instruction set level gets a bit here and its test in cpu.c. */
+ * Called by runtime/dispatch.c and by the ops that choose block sizes. A new instruction set level gets a bit here and
+ * its test in cpu.c. */
 #ifndef TFAST_BASE_CPU_H
 #define TFAST_BASE_CPU_H
 
@@ -18,6 +19,6 @@ typedef struct {
 } tfast_cpu;
 
 /* Filled at the first call; safe to call from several threads (each would write the same values). */
-const tfast_cpu *tfast_cpu_info(void);
+const tfast_cpu* tfast_cpu_info(void);
 
 #endif

@@ -4,8 +4,8 @@
  *
  * Shape letters, used with this meaning in all of csrc and in the Python docstrings:
  *   B batch, T packed tokens, H query heads, Hkv key/value heads (H is a multiple of Hkv), Lq queries, Lk keys,
- *   D width of a query and key head, Dv width of a value head; M, N, K for products: C (M, N) = A (M, K) times W (N, K) transposed.
- * Strides are int64_t and count elements, never bytes. */
+ *   D width of a query and key head, Dv width of a value head; M, N, K for products: C (M, N) = A (M, K) times W (N, K)
+ * transposed. Strides are int64_t and count elements, never bytes. */
 #ifndef TFAST_BASE_TYPES_H
 #define TFAST_BASE_TYPES_H
 
@@ -14,10 +14,10 @@
 
 typedef enum {
     TFAST_OK = 0,
-    TFAST_NO_MEMORY = 1,    /* the workspace could not grow */
-    TFAST_UNKNOWN_ISA = 2,  /* no level of that name is compiled in */
-    TFAST_ISA_MISSING = 3,  /* the level is compiled in, but this machine lacks it */
-    TFAST_WRONG_LAYOUT = 4  /* a packed weight met another instruction set than it was packed for */
+    TFAST_NO_MEMORY = 1,   /* the workspace could not grow */
+    TFAST_UNKNOWN_ISA = 2, /* no level of that name is compiled in */
+    TFAST_ISA_MISSING = 3, /* the level is compiled in, but this machine lacks it */
+    TFAST_WRONG_LAYOUT = 4 /* a packed weight met another instruction set than it was packed for */
 } tfast_status;
 
 typedef enum { TFAST_F32 = 0, TFAST_F64 = 1, TFAST_F16 = 2, TFAST_BF16 = 3 } tfast_dtype;
@@ -36,7 +36,11 @@ typedef enum {
 #define TFAST_MIN(a, b) ((a) < (b) ? (a) : (b))
 #define TFAST_MAX(a, b) ((a) > (b) ? (a) : (b))
 
-static inline int64_t tfast_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-static inline int64_t tfast_round_up(int64_t a, int64_t b) { return tfast_ceil_div(a, b) * b; }
+static inline int64_t tfast_ceil_div(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
+static inline int64_t tfast_round_up(int64_t a, int64_t b) {
+    return tfast_ceil_div(a, b) * b;
+}
 
 #endif

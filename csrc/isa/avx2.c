@@ -1,13 +1,15 @@
 /* The kernels compiled for the level "avx2": constants of the tile, then the templates. The flags stand in setup.py. */
-#define ISA_NAME "avx2"
+#define ISA_NAME     "avx2"
 #define KERNEL(name) name##__avx2
-#define TILE_ROWS 4
+#define TILE_ROWS    4
 #define TILE_VECTORS 3
-#define LAYOUT_ID 2
-#define DECODE_ROWS 8
+#define LAYOUT_ID    2
+#define DECODE_ROWS  8
 
 #include "../simd/avx2.h"
 
 #include "../kernels/fill.h"
 
-void tfast_fill_avx2(tfast_kernels *table) { fill(table); }
+void tfast_fill_avx2(tfast_kernels* table) {
+    fill(table);
+}

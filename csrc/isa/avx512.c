@@ -1,13 +1,16 @@
-/* The kernels compiled for the level "avx512": constants of the tile, then the templates. The flags stand in setup.py. */
-#define ISA_NAME "avx512"
+/* The kernels compiled for the level "avx512": constants of the tile, then the templates. The flags stand in setup.py.
+ */
+#define ISA_NAME     "avx512"
 #define KERNEL(name) name##__avx512
-#define TILE_ROWS 8
+#define TILE_ROWS    8
 #define TILE_VECTORS 3
-#define LAYOUT_ID 3
-#define DECODE_ROWS 8
+#define LAYOUT_ID    3
+#define DECODE_ROWS  8
 
 #include "../simd/avx512.h"
 
 #include "../kernels/fill.h"
 
-void tfast_fill_avx512(tfast_kernels *table) { fill(table); }
+void tfast_fill_avx512(tfast_kernels* table) {
+    fill(table);
+}

@@ -1,13 +1,16 @@
-/* The kernels compiled for the level "scalar": constants of the tile, then the templates. The flags stand in setup.py. */
-#define ISA_NAME "scalar"
+/* The kernels compiled for the level "scalar": constants of the tile, then the templates. The flags stand in setup.py.
+ */
+#define ISA_NAME     "scalar"
 #define KERNEL(name) name##__scalar
-#define TILE_ROWS 4
+#define TILE_ROWS    4
 #define TILE_VECTORS 2
-#define LAYOUT_ID 1
-#define DECODE_ROWS 4
+#define LAYOUT_ID    1
+#define DECODE_ROWS  4
 
 #include "../simd/scalar.h"
 
 #include "../kernels/fill.h"
 
-void tfast_fill_scalar(tfast_kernels *table) { fill(table); }
+void tfast_fill_scalar(tfast_kernels* table) {
+    fill(table);
+}

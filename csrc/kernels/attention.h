@@ -1,7 +1,7 @@
 /* Fused attention: out = softmax(Q K^T * scale + ...) V for one piece of a call, without an Lq x Lk matrix.
  *
- * Called by ops/attention.c through the slots attention_f32_*. Lanes and their ranges: attention_panel.h; what happens to scores:
- * attention_scores.h; few query rows: attention_decode.h.
+ * Called by ops/attention.c through the slots attention_f32_*. Lanes and their ranges: attention_panel.h; what happens
+ * to scores: attention_scores.h; few query rows: attention_decode.h.
  *
  *   for each superblock of keys (its K and V stay in L2)              K, V: in place, or staged there as fp32
  *     for each panel of PANEL query rows                              Q^T packed once: [D][PANEL]
@@ -11,7 +11,8 @@
  *         O^T[dv][lane] = alpha * O^T + V^T (Dv x keys) * S     the same tile: A = columns of V
  *   O^T -> rows of out, times 1 / sum
  *
- * S of a block is 128 x 48 floats: 24 KB of a 48 KB L1 (AVX-512), 12 KB on AVX2. docs/kernels.md has the block sizes that lost. */
+ * S of a block is 128 x 48 floats: 24 KB of a 48 KB L1 (AVX-512), 12 KB on AVX2. docs/kernels.md has the block sizes
+ * that lost. */
 #ifndef TFAST_KERNELS_ATTENTION_H
 #define TFAST_KERNELS_ATTENTION_H
 
@@ -20,14 +21,15 @@
 
 /* K and V of a superblock together take about this much, half of a 1 MB L2. */
 #define STAGE_FLOATS (96 * 1024)
-/* K and V are copied where at least so many panels read them: a copy costs one load and store an element, each panel 2 * PANEL / V_LANES
- * FMAs. What it buys is reading in order. Measured on Granite Rapids at L = 128 (three panels), GFLOP/s with and without: rows of 256 bytes side by
- * side 135 and 141; rows of 256 bytes in a fused projection, 9 KB apart, 131 and 126; D = 128, 12 KB apart, L = 512: 135 and 109. */
+/* K and V are copied where at least so many panels read them: a copy costs one load and store an element, each panel 2
+ * * PANEL / V_LANES FMAs. What it buys is reading in order. Measured on Granite Rapids at L = 128 (three panels),
+ * GFLOP/s with and without: rows of 256 bytes side by side 135 and 141; rows of 256 bytes in a fused projection, 9 KB
+ * apart, 131 and 126; D = 128, 12 KB apart, L = 512: 135 and 109. */
 #define STAGE_PANELS_DENSE 4
 #define STAGE_PANELS_APART 3
 
-/* Cache lines fetched ahead for each tile: a tile of 8 x 48 x 64 runs for about 800 cycles, and the three operands of a head at L = 128 are
- * 21 lines for each of its tiles. */
+/* Cache lines fetched ahead for each tile: a tile of 8 x 48 x 64 runs for about 800 cycles, and the three operands of a
+ * head at L = 128 are 21 lines for each of its tiles. */
 #define AHEAD_LINES 16
 
 typedef struct {
@@ -36,15 +38,16 @@ typedef struct {
 } layout_t;
 
 /* Buffers in one scratch area. Padding to 64 bytes keeps every part on a cache line. */
-static layout_t layout_of(const tfast_attention *c, int64_t max_rows) {
+static layout_t layout_of(const tfast_attention* c, int64_t max_rows) {
     layout_t l = {.panels = TFAST_MAX(1, tfast_ceil_div(max_rows, PANEL))};
     const int64_t wide = c->D + c->Dv, fit = STAGE_FLOATS / wide / ATTENTION_BLOCK * ATTENTION_BLOCK;
     l.superblock = clamp(fit, ATTENTION_BLOCK, 8 * ATTENTION_BLOCK);
     const int64_t dv = tfast_round_up(c->Dv, V_LANES);
     size_t at = 0;
-    const size_t part[] = {(size_t)l.panels * sizeof(panel_t), (size_t)(l.panels * c->D * PANEL) * 4, (size_t)(l.panels * dv * PANEL) * 4,
-                           (size_t)(ATTENTION_BLOCK * PANEL) * 4, (size_t)(l.superblock * c->D) * 4, (size_t)(l.superblock * dv) * 4};
-    size_t *offset[] = {&l.states, &l.q, &l.o, &l.scores, &l.k, &l.v};
+    const size_t part[] = {(size_t)l.panels * sizeof(panel_t),  (size_t)(l.panels * c->D * PANEL) * 4,
+                           (size_t)(l.panels * dv * PANEL) * 4, (size_t)(ATTENTION_BLOCK * PANEL) * 4,
+                           (size_t)(l.superblock * c->D) * 4,   (size_t)(l.superblock * dv) * 4};
+    size_t* offset[] = {&l.states, &l.q, &l.o, &l.scores, &l.k, &l.v};
     for (int i = 0; i < 6; i++) {
         *offset[i] = at;
         at += (part[i] + 63) / 64 * 64;
@@ -55,22 +58,22 @@ static layout_t layout_of(const tfast_attention *c, int64_t max_rows) {
 
 /* Everything the steps of one piece share. */
 typedef struct {
-    const tfast_attention *c;
-    const tfast_attention_piece *p;
+    const tfast_attention* c;
+    const tfast_attention_piece* p;
     sequence_t s;
     layout_t l;
-    panel_t *panels;
+    panel_t* panels;
     float *q, *o, *scores, *k_stage, *v_stage;
     int stage_k, stage_v; /* K, V are read from the copies below */
-    int64_t s0; /* first key of the superblock */
-    ahead_list *ahead;
+    int64_t s0;           /* first key of the superblock */
+    ahead_list* ahead;
 } work_t;
 
 /* Rows [s0, s0 + n) of K, widened. */
-static void stage_k(const work_t *w, int64_t n) {
+static void stage_k(const work_t* w, int64_t n) {
     for (int64_t j = 0; j < n; j++) {
-        const char *row = w->s.k + (w->s0 + j) * w->c->k_stride[2] * w->s.element;
-        float *to = w->k_stage + j * w->c->D;
+        const char* row = w->s.k + (w->s0 + j) * w->c->k_stride[2] * w->s.element;
+        float* to = w->k_stage + j * w->c->D;
         int64_t d = 0;
         for (; d + V_LANES <= w->c->D; d += V_LANES) v_store(to + d, load_row(row, d, V_LANES, w->c->dtype));
         if (d < w->c->D) v_store_n(to + d, load_row(row, d, w->c->D - d, w->c->dtype), w->c->D - d);
@@ -78,46 +81,51 @@ static void stage_k(const work_t *w, int64_t n) {
 }
 
 /* V as operand A of the second product: [Dv / V_LANES][key][V_LANES], so that a tile reads it in order. */
-static void stage_v(const work_t *w, int64_t n) {
+static void stage_v(const work_t* w, int64_t n) {
     const int64_t step = w->l.superblock * V_LANES, row_bytes = w->c->v_stride[2] * w->s.element;
-    const char *rows = w->s.v + w->s0 * row_bytes;
+    const char* rows = w->s.v + w->s0 * row_bytes;
     for (int64_t d = 0; d < w->c->Dv; d += V_LANES) {
         const int64_t width = w->c->Dv - d;
-        float *to = w->v_stage + d / V_LANES * step;
+        float* to = w->v_stage + d / V_LANES * step;
         if (width >= V_LANES && w->c->dtype == TFAST_F32)
-            for (int64_t j = 0; j < n; j++) v_store(to + j * V_LANES, v_load((const float *)(rows + j * row_bytes) + d));
+            for (int64_t j = 0; j < n; j++) v_store(to + j * V_LANES, v_load((const float*)(rows + j * row_bytes) + d));
         else
-            for (int64_t j = 0; j < n; j++) v_store(to + j * V_LANES, load_row(rows + j * row_bytes, d, width, w->c->dtype));
+            for (int64_t j = 0; j < n; j++)
+                v_store(to + j * V_LANES, load_row(rows + j * row_bytes, d, width, w->c->dtype));
     }
 }
 
-static void keys_ahead(const work_t *w, const sequence_t *s, int64_t from, int64_t end) {
-    const tfast_attention *c = w->c;
-    const int64_t n = TFAST_MIN(w->l.superblock, end - from), ks = c->k_stride[2] * s->element, vs = c->v_stride[2] * s->element;
+static void keys_ahead(const work_t* w, const sequence_t* s, int64_t from, int64_t end) {
+    const tfast_attention* c = w->c;
+    const int64_t n = TFAST_MIN(w->l.superblock, end - from), ks = c->k_stride[2] * s->element,
+                  vs = c->v_stride[2] * s->element;
     add_ahead(w->ahead, s->v + from * vs, n, c->Dv * s->element, vs, 0);
     add_ahead(w->ahead, s->k + from * ks, n, c->D * s->element, ks, 0);
 }
 
-static void next_operands_ahead(const work_t *w, const tfast_attention_piece *p) {
-    const tfast_attention *c = w->c;
+static void next_operands_ahead(const work_t* w, const tfast_attention_piece* p) {
+    const tfast_attention* c = w->c;
     const sequence_t s = sequence_of(c, p);
     if (p->row + p->n_rows <= s.lq) {
         const int64_t qs = c->q_stride[2] * s.element;
-        add_ahead(w->ahead, s.q + p->head * c->q_stride[1] * s.element + p->row * qs, p->n_rows, c->D * s.element, qs, 0);
+        add_ahead(w->ahead, s.q + p->head * c->q_stride[1] * s.element + p->row * qs, p->n_rows, c->D * s.element, qs,
+                  0);
     }
-    if (p->batch != w->p->batch || p->kv_head != w->p->kv_head) keys_ahead(w, &s, p->key_begin, TFAST_MIN(s.lk, p->key_end));
+    if (p->batch != w->p->batch || p->kv_head != w->p->kv_head)
+        keys_ahead(w, &s, p->key_begin, TFAST_MIN(s.lk, p->key_end));
 }
 
 /* The output of this piece, then Q, K and V of the one that this thread will probably run next. */
-static void next_piece_ahead(const work_t *w) {
-    const tfast_attention *c = w->c;
-    const tfast_attention_piece *p = w->p->next;
+static void next_piece_ahead(const work_t* w) {
+    const tfast_attention* c = w->c;
+    const tfast_attention_piece* p = w->p->next;
     if (p) next_operands_ahead(w, p);
     if (w->p->partial || w->p->row + w->p->n_rows > w->s.lq) return;
     const int64_t os = c->out_stride[2] * w->s.element;
-    add_ahead(w->ahead, w->s.out + w->p->head * c->out_stride[1] * w->s.element + w->p->row * os, w->p->n_rows, c->Dv * w->s.element, os, 1);
+    add_ahead(w->ahead, w->s.out + w->p->head * c->out_stride[1] * w->s.element + w->p->row * os, w->p->n_rows,
+              c->Dv * w->s.element, os, 1);
 }
-static void begin_superblock(work_t *w, int64_t s0, int64_t end) {
+static void begin_superblock(work_t* w, int64_t s0, int64_t end) {
     w->s0 = s0;
     const int64_t n = TFAST_MIN(w->l.superblock, end - s0);
     if (w->stage_k) stage_k(w, n);
@@ -130,19 +138,28 @@ static void begin_superblock(work_t *w, int64_t s0, int64_t end) {
 }
 
 /* The raw products of one segment; k is the first row of the block. */
-static void multiply_scores(const work_t *w, const float *q, const float *k, int64_t k_stride, const segment_t *g) {
+static void multiply_scores(const work_t* w, const float* q, const float* k, int64_t k_stride, const segment_t* g) {
     const int64_t lane = g->v0 * V_LANES, nv = g->v1 - g->v0;
-    tile_args a = {.k = w->c->D, .a = k + g->t0 * k_stride, .row_stride = k_stride, .col_stride = 1, .a_step = TILE_ROWS * k_stride,
-                   .b = q + lane, .c = w->scores + g->t0 * PANEL + lane, .c_stride = PANEL, .end = END_STORE, .n = nv * V_LANES,
+    tile_args a = {.k = w->c->D,
+                   .a = k + g->t0 * k_stride,
+                   .row_stride = k_stride,
+                   .col_stride = 1,
+                   .a_step = TILE_ROWS * k_stride,
+                   .b = q + lane,
+                   .c = w->scores + g->t0 * PANEL + lane,
+                   .c_stride = PANEL,
+                   .end = END_STORE,
+                   .n = nv * V_LANES,
                    .ahead = w->ahead};
     tile_rows(&a, g->t1 - g->t0, nv);
 }
 
 /* S of the block's segments: products, then logits. */
-static void score_block(const work_t *w, const panel_t *t, const float *q, int64_t k0, const segment_t *g, int n_segments) {
-    const tfast_attention *c = w->c;
+static void score_block(const work_t* w, const panel_t* t, const float* q, int64_t k0, const segment_t* g,
+                        int n_segments) {
+    const tfast_attention* c = w->c;
     const int64_t k_stride = w->stage_k ? c->D : c->k_stride[2];
-    const float *k = w->stage_k ? w->k_stage + (k0 - w->s0) * c->D : (const float *)w->s.k + k0 * k_stride;
+    const float* k = w->stage_k ? w->k_stage + (k0 - w->s0) * c->D : (const float*)w->s.k + k0 * k_stride;
     for (int i = 0; i < n_segments; i++) {
         if (c->additive)
             additive_scores(c, q, k + g[i].t0 * k_stride, k_stride, &g[i], w->scores);
@@ -153,37 +170,39 @@ static void score_block(const work_t *w, const panel_t *t, const float *q, int64
 }
 
 /* O^T = alpha * O^T for all lanes, or 0: where no segment covers all vectors. */
-static void scale_output(const work_t *w, const panel_t *t, const float *alpha, float *o) {
+static void scale_output(const work_t* w, const panel_t* t, const float* alpha, float* o) {
     for (int64_t d = 0; d < w->c->Dv; d++)
         for (int64_t v = 0; v < t->nv; v++) {
-            float *x = o + d * PANEL + v * V_LANES;
+            float* x = o + d * PANEL + v * V_LANES;
             v_store(x, t->started ? v_mul(v_load(x), v_load(alpha + v * V_LANES)) : v_zero());
         }
 }
 
 /* V from key k0 on, as columns: element (d, key) is at[d / V_LANES * group_step + d % V_LANES + key * key_stride]. */
 typedef struct {
-    const float *at;
+    const float* at;
     int64_t key_stride, group_step;
 } values_t;
 
-static values_t values_from(const work_t *w, int64_t k0) {
+static values_t values_from(const work_t* w, int64_t k0) {
     if (w->stage_v) return (values_t){w->v_stage + (k0 - w->s0) * V_LANES, V_LANES, w->l.superblock * V_LANES};
-    return (values_t){(const float *)w->s.v + k0 * w->c->v_stride[2], w->c->v_stride[2], V_LANES};
+    return (values_t){(const float*)w->s.v + k0 * w->c->v_stride[2], w->c->v_stride[2], V_LANES};
 }
 
-/* The weighted sum of a ragged segment where V holds NaN or infinity: 0 * NaN would reach lanes that do not see that key. */
-static void add_values_by_lane(const work_t *w, const panel_t *t, int64_t k0, const segment_t *g, float *o) {
+/* The weighted sum of a ragged segment where V holds NaN or infinity: 0 * NaN would reach lanes that do not see that
+ * key. */
+static void add_values_by_lane(const work_t* w, const panel_t* t, int64_t k0, const segment_t* g, float* o) {
     const values_t values = values_from(w, k0);
     for (int64_t v = g->v0; v < g->v1; v++) {
         vf lo, hi;
         lane_ranges(t, v, k0, &lo, &hi);
         for (int64_t d = 0; d < w->c->Dv; d++) {
-            const float *a = values.at + d / V_LANES * values.group_step + d % V_LANES;
-            float *x = o + d * PANEL + v * V_LANES;
+            const float* a = values.at + d / V_LANES * values.group_step + d % V_LANES;
+            float* x = o + d * PANEL + v * V_LANES;
             vf acc = v_zero();
             for (int64_t j = g->t0; j < g->t1; j++) {
-                const vf next = v_fma(v_set1(a[j * values.key_stride]), v_load(w->scores + j * PANEL + v * V_LANES), acc);
+                const vf next =
+                    v_fma(v_set1(a[j * values.key_stride]), v_load(w->scores + j * PANEL + v * V_LANES), acc);
                 acc = v_select(lane_sees(lo, hi, j), next, acc);
             }
             v_store(x, v_add(acc, v_load(x)));
@@ -192,19 +211,31 @@ static void add_values_by_lane(const work_t *w, const panel_t *t, int64_t k0, co
 }
 
 /* One segment's weighted sum into O^T, V_LANES columns of V at a time. */
-static void add_values_by_tile(const work_t *w, int64_t k0, const segment_t *g, tile_end end, const float *alpha, float *o) {
+static void add_values_by_tile(const work_t* w, int64_t k0, const segment_t* g, tile_end end, const float* alpha,
+                               float* o) {
     const values_t values = values_from(w, k0);
     const int64_t lane = g->v0 * V_LANES, nv = g->v1 - g->v0;
-    tile_args a = {.k = g->t1 - g->t0, .row_stride = 1, .col_stride = values.key_stride, .a_step = TILE_ROWS,
-                   .b = w->scores + g->t0 * PANEL + lane, .from = o + lane, .from_stride = PANEL, .c = o + lane, .c_stride = PANEL,
-                   .row = alpha + lane, .end = end, .n = nv * V_LANES, .ahead = w->ahead};
+    tile_args a = {.k = g->t1 - g->t0,
+                   .row_stride = 1,
+                   .col_stride = values.key_stride,
+                   .a_step = TILE_ROWS,
+                   .b = w->scores + g->t0 * PANEL + lane,
+                   .from = o + lane,
+                   .from_stride = PANEL,
+                   .c = o + lane,
+                   .c_stride = PANEL,
+                   .row = alpha + lane,
+                   .end = end,
+                   .n = nv * V_LANES,
+                   .ahead = w->ahead};
     for (int64_t d = 0; d < w->c->Dv; d += V_LANES) {
         a.a = values.at + d / V_LANES * values.group_step + g->t0 * values.key_stride;
         tile_rows(&a, TFAST_MIN(V_LANES, w->c->Dv - d), nv);
     }
 }
 
-static void add_values(const work_t *w, panel_t *t, int64_t k0, const segment_t *g, int n_segments, const float *alpha, float *o) {
+static void add_values(const work_t* w, panel_t* t, int64_t k0, const segment_t* g, int n_segments, const float* alpha,
+                       float* o) {
     const int by_lane = t->careful && t->ragged;
     const int covers = !by_lane && n_segments > 0 && g[0].v0 == 0 && g[0].v1 == t->nv;
     if (!covers) scale_output(w, t, alpha, o);
@@ -212,12 +243,16 @@ static void add_values(const work_t *w, panel_t *t, int64_t k0, const segment_t 
         if (by_lane && g[i].ragged)
             add_values_by_lane(w, t, k0, &g[i], o);
         else
-            add_values_by_tile(w, k0, &g[i], i > 0 || !covers ? END_ADD_C : t->started ? END_SCALE_C : END_STORE, alpha, o);
+            add_values_by_tile(w, k0, &g[i],
+                               i > 0 || !covers ? END_ADD_C
+                               : t->started     ? END_SCALE_C
+                                                : END_STORE,
+                               alpha, o);
     }
     t->started = 1;
 }
 
-static void panel_block(const work_t *w, panel_t *t, const float *q, float *o, int64_t k0, int64_t n) {
+static void panel_block(const work_t* w, panel_t* t, const float* q, float* o, int64_t k0, int64_t n) {
     segment_t g[MAX_SEGMENTS];
     float alpha[PANEL] __attribute__((aligned(64)));
     const int n_segments = cut_segments(t, k0, n, g);
@@ -228,21 +263,23 @@ static void panel_block(const work_t *w, panel_t *t, const float *q, float *o, i
     add_values(w, t, k0, g, n_segments, alpha, o);
 }
 
-/* Blocks begin at multiples of ATTENTION_BLOCK of the sequence, so that a row's sums do not depend on the cut into superblocks. */
-static void panel_superblock(const work_t *w, int64_t index) {
-    panel_t *t = w->panels + index;
+/* Blocks begin at multiples of ATTENTION_BLOCK of the sequence, so that a row's sums do not depend on the cut into
+ * superblocks. */
+static void panel_superblock(const work_t* w, int64_t index) {
+    panel_t* t = w->panels + index;
     const int64_t end = TFAST_MIN(t->end, w->s0 + w->l.superblock);
     int64_t k0 = TFAST_MAX(w->s0, t->first / ATTENTION_BLOCK * ATTENTION_BLOCK);
     for (; k0 < end; k0 += ATTENTION_BLOCK) {
         const int64_t from = TFAST_MAX(k0, w->p->key_begin), n = TFAST_MIN(ATTENTION_BLOCK - (from - k0), end - from);
-        panel_block(w, t, w->q + index * w->c->D * PANEL, w->o + index * tfast_round_up(w->c->Dv, V_LANES) * PANEL, from, n);
+        panel_block(w, t, w->q + index * w->c->D * PANEL, w->o + index * tfast_round_up(w->c->Dv, V_LANES) * PANEL,
+                    from, n);
     }
 }
 
-typedef void (*superblock_fn)(const work_t *w, int64_t index);
+typedef void (*superblock_fn)(const work_t* w, int64_t index);
 
 /* Runs fn for the panels [first, last) on every superblock that they see. */
-static void over_superblocks(work_t *w, int64_t first, int64_t last, superblock_fn fn) {
+static void over_superblocks(work_t* w, int64_t first, int64_t last, superblock_fn fn) {
     int64_t begin = INT64_MAX, end = 0;
     for (int64_t i = first; i < last; i++) {
         if (w->panels[i].end) begin = TFAST_MIN(begin, w->panels[i].first);
@@ -255,7 +292,7 @@ static void over_superblocks(work_t *w, int64_t first, int64_t last, superblock_
     }
 }
 
-static int output_is_finite(const work_t *w, const panel_t *t, const float *o) {
+static int output_is_finite(const work_t* w, const panel_t* t, const float* o) {
     const vf inf = v_set1(INFINITY);
     int finite = 1;
     for (int64_t d = 0; d < w->c->Dv; d++)
@@ -263,21 +300,22 @@ static int output_is_finite(const work_t *w, const panel_t *t, const float *o) {
     return finite;
 }
 
-static char *output_row(const work_t *w, const panel_t *t, int64_t lane) {
+static char* output_row(const work_t* w, const panel_t* t, int64_t lane) {
     return w->s.out + (t->head[lane] * w->c->out_stride[1] + t->query[lane] * w->c->out_stride[2]) * w->s.element;
 }
 
 /* A full block of O^T as rows, each times its lane's factor, kept in registers as in pack_full_block. */
-V_INLINE void store_full_block(const float *o, vf factor, char *const row[V_LANES], int64_t d) {
+V_INLINE void store_full_block(const float* o, vf factor, char* const row[V_LANES], int64_t d) {
     vf x[V_LANES];
 #pragma GCC unroll 16
     for (int i = 0; i < V_LANES; i++) x[i] = v_mul(v_load(o + i * PANEL), factor);
     v_transpose(x);
 #pragma GCC unroll 16
-    for (int i = 0; i < V_LANES; i++) v_store((float *)row[i] + d, x[i]);
+    for (int i = 0; i < V_LANES; i++) v_store((float*)row[i] + d, x[i]);
 }
 
-static void store_edge_block(const float *o, vf factor, char *const row[V_LANES], int64_t lanes, int64_t d, int64_t width, tfast_dtype type) {
+static void store_edge_block(const float* o, vf factor, char* const row[V_LANES], int64_t lanes, int64_t d,
+                             int64_t width, tfast_dtype type) {
     vf x[V_LANES];
     for (int64_t i = 0; i < V_LANES; i++) x[i] = i < width ? v_mul(v_load(o + i * PANEL), factor) : v_zero();
     v_transpose(x);
@@ -289,20 +327,20 @@ static void store_edge_block(const float *o, vf factor, char *const row[V_LANES]
 }
 
 /* O^T to rows of the output, or of a partial result. */
-static void store_panel(const work_t *w, const panel_t *t, const float *o, const float *factor, float *partial_rows) {
+static void store_panel(const work_t* w, const panel_t* t, const float* o, const float* factor, float* partial_rows) {
     const int64_t dv = w->c->Dv;
     const tfast_dtype type = partial_rows ? TFAST_F32 : w->c->dtype;
     for (int64_t v = 0; v < t->nv; v++) {
         const int64_t lanes = TFAST_MIN(V_LANES, t->n - v * V_LANES);
         const vf f = v_load(factor + v * V_LANES);
-        char *row[V_LANES];
+        char* row[V_LANES];
         for (int64_t i = 0; i < lanes; i++) {
             const int64_t lane = v * V_LANES + i;
-            row[i] = partial_rows ? (char *)(partial_rows + lane * dv) : output_row(w, t, lane);
+            row[i] = partial_rows ? (char*)(partial_rows + lane * dv) : output_row(w, t, lane);
         }
         for (int64_t d = 0; d < dv; d += V_LANES) {
             const int64_t width = TFAST_MIN(V_LANES, dv - d);
-            const float *from = o + d * PANEL + v * V_LANES;
+            const float* from = o + d * PANEL + v * V_LANES;
             if (lanes == V_LANES && width == V_LANES && type == TFAST_F32)
                 store_full_block(from, f, row, d);
             else
@@ -311,10 +349,10 @@ static void store_panel(const work_t *w, const panel_t *t, const float *o, const
     }
 }
 
-static void finish_panel(const work_t *w, int64_t index, float *factor) {
-    const tfast_attention_piece *p = w->p;
-    panel_t *t = w->panels + index;
-    float *o = w->o + index * tfast_round_up(w->c->Dv, V_LANES) * PANEL;
+static void finish_panel(const work_t* w, int64_t index, float* factor) {
+    const tfast_attention_piece* p = w->p;
+    panel_t* t = w->panels + index;
+    float* o = w->o + index * tfast_round_up(w->c->Dv, V_LANES) * PANEL;
     if (!t->started) memset(o, 0, (size_t)(w->c->Dv * PANEL) * 4);
     if (p->partial) {
         const int64_t row = index * PANEL;
@@ -326,11 +364,12 @@ static void finish_panel(const work_t *w, int64_t index, float *factor) {
         store_panel(w, t, o, factor, p->partial + row * w->c->Dv);
         return;
     }
-    for (int64_t i = 0; i < t->nv * V_LANES; i++) factor[i] = i < t->n ? finish_row(w->c, p, &w->s, t->head[i], t->query[i], t->max[i], t->sum[i]) : 0;
+    for (int64_t i = 0; i < t->nv * V_LANES; i++)
+        factor[i] = i < t->n ? finish_row(w->c, p, &w->s, t->head[i], t->query[i], t->max[i], t->sum[i]) : 0;
     store_panel(w, t, o, factor, NULL);
 }
 
-static void reset_panel(panel_t *t) {
+static void reset_panel(panel_t* t) {
     t->started = 0;
     for (int64_t i = 0; i < PANEL; i++) {
         t->max[i] = -INFINITY;
@@ -338,10 +377,11 @@ static void reset_panel(panel_t *t) {
     }
 }
 
-/* The weights of one superblock, from the final maxima (t->max) and factors (t->sum holds 1 / sum): a second pass over Q K^T. */
-static void weights_superblock(const work_t *w, int64_t index) {
-    const tfast_attention *c = w->c;
-    panel_t *t = w->panels + index;
+/* The weights of one superblock, from the final maxima (t->max) and factors (t->sum holds 1 / sum): a second pass over
+ * Q K^T. */
+static void weights_superblock(const work_t* w, int64_t index) {
+    const tfast_attention* c = w->c;
+    panel_t* t = w->panels + index;
     const int64_t end = TFAST_MIN(t->end, w->s0 + w->l.superblock);
     const float share = c->weights_mean ? 1.0f / (float)c->H : 1.0f;
     for (int64_t k0 = TFAST_MAX(w->s0, t->first / ATTENTION_BLOCK * ATTENTION_BLOCK); k0 < end; k0 += ATTENTION_BLOCK) {
@@ -350,14 +390,16 @@ static void weights_superblock(const work_t *w, int64_t index) {
         score_block(w, t, w->q + index * c->D * PANEL, k0, g, n_segments);
         for (int i = 0; i < n_segments; i++)
             for (int64_t v = g[i].v0; v < g[i].v1; v++) {
-                const vf max = finite_max(v_load(t->max + v * V_LANES)), factor = v_mul(v_load(t->sum + v * V_LANES), v_set1(share));
+                const vf max = finite_max(v_load(t->max + v * V_LANES)),
+                         factor = v_mul(v_load(t->sum + v * V_LANES), v_set1(share));
                 for (int64_t j = g[i].t0; j < g[i].t1; j++) {
                     float one[V_LANES];
                     v_store(one, v_mul(v_exp2(v_sub(v_load(w->scores + j * PANEL + v * V_LANES), max)), factor));
                     for (int64_t n = 0; n < V_LANES && v * V_LANES + n < t->n; n++) {
                         const int64_t lane = v * V_LANES + n;
-                        float *to = c->weights + w->p->batch * c->weights_stride[0] + t->head[lane] * c->weights_stride[1] +
-                                    t->query[lane] * c->weights_stride[2] + (k0 + j) * c->weights_stride[3];
+                        float* to = c->weights + w->p->batch * c->weights_stride[0] +
+                                    t->head[lane] * c->weights_stride[1] + t->query[lane] * c->weights_stride[2] +
+                                    (k0 + j) * c->weights_stride[3];
                         *to = c->weights_mean ? *to + one[n] : one[n];
                     }
                 }
@@ -365,9 +407,9 @@ static void weights_superblock(const work_t *w, int64_t index) {
     }
 }
 
-static void write_weights(work_t *w) {
+static void write_weights(work_t* w) {
     for (int64_t i = 0; i < w->l.panels; i++) {
-        panel_t *t = w->panels + i;
+        panel_t* t = w->panels + i;
         for (int64_t n = 0; n < t->nv * V_LANES; n++) {
             const int64_t lane = TFAST_MIN(n, t->n - 1);
             tfast_attention quiet = *w->c;
@@ -378,25 +420,25 @@ static void write_weights(work_t *w) {
     over_superblocks(w, 0, w->l.panels, weights_superblock);
 }
 
-static int stages(const work_t *w, int64_t stride, int64_t width) {
+static int stages(const work_t* w, int64_t stride, int64_t width) {
     return w->c->dtype != TFAST_F32 || w->l.panels >= (stride == width ? STAGE_PANELS_DENSE : STAGE_PANELS_APART);
 }
 
-static work_t begin_work(const tfast_attention *c, const tfast_attention_piece *p, void *scratch, ahead_list *ahead) {
+static work_t begin_work(const tfast_attention* c, const tfast_attention_piece* p, void* scratch, ahead_list* ahead) {
     work_t w = {.c = c, .p = p, .ahead = ahead, .s = sequence_of(c, p), .l = layout_of(c, p->n_rows)};
-    char *base = scratch;
-    w.panels = (panel_t *)(base + w.l.states);
-    w.q = (float *)(base + w.l.q);
-    w.o = (float *)(base + w.l.o);
-    w.scores = (float *)(base + w.l.scores);
-    w.k_stage = (float *)(base + w.l.k);
-    w.v_stage = (float *)(base + w.l.v);
+    char* base = scratch;
+    w.panels = (panel_t*)(base + w.l.states);
+    w.q = (float*)(base + w.l.q);
+    w.o = (float*)(base + w.l.o);
+    w.scores = (float*)(base + w.l.scores);
+    w.k_stage = (float*)(base + w.l.k);
+    w.v_stage = (float*)(base + w.l.v);
     w.stage_k = stages(&w, c->k_stride[2], c->D);
     w.stage_v = stages(&w, c->v_stride[2], c->Dv);
     return w;
 }
 
-static void KERNEL(attention_f32_qblock)(const tfast_attention *c, const tfast_attention_piece *p, void *scratch) {
+static void KERNEL(attention_f32_qblock)(const tfast_attention* c, const tfast_attention_piece* p, void* scratch) {
     ahead_list ahead = {.lines_per_tile = AHEAD_LINES};
     work_t w = begin_work(c, p, scratch, &ahead);
     float factor[PANEL] __attribute__((aligned(64)));
@@ -406,7 +448,7 @@ static void KERNEL(attention_f32_qblock)(const tfast_attention *c, const tfast_a
     }
     over_superblocks(&w, 0, w.l.panels, panel_superblock);
     for (int64_t i = 0; i < w.l.panels; i++) {
-        panel_t *t = w.panels + i;
+        panel_t* t = w.panels + i;
         if (t->ragged && !output_is_finite(&w, t, w.o + i * tfast_round_up(c->Dv, V_LANES) * PANEL)) {
             reset_panel(t);
             t->careful = 1;
@@ -417,7 +459,9 @@ static void KERNEL(attention_f32_qblock)(const tfast_attention *c, const tfast_a
     if (c->weights && !p->partial) write_weights(&w);
 }
 
-static size_t KERNEL(attention_f32_scratch_bytes)(const tfast_attention *c, int64_t max_rows) { return layout_of(c, max_rows).bytes; }
+static size_t KERNEL(attention_f32_scratch_bytes)(const tfast_attention* c, int64_t max_rows) {
+    return layout_of(c, max_rows).bytes;
+}
 
 #include "attention_decode.h"
 

@@ -1,8 +1,9 @@
-/* Attention for few query rows (one token of a decoder, times the query heads that share its K and V): bound by reading K and V.
+/* Attention for few query rows (one token of a decoder, times the query heads that share its K and V): bound by reading
+ * K and V.
  *
- * Called by ops/attention.c through attention_f32_decode and attention_f32_merge; included by attention.h, whose panel, segments and
- * softmax it shares. Every byte of K and V is read once for all rows; nothing is packed. Lanes of a vector are elements of a head here,
- * not queries: with one row, the register tile of gemm.h would leave 15 of 16 lanes idle.
+ * Called by ops/attention.c through attention_f32_decode and attention_f32_merge; included by attention.h, whose panel,
+ * segments and softmax it shares. Every byte of K and V is read once for all rows; nothing is packed. Lanes of a vector
+ * are elements of a head here, not queries: with one row, the register tile of gemm.h would leave 15 of 16 lanes idle.
  *
  *   scores:  V_LANES accumulators (rows x keys) over D, one transpose of them gives V_LANES sums     -> S[key][row]
  *   softmax: softmax_step on one vector of lanes
@@ -14,18 +15,18 @@
 enum { PREFETCH_KEYS = 8 };
 
 typedef struct {
-    const tfast_attention *c;
+    const tfast_attention* c;
     sequence_t s;
-    panel_t *t;
+    panel_t* t;
     float *q, *o, *scores;
     int64_t d_padded, dv_padded;
 } decode_t;
 
 /* Scores of `keys` (a constant: V_LANES / rows) keys from k0 on, of which n exist; the others repeat the last. */
-V_INLINE void dot_group(const decode_t *w, int64_t k0, int64_t n, const int rows, float *S) {
+V_INLINE void dot_group(const decode_t* w, int64_t k0, int64_t n, const int rows, float* S) {
     const int keys = V_LANES / rows;
     const int64_t stride = w->c->k_stride[2] * w->s.element, D = w->c->D;
-    const char *row[V_LANES];
+    const char* row[V_LANES];
     vf acc[V_LANES];
 #pragma GCC unroll 16
     for (int j = 0; j < keys; j++) row[j] = w->s.k + (k0 + TFAST_MIN(j, n - 1)) * stride;
@@ -53,21 +54,23 @@ V_INLINE void dot_group(const decode_t *w, int64_t k0, int64_t n, const int rows
         for (int r = 0; r < rows; r++) S[j * PANEL + r] = sums[j * rows + r];
 }
 
-V_INLINE void dot_block(const decode_t *w, int64_t k0, int64_t n, const int rows) {
+V_INLINE void dot_block(const decode_t* w, int64_t k0, int64_t n, const int rows) {
     const int64_t keys = V_LANES / rows;
     for (int64_t j = 0; j < n; j += keys) dot_group(w, k0 + j, TFAST_MIN(keys, n - j), rows, w->scores + j * PANEL);
 }
 
 /* Columns [d, d + vectors * V_LANES) of O for all rows; `last` is the width of the last vector. */
-V_INLINE void value_columns(const decode_t *w, int64_t k0, int64_t n, int64_t d, int64_t last, const float *alpha, const int rows, const int vectors) {
+V_INLINE void value_columns(const decode_t* w, int64_t k0, int64_t n, int64_t d, int64_t last, const float* alpha,
+                            const int rows, const int vectors) {
     const int64_t stride = w->c->v_stride[2] * w->s.element;
-    const char *v = w->s.v + k0 * stride;
-    const float *S = w->scores;
+    const char* v = w->s.v + k0 * stride;
+    const float* S = w->scores;
     vf acc[8][4];
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
-        for (int i = 0; i < vectors; i++) acc[r][i] = v_mul(v_load(w->o + r * w->dv_padded + d + i * V_LANES), v_set1(alpha[r]));
+        for (int i = 0; i < vectors; i++)
+            acc[r][i] = v_mul(v_load(w->o + r * w->dv_padded + d + i * V_LANES), v_set1(alpha[r]));
     for (int64_t j = 0; j < n; j++, v += stride, S += PANEL) {
         vf x[4];
 #pragma GCC unroll 4
@@ -88,43 +91,61 @@ V_INLINE void value_columns(const decode_t *w, int64_t k0, int64_t n, int64_t d,
         for (int i = 0; i < vectors; i++) v_store(w->o + r * w->dv_padded + d + i * V_LANES, acc[r][i]);
 }
 
-V_INLINE void value_block_rows(const decode_t *w, int64_t k0, int64_t n, const float *alpha, const int rows) {
+V_INLINE void value_block_rows(const decode_t* w, int64_t k0, int64_t n, const float* alpha, const int rows) {
     int64_t d = 0;
     for (; d + 4 * V_LANES <= w->c->Dv; d += 4 * V_LANES) value_columns(w, k0, n, d, V_LANES, alpha, rows, 4);
     for (; d < w->c->Dv; d += V_LANES) value_columns(w, k0, n, d, w->c->Dv - d, alpha, rows, 1);
 }
 
-static void decode_scores(const decode_t *w, int64_t k0, int64_t n, int rows) {
+static void decode_scores(const decode_t* w, int64_t k0, int64_t n, int rows) {
     switch (rows) {
-        case 1: dot_block(w, k0, n, 1); break;
-        case 2: dot_block(w, k0, n, 2); break;
-        case 4: dot_block(w, k0, n, 4); break;
+    case 1:
+        dot_block(w, k0, n, 1);
+        break;
+    case 2:
+        dot_block(w, k0, n, 2);
+        break;
+    case 4:
+        dot_block(w, k0, n, 4);
+        break;
 #if DECODE_ROWS == 8
-        case 8: dot_block(w, k0, n, 8); break;
+    case 8:
+        dot_block(w, k0, n, 8);
+        break;
 #endif
     }
 }
 
-static void decode_values(const decode_t *w, int64_t k0, int64_t n, const float *alpha, int rows) {
+static void decode_values(const decode_t* w, int64_t k0, int64_t n, const float* alpha, int rows) {
     switch (rows) {
-        case 1: value_block_rows(w, k0, n, alpha, 1); break;
-        case 2: value_block_rows(w, k0, n, alpha, 2); break;
-        case 4: value_block_rows(w, k0, n, alpha, 4); break;
+    case 1:
+        value_block_rows(w, k0, n, alpha, 1);
+        break;
+    case 2:
+        value_block_rows(w, k0, n, alpha, 2);
+        break;
+    case 4:
+        value_block_rows(w, k0, n, alpha, 4);
+        break;
 #if DECODE_ROWS == 8
-        case 8: value_block_rows(w, k0, n, alpha, 8); break;
+    case 8:
+        value_block_rows(w, k0, n, alpha, 8);
+        break;
 #endif
     }
 }
 
-/* As decode_values, for a block in which a row does not see every key: a key adds to the rows that see it and to no other. */
-static void decode_values_by_row(const decode_t *w, int64_t k0, int64_t n, const float *alpha) {
+/* As decode_values, for a block in which a row does not see every key: a key adds to the rows that see it and to no
+ * other. */
+static void decode_values_by_row(const decode_t* w, int64_t k0, int64_t n, const float* alpha) {
     for (int64_t r = 0; r < w->t->n; r++) {
-        float *o = w->o + r * w->dv_padded;
+        float* o = w->o + r * w->dv_padded;
         for (int64_t d = 0; d < w->c->Dv; d += V_LANES) {
             vf acc = v_mul(v_load(o + d), v_set1(alpha[r]));
             for (int64_t j = 0; j < n; j++) {
                 if (k0 + j < w->t->lo[r] || k0 + j >= w->t->hi[r]) continue;
-                const vf x = load_row(w->s.v + (k0 + j) * w->c->v_stride[2] * w->s.element, d, w->c->Dv - d, w->c->dtype);
+                const vf x =
+                    load_row(w->s.v + (k0 + j) * w->c->v_stride[2] * w->s.element, d, w->c->Dv - d, w->c->dtype);
                 acc = v_fma(v_set1(w->scores[j * PANEL + r]), x, acc);
             }
             v_store(o + d, acc);
@@ -132,7 +153,7 @@ static void decode_values_by_row(const decode_t *w, int64_t k0, int64_t n, const
     }
 }
 
-static void decode_block(const decode_t *w, int64_t k0, int64_t n, int rows) {
+static void decode_block(const decode_t* w, int64_t k0, int64_t n, int rows) {
     segment_t g[MAX_SEGMENTS];
     float alpha[PANEL] __attribute__((aligned(64)));
     const int n_segments = cut_segments(w->t, k0, n, g);
@@ -150,11 +171,11 @@ static void decode_block(const decode_t *w, int64_t k0, int64_t n, int rows) {
         decode_values(w, k0, n, alpha, rows);
 }
 
-static void decode_store(const decode_t *w, const tfast_attention_piece *p) {
-    const tfast_attention *c = w->c;
-    const panel_t *t = w->t;
+static void decode_store(const decode_t* w, const tfast_attention_piece* p) {
+    const tfast_attention* c = w->c;
+    const panel_t* t = w->t;
     for (int64_t r = 0; r < t->n; r++) {
-        float *o = w->o + r * w->dv_padded;
+        float* o = w->o + r * w->dv_padded;
         if (p->partial) {
             memcpy(p->partial + r * c->Dv, o, (size_t)c->Dv * 4);
             p->partial[p->n_rows * c->Dv + r] = t->max[r];
@@ -163,16 +184,23 @@ static void decode_store(const decode_t *w, const tfast_attention_piece *p) {
         }
         const vf factor = v_set1(finish_row(c, p, &w->s, t->head[r], t->query[r], t->max[r], t->sum[r]));
         for (int64_t d = 0; d < c->Dv; d += V_LANES) v_store(o + d, v_mul(v_load(o + d), factor));
-        store_row(w->s.out + (t->head[r] * c->out_stride[1] + t->query[r] * c->out_stride[2]) * w->s.element, o, c->Dv, c->dtype);
+        store_row(w->s.out + (t->head[r] * c->out_stride[1] + t->query[r] * c->out_stride[2]) * w->s.element, o, c->Dv,
+                  c->dtype);
     }
 }
 
 /* At most DECODE_ROWS rows; scratch as for attention_f32_qblock. */
-static void KERNEL(attention_f32_decode)(const tfast_attention *c, const tfast_attention_piece *p, void *scratch) {
+static void KERNEL(attention_f32_decode)(const tfast_attention* c, const tfast_attention_piece* p, void* scratch) {
     const layout_t l = layout_of(c, p->n_rows);
-    char *base = scratch;
-    decode_t w = {.c = c, .s = sequence_of(c, p), .t = (panel_t *)(base + l.states), .q = (float *)(base + l.q), .o = (float *)(base + l.o),
-                  .scores = (float *)(base + l.scores), .d_padded = tfast_round_up(c->D, V_LANES), .dv_padded = tfast_round_up(c->Dv, V_LANES)};
+    char* base = scratch;
+    decode_t w = {.c = c,
+                  .s = sequence_of(c, p),
+                  .t = (panel_t*)(base + l.states),
+                  .q = (float*)(base + l.q),
+                  .o = (float*)(base + l.o),
+                  .scores = (float*)(base + l.scores),
+                  .d_padded = tfast_round_up(c->D, V_LANES),
+                  .dv_padded = tfast_round_up(c->Dv, V_LANES)};
     int rows = 1;
     while (rows < p->n_rows) rows *= 2;
     panel_set_rows(c, p, &w.s, w.t, p->row, p->n_rows);
@@ -181,8 +209,9 @@ static void KERNEL(attention_f32_decode)(const tfast_attention *c, const tfast_a
     memset(w.scores, 0, (size_t)(ATTENTION_BLOCK * PANEL) * 4);
     const vf factor = v_set1(query_factor(c));
     for (int64_t r = 0; r < p->n_rows; r++) {
-        const char *row = w.s.q + (w.t->head[r] * c->q_stride[1] + w.t->query[r] * c->q_stride[2]) * w.s.element;
-        for (int64_t d = 0; d < c->D; d += V_LANES) v_store(w.q + r * w.d_padded + d, v_mul(load_row(row, d, c->D - d, c->dtype), factor));
+        const char* row = w.s.q + (w.t->head[r] * c->q_stride[1] + w.t->query[r] * c->q_stride[2]) * w.s.element;
+        for (int64_t d = 0; d < c->D; d += V_LANES)
+            v_store(w.q + r * w.d_padded + d, v_mul(load_row(row, d, c->D - d, c->dtype), factor));
     }
     for (int64_t k0 = w.t->first; k0 < w.t->end;) {
         const int64_t next = TFAST_MIN((k0 / ATTENTION_BLOCK + 1) * ATTENTION_BLOCK, w.t->end);
@@ -192,7 +221,8 @@ static void KERNEL(attention_f32_decode)(const tfast_attention *c, const tfast_a
     decode_store(&w, p);
 }
 
-static void KERNEL(attention_f32_merge)(const tfast_attention *c, const tfast_attention_piece *p, const float *parts, int64_t part_stride, int64_t n_parts) {
+static void KERNEL(attention_f32_merge)(const tfast_attention* c, const tfast_attention_piece* p, const float* parts,
+                                        int64_t part_stride, int64_t n_parts) {
     const sequence_t s = sequence_of(c, p);
     const int64_t rows = p->n_rows, dv = c->Dv;
     for (int64_t r = 0; r < rows; r++) {
@@ -203,7 +233,7 @@ static void KERNEL(attention_f32_merge)(const tfast_attention *c, const tfast_at
         for (int64_t i = 0; i < n_parts; i++) total += sum[i * part_stride] * exp2f(max[i * part_stride] - base);
         const int64_t head = p->head + (p->row + r) / s.lq, query = (p->row + r) % s.lq;
         const float factor = finish_row(c, p, &s, head, query, top, total);
-        char *out = s.out + (head * c->out_stride[1] + query * c->out_stride[2]) * s.element;
+        char* out = s.out + (head * c->out_stride[1] + query * c->out_stride[2]) * s.element;
         for (int64_t d = 0; d < dv; d += V_LANES) {
             const int64_t width = TFAST_MIN(V_LANES, dv - d);
             vf acc = v_zero();

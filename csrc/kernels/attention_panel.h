@@ -1,9 +1,9 @@
 /* A panel of query rows: who its lanes are, which keys each of them sees, and where their values come from and go to.
  *
- * Used by attention.h and attention_decode.h. One lane of a vector is one query row all the way through: scores are held transposed
- * (a row of the score block is one key, its lanes are queries), so that the softmax needs no horizontal operation, structure is a
- * comparison of lanes, and K and V are read where they lie. A new kind of structure: panel_set_rows (the range of a lane) or, where it is
- * no range, a term in attention_scores.h. */
+ * Used by attention.h and attention_decode.h. One lane of a vector is one query row all the way through: scores are
+ * held transposed (a row of the score block is one key, its lanes are queries), so that the softmax needs no horizontal
+ * operation, structure is a comparison of lanes, and K and V are read where they lie. A new kind of structure:
+ * panel_set_rows (the range of a lane) or, where it is no range, a term in attention_scores.h. */
 #ifndef TFAST_KERNELS_ATTENTION_PANEL_H
 #define TFAST_KERNELS_ATTENTION_PANEL_H
 
@@ -14,26 +14,29 @@ typedef struct {
     int64_t lq, lk, offset;
     int64_t q_row0, k_row0; /* first row in packed storage, else 0 */
     const char *q, *k, *v;  /* of this batch and kv head (q: of this batch) */
-    char *out;
+    char* out;
     int64_t element;
 } sequence_t;
 
 typedef struct {
-    int64_t n, nv;        /* lanes in use, vectors */
-    int64_t first, end;   /* keys that any lane sees */
+    int64_t n, nv;          /* lanes in use, vectors */
+    int64_t first, end;     /* keys that any lane sees */
     int64_t lo_max, hi_min; /* keys that every lane sees: [lo_max, hi_min) */
     int64_t query[PANEL], head[PANEL], lo[PANEL], hi[PANEL];
-    int64_t v_first[TILE_VECTORS], v_end[TILE_VECTORS], v_lo_max[TILE_VECTORS], v_hi_min[TILE_VECTORS]; /* the same for one vector */
-    const char *bias_row[2][PANEL]; /* term of (lane, key 0) */
+    int64_t v_first[TILE_VECTORS], v_end[TILE_VECTORS], v_lo_max[TILE_VECTORS],
+        v_hi_min[TILE_VECTORS];     /* the same for one vector */
+    const char* bias_row[2][PANEL]; /* term of (lane, key 0) */
     int bias_uniform[2];            /* all lanes have the same row */
     float slope[PANEL];             /* ALiBi, times log2(e) */
     float max[PANEL], sum[PANEL];   /* running, base 2 */
     int started, ragged, careful;
 } panel_t;
 
-static int64_t element_bytes(tfast_dtype dtype) { return dtype == TFAST_F32 ? 4 : 2; }
+static int64_t element_bytes(tfast_dtype dtype) {
+    return dtype == TFAST_F32 ? 4 : 2;
+}
 
-static sequence_t sequence_of(const tfast_attention *c, const tfast_attention_piece *p) {
+static sequence_t sequence_of(const tfast_attention* c, const tfast_attention_piece* p) {
     const int64_t b = p->batch, e = element_bytes(c->dtype);
     sequence_t s = {.lq = c->Lq, .lk = c->Lk, .element = e, .offset = c->offset ? c->offset[b] : 0};
     int64_t q0 = b * c->q_stride[0], k0 = b * c->k_stride[0], v0 = b * c->v_stride[0], o0 = b * c->out_stride[0];
@@ -48,15 +51,16 @@ static sequence_t sequence_of(const tfast_attention *c, const tfast_attention_pi
         o0 = s.q_row0 * c->out_stride[2];
     }
     if (c->kv_length) s.lk = TFAST_MIN(s.lk, c->kv_length[b]);
-    s.q = (const char *)c->q + q0 * e;
-    s.k = (const char *)c->k + (k0 + p->kv_head * c->k_stride[1]) * e;
-    s.v = (const char *)c->v + (v0 + p->kv_head * c->v_stride[1]) * e;
-    s.out = (char *)c->out + o0 * e;
+    s.q = (const char*)c->q + q0 * e;
+    s.k = (const char*)c->k + (k0 + p->kv_head * c->k_stride[1]) * e;
+    s.v = (const char*)c->v + (v0 + p->kv_head * c->v_stride[1]) * e;
+    s.out = (char*)c->out + o0 * e;
     return s;
 }
 
 /* The keys that query i sees, cut to the piece; (0, 0) where there are none. */
-static void visible_range(const tfast_attention *c, const sequence_t *s, const tfast_attention_piece *p, int64_t i, int64_t *lo, int64_t *hi) {
+static void visible_range(const tfast_attention* c, const sequence_t* s, const tfast_attention_piece* p, int64_t i,
+                          int64_t* lo, int64_t* hi) {
     const int64_t at = i + s->offset;
     int64_t a = p->key_begin, b = TFAST_MIN(s->lk, p->key_end);
     if (c->left != TFAST_UNLIMITED) a = TFAST_MAX(a, at - c->left);
@@ -66,7 +70,7 @@ static void visible_range(const tfast_attention *c, const sequence_t *s, const t
 }
 
 /* Ranges of each vector and of the whole panel. A lane that sees nothing makes "every lane sees" empty. */
-static void panel_set_bounds(panel_t *t) {
+static void panel_set_bounds(panel_t* t) {
     t->first = t->lo_max = 0;
     t->end = 0;
     t->hi_min = INT64_MAX;
@@ -93,15 +97,15 @@ static void panel_set_bounds(panel_t *t) {
     t->first = t->end ? first : 0;
 }
 
-static void panel_set_bias(const tfast_attention *c, const tfast_attention_piece *p, panel_t *t) {
+static void panel_set_bias(const tfast_attention* c, const tfast_attention_piece* p, panel_t* t) {
     for (int term = 0; term < 2; term++) {
-        const tfast_bias *b = &c->bias[term];
+        const tfast_bias* b = &c->bias[term];
         if (b->kind == TFAST_BIAS_NONE) continue;
         const int64_t size = b->kind == TFAST_BIAS_FLOAT ? 4 : 1;
         int uniform = 1;
         for (int64_t i = 0; i < t->nv * V_LANES; i++) {
             const int64_t at = p->batch * b->stride[0] + t->head[i] * b->stride[1] + t->query[i] * b->stride[2];
-            t->bias_row[term][i] = (const char *)b->data + at * size;
+            t->bias_row[term][i] = (const char*)b->data + at * size;
             uniform &= t->bias_row[term][i] == t->bias_row[term][0];
         }
         t->bias_uniform[term] = uniform;
@@ -109,7 +113,8 @@ static void panel_set_bias(const tfast_attention *c, const tfast_attention_piece
 }
 
 /* Lanes behind the last row repeat it: they cost nothing, see the same keys, and are never stored. */
-static void panel_set_rows(const tfast_attention *c, const tfast_attention_piece *p, const sequence_t *s, panel_t *t, int64_t row, int64_t n) {
+static void panel_set_rows(const tfast_attention* c, const tfast_attention_piece* p, const sequence_t* s, panel_t* t,
+                           int64_t row, int64_t n) {
     t->n = n;
     t->nv = tfast_ceil_div(n, V_LANES);
     t->started = t->ragged = t->careful = 0;
@@ -131,12 +136,12 @@ static void panel_set_rows(const tfast_attention *c, const tfast_attention_piece
 }
 
 /* V_LANES elements (or the first n, the others 0) of a row of any type. */
-V_INLINE vf load_row(const char *row, int64_t d, int64_t n, tfast_dtype dtype) {
+V_INLINE vf load_row(const char* row, int64_t d, int64_t n, tfast_dtype dtype) {
     if (dtype == TFAST_F32) {
-        const float *p = (const float *)row + d;
+        const float* p = (const float*)row + d;
         return n >= V_LANES ? v_load(p) : v_load_n(p, n);
     }
-    const uint16_t *p = (const uint16_t *)row + d;
+    const uint16_t* p = (const uint16_t*)row + d;
     uint16_t last[V_LANES] = {0};
     if (n < V_LANES) {
         for (int64_t i = 0; i < n; i++) last[i] = p[i];
@@ -146,27 +151,29 @@ V_INLINE vf load_row(const char *row, int64_t d, int64_t n, tfast_dtype dtype) {
 }
 
 /* A full V_LANES x V_LANES block of fp32: the loop has no condition in it, so that the block stays in registers. */
-V_INLINE void pack_full_block(const char *const row[V_LANES], int64_t d, vf factor, float *to) {
+V_INLINE void pack_full_block(const char* const row[V_LANES], int64_t d, vf factor, float* to) {
     vf x[V_LANES];
 #pragma GCC unroll 16
-    for (int i = 0; i < V_LANES; i++) x[i] = v_mul(v_load((const float *)row[i] + d), factor);
+    for (int i = 0; i < V_LANES; i++) x[i] = v_mul(v_load((const float*)row[i] + d), factor);
     v_transpose(x);
 #pragma GCC unroll 16
     for (int i = 0; i < V_LANES; i++) v_store(to + i * PANEL, x[i]);
 }
 
-static void pack_edge_block(const char *const row[V_LANES], int64_t lanes, int64_t d, int64_t width, tfast_dtype dtype, vf factor, float *to) {
+static void pack_edge_block(const char* const row[V_LANES], int64_t lanes, int64_t d, int64_t width, tfast_dtype dtype,
+                            vf factor, float* to) {
     vf x[V_LANES];
-    for (int64_t i = 0; i < V_LANES; i++) x[i] = i < lanes ? v_mul(load_row(row[i], d, width, dtype), factor) : v_zero();
+    for (int64_t i = 0; i < V_LANES; i++)
+        x[i] = i < lanes ? v_mul(load_row(row[i], d, width, dtype), factor) : v_zero();
     v_transpose(x);
     for (int64_t i = 0; i < width; i++) v_store(to + i * PANEL, x[i]);
 }
 
 /* Q of the panel as the B operand of the tile: [D][PANEL], times `factor`. */
-static void panel_pack_q(const tfast_attention *c, const sequence_t *s, const panel_t *t, float factor, float *packed) {
+static void panel_pack_q(const tfast_attention* c, const sequence_t* s, const panel_t* t, float factor, float* packed) {
     const vf f = v_set1(factor);
     for (int64_t v = 0; v < t->nv; v++) {
-        const char *row[V_LANES];
+        const char* row[V_LANES];
         const int64_t lanes = TFAST_MIN(V_LANES, t->n - v * V_LANES);
         for (int64_t i = 0; i < lanes; i++) {
             const int64_t lane = v * V_LANES + i;
@@ -174,7 +181,7 @@ static void panel_pack_q(const tfast_attention *c, const sequence_t *s, const pa
         }
         for (int64_t d = 0; d < c->D; d += V_LANES) {
             const int64_t width = TFAST_MIN(V_LANES, c->D - d);
-            float *to = packed + d * PANEL + v * V_LANES;
+            float* to = packed + d * PANEL + v * V_LANES;
             if (lanes == V_LANES && width == V_LANES && c->dtype == TFAST_F32)
                 pack_full_block(row, d, f, to);
             else
@@ -184,18 +191,20 @@ static void panel_pack_q(const tfast_attention *c, const sequence_t *s, const pa
 }
 
 /* n floats to a row of the output's type, rounded to nearest even. */
-static void store_row(char *row, const float *x, int64_t n, tfast_dtype dtype) {
+static void store_row(char* row, const float* x, int64_t n, tfast_dtype dtype) {
     if (dtype == TFAST_F32) {
         memcpy(row, x, (size_t)n * 4);
         return;
     }
-    uint16_t *out = (uint16_t *)row;
+    uint16_t* out = (uint16_t*)row;
     for (int64_t i = 0; i < n; i++) out[i] = dtype == TFAST_F16 ? to_f16(x[i]) : to_bf16(x[i]);
 }
 
-/* Row sums and maxima to the factor of the output (0 for a row that saw nothing), with the sink's share; lse where it is wanted.
- * With a sink the common maximum of scores and sink keeps 2^(sink - max) finite. NaN in `sum` reaches both results. */
-static float finish_row(const tfast_attention *c, const tfast_attention_piece *p, const sequence_t *s, int64_t head, int64_t query, float max, float sum) {
+/* Row sums and maxima to the factor of the output (0 for a row that saw nothing), with the sink's share; lse where it
+ * is wanted. With a sink the common maximum of scores and sink keeps 2^(sink - max) finite. NaN in `sum` reaches both
+ * results. */
+static float finish_row(const tfast_attention* c, const tfast_attention_piece* p, const sequence_t* s, int64_t head,
+                        int64_t query, float max, float sum) {
     float top = max, total = sum;
     if (c->sinks) {
         const float sink = c->sinks[head] * V_LOG2E;

@@ -1,11 +1,14 @@
-/* What happens to a block of scores between Q K^T and the weighted sum: segments, soft cap, bias terms, ALiBi, structure, softmax.
+/* What happens to a block of scores between Q K^T and the weighted sum: segments, soft cap, bias terms, ALiBi,
+ * structure, softmax.
  *
- * Used by attention.h and attention_decode.h. The block is S[key][lane], PANEL lanes a key, in base-2 logarithms. A new term of the
- * scores is a sweep like the others here, called in shape_scores, in the order that docs/kernels.md gives. */
+ * Used by attention.h and attention_decode.h. The block is S[key][lane], PANEL lanes a key, in base-2 logarithms. A new
+ * term of the scores is a sweep like the others here, called in shape_scores, in the order that docs/kernels.md gives.
+ */
 #ifndef TFAST_KERNELS_ATTENTION_SCORES_H
 #define TFAST_KERNELS_ATTENTION_SCORES_H
 
-/* Keys [t0, t1) of a block for which the vectors [v0, v1) have work; `ragged`: not every one of their lanes sees all of these keys. */
+/* Keys [t0, t1) of a block for which the vectors [v0, v1) have work; `ragged`: not every one of their lanes sees all of
+ * these keys. */
 typedef struct {
     int64_t t0, t1, v0, v1;
     int ragged;
@@ -14,9 +17,11 @@ typedef struct {
 /* A block is cut where a vector's first or last visible key lies: at most two cuts a vector. */
 enum { MAX_SEGMENTS = 2 * TILE_VECTORS + 1 };
 
-static int64_t clamp(int64_t x, int64_t lo, int64_t hi) { return x < lo ? lo : x > hi ? hi : x; }
+static int64_t clamp(int64_t x, int64_t lo, int64_t hi) {
+    return x < lo ? lo : x > hi ? hi : x;
+}
 
-static int add_segment(const panel_t *p, int64_t k0, int64_t t0, int64_t t1, segment_t *s) {
+static int add_segment(const panel_t* p, int64_t k0, int64_t t0, int64_t t1, segment_t* s) {
     s->t0 = t0;
     s->t1 = t1;
     s->v0 = p->nv;
@@ -31,8 +36,9 @@ static int add_segment(const panel_t *p, int64_t k0, int64_t t0, int64_t t1, seg
     return s->v0 < s->v1;
 }
 
-/* The segments of keys [k0, k0 + n), in order; how many. Along a diagonal this skips what lies outside it vector by vector. */
-static int cut_segments(const panel_t *p, int64_t k0, int64_t n, segment_t *s) {
+/* The segments of keys [k0, k0 + n), in order; how many. Along a diagonal this skips what lies outside it vector by
+ * vector. */
+static int cut_segments(const panel_t* p, int64_t k0, int64_t n, segment_t* s) {
     if (k0 >= p->lo_max && k0 + n <= p->hi_min) {
         *s = (segment_t){0, n, 0, p->nv, 0};
         return 1;
@@ -56,9 +62,9 @@ static int cut_segments(const panel_t *p, int64_t k0, int64_t n, segment_t *s) {
     return count;
 }
 
-static float bias_value(const tfast_bias *b, const char *row, int64_t key) {
-    if (b->kind == TFAST_BIAS_FLOAT) return ((const float *)row)[key * b->stride[3]];
-    return ((const uint8_t *)row)[key * b->stride[3]] ? 0.0f : -INFINITY;
+static float bias_value(const tfast_bias* b, const char* row, int64_t key) {
+    if (b->kind == TFAST_BIAS_FLOAT) return ((const float*)row)[key * b->stride[3]];
+    return ((const uint8_t*)row)[key * b->stride[3]] ? 0.0f : -INFINITY;
 }
 
 /* To base 2. Only -infinity masks: the lowest finite number, which some masks use, must not become it. */
@@ -67,45 +73,47 @@ V_INLINE vf bias_log2(vf x) {
     return v_select(v_le(x, v_set1(-INFINITY)), x, y);
 }
 
-static void add_uniform_bias(const tfast_bias *b, const char *row, int64_t k0, const segment_t *g, float *S) {
+static void add_uniform_bias(const tfast_bias* b, const char* row, int64_t k0, const segment_t* g, float* S) {
     for (int64_t t = g->t0; t < g->t1; t++) {
         const float value = bias_value(b, row, k0 + t);
         if (value == 0) continue;
         const vf x = bias_log2(v_set1(value));
         for (int64_t v = g->v0; v < g->v1; v++) {
-            float *s = S + t * PANEL + v * V_LANES;
+            float* s = S + t * PANEL + v * V_LANES;
             v_store(s, v_add(v_load(s), x));
         }
     }
 }
 
-/* Rows of the bias are lanes of the block: V_LANES x V_LANES transposes where keys are dense, single values elsewhere. */
-static void add_lane_bias(const tfast_bias *b, const char *const *rows, int64_t k0, const segment_t *g, int64_t v, float *S) {
+/* Rows of the bias are lanes of the block: V_LANES x V_LANES transposes where keys are dense, single values elsewhere.
+ */
+static void add_lane_bias(const tfast_bias* b, const char* const* rows, int64_t k0, const segment_t* g, int64_t v,
+                          float* S) {
     for (int64_t t = g->t0; t < g->t1; t += V_LANES) {
         vf x[V_LANES];
         const int64_t width = TFAST_MIN(V_LANES, g->t1 - t);
         for (int64_t i = 0; i < V_LANES; i++) {
-            const char *row = rows[v * V_LANES + i];
+            const char* row = rows[v * V_LANES + i];
             if (b->stride[3] != 1) {
                 float one[V_LANES] = {0};
                 for (int64_t j = 0; j < width; j++) one[j] = bias_value(b, row, k0 + t + j);
                 x[i] = v_load(one);
             } else if (b->kind == TFAST_BIAS_FLOAT) {
-                const float *p = (const float *)row + k0 + t;
+                const float* p = (const float*)row + k0 + t;
                 x[i] = width == V_LANES ? v_load(p) : v_load_n(p, width);
             } else {
-                x[i] = v_from_mask_bytes((const uint8_t *)row + k0 + t, width);
+                x[i] = v_from_mask_bytes((const uint8_t*)row + k0 + t, width);
             }
         }
         v_transpose(x);
-        float *s = S + t * PANEL + v * V_LANES;
+        float* s = S + t * PANEL + v * V_LANES;
         for (int64_t j = 0; j < width; j++, s += PANEL) v_store(s, v_add(bias_log2(x[j]), v_load(s)));
     }
 }
 
-static void add_bias(const tfast_attention *c, const panel_t *p, int term, int64_t k0, const segment_t *g, float *S) {
-    const tfast_bias *b = &c->bias[term];
-    const char *const *rows = p->bias_row[term];
+static void add_bias(const tfast_attention* c, const panel_t* p, int term, int64_t k0, const segment_t* g, float* S) {
+    const tfast_bias* b = &c->bias[term];
+    const char* const* rows = p->bias_row[term];
     if (b->kind == TFAST_BIAS_NONE) return;
     if (p->bias_uniform[term]) {
         add_uniform_bias(b, rows[0], k0, g, S);
@@ -114,30 +122,30 @@ static void add_bias(const tfast_attention *c, const panel_t *p, int term, int64
     for (int64_t v = g->v0; v < g->v1; v++) add_lane_bias(b, rows, k0, g, v, S);
 }
 
-static void cap_scores(float softcap, const segment_t *g, float *S) {
+static void cap_scores(float softcap, const segment_t* g, float* S) {
     const vf gain = v_set1(softcap * V_LOG2E);
     for (int64_t t = g->t0; t < g->t1; t++)
         for (int64_t v = g->v0; v < g->v1; v++) {
-            float *s = S + t * PANEL + v * V_LANES;
+            float* s = S + t * PANEL + v * V_LANES;
             v_store(s, v_mul(v_tanh(v_load(s)), gain));
         }
 }
 
 /* slope * (j - (i + offset)): positions are taken relative to the block, where fp32 holds them exactly up to 2^24. */
-static void add_alibi(const panel_t *p, int64_t offset, int64_t k0, const segment_t *g, float *S) {
+static void add_alibi(const panel_t* p, int64_t offset, int64_t k0, const segment_t* g, float* S) {
     for (int64_t v = g->v0; v < g->v1; v++) {
         float at[V_LANES];
         for (int64_t i = 0; i < V_LANES; i++) at[i] = (float)(p->query[v * V_LANES + i] + offset - k0);
         const vf slope = v_load(p->slope + v * V_LANES), origin = v_load(at);
         for (int64_t t = g->t0; t < g->t1; t++) {
-            float *s = S + t * PANEL + v * V_LANES;
+            float* s = S + t * PANEL + v * V_LANES;
             v_store(s, v_fma(slope, v_sub(v_set1((float)t), origin), v_load(s)));
         }
     }
 }
 
 /* The lanes' ranges of keys, relative to the block: key t is visible in a lane iff lo <= t < hi. */
-static void lane_ranges(const panel_t *p, int64_t v, int64_t k0, vf *lo, vf *hi) {
+static void lane_ranges(const panel_t* p, int64_t v, int64_t k0, vf* lo, vf* hi) {
     float a[V_LANES], b[V_LANES];
     for (int64_t i = 0; i < V_LANES; i++) {
         a[i] = (float)clamp(p->lo[v * V_LANES + i] - k0, -1, ATTENTION_BLOCK + 1);
@@ -152,20 +160,21 @@ V_INLINE vm lane_sees(vf lo, vf hi, int64_t t) {
     return v_and(v_le(lo, at), v_lt(at, hi));
 }
 
-static void mask_ragged(const panel_t *p, int64_t k0, const segment_t *g, float *S) {
+static void mask_ragged(const panel_t* p, int64_t k0, const segment_t* g, float* S) {
     const vf nothing = v_set1(-INFINITY);
     for (int64_t v = g->v0; v < g->v1; v++) {
         vf lo, hi;
         lane_ranges(p, v, k0, &lo, &hi);
         for (int64_t t = g->t0; t < g->t1; t++) {
-            float *s = S + t * PANEL + v * V_LANES;
+            float* s = S + t * PANEL + v * V_LANES;
             v_store(s, v_select(lane_sees(lo, hi, t), v_load(s), nothing));
         }
     }
 }
 
 /* Raw products to final logits (base 2) of one segment. */
-static void shape_scores(const tfast_attention *c, const panel_t *p, int64_t offset, int64_t k0, const segment_t *g, float *S) {
+static void shape_scores(const tfast_attention* c, const panel_t* p, int64_t offset, int64_t k0, const segment_t* g,
+                         float* S) {
     if (c->softcap > 0) cap_scores(c->softcap, g, S);
     add_bias(c, p, 0, k0, g, S);
     add_bias(c, p, 1, k0, g, S);
@@ -174,25 +183,27 @@ static void shape_scores(const tfast_attention *c, const panel_t *p, int64_t off
 }
 
 /* With a soft cap the tile yields the argument of tanh, else base-2 logits; additive scores take q as it is. */
-static float query_factor(const tfast_attention *c) {
+static float query_factor(const tfast_attention* c) {
     if (c->additive) return 1;
     return c->softcap > 0 ? c->scale / c->softcap : c->scale * V_LOG2E;
 }
 
 /* S[key][lane] = additive . tanh(q + k) of one segment; k is the first key's row of the segment. */
-static void additive_scores(const tfast_attention *c, const float *q, const float *k, int64_t k_stride, const segment_t *g, float *S) {
+static void additive_scores(const tfast_attention* c, const float* q, const float* k, int64_t k_stride,
+                            const segment_t* g, float* S) {
     for (int64_t t = g->t0; t < g->t1; t++, k += k_stride)
         for (int64_t v = g->v0; v < g->v1; v++) {
             vf sum = v_zero();
             for (int64_t d = 0; d < c->D; d++)
-                sum = v_fma(v_set1(c->additive[d]), v_tanh(v_add(v_load(q + d * PANEL + v * V_LANES), v_set1(k[d]))), sum);
+                sum = v_fma(v_set1(c->additive[d]), v_tanh(v_add(v_load(q + d * PANEL + v * V_LANES), v_set1(k[d]))),
+                            sum);
             v_store(S + t * PANEL + v * V_LANES, v_mul(sum, v_set1(V_LOG2E)));
         }
 }
 
-V_INLINE vf segment_max(const segment_t *g, int64_t v, const float *S, vf max) {
+V_INLINE vf segment_max(const segment_t* g, int64_t v, const float* S, vf max) {
     vf m0 = max, m1 = max, m2 = max, m3 = max; /* four chains: vmaxps has a latency of four */
-    const float *s = S + g->t0 * PANEL + v * V_LANES;
+    const float* s = S + g->t0 * PANEL + v * V_LANES;
     int64_t n = g->t1 - g->t0;
     for (; n >= 4; n -= 4, s += 4 * PANEL) {
         m0 = v_max(v_load(s), m0); /* NaN is passed over here and comes back through exp */
@@ -204,8 +215,8 @@ V_INLINE vf segment_max(const segment_t *g, int64_t v, const float *S, vf max) {
     return v_max(v_max(m0, m1), v_max(m2, m3));
 }
 
-V_INLINE vf segment_exp(const segment_t *g, int64_t v, float *S, vf max, vf sum) {
-    float *s = S + g->t0 * PANEL + v * V_LANES;
+V_INLINE vf segment_exp(const segment_t* g, int64_t v, float* S, vf max, vf sum) {
+    float* s = S + g->t0 * PANEL + v * V_LANES;
     for (int64_t n = g->t1 - g->t0; n > 0; n--, s += PANEL) {
         const vf e = v_exp2(v_sub(v_load(s), max));
         v_store(s, e);
@@ -215,10 +226,13 @@ V_INLINE vf segment_exp(const segment_t *g, int64_t v, float *S, vf max, vf sum)
 }
 
 /* Lanes whose maximum is still -infinity subtract 0 instead: exp gives 0 for them, not NaN. */
-V_INLINE vf finite_max(vf m) { return v_select(v_lt(v_set1(-INFINITY), m), m, v_select(v_le(m, v_set1(-INFINITY)), v_zero(), m)); }
+V_INLINE vf finite_max(vf m) {
+    return v_select(v_lt(v_set1(-INFINITY), m), m, v_select(v_le(m, v_set1(-INFINITY)), v_zero(), m));
+}
 
-/* One step of the online softmax: S becomes weights, max and sum move on, `alpha` (PANEL floats) is what earlier sums are multiplied by. */
-static void softmax_step(panel_t *p, const segment_t *g, int n_segments, float *S, float *alpha) {
+/* One step of the online softmax: S becomes weights, max and sum move on, `alpha` (PANEL floats) is what earlier sums
+ * are multiplied by. */
+static void softmax_step(panel_t* p, const segment_t* g, int n_segments, float* S, float* alpha) {
     for (int64_t v = 0; v < p->nv; v++) {
         const vf before = v_load(p->max + v * V_LANES);
         vf max = before;

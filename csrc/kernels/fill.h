@@ -1,7 +1,8 @@
-/* All kernels of one instruction set, and the function that puts them into the table. Included by isa/<isa>.c after it has defined
- *   KERNEL(name)      the name with the suffix of the instruction set, e.g. gemm_f32_panel__avx512, so that a profile shows it
- *   TILE_ROWS, TILE_VECTORS, LAYOUT_ID, DECODE_ROWS   (see kernels/table.h) and included its simd/<isa>.h.
- * Everything in here is static: inline code compiled for AVX must not leak into the baseline through the linker. */
+/* All kernels of one instruction set, and the function that puts them into the table. Included by isa/<isa>.c after it
+ * has defined KERNEL(name)      the name with the suffix of the instruction set, e.g. gemm_f32_panel__avx512, so that a
+ * profile shows it TILE_ROWS, TILE_VECTORS, LAYOUT_ID, DECODE_ROWS   (see kernels/table.h) and included its
+ * simd/<isa>.h. Everything in here is static: inline code compiled for AVX must not leak into the baseline through the
+ * linker. */
 #include <float.h>
 #include <math.h>
 #include <string.h>
@@ -18,7 +19,7 @@
 
 #include "attention.h"
 
-static void fill(tfast_kernels *table) {
+static void fill(tfast_kernels* table) {
     table->isa = ISA_NAME;
 
     table->tile_rows = TILE_ROWS;

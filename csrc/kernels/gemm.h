@@ -8,21 +8,22 @@
  *           A: one broadcast a row, each used NV times       a0 | c00 c01 c02 |
  *                                                            a1 | c10 c11 c12 |   ...
  *
- *   A is addressed as a[i * row_stride + k * col_stride]: rows of a matrix in place (col_stride 1: x of a linear layer, K of attention)
- *   or columns of it (row_stride 1: V of attention). Nothing but B is ever packed.
+ *   A is addressed as a[i * row_stride + k * col_stride]: rows of a matrix in place (col_stride 1: x of a linear layer,
+ * K of attention) or columns of it (row_stride 1: V of attention). Nothing but B is ever packed.
  *
- * Register budget: AVX-512 8 x 3: 24 accumulators + 3 of B + 1 broadcast of 32; AVX2 4 x 3: 12 + 3 + 1 of 16; baseline 4 x 2.
- * Loads for each FMA: (8 + 3) / 24 = 0.46; the tile 12 x 2 has 0.58 and its rows of A need twelve streams.
- * Measured with operands in L1, AVX-512 server core (Granite Rapids), of the FMA peak: 8x3 0.91-0.97, 9x3 0.90-0.98, 6x4 0.89-0.98,
- * 12x2 0.87-0.90, 14x2 0.86-0.96, 5x5 0.83-0.96. 8 divides the usual head widths, 9 does not. */
+ * Register budget: AVX-512 8 x 3: 24 accumulators + 3 of B + 1 broadcast of 32; AVX2 4 x 3: 12 + 3 + 1 of 16; baseline
+ * 4 x 2. Loads for each FMA: (8 + 3) / 24 = 0.46; the tile 12 x 2 has 0.58 and its rows of A need twelve streams.
+ * Measured with operands in L1, AVX-512 server core (Granite Rapids), of the FMA peak: 8x3 0.91-0.97, 9x3 0.90-0.98,
+ * 6x4 0.89-0.98, 12x2 0.87-0.90, 14x2 0.86-0.96, 5x5 0.83-0.96. 8 divides the usual head widths, 9 does not. */
 #ifndef TFAST_KERNELS_GEMM_H
 #define TFAST_KERNELS_GEMM_H
 
 #define PANEL (TILE_VECTORS * V_LANES)
 
-/* Memory that will be needed next: fetched into L2 a few cache lines for each tile, so that it arrives while the FMAs run. */
+/* Memory that will be needed next: fetched into L2 a few cache lines for each tile, so that it arrives while the FMAs
+ * run. */
 typedef struct {
-    const char *at;
+    const char* at;
     int64_t rows, row_bytes, stride; /* stride in bytes */
     int64_t done;                    /* bytes of the row at `at` */
     int write;                       /* it will be written: take the line for this core */
@@ -34,9 +35,9 @@ typedef struct {
     int64_t lines_per_tile;
 } ahead_list;
 
-static void fetch_ahead(ahead_list *list) {
+static void fetch_ahead(ahead_list* list) {
     for (int i = 0; i < list->lines_per_tile && list->parts; i++) {
-        ahead_t *a = &list->part[list->parts - 1];
+        ahead_t* a = &list->part[list->parts - 1];
         if (a->write)
             __builtin_prefetch(a->at + a->done, 1, 2);
         else
@@ -49,44 +50,47 @@ static void fetch_ahead(ahead_list *list) {
     }
 }
 
-static void add_ahead(ahead_list *list, const char *at, int64_t rows, int64_t row_bytes, int64_t stride, int write) {
+static void add_ahead(ahead_list* list, const char* at, int64_t rows, int64_t row_bytes, int64_t stride, int write) {
     if (rows > 0 && row_bytes > 0) list->part[list->parts++] = (ahead_t){at, rows, row_bytes, stride, 0, write};
 }
 
-/* What the tile's sum becomes: C, row + sum, C + sum, or C * row + sum, where `row` has one value a column. The sum itself always begins at
- * 0: adding a block of k at the end, rather than going on from C, keeps the rounding error that of the block. */
+/* What the tile's sum becomes: C, row + sum, C + sum, or C * row + sum, where `row` has one value a column. The sum
+ * itself always begins at 0: adding a block of k at the end, rather than going on from C, keeps the rounding error that
+ * of the block. */
 typedef enum { END_STORE, END_ADD_ROW, END_ADD_C, END_SCALE_C } tile_end;
 
 typedef struct {
     int64_t k;
-    const float *a;
+    const float* a;
     int64_t row_stride, col_stride;
     int64_t a_step; /* from one tile of rows to the next */
-    const float *b;
-    const float *from; /* C as it was: END_ADD_C and END_SCALE_C read it, which may be elsewhere than C */
+    const float* b;
+    const float* from; /* C as it was: END_ADD_C and END_SCALE_C read it, which may be elsewhere than C */
     int64_t from_stride;
-    float *c;
+    float* c;
     int64_t c_stride;
     tile_end end;
-    const float *row;
-    int64_t n; /* columns of C that exist */
-    ahead_list *ahead; /* or NULL */
+    const float* row;
+    int64_t n;         /* columns of C that exist */
+    ahead_list* ahead; /* or NULL */
 } tile_args;
 
-V_INLINE vf load_upto(const float *p, int cut, int64_t n) { return cut ? v_load_n(p, n) : v_load(p); }
+V_INLINE vf load_upto(const float* p, int cut, int64_t n) {
+    return cut ? v_load_n(p, n) : v_load(p);
+}
 
 /* The accumulators to C. `end` and `partial` (the last vector has n_last columns only) are constants after inlining. */
-V_INLINE void tile_finish(vf acc[TILE_ROWS][TILE_VECTORS], const int m, const int nv, const tile_args *t, const tile_end end, const int partial,
-                          const int64_t n_last) {
+V_INLINE void tile_finish(vf acc[TILE_ROWS][TILE_VECTORS], const int m, const int nv, const tile_args* t,
+                          const tile_end end, const int partial, const int64_t n_last) {
     const int64_t c_stride = t->c_stride, from_stride = t->from_stride;
     const float *from = t->from, *row = t->row;
-    float *c = t->c;
+    float* c = t->c;
 #pragma GCC unroll 4
     for (int j = 0; j < nv; j++) {
         const int cut = partial && j == nv - 1;
         const vf r = end == END_ADD_ROW || end == END_SCALE_C ? load_upto(row + j * V_LANES, cut, n_last) : v_zero();
-        float *cj = c + j * V_LANES;
-        const float *fj = from + j * V_LANES;
+        float* cj = c + j * V_LANES;
+        const float* fj = from + j * V_LANES;
 #pragma GCC unroll 16
         for (int i = 0; i < m; i++, cj += c_stride, fj += from_stride) {
             vf x = acc[i][j];
@@ -102,7 +106,7 @@ V_INLINE void tile_finish(vf acc[TILE_ROWS][TILE_VECTORS], const int m, const in
 }
 
 /* `m` and `nv` are constants after inlining, so that the accumulators live in registers. */
-V_INLINE void tile_body(const tile_args *t, const int m, const int nv) {
+V_INLINE void tile_body(const tile_args* t, const int m, const int nv) {
     vf acc[TILE_ROWS][TILE_VECTORS];
 #pragma GCC unroll 16
     for (int i = 0; i < m; i++)
@@ -130,20 +134,31 @@ V_INLINE void tile_body(const tile_args *t, const int m, const int nv) {
         return;
     }
     switch (end) {
-        case END_STORE: tile_finish(acc, m, nv, t, END_STORE, 0, 0); break;
-        case END_ADD_ROW: tile_finish(acc, m, nv, t, END_ADD_ROW, 0, 0); break;
-        case END_ADD_C: tile_finish(acc, m, nv, t, END_ADD_C, 0, 0); break;
-        case END_SCALE_C: tile_finish(acc, m, nv, t, END_SCALE_C, 0, 0); break;
+    case END_STORE:
+        tile_finish(acc, m, nv, t, END_STORE, 0, 0);
+        break;
+    case END_ADD_ROW:
+        tile_finish(acc, m, nv, t, END_ADD_ROW, 0, 0);
+        break;
+    case END_ADD_C:
+        tile_finish(acc, m, nv, t, END_ADD_C, 0, 0);
+        break;
+    case END_SCALE_C:
+        tile_finish(acc, m, nv, t, END_SCALE_C, 0, 0);
+        break;
     }
 }
 
-typedef void (*tile_fn)(const tile_args *t);
-#define TILE(m, nv) \
-    static __attribute__((noinline)) void KERNEL(tile_##m##x##nv)(const tile_args *t) { tile_body(t, m, nv); }
+typedef void (*tile_fn)(const tile_args* t);
+#define TILE(m, nv)                                                                     \
+    static __attribute__((noinline)) void KERNEL(tile_##m##x##nv)(const tile_args* t) { \
+        tile_body(t, m, nv);                                                            \
+    }
 #define TILES(nv) TILE(1, nv) TILE(2, nv) TILE(3, nv) TILE(4, nv) TILES_ABOVE_4(nv)
-#define TILE_NAMES(nv) {KERNEL(tile_1x##nv), KERNEL(tile_2x##nv), KERNEL(tile_3x##nv), KERNEL(tile_4x##nv) TILE_NAMES_ABOVE_4(nv)}
+#define TILE_NAMES(nv) \
+    {KERNEL(tile_1x##nv), KERNEL(tile_2x##nv), KERNEL(tile_3x##nv), KERNEL(tile_4x##nv) TILE_NAMES_ABOVE_4(nv)}
 #if TILE_ROWS == 8
-#define TILES_ABOVE_4(nv) TILE(5, nv) TILE(6, nv) TILE(7, nv) TILE(8, nv)
+#define TILES_ABOVE_4(nv)      TILE(5, nv) TILE(6, nv) TILE(7, nv) TILE(8, nv)
 #define TILE_NAMES_ABOVE_4(nv) , KERNEL(tile_5x##nv), KERNEL(tile_6x##nv), KERNEL(tile_7x##nv), KERNEL(tile_8x##nv)
 #else
 #define TILES_ABOVE_4(nv)
@@ -159,9 +174,9 @@ static const tile_fn tiles[TILE_VECTORS][TILE_ROWS] = {TILE_NAMES(1), TILE_NAMES
 #endif
 
 /* All m rows of A, MR at a time. Moves t->a, t->from and t->c on. */
-static void tile_rows(tile_args *t, int64_t m, int64_t nv) {
+static void tile_rows(tile_args* t, int64_t m, int64_t nv) {
     const int64_t c_step = TILE_ROWS * t->c_stride, from_step = TILE_ROWS * t->from_stride;
-    const tile_fn *by_rows = tiles[nv - 1];
+    const tile_fn* by_rows = tiles[nv - 1];
     for (; m > 0; m -= TILE_ROWS) {
         if (t->ahead) fetch_ahead(t->ahead);
         by_rows[TFAST_MIN(m, TILE_ROWS) - 1](t);
@@ -171,12 +186,13 @@ static void tile_rows(tile_args *t, int64_t m, int64_t nv) {
     }
 }
 
-/* From sums that a tile has just stored, and that still lie in L1, to y: an activation has 6-20 instructions for the K/16 FMAs of each
- * vector, the extra load and store are two. Unrolled into the tile, seven activations would make its code outgrow the instruction cache.
- * Every element of the residual is read before y is written there: the two may be one array. */
-static void epilogue_rows(const tfast_gemm_panel *p, float *sums, float *y, const float *residual, int64_t m) {
+/* From sums that a tile has just stored, and that still lie in L1, to y: an activation has 6-20 instructions for the
+ * K/16 FMAs of each vector, the extra load and store are two. Unrolled into the tile, seven activations would make its
+ * code outgrow the instruction cache. Every element of the residual is read before y is written there: the two may be
+ * one array. */
+static void epilogue_rows(const tfast_gemm_panel* p, float* sums, float* y, const float* residual, int64_t m) {
     for (int64_t i = 0; i < m; i++, sums += PANEL, y += p->y_stride) {
-        float *to = residual ? sums : y;
+        float* to = residual ? sums : y;
         if (p->activation != TFAST_IDENTITY) KERNEL(activation_f32_span)(p->n, sums, to, p->activation);
         if (!residual) continue;
         int64_t j = 0;
@@ -186,14 +202,26 @@ static void epilogue_rows(const tfast_gemm_panel *p, float *sums, float *y, cons
     }
 }
 
-static void KERNEL(gemm_f32_panel)(const tfast_gemm_panel *p) {
+static void KERNEL(gemm_f32_panel)(const tfast_gemm_panel* p) {
     const int64_t nv = tfast_ceil_div(p->n, V_LANES);
     const int epilogue = p->last && (p->activation != TFAST_IDENTITY || p->residual), direct = p->last && !epilogue;
-    tile_args t = {.k = p->k, .a = p->a, .row_stride = p->a_stride, .col_stride = 1, .a_step = TILE_ROWS * p->a_stride, .b = p->b,
-                   .from = p->sums, .from_stride = PANEL, .c = direct ? p->y : p->sums, .c_stride = direct ? p->y_stride : PANEL,
-                   .end = !p->first ? END_ADD_C : p->bias ? END_ADD_ROW : END_STORE, .row = p->bias, .n = p->n};
+    tile_args t = {.k = p->k,
+                   .a = p->a,
+                   .row_stride = p->a_stride,
+                   .col_stride = 1,
+                   .a_step = TILE_ROWS * p->a_stride,
+                   .b = p->b,
+                   .from = p->sums,
+                   .from_stride = PANEL,
+                   .c = direct ? p->y : p->sums,
+                   .c_stride = direct ? p->y_stride : PANEL,
+                   .end = !p->first ? END_ADD_C
+                          : p->bias ? END_ADD_ROW
+                                    : END_STORE,
+                   .row = p->bias,
+                   .n = p->n};
     ahead_list ahead = {.lines_per_tile = tfast_ceil_div(p->next_bytes / 64, tfast_ceil_div(p->m, TILE_ROWS))};
-    add_ahead(&ahead, (const char *)p->next, 1, p->next_bytes, 0, 0);
+    add_ahead(&ahead, (const char*)p->next, 1, p->next_bytes, 0, 0);
     if (ahead.parts) t.ahead = &ahead;
     if (!epilogue) {
         tile_rows(&t, p->m, nv);
@@ -201,14 +229,14 @@ static void KERNEL(gemm_f32_panel)(const tfast_gemm_panel *p) {
     }
     for (int64_t i = 0; i < p->m; i += TILE_ROWS) {
         const int64_t m = TFAST_MIN(TILE_ROWS, p->m - i);
-        float *sums = t.c;
+        float* sums = t.c;
         tile_rows(&t, m, nv);
         epilogue_rows(p, sums, p->y + i * p->y_stride, p->residual ? p->residual + i * p->residual_stride : NULL, m);
     }
 }
 
 /* One block of V_LANES rows, transposed into columns [0, V_LANES) of the panel; rows from n on are 0. */
-static void pack_block(const float *w, int64_t w_stride, int64_t n, int64_t k, float *panel) {
+static void pack_block(const float* w, int64_t w_stride, int64_t n, int64_t k, float* panel) {
     vf x[V_LANES];
     int64_t d = 0;
     for (; n >= V_LANES && d + V_LANES <= k; d += V_LANES) { /* full blocks stay in registers */
@@ -221,14 +249,17 @@ static void pack_block(const float *w, int64_t w_stride, int64_t n, int64_t k, f
     for (; d < k; d += V_LANES) {
         const int64_t width = TFAST_MIN(V_LANES, k - d);
         for (int64_t i = 0; i < V_LANES; i++)
-            x[i] = i >= n ? v_zero() : width == V_LANES ? v_load(w + i * w_stride + d) : v_load_n(w + i * w_stride + d, width);
+            x[i] = i >= n             ? v_zero()
+                   : width == V_LANES ? v_load(w + i * w_stride + d)
+                                      : v_load_n(w + i * w_stride + d, width);
         v_transpose(x);
         for (int64_t i = 0; i < width; i++) v_store(panel + (d + i) * PANEL, x[i]);
     }
 }
 
-static void KERNEL(gemm_f32_pack)(const float *w, int64_t w_stride, int64_t n, int64_t k, float *panel) {
-    for (int64_t j = 0; j < PANEL; j += V_LANES) pack_block(w + TFAST_MIN(j, n) * w_stride, w_stride, n - j, k, panel + j);
+static void KERNEL(gemm_f32_pack)(const float* w, int64_t w_stride, int64_t n, int64_t k, float* panel) {
+    for (int64_t j = 0; j < PANEL; j += V_LANES)
+        pack_block(w + TFAST_MIN(j, n) * w_stride, w_stride, n - j, k, panel + j);
 }
 
 #endif

@@ -1,13 +1,13 @@
 /* Layer norm of rows, with the residual added on the way. Called by ops/norm.c.
  *
  * y = (z - mean(z)) / sqrt(var(z) + eps) * weight + bias,   z = x + r,   var with 1/n.
- * Two passes over the row, which lies in L1 after the first: the mean, then the squared distances from it (the textbook's one-pass
- * sum of squares loses half the digits where the mean is large against the deviation). */
+ * Two passes over the row, which lies in L1 after the first: the mean, then the squared distances from it (the
+ * textbook's one-pass sum of squares loses half the digits where the mean is large against the deviation). */
 #ifndef TFAST_KERNELS_NORM_H
 #define TFAST_KERNELS_NORM_H
 
 /* z into y, and its sum. */
-static float add_and_sum(int64_t n, const float *x, const float *r, float *y) {
+static float add_and_sum(int64_t n, const float* x, const float* r, float* y) {
     vf s0 = v_zero(), s1 = v_zero();
     int64_t i = 0;
     for (; i + 2 * V_LANES <= n; i += 2 * V_LANES) {
@@ -28,7 +28,7 @@ static float add_and_sum(int64_t n, const float *x, const float *r, float *y) {
     return v_sum(v_add(s0, s1));
 }
 
-static float squared_distances(int64_t n, const float *y, float mean) {
+static float squared_distances(int64_t n, const float* y, float mean) {
     const vf m = v_set1(mean);
     vf s0 = v_zero(), s1 = v_zero();
     int64_t i = 0;
@@ -46,11 +46,12 @@ static float squared_distances(int64_t n, const float *y, float mean) {
     return v_sum(v_add(s0, s1)) + tail;
 }
 
-static void KERNEL(layernorm_f32_rows)(int64_t m, int64_t n, const float *x, int64_t x_stride, const float *r, int64_t r_stride,
-                                       const float *weight, const float *bias, float eps, float *y, int64_t y_stride) {
+static void KERNEL(layernorm_f32_rows)(int64_t m, int64_t n, const float* x, int64_t x_stride, const float* r,
+                                       int64_t r_stride, const float* weight, const float* bias, float eps, float* y,
+                                       int64_t y_stride) {
     for (int64_t row = 0; row < m; row++) {
-        const float *xr = x + row * x_stride;
-        float *yr = y + row * y_stride;
+        const float* xr = x + row * x_stride;
+        float* yr = y + row * y_stride;
         const float mean = add_and_sum(n, xr, r ? r + row * r_stride : NULL, yr) / (float)n;
         const float inverse = 1.0f / sqrtf(squared_distances(n, yr, mean) / (float)n + eps);
         const vf mu = v_set1(mean), s = v_set1(inverse);

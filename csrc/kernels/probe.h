@@ -1,5 +1,6 @@
-/* What the machine can do at best, measured beside every benchmark: independent FMAs from registers, and reads in order.
- * Called by ops/probe.c. Twelve accumulators cover two FMA units with a latency of four cycles one and a half times. */
+/* What the machine can do at best, measured beside every benchmark: independent FMAs from registers, and reads in
+ * order. Called by ops/probe.c. Twelve accumulators cover two FMA units with a latency of four cycles one and a half
+ * times. */
 #ifndef TFAST_KERNELS_PROBE_H
 #define TFAST_KERNELS_PROBE_H
 
@@ -23,7 +24,7 @@ static double KERNEL(fma_f32_probe)(int64_t rounds) {
     return (double)rounds * PROBE_ACCUMULATORS * V_LANES * 2;
 }
 
-static float KERNEL(read_f32_probe)(const float *x, int64_t n) {
+static float KERNEL(read_f32_probe)(const float* x, int64_t n) {
     vf s0 = v_zero(), s1 = s0, s2 = s0, s3 = s0;
     int64_t i = 0;
     for (; i + 4 * V_LANES <= n; i += 4 * V_LANES) {

@@ -1,11 +1,12 @@
-/* Softmax of rows, for callers that have scores of their own (attention has its softmax fused). Called by ops/softmax.c.
+/* Softmax of rows, for callers that have scores of their own (attention has its softmax fused). Called by
+ * ops/softmax.c.
  *
  * y = 2^((x - max) * log2(e)) / sum. A row of -infinity alone gives NaN, as in torch (attention's own
  * softmax gives zeros there). */
 #ifndef TFAST_KERNELS_SOFTMAX_H
 #define TFAST_KERNELS_SOFTMAX_H
 
-static float row_max(int64_t n, const float *x) {
+static float row_max(int64_t n, const float* x) {
     vf m0 = v_set1(-INFINITY), m1 = m0;
     int64_t i = 0;
     for (; i + 2 * V_LANES <= n; i += 2 * V_LANES) {
@@ -18,7 +19,7 @@ static float row_max(int64_t n, const float *x) {
     return m;
 }
 
-static float exp_row(int64_t n, const float *x, float max, float *y) {
+static float exp_row(int64_t n, const float* x, float max, float* y) {
     const vf m = v_set1(max), log2e = v_set1(V_LOG2E);
     vf s = v_zero();
     int64_t i = 0;
@@ -39,10 +40,11 @@ static float exp_row(int64_t n, const float *x, float max, float *y) {
     return v_sum(s) + tail;
 }
 
-static void KERNEL(softmax_f32_rows)(int64_t m, int64_t n, const float *x, int64_t x_stride, float *y, int64_t y_stride) {
+static void KERNEL(softmax_f32_rows)(int64_t m, int64_t n, const float* x, int64_t x_stride, float* y,
+                                     int64_t y_stride) {
     for (int64_t row = 0; row < m; row++) {
-        const float *xr = x + row * x_stride;
-        float *yr = y + row * y_stride;
+        const float* xr = x + row * x_stride;
+        float* yr = y + row * y_stride;
         const vf inverse = v_set1(1.0f / exp_row(n, xr, row_max(n, xr), yr));
         int64_t i = 0;
         for (; i + V_LANES <= n; i += V_LANES) v_store(yr + i, v_mul(v_load(yr + i), inverse));

@@ -1,37 +1,41 @@
-/* The table of kernels: one slot a kernel, filled once for each instruction set; the contract of every kernel stands here.
+/* The table of kernels: one slot a kernel, filled once for each instruction set; the contract of every kernel stands
+ * here.
  *
- * Filled by isa/<isa>.c (through fill.h), handed out by runtime/dispatch.c, called by ops/. A new kernel: its slot and contract
- * here, its template in a header of this folder, one line in fill.h, its caller in ops/ (docs/adding_a_kernel.md).
+ * Filled by isa/<isa>.c (through fill.h), handed out by runtime/dispatch.c, called by ops/. A new kernel: its slot and
+ * contract here, its template in a header of this folder, one line in fill.h, its caller in ops/
+ * (docs/adding_a_kernel.md).
  *
- * All kernels: single-threaded, re-entrant, no allocation, no globals; strides in elements; nothing outside the stated extent is read
- * or written; edges are handled inside; fp32 accumulation; a row's result depends on that row and the shape alone, never on its
- * neighbours or on the cut into tasks. Scratch comes from the caller, its size from the twin named *_scratch_bytes.
+ * All kernels: single-threaded, re-entrant, no allocation, no globals; strides in elements; nothing outside the stated
+ * extent is read or written; edges are handled inside; fp32 accumulation; a row's result depends on that row and the
+ * shape alone, never on its neighbours or on the cut into tasks. Scratch comes from the caller, its size from the twin
+ * named *_scratch_bytes.
  *
- * Slots that must agree stand in one group and are overwritten together: the panel width of `pack` is that of the tile. */
+ * Slots that must agree stand in one group and are overwritten together: the panel width of `pack` is that of the tile.
+ */
 #ifndef TFAST_KERNELS_TABLE_H
 #define TFAST_KERNELS_TABLE_H
 
 #include "../base/types.h"
 
 /* One block of k of y (m, n) = activation(A (m, K) * B (K, n) + bias) + residual.
- * A is row-major with unit column stride. B is one packed panel: k rows of panel_width floats, 64-byte aligned, zero-padded; n <= panel_width.
- * `first`: the block's sum plus bias (0 where it is NULL), else plus what `sums` (m x panel_width) holds from the blocks before; it goes to
- * `sums`, or, with `last`, through the epilogue to y, which nothing else writes. The caller cuts k by its length alone: the cut
- * decides the rounding. */
+ * A is row-major with unit column stride. B is one packed panel: k rows of panel_width floats, 64-byte aligned,
+ * zero-padded; n <= panel_width. `first`: the block's sum plus bias (0 where it is NULL), else plus what `sums` (m x
+ * panel_width) holds from the blocks before; it goes to `sums`, or, with `last`, through the epilogue to y, which
+ * nothing else writes. The caller cuts k by its length alone: the cut decides the rounding. */
 typedef struct {
     int64_t m, n, k;
-    const float *a;
+    const float* a;
     int64_t a_stride;
-    const float *b;
-    float *sums;
-    float *y;
+    const float* b;
+    float* sums;
+    float* y;
     int64_t y_stride;
-    const float *bias;
-    const float *residual; /* may be y itself */
+    const float* bias;
+    const float* residual; /* may be y itself */
     int64_t residual_stride;
     tfast_activation activation;
     int first, last;
-    const void *next; /* what the next call will read as b: fetched while this one runs; or NULL */
+    const void* next; /* what the next call will read as b: fetched while this one runs; or NULL */
     int64_t next_bytes;
 } tfast_gemm_panel;
 
@@ -39,85 +43,95 @@ typedef struct {
 typedef enum { TFAST_BIAS_NONE = 0, TFAST_BIAS_FLOAT = 1, TFAST_BIAS_BOOL = 2 } tfast_bias_kind;
 typedef struct {
     tfast_bias_kind kind;
-    const void *data;
+    const void* data;
     int64_t stride[4]; /* batch, head, query, key; 0 broadcasts, negative is allowed (a table over offsets has -1, 1) */
 } tfast_bias;
 
 #define TFAST_UNLIMITED INT64_MAX
 
-/* One attention call. The order of operations on a score: q.k * scale, soft cap, bias terms, ALiBi, structure; then softmax with sink.
- * Key j is visible to query i of batch b iff  j < kv_length[b]  and  offset - left <= j - i <= offset + right  (right is 0 when causal;
- * TFAST_UNLIMITED: no bound), offset = offset[b]. Packed sequences: cu_q and cu_k hold B + 1 row offsets, batch strides are unused. */
+/* One attention call. The order of operations on a score: q.k * scale, soft cap, bias terms, ALiBi, structure; then
+ * softmax with sink. Key j is visible to query i of batch b iff  j < kv_length[b]  and  offset - left <= j - i <=
+ * offset + right  (right is 0 when causal; TFAST_UNLIMITED: no bound), offset = offset[b]. Packed sequences: cu_q and
+ * cu_k hold B + 1 row offsets, batch strides are unused. */
 typedef struct {
     tfast_dtype dtype; /* of q, k, v, out: F32, F16 or BF16 */
     int64_t B, H, Hkv, Lq, Lk, D, Dv;
     const void *q, *k, *v;
-    void *out;
+    void* out;
     int64_t q_stride[3], k_stride[3], v_stride[3], out_stride[3]; /* batch, head, position; the last axis is dense */
     const int64_t *cu_q, *cu_k;
-    const int64_t *kv_length; /* B values or NULL */
-    const int64_t *offset;    /* B values or NULL: 0 */
+    const int64_t* kv_length; /* B values or NULL */
+    const int64_t* offset;    /* B values or NULL: 0 */
     int64_t left, right;
-    float scale, softcap; /* softcap 0: none */
-    const float *additive; /* D values, or NULL: the score is then additive . tanh(q + k) (Bahdanau) in place of q . k; scale 1, no soft cap */
+    float scale, softcap;  /* softcap 0: none */
+    const float* additive; /* D values, or NULL: the score is then additive . tanh(q + k) (Bahdanau) in place of q . k;
+                              scale 1, no soft cap */
     tfast_bias bias[2];
     const float *alibi_slopes, *sinks; /* H values or NULL */
-    float *lse;                        /* natural logarithm, or NULL */
+    float* lse;                        /* natural logarithm, or NULL */
     int64_t lse_stride[2];             /* batch, head; positions are dense */
-    float *weights;                    /* or NULL: zeroed by the caller; what is invisible is not written */
+    float* weights;                    /* or NULL: zeroed by the caller; what is invisible is not written */
     int64_t weights_stride[4];         /* batch, head, query, key */
-    int weights_mean;                  /* add weight / H of every head into one matrix: a piece then holds all heads of its batch */
+    int weights_mean; /* add weight / H of every head into one matrix: a piece then holds all heads of its batch */
 } tfast_attention;
 
-/* A piece of an attention call: rows [row, row + n_rows) of one batch and kv head over the keys [key_begin, key_end) of it.
- * Rows count over query heads from `head` on, one after the other (row r is query r % Lq of head + r / Lq): a group of query heads that
- * shares K and V can go in one piece. With `partial` NULL the piece covers all keys and writes out, lse and weights; else it writes there
- * n_rows * (Dv + 2) floats: unnormalised outputs row by row, then the maxima (base-2 logarithm), then the sums. */
+/* A piece of an attention call: rows [row, row + n_rows) of one batch and kv head over the keys [key_begin, key_end) of
+ * it. Rows count over query heads from `head` on, one after the other (row r is query r % Lq of head + r / Lq): a group
+ * of query heads that shares K and V can go in one piece. With `partial` NULL the piece covers all keys and writes out,
+ * lse and weights; else it writes there n_rows * (Dv + 2) floats: unnormalised outputs row by row, then the maxima
+ * (base-2 logarithm), then the sums. */
 typedef struct tfast_attention_piece {
     int64_t batch, kv_head, head, row, n_rows, key_begin, key_end;
-    const struct tfast_attention_piece *next; /* what this thread will probably run then (its operands are prefetched), or NULL */
-    int decode; /* the rows of the whole sequence and group are few: attention_f32_decode (its sums run in another order) */
-    float *partial;
+    const struct tfast_attention_piece*
+        next;   /* what this thread will probably run then (its operands are prefetched), or NULL */
+    int decode; /* the rows of the whole sequence and group are few: attention_f32_decode (its sums run in another
+                   order) */
+    float* partial;
 } tfast_attention_piece;
 
 typedef struct {
-    const char *isa;
+    const char* isa;
 
-    /* --- group: products with packed weights ---------------------------------------------------------------------------- */
-    int tile_rows;        /* MR: rows of A that share each load of B */
-    int panel_width;      /* NR: columns of a packed panel */
-    unsigned layout;      /* id of the packed format: a weight packed under another id is refused */
-    void (*gemm_f32_panel)(const tfast_gemm_panel *p);
+    /* --- group: products with packed weights
+     * ---------------------------------------------------------------------------- */
+    int tile_rows;   /* MR: rows of A that share each load of B */
+    int panel_width; /* NR: columns of a packed panel */
+    unsigned layout; /* id of the packed format: a weight packed under another id is refused */
+    void (*gemm_f32_panel)(const tfast_gemm_panel* p);
     /* W (n, k), n <= panel_width, rows w_stride apart -> panel of k x panel_width floats, missing columns 0. */
-    void (*gemm_f32_pack)(const float *w, int64_t w_stride, int64_t n, int64_t k, float *panel);
+    void (*gemm_f32_pack)(const float* w, int64_t w_stride, int64_t n, int64_t k, float* panel);
 
-    /* --- group: attention ------------------------------------------------------------------------------------------------ */
-    int attention_panel;  /* query rows that go through the tiles together */
-    int attention_block;  /* keys of one step of the online softmax */
-    int decode_rows;      /* attention_f32_decode takes up to so many rows */
-    size_t (*attention_f32_scratch_bytes)(const tfast_attention *call, int64_t max_rows);
-    void (*attention_f32_qblock)(const tfast_attention *call, const tfast_attention_piece *piece, void *scratch);
-    void (*attention_f32_decode)(const tfast_attention *call, const tfast_attention_piece *piece, void *scratch);
+    /* --- group: attention
+     * ------------------------------------------------------------------------------------------------ */
+    int attention_panel; /* query rows that go through the tiles together */
+    int attention_block; /* keys of one step of the online softmax */
+    int decode_rows;     /* attention_f32_decode takes up to so many rows */
+    size_t (*attention_f32_scratch_bytes)(const tfast_attention* call, int64_t max_rows);
+    void (*attention_f32_qblock)(const tfast_attention* call, const tfast_attention_piece* piece, void* scratch);
+    void (*attention_f32_decode)(const tfast_attention* call, const tfast_attention_piece* piece, void* scratch);
     /* n_parts partial results of the same rows (as above, part_stride floats apart) -> out and lse of the piece. */
-    void (*attention_f32_merge)(const tfast_attention *call, const tfast_attention_piece *piece, const float *parts, int64_t part_stride,
-                                int64_t n_parts);
+    void (*attention_f32_merge)(const tfast_attention* call, const tfast_attention_piece* piece, const float* parts,
+                                int64_t part_stride, int64_t n_parts);
 
-    /* --- rows and spans ---------------------------------------------------------------------------------------------------- */
-    /* y = (x + r - mean) / sqrt(var + eps) * weight + bias for each of m rows of n; r, weight and bias may be NULL; y may be x. */
-    void (*layernorm_f32_rows)(int64_t m, int64_t n, const float *x, int64_t x_stride, const float *r, int64_t r_stride, const float *weight,
-                               const float *bias, float eps, float *y, int64_t y_stride);
+    /* --- rows and spans
+     * ---------------------------------------------------------------------------------------------------- */
+    /* y = (x + r - mean) / sqrt(var + eps) * weight + bias for each of m rows of n; r, weight and bias may be NULL; y
+     * may be x. */
+    void (*layernorm_f32_rows)(int64_t m, int64_t n, const float* x, int64_t x_stride, const float* r, int64_t r_stride,
+                               const float* weight, const float* bias, float eps, float* y, int64_t y_stride);
     /* y = exp(x - max) / sum for each of m rows of n; y may be x. */
-    void (*softmax_f32_rows)(int64_t m, int64_t n, const float *x, int64_t x_stride, float *y, int64_t y_stride);
-    void (*activation_f32_span)(int64_t n, const float *x, float *y, tfast_activation kind);
+    void (*softmax_f32_rows)(int64_t m, int64_t n, const float* x, int64_t x_stride, float* y, int64_t y_stride);
+    void (*activation_f32_span)(int64_t n, const float* x, float* y, tfast_activation kind);
 
-    /* --- what this machine can do --------------------------------------------------------------------------------------------- */
-    double (*fma_f32_probe)(int64_t rounds);                 /* runs `rounds` of independent FMAs; returns the flops done */
-    float (*read_f32_probe)(const float *x, int64_t n);      /* reads n floats in order */
+    /* --- what this machine can do
+     * --------------------------------------------------------------------------------------------- */
+    double (*fma_f32_probe)(int64_t rounds);            /* runs `rounds` of independent FMAs; returns the flops done */
+    float (*read_f32_probe)(const float* x, int64_t n); /* reads n floats in order */
 } tfast_kernels;
 
 /* The one external symbol of each isa/<isa>.c: overwrites the slots that it improves. */
-void tfast_fill_scalar(tfast_kernels *table);
-void tfast_fill_avx2(tfast_kernels *table);
-void tfast_fill_avx512(tfast_kernels *table);
+void tfast_fill_scalar(tfast_kernels* table);
+void tfast_fill_avx2(tfast_kernels* table);
+void tfast_fill_avx512(tfast_kernels* table);
 
 #endif

@@ -1,8 +1,9 @@
 /* Cuts an attention call into pieces, runs them on the threads, and merges what was split over keys.
  *
- * Called by transformer_fast/_core.pyx. Kernels see one piece at a time (kernels/table.h); everything about order, threads and memory
- * is here. What may influence the cut: rows into pieces, also the number of threads, since a row's result does not depend on it; keys into
- * splits, only the row's own sequence and the head counts, since it changes the rounding. */
+ * Called by transformer_fast/_core.pyx. Kernels see one piece at a time (kernels/table.h); everything about order,
+ * threads and memory is here. What may influence the cut: rows into pieces, also the number of threads, since a row's
+ * result does not depend on it; keys into splits, only the row's own sequence and the head counts, since it changes the
+ * rounding. */
 #include "../tfast.h"
 
 #include <string.h>
@@ -11,12 +12,13 @@
 #include "../runtime/parallel.h"
 #include "../runtime/workspace.h"
 
-/* With fewer (kv head) units than this in a sequence, few query rows and long keys, keys are split: 16 leaves work for 8 threads, two each. */
+/* With fewer (kv head) units than this in a sequence, few query rows and long keys, keys are split: 16 leaves work for
+ * 8 threads, two each. */
 #define UNITS_WANTED 16
 /* A split of fewer keys does not pay for its merge. */
 #define MIN_SPLIT_KEYS 256
 /* Queries and outputs of a piece stay below this, a quarter of a 2 MB L2: 8 panels of D = 64, 5 of 256. */
-#define PIECE_FLOATS (128 * 1024)
+#define PIECE_FLOATS     (128 * 1024)
 #define MAX_PIECE_PANELS 8
 /* Pieces for each thread: enough that the last one does not leave others idle for long. */
 #define PIECES_PER_THREAD 4
@@ -26,7 +28,7 @@ typedef struct {
     int64_t lq, lk; /* keys that exist */
 } lengths_t;
 
-static lengths_t lengths_of(const tfast_attention *c, int64_t b) {
+static lengths_t lengths_of(const tfast_attention* c, int64_t b) {
     lengths_t l = {c->Lq, c->Lk};
     if (c->cu_q) {
         l.lq = c->cu_q[b + 1] - c->cu_q[b];
@@ -37,19 +39,19 @@ static lengths_t lengths_of(const tfast_attention *c, int64_t b) {
 }
 
 typedef struct {
-    const tfast_kernels *kernels;
-    const tfast_attention *call;
-    int64_t group;       /* query heads of a kv head */
-    int64_t piece_rows;  /* at most */
-    int64_t max_rows;    /* of any piece that was cut */
+    const tfast_kernels* kernels;
+    const tfast_attention* call;
+    int64_t group;      /* query heads of a kv head */
+    int64_t piece_rows; /* at most */
+    int64_t max_rows;   /* of any piece that was cut */
     int64_t n_pieces, n_units, partial_floats;
     int decode_pieces, threads;
-    tfast_attention_piece *pieces; /* NULL while they are only counted */
-    int64_t *unit_begin;           /* first piece of each unit that is split, else of one piece */
-    float *partials;
+    tfast_attention_piece* pieces; /* NULL while they are only counted */
+    int64_t* unit_begin;           /* first piece of each unit that is split, else of one piece */
+    float* partials;
 } plan_t;
 
-static void add_piece(plan_t *p, const tfast_attention_piece *piece, int partial) {
+static void add_piece(plan_t* p, const tfast_attention_piece* piece, int partial) {
     if (p->pieces) {
         p->pieces[p->n_pieces] = *piece;
         if (partial) p->pieces[p->n_pieces].partial = p->partials + p->partial_floats;
@@ -61,14 +63,15 @@ static void add_piece(plan_t *p, const tfast_attention_piece *piece, int partial
 }
 
 /* How many ranges the keys of these rows are cut into. */
-static int64_t key_splits(const plan_t *p, const lengths_t *l, int64_t rows) {
-    const int64_t units = p->call->Hkv * tfast_ceil_div(rows, p->kernels->attention_panel) * (l->lq < p->kernels->attention_panel ? 1 : p->group);
+static int64_t key_splits(const plan_t* p, const lengths_t* l, int64_t rows) {
+    const int64_t units = p->call->Hkv * tfast_ceil_div(rows, p->kernels->attention_panel) *
+                          (l->lq < p->kernels->attention_panel ? 1 : p->group);
     if (p->call->weights || units >= UNITS_WANTED) return 1;
     return TFAST_MAX(1, TFAST_MIN(tfast_ceil_div(UNITS_WANTED, units), l->lk / MIN_SPLIT_KEYS));
 }
 
 /* All rows of one head, or of one group of heads: blocks of rows, the last first, since causal rows grow heavier. */
-static void add_rows(plan_t *p, tfast_attention_piece base, const lengths_t *l, int64_t rows) {
+static void add_rows(plan_t* p, tfast_attention_piece base, const lengths_t* l, int64_t rows) {
     const int64_t panel = p->kernels->attention_panel, splits = key_splits(p, l, rows);
     const int64_t blocks = tfast_ceil_div(rows, p->piece_rows);
     const int64_t step = tfast_round_up(tfast_ceil_div(rows, blocks), panel);
@@ -93,8 +96,8 @@ static void add_rows(plan_t *p, tfast_attention_piece base, const lengths_t *l, 
 }
 
 /* Counts the pieces, or, with p->pieces set, writes them. */
-static void cut(plan_t *p) {
-    const tfast_attention *c = p->call;
+static void cut(plan_t* p) {
+    const tfast_attention* c = p->call;
     p->n_pieces = p->n_units = p->partial_floats = p->decode_pieces = 0;
     for (int64_t b = 0; b < c->B; b++) {
         const lengths_t l = lengths_of(c, b);
@@ -113,7 +116,7 @@ static void cut(plan_t *p) {
     for (int64_t i = 0; p->pieces && i + p->threads < p->n_pieces; i++) p->pieces[i].next = &p->pieces[i + p->threads];
 }
 
-static double call_flops(const tfast_attention *c) {
+static double call_flops(const tfast_attention* c) {
     double scores = 0;
     for (int64_t b = 0; b < c->B; b++) {
         const lengths_t l = lengths_of(c, b);
@@ -123,7 +126,7 @@ static double call_flops(const tfast_attention *c) {
 }
 
 /* Scores that structure leaves, counted row by row where there is structure. */
-static double visible_scores(const tfast_attention *c) {
+static double visible_scores(const tfast_attention* c) {
     double n = 0;
     for (int64_t b = 0; b < c->B; b++) {
         const lengths_t l = lengths_of(c, b);
@@ -138,9 +141,9 @@ static double visible_scores(const tfast_attention *c) {
     return n * (double)c->H;
 }
 
-static void begin_plan(plan_t *p, const tfast_attention *call, int threads) {
-    *p = (plan_t){.kernels = tfast_kernels_now(), .call = call, .threads = threads,
-                  .group = call->Hkv ? call->H / call->Hkv : 1};
+static void begin_plan(plan_t* p, const tfast_attention* call, int threads) {
+    *p = (plan_t){
+        .kernels = tfast_kernels_now(), .call = call, .threads = threads, .group = call->Hkv ? call->H / call->Hkv : 1};
     const int64_t panel = p->kernels->attention_panel;
     int64_t panels = TFAST_MAX(1, TFAST_MIN(MAX_PIECE_PANELS, PIECE_FLOATS / ((call->D + call->Dv) * panel)));
     if (threads > 1) {
@@ -152,9 +155,9 @@ static void begin_plan(plan_t *p, const tfast_attention *call, int threads) {
     cut(p);
 }
 
-static void run_piece(void *ctx, int64_t task, void *scratch) {
-    const plan_t *p = ctx;
-    const tfast_attention_piece *piece = &p->pieces[task];
+static void run_piece(void* ctx, int64_t task, void* scratch) {
+    const plan_t* p = ctx;
+    const tfast_attention_piece* piece = &p->pieces[task];
     if (piece->decode)
         p->kernels->attention_f32_decode(p->call, piece, scratch);
     else
@@ -162,61 +165,71 @@ static void run_piece(void *ctx, int64_t task, void *scratch) {
 }
 
 /* Heads add into one matrix of weights: one task a batch entry, so that the order of the sum is fixed. */
-static void run_batch(void *ctx, int64_t task, void *scratch) {
-    const plan_t *p = ctx;
+static void run_batch(void* ctx, int64_t task, void* scratch) {
+    const plan_t* p = ctx;
     for (int64_t i = 0; i < p->n_pieces; i++)
         if (p->pieces[i].batch == task) run_piece(ctx, i, scratch);
 }
 
-static void merge_unit(void *ctx, int64_t unit, void *scratch) {
+static void merge_unit(void* ctx, int64_t unit, void* scratch) {
     (void)scratch;
-    const plan_t *p = ctx;
+    const plan_t* p = ctx;
     const int64_t first = p->unit_begin[unit], n = p->unit_begin[unit + 1] - first;
     tfast_attention_piece piece = p->pieces[first];
     if (!piece.partial) return;
-    const float *parts = piece.partial;
+    const float* parts = piece.partial;
     const int64_t stride = tfast_round_up(piece.n_rows * (p->call->Dv + 2), 16);
     piece.partial = NULL;
     p->kernels->attention_f32_merge(p->call, &piece, parts, stride, n);
 }
 
-static size_t align64(size_t bytes) { return (bytes + 63) / 64 * 64; }
+static size_t align64(size_t bytes) {
+    return (bytes + 63) / 64 * 64;
+}
 
-tfast_status tfast_attention_run(const tfast_attention *call, int n_threads) {
+tfast_status tfast_attention_run(const tfast_attention* call, int n_threads) {
     const double ns = call_flops(call) / 50.0; /* 50 GFLOP/s: between a scalar and an AVX-512 core */
     plan_t p;
     begin_plan(&p, call, tfast_threads_for(ns, n_threads));
     if (p.n_pieces == 0) return TFAST_OK;
-    const size_t piece_bytes = align64((size_t)p.n_pieces * sizeof *p.pieces), unit_bytes = align64((size_t)(p.n_units + 1) * sizeof(int64_t));
-    char *slab = tfast_workspace_take(piece_bytes + unit_bytes + (size_t)p.partial_floats * 4);
+    const size_t piece_bytes = align64((size_t)p.n_pieces * sizeof *p.pieces),
+                 unit_bytes = align64((size_t)(p.n_units + 1) * sizeof(int64_t));
+    char* slab = tfast_workspace_take(piece_bytes + unit_bytes + (size_t)p.partial_floats * 4);
     if (!slab) return TFAST_NO_MEMORY;
-    p.pieces = (tfast_attention_piece *)slab;
-    p.unit_begin = (int64_t *)(slab + piece_bytes);
-    p.partials = (float *)(slab + piece_bytes + unit_bytes);
+    p.pieces = (tfast_attention_piece*)slab;
+    p.unit_begin = (int64_t*)(slab + piece_bytes);
+    p.partials = (float*)(slab + piece_bytes + unit_bytes);
     const int64_t partial_floats = p.partial_floats;
     cut(&p);
     const int by_batch = call->weights && call->weights_mean;
-    tfast_parallel loop = {.n_tasks = by_batch ? call->B : p.n_pieces, .n_threads = n_threads,
+    tfast_parallel loop = {.n_tasks = by_batch ? call->B : p.n_pieces,
+                           .n_threads = n_threads,
                            .scratch_bytes = p.kernels->attention_f32_scratch_bytes(call, p.max_rows)};
     loop.task_ns = ns / (double)loop.n_tasks;
     tfast_status status = tfast_parallel_for(&loop, by_batch ? run_batch : run_piece, &p);
     if (status == TFAST_OK && partial_floats > 0) {
-        const tfast_parallel merges = {.n_tasks = p.n_units, .n_threads = n_threads, .task_ns = (double)partial_floats / (double)p.n_units};
+        const tfast_parallel merges = {
+            .n_tasks = p.n_units, .n_threads = n_threads, .task_ns = (double)partial_floats / (double)p.n_units};
         status = tfast_parallel_for(&merges, merge_unit, &p);
     }
     tfast_workspace_give(slab);
     return status;
 }
 
-void tfast_attention_explain(const tfast_attention *call, int n_threads, tfast_attention_plan *plan) {
+void tfast_attention_explain(const tfast_attention* call, int n_threads, tfast_attention_plan* plan) {
     const double flops = call_flops(call), visible = visible_scores(call);
     const int threads = tfast_threads_for(flops / 50.0, n_threads);
     plan_t p;
     begin_plan(&p, call, threads);
-    *plan = (tfast_attention_plan){.pieces = p.n_pieces, .rows_per_piece = p.max_rows, .threads = TFAST_MAX(1, TFAST_MIN(threads, p.n_pieces)),
+    *plan = (tfast_attention_plan){.pieces = p.n_pieces,
+                                   .rows_per_piece = p.max_rows,
+                                   .threads = TFAST_MAX(1, TFAST_MIN(threads, p.n_pieces)),
                                    .key_splits = p.n_units ? tfast_ceil_div(p.n_pieces, p.n_units) : 1,
-                                   .key_block = p.kernels->attention_block, .query_panel = p.kernels->attention_panel,
-                                   .score_flops = visible * 2.0 * (double)(call->D + call->Dv), .decode = p.decode_pieces};
+                                   .key_block = p.kernels->attention_block,
+                                   .query_panel = p.kernels->attention_panel,
+                                   .score_flops = visible * 2.0 * (double)(call->D + call->Dv),
+                                   .decode = p.decode_pieces};
     plan->visible_fraction = flops > 0 ? plan->score_flops / flops : 0;
-    plan->scratch_bytes = plan->threads * (int64_t)p.kernels->attention_f32_scratch_bytes(call, p.max_rows) + p.partial_floats * 4;
+    plan->scratch_bytes =
+        plan->threads * (int64_t)p.kernels->attention_f32_scratch_bytes(call, p.max_rows) + p.partial_floats * 4;
 }

@@ -1,8 +1,8 @@
 /* Linear layers: packing of weights, and blocks of rows and columns over the threads.
  *
- * Called by transformer_fast/_core.pyx. The kernel (kernels/gemm.h) multiplies a block of rows of x, in place, by one packed panel of the
- * weight; here is the order of the blocks. Every element of y is one sum in the order of K whatever the blocks are, so that neither the
- * number of threads nor the other rows change a bit of it. */
+ * Called by transformer_fast/_core.pyx. The kernel (kernels/gemm.h) multiplies a block of rows of x, in place, by one
+ * packed panel of the weight; here is the order of the blocks. Every element of y is one sum in the order of K whatever
+ * the blocks are, so that neither the number of threads nor the other rows change a bit of it. */
 #include "../tfast.h"
 
 #include "../base/cpu.h"
@@ -16,74 +16,93 @@
 /* A row block of x stays in L2 while all panels pass by it. */
 #define ROWS_SHARE_OF_L2 0.5
 /* A row block below this reads the weights too often for what its rows compute. */
-#define MIN_BLOCK_ROWS 96
-#define MAX_BLOCK_ROWS 768
+#define MIN_BLOCK_ROWS   96
+#define MAX_BLOCK_ROWS   768
 #define TASKS_PER_THREAD 4
 
 typedef struct {
-    const tfast_linear *call;
-    const tfast_kernels *kernels;
+    const tfast_linear* call;
+    const tfast_kernels* kernels;
     int64_t k_block, row_block, n_row_blocks, n_panels, panels_per_task, n_col_blocks;
 } plan_t;
 
-static int64_t clamp(int64_t x, int64_t lo, int64_t hi) { return x < lo ? lo : x > hi ? hi : x; }
+static int64_t clamp(int64_t x, int64_t lo, int64_t hi) {
+    return x < lo ? lo : x > hi ? hi : x;
+}
 
 size_t tfast_packed_bytes(int64_t N, int64_t K) {
     return (size_t)tfast_round_up(N, tfast_kernels_now()->panel_width) * (size_t)K * sizeof(float);
 }
 
 typedef struct {
-    const tfast_kernels *kernels;
-    const float *w;
+    const tfast_kernels* kernels;
+    const float* w;
     int64_t w_stride;
-    tfast_packed *p;
+    tfast_packed* p;
 } pack_t;
 
-static void pack_panel(void *ctx, int64_t i, void *scratch) {
+static void pack_panel(void* ctx, int64_t i, void* scratch) {
     (void)scratch;
-    const pack_t *t = ctx;
+    const pack_t* t = ctx;
     const int64_t width = t->kernels->panel_width, n = i * width;
-    t->kernels->gemm_f32_pack(t->w + n * t->w_stride, t->w_stride, TFAST_MIN(width, t->p->N - n), t->p->K, t->p->panels + n * t->p->K);
+    t->kernels->gemm_f32_pack(t->w + n * t->w_stride, t->w_stride, TFAST_MIN(width, t->p->N - n), t->p->K,
+                              t->p->panels + n * t->p->K);
 }
 
-tfast_status tfast_pack(const float *w, int64_t w_stride, tfast_packed *p, int n_threads) {
+tfast_status tfast_pack(const float* w, int64_t w_stride, tfast_packed* p, int n_threads) {
     pack_t t = {tfast_kernels_now(), w, w_stride, p};
     p->layout = t.kernels->layout;
     const int64_t panels = tfast_ceil_div(p->N, t.kernels->panel_width);
-    const tfast_parallel loop = {.n_tasks = panels, .task_ns = (double)(p->K * t.kernels->panel_width) * 0.5, .n_threads = n_threads};
+    const tfast_parallel loop = {
+        .n_tasks = panels, .task_ns = (double)(p->K * t.kernels->panel_width) * 0.5, .n_threads = n_threads};
     return tfast_parallel_for(&loop, pack_panel, &t);
 }
 
 /* The panels [first, last) of one row block. */
-static void run_block(void *ctx, int64_t task, void *scratch) {
-    const plan_t *p = ctx;
-    const tfast_linear *c = p->call;
+static void run_block(void* ctx, int64_t task, void* scratch) {
+    const plan_t* p = ctx;
+    const tfast_linear* c = p->call;
     const int64_t width = p->kernels->panel_width, N = c->weight->N, K = c->weight->K;
     const int64_t row = task / p->n_col_blocks * p->row_block, m = TFAST_MIN(p->row_block, c->M - row);
-    const int64_t first = task % p->n_col_blocks * p->panels_per_task, last = TFAST_MIN(first + p->panels_per_task, p->n_panels);
-    const float *end = c->weight->panels + last * width * K;
+    const int64_t first = task % p->n_col_blocks * p->panels_per_task,
+                  last = TFAST_MIN(first + p->panels_per_task, p->n_panels);
+    const float* end = c->weight->panels + last * width * K;
     for (int64_t j = first; j < last; j++) {
         const int64_t n = j * width;
         for (int64_t k = 0; k < K || k == 0; k += p->k_block) {
-            /* Blocks of a panel and panels lie one after the other: what follows in memory is what the next call reads. */
-            const float *next = c->weight->panels + n * K + TFAST_MIN(k + p->k_block, K) * width;
-            const tfast_gemm_panel g = {
-                .next = next, .next_bytes = TFAST_MIN(end - next, p->k_block * width) * (int64_t)sizeof(float), .m = m, .n = TFAST_MIN(width, N - n), .k = TFAST_MIN(p->k_block, K - k),
-                .a = c->x + row * c->x_stride + k, .a_stride = c->x_stride, .b = c->weight->panels + n * K + k * width,
-                .sums = scratch, .y = c->y + row * c->y_stride + n, .y_stride = c->y_stride, .bias = c->bias ? c->bias + n : NULL,
-                .residual = c->residual ? c->residual + row * c->residual_stride + n : NULL, .residual_stride = c->residual_stride,
-                .activation = c->activation, .first = k == 0, .last = k + p->k_block >= K};
+            /* Blocks of a panel and panels lie one after the other: what follows in memory is what the next call reads.
+             */
+            const float* next = c->weight->panels + n * K + TFAST_MIN(k + p->k_block, K) * width;
+            const tfast_gemm_panel g = {.next = next,
+                                        .next_bytes =
+                                            TFAST_MIN(end - next, p->k_block * width) * (int64_t)sizeof(float),
+                                        .m = m,
+                                        .n = TFAST_MIN(width, N - n),
+                                        .k = TFAST_MIN(p->k_block, K - k),
+                                        .a = c->x + row * c->x_stride + k,
+                                        .a_stride = c->x_stride,
+                                        .b = c->weight->panels + n * K + k * width,
+                                        .sums = scratch,
+                                        .y = c->y + row * c->y_stride + n,
+                                        .y_stride = c->y_stride,
+                                        .bias = c->bias ? c->bias + n : NULL,
+                                        .residual = c->residual ? c->residual + row * c->residual_stride + n : NULL,
+                                        .residual_stride = c->residual_stride,
+                                        .activation = c->activation,
+                                        .first = k == 0,
+                                        .last = k + p->k_block >= K};
             p->kernels->gemm_f32_panel(&g);
         }
     }
 }
 
-static void make_plan(plan_t *p, const tfast_linear *c, int threads) {
-    const tfast_cpu *cpu = tfast_cpu_info();
+static void make_plan(plan_t* p, const tfast_linear* c, int threads) {
+    const tfast_cpu* cpu = tfast_cpu_info();
     const int64_t tile = p->kernels->tile_rows, width = p->kernels->panel_width, K = TFAST_MAX(c->weight->K, 1);
     const int64_t fits = (int64_t)(PANEL_SHARE_OF_L1 * (double)cpu->l1d_bytes) / (width * 4);
     p->k_block = tfast_round_up(tfast_ceil_div(K, tfast_ceil_div(K, clamp(fits, 64, MAX_K_BLOCK))), 8);
-    const int64_t rows = clamp((int64_t)(ROWS_SHARE_OF_L2 * (double)cpu->l2_bytes) / (K * 4), MIN_BLOCK_ROWS, MAX_BLOCK_ROWS);
+    const int64_t rows =
+        clamp((int64_t)(ROWS_SHARE_OF_L2 * (double)cpu->l2_bytes) / (K * 4), MIN_BLOCK_ROWS, MAX_BLOCK_ROWS);
     p->n_panels = tfast_ceil_div(c->weight->N, width);
     p->n_row_blocks = tfast_ceil_div(c->M, rows);
     p->n_col_blocks = 1;
@@ -98,14 +117,16 @@ static void make_plan(plan_t *p, const tfast_linear *c, int threads) {
     p->n_col_blocks = tfast_ceil_div(p->n_panels, p->panels_per_task);
 }
 
-tfast_status tfast_linear_run(const tfast_linear *c, int n_threads) {
+tfast_status tfast_linear_run(const tfast_linear* c, int n_threads) {
     plan_t p = {.call = c, .kernels = tfast_kernels_now()};
     if (c->weight->layout != p.kernels->layout) return TFAST_WRONG_LAYOUT;
     if (c->M == 0 || c->weight->N == 0) return TFAST_OK;
     const double ns = 2.0 * (double)c->M * (double)c->weight->N * (double)c->weight->K / 50.0; /* 50 GFLOP/s */
     make_plan(&p, c, tfast_threads_for(ns, n_threads));
     const int64_t tasks = p.n_row_blocks * p.n_col_blocks;
-    const tfast_parallel loop = {.n_tasks = tasks, .task_ns = ns / (double)tasks, .n_threads = n_threads,
+    const tfast_parallel loop = {.n_tasks = tasks,
+                                 .task_ns = ns / (double)tasks,
+                                 .n_threads = n_threads,
                                  .scratch_bytes = (size_t)(p.row_block * p.kernels->panel_width) * sizeof(float)};
     return tfast_parallel_for(&loop, run_block, &p);
 }

@@ -18,14 +18,16 @@ static inline rows_plan rows_plan_for(int64_t rows, int64_t width) {
 }
 
 /* The rows of a task: returns how many, *first is where they begin. */
-static inline int64_t rows_of_task(const rows_plan *p, int64_t task, int64_t *first) {
+static inline int64_t rows_of_task(const rows_plan* p, int64_t task, int64_t* first) {
     *first = task * p->per_task;
     return TFAST_MIN(p->per_task, p->rows - *first);
 }
 
 /* `ns` is what one number costs. */
-static inline tfast_status rows_run(const rows_plan *p, int64_t width, double ns, int n_threads, tfast_task_fn fn, void *ctx) {
-    const tfast_parallel loop = {.n_tasks = tfast_ceil_div(p->rows, p->per_task), .n_threads = n_threads,
+static inline tfast_status rows_run(const rows_plan* p, int64_t width, double ns, int n_threads, tfast_task_fn fn,
+                                    void* ctx) {
+    const tfast_parallel loop = {.n_tasks = tfast_ceil_div(p->rows, p->per_task),
+                                 .n_threads = n_threads,
                                  .task_ns = ns * (double)(p->per_task * width)};
     return tfast_parallel_for(&loop, fn, ctx);
 }

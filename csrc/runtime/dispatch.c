@@ -1,4 +1,5 @@
-/* The list of levels, what each of them needs, and one filled table for each prefix of the list that the machine has. */
+/* The list of levels, what each of them needs, and one filled table for each prefix of the list that the machine has.
+ */
 #include "dispatch.h"
 
 #include <string.h>
@@ -6,9 +7,9 @@
 #include "../base/cpu.h"
 
 typedef struct {
-    const char *name;
+    const char* name;
     unsigned needs;
-    void (*fill)(tfast_kernels *);
+    void (*fill)(tfast_kernels*);
 } level_t;
 
 static const level_t levels[] = {
@@ -21,9 +22,11 @@ static const level_t levels[] = {
 enum { N_LEVELS = sizeof levels / sizeof levels[0] };
 
 static tfast_kernels tables[N_LEVELS]; /* tables[i]: levels 0 .. i laid over each other */
-static const tfast_kernels *now;
+static const tfast_kernels* now;
 
-static int machine_has(int i) { return (tfast_cpu_info()->levels & levels[i].needs) == levels[i].needs; }
+static int machine_has(int i) {
+    return (tfast_cpu_info()->levels & levels[i].needs) == levels[i].needs;
+}
 
 __attribute__((constructor)) static void fill_tables(void) {
     for (int top = 0; top < N_LEVELS; top++) {
@@ -33,9 +36,11 @@ __attribute__((constructor)) static void fill_tables(void) {
     }
 }
 
-const tfast_kernels *tfast_kernels_now(void) { return __atomic_load_n(&now, __ATOMIC_ACQUIRE); }
+const tfast_kernels* tfast_kernels_now(void) {
+    return __atomic_load_n(&now, __ATOMIC_ACQUIRE);
+}
 
-tfast_status tfast_set_isa(const char *name) {
+tfast_status tfast_set_isa(const char* name) {
     int found = -1;
     for (int i = 0; i < N_LEVELS; i++)
         if (name ? strcmp(levels[i].name, name) == 0 : machine_has(i)) found = i;
@@ -45,9 +50,11 @@ tfast_status tfast_set_isa(const char *name) {
     return TFAST_OK;
 }
 
-const char *tfast_get_isa(void) { return tfast_kernels_now()->isa; }
+const char* tfast_get_isa(void) {
+    return tfast_kernels_now()->isa;
+}
 
-const char *tfast_available_isa(int i) {
+const char* tfast_available_isa(int i) {
     for (int k = 0; k < N_LEVELS; k++)
         if (machine_has(k) && i-- == 0) return levels[k].name;
     return NULL;

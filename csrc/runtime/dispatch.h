@@ -1,7 +1,7 @@
 /* Which table of kernels is in force. Called by ops/ (the table) and by the Python settings (the names).
  *
- * The table is an overlay: scalar fills every slot, each level that the machine has overwrites the slots it improves. A level is added to
- * the list in dispatch.c. */
+ * The table is an overlay: scalar fills every slot, each level that the machine has overwrites the slots it improves. A
+ * level is added to the list in dispatch.c. */
 #ifndef TFAST_RUNTIME_DISPATCH_H
 #define TFAST_RUNTIME_DISPATCH_H
 
@@ -9,12 +9,12 @@
 #include "../kernels/table.h"
 
 /* The kernels in force. A table never changes once it is filled: a call keeps the one it began with. */
-const tfast_kernels *tfast_kernels_now(void);
+const tfast_kernels* tfast_kernels_now(void);
 
 /* "scalar", "avx2", ...; NULL: the best that the machine has. */
-tfast_status tfast_set_isa(const char *name);
-const char *tfast_get_isa(void);
+tfast_status tfast_set_isa(const char* name);
+const char* tfast_get_isa(void);
 /* The i-th level that this machine can run, in ascending order; NULL behind the last. */
-const char *tfast_available_isa(int i);
+const char* tfast_available_isa(int i);
 
 #endif

@@ -1,9 +1,11 @@
-/* OpenMP behind one function; the only file that includes omp.h. Without OpenMP the loop is serial and everything else is the same.
+/* OpenMP behind one function; the only file that includes omp.h. Without OpenMP the loop is serial and everything else
+ * is the same.
  *
  * Why it is not a bare `omp parallel for`:
- * - several Python threads that call at once would each start a team of their own: only one loop of the process is parallel at a
- *   time, the others run serial beside it;
- * - libgomp's threads do not survive a fork, and a parallel region in the child would wait for them for ever: such a child is serial;
+ * - several Python threads that call at once would each start a team of their own: only one loop of the process is
+ * parallel at a time, the others run serial beside it;
+ * - libgomp's threads do not survive a fork, and a parallel region in the child would wait for them for ever: such a
+ * child is serial;
  * - the number of threads has to follow affinity, cgroup quota, the library's own setting and threadpoolctl. */
 #define _GNU_SOURCE /* sched_getaffinity */
 #include "parallel.h"
@@ -25,15 +27,16 @@
 #include <pthread.h>
 #endif
 
-/* Fork and join of two threads measured at 1-3 us warm (docs/threading.md): below this much work a loop stays serial. */
+/* Fork and join of two threads measured at 1-3 us warm (docs/threading.md): below this much work a loop stays serial.
+ */
 #define SERIAL_BELOW_NS 20e3
 
 static int configured_threads; /* set_num_threads; 0: none */
 
-static int positive_env(const char *name) {
-    const char *text = getenv(name);
+static int positive_env(const char* name) {
+    const char* text = getenv(name);
     if (!text || !*text) return 0;
-    char *end;
+    char* end;
     const long n = strtol(text, &end, 10);
     return (*end == '\0' || *end == ',') && n > 0 && n < 4096 ? (int)n : 0;
 }
@@ -41,7 +44,7 @@ static int positive_env(const char *name) {
 #if defined(__linux__)
 static int cgroup_quota_cpus(void) {
     long quota = 0, period = 0;
-    FILE *f = fopen("/sys/fs/cgroup/cpu.max", "r");
+    FILE* f = fopen("/sys/fs/cgroup/cpu.max", "r");
     if (f) { /* version 2: "max 100000" or "150000 100000" */
         const int n = fscanf(f, "%ld %ld", &quota, &period);
         fclose(f);
@@ -69,8 +72,12 @@ static int affinity_cpus(void) {
     return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 0;
 }
 #else
-static int cgroup_quota_cpus(void) { return 0; }
-static int affinity_cpus(void) { return 0; }
+static int cgroup_quota_cpus(void) {
+    return 0;
+}
+static int affinity_cpus(void) {
+    return 0;
+}
 #endif
 
 static int available_cpus(void) {
@@ -107,17 +114,25 @@ __attribute__((constructor)) static void prepare(void) {
     pthread_atfork(NULL, NULL, after_fork_in_child);
 }
 
-/* threadpoolctl and omp_set_num_threads change this thread's OpenMP setting: a value that is no longer the initial one is a limit. */
+/* threadpoolctl and omp_set_num_threads change this thread's OpenMP setting: a value that is no longer the initial one
+ * is a limit. */
 static int limit_by_openmp(int n) {
     const int now = omp_get_max_threads();
     return now != initial_omp_max && now < n ? now : n;
 }
 #else
-static int limit_by_openmp(int n) { (void)n; return 1; }
+static int limit_by_openmp(int n) {
+    (void)n;
+    return 1;
+}
 #endif
 
-void tfast_set_num_threads(int n) { configured_threads = n; }
-int tfast_get_num_threads(void) { return limit_by_openmp(configured_threads > 0 ? configured_threads : environment_threads()); }
+void tfast_set_num_threads(int n) {
+    configured_threads = n;
+}
+int tfast_get_num_threads(void) {
+    return limit_by_openmp(configured_threads > 0 ? configured_threads : environment_threads());
+}
 
 int tfast_has_openmp(void) {
 #ifdef _OPENMP
@@ -133,20 +148,23 @@ int tfast_threads_for(double total_ns, int n_threads) {
     return n;
 }
 
-static size_t round_to_page(size_t bytes) { return (bytes + 4095) / 4096 * 4096; }
+static size_t round_to_page(size_t bytes) {
+    return (bytes + 4095) / 4096 * 4096;
+}
 
-static void run_serial(const tfast_parallel *loop, tfast_task_fn fn, void *ctx, void *scratch) {
+static void run_serial(const tfast_parallel* loop, tfast_task_fn fn, void* ctx, void* scratch) {
     for (int64_t i = 0; i < loop->n_tasks; i++) fn(ctx, i, scratch);
 }
 
 #ifdef _OPENMP
-/* Tasks are counted out one by one: a thread that the machine slows down takes fewer. No result depends on who runs a task. */
-static void run_team(const tfast_parallel *loop, tfast_task_fn fn, void *ctx, char *scratch, size_t stride, int n) {
+/* Tasks are counted out one by one: a thread that the machine slows down takes fewer. No result depends on who runs a
+ * task. */
+static void run_team(const tfast_parallel* loop, tfast_task_fn fn, void* ctx, char* scratch, size_t stride, int n) {
     int64_t next = 0;
     pool_started = 1;
 #pragma omp parallel num_threads(n)
     {
-        void *mine = scratch + stride * (size_t)omp_get_thread_num();
+        void* mine = scratch + stride * (size_t)omp_get_thread_num();
         for (;;) {
             const int64_t i = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED);
             if (i >= loop->n_tasks) break;
@@ -156,7 +174,7 @@ static void run_team(const tfast_parallel *loop, tfast_task_fn fn, void *ctx, ch
 }
 #endif
 
-tfast_status tfast_parallel_for(const tfast_parallel *loop, tfast_task_fn fn, void *ctx) {
+tfast_status tfast_parallel_for(const tfast_parallel* loop, tfast_task_fn fn, void* ctx) {
     if (loop->n_tasks <= 0) return TFAST_OK;
     int n = tfast_threads_for(loop->task_ns * (double)loop->n_tasks, loop->n_threads);
     if (n > loop->n_tasks) n = (int)loop->n_tasks;
@@ -166,7 +184,7 @@ tfast_status tfast_parallel_for(const tfast_parallel *loop, tfast_task_fn fn, vo
 #endif
     if (!team) n = 1;
     const size_t stride = round_to_page(loop->scratch_bytes);
-    char *scratch = stride ? tfast_workspace_take(stride * (size_t)n) : NULL;
+    char* scratch = stride ? tfast_workspace_take(stride * (size_t)n) : NULL;
     const int enough = scratch != NULL || stride == 0;
 #ifdef _OPENMP
     if (enough && team) run_team(loop, fn, ctx, scratch, stride, n);

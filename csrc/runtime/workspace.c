@@ -1,5 +1,6 @@
-/* A fixed list of slabs behind a spin lock that is held for a few instructions. Taking picks the smallest free slab that is large
- * enough, else grows the largest free one: the list settles at one slab for each concurrent use, of the largest size seen. */
+/* A fixed list of slabs behind a spin lock that is held for a few instructions. Taking picks the smallest free slab
+ * that is large enough, else grows the largest free one: the list settles at one slab for each concurrent use, of the
+ * largest size seen. */
 #include "workspace.h"
 
 #include <stdlib.h>
@@ -7,7 +8,7 @@
 enum { MAX_SLABS = 64, ALIGNMENT = 4096 };
 
 typedef struct {
-    void *memory;
+    void* memory;
     size_t bytes;
     int busy;
 } slab_t;
@@ -19,10 +20,12 @@ static void acquire(void) {
     while (__atomic_test_and_set(&lock, __ATOMIC_ACQUIRE)) {
     }
 }
-static void release(void) { __atomic_clear(&lock, __ATOMIC_RELEASE); }
+static void release(void) {
+    __atomic_clear(&lock, __ATOMIC_RELEASE);
+}
 
-static void *allocate(size_t bytes) {
-    void *p = NULL;
+static void* allocate(size_t bytes) {
+    void* p = NULL;
     return posix_memalign(&p, ALIGNMENT, bytes) == 0 ? p : NULL;
 }
 
@@ -37,7 +40,7 @@ static int choose(size_t bytes) {
     return fits >= 0 ? fits : largest;
 }
 
-void *tfast_workspace_take(size_t bytes) {
+void* tfast_workspace_take(size_t bytes) {
     bytes = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     if (bytes == 0) bytes = ALIGNMENT;
     acquire();
@@ -50,12 +53,12 @@ void *tfast_workspace_take(size_t bytes) {
         slabs[i].memory = allocate(bytes);
         slabs[i].bytes = slabs[i].memory ? bytes : 0;
     }
-    void *memory = slabs[i].memory;
+    void* memory = slabs[i].memory;
     if (!memory) __atomic_store_n(&slabs[i].busy, 0, __ATOMIC_RELEASE);
     return memory;
 }
 
-void tfast_workspace_give(void *memory) {
+void tfast_workspace_give(void* memory) {
     if (!memory) return;
     for (int i = 0; i < MAX_SLABS; i++)
         if (slabs[i].memory == memory) {

@@ -15,29 +15,69 @@ typedef __m256 vm;
 
 #define V_INLINE static inline __attribute__((always_inline))
 
-V_INLINE vf v_zero(void) { return _mm256_setzero_ps(); }
-V_INLINE vf v_set1(float x) { return _mm256_set1_ps(x); }
-V_INLINE vf v_iota(void) { return _mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7); }
-V_INLINE vf v_load(const float *p) { return _mm256_loadu_ps(p); }
-V_INLINE void v_store(float *p, vf x) { _mm256_storeu_ps(p, x); }
+V_INLINE vf v_zero(void) {
+    return _mm256_setzero_ps();
+}
+V_INLINE vf v_set1(float x) {
+    return _mm256_set1_ps(x);
+}
+V_INLINE vf v_iota(void) {
+    return _mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7);
+}
+V_INLINE vf v_load(const float* p) {
+    return _mm256_loadu_ps(p);
+}
+V_INLINE void v_store(float* p, vf x) {
+    _mm256_storeu_ps(p, x);
+}
 V_INLINE __m256i v_first_(int64_t n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
-V_INLINE vf v_load_n(const float *p, int64_t n) { return _mm256_maskload_ps(p, v_first_(n)); }
-V_INLINE void v_store_n(float *p, vf x, int64_t n) { _mm256_maskstore_ps(p, v_first_(n), x); }
-V_INLINE vf v_add(vf a, vf b) { return _mm256_add_ps(a, b); }
-V_INLINE vf v_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
-V_INLINE vf v_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
-V_INLINE vf v_div(vf a, vf b) { return _mm256_div_ps(a, b); }
-V_INLINE vf v_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
-V_INLINE vf v_max(vf a, vf b) { return _mm256_max_ps(a, b); }
-V_INLINE vf v_min(vf a, vf b) { return _mm256_min_ps(a, b); }
-V_INLINE vf v_abs(vf a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
-V_INLINE vm v_lt(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
-V_INLINE vm v_le(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_LE_OQ); }
-V_INLINE vm v_and(vm a, vm b) { return _mm256_and_ps(a, b); }
-V_INLINE int v_all(vm m) { return _mm256_movemask_ps(m) == 0xff; }
-V_INLINE vf v_select(vm m, vf a, vf b) { return _mm256_blendv_ps(b, a, m); }
+V_INLINE vf v_load_n(const float* p, int64_t n) {
+    return _mm256_maskload_ps(p, v_first_(n));
+}
+V_INLINE void v_store_n(float* p, vf x, int64_t n) {
+    _mm256_maskstore_ps(p, v_first_(n), x);
+}
+V_INLINE vf v_add(vf a, vf b) {
+    return _mm256_add_ps(a, b);
+}
+V_INLINE vf v_sub(vf a, vf b) {
+    return _mm256_sub_ps(a, b);
+}
+V_INLINE vf v_mul(vf a, vf b) {
+    return _mm256_mul_ps(a, b);
+}
+V_INLINE vf v_div(vf a, vf b) {
+    return _mm256_div_ps(a, b);
+}
+V_INLINE vf v_fma(vf a, vf b, vf c) {
+    return _mm256_fmadd_ps(a, b, c);
+}
+V_INLINE vf v_max(vf a, vf b) {
+    return _mm256_max_ps(a, b);
+}
+V_INLINE vf v_min(vf a, vf b) {
+    return _mm256_min_ps(a, b);
+}
+V_INLINE vf v_abs(vf a) {
+    return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a);
+}
+V_INLINE vm v_lt(vf a, vf b) {
+    return _mm256_cmp_ps(a, b, _CMP_LT_OQ);
+}
+V_INLINE vm v_le(vf a, vf b) {
+    return _mm256_cmp_ps(a, b, _CMP_LE_OQ);
+}
+V_INLINE vm v_and(vm a, vm b) {
+    return _mm256_and_ps(a, b);
+}
+V_INLINE int v_all(vm m) {
+    return _mm256_movemask_ps(m) == 0xff;
+}
+V_INLINE vf v_select(vm m, vf a, vf b) {
+    return _mm256_blendv_ps(b, a, m);
+}
 V_INLINE float v_sum(vf a) {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
@@ -48,24 +88,30 @@ V_INLINE float v_hmax(vf a) {
     s = _mm_max_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
-/* -127 has the exponent bits 0, which read as the number 0; 128 has those of infinity. maxps and minps return their second
- * operand where one is NaN, so that NaN passes. */
-V_INLINE vf v_exp2_clamp(vf x) { return _mm256_min_ps(_mm256_set1_ps(128.0f), _mm256_max_ps(_mm256_set1_ps(-127.0f), x)); }
-V_INLINE vf v_frac(vf x) { return _mm256_sub_ps(x, _mm256_floor_ps(x)); }
+/* -127 has the exponent bits 0, which read as the number 0; 128 has those of infinity. maxps and minps return their
+ * second operand where one is NaN, so that NaN passes. */
+V_INLINE vf v_exp2_clamp(vf x) {
+    return _mm256_min_ps(_mm256_set1_ps(128.0f), _mm256_max_ps(_mm256_set1_ps(-127.0f), x));
+}
+V_INLINE vf v_frac(vf x) {
+    return _mm256_sub_ps(x, _mm256_floor_ps(x));
+}
 V_INLINE vf v_scale2(vf p, vf x) {
     const __m256i n = _mm256_cvtps_epi32(_mm256_floor_ps(x));
     return _mm256_mul_ps(p, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23)));
 }
-V_INLINE vf v_from_mask_bytes(const uint8_t *p, int64_t n) {
+V_INLINE vf v_from_mask_bytes(const uint8_t* p, int64_t n) {
     uint64_t bytes = 0;
     __builtin_memcpy(&bytes, p, (size_t)n);
     const __m256i wide = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)bytes));
     const __m256i masked = _mm256_cmpeq_epi32(wide, _mm256_setzero_si256());
     return _mm256_and_ps(_mm256_castsi256_ps(masked), _mm256_set1_ps(-INFINITY));
 }
-V_INLINE vf v_load_f16(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
-V_INLINE vf v_load_bf16(const uint16_t *p) {
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16));
+V_INLINE vf v_load_f16(const uint16_t* p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
+}
+V_INLINE vf v_load_bf16(const uint16_t* p) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16));
 }
 
 V_INLINE void v_transpose(vf x[8]) {

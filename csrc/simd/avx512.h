@@ -1,7 +1,7 @@
 /* AVX-512 (x86-64-v4) spelling of the vector names that all kernels are written in.
  *
- * Included by isa/avx512.c alone, before the kernels. Every simd/<isa>.h defines the same names; scalar.h, the shortest, says
- * what each one means. A name that a kernel needs is added to all of them at once. */
+ * Included by isa/avx512.c alone, before the kernels. Every simd/<isa>.h defines the same names; scalar.h, the
+ * shortest, says what each one means. A name that a kernel needs is added to all of them at once. */
 #ifndef TFAST_SIMD_AVX512_H
 #define TFAST_SIMD_AVX512_H
 
@@ -16,40 +16,94 @@ typedef __mmask16 vm;
 
 #define V_INLINE static inline __attribute__((always_inline))
 
-V_INLINE vf v_zero(void) { return _mm512_setzero_ps(); }
-V_INLINE vf v_set1(float x) { return _mm512_set1_ps(x); }
-V_INLINE vf v_iota(void) { return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
-V_INLINE vf v_load(const float *p) { return _mm512_loadu_ps(p); }
-V_INLINE void v_store(float *p, vf x) { _mm512_storeu_ps(p, x); }
-V_INLINE __mmask16 v_first_(int64_t n) { return (__mmask16)_bzhi_u32(0xffffu, (unsigned)n); }
-V_INLINE vf v_load_n(const float *p, int64_t n) { return _mm512_maskz_loadu_ps(v_first_(n), p); }
-V_INLINE void v_store_n(float *p, vf x, int64_t n) { _mm512_mask_storeu_ps(p, v_first_(n), x); }
-V_INLINE vf v_add(vf a, vf b) { return _mm512_add_ps(a, b); }
-V_INLINE vf v_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
-V_INLINE vf v_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
-V_INLINE vf v_div(vf a, vf b) { return _mm512_div_ps(a, b); }
-V_INLINE vf v_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
-V_INLINE vf v_max(vf a, vf b) { return _mm512_max_ps(a, b); }
-V_INLINE vf v_min(vf a, vf b) { return _mm512_min_ps(a, b); }
-V_INLINE vf v_abs(vf a) { return _mm512_abs_ps(a); }
-V_INLINE vm v_lt(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
-V_INLINE vm v_le(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ); }
-V_INLINE vm v_and(vm a, vm b) { return (vm)(a & b); }
-V_INLINE int v_all(vm m) { return m == 0xffff; }
-V_INLINE vf v_select(vm m, vf a, vf b) { return _mm512_mask_blend_ps(m, b, a); }
-V_INLINE float v_sum(vf a) { return _mm512_reduce_add_ps(a); }
-V_INLINE float v_hmax(vf a) { return _mm512_reduce_max_ps(a); }
+V_INLINE vf v_zero(void) {
+    return _mm512_setzero_ps();
+}
+V_INLINE vf v_set1(float x) {
+    return _mm512_set1_ps(x);
+}
+V_INLINE vf v_iota(void) {
+    return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+}
+V_INLINE vf v_load(const float* p) {
+    return _mm512_loadu_ps(p);
+}
+V_INLINE void v_store(float* p, vf x) {
+    _mm512_storeu_ps(p, x);
+}
+V_INLINE __mmask16 v_first_(int64_t n) {
+    return (__mmask16)_bzhi_u32(0xffffu, (unsigned)n);
+}
+V_INLINE vf v_load_n(const float* p, int64_t n) {
+    return _mm512_maskz_loadu_ps(v_first_(n), p);
+}
+V_INLINE void v_store_n(float* p, vf x, int64_t n) {
+    _mm512_mask_storeu_ps(p, v_first_(n), x);
+}
+V_INLINE vf v_add(vf a, vf b) {
+    return _mm512_add_ps(a, b);
+}
+V_INLINE vf v_sub(vf a, vf b) {
+    return _mm512_sub_ps(a, b);
+}
+V_INLINE vf v_mul(vf a, vf b) {
+    return _mm512_mul_ps(a, b);
+}
+V_INLINE vf v_div(vf a, vf b) {
+    return _mm512_div_ps(a, b);
+}
+V_INLINE vf v_fma(vf a, vf b, vf c) {
+    return _mm512_fmadd_ps(a, b, c);
+}
+V_INLINE vf v_max(vf a, vf b) {
+    return _mm512_max_ps(a, b);
+}
+V_INLINE vf v_min(vf a, vf b) {
+    return _mm512_min_ps(a, b);
+}
+V_INLINE vf v_abs(vf a) {
+    return _mm512_abs_ps(a);
+}
+V_INLINE vm v_lt(vf a, vf b) {
+    return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ);
+}
+V_INLINE vm v_le(vf a, vf b) {
+    return _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ);
+}
+V_INLINE vm v_and(vm a, vm b) {
+    return (vm)(a & b);
+}
+V_INLINE int v_all(vm m) {
+    return m == 0xffff;
+}
+V_INLINE vf v_select(vm m, vf a, vf b) {
+    return _mm512_mask_blend_ps(m, b, a);
+}
+V_INLINE float v_sum(vf a) {
+    return _mm512_reduce_add_ps(a);
+}
+V_INLINE float v_hmax(vf a) {
+    return _mm512_reduce_max_ps(a);
+}
 /* vreduceps gives x - floor(x), and 0 for an infinity; vscalefps takes the floor by itself: no clamp is needed. */
-V_INLINE vf v_exp2_clamp(vf x) { return x; }
-V_INLINE vf v_frac(vf x) { return _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
-V_INLINE vf v_scale2(vf p, vf x) { return _mm512_scalef_ps(p, x); }
-V_INLINE vf v_from_mask_bytes(const uint8_t *p, int64_t n) {
+V_INLINE vf v_exp2_clamp(vf x) {
+    return x;
+}
+V_INLINE vf v_frac(vf x) {
+    return _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+}
+V_INLINE vf v_scale2(vf p, vf x) {
+    return _mm512_scalef_ps(p, x);
+}
+V_INLINE vf v_from_mask_bytes(const uint8_t* p, int64_t n) {
     const __mmask16 allowed = _mm_test_epi8_mask(_mm_maskz_loadu_epi8(v_first_(n), p), _mm_set1_epi8(-1));
     return _mm512_mask_blend_ps(allowed, _mm512_set1_ps(-INFINITY), _mm512_setzero_ps());
 }
-V_INLINE vf v_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
-V_INLINE vf v_load_bf16(const uint16_t *p) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
+V_INLINE vf v_load_f16(const uint16_t* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
+}
+V_INLINE vf v_load_bf16(const uint16_t* p) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16));
 }
 
 /* x[i] lane j -> x[j] lane i, in four rounds: 32-bit pairs, 64-bit pairs, 128-bit blocks twice. */

@@ -1,14 +1,15 @@
 /* Elementary functions, written once on the names of simd/<isa>.h: exp2, tanh, erf and the activations made of them.
  *
- * Included by kernels/fill.h after a simd/<isa>.h. The coefficients are minimax fits made for this file (iteratively reweighted
- * least squares on Chebyshev points); errors are against double precision, over the whole interval, evaluated in fp32. */
+ * Included by kernels/fill.h after a simd/<isa>.h. The coefficients are minimax fits made for this file (iteratively
+ * reweighted least squares on Chebyshev points); errors are against double precision, over the whole interval,
+ * evaluated in fp32. */
 #ifndef TFAST_SIMD_MATH_H
 #define TFAST_SIMD_MATH_H
 
 #define V_LOG2E 1.44269504088896340736f
 
-/* 2^x; 0 below -126 and infinity from 128 on. 2^f on [0, 1) by degree 5 with p(0) = 1 exactly, so that an unchanged maximum
- * rescales by exactly one: relative error 8.3e-8. */
+/* 2^x; 0 below -126 and infinity from 128 on. 2^f on [0, 1) by degree 5 with p(0) = 1 exactly, so that an unchanged
+ * maximum rescales by exactly one: relative error 8.3e-8. */
 V_INLINE vf v_exp2(vf x) {
     const vf c = v_exp2_clamp(x), f = v_frac(c);
     vf p = v_set1(1.867130213e-3f);
@@ -20,7 +21,8 @@ V_INLINE vf v_exp2(vf x) {
     return v_scale2(p, c);
 }
 
-/* x * P(x^2) / Q(x^2) on |x| <= 9, and exactly 1 from there on, as fp32's tanh is: relative error 3.6e-7. NaN passes the clamp. */
+/* x * P(x^2) / Q(x^2) on |x| <= 9, and exactly 1 from there on, as fp32's tanh is: relative error 3.6e-7. NaN passes
+ * the clamp. */
 V_INLINE vf v_tanh(vf x) {
     const vm high = v_le(v_set1(9.0f), x), low = v_le(x, v_set1(-9.0f));
     x = v_min(v_set1(9.0f), v_max(v_set1(-9.0f), x));
@@ -62,32 +64,38 @@ V_INLINE vf v_sigmoid_times(vf x, float slope) {
     return v_div(x, v_add(e, v_set1(1.0f)));
 }
 
-/* GELU is x/2 + x/2 * erf(...): for a large negative x the rounding of erf near -1 would be multiplied by x/2. Below x = -6, where
- * GELU is above -6e-9, x/2 stays at -3, and the error below 2e-7. */
+/* GELU is x/2 + x/2 * erf(...): for a large negative x the rounding of erf near -1 would be multiplied by x/2. Below x
+ * = -6, where GELU is above -6e-9, x/2 stays at -3, and the error below 2e-7. */
 #define GELU_LOWEST_HALF -3.0f
 
 /* `kind` is a constant at every hot call, so that the switch disappears. */
 V_INLINE vf v_activate(vf x, tfast_activation kind) {
     switch (kind) {
-        case TFAST_RELU: return v_max(v_zero(), x);
-        case TFAST_GELU: {
-            const vf half = v_max(v_set1(GELU_LOWEST_HALF), v_mul(x, v_set1(0.5f)));
-            return v_fma(half, v_erf(v_mul(x, v_set1(0.70710678118654752440f))), half);
-        }
-        case TFAST_GELU_TANH: {
-            const vf half = v_max(v_set1(GELU_LOWEST_HALF), v_mul(x, v_set1(0.5f))), x2 = v_mul(x, x);
-            const vf u = v_mul(x, v_fma(x2, v_set1(0.7978845608028654f * 0.044715f), v_set1(0.7978845608028654f)));
-            return v_fma(half, v_tanh(u), half);
-        }
-        case TFAST_QUICK_GELU: return v_sigmoid_times(x, 1.702f);
-        case TFAST_SILU: return v_sigmoid_times(x, 1.0f);
-        case TFAST_TANH: return v_tanh(x);
-        case TFAST_IDENTITY: break;
+    case TFAST_RELU:
+        return v_max(v_zero(), x);
+    case TFAST_GELU: {
+        const vf half = v_max(v_set1(GELU_LOWEST_HALF), v_mul(x, v_set1(0.5f)));
+        return v_fma(half, v_erf(v_mul(x, v_set1(0.70710678118654752440f))), half);
+    }
+    case TFAST_GELU_TANH: {
+        const vf half = v_max(v_set1(GELU_LOWEST_HALF), v_mul(x, v_set1(0.5f))), x2 = v_mul(x, x);
+        const vf u = v_mul(x, v_fma(x2, v_set1(0.7978845608028654f * 0.044715f), v_set1(0.7978845608028654f)));
+        return v_fma(half, v_tanh(u), half);
+    }
+    case TFAST_QUICK_GELU:
+        return v_sigmoid_times(x, 1.702f);
+    case TFAST_SILU:
+        return v_sigmoid_times(x, 1.0f);
+    case TFAST_TANH:
+        return v_tanh(x);
+    case TFAST_IDENTITY:
+        break;
     }
     return x;
 }
 
-/* fp32 to half precision and to bfloat16, to nearest even, one number at a time: outputs only, never in an inner loop. */
+/* fp32 to half precision and to bfloat16, to nearest even, one number at a time: outputs only, never in an inner loop.
+ */
 static inline uint16_t to_bf16(float x) {
     uint32_t u;
     __builtin_memcpy(&u, &x, 4);
@@ -101,7 +109,8 @@ static inline uint16_t to_f16(float x) {
     const uint32_t sign = u >> 16 & 0x8000u, magnitude = u & 0x7fffffffu;
     if (magnitude > 0x7f800000u) return (uint16_t)(sign | 0x7e00u);
     if (magnitude >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u); /* from 65520 on: infinity */
-    if (magnitude < 0x38800000u) { /* subnormal: adding 1/2 leaves steps of 2^-24 in the mantissa, rounded by the addition */
+    if (magnitude <
+        0x38800000u) { /* subnormal: adding 1/2 leaves steps of 2^-24 in the mantissa, rounded by the addition */
         float y;
         __builtin_memcpy(&y, &magnitude, 4);
         y += 0.5f;
