@@ -7,6 +7,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+BENCH_ARGS ?= --threads 1,2
 
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet
@@ -35,8 +36,8 @@ demo: $(VENV)/.demo ## search Python's own documentation with a real model, then
 test: $(VENV)/.test ## the whole suite except the live comparisons; PYTEST_ARGS="-k linear" to choose
 	$(BIN)/pytest -m "not oracle" $(PYTEST_ARGS)
 
-bench: $(VENV)/.demo ## attention and linear layers against NumPy, all sizes
-	$(BIN)/transformer-fast bench
+bench: $(VENV)/.peers ## next to all peers, some 30 minutes (BENCH_ARGS="--quick": 5); writes benchmarks/results
+	$(BIN)/python -m benchmarks all $(BENCH_ARGS)
 
 oracle: $(VENV)/.oracle ## live comparisons with torch, transformers, sentence-transformers and onnx
 	$(BIN)/pytest -m oracle $(PYTEST_ARGS)
@@ -103,6 +104,10 @@ $(VENV)/.test: $(PACKAGED) build/.fresh
 
 $(VENV)/.oracle: $(VENV)/.test
 	$(PIP_INSTALL) ".[oracle]"
+	@touch $@
+
+$(VENV)/.peers: $(VENV)/.demo benchmarks/requirements-peers.txt
+	$(PIP_INSTALL) -r benchmarks/requirements-peers.txt
 	@touch $@
 
 # The pinned tools; no source among the prerequisites, since the lint reads the checkout and not the installed package.

@@ -24,6 +24,8 @@ _QUESTIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "models": (models, ("torch", "onnxruntime", "openvino", "ctranslate2", "sentence_transformers")),
 }
 _RESULTS = ROOT / "benchmarks" / "results"
+# Not among the results, where somebody might quote them.
+_QUICK_RESULTS = ROOT / "build" / "benchmarks" / "quick"
 
 
 def _arguments() -> argparse.Namespace:
@@ -36,8 +38,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--sample", type=float, default=0.02, help="seconds a turn lasts at least (default: 0.02)")
     parser.add_argument("--quick", action="store_true", help="small cases, two short rounds: does everything work?")
     parser.add_argument("--out", type=Path, help="the JSON file; only with one question and one number of threads")
-    parser.add_argument("--folder", type=Path, default=_RESULTS, help="where files without --out go, and the plots")
+    parser.add_argument("--folder", type=Path, help="where files without --out go, and the plots")
     options = parser.parse_args()
+    options.folder = options.folder or (_QUICK_RESULTS if options.quick else _RESULTS)
     options.threads = [int(n) for n in options.threads.split(",")]
     options.question = list(_QUESTIONS) if options.question == "all" else [options.question]
     options.peers = list(backends.NAMES) if options.peers is None else options.peers.split(",")

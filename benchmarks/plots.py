@@ -9,12 +9,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.report import PEER_NAMES
 
+# Of the caption, in its size.
+_LETTERS_AN_INCH = 19
 _COLORS = {
     "ours": "#c0392b",
     "numpy": "#7f8c8d",
@@ -46,7 +49,8 @@ def draw(paths: Sequence[Path]) -> list[Path]:
         result = json.loads(path.read_text(encoding="utf-8"))
         if result["benchmark"] in drawers:
             figure = drawers[result["benchmark"]](result)
-            figure.text(0.01, 0.005, _caption(result), fontsize=7, color="#555555")
+            lines = textwrap.wrap(_caption(result), int(_LETTERS_AN_INCH * figure.get_figwidth()))
+            figure.text(0.01, 0.005, "\n".join(lines), fontsize=7, color="#555555")
             target = path.with_suffix(".png")
             figure.savefig(target, dpi=130, metadata={"Software": None})
             written.append(target)
@@ -66,7 +70,7 @@ def _draw_curves(result: dict[str, Any]) -> Any:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(2, 2, figsize=(11, 8), layout="constrained")
-    figure.get_layout_engine().set(rect=(0, 0.025, 1, 0.975))
+    figure.get_layout_engine().set(rect=(0, 0.04, 1, 0.96))
     for axis, (kind, title) in zip(axes.flat, _TITLES.items(), strict=True):
         rows = [row for row in result["rows"] if row["case"]["name"].startswith(f"curve {kind} ")]
         lengths = [row["case"]["Lk"] for row in rows]
@@ -113,7 +117,7 @@ def _draw_models(result: dict[str, Any]) -> Any:
     rows = [row for row in result["rows"] if "seconds" in row["lanes"]["ours"]]
     labels = [label for label in _COLORS if any("seconds" in row["lanes"].get(label, {}) for row in rows)]
     figure, axis = pyplot.subplots(figsize=(max(8, 1.5 * len(rows)), 5), layout="constrained")
-    figure.get_layout_engine().set(rect=(0, 0.03, 1, 0.97))
+    figure.get_layout_engine().set(rect=(0, 0.05, 1, 0.95))
     width = 0.8 / max(len(labels), 1)
     for i, label in enumerate(labels):
         for x, row in enumerate(rows):
@@ -124,6 +128,7 @@ def _draw_models(result: dict[str, Any]) -> Any:
                 axis.bar(place, ratio, width, color=_COLORS[label])
                 axis.text(place, ratio, f"{ratio:.2f}", ha="center", va="bottom", fontsize=6, rotation=90)
     axis.axhline(1, color="black", linewidth=0.8)
+    axis.margins(y=0.12)
     axis.set_xticks(range(len(rows)), [row["case"]["name"] for row in rows], fontsize=8)
     axis.set_ylabel("time in units of this library's (lower is faster)")
     handles = [pyplot.Rectangle((0, 0), 1, 1, color=_COLORS[label]) for label in labels]

@@ -173,6 +173,7 @@ def main() -> None:
     try:
         session = Session(import_module(f"benchmarks.backends.{options.peer}").BACKEND(options.threads))
         answer(session.hello())
+        gc.freeze()  # else each collection walks through all modules of the peer
     except ImportError as error:
         answer({"missing": _text(error)})
         return

@@ -31,6 +31,8 @@
 /* Cache lines fetched ahead for each tile: a tile of 8 x 48 x 64 runs for about 800 cycles, and the three operands of a
  * head at L = 128 are 21 lines for each of its tiles. */
 #define AHEAD_LINES 16
+/* A block of an additive bias is 48 rows of 8 lines, wanted within the 16 tiles of its product. */
+#define AHEAD_BIAS_LINES 24
 
 typedef struct {
     int64_t panels, superblock;
@@ -154,12 +156,28 @@ static void multiply_scores(const work_t* w, const float* q, const float* k, int
     tile_rows(&a, g->t1 - g->t0, nv);
 }
 
+/* A float bias whose rows lie apart. Bytes are few, and the rows of a table over offsets share their lines. */
+static int bias_comes_from_afar(const tfast_bias* b) {
+    return b->kind == TFAST_BIAS_FLOAT && b->stride[3] == 1 && b->stride[2] >= V_LANES;
+}
+
+/* The rows of such a bias for the keys of this block: they arrive while its products are made. Lanes of one head only,
+ * whose rows are evenly spaced. */
+static void bias_ahead(const work_t* w, const panel_t* t, int64_t k0, int64_t n) {
+    for (int term = 0; term < 2; term++) {
+        const tfast_bias* b = &w->c->bias[term];
+        if (bias_comes_from_afar(b) && !t->bias_uniform[term] && t->head[0] == t->head[t->n - 1])
+            add_ahead(w->ahead, t->bias_row[term][0] + k0 * 4, t->n, n * 4, b->stride[2] * 4, 0);
+    }
+}
+
 /* S of the block's segments: products, then logits. */
 static void score_block(const work_t* w, const panel_t* t, const float* q, int64_t k0, const segment_t* g,
                         int n_segments) {
     const tfast_attention* c = w->c;
     const int64_t k_stride = w->stage_k ? c->D : c->k_stride[2];
     const float* k = w->stage_k ? w->k_stage + (k0 - w->s0) * c->D : (const float*)w->s.k + k0 * k_stride;
+    bias_ahead(w, t, k0 + g[0].t0, g[n_segments - 1].t1 - g[0].t0);
     for (int i = 0; i < n_segments; i++) {
         if (c->additive)
             additive_scores(c, q, k + g[i].t0 * k_stride, k_stride, &g[i], w->scores);
@@ -439,7 +457,7 @@ static work_t begin_work(const tfast_attention* c, const tfast_attention_piece* 
 }
 
 static void KERNEL(attention_f32_qblock)(const tfast_attention* c, const tfast_attention_piece* p, void* scratch) {
-    ahead_list ahead = {.lines_per_tile = AHEAD_LINES};
+    ahead_list ahead = {.lines_per_tile = AHEAD_LINES + (bias_comes_from_afar(&c->bias[0]) ? AHEAD_BIAS_LINES : 0)};
     work_t w = begin_work(c, p, scratch, &ahead);
     float factor[PANEL] __attribute__((aligned(64)));
     for (int64_t i = 0; i < w.l.panels; i++) {

@@ -5,7 +5,7 @@
  * segments and softmax it shares. Every byte of K and V is read once for all rows; nothing is packed. Lanes of a vector
  * are elements of a head here, not queries: with one row, the register tile of gemm.h would leave 15 of 16 lanes idle.
  *
- *   scores:  V_LANES accumulators (rows x keys) over D, one transpose of them gives V_LANES sums     -> S[key][row]
+ *   scores:  V_LANES accumulators (rows x keys) over D, one v_sums of them gives V_LANES scores     -> S[key][row]
  *   softmax: softmax_step on one vector of lanes
  *   values:  O[row][Dv] += S[key][row] * V[key]        accumulators: rows x vectors of Dv, V in order */
 #ifndef TFAST_KERNELS_ATTENTION_DECODE_H
@@ -13,6 +13,8 @@
 
 /* Keys in advance for prefetches of V; those of K run one group of keys ahead. */
 enum { PREFETCH_KEYS = 8 };
+/* Registers for sums of values: half of what the machine has, the rest holds a row of V and its weights. */
+enum { DECODE_ACCUMULATORS = V_LANES == 16 ? 16 : 8 };
 
 typedef struct {
     const tfast_attention* c;
@@ -45,11 +47,8 @@ V_INLINE void dot_group(const decode_t* w, int64_t k0, int64_t n, const int rows
             for (int r = 0; r < rows; r++) acc[j * rows + r] = v_fma(q[r], k, acc[j * rows + r]);
         }
     }
-    v_transpose(acc);
-    for (int step = V_LANES / 2; step > 0; step /= 2)
-        for (int i = 0; i < step; i++) acc[i] = v_add(acc[i], acc[i + step]);
     float sums[V_LANES];
-    v_store(sums, acc[0]);
+    v_store(sums, v_sums(acc));
     for (int64_t j = 0; j < n; j++)
         for (int r = 0; r < rows; r++) S[j * PANEL + r] = sums[j * rows + r];
 }
@@ -92,8 +91,9 @@ V_INLINE void value_columns(const decode_t* w, int64_t k0, int64_t n, int64_t d,
 }
 
 V_INLINE void value_block_rows(const decode_t* w, int64_t k0, int64_t n, const float* alpha, const int rows) {
+    const int wide = rows >= DECODE_ACCUMULATORS / 4 ? DECODE_ACCUMULATORS / rows : 4;
     int64_t d = 0;
-    for (; d + 4 * V_LANES <= w->c->Dv; d += 4 * V_LANES) value_columns(w, k0, n, d, V_LANES, alpha, rows, 4);
+    for (; d + wide * V_LANES <= w->c->Dv; d += wide * V_LANES) value_columns(w, k0, n, d, V_LANES, alpha, rows, wide);
     for (; d < w->c->Dv; d += V_LANES) value_columns(w, k0, n, d, w->c->Dv - d, alpha, rows, 1);
 }
 

@@ -85,29 +85,42 @@ static void add_uniform_bias(const tfast_bias* b, const char* row, int64_t k0, c
     }
 }
 
-/* Rows of the bias are lanes of the block: V_LANES x V_LANES transposes where keys are dense, single values elsewhere.
- */
+/* V_LANES keys of V_LANES rows of a dense bias: the loops have no condition in them, so that the block stays in
+ * registers. */
+V_INLINE void add_full_bias_block(const int is_float, const char* const* rows, int64_t key, float* s) {
+    vf x[V_LANES];
+#pragma GCC unroll 16
+    for (int i = 0; i < V_LANES; i++)
+        x[i] =
+            is_float ? v_load((const float*)rows[i] + key) : v_from_mask_bytes((const uint8_t*)rows[i] + key, V_LANES);
+    v_transpose(x);
+#pragma GCC unroll 16
+    for (int i = 0; i < V_LANES; i++)
+        v_store(s + i * PANEL, v_add(is_float ? bias_log2(x[i]) : x[i], v_load(s + i * PANEL)));
+}
+
+/* Fewer keys, or keys that are not dense: value by value. */
+static void add_edge_bias_block(const tfast_bias* b, const char* const* rows, int64_t key, int64_t n, float* s) {
+    for (int64_t j = 0; j < n; j++, s += PANEL) {
+        float one[V_LANES];
+        for (int64_t i = 0; i < V_LANES; i++) one[i] = bias_value(b, rows[i], key + j);
+        v_store(s, v_add(bias_log2(v_load(one)), v_load(s)));
+    }
+}
+
+/* Rows of the bias are lanes of the block: V_LANES x V_LANES transposes. */
 static void add_lane_bias(const tfast_bias* b, const char* const* rows, int64_t k0, const segment_t* g, int64_t v,
                           float* S) {
+    const char* const* lanes = rows + v * V_LANES;
     for (int64_t t = g->t0; t < g->t1; t += V_LANES) {
-        vf x[V_LANES];
         const int64_t width = TFAST_MIN(V_LANES, g->t1 - t);
-        for (int64_t i = 0; i < V_LANES; i++) {
-            const char* row = rows[v * V_LANES + i];
-            if (b->stride[3] != 1) {
-                float one[V_LANES] = {0};
-                for (int64_t j = 0; j < width; j++) one[j] = bias_value(b, row, k0 + t + j);
-                x[i] = v_load(one);
-            } else if (b->kind == TFAST_BIAS_FLOAT) {
-                const float* p = (const float*)row + k0 + t;
-                x[i] = width == V_LANES ? v_load(p) : v_load_n(p, width);
-            } else {
-                x[i] = v_from_mask_bytes((const uint8_t*)row + k0 + t, width);
-            }
-        }
-        v_transpose(x);
         float* s = S + t * PANEL + v * V_LANES;
-        for (int64_t j = 0; j < width; j++, s += PANEL) v_store(s, v_add(bias_log2(x[j]), v_load(s)));
+        if (width < V_LANES || b->stride[3] != 1)
+            add_edge_bias_block(b, lanes, k0 + t, width, s);
+        else if (b->kind == TFAST_BIAS_FLOAT)
+            add_full_bias_block(1, lanes, k0 + t, s);
+        else
+            add_full_bias_block(0, lanes, k0 + t, s);
     }
 }
 

@@ -9,6 +9,7 @@
  * see math.h v_from_mask_bytes(p, n)   0 where the byte is not 0, -infinity where it is 0 (n bytes are read)
  *   v_load_f16, v_load_bf16   V_LANES half-precision numbers, widened
  *   v_transpose(x)            the V_LANES x V_LANES block, in place
+ *   v_sums(x)                 one vector: lane i is the sum of x[i]
  *
  * Included by isa/scalar.c alone. */
 #ifndef TFAST_SIMD_SCALAR_H
@@ -145,6 +146,10 @@ V_INLINE void v_transpose(vf x[4]) {
             x[i][j] = x[j][i];
             x[j][i] = t;
         }
+}
+
+V_INLINE vf v_sums(const vf x[4]) {
+    return (vf){v_sum(x[0]), v_sum(x[1]), v_sum(x[2]), v_sum(x[3])};
 }
 
 #endif
