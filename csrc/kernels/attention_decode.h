@@ -11,8 +11,9 @@
 #ifndef TFAST_KERNELS_ATTENTION_DECODE_H
 #define TFAST_KERNELS_ATTENTION_DECODE_H
 
-/* Keys in advance for prefetches of V; those of K run one group of keys ahead. */
-enum { PREFETCH_KEYS = 8 };
+/* Keys in advance for prefetches of V; those of K run one group of keys ahead. Measured with 8 rows, 4 kv heads, 8192
+ * keys of D = 128: 24 takes 0.87-0.97 of the time of 8; 48 is as slow as 8. */
+enum { PREFETCH_KEYS = 24 };
 /* Registers for sums of values: half of what the machine has, the rest holds a row of V and its weights. */
 enum { DECODE_ACCUMULATORS = V_LANES == 16 ? 16 : 8 };
 

@@ -5,6 +5,8 @@
  * the blocks are, so that neither the number of threads nor the other rows change a bit of it. */
 #include "../tfast.h"
 
+#include <string.h>
+
 #include "../base/cpu.h"
 #include "../runtime/dispatch.h"
 #include "../runtime/parallel.h"
@@ -19,11 +21,16 @@
 #define MIN_BLOCK_ROWS   96
 #define MAX_BLOCK_ROWS   768
 #define TASKS_PER_THREAD 4
+/* With so many blocks of k or more, and as many panels that read them, x is copied block by block: a tile's rows then
+ * lie 768 bytes apart and not K * 4, pages and sets of the L1 apart. */
+#define GATHER_K_BLOCKS 3
+#define GATHER_PANELS   4
 
 typedef struct {
     const tfast_linear* call;
     const tfast_kernels* kernels;
     int64_t k_block, row_block, n_row_blocks, n_panels, panels_per_task, n_col_blocks;
+    int gather; /* rows of x are copied into dense blocks first */
 } plan_t;
 
 static int64_t clamp(int64_t x, int64_t lo, int64_t hi) {
@@ -58,42 +65,57 @@ tfast_status tfast_pack(const float* w, int64_t w_stride, tfast_packed* p, int n
     return tfast_parallel_for(&loop, pack_panel, &t);
 }
 
+/* Rows [row, row + m) of x as dense blocks of k: [K / k_block][m][k_block]. */
+static void gather_rows(const plan_t* p, int64_t row, int64_t m, float* to) {
+    const tfast_linear* c = p->call;
+    const int64_t K = c->weight->K;
+    for (int64_t k = 0; k < K; k += p->k_block) {
+        const size_t bytes = (size_t)TFAST_MIN(p->k_block, K - k) * sizeof(float);
+        for (int64_t i = 0; i < m; i++, to += p->k_block) memcpy(to, c->x + (row + i) * c->x_stride + k, bytes);
+    }
+}
+
+/* One panel of one row block: all blocks of k. */
+static void run_panel(const plan_t* p, int64_t row, int64_t m, int64_t panel, const float* end, const float* gathered,
+                      float* sums) {
+    const tfast_linear* c = p->call;
+    const int64_t width = p->kernels->panel_width, N = c->weight->N, K = c->weight->K, n = panel * width;
+    for (int64_t k = 0; k < K || k == 0; k += p->k_block) {
+        /* Blocks of a panel and panels lie one after the other: what follows in memory is what the next call reads. */
+        const float* next = c->weight->panels + n * K + TFAST_MIN(k + p->k_block, K) * width;
+        const tfast_gemm_panel g = {.m = m,
+                                    .n = TFAST_MIN(width, N - n),
+                                    .k = TFAST_MIN(p->k_block, K - k),
+                                    .a = gathered ? gathered + k * m : c->x + row * c->x_stride + k,
+                                    .a_stride = gathered ? p->k_block : c->x_stride,
+                                    .b = c->weight->panels + n * K + k * width,
+                                    .sums = sums,
+                                    .y = c->y + row * c->y_stride + n,
+                                    .y_stride = c->y_stride,
+                                    .bias = c->bias ? c->bias + n : NULL,
+                                    .residual = c->residual ? c->residual + row * c->residual_stride + n : NULL,
+                                    .residual_stride = c->residual_stride,
+                                    .activation = c->activation,
+                                    .first = k == 0,
+                                    .last = k + p->k_block >= K,
+                                    .next = next,
+                                    .next_bytes = TFAST_MIN(end - next, p->k_block * width) * (int64_t)sizeof(float)};
+        p->kernels->gemm_f32_panel(&g);
+    }
+}
+
 /* The panels [first, last) of one row block. */
 static void run_block(void* ctx, int64_t task, void* scratch) {
     const plan_t* p = ctx;
     const tfast_linear* c = p->call;
-    const int64_t width = p->kernels->panel_width, N = c->weight->N, K = c->weight->K;
+    const int64_t width = p->kernels->panel_width, K = c->weight->K;
     const int64_t row = task / p->n_col_blocks * p->row_block, m = TFAST_MIN(p->row_block, c->M - row);
-    const int64_t first = task % p->n_col_blocks * p->panels_per_task,
-                  last = TFAST_MIN(first + p->panels_per_task, p->n_panels);
-    const float* end = c->weight->panels + last * width * K;
-    for (int64_t j = first; j < last; j++) {
-        const int64_t n = j * width;
-        for (int64_t k = 0; k < K || k == 0; k += p->k_block) {
-            /* Blocks of a panel and panels lie one after the other: what follows in memory is what the next call reads.
-             */
-            const float* next = c->weight->panels + n * K + TFAST_MIN(k + p->k_block, K) * width;
-            const tfast_gemm_panel g = {.next = next,
-                                        .next_bytes =
-                                            TFAST_MIN(end - next, p->k_block * width) * (int64_t)sizeof(float),
-                                        .m = m,
-                                        .n = TFAST_MIN(width, N - n),
-                                        .k = TFAST_MIN(p->k_block, K - k),
-                                        .a = c->x + row * c->x_stride + k,
-                                        .a_stride = c->x_stride,
-                                        .b = c->weight->panels + n * K + k * width,
-                                        .sums = scratch,
-                                        .y = c->y + row * c->y_stride + n,
-                                        .y_stride = c->y_stride,
-                                        .bias = c->bias ? c->bias + n : NULL,
-                                        .residual = c->residual ? c->residual + row * c->residual_stride + n : NULL,
-                                        .residual_stride = c->residual_stride,
-                                        .activation = c->activation,
-                                        .first = k == 0,
-                                        .last = k + p->k_block >= K};
-            p->kernels->gemm_f32_panel(&g);
-        }
-    }
+    const int64_t first = task % p->n_col_blocks * p->panels_per_task;
+    const int64_t last = TFAST_MIN(first + p->panels_per_task, p->n_panels);
+    float *sums = scratch, *gathered = p->gather ? sums + p->row_block * width : NULL;
+    if (gathered) gather_rows(p, row, m, gathered);
+    for (int64_t j = first; j < last; j++)
+        run_panel(p, row, m, j, c->weight->panels + last * width * K, gathered, sums);
 }
 
 static void make_plan(plan_t* p, const tfast_linear* c, int threads) {
@@ -115,6 +137,13 @@ static void make_plan(plan_t* p, const tfast_linear* c, int threads) {
     p->n_row_blocks = tfast_ceil_div(c->M, p->row_block);
     p->panels_per_task = tfast_ceil_div(p->n_panels, p->n_col_blocks);
     p->n_col_blocks = tfast_ceil_div(p->n_panels, p->panels_per_task);
+    p->gather = K >= GATHER_K_BLOCKS * p->k_block && p->panels_per_task >= GATHER_PANELS && p->row_block > tile;
+}
+
+/* Partial sums, and the copy of x. */
+static size_t scratch_bytes(const plan_t* p) {
+    const int64_t copied = p->gather ? tfast_round_up(p->call->weight->K, p->k_block) : 0;
+    return (size_t)(p->row_block * (p->kernels->panel_width + copied)) * sizeof(float);
 }
 
 tfast_status tfast_linear_run(const tfast_linear* c, int n_threads) {
@@ -124,9 +153,7 @@ tfast_status tfast_linear_run(const tfast_linear* c, int n_threads) {
     const double ns = 2.0 * (double)c->M * (double)c->weight->N * (double)c->weight->K / 50.0; /* 50 GFLOP/s */
     make_plan(&p, c, tfast_threads_for(ns, n_threads));
     const int64_t tasks = p.n_row_blocks * p.n_col_blocks;
-    const tfast_parallel loop = {.n_tasks = tasks,
-                                 .task_ns = ns / (double)tasks,
-                                 .n_threads = n_threads,
-                                 .scratch_bytes = (size_t)(p.row_block * p.kernels->panel_width) * sizeof(float)};
+    const tfast_parallel loop = {
+        .n_tasks = tasks, .task_ns = ns / (double)tasks, .n_threads = n_threads, .scratch_bytes = scratch_bytes(&p)};
     return tfast_parallel_for(&loop, run_block, &p);
 }

@@ -105,6 +105,7 @@ static int pool_started, orphaned; /* orphaned: this is a forked child whose par
 static int initial_omp_max = -1;
 
 static void after_fork_in_child(void) {
+    tfast_workspace_after_fork();
     if (pool_started) orphaned = 1;
     __atomic_clear(&region_busy, __ATOMIC_RELAXED);
 }

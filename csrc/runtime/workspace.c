@@ -24,6 +24,10 @@ static void release(void) {
     __atomic_clear(&lock, __ATOMIC_RELEASE);
 }
 
+void tfast_workspace_after_fork(void) {
+    release(); /* its holder may have been another thread of the parent */
+}
+
 static void* allocate(size_t bytes) {
     void* p = NULL;
     return posix_memalign(&p, ALIGNMENT, bytes) == 0 ? p : NULL;
@@ -49,7 +53,9 @@ void* tfast_workspace_take(size_t bytes) {
     release();
     if (i < 0) return allocate(bytes); /* more concurrent calls than slabs: give() frees what it does not know */
     if (slabs[i].bytes < bytes) {
-        free(slabs[i].memory);
+        void* old = slabs[i].memory;
+        slabs[i].memory = NULL; /* give() looks through the list without the lock: it must not find freed memory */
+        free(old);
         slabs[i].memory = allocate(bytes);
         slabs[i].bytes = slabs[i].memory ? bytes : 0;
     }

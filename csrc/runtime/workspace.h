@@ -16,4 +16,7 @@ size_t tfast_workspace_release(void);
 /* Bytes held, in use or not. */
 size_t tfast_workspace_bytes(void);
 
+/* In a forked child, before anything else. */
+void tfast_workspace_after_fork(void);
+
 #endif
