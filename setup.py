@@ -1,7 +1,8 @@
 """Builds the one extension, transformer_fast._core. Everything that is not about compiling stands in pyproject.toml.
 
-Each csrc/isa/<level>.c is compiled with the flags of its own level, all other C with the baseline's: the table ISA_FLAGS is the only
-place that knows them. To add a level: a file in csrc/isa/, a line here, a line in csrc/runtime/dispatch.c.
+Each csrc/isa/<level>.c is compiled with the flags of its own level, all other C with the baseline's: the table
+ISA_FLAGS is the only place that knows them. To add a level: a file in csrc/isa/, a line here, a line in
+csrc/runtime/dispatch.c.
 """
 
 import glob
@@ -26,7 +27,8 @@ ISA_PROBES = {
     "avx2": "#include <immintrin.h>\n__m256 f(__m256 a) { return _mm256_fmadd_ps(a, a, a); }",
     "avx512": "#include <immintrin.h>\n__m512 f(__m512 a) { return _mm512_reduce_ps(a, 1); }",
 }
-# No -ffast-math and no -march=native: the one changes NaN and denormals (of the whole process, when it links), the other the machine.
+# No -ffast-math and no -march=native: the one changes NaN and denormals (of the whole process, when it links), the
+# other the machine.
 COMMON_FLAGS = ["-std=gnu11", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra"]
 # Contraction of a * b + c is the kernels' own decision (v_fma): the result must not depend on the compiler's mood.
 COMMON_FLAGS += ["-ffp-contract=off"]
@@ -39,7 +41,10 @@ class BuildExt(build_ext):
     def build_extensions(self):
         for level in [name for name in ISA_FLAGS if name != "scalar"]:
             if not self.compiles(ISA_PROBES[level], ISA_FLAGS[level]):
-                raise SystemExit(f"the C compiler does not know the flags {ISA_FLAGS[level]} of the level {level!r}: gcc >= 9 or clang >= 12 is needed")
+                raise SystemExit(
+                    f"the C compiler does not know the flags {ISA_FLAGS[level]} of the level {level!r}: "
+                    "gcc >= 9 or clang >= 12 is needed"
+                )
         openmp = os.environ.get("TRANSFORMER_FAST_OPENMP", "1") != "0" and self.compiles(
             "#include <omp.h>\nint f(void) { return omp_get_max_threads(); }", ["-fopenmp"]
         )

@@ -84,7 +84,7 @@ def main() -> None:
     def say(message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
-    written = []
+    written, failed = [], []
     for threads in options.threads:
         for question in options.question:
             result = _measure(question, threads, options, say)
@@ -93,10 +93,13 @@ def main() -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
             written.append(path)
+            failed += [row["case"]["name"] for row in result["rows"] if "seconds" not in row["lanes"]["ours"]]
             say(f"{path}: {result['seconds']} s")
     print(report.markdown(written))
     for path in plots.draw(written):
         say(f"{path}")
+    if failed:
+        sys.exit(f"the library itself failed, or was wrong, in {len(failed)} cases: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Run as `python -m benchmarks models --threads 1 --out ...`. A new model is a lin
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -172,8 +173,9 @@ def _texts_work(case: TextsCase, found: dict[str, Any]) -> Work:
 def _measure_loading(checkpoint: str) -> dict[str, float]:
     """Medians over fresh processes; the first one, which may read from the disk, is not counted."""
     command = [sys.executable, "-m", "benchmarks.loading", checkpoint]
+    environment = os.environ | {"TRANSFORMER_FAST_NUM_THREADS": "1"}
     found = []
     for _ in range(_LOADS + 1):
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
         found.append(json.loads(done.stdout))
     return {name: statistics.median(one[name] for one in found[1:]) for name in found[0]}

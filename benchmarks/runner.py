@@ -8,6 +8,7 @@ figure is the median of the rounds, and all samples stay in the result.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -112,7 +113,8 @@ class Worker:
         return json.loads(line)
 
     def close(self) -> None:
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # what a dead process did not read
+            self.process.stdin.close()
         try:
             self.process.wait(30)
         except subprocess.TimeoutExpired:
@@ -185,6 +187,8 @@ class Run:
         except WorkerDied as error:
             self.report(f"{label}: {error}")
             self.workers.pop(label).close()
+            if self.backends[label]["backend"] == "ours":
+                raise SystemExit(f"the library itself died: {error}") from None
             self.backends[label]["missing"] = str(error)
             return {"unsupported": str(error)}
 

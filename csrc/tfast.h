@@ -63,6 +63,26 @@ typedef struct {
 } tfast_linear;
 tfast_status tfast_linear_run(const tfast_linear* call, int n_threads);
 
+/* --- encoder layers (ops/encoder.c) ------------------------------------------------------------------------ */
+typedef struct {
+    const tfast_packed *qkv, *out, *up, *down; /* (3h, h), (h, h), (inner, h), (h, inner) */
+    const float *qkv_bias, *out_bias, *up_bias, *down_bias;
+    const float *norm1_weight, *norm1_bias, *norm2_weight, *norm2_bias;
+} tfast_encoder_layer; /* biases and norm parameters: dense, or NULL */
+
+/* n_layers encoder layers over B packed sequences: x (T, hidden) -> y (T, hidden), both dense; y may be x. */
+typedef struct {
+    int64_t T, B, hidden, heads, inner, n_layers;
+    const int64_t* cu; /* B + 1 */
+    const tfast_encoder_layer* layers;
+    tfast_activation activation;
+    float eps1, eps2;
+    int norm_first;
+    const float* x;
+    float* y;
+} tfast_encoder;
+tfast_status tfast_encoder_run(const tfast_encoder* call, int n_threads);
+
 /* --- rows and spans (ops/norm.c, softmax.c, activation.c)
  * --------------------------------------------------------------------- */
 tfast_status tfast_layernorm(int64_t m, int64_t n, const float* x, int64_t x_stride, const float* residual,

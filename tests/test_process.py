@@ -383,18 +383,22 @@ def test_number_of_threads_from_affinity():
     assert threads_seen() <= len(allowed)
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "many", "1.5"])
-def test_nonsense_number_of_threads_in_the_environment(value):
-    """Never a crash or a number that makes no sense: an error that names the variable, or the machine's own number."""
-    done = run_python(
-        code="import transformer_fast as tf; print(tf.get_num_threads())",
-        check=False,
-        TRANSFORMER_FAST_NUM_THREADS=value,
-    )
-    if done.returncode == 0:
-        assert 1 <= int(done.stdout) <= (os.cpu_count() or 1)
-    else:
-        assert "TRANSFORMER_FAST_NUM_THREADS" in done.stderr
+@pytest.mark.parametrize("value", ["0", "-1", "+2", "many", "1.5", "4096", "2,2", " 2", "2 ", "99999", "\u0662"])
+def test_nonsense_number_of_threads_in_the_environment_fails_loudly(value):
+    code = "import transformer_fast; print('imported')"
+    done = run_python(code=code, check=False, TRANSFORMER_FAST_NUM_THREADS=value)
+    assert done.returncode == 1 and "imported" not in done.stdout
+    last = done.stderr.splitlines()[-1]
+    assert last == f"ImportError: TRANSFORMER_FAST_NUM_THREADS is {value!r}; an integer from 1 to 4095 is needed"
+
+
+@needs_openmp
+def test_what_the_environment_may_say_of_threads():
+    assert threads_seen(TRANSFORMER_FAST_NUM_THREADS="1") == 1
+    assert threads_seen(TRANSFORMER_FAST_NUM_THREADS="4095") == 4095
+    assert threads_seen(TRANSFORMER_FAST_NUM_THREADS="", OMP_NUM_THREADS="3") == 3, "empty: not set"
+    for value in ("0", "many", "-3"):
+        assert 1 <= threads_seen(OMP_NUM_THREADS=value) <= (os.cpu_count() or 1), "not the library's own: no error"
 
 
 # the instruction set -------------------------------------------------------------------------------------------------

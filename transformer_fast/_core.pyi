@@ -35,6 +35,21 @@ def linear(
     y: ndarray,
     n_threads: int,
 ) -> None: ...
+class EncoderStack:
+    def __init__(self, layers: tuple[tuple[Any, ...], ...]) -> None: ...
+
+def encoder(
+    x: ndarray,
+    cu: ndarray,
+    stack: EncoderStack,
+    heads: int,
+    activation: int,
+    eps1: float,
+    eps2: float,
+    norm_first: bool,
+    y: ndarray,
+    n_threads: int,
+) -> None: ...
 def layer_norm(
     x: ndarray,
     residual: ndarray | None,

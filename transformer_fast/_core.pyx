@@ -1,11 +1,12 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
 """The compiled module: NumPy arrays to pointers and strides, one C call without the GIL, status codes to exceptions.
 
-Called by transformer_fast.functional alone, which has checked shapes, types and overlap; what is checked here again would crash the
-process otherwise. No loops over data, no defaults, no threads. A new op: its prototype below (from csrc/tfast.h), its function, its line in _core.pyi.
+Called by transformer_fast.functional alone, which has checked shapes, types and overlap; what is checked here again
+would crash the process otherwise. No loops over data, no defaults, no threads. A new op: its prototype below (from
+csrc/tfast.h), its function, its line in _core.pyi.
 """
 from libc.stdint cimport int64_t
-from libc.stdlib cimport free
+from libc.stdlib cimport calloc, free
 from posix.stdlib cimport posix_memalign
 
 cimport numpy as cnp
@@ -87,14 +88,40 @@ cdef extern from "tfast.h" nogil:
     size_t tfast_packed_bytes(int64_t N, int64_t K)
     tfast_status tfast_pack(const float *w, int64_t w_stride, tfast_packed *p, int n_threads)
     tfast_status tfast_linear_run(const tfast_linear *call, int n_threads)
-    tfast_status tfast_layernorm(int64_t m, int64_t n, const float *x, int64_t x_stride, const float *residual, int64_t residual_stride,
-                                 const float *weight, const float *bias, float eps, float *y, int64_t y_stride, int n_threads)
-    tfast_status tfast_softmax(int64_t m, int64_t n, const float *x, int64_t x_stride, float *y, int64_t y_stride, int n_threads)
-    tfast_status tfast_activate(int64_t n, const float *x, float *y, tfast_activation kind, int n_threads)
-    tfast_status tfast_embedding(int64_t n, const int64_t *ids, int64_t width, const float *table, int64_t table_stride, float *y,
+    ctypedef struct tfast_encoder_layer:
+        const tfast_packed *qkv
+        const tfast_packed *out
+        const tfast_packed *up
+        const tfast_packed *down
+        const float *qkv_bias
+        const float *out_bias
+        const float *up_bias
+        const float *down_bias
+        const float *norm1_weight
+        const float *norm1_bias
+        const float *norm2_weight
+        const float *norm2_bias
+    ctypedef struct tfast_encoder:
+        int64_t T, B, hidden, heads, inner, n_layers
+        const int64_t *cu
+        const tfast_encoder_layer *layers
+        tfast_activation activation
+        float eps1, eps2
+        int norm_first
+        const float *x
+        float *y
+
+    tfast_status tfast_encoder_run(const tfast_encoder *call, int n_threads)
+    tfast_status tfast_layernorm(int64_t m, int64_t n, const float *x, int64_t x_stride, const float *residual,
+                                 int64_t residual_stride, const float *weight, const float *bias, float eps, float *y,
                                  int64_t y_stride, int n_threads)
-    tfast_status tfast_copy_heads(int64_t B, int64_t H, int64_t L, int64_t row_bytes, const char *x, const int64_t *x_stride, char *y,
-                                  const int64_t *y_stride, int n_threads)
+    tfast_status tfast_softmax(int64_t m, int64_t n, const float *x, int64_t x_stride, float *y, int64_t y_stride,
+                               int n_threads)
+    tfast_status tfast_activate(int64_t n, const float *x, float *y, tfast_activation kind, int n_threads)
+    tfast_status tfast_embedding(int64_t n, const int64_t *ids, int64_t width, const float *table,
+                                 int64_t table_stride, float *y, int64_t y_stride, int n_threads)
+    tfast_status tfast_copy_heads(int64_t B, int64_t H, int64_t L, int64_t row_bytes, const char *x,
+                                  const int64_t *x_stride, char *y, const int64_t *y_stride, int n_threads)
     double tfast_measure_fma(double seconds, int n_threads)
     double tfast_measure_read(const float *x, int64_t n, int repeats, int n_threads)
 
@@ -115,7 +142,10 @@ cdef int check(tfast_status status) except -1:
     if status == TFAST_NO_MEMORY:
         raise MemoryError("the workspace of the call could not be allocated; nothing was computed")
     if status == TFAST_WRONG_LAYOUT:
-        raise RuntimeError(f"weight was packed for another instruction set than the one in force ({get_isa()}): pack it again after set_isa()")
+        raise RuntimeError(
+            f"weight was packed for another instruction set than the one in force ({get_isa()}): "
+            "pack it again after set_isa()"
+        )
     raise RuntimeError(f"internal status {<int>status}")
 
 
@@ -142,7 +172,10 @@ cdef inline int64_t step(cnp.ndarray a, int axis) noexcept:
 
 
 def readable(cnp.ndarray x):
-    """Whether the engine can read x as it is: native, aligned, strides of whole elements, last axis dense. (From Python: half a microsecond.)"""
+    """Whether the engine can read x as it is: native, aligned, strides of whole elements, last axis dense.
+
+    Here and not in Python, where the same took half a microsecond.
+    """
     cdef int i, n = cnp.PyArray_NDIM(x)
     if not cnp.PyArray_ISBEHAVED_RO(x):
         return False
@@ -154,7 +187,7 @@ def readable(cnp.ndarray x):
     return cnp.PyArray_DIM(x, n - 1) <= 1 or cnp.PyArray_STRIDE(x, n - 1) == cnp.PyArray_ITEMSIZE(x)
 
 
-# --- settings ---------------------------------------------------------------------------------------------------------------------
+# --- settings ---------------------------------------------------------------------------------------------------------
 
 def set_num_threads(int n):
     tfast_set_num_threads(n)
@@ -183,10 +216,13 @@ def cache_bytes():
 
 
 def set_isa(name):
-    """False if the level is unknown, None if this machine lacks it, True if it is in force now. None as name: the best."""
-    cdef bytes text = b"" if name is None else name.encode()
-    cdef const char *chosen = text
-    cdef tfast_status status = tfast_set_isa(NULL if name is None else chosen)
+    """False: the level is unknown, None: this machine lacks it, True: it is in force now. None as name: the best."""
+    cdef bytes text
+    cdef const char *chosen = NULL
+    if name is not None:
+        text = name.encode()
+        chosen = text
+    cdef tfast_status status = tfast_set_isa(chosen)
     return None if status == TFAST_ISA_MISSING else status == TFAST_OK
 
 
@@ -213,14 +249,15 @@ def workspace_bytes():
     return tfast_workspace_bytes()
 
 
-# --- attention ----------------------------------------------------------------------------------------------------------------------
+# --- attention --------------------------------------------------------------------------------------------------------
 
 cdef int set_operand(object a, int packed, int64_t *stride, const void **data) except -1:
     """(B, H, L, D), or (T, H, D) when packed, last axis dense -> strides of batch, head, position."""
     cdef cnp.ndarray x = a
     if cnp.PyArray_NDIM(x) != (3 if packed else 4):
         raise ValueError(f"{3 if packed else 4} dimensions needed, got shape {a.shape}")
-    if cnp.PyArray_SIZE(x) > 0 and cnp.PyArray_DIM(x, cnp.PyArray_NDIM(x) - 1) > 1 and step(x, cnp.PyArray_NDIM(x) - 1) != 1:
+    cdef int last = cnp.PyArray_NDIM(x) - 1
+    if cnp.PyArray_SIZE(x) > 0 and cnp.PyArray_DIM(x, last) > 1 and step(x, last) != 1:
         raise ValueError("the last axis has to be dense")
     stride[0] = 0 if packed else step(x, 0)
     stride[1] = step(x, 1)
@@ -243,7 +280,10 @@ cdef int set_mask(object mask, tfast_bias *bias) except -1:
 
 
 cdef int set_table(object table, int64_t centre, tfast_bias *bias) except -1:
-    """A table over offsets, (H or 1, n), dense: the bias of (i, j) is table[h, j - i + centre], a bias with strides -1 and 1."""
+    """A table over offsets, (H or 1, n), dense.
+
+    The bias of (i, j) is table[h, j - i + centre]: a bias with strides -1 and 1.
+    """
     cdef cnp.ndarray t = table
     bias.kind = TFAST_BIAS_FLOAT
     bias.data = floats(t) + centre
@@ -256,8 +296,8 @@ cdef int set_table(object table, int64_t centre, tfast_bias *bias) except -1:
 
 cdef int fill_call(tfast_attention *c, tuple a) except -1:
     """The arguments of attention() and explain(), in the order of the tuple that functional.attention makes."""
-    (dtype, lq, lk, q, k, v, out, cu_q, cu_k, kv_length, offset, left, right, scale, softcap, mask, table, centre, slopes, sinks, lse, weights,
-     weights_mean, additive) = a
+    (dtype, lq, lk, q, k, v, out, cu_q, cu_k, kv_length, offset, left, right, scale, softcap, mask, table, centre,
+     slopes, sinks, lse, weights, weights_mean, additive) = a
     cdef int packed = cu_q is not None
     cdef cnp.ndarray x
     cdef int i
@@ -328,10 +368,10 @@ def explain_attention(tuple arguments, int n_threads):
     return plan
 
 
-# --- linear layers ------------------------------------------------------------------------------------------------------------------------
+# --- linear layers ----------------------------------------------------------------------------------------------------
 
 cdef class PackedWeight:
-    """A weight (N, K) in the layout of one instruction set, made by pack_weight(); immutable, shared freely between threads."""
+    """A weight (N, K) in the layout of one instruction set; immutable, shared freely between threads."""
     cdef tfast_packed packed
     cdef readonly str isa
     cdef readonly size_t nbytes
@@ -382,7 +422,61 @@ def linear(cnp.ndarray x, PackedWeight weight, bias, int activation, residual, c
     check(status)
 
 
-# --- rows, spans and copies ------------------------------------------------------------------------------------------------------------------
+# --- encoder layers ----------------------------------------------------------------------------------------------------
+
+cdef class EncoderStack:
+    """The weights of encoder layers as the engine takes them; immutable. Holds what they point to.
+
+    layers: tuples (qkv, out, up, down: PackedWeight; their four biases, then weight and bias of both norms: dense float32
+    vectors or None).
+    """
+    cdef tfast_encoder_layer *layers
+    cdef tuple kept
+    cdef int64_t hidden, inner
+
+    def __cinit__(self, tuple layers):
+        cdef Py_ssize_t i
+        cdef PackedWeight qkv, out, up, down
+        self.kept = layers
+        self.layers = <tfast_encoder_layer *>calloc(max(len(layers), 1), sizeof(tfast_encoder_layer))
+        if self.layers == NULL:
+            raise MemoryError("the table of encoder layers could not be allocated")
+        for i in range(len(layers)):
+            qkv, out, up, down, qkv_bias, out_bias, up_bias, down_bias, weight1, bias1, weight2, bias2 = layers[i]
+            self.layers[i] = tfast_encoder_layer(
+                &qkv.packed, &out.packed, &up.packed, &down.packed, floats(qkv_bias), floats(out_bias), floats(up_bias),
+                floats(down_bias), floats(weight1), floats(bias1), floats(weight2), floats(bias2))
+            self.hidden, self.inner = up.packed.K, up.packed.N
+
+    def __dealloc__(self):
+        free(self.layers)
+
+
+def encoder(cnp.ndarray x, cnp.ndarray cu, EncoderStack stack, int64_t heads, int activation, float eps1, float eps2,
+            bint norm_first, cnp.ndarray y, int n_threads):
+    """x, y (T, hidden) dense; cu (B + 1,) dense int64."""
+    cdef tfast_encoder call
+    cdef tfast_status status
+    call.T = cnp.PyArray_DIM(x, 0)
+    call.B = cnp.PyArray_DIM(cu, 0) - 1
+    call.hidden = stack.hidden
+    call.heads = heads
+    call.inner = stack.inner
+    call.n_layers = len(stack.kept)
+    call.cu = integers(cu)
+    call.layers = stack.layers
+    call.activation = <tfast_activation>activation
+    call.eps1 = eps1
+    call.eps2 = eps2
+    call.norm_first = norm_first
+    call.x = floats(x)
+    call.y = <float *>floats(y)
+    with nogil:
+        status = tfast_encoder_run(&call, n_threads)
+    check(status)
+
+
+# --- rows, spans and copies -------------------------------------------------------------------------------------------
 
 def layer_norm(cnp.ndarray x, residual, weight, bias, float eps, cnp.ndarray y, int n_threads):
     """x, residual, y (M, N), last axes dense; weight and bias (N,) dense or None."""
@@ -448,7 +542,7 @@ def copy_heads(cnp.ndarray x, cnp.ndarray y, int n_threads):
     check(status)
 
 
-# --- the machine ---------------------------------------------------------------------------------------------------------------------------------
+# --- the machine ------------------------------------------------------------------------------------------------------
 
 def measure_fma(double seconds, int n_threads):
     cdef double gflops

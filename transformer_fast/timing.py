@@ -1,7 +1,7 @@
 """How long a call takes: one definition for `transformer-fast bench` (bench.py) and for benchmarks/.
 
-Imports the standard library alone: the processes in which benchmarks/ measures other libraries load this file without the
-package, so that nothing of its engine is in there with them.
+Imports the standard library alone: the processes in which benchmarks/ measures other libraries load this file without
+the package, so that nothing of its engine is in there with them.
 """
 
 from __future__ import annotations

@@ -17,6 +17,8 @@ from transformer_fast import bench
 
 # float32 scores that fit into half a gigabyte: whole (B, H, Lq, Lk) arrays beyond that only page.
 _MOST_SCORES = 1 << 27
+# Instead of -inf, which makes NaN (and a warning) of a row without keys.
+_HIDDEN = np.float32(-1e30)
 # Rows of one block where structure leaves most keys out; 128 to 512 differ by less than 10 %.
 _BLOCK = 256
 
@@ -36,6 +38,8 @@ class NumPy(Backend):
         if unknown:
             raise Unsupported(f"no NumPy twin for {', '.join(sorted(unknown))}")
         bias = masks.additive(case, options)
+        if bias is not None:
+            bias = np.maximum(bias, _HIDDEN)
         B, H, Lq, D = query.shape
         if case.Hkv != H:
             # A group's queries are rows of one product with their shared keys: each key is read once.

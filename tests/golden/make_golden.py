@@ -72,9 +72,12 @@ def make_nn() -> None:
             "cross_weights": cross_weights,
         }
     inputs = {
-        "x": x, "memory": memory, "causal_mask": causal,
-        "padding_mask": padding, "memory_padding_mask": memory_padding,
-    }  # fmt: skip
+        "x": x,
+        "memory": memory,
+        "causal_mask": causal,
+        "padding_mask": padding,
+        "memory_padding_mask": memory_padding,
+    }
     weights = {f"layer.{name}": tensor for name, tensor in layer.state_dict().items()}
     np.savez_compressed(HERE / "nn.npz", **numpy(weights | inputs | answers))
 

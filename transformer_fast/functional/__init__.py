@@ -1,9 +1,9 @@
 """The ops of the library: NumPy arrays in, NumPy arrays out.
 
-Called by users and by transformer_fast.nn. Here stand checks, defaults and docstrings; what is computed stands in csrc/, and
-transformer_fast.reference says the same in plain NumPy. One file a family: attention, linear, rows (norm, softmax, activations), copies
-(embedding, heads), settings (threads, instruction set, the machine); arrays.py is what their checks share. A new op goes into its
-family's file and is named below.
+Called by users and by transformer_fast.nn. Here stand checks, defaults and docstrings; what is computed stands in
+csrc/, and transformer_fast.reference says the same in plain NumPy. One file a family: attention, linear, rows (norm,
+softmax, activations), copies (embedding, heads), settings (threads, instruction set, the machine); arrays.py is what
+their checks share. A new op goes into its family's file and is named below.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from transformer_fast.functional.attention import (
     varlen_attention,
 )
 from transformer_fast.functional.copies import concat_heads, embedding, split_heads
+from transformer_fast.functional.encoder import Encoder, EncoderLayer
 from transformer_fast.functional.linear import PackedWeight, linear, pack_weight
 from transformer_fast.functional.rows import gelu, layer_norm, quick_gelu, relu, silu, softmax, tanh
 from transformer_fast.functional.settings import (
@@ -31,6 +32,8 @@ from transformer_fast.functional.settings import (
 )
 
 __all__ = [
+    "Encoder",
+    "EncoderLayer",
     "PackedWeight",
     "additive_attention",
     "available_isas",

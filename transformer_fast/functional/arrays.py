@@ -1,7 +1,8 @@
 """Checks of arrays that all ops share: type, layout, output.
 
-Called by the other files of this package. The engine reads any strides of the leading axes; it needs the last axis dense, native byte
-order and natural alignment. What comes otherwise is copied here, once, into the layout that the engine reads.
+Called by the other files of this package. The engine reads any strides of the leading axes; it needs the last axis
+dense, native byte order and natural alignment. What comes otherwise is copied here, once, into the layout that the
+engine reads.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ FLOAT32 = np.dtype(np.float32)
 
 
 def dense(x: np.ndarray) -> np.ndarray:
-    """`x`, or a copy of it, with a dense last axis, native byte order, natural alignment and strides of whole elements."""
+    """`x`, or a copy, with a dense last axis, native byte order, natural alignment and strides of whole elements."""
     return x if _core.readable(x) else np.array(x, dtype=x.dtype.newbyteorder("="), order="C")
 
 
@@ -89,11 +90,20 @@ def overlaps(a: np.ndarray, b: np.ndarray) -> bool:
 
 def same_memory(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether both are the same elements in the same order."""
-    return a.__array_interface__["data"][0] == b.__array_interface__["data"][0] and a.strides == b.strides and a.shape == b.shape
+    return (
+        a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
+        and a.strides == b.strides
+        and a.shape == b.shape
+    )
 
 
-def check_out(out, shape: tuple[int, ...], dtype: np.dtype, inputs: dict[str, object], in_place: tuple[str, ...] = ()) -> None:
-    """Raises where `out` cannot take a result of `shape`. Those of `inputs` named in `in_place` may be `out` itself, not overlap with it."""
+def check_out(
+    out, shape: tuple[int, ...], dtype: np.dtype, inputs: dict[str, object], in_place: tuple[str, ...] = ()
+) -> None:
+    """Raises where `out` cannot take a result of `shape`.
+
+    Those of `inputs` that `in_place` names may be `out` itself; no other overlap is accepted.
+    """
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out is a {type(out).__name__}; a NumPy array is needed")
     if out.dtype != dtype or not out.dtype.isnative:
@@ -115,7 +125,7 @@ def check_out(out, shape: tuple[int, ...], dtype: np.dtype, inputs: dict[str, ob
 
 
 def result_array(out: np.ndarray | None, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """What the engine writes to: `out` where it can, else an array of its own (copied to `out` afterwards by `finish`)."""
+    """What the engine writes to: `out` where it can, else an array of its own, which `finish` copies to `out`."""
     if out is None:
         return np.empty(shape, dtype)
     size = out.dtype.itemsize

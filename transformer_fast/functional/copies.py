@@ -1,4 +1,4 @@
-"""Rows of a table, and heads split and joined. Called by users, nn and models; C: csrc/ops/embedding.c, csrc/ops/heads.c."""
+"""Rows of a table, and heads split and joined. Called by users, nn and models; C: csrc/ops/{embedding,heads}.c."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from transformer_fast.functional import arrays
 def embedding(ids, weight, *, out=None) -> np.ndarray:
     """weight[ids]: ids (...) integers in [0, V), weight (V, N) float32 -> (..., N).
 
-    Raises IndexError for an id outside the table, and TypeError and ValueError; nothing is written then. Source: torch.nn.Embedding.
+    Raises IndexError for an id outside the table, and TypeError and ValueError; nothing is written then. Source:
+    torch.nn.Embedding.
     """
     ids = np.asarray(ids)
     if ids.dtype.kind not in "iu":
@@ -25,7 +26,12 @@ def embedding(ids, weight, *, out=None) -> np.ndarray:
         arrays.check_out(out, shape, arrays.FLOAT32, {"weight": weight, "ids": ids})
     result = out if out is not None and out.flags.c_contiguous else np.empty(shape, arrays.FLOAT32)
     if result.size:
-        _core.embedding(np.ascontiguousarray(ids if ids.flags.aligned else ids.copy(), dtype=np.int64).reshape(-1), weight, result.reshape(-1, shape[-1]), 0)
+        _core.embedding(
+            np.ascontiguousarray(ids if ids.flags.aligned else ids.copy(), dtype=np.int64).reshape(-1),
+            weight,
+            result.reshape(-1, shape[-1]),
+            0,
+        )
     return arrays.finish(out, result)
 
 
@@ -61,14 +67,18 @@ def split_heads(x, num_heads) -> np.ndarray:
     x = _checked(x, "(B, L, H * D)", 3)
     B, L, width = x.shape
     if not isinstance(num_heads, (int, np.integer)) or num_heads < 1 or width % num_heads:
-        raise ValueError(f"num_heads is {num_heads!r}; a positive integer that divides the last axis of x, {width}, is needed")
+        raise ValueError(
+            f"num_heads is {num_heads!r}; a positive integer that divides the last axis of x, {width}, is needed"
+        )
     H, D = int(num_heads), width // int(num_heads)
-    source = np.lib.stride_tricks.as_strided(x, (B, H, L, D), (x.strides[0], D * x.itemsize, x.strides[1], x.itemsize), writeable=False)
+    source = np.lib.stride_tricks.as_strided(
+        x, (B, H, L, D), (x.strides[0], D * x.itemsize, x.strides[1], x.itemsize), writeable=False
+    )
     return _copied(source, (B, H, L, D), lambda result: result)
 
 
 def concat_heads(x) -> np.ndarray:
-    """(B, H, L, D) -> (B, L, H * D), dense: the inverse of split_heads. Any of the float types of attention, any strides."""
+    """(B, H, L, D) -> (B, L, H * D), dense: the inverse of split_heads. Float types as attention's, any strides."""
     x = _checked(x, "(B, H, L, D)", 4)
     B, H, L, D = x.shape
     return _copied(x, (B, L, H * D), lambda result: result.reshape(B, L, H, D).swapaxes(1, 2))

@@ -1,4 +1,7 @@
-"""Linear layers on packed weights. Called by users and nn.linear; the kernel is csrc/kernels/gemm.h, the blocking csrc/ops/linear.c."""
+"""Linear layers on packed weights.
+
+Called by users and nn.linear; the kernel is csrc/kernels/gemm.h, the blocking csrc/ops/linear.c.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,9 @@ ACTIVATIONS = {None: 0, "relu": 1, "gelu": 2, "gelu_tanh": 3, "quick_gelu": 4, "
 def pack_weight(weight) -> PackedWeight:
     """A weight (N, K), as torch.nn.Linear has it, in the layout of the instruction set in force: done once, at load.
 
-    The result has shape, isa and nbytes, and goes wherever a weight goes. It holds a copy; `weight` may be a view of a mapped file and is not
-    kept. Under another instruction set (set_isa) its use is a RuntimeError. Raises TypeError (not float32) and ValueError (not two axes).
+    The result has shape, isa and nbytes, and goes wherever a weight goes. It holds a copy; `weight` may be a view of a
+    mapped file and is not kept. Under another instruction set (set_isa) its use is a RuntimeError. Raises TypeError
+    (not float32) and ValueError (not two axes).
     """
     weight = arrays.float32(weight, "weight")
     if weight.ndim != 2:
@@ -28,11 +32,13 @@ def pack_weight(weight) -> PackedWeight:
 def linear(x, weight, bias=None, *, activation=None, residual=None, out=None) -> np.ndarray:
     """activation(x weight^T + bias) + residual.
 
-    x (..., K), weight (N, K) or what pack_weight made of it, bias (N,), residual (..., N), or one that broadcasts to it, -> (..., N); all
-    float32.
-    activation: None, "relu", "gelu" (by erf), "gelu_tanh", "quick_gelu", "silu" or "tanh", applied while the result is in cache.
-    A weight that is not packed is packed for this one call. out may be `residual` itself, and must not overlap x.
-    Raises TypeError, ValueError, and RuntimeError for a weight packed under another instruction set. Source: torch.nn.functional.linear.
+    x (..., K), weight (N, K) or what pack_weight made of it, bias (N,), residual (..., N), or one that broadcasts to
+    it, -> (..., N); all float32.
+    activation: None, "relu", "gelu" (by erf), "gelu_tanh", "quick_gelu", "silu" or "tanh", applied while the result is
+    in cache. A weight that is not packed is packed for this one call. out may be `residual` itself, and must not
+    overlap x.
+    Raises TypeError, ValueError, and RuntimeError for a weight packed under another instruction set. Source:
+    torch.nn.functional.linear.
     """
     packed = weight if type(weight) is PackedWeight else pack_weight(weight)
     N, K = packed.shape
@@ -49,14 +55,28 @@ def linear(x, weight, bias=None, *, activation=None, residual=None, out=None) ->
         if residual.shape != shape:
             residual = _broadcast(residual, shape)
     if out is not None:
-        arrays.check_out(out, shape, arrays.FLOAT32, {"x": x, "residual": residual, "weight": weight, "bias": bias}, in_place=("residual",))
+        arrays.check_out(
+            out,
+            shape,
+            arrays.FLOAT32,
+            {"x": x, "residual": residual, "weight": weight, "bias": bias},
+            in_place=("residual",),
+        )
     result = arrays.result_array(out, shape, arrays.FLOAT32)
     if result.size:
         rows = arrays.as_rows(result)
         if not np.may_share_memory(rows, result):
             result = np.empty(shape, arrays.FLOAT32)
             rows = arrays.as_rows(result)
-        _core.linear(arrays.as_rows(x), packed, bias, ACTIVATIONS[activation], None if residual is None else arrays.as_rows(residual), rows, 0)
+        _core.linear(
+            arrays.as_rows(x),
+            packed,
+            bias,
+            ACTIVATIONS[activation],
+            None if residual is None else arrays.as_rows(residual),
+            rows,
+            0,
+        )
     return arrays.finish(out, result)
 
 

@@ -1,4 +1,7 @@
-"""Layer norm, softmax and element-wise functions. Called by users, nn and models; kernels: csrc/kernels/{norm,softmax,activation}.h."""
+"""Layer norm, softmax and element-wise functions.
+
+Called by users, nn and models; the kernels are csrc/kernels/{norm,softmax,activation}.h.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ from transformer_fast.functional.linear import ACTIVATIONS
 def layer_norm(x, weight=None, bias=None, eps=1e-5, *, residual=None, out=None) -> np.ndarray:
     """(z - mean(z)) / sqrt(variance(z) + eps) * weight + bias over the last axis, with z = x + residual.
 
-    x and residual (..., N), weight and bias (N,) -> (..., N); float32. The variance is the biased one. out may be x or residual itself.
+    x and residual (..., N), weight and bias (N,) -> (..., N); float32. The variance is the biased one. out may be x or
+    residual itself.
     Raises TypeError and ValueError. Source: Ba, Kiros, Hinton 2016, arXiv:1607.06450; torch.nn.LayerNorm.
     """
     x = arrays.float32(x, "x")
@@ -28,7 +32,13 @@ def layer_norm(x, weight=None, bias=None, eps=1e-5, *, residual=None, out=None) 
     weight = None if weight is None else arrays.vector(weight, "weight", N)
     bias = None if bias is None else arrays.vector(bias, "bias", N)
     if out is not None:
-        arrays.check_out(out, x.shape, arrays.FLOAT32, {"x": x, "residual": residual, "weight": weight, "bias": bias}, in_place=("x", "residual"))
+        arrays.check_out(
+            out,
+            x.shape,
+            arrays.FLOAT32,
+            {"x": x, "residual": residual, "weight": weight, "bias": bias},
+            in_place=("x", "residual"),
+        )
     result = _row_result(out, x.shape)
     if result.size:
         rows = None if residual is None else arrays.as_rows(residual)
@@ -37,9 +47,10 @@ def layer_norm(x, weight=None, bias=None, eps=1e-5, *, residual=None, out=None) 
 
 
 def softmax(x, axis=-1, *, out=None) -> np.ndarray:
-    """exp(x) / sum(exp(x)) along `axis`; float32, any shape. A row of -inf alone, or with NaN or +inf in it, gives NaN, as in torch.
+    """exp(x) / sum(exp(x)) along `axis`; float32, any shape.
 
-    out may be x itself. Raises TypeError, ValueError, and numpy.exceptions.AxisError for an axis that x does not have.
+    A row of -inf alone, or with NaN or +inf in it, gives NaN, as in torch. out may be x itself.
+    Raises TypeError, ValueError, and numpy.exceptions.AxisError for an axis that x does not have.
     """
     x = arrays.float32(x, "x")
     if not -x.ndim <= arrays.integer(axis, "axis") < x.ndim:
@@ -74,9 +85,9 @@ def _elementwise(x, name: str, out) -> np.ndarray:
 
 
 def gelu(x, approximate="none", *, out=None) -> np.ndarray:
-    """x * Phi(x), Phi the normal distribution; approximate="tanh" takes GPT-2's formula. float32, any shape; out may be x itself.
+    """x * Phi(x), Phi the normal distribution; approximate="tanh" takes GPT-2's formula.
 
-    Source: Hendrycks, Gimpel 2016, arXiv:1606.08415; torch.nn.functional.gelu.
+    float32, any shape; out may be x itself. Source: Hendrycks, Gimpel 2016, arXiv:1606.08415; torch.nn.functional.gelu.
     """
     if approximate not in ("none", "tanh"):
         raise ValueError(f'approximate is {approximate!r}; "none" or "tanh" is needed')

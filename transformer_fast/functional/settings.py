@@ -1,12 +1,15 @@
-"""Threads, instruction set, workspace, and what the machine can do. Called by users, the command line and benchmarks."""
+"""Threads, instruction set, workspace, and what the machine can do. Called by users, the command, and benchmarks."""
 
 from __future__ import annotations
 
 import os
+import re
 
 import numpy as np
 
 from transformer_fast import _core
+
+_MOST_THREADS = 4095  # csrc/runtime/parallel.c takes no more from the environment
 
 
 def set_num_threads(n: int | None) -> None:
@@ -17,8 +20,8 @@ def set_num_threads(n: int | None) -> None:
     if n is None:
         _core.set_num_threads(0)
         return
-    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or not 1 <= n < 4096:
-        raise ValueError(f"n is {n!r}; an integer from 1 to 4095, or None, is needed")
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or not 1 <= n <= _MOST_THREADS:
+        raise ValueError(f"n is {n!r}; an integer from 1 to {_MOST_THREADS}, or None, is needed")
     _core.set_num_threads(int(n))
 
 
@@ -40,14 +43,16 @@ def get_isa() -> str:
 def set_isa(name: str | None) -> None:
     """Forces a level ("scalar", "avx2", "avx512"); None: the best of this machine, which is the default.
 
-    Weights packed before belong to the level they were packed under. Raises ValueError for a name that is not known, RuntimeError where the
-    machine lacks the level. TRANSFORMER_FAST_ISA does the same at import.
+    Weights packed before belong to the level they were packed under. Raises ValueError for a name that is not known,
+    RuntimeError where the machine lacks the level. TRANSFORMER_FAST_ISA does the same at import.
     """
     if name is not None and not isinstance(name, str):
         raise TypeError(f"name is {name!r}; a string, or None, is needed")
     done = _core.set_isa(name)
     if done is None:
-        raise RuntimeError(f"the instruction set {name!r} is not there on this machine; available: {', '.join(available_isas())}")
+        raise RuntimeError(
+            f"the instruction set {name!r} is not there on this machine; available: {', '.join(available_isas())}"
+        )
     if not done:
         raise ValueError(f"name is {name!r}; one of {', '.join(available_isas())} is needed")
 
@@ -58,7 +63,10 @@ def release_workspace() -> int:
 
 
 def show_config() -> dict:
-    """What this build is and what it found: version, isa, available_isas, num_threads, openmp, cpu, cache_bytes (L1d, L2, L3), compiler."""
+    """What this build is and what it found on this machine.
+
+    Keys: version, isa, available_isas, num_threads, openmp, cpu, cache_bytes (L1d, L2, L3), compiler.
+    """
     from transformer_fast import __version__
 
     return {
@@ -74,7 +82,7 @@ def show_config() -> dict:
 
 
 def measure_fma_peak(num_threads: int = 1, seconds: float = 0.2) -> float:
-    """GFLOP/s of independent fp32 multiply-adds of the level in force: the ceiling of every product, best of `seconds` of trying."""
+    """GFLOP/s of independent fp32 multiply-adds of the level in force, best of `seconds`: every product's ceiling."""
     return _core.measure_fma(seconds, num_threads)
 
 
@@ -83,9 +91,19 @@ def measure_streaming_read(nbytes: int = 256 << 20, num_threads: int = 1) -> flo
     return _core.measure_read(np.ones(max(nbytes // 4, 1), np.float32), 5, num_threads)
 
 
-_forced = os.environ.get("TRANSFORMER_FAST_ISA")
-if _forced:
-    try:
-        set_isa(_forced)
-    except (ValueError, RuntimeError) as error:
-        raise ImportError(f"TRANSFORMER_FAST_ISA={_forced}: {error}") from None
+def _apply_environment() -> None:
+    """Refuses what the library's own variables cannot mean; empty is not set. The engine reads the number itself."""
+    isa = os.environ.get("TRANSFORMER_FAST_ISA")
+    if isa:
+        try:
+            set_isa(isa)
+        except (ValueError, RuntimeError) as error:
+            raise ImportError(f"TRANSFORMER_FAST_ISA={isa}: {error}") from None
+    threads = os.environ.get("TRANSFORMER_FAST_NUM_THREADS")
+    if threads and not (re.fullmatch("[0-9]{1,4}", threads) and 1 <= int(threads) <= _MOST_THREADS):
+        raise ImportError(
+            f"TRANSFORMER_FAST_NUM_THREADS is {threads!r}; an integer from 1 to {_MOST_THREADS} is needed"
+        )
+
+
+_apply_environment()

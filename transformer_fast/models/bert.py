@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from transformer_fast import functional as F
 from transformer_fast.checkpoint import Checkpoint, CheckpointError
 from transformer_fast.models.config import ACTIVATIONS, check_fields, read_config
 from transformer_fast.models.inputs import integers, offsets, token_mask
@@ -116,6 +117,40 @@ class BertLayer(Module):
         self.feed_forward(attended, residual=attended, hidden=scratch.inner, out=rows)
         return self.feed_forward_norm(rows, out=hidden)
 
+    def engine_layer(self) -> tuple:
+        """The fields of functional.EncoderLayer: what `forward` computes, for the engine's own loop over layers."""
+        attention, ffn = self.attention, self.feed_forward
+        linears = (attention.in_proj, attention.out_proj, ffn.linear1, ffn.linear2)
+        norms = (self.attention_norm, self.feed_forward_norm)
+        return (
+            *(linear.packed() for linear in linears),
+            *(linear.bias for linear in linears),
+            *(vector for norm in norms for vector in (norm.weight, norm.bias)),
+        )
+
+
+class _Engine:
+    """All layers as one functional.Encoder: made when it is first needed, and again when a weight or the ISA has changed."""
+
+    def __init__(self) -> None:
+        self._parts: list = []
+        self._encoder: F.Encoder | None = None
+
+    def get(self, layers: ModuleList, config: BertConfig) -> F.Encoder:
+        parts = [part for layer in layers for part in layer.engine_layer()]
+        if len(parts) != len(self._parts) or any(a is not b for a, b in zip(parts, self._parts, strict=True)):
+            self._encoder = F.Encoder(
+                [F.EncoderLayer(*layer.engine_layer()) for layer in layers],
+                config.num_attention_heads,
+                ACTIVATIONS[config.hidden_act],
+                (config.layer_norm_eps, config.layer_norm_eps),
+            )
+            self._parts = parts
+        return self._encoder
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return _Engine, ()  # packed weights belong to this process and ISA
+
 
 class _Scratch:
     """The intermediate arrays of a layer; all layers of one call use the same ones."""
@@ -141,6 +176,7 @@ class BertModel(Module):
         self.embeddings_norm = LayerNorm(h, config.layer_norm_eps)
         self.layers = ModuleList([BertLayer(config) for _ in range(config.num_hidden_layers)])
         self.pooler = Linear(h, h) if add_pooling_layer else None
+        self._engine = _Engine()
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint) -> BertModel:
@@ -260,6 +296,8 @@ class BertModel(Module):
         else:
             words += self.token_type_embeddings(token_type_ids)
         hidden = self.embeddings_norm(words, residual=self.position_embeddings(positions))
+        if keys is None:
+            return self._engine.get(self.layers, self.config)(hidden, cu_seqlens, out=hidden)
         scratch = _Scratch(len(hidden), self.config)
         for layer in self.layers:
             hidden = layer(hidden, cu_seqlens, keys, scratch)

@@ -57,13 +57,14 @@ class Linear(Module):
         out: np.ndarray | None = None,
     ) -> np.ndarray:
         """(..., in_features) -> activation(input W^T + bias) + residual (..., out_features); see functional.linear."""
-        return F.linear(input, self._packed(), self.bias, activation=activation, residual=residual, out=out)
+        return F.linear(input, self.packed(), self.bias, activation=activation, residual=residual, out=out)
 
-    def _packed(self) -> Any:
+    def packed(self) -> Any:
+        """The weight, packed for the instruction set in force."""
         return self._packs.get(self.weight, 0, self.out_features)
 
     def _loaded(self) -> None:
-        self._packed()
+        self.packed()
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"

@@ -1,0 +1,160 @@
+"""benchmarks/: what it counts and claims, and that a run measures, judges and reports; no figure is checked here."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import sys
+
+import numpy as np
+import pytest
+from subprocesses import ROOT
+
+from transformer_fast import reference
+
+if not (ROOT / "benchmarks" / "__init__.py").exists():
+    pytest.skip("the benchmarks are not part of this tree", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def load():
+    """Imports a module of benchmarks/. At the end of sys.path, the checkout hides no installed package."""
+    sys.path.append(str(ROOT))
+    yield lambda name: importlib.import_module(f"benchmarks.{name}")
+    sys.path.remove(str(ROOT))
+
+
+def test_cases_survive_json(load):
+    wire = load("wire")
+    cases = [*load("attention").MUST_SHOW, *load("attention").GRID, *load("linear").CASES]
+    cases += [wire.ModelCase("m", "minilm", 2, 8), wire.TextsCase("t", "minilm", 10)]
+    for case in cases:
+        assert wire.from_json(json.loads(json.dumps(wire.to_json(case)))) == case
+
+
+def test_names_are_unique_and_the_grid_is_large(load):
+    attention, linear = load("attention"), load("linear")
+    names = [case.name for case in (*attention.MUST_SHOW, *attention.GRID)]
+    assert len(set(names)) == len(names)
+    assert len(attention.GRID) >= 80
+    assert {1, 4, 16, 32} <= {case.Lq for case in attention.GRID}
+    assert len({case.name for case in linear.CASES}) == len(linear.CASES)
+
+
+@pytest.mark.parametrize("question", ["attention", "linear", "models"])
+def test_claims_are_about_cases_that_exist(load, question):
+    """A result in which everything lasts one second leaves no claim of its thread count unmeasured."""
+    module, claims = load(question), load("claims")
+    if question == "models":
+        names = [name for model in module.MODELS for name in module._names(model)] + [module._TEXTS_NAME]
+        works = [(name, 1) for name in names]
+    elif question == "attention":
+        works = [(work.case.name, work.stream_bytes) for work in module.works(quick=False)]
+    else:
+        works = [(case.name, 1) for case in module.CASES]
+    figures = {"seconds": 1.0, "of_peak": 1.0, "of_read": 1.0, "max_error": 0.0}
+    labels = [*load("backends").NAMES, "ours, 1 thread", "ours, avx2"]
+    for threads in (1, 2):
+        result = {
+            "threads": threads,
+            "isa": "avx512",
+            "loading": {"minilm": {"seconds": 1.0, "memory_of_weights": 1.0}},
+            "rows": [{"case": {"name": name}, "lanes": dict.fromkeys(labels, figures)} for name, _ in works],
+        }
+        verdicts = claims.judge(result, module.CLAIMS)
+        assert verdicts and not [v["claim"] for v in verdicts if v["value"] is None]
+
+
+def test_what_is_missing_is_never_held(load):
+    claims = load("claims")
+    result = {"threads": 1, "isa": "avx512", "rows": []}
+    verdicts = claims.judge(result, [claims.of_peak("x", "no such case", 0.0), claims.never_slower("torch")])
+    assert [verdict["holds"] for verdict in verdicts] == [None, None]
+    assert all("unmeasured" in verdict["remark"] for verdict in verdicts)
+
+
+def test_useful_flops_of_key_lengths(load):
+    attention = load("attention")
+    case = next(case for case in attention.GRID if case.ragged)
+    _, options = case.make_inputs()
+    pairs = case.H * case.Lq * int(options["kv_lengths"].sum())
+    assert attention.useful_flops(case) == 2 * pairs * (case.D + case.Dv)
+
+
+def small_cases(load):
+    names = r"small 8x12x4x32|curve window 256|key lengths 128|boolean mask 128|additive mask 128|decode, groups 512"
+    return [case for case in load("attention").GRID if re.match(rf"({names}|groups, causal 128)$", case.name)]
+
+
+def test_expected_rows_and_numpy_twin(load):
+    """The sampled float64 rows are rows of the reference, and every variant of NumPy's attention gives them."""
+    attention, numpy = load("attention"), load("backends.numpy")
+    cases = small_cases(load)
+    assert len(cases) == 7
+    for case in cases:
+        arrays, options = case.make_inputs(np.float64)
+        whole = reference.scaled_dot_product_attention(*arrays, **options).reshape(-1, case.Dv)
+        rows = attention._rows(case)
+        np.testing.assert_allclose(attention.expected(case), whole[rows], atol=1e-6)
+        for variant in numpy.NumPy(1).attention(case):
+            got = variant.read(variant.call()).reshape(-1, case.Dv)
+            np.testing.assert_allclose(got[rows], whole[rows], atol=5e-6, err_msg=f"{case.name}: {variant.name}")
+
+
+def test_masks_say_what_the_options_say(load):
+    masks = load("masks")
+    for case in small_cases(load):
+        arrays, options = case.make_inputs(np.float64)
+        gqa = {"enable_gqa": True} if case.Hkv != case.H else {}
+        expected = reference.scaled_dot_product_attention(*arrays, **options)
+        for mask in (masks.additive(case, options), masks.as_4d(case, masks.additive(case, options))):
+            got = reference.scaled_dot_product_attention(*arrays, mask, **gqa)
+            np.testing.assert_allclose(got, expected, atol=1e-9, err_msg=case.name)
+
+
+def test_sentences(load):
+    found = load("texts").sentences(50)
+    assert len(set(found)) == 50 and all(isinstance(text, str) and text for text in found)
+
+
+@pytest.mark.slow
+def test_a_run_measures_judges_and_reports(load, tmp_path):
+    pytest.importorskip("threadpoolctl")
+    claims, report, runner = load("claims"), load("report"), load("runner")
+    attention = load("attention")
+    works = {work.case.name: work for work in attention.works(quick=False)}
+    lanes = [runner.Lane("ours", "ours", 1), runner.Lane("numpy", "numpy", 1)]
+    with runner.Run("attention", lanes, isa=None, rounds=2, sample_seconds=0.001, report=lambda _: None) as session:
+        for name in ("small 1x1x4x64", "curve decode 64"):
+            session.measure(works[name])
+        assert session.ask("torch", "time") == {"unsupported": "not in this run"}
+        session.workers["numpy"].process.kill()
+        session.measure(works["small 1x1x1x64"])
+        result = session.result()
+    assert "ended with code" in result["backends"]["numpy"]["missing"]
+    assert "ended with code" in result["rows"].pop()["lanes"]["numpy"]["unsupported"]
+    result["claims"] = claims.judge(result, attention.CLAIMS)
+    path = tmp_path / "attention.json"
+    path.write_text(json.dumps(result), encoding="utf-8")
+    for row in result["rows"]:
+        assert row["lanes"]["ours"]["max_error"] < 1e-5 and row["lanes"]["numpy"]["max_error"] < 1e-5
+        assert len(row["lanes"]["ours"]["samples"]) == 2
+    assert result["rows"][1]["lanes"]["ours"]["of_read"] > 0
+    document = tmp_path / "performance.md"
+    document.write_text((ROOT / "docs" / "performance.md").read_text(encoding="utf-8"), encoding="utf-8")
+    for _ in range(2):  # the second time replaces the first
+        report.write_into(document, report.markdown([path]))
+    assert document.read_text(encoding="utf-8").count("| small 1x1x4x64 |") == 1
+
+
+@pytest.mark.slow
+def test_a_missing_peer_is_named_and_skipped(load, tmp_path, monkeypatch):
+    (tmp_path / "torch.py").write_text("raise ImportError('no torch here')\n", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    runner, said = load("runner"), []
+    lanes = [runner.Lane("ours", "ours", 1), runner.Lane("torch", "torch", 1)]
+    with runner.Run("attention", lanes, isa=None, rounds=1, sample_seconds=0.001, report=said.append) as session:
+        result = session.result()
+    assert "no torch here" in result["backends"]["torch"]["missing"]
+    assert any(line.startswith("torch is missing and skipped") for line in said)

@@ -1,0 +1,215 @@
+"""Checks of attention's operands and options, and what the engine reads in their place.
+
+Called by functional.attention alone. A function refuses what cannot be, with an error that names the argument, and
+returns the option in the engine's own form; None stands for "not there" throughout, and callers on the fast path do not
+call for an option that is None: a call on tiny arrays costs a few microseconds in all.
+To add an option: its check here, its place in the tuple in attention.py.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from transformer_fast._core import readable
+from transformer_fast.functional import arrays
+
+UNLIMITED = 2**63 - 1
+_FARTHEST = 2**40  # a window this wide is unlimited: no array is that long
+
+_CODES = {"float32": 0, "float16": 2, "bfloat16": 3}  # tfast_dtype
+_SEEN: dict[np.dtype, int | None] = {}
+
+
+def _code(dtype: np.dtype) -> int | None:
+    """tfast_dtype, -1 for float64, None for what is not known. Kept by dtype: its name takes microseconds to make."""
+    try:
+        return _SEEN[dtype]
+    except KeyError:
+        _SEEN[dtype] = -1 if dtype.name == "float64" else _CODES.get(dtype.name)
+        return _SEEN[dtype]
+
+
+def operands(query, key, value) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
+    """The code of their type (-1: float64), and the three as arrays of that type."""
+    query = query if type(query) is np.ndarray else np.asarray(query)
+    key = key if type(key) is np.ndarray else np.asarray(key)
+    value = value if type(value) is np.ndarray else np.asarray(value)
+    dtype = query.dtype
+    code = _code(dtype)
+    if code is None:
+        raise TypeError(f"query has dtype {dtype}; float32, float64, float16 or bfloat16 is needed")
+    # NumPy has one object for each native type: mostly there is nothing to look up.
+    if key.dtype is not dtype and _code(key.dtype) != code:
+        raise TypeError(f"key has dtype {key.dtype}; the query's, {dtype}, is needed")
+    if value.dtype is not dtype and _code(value.dtype) != code:
+        raise TypeError(f"value has dtype {value.dtype}; the query's, {dtype}, is needed")
+    return code, query, key, value
+
+
+def check_heads(H: int, Hkv: int, enable_gqa: bool) -> None:
+    if H == Hkv:
+        return
+    if not enable_gqa:
+        raise ValueError(f"query has {H} heads, key and value have {Hkv}: enable_gqa=True is needed where they differ")
+    if Hkv == 0 or H % Hkv:
+        raise ValueError(f"query has {H} heads, key and value have {Hkv}: a multiple is needed for enable_gqa")
+
+
+def check_numbers(dropout_p, softcap, scale, D: int) -> float:
+    """The scale. What has nothing to do with arrays is refused here."""
+    if not (type(dropout_p) is float and dropout_p == 0) and arrays.number(dropout_p, "dropout_p") != 0:
+        raise ValueError(
+            f"dropout_p is {dropout_p}; 0 is needed: this library only does inference, and dropout is not applied there"
+        )
+    if not (type(softcap) is float and softcap == 0) and arrays.number(softcap, "softcap") < 0:
+        raise ValueError(f"softcap is {softcap}; a number >= 0 is needed (0: none)")
+    if D == 0:
+        raise ValueError("query has head size D = 0; at least 1 is needed")
+    return 1 / math.sqrt(D) if scale is None else arrays.number(scale, "scale")
+
+
+def flatten(
+    query: np.ndarray, key: np.ndarray, value: np.ndarray
+) -> tuple[tuple[int, ...], np.ndarray, np.ndarray, np.ndarray]:
+    """The leading axes, and the three as (B, heads, length, width) that the engine can read: views where strides allow.
+
+    Leading axes broadcast together, B is their product. Refuses shapes that do not fit.
+    """
+    q, k, v = query.shape, key.shape, value.shape
+    if len(q) == 4 and q[0] == k[0] == v[0] and q[3:] == k[3:] and k[:3] == v[:3] and len(k) == len(v) == 4:
+        lead = q[:1]
+    else:
+        check_shapes(q, k, v)
+        lead = _leading(q, k, v)
+        query, key, value = (_broadcast(x, lead) for x in (query, key, value))
+    if not readable(query):
+        query = arrays.dense(query)
+    if not readable(key):
+        key = arrays.dense(key)
+    if not readable(value):
+        value = arrays.dense(value)
+    return lead, query, key, value
+
+
+def check_shapes(query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...]) -> None:
+    if len(query) < 3 or len(key) < 3 or len(value) < 3:
+        name, shape = min((("query", query), ("key", key), ("value", value)), key=lambda item: len(item[1]))
+        raise ValueError(f"{name} has shape {shape}; at least three axes (heads, length, head size) are needed")
+    if query[-1] != key[-1]:
+        raise ValueError(f"key has head size {key[-1]}; the query's, {query[-1]}, is needed")
+    if key[-3:-1] != value[-3:-1]:
+        raise ValueError(f"value has shape {value}; (..., {key[-3]}, {key[-2]}, Dv) is needed, as key {key} has it")
+
+
+def _leading(query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...]) -> tuple[int, ...]:
+    """What the axes before heads, length and width broadcast to, of three shapes."""
+    try:
+        return np.broadcast_shapes(query[:-3], key[:-3], value[:-3])
+    except ValueError:
+        raise ValueError(
+            f"query {query}, key {key} and value {value}: leading axes that broadcast together are needed"
+        ) from None
+
+
+def _broadcast(x: np.ndarray, lead: tuple[int, ...]) -> np.ndarray:
+    """(..., h, l, d) -> (B, h, l, d)."""
+    tail = x.shape[-3:]
+    return np.broadcast_to(x, lead + tail).reshape(math.prod(lead), *tail)
+
+
+def bounds(window, is_causal: bool) -> tuple[int, int]:
+    """How far a query sees to the left and to the right of its own place."""
+    if type(window) is tuple and window == (-1, -1):
+        return UNLIMITED, 0 if is_causal else UNLIMITED
+    try:
+        left, right = (arrays.integer(side, "window") for side in window)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"window is {window!r}; a pair (left, right) of integers is needed, -1 for unlimited"
+        ) from None
+    if left < -1 or right < -1:
+        raise ValueError(f"window is {window!r}; sides of at least -1 (unlimited) are needed")
+    left = UNLIMITED if left == -1 or left > _FARTHEST else left
+    right = UNLIMITED if right == -1 or right > _FARTHEST else right
+    return left, min(right, 0) if is_causal else right
+
+
+def offsets(causal_offset, B: int, bottom_right) -> np.ndarray | None:
+    """(B,) int64, or None for 0. `bottom_right` is the value (or the values) of that name."""
+    if isinstance(causal_offset, str):
+        if causal_offset != "bottom_right":
+            raise ValueError(
+                f'causal_offset is {causal_offset!r}; an integer, (B,) integers or "bottom_right" is needed'
+            )
+        return np.ascontiguousarray(np.broadcast_to(np.asarray(bottom_right, np.int64), (B,)))
+    if isinstance(causal_offset, int):
+        return None if causal_offset == 0 else np.full(B, min(max(causal_offset, -_FARTHEST), _FARTHEST), np.int64)
+    values = np.asarray(causal_offset)
+    values = arrays.integers(np.broadcast_to(values, (B,)) if values.ndim == 0 else values, "causal_offset", B)
+    return values.clip(-_FARTHEST, _FARTHEST)
+
+
+def lengths(kv_lengths, B: int, longest) -> np.ndarray | None:
+    """(B,) int64; `longest` is Lk, of all or of each."""
+    if kv_lengths is None:
+        return None
+    values = arrays.integers(kv_lengths, "kv_lengths", B)
+    if B and ((values < 0).any() or (values > longest).any()):
+        raise ValueError(
+            f"kv_lengths reaches from {values.min()} to {values.max()}; "
+            f"values in [0, {np.max(longest)}] (Lk) are needed"
+        )
+    return values
+
+
+def mask(attn_mask, lead: tuple[int, ...], shape: tuple[int, int, int]) -> np.ndarray | None:
+    """bool or float32 of shape (B, H, Lq, Lk), mostly by strides of 0."""
+    if attn_mask is None:
+        return None
+    values = np.asarray(attn_mask)
+    if values.dtype != bool:
+        if values.dtype.kind != "f" and values.dtype.name != "bfloat16":
+            raise TypeError(
+                f"attn_mask has dtype {values.dtype}; bool (True = attend) or a float type (added) is needed"
+            )
+        if values.dtype != arrays.FLOAT32 or not values.flags.aligned:
+            values = values.astype(np.float32)
+    if any(stride % values.dtype.itemsize for stride in values.strides):
+        values = values.copy()
+    try:
+        values = np.broadcast_to(values, lead + shape)
+    except ValueError:
+        raise ValueError(
+            f"attn_mask has shape {values.shape}; one that broadcasts to {lead + shape} is needed"
+        ) from None
+    return values.reshape(math.prod(lead), *shape)
+
+
+def table(relative_bias, H: int, Lq: int, Lk: int) -> np.ndarray | None:
+    """(H or 1, Lq + Lk - 1), dense float32."""
+    if relative_bias is None:
+        return None
+    values, width = np.asarray(relative_bias), max(Lq + Lk - 1, 0)
+    if values.dtype.kind != "f" and values.dtype.name != "bfloat16":
+        raise TypeError(f"relative_bias has dtype {values.dtype}; a float type is needed")
+    if values.ndim != 2 or values.shape[0] not in (1, H) or values.shape[1] != width:
+        raise ValueError(
+            f"relative_bias has shape {values.shape}; (H or 1, Lq + Lk - 1) = ({H} or 1, {width}) is needed"
+        )
+    return np.ascontiguousarray(values if values.flags.aligned else values.copy(), dtype=np.float32)
+
+
+def starts(cu_seqlens, name: str, total: int, rows: str) -> np.ndarray:
+    """(B + 1,) int64 that rise from 0 to `total`, the rows of the operand called `rows`."""
+    values = np.asarray(cu_seqlens)
+    if values.ndim != 1 or len(values) == 0:
+        raise ValueError(f"{name} has shape {values.shape}; (B + 1,) is needed")
+    values = arrays.integers(values, name, len(values))
+    if values[0] != 0 or values[-1] != total or (np.diff(values) < 0).any():
+        raise ValueError(
+            f"{name} reaches from {values[0]} to {values[-1]}; "
+            f"rising values from 0 to {total} (the rows of {rows}) are needed"
+        )
+    return values

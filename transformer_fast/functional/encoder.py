@@ -1,0 +1,102 @@
+"""Whole encoder layers in one call. Called by models (and users who have the weights); the C is csrc/ops/encoder.c.
+
+What it computes is what linear, varlen_attention and layer_norm compute one after the other, to the bit. To add a kind of layer: its
+steps in csrc/ops/encoder.c, its weights in EncoderLayer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from transformer_fast import _core
+from transformer_fast.functional import arrays
+from transformer_fast.functional.linear import ACTIVATIONS, PackedWeight
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderLayer:
+    """The weights of one layer: packed (3h, h), (h, h), (inner, h), (h, inner); biases and norm parameters (or None)."""
+
+    qkv: PackedWeight
+    out: PackedWeight
+    up: PackedWeight
+    down: PackedWeight
+    qkv_bias: np.ndarray | None
+    out_bias: np.ndarray | None
+    up_bias: np.ndarray | None
+    down_bias: np.ndarray | None
+    norm1_weight: np.ndarray | None
+    norm1_bias: np.ndarray | None
+    norm2_weight: np.ndarray | None
+    norm2_bias: np.ndarray | None
+
+
+class Encoder:
+    """Encoder layers of one shape, checked and ready to run: post-norm as in BERT, or pre-norm (norm_first).
+
+    layers: at least one EncoderLayer, all of the same shapes. num_heads divides h. activation: as in functional.linear. eps: of the
+    first and the second norm. The weights belong to the instruction set they were packed under.
+    Raises ValueError and TypeError for weights that do not fit together.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[EncoderLayer],
+        num_heads: int,
+        activation: str = "gelu",
+        eps: tuple[float, float] = (1e-5, 1e-5),
+        norm_first: bool = False,
+    ) -> None:
+        if not layers:
+            raise ValueError("layers is empty; at least one is needed")
+        self.hidden, inner = layers[0].down.shape
+        if num_heads < 1 or self.hidden % num_heads:
+            raise ValueError(f"num_heads is {num_heads}; a divisor of the hidden size {self.hidden} is needed")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation is {activation!r}; one of {list(ACTIVATIONS)} is needed")
+        self.num_heads, self.activation, self.norm_first = num_heads, activation, norm_first
+        self.eps = tuple(arrays.number(value, "eps") for value in eps)
+        self.isa = layers[0].qkv.isa
+        self._stack = _core.EncoderStack(
+            tuple(_checked(layer, i, self.hidden, inner) for i, layer in enumerate(layers))
+        )
+
+    def __call__(self, x, cu_seqlens, *, out=None) -> np.ndarray:
+        """x (T, h) float32, sequence b in the rows cu_seqlens[b]:cu_seqlens[b + 1] -> (T, h). out may be x itself.
+
+        With enough sequences each thread takes some of them through all layers; a sequence's rows do not depend on that, nor on the
+        other sequences, to the bit. Raises TypeError, ValueError, and RuntimeError under another instruction set than the weights'.
+        """
+        x = arrays.float32(x, "x", last=self.hidden)
+        if x.ndim != 2:
+            raise ValueError(f"x has shape {x.shape}; (T, {self.hidden}) is needed")
+        cu_seqlens = np.asarray(cu_seqlens)
+        cu_seqlens = arrays.integers(cu_seqlens, "cu_seqlens", max(cu_seqlens.size, 1))
+        if cu_seqlens[0] != 0 or cu_seqlens[-1] != len(x) or (np.diff(cu_seqlens) < 0).any():
+            raise ValueError(
+                f"cu_seqlens is {cu_seqlens}; values that rise from 0 to {len(x)} (the rows of x) are needed"
+            )
+        if out is not None:
+            arrays.check_out(out, x.shape, arrays.FLOAT32, {"x": x, "cu_seqlens": cu_seqlens}, in_place=("x",))
+        dense = np.ascontiguousarray(x)
+        result = out if out is not None and out.flags.c_contiguous else np.empty(x.shape, arrays.FLOAT32)
+        activation = ACTIVATIONS[self.activation]
+        _core.encoder(dense, cu_seqlens, self._stack, self.num_heads, activation, *self.eps, self.norm_first, result, 0)
+        return arrays.finish(out, result)
+
+
+def _checked(layer: EncoderLayer, index: int, hidden: int, inner: int) -> tuple:
+    shapes = {"qkv": (3 * hidden, hidden), "out": (hidden, hidden), "up": (inner, hidden), "down": (hidden, inner)}
+    for name, shape in shapes.items():
+        if getattr(layer, name).shape != shape:
+            raise ValueError(f"layers[{index}].{name} has shape {getattr(layer, name).shape}; {shape} is needed")
+    lengths = (3 * hidden, hidden, inner, hidden, hidden, hidden, hidden, hidden)
+    names = [field.name for field in fields(layer)]
+    vectors = []
+    for name, length in zip(names[4:], lengths, strict=True):
+        vector = getattr(layer, name)
+        vectors.append(None if vector is None else arrays.vector(vector, f"layers[{index}].{name}", length))
+    return (layer.qkv, layer.out, layer.up, layer.down, *vectors)
