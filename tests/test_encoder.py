@@ -1,0 +1,148 @@
+"""Whole encoder layers in one call (functional/encoder.py, csrc/ops/encoder.c): the same bits as op by op, and right."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from transformer_fast import functional, reference
+from transformer_fast.functional import Encoder, EncoderLayer
+
+H, HEADS, INNER = 48, 4, 80
+
+
+def arrays_of_a_layer(seed: int, hidden: int = H, inner: int = INNER) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+
+    def draw(*shape, scale=1.0):
+        return (rng.standard_normal(shape) * scale).astype(np.float32)
+
+    shapes = {"qkv": (3 * hidden, hidden), "out": (hidden, hidden), "up": (inner, hidden), "down": (hidden, inner)}
+    layer = {name: draw(*shape, scale=shape[1] ** -0.5) for name, shape in shapes.items()}
+    layer |= {f"{name}_bias": draw(shape[0]) for name, shape in shapes.items()}
+    for norm in ("norm1", "norm2"):
+        layer |= {f"{norm}_weight": 1 + draw(hidden, scale=0.1), f"{norm}_bias": draw(hidden, scale=0.1)}
+    return layer
+
+
+def packed(layer: dict[str, np.ndarray]) -> EncoderLayer:
+    weights = ("qkv", "out", "up", "down")
+    return EncoderLayer(**{k: functional.pack_weight(v) if k in weights else v for k, v in layer.items()})
+
+
+def op_by_op(F, x, starts, layers, activation, norm_first):
+    """The layers through the ops of F: functional for the bits, reference for the truth."""
+    for w in layers:
+
+        def attend(x, residual, w=w):
+            qkv = F.linear(x, w["qkv"], w["qkv_bias"])
+            heads = (qkv[:, i * H : (i + 1) * H].reshape(-1, HEADS, H // HEADS) for i in range(3))
+            context = F.varlen_attention(*heads, starts, starts).reshape(-1, H)
+            return F.linear(context, w["out"], w["out_bias"], residual=residual)
+
+        def feed_forward(x, residual, w=w):
+            inner = F.linear(x, w["up"], w["up_bias"], activation=activation)
+            return F.linear(inner, w["down"], w["down_bias"], residual=residual)
+
+        def norm(x, name, w=w):
+            return F.layer_norm(x, w[f"{name}_weight"], w[f"{name}_bias"], 1e-5)
+
+        if norm_first:
+            x = attend(norm(x, "norm1"), x)
+            x = feed_forward(norm(x, "norm2"), x)
+        else:
+            x = norm(attend(x, x), "norm1")
+            x = norm(feed_forward(x, x), "norm2")
+    return x
+
+
+# Lengths of the sequences: one, many small ones (several chunks on two threads), empty ones, one long among short ones.
+LENGTHS = ([7], [130], [3, 0, 5, 1], [40] * 12, [1] * 300, [200, 2, 90, 0, 150, 60])
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+@pytest.mark.parametrize("activation", ["gelu", "relu", "gelu_tanh"])
+@pytest.mark.parametrize("lengths", LENGTHS, ids=lambda lengths: f"{len(lengths)}x{max(lengths)}")
+def test_same_bits_as_op_by_op(lengths, activation, norm_first, isa, threads):
+    layers = [arrays_of_a_layer(seed) for seed in range(2)]
+    starts = np.cumsum([0, *lengths])
+    x = np.random.default_rng(9).standard_normal((starts[-1], H)).astype(np.float32)
+    encoder = Encoder([packed(layer) for layer in layers], HEADS, activation, norm_first=norm_first)
+    got = encoder(x, starts)
+    np.testing.assert_array_equal(got, op_by_op(functional, x, starts, layers, activation, norm_first))
+    wide = [{name: array.astype(np.float64) for name, array in layer.items()} for layer in layers]
+    expected = op_by_op(reference, x.astype(np.float64), starts, wide, activation, norm_first)
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_a_sequence_alone(isa):
+    encoder = Encoder([packed(arrays_of_a_layer(0))], HEADS)
+    starts = np.array([0, 20, 61, 300, 301])
+    x = np.random.default_rng(1).standard_normal((301, H)).astype(np.float32)
+    together = encoder(x, starts)
+    for first, last in zip(starts[:-1], starts[1:], strict=True):
+        np.testing.assert_array_equal(encoder(x[first:last], [0, last - first]), together[first:last])
+
+
+def test_in_place_and_strided():
+    encoder = Encoder([packed(arrays_of_a_layer(0))], HEADS)
+    x = np.random.default_rng(1).standard_normal((50, H)).astype(np.float32)
+    expected = encoder(x, [0, 50])
+    wide = np.zeros((50, 2 * H), np.float32)
+    wide[:, ::2] = x
+    np.testing.assert_array_equal(encoder(wide[:, ::2], [0, 50]), expected)
+    assert encoder(wide[:, :H], [0, 50], out=wide[:, H:]) is not None
+    assert encoder(x, [0, 50], out=x) is x
+    np.testing.assert_array_equal(x, expected)
+
+
+def test_no_tokens():
+    encoder = Encoder([packed(arrays_of_a_layer(0))], HEADS)
+    assert encoder(np.zeros((0, H), np.float32), [0]).shape == (0, H)
+    assert encoder(np.zeros((0, H), np.float32), [0, 0, 0]).shape == (0, H)
+
+
+def test_without_biases(isa):
+    layer = {name: None if name.endswith("bias") else array for name, array in arrays_of_a_layer(3).items()}
+    x = np.random.default_rng(1).standard_normal((30, H)).astype(np.float32)
+    got = Encoder([packed(layer)], HEADS)(x, [0, 30])
+    np.testing.assert_array_equal(got, op_by_op(functional, x, np.array([0, 30]), [layer], "gelu", False))
+
+
+def test_bad_input():
+    layer = packed(arrays_of_a_layer(0))
+    encoder = Encoder([layer], HEADS)
+    x = np.zeros((10, H), np.float32)
+    with pytest.raises(ValueError, match="layers"):
+        Encoder([], HEADS)
+    with pytest.raises(ValueError, match="num_heads"):
+        Encoder([layer], 5)
+    with pytest.raises(ValueError, match="activation"):
+        Encoder([layer], HEADS, "sigmoid")
+    with pytest.raises(ValueError, match=r"layers\[1\]\.qkv"):
+        Encoder([layer, packed(arrays_of_a_layer(0, hidden=64))], HEADS)
+    with pytest.raises(ValueError, match=r"layers\[0\]\.up_bias"):
+        Encoder([packed(arrays_of_a_layer(0) | {"up_bias": np.zeros(3, np.float32)})], HEADS)
+    for starts in ([0, 9], [1, 10], [0, 7, 3, 10], []):
+        with pytest.raises(ValueError, match="cu_seqlens"):
+            encoder(x, starts)
+    with pytest.raises(ValueError, match="x has shape"):
+        encoder(np.zeros((10, H + 1), np.float32), [0, 10])
+    with pytest.raises(TypeError, match="x has dtype"):
+        encoder(x.astype(np.float64), [0, 10])
+    with pytest.raises(ValueError, match="out"):
+        encoder(x[:-1], [0, 9], out=x[1:])
+
+
+def test_weights_of_another_isa():
+    isas = functional.available_isas()
+    if len(isas) < 2:
+        pytest.skip("one instruction set only")
+    encoder = Encoder([packed(arrays_of_a_layer(0))], HEADS)
+    before = functional.get_isa()
+    try:
+        functional.set_isa(next(name for name in isas if name != before))
+        with pytest.raises(RuntimeError, match="instruction set"):
+            encoder(np.zeros((10, H), np.float32), [0, 10])
+    finally:
+        functional.set_isa(before)
