@@ -1,4 +1,4 @@
-"""Whole encoder layers in one call (functional/encoder.py, csrc/ops/encoder.c): the same bits as op by op, and right."""
+"""Whole encoder layers in one call (functional/encoder.py, csrc/ops/encoder.c): right, and the bits of op by op."""
 
 from __future__ import annotations
 

@@ -35,6 +35,7 @@ def linear(
     y: ndarray,
     n_threads: int,
 ) -> None: ...
+
 class EncoderStack:
     def __init__(self, layers: tuple[tuple[Any, ...], ...]) -> None: ...
 

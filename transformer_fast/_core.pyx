@@ -422,13 +422,13 @@ def linear(cnp.ndarray x, PackedWeight weight, bias, int activation, residual, c
     check(status)
 
 
-# --- encoder layers ----------------------------------------------------------------------------------------------------
+# --- encoder layers ---------------------------------------------------------------------------------------------------
 
 cdef class EncoderStack:
     """The weights of encoder layers as the engine takes them; immutable. Holds what they point to.
 
-    layers: tuples (qkv, out, up, down: PackedWeight; their four biases, then weight and bias of both norms: dense float32
-    vectors or None).
+    layers: tuples (qkv, out, up, down: PackedWeight; their four biases, then weight and bias of both norms: dense
+    float32 vectors or None).
     """
     cdef tfast_encoder_layer *layers
     cdef tuple kept

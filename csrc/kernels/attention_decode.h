@@ -190,30 +190,41 @@ static void decode_store(const decode_t* w, const tfast_attention_piece* p) {
     }
 }
 
-/* At most DECODE_ROWS rows; scratch as for attention_f32_qblock. */
-static void KERNEL(attention_f32_decode)(const tfast_attention* c, const tfast_attention_piece* p, void* scratch) {
-    const layout_t l = layout_of(c, p->n_rows);
-    char* base = scratch;
+/* At most DECODE_ROWS rows. The scratch of attention_f32_qblock is larger than what is placed here: its Q and O have
+ * PANEL floats where these have DECODE_ROWS, and room for K and V besides. */
+static decode_t begin_decode(const tfast_attention* c, const tfast_attention_piece* p, char* scratch, int rows) {
     decode_t w = {.c = c,
                   .s = sequence_of(c, p),
-                  .t = (panel_t*)(base + l.states),
-                  .q = (float*)(base + l.q),
-                  .o = (float*)(base + l.o),
-                  .scores = (float*)(base + l.scores),
+                  .t = (panel_t*)scratch,
                   .d_padded = tfast_round_up(c->D, V_LANES),
                   .dv_padded = tfast_round_up(c->Dv, V_LANES)};
+    w.scores = (float*)(scratch + (sizeof(panel_t) + 63) / 64 * 64);
+    w.q = w.scores + ATTENTION_BLOCK * PANEL;
+    w.o = w.q + rows * w.d_padded;
+    memset(w.q, 0, (size_t)(rows * (w.d_padded + w.dv_padded)) * 4);
+    panel_set_rows(c, p, &w.s, w.t, p->row, p->n_rows);
+    /* Lanes without a row go through the softmax with the others. */
+    for (int64_t j = TFAST_MIN(ATTENTION_BLOCK, w.t->end - w.t->first); j > 0; j--)
+        v_store(w.scores + (j - 1) * PANEL, v_zero());
+    return w;
+}
+
+static void load_queries(const decode_t* w, int64_t n_rows) {
+    const tfast_attention* c = w->c;
+    const vf factor = v_set1(query_factor(c));
+    for (int64_t r = 0; r < n_rows; r++) {
+        const int64_t at = w->t->head[r] * c->q_stride[1] + w->t->query[r] * c->q_stride[2];
+        const char* row = w->s.q + at * w->s.element;
+        for (int64_t d = 0; d < c->D; d += V_LANES)
+            v_store(w->q + r * w->d_padded + d, v_mul(load_row(row, d, c->D - d, c->dtype), factor));
+    }
+}
+
+static void KERNEL(attention_f32_decode)(const tfast_attention* c, const tfast_attention_piece* p, void* scratch) {
     int rows = 1;
     while (rows < p->n_rows) rows *= 2;
-    panel_set_rows(c, p, &w.s, w.t, p->row, p->n_rows);
-    memset(w.q, 0, (size_t)(rows * w.d_padded) * 4);
-    memset(w.o, 0, (size_t)(rows * w.dv_padded) * 4);
-    memset(w.scores, 0, (size_t)(ATTENTION_BLOCK * PANEL) * 4);
-    const vf factor = v_set1(query_factor(c));
-    for (int64_t r = 0; r < p->n_rows; r++) {
-        const char* row = w.s.q + (w.t->head[r] * c->q_stride[1] + w.t->query[r] * c->q_stride[2]) * w.s.element;
-        for (int64_t d = 0; d < c->D; d += V_LANES)
-            v_store(w.q + r * w.d_padded + d, v_mul(load_row(row, d, c->D - d, c->dtype), factor));
-    }
+    const decode_t w = begin_decode(c, p, scratch, rows);
+    load_queries(&w, p->n_rows);
     for (int64_t k0 = w.t->first; k0 < w.t->end;) {
         const int64_t next = TFAST_MIN((k0 / ATTENTION_BLOCK + 1) * ATTENTION_BLOCK, w.t->end);
         decode_block(&w, k0, next - k0, rows);

@@ -118,7 +118,8 @@ static void panel_set_rows(const tfast_attention* c, const tfast_attention_piece
     t->n = n;
     t->nv = tfast_ceil_div(n, V_LANES);
     t->started = t->ragged = t->careful = 0;
-    int64_t head = p->head + row / s->lq, query = row % s->lq;
+    int64_t head = p->head, query = row;
+    for (; query >= s->lq; query -= s->lq) head++; /* few heads: cheaper than a division */
     for (int64_t i = 0; i < t->nv * V_LANES; i++) {
         t->head[i] = head;
         t->query[i] = query;
@@ -200,20 +201,26 @@ static void store_row(char* row, const float* x, int64_t n, tfast_dtype dtype) {
     for (int64_t i = 0; i < n; i++) out[i] = dtype == TFAST_F16 ? to_f16(x[i]) : to_bf16(x[i]);
 }
 
+/* Natural logarithm of the denominator: `max` is of base 2, `sum` relative to it. */
+static void store_lse(const tfast_attention* c, const tfast_attention_piece* p, const sequence_t* s, int64_t head,
+                      int64_t query, float max, float sum) {
+    const int64_t at = p->batch * c->lse_stride[0] + head * c->lse_stride[1] + s->q_row0 + query;
+    c->lse[at] = sum == 0 ? -INFINITY : (float)(((double)max + log2((double)sum)) * M_LN2);
+}
+
 /* Row sums and maxima to the factor of the output (0 for a row that saw nothing), with the sink's share; lse where it
  * is wanted. With a sink the common maximum of scores and sink keeps 2^(sink - max) finite. NaN in `sum` reaches both
  * results. */
 static float finish_row(const tfast_attention* c, const tfast_attention_piece* p, const sequence_t* s, int64_t head,
                         int64_t query, float max, float sum) {
-    float top = max, total = sum;
-    if (c->sinks) {
-        const float sink = c->sinks[head] * V_LOG2E;
-        top = TFAST_MAX(max, sink);
-        if (top > -INFINITY) total = (sum == 0 ? 0 : sum * exp2f(max - top)) + exp2f(sink - top);
+    if (!c->sinks) {
+        if (c->lse) store_lse(c, p, s, head, query, max, sum);
+        return sum == 0 ? 0 : 1 / sum;
     }
-    if (c->lse)
-        c->lse[p->batch * c->lse_stride[0] + head * c->lse_stride[1] + s->q_row0 + query] =
-            total == 0 ? -INFINITY : (float)(((double)top + log2((double)total)) * M_LN2);
+    const float sink = c->sinks[head] * V_LOG2E, top = TFAST_MAX(max, sink);
+    float total = sum;
+    if (top > -INFINITY) total = (sum == 0 ? 0 : sum * exp2f(max - top)) + exp2f(sink - top);
+    if (c->lse) store_lse(c, p, s, head, query, top, total);
     return sum == 0 ? 0 : exp2f(max - top) / total;
 }
 

@@ -62,56 +62,60 @@ static void add_piece(plan_t* p, const tfast_attention_piece* piece, int partial
     p->n_pieces++;
 }
 
-/* How many ranges the keys of these rows are cut into. */
-static int64_t key_splits(const plan_t* p, const lengths_t* l, int64_t rows) {
-    const int64_t units = p->call->Hkv * tfast_ceil_div(rows, p->kernels->attention_panel) *
-                          (l->lq < p->kernels->attention_panel ? 1 : p->group);
-    if (p->call->weights || units >= UNITS_WANTED) return 1;
-    return TFAST_MAX(1, TFAST_MIN(tfast_ceil_div(UNITS_WANTED, units), l->lk / MIN_SPLIT_KEYS));
+/* How the rows of one head (or group of heads) of a sequence are cut, and its keys: the same for all of its heads. */
+typedef struct {
+    int64_t rows, row_step, splits, key_step;
+} row_cut;
+
+static row_cut cut_of(const plan_t* p, const lengths_t* l, int64_t rows, int64_t units_per_kv_head) {
+    const int64_t panel = p->kernels->attention_panel;
+    const int64_t units = p->call->Hkv * units_per_kv_head * tfast_ceil_div(rows, panel);
+    row_cut cut = {.rows = rows, .splits = 1, .key_step = l->lk};
+    cut.row_step =
+        rows <= panel ? panel : tfast_round_up(tfast_ceil_div(rows, tfast_ceil_div(rows, p->piece_rows)), panel);
+    if (p->call->weights || units >= UNITS_WANTED || l->lk < 2 * MIN_SPLIT_KEYS) return cut;
+    cut.splits = TFAST_MIN(tfast_ceil_div(UNITS_WANTED, units), l->lk / MIN_SPLIT_KEYS);
+    if (cut.splits > 1) cut.key_step = tfast_round_up(tfast_ceil_div(l->lk, cut.splits), p->kernels->attention_block);
+    return cut;
 }
 
-/* All rows of one head, or of one group of heads: blocks of rows, the last first, since causal rows grow heavier. */
-static void add_rows(plan_t* p, tfast_attention_piece base, const lengths_t* l, int64_t rows) {
-    const int64_t panel = p->kernels->attention_panel, splits = key_splits(p, l, rows);
-    const int64_t blocks = tfast_ceil_div(rows, p->piece_rows);
-    const int64_t step = tfast_round_up(tfast_ceil_div(rows, blocks), panel);
-    const int64_t keys = tfast_round_up(tfast_ceil_div(l->lk, splits), p->kernels->attention_block);
-    for (int64_t row = (rows - 1) / step * step; row >= 0; row -= step) {
+/* Blocks of rows, the last first, since causal rows grow heavier. */
+static void add_rows(plan_t* p, tfast_attention_piece base, const lengths_t* l, const row_cut* cut) {
+    for (int64_t row = (cut->rows - 1) / cut->row_step * cut->row_step; row >= 0; row -= cut->row_step) {
         base.row = row;
-        base.n_rows = TFAST_MIN(step, rows - row);
+        base.n_rows = TFAST_MIN(cut->row_step, cut->rows - row);
         if (p->unit_begin) p->unit_begin[p->n_units] = p->n_pieces;
         p->n_units++;
-        if (splits == 1) {
-            base.key_begin = 0;
+        if (cut->splits <= 1) {
             base.key_end = l->lk;
             add_piece(p, &base, 0);
             continue;
         }
-        for (int64_t k = 0; k < l->lk; k += keys) {
+        for (int64_t k = 0; k < l->lk; k += cut->key_step) {
             base.key_begin = k;
-            base.key_end = TFAST_MIN(k + keys, l->lk);
+            base.key_end = TFAST_MIN(k + cut->key_step, l->lk);
             add_piece(p, &base, 1);
         }
     }
 }
 
+static void cut_batch(plan_t* p, int64_t b) {
+    const tfast_attention* c = p->call;
+    const lengths_t l = lengths_of(c, b);
+    if (l.lq == 0) return;
+    const int grouped = l.lq < p->kernels->attention_panel; /* the heads of a group go through the tiles together */
+    const row_cut cut = grouped ? cut_of(p, &l, l.lq * p->group, 1) : cut_of(p, &l, l.lq, p->group);
+    for (int64_t g = 0; g < c->Hkv; g++) {
+        tfast_attention_piece base = {.batch = b, .kv_head = g, .head = g * p->group};
+        base.decode = grouped && !c->weights && !c->additive && cut.rows <= p->kernels->decode_rows;
+        for (int64_t h = 0; h < (grouped ? 1 : p->group); h++, base.head++) add_rows(p, base, &l, &cut);
+    }
+}
+
 /* Counts the pieces, or, with p->pieces set, writes them. */
 static void cut(plan_t* p) {
-    const tfast_attention* c = p->call;
     p->n_pieces = p->n_units = p->partial_floats = p->decode_pieces = 0;
-    for (int64_t b = 0; b < c->B; b++) {
-        const lengths_t l = lengths_of(c, b);
-        if (l.lq == 0) continue;
-        for (int64_t g = 0; g < c->Hkv; g++) {
-            tfast_attention_piece base = {.batch = b, .kv_head = g, .head = g * p->group};
-            if (l.lq < p->kernels->attention_panel) {
-                base.decode = !c->weights && !c->additive && l.lq * p->group <= p->kernels->decode_rows;
-                add_rows(p, base, &l, l.lq * p->group);
-                continue;
-            }
-            for (int64_t h = 0; h < p->group; h++, base.head++) add_rows(p, base, &l, l.lq);
-        }
-    }
+    for (int64_t b = 0; b < p->call->B; b++) cut_batch(p, b);
     if (p->unit_begin) p->unit_begin[p->n_units] = p->n_pieces;
     for (int64_t i = 0; p->pieces && i + p->threads < p->n_pieces; i++) p->pieces[i].next = &p->pieces[i + p->threads];
 }

@@ -15,7 +15,7 @@
 
 /* Tokens that go through the layers together. Fewer read the weights too often (linear layers reach 0.85 of their speed
  * at 128 rows, 0.95 at 416), more leave L2 with the intermediate of the feed-forward (384 x 1536 floats are 2.4 MB). */
-#define CHUNK_TOKENS 384
+#define CHUNK_TOKENS      384
 #define MIN_CHUNK_TOKENS  96
 #define CHUNKS_PER_THREAD 2
 

@@ -56,9 +56,12 @@ static double best_seconds(const tfast_parallel* loop, tfast_task_fn fn, probe_t
     return best;
 }
 
+/* About 5 ms a task: waking a sleeping thread can take a millisecond on a virtual machine. */
+#define FMA_ROUNDS 3000000
+
 double tfast_measure_fma(double seconds, int n_threads) {
     const int threads = n_threads > 0 ? n_threads : tfast_get_num_threads();
-    probe_t p = {.kernels = tfast_kernels_now(), .rounds = 200000};
+    probe_t p = {.kernels = tfast_kernels_now(), .rounds = FMA_ROUNDS};
     const tfast_parallel loop = {.n_tasks = threads, .task_ns = 1e6, .n_threads = threads};
     const double flops = p.kernels->fma_f32_probe(1) * (double)p.rounds * threads;
     return flops / best_seconds(&loop, run_fma, &p, seconds, 3) * 1e-9;

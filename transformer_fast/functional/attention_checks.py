@@ -1,8 +1,8 @@
 """Checks of attention's operands and options, and what the engine reads in their place.
 
-Called by functional.attention alone. A function refuses what cannot be, with an error that names the argument, and
-returns the option in the engine's own form; None stands for "not there" throughout, and callers on the fast path do not
-call for an option that is None: a call on tiny arrays costs a few microseconds in all.
+Called by functional.attention and functional.encoder. A function refuses what cannot be, with an error that names the
+argument, and returns the option in the engine's own form; None stands for "not there" throughout, and callers on the
+fast path do not call for an option that is None: a call on tiny arrays costs a few microseconds in all.
 To add an option: its check here, its place in the tuple in attention.py.
 """
 

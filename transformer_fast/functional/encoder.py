@@ -1,7 +1,7 @@
 """Whole encoder layers in one call. Called by models (and users who have the weights); the C is csrc/ops/encoder.c.
 
-What it computes is what linear, varlen_attention and layer_norm compute one after the other, to the bit. To add a kind of layer: its
-steps in csrc/ops/encoder.c, its weights in EncoderLayer.
+What it computes is what linear, varlen_attention and layer_norm compute one after the other, to the bit. To add a kind
+of layer: its steps in csrc/ops/encoder.c, its weights in EncoderLayer.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import numpy as np
 
 from transformer_fast import _core
 from transformer_fast.functional import arrays
+from transformer_fast.functional.attention_checks import starts
 from transformer_fast.functional.linear import ACTIVATIONS, PackedWeight
 
 
 @dataclass(frozen=True, slots=True)
 class EncoderLayer:
-    """The weights of one layer: packed (3h, h), (h, h), (inner, h), (h, inner); biases and norm parameters (or None)."""
+    """The weights of one layer: packed (3h, h), (h, h), (inner, h), (h, inner); biases, norm parameters (or None)."""
 
     qkv: PackedWeight
     out: PackedWeight
@@ -37,8 +38,8 @@ class EncoderLayer:
 class Encoder:
     """Encoder layers of one shape, checked and ready to run: post-norm as in BERT, or pre-norm (norm_first).
 
-    layers: at least one EncoderLayer, all of the same shapes. num_heads divides h. activation: as in functional.linear. eps: of the
-    first and the second norm. The weights belong to the instruction set they were packed under.
+    layers: at least one EncoderLayer, all of the same shapes. num_heads divides h. activation: as in functional.linear.
+    eps: of the first and the second norm. The weights belong to the instruction set they were packed under.
     Raises ValueError and TypeError for weights that do not fit together.
     """
 
@@ -67,18 +68,14 @@ class Encoder:
     def __call__(self, x, cu_seqlens, *, out=None) -> np.ndarray:
         """x (T, h) float32, sequence b in the rows cu_seqlens[b]:cu_seqlens[b + 1] -> (T, h). out may be x itself.
 
-        With enough sequences each thread takes some of them through all layers; a sequence's rows do not depend on that, nor on the
-        other sequences, to the bit. Raises TypeError, ValueError, and RuntimeError under another instruction set than the weights'.
+        With enough sequences each thread takes some of them through all layers; a sequence's rows do not depend on
+        that, nor on the other sequences, to the bit.
+        Raises TypeError, ValueError, and RuntimeError under another instruction set than the weights'.
         """
         x = arrays.float32(x, "x", last=self.hidden)
         if x.ndim != 2:
             raise ValueError(f"x has shape {x.shape}; (T, {self.hidden}) is needed")
-        cu_seqlens = np.asarray(cu_seqlens)
-        cu_seqlens = arrays.integers(cu_seqlens, "cu_seqlens", max(cu_seqlens.size, 1))
-        if cu_seqlens[0] != 0 or cu_seqlens[-1] != len(x) or (np.diff(cu_seqlens) < 0).any():
-            raise ValueError(
-                f"cu_seqlens is {cu_seqlens}; values that rise from 0 to {len(x)} (the rows of x) are needed"
-            )
+        cu_seqlens = starts(cu_seqlens, "cu_seqlens", len(x), "x")
         if out is not None:
             arrays.check_out(out, x.shape, arrays.FLOAT32, {"x": x, "cu_seqlens": cu_seqlens}, in_place=("x",))
         dense = np.ascontiguousarray(x)

@@ -130,7 +130,7 @@ class BertLayer(Module):
 
 
 class _Engine:
-    """All layers as one functional.Encoder: made when it is first needed, and again when a weight or the ISA has changed."""
+    """All layers as one functional.Encoder: made when first needed, and again when a weight or the ISA has changed."""
 
     def __init__(self) -> None:
         self._parts: list = []
