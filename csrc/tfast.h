@@ -41,13 +41,16 @@ void tfast_attention_explain(const tfast_attention* call, int n_threads, tfast_a
  * -------------------------------------------------------------------------------------------- */
 typedef struct {
     int64_t N, K;
-    unsigned layout;
-    float* panels; /* 64-byte aligned, tfast_packed_bytes of them */
+    const tfast_kernels* kernels; /* that it is packed for */
+    float* panels;                /* 64-byte aligned, tfast_packed_bytes of them */
 } tfast_packed;
 
-size_t tfast_packed_bytes(int64_t N, int64_t K);
-/* w (N, K), rows w_stride apart, dense; sets p->layout; p->N, p->K and p->panels are the caller's. */
+/* For the kernels in force: sets all but panels, which the caller allocates then. */
+void tfast_packed_begin(int64_t N, int64_t K, tfast_packed* p);
+size_t tfast_packed_bytes(const tfast_packed* p);
+/* w (N, K), rows w_stride apart, dense -> p->panels. */
 tfast_status tfast_pack(const float* w, int64_t w_stride, tfast_packed* p, int n_threads);
+const char* tfast_packed_isa(const tfast_packed* p);
 
 typedef struct {
     int64_t M;

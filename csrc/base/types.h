@@ -39,6 +39,12 @@ typedef enum {
 static inline int64_t tfast_ceil_div(int64_t a, int64_t b) {
     return (a + b - 1) / b;
 }
+static inline int64_t tfast_clamp(int64_t x, int64_t lo, int64_t hi) {
+    return x < lo ? lo : x > hi ? hi : x;
+}
+static inline size_t tfast_align64(size_t bytes) {
+    return (bytes + 63) / 64 * 64;
+}
 static inline int64_t tfast_round_up(int64_t a, int64_t b) {
     return tfast_ceil_div(a, b) * b;
 }

@@ -43,7 +43,7 @@ typedef struct {
 static layout_t layout_of(const tfast_attention* c, int64_t max_rows) {
     layout_t l = {.panels = TFAST_MAX(1, tfast_ceil_div(max_rows, PANEL))};
     const int64_t wide = c->D + c->Dv, fit = STAGE_FLOATS / wide / ATTENTION_BLOCK * ATTENTION_BLOCK;
-    l.superblock = clamp(fit, ATTENTION_BLOCK, 8 * ATTENTION_BLOCK);
+    l.superblock = tfast_clamp(fit, ATTENTION_BLOCK, 8 * ATTENTION_BLOCK);
     const int64_t dv = tfast_round_up(c->Dv, V_LANES);
     size_t at = 0;
     const size_t part[] = {(size_t)l.panels * sizeof(panel_t),  (size_t)(l.panels * c->D * PANEL) * 4,
@@ -177,6 +177,7 @@ static void score_block(const work_t* w, const panel_t* t, const float* q, int64
     const tfast_attention* c = w->c;
     const int64_t k_stride = w->stage_k ? c->D : c->k_stride[2];
     const float* k = w->stage_k ? w->k_stage + (k0 - w->s0) * c->D : (const float*)w->s.k + k0 * k_stride;
+    if (n_segments == 0) return;
     bias_ahead(w, t, k0 + g[0].t0, g[n_segments - 1].t1 - g[0].t0);
     for (int i = 0; i < n_segments; i++) {
         if (c->additive)
@@ -207,9 +208,10 @@ static values_t values_from(const work_t* w, int64_t k0) {
     return (values_t){(const float*)w->s.v + k0 * w->c->v_stride[2], w->c->v_stride[2], V_LANES};
 }
 
-/* The weighted sum of a ragged segment where V holds NaN or infinity: 0 * NaN would reach lanes that do not see that
- * key. */
-static void add_values_by_lane(const work_t* w, const panel_t* t, int64_t k0, const segment_t* g, float* o) {
+/* add_values_by_tile for a ragged segment where V holds NaN or infinity: 0 * NaN would reach lanes that do not see that
+ * key. The sums of other lanes have the same order, hence the same bits. */
+static void add_values_by_lane(const work_t* w, const panel_t* t, int64_t k0, const segment_t* g, tile_end end,
+                               const float* alpha, float* o) {
     const values_t values = values_from(w, k0);
     for (int64_t v = g->v0; v < g->v1; v++) {
         vf lo, hi;
@@ -223,7 +225,9 @@ static void add_values_by_lane(const work_t* w, const panel_t* t, int64_t k0, co
                     v_fma(v_set1(a[j * values.key_stride]), v_load(w->scores + j * PANEL + v * V_LANES), acc);
                 acc = v_select(lane_sees(lo, hi, j), next, acc);
             }
-            v_store(x, v_add(acc, v_load(x)));
+            if (end == END_ADD_C) acc = v_add(acc, v_load(x));
+            if (end == END_SCALE_C) acc = v_fma(v_load(x), v_load(alpha + v * V_LANES), acc);
+            v_store(x, acc);
         }
     }
 }
@@ -254,18 +258,14 @@ static void add_values_by_tile(const work_t* w, int64_t k0, const segment_t* g, 
 
 static void add_values(const work_t* w, panel_t* t, int64_t k0, const segment_t* g, int n_segments, const float* alpha,
                        float* o) {
-    const int by_lane = t->careful && t->ragged;
-    const int covers = !by_lane && n_segments > 0 && g[0].v0 == 0 && g[0].v1 == t->nv;
+    const int covers = n_segments > 0 && g[0].v0 == 0 && g[0].v1 == t->nv;
     if (!covers) scale_output(w, t, alpha, o);
     for (int i = 0; i < n_segments; i++) {
-        if (by_lane && g[i].ragged)
-            add_values_by_lane(w, t, k0, &g[i], o);
+        const tile_end end = i > 0 || !covers ? END_ADD_C : t->started ? END_SCALE_C : END_STORE;
+        if (t->careful && g[i].ragged)
+            add_values_by_lane(w, t, k0, &g[i], end, alpha, o);
         else
-            add_values_by_tile(w, k0, &g[i],
-                               i > 0 || !covers ? END_ADD_C
-                               : t->started     ? END_SCALE_C
-                                                : END_STORE,
-                               alpha, o);
+            add_values_by_tile(w, k0, &g[i], end, alpha, o);
     }
     t->started = 1;
 }
@@ -310,12 +310,25 @@ static void over_superblocks(work_t* w, int64_t first, int64_t last, superblock_
     }
 }
 
-static int output_is_finite(const work_t* w, const panel_t* t, const float* o) {
+static float* output_of(const work_t* w, int64_t index) {
+    return w->o + index * tfast_round_up(w->c->Dv, V_LANES) * PANEL;
+}
+
+/* Which lanes have NaN or infinity in their output; whether any has. */
+static int find_rogue_lanes(const work_t* w, const panel_t* t, const float* o, uint8_t rogue[PANEL]) {
     const vf inf = v_set1(INFINITY);
-    int finite = 1;
-    for (int64_t d = 0; d < w->c->Dv; d++)
-        for (int64_t v = 0; v < t->nv; v++) finite &= v_all(v_lt(v_abs(v_load(o + d * PANEL + v * V_LANES)), inf));
-    return finite;
+    int any = 0;
+    for (int64_t v = 0; v < t->nv; v++) {
+        vf worst = v_zero();
+        for (int64_t d = 0; d < w->c->Dv; d++) {
+            const vf x = v_abs(v_load(o + d * PANEL + v * V_LANES));
+            worst = v_select(v_lt(x, inf), worst, inf);
+        }
+        float lanes[V_LANES];
+        v_store(lanes, worst);
+        for (int64_t i = 0; i < V_LANES; i++) any |= rogue[v * V_LANES + i] = lanes[i] > 0;
+    }
+    return any;
 }
 
 static char* output_row(const work_t* w, const panel_t* t, int64_t lane) {
@@ -338,14 +351,16 @@ static void store_edge_block(const float* o, vf factor, char* const row[V_LANES]
     for (int64_t i = 0; i < V_LANES; i++) x[i] = i < width ? v_mul(v_load(o + i * PANEL), factor) : v_zero();
     v_transpose(x);
     for (int64_t i = 0; i < lanes; i++) {
+        if (!row[i]) continue;
         float one[V_LANES];
         v_store(one, x[i]);
         store_row(row[i] + d * element_bytes(type), one, width, type);
     }
 }
 
-/* O^T to rows of the output, or of a partial result. */
-static void store_panel(const work_t* w, const panel_t* t, const float* o, const float* factor, float* partial_rows) {
+/* O^T to rows of the output, or of a partial result; with `only`, those lanes and no other. */
+static void store_panel(const work_t* w, const panel_t* t, const float* o, const float* factor, float* partial_rows,
+                        const uint8_t* only) {
     const int64_t dv = w->c->Dv;
     const tfast_dtype type = partial_rows ? TFAST_F32 : w->c->dtype;
     for (int64_t v = 0; v < t->nv; v++) {
@@ -354,12 +369,14 @@ static void store_panel(const work_t* w, const panel_t* t, const float* o, const
         char* row[V_LANES];
         for (int64_t i = 0; i < lanes; i++) {
             const int64_t lane = v * V_LANES + i;
-            row[i] = partial_rows ? (char*)(partial_rows + lane * dv) : output_row(w, t, lane);
+            row[i] = only && !only[lane] ? NULL
+                     : partial_rows      ? (char*)(partial_rows + lane * dv)
+                                         : output_row(w, t, lane);
         }
         for (int64_t d = 0; d < dv; d += V_LANES) {
             const int64_t width = TFAST_MIN(V_LANES, dv - d);
             const float* from = o + d * PANEL + v * V_LANES;
-            if (lanes == V_LANES && width == V_LANES && type == TFAST_F32)
+            if (lanes == V_LANES && width == V_LANES && type == TFAST_F32 && !only)
                 store_full_block(from, f, row, d);
             else
                 store_edge_block(from, f, row, lanes, d, width, type);
@@ -367,10 +384,11 @@ static void store_panel(const work_t* w, const panel_t* t, const float* o, const
     }
 }
 
-static void finish_panel(const work_t* w, int64_t index, float* factor) {
+static void finish_panel(const work_t* w, int64_t index, const uint8_t* only) {
+    float factor[PANEL] __attribute__((aligned(64)));
     const tfast_attention_piece* p = w->p;
     panel_t* t = w->panels + index;
-    float* o = w->o + index * tfast_round_up(w->c->Dv, V_LANES) * PANEL;
+    float* o = output_of(w, index);
     if (!t->started) memset(o, 0, (size_t)(w->c->Dv * PANEL) * 4);
     if (p->partial) {
         const int64_t row = index * PANEL;
@@ -379,20 +397,26 @@ static void finish_panel(const work_t* w, int64_t index, float* factor) {
             p->partial[p->n_rows * (w->c->Dv + 1) + row + i] = t->sum[i];
         }
         for (int64_t i = 0; i < t->nv * V_LANES; i++) factor[i] = 1;
-        store_panel(w, t, o, factor, p->partial + row * w->c->Dv);
+        store_panel(w, t, o, factor, p->partial + row * w->c->Dv, only);
         return;
     }
     for (int64_t i = 0; i < t->nv * V_LANES; i++)
         factor[i] = i < t->n ? finish_row(w->c, p, &w->s, t->head[i], t->query[i], t->max[i], t->sum[i]) : 0;
-    store_panel(w, t, o, factor, NULL);
+    store_panel(w, t, o, factor, NULL, only);
 }
 
-static void reset_panel(panel_t* t) {
+/* NaN or infinity at a key that only some lanes see has reached others through 0 * NaN: once more, lane by lane, for
+ * those whose output shows it. The other lanes keep their bits. */
+static void redo_panel(work_t* w, int64_t index, const uint8_t* rogue) {
+    panel_t* t = w->panels + index;
     t->started = 0;
+    t->careful = 1;
     for (int64_t i = 0; i < PANEL; i++) {
         t->max[i] = -INFINITY;
         t->sum[i] = 0;
     }
+    over_superblocks(w, index, index + 1, panel_superblock);
+    finish_panel(w, index, rogue);
 }
 
 /* The weights of one superblock, from the final maxima (t->max) and factors (t->sum holds 1 / sum): a second pass over
@@ -428,12 +452,8 @@ static void weights_superblock(const work_t* w, int64_t index) {
 static void write_weights(work_t* w) {
     for (int64_t i = 0; i < w->l.panels; i++) {
         panel_t* t = w->panels + i;
-        for (int64_t n = 0; n < t->nv * V_LANES; n++) {
-            const int64_t lane = TFAST_MIN(n, t->n - 1);
-            tfast_attention quiet = *w->c;
-            quiet.lse = NULL;
-            t->sum[n] = finish_row(&quiet, w->p, &w->s, t->head[lane], t->query[lane], t->max[lane], t->sum[lane]);
-        }
+        for (int64_t n = 0; n < t->n; n++) t->sum[n] = row_factor(w->c, t->head[n], t->max[n], t->sum[n]);
+        for (int64_t n = t->n; n < t->nv * V_LANES; n++) t->sum[n] = t->sum[t->n - 1];
     }
     over_superblocks(w, 0, w->l.panels, weights_superblock);
 }
@@ -459,20 +479,15 @@ static work_t begin_work(const tfast_attention* c, const tfast_attention_piece* 
 static void KERNEL(attention_f32_qblock)(const tfast_attention* c, const tfast_attention_piece* p, void* scratch) {
     ahead_list ahead = {.lines_per_tile = AHEAD_LINES + (bias_comes_from_afar(&c->bias[0]) ? AHEAD_BIAS_LINES : 0)};
     work_t w = begin_work(c, p, scratch, &ahead);
-    float factor[PANEL] __attribute__((aligned(64)));
     for (int64_t i = 0; i < w.l.panels; i++) {
         panel_set_rows(c, p, &w.s, w.panels + i, p->row + i * PANEL, TFAST_MIN(PANEL, p->n_rows - i * PANEL));
         panel_pack_q(c, &w.s, w.panels + i, query_factor(c), w.q + i * c->D * PANEL);
     }
     over_superblocks(&w, 0, w.l.panels, panel_superblock);
     for (int64_t i = 0; i < w.l.panels; i++) {
-        panel_t* t = w.panels + i;
-        if (t->ragged && !output_is_finite(&w, t, w.o + i * tfast_round_up(c->Dv, V_LANES) * PANEL)) {
-            reset_panel(t);
-            t->careful = 1;
-            over_superblocks(&w, i, i + 1, panel_superblock);
-        }
-        finish_panel(&w, i, factor);
+        uint8_t rogue[PANEL];
+        finish_panel(&w, i, NULL);
+        if (w.panels[i].ragged && find_rogue_lanes(&w, w.panels + i, output_of(&w, i), rogue)) redo_panel(&w, i, rogue);
     }
     if (c->weights && !p->partial) write_weights(&w);
 }

@@ -201,27 +201,36 @@ static void store_row(char* row, const float* x, int64_t n, tfast_dtype dtype) {
     for (int64_t i = 0; i < n; i++) out[i] = dtype == TFAST_F16 ? to_f16(x[i]) : to_bf16(x[i]);
 }
 
-/* Natural logarithm of the denominator: `max` is of base 2, `sum` relative to it. */
-static void store_lse(const tfast_attention* c, const tfast_attention_piece* p, const sequence_t* s, int64_t head,
-                      int64_t query, float max, float sum) {
-    const int64_t at = p->batch * c->lse_stride[0] + head * c->lse_stride[1] + s->q_row0 + query;
-    c->lse[at] = sum == 0 ? -INFINITY : (float)(((double)max + log2((double)sum)) * M_LN2);
+/* The denominator of a row with its sink's share, relative to *top (base 2): with a sink the common maximum of scores
+ * and sink keeps 2^(sink - max) finite. NaN in `sum` goes through. */
+static float denominator(const tfast_attention* c, int64_t head, float max, float sum, float* top) {
+    *top = max;
+    if (!c->sinks) return sum;
+    const float sink = c->sinks[head] * V_LOG2E;
+    *top = TFAST_MAX(max, sink);
+    if (*top == -INFINITY) return sum;
+    return (sum == 0 ? 0 : sum * exp2f(max - *top)) + exp2f(sink - *top);
 }
 
-/* Row sums and maxima to the factor of the output (0 for a row that saw nothing), with the sink's share; lse where it
- * is wanted. With a sink the common maximum of scores and sink keeps 2^(sink - max) finite. NaN in `sum` reaches both
- * results. */
+/* What a row's sums are multiplied by: 0 for a row that saw nothing. */
+static float row_factor(const tfast_attention* c, int64_t head, float max, float sum) {
+    if (sum == 0) return 0;
+    if (!c->sinks) return 1 / sum;
+    float top;
+    const float total = denominator(c, head, max, sum, &top);
+    return exp2f(max - top) / total;
+}
+
+/* row_factor, and the row's lse where it is wanted. */
 static float finish_row(const tfast_attention* c, const tfast_attention_piece* p, const sequence_t* s, int64_t head,
                         int64_t query, float max, float sum) {
-    if (!c->sinks) {
-        if (c->lse) store_lse(c, p, s, head, query, max, sum);
-        return sum == 0 ? 0 : 1 / sum;
+    if (c->lse) {
+        float top;
+        const float total = denominator(c, head, max, sum, &top);
+        const int64_t at = p->batch * c->lse_stride[0] + head * c->lse_stride[1] + s->q_row0 + query;
+        c->lse[at] = total == 0 ? -INFINITY : (float)(((double)top + log2((double)total)) * M_LN2);
     }
-    const float sink = c->sinks[head] * V_LOG2E, top = TFAST_MAX(max, sink);
-    float total = sum;
-    if (top > -INFINITY) total = (sum == 0 ? 0 : sum * exp2f(max - top)) + exp2f(sink - top);
-    if (c->lse) store_lse(c, p, s, head, query, top, total);
-    return sum == 0 ? 0 : exp2f(max - top) / total;
+    return row_factor(c, head, max, sum);
 }
 
 #endif

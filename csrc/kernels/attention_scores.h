@@ -17,10 +17,6 @@ typedef struct {
 /* A block is cut where a vector's first or last visible key lies: at most two cuts a vector. */
 enum { MAX_SEGMENTS = 2 * TILE_VECTORS + 1 };
 
-static int64_t clamp(int64_t x, int64_t lo, int64_t hi) {
-    return x < lo ? lo : x > hi ? hi : x;
-}
-
 static int add_segment(const panel_t* p, int64_t k0, int64_t t0, int64_t t1, segment_t* s) {
     s->t0 = t0;
     s->t1 = t1;
@@ -47,8 +43,8 @@ static int cut_segments(const panel_t* p, int64_t k0, int64_t n, segment_t* s) {
     int cuts = 0, count = 0;
     cut[cuts++] = 0;
     for (int64_t v = 0; v < p->nv; v++) {
-        cut[cuts++] = clamp(p->v_first[v] - k0, 0, n);
-        cut[cuts++] = clamp(p->v_end[v] - k0, 0, n);
+        cut[cuts++] = tfast_clamp(p->v_first[v] - k0, 0, n);
+        cut[cuts++] = tfast_clamp(p->v_end[v] - k0, 0, n);
     }
     cut[cuts++] = n;
     for (int i = 1; i < cuts; i++) /* insertion sort of at most eight */
@@ -73,14 +69,19 @@ V_INLINE vf bias_log2(vf x) {
     return v_select(v_le(x, v_set1(-INFINITY)), x, y);
 }
 
+/* A float is added; "not allowed" (-infinity) replaces the score, whatever that is: NaN + -infinity would be NaN. */
+V_INLINE vf biased(const int is_float, vf score, vf bias) {
+    return is_float ? v_add(score, bias_log2(bias)) : v_select(v_lt(v_set1(-INFINITY), bias), score, bias);
+}
+
 static void add_uniform_bias(const tfast_bias* b, const char* row, int64_t k0, const segment_t* g, float* S) {
     for (int64_t t = g->t0; t < g->t1; t++) {
         const float value = bias_value(b, row, k0 + t);
         if (value == 0) continue;
-        const vf x = bias_log2(v_set1(value));
+        const vf x = v_set1(value);
         for (int64_t v = g->v0; v < g->v1; v++) {
             float* s = S + t * PANEL + v * V_LANES;
-            v_store(s, v_add(v_load(s), x));
+            v_store(s, biased(b->kind == TFAST_BIAS_FLOAT, v_load(s), x));
         }
     }
 }
@@ -95,8 +96,7 @@ V_INLINE void add_full_bias_block(const int is_float, const char* const* rows, i
             is_float ? v_load((const float*)rows[i] + key) : v_from_mask_bytes((const uint8_t*)rows[i] + key, V_LANES);
     v_transpose(x);
 #pragma GCC unroll 16
-    for (int i = 0; i < V_LANES; i++)
-        v_store(s + i * PANEL, v_add(is_float ? bias_log2(x[i]) : x[i], v_load(s + i * PANEL)));
+    for (int i = 0; i < V_LANES; i++) v_store(s + i * PANEL, biased(is_float, v_load(s + i * PANEL), x[i]));
 }
 
 /* Fewer keys, or keys that are not dense: value by value. */
@@ -104,7 +104,7 @@ static void add_edge_bias_block(const tfast_bias* b, const char* const* rows, in
     for (int64_t j = 0; j < n; j++, s += PANEL) {
         float one[V_LANES];
         for (int64_t i = 0; i < V_LANES; i++) one[i] = bias_value(b, rows[i], key + j);
-        v_store(s, v_add(bias_log2(v_load(one)), v_load(s)));
+        v_store(s, biased(b->kind == TFAST_BIAS_FLOAT, v_load(s), v_load(one)));
     }
 }
 
@@ -161,8 +161,8 @@ static void add_alibi(const panel_t* p, int64_t offset, int64_t k0, const segmen
 static void lane_ranges(const panel_t* p, int64_t v, int64_t k0, vf* lo, vf* hi) {
     float a[V_LANES], b[V_LANES];
     for (int64_t i = 0; i < V_LANES; i++) {
-        a[i] = (float)clamp(p->lo[v * V_LANES + i] - k0, -1, ATTENTION_BLOCK + 1);
-        b[i] = (float)clamp(p->hi[v * V_LANES + i] - k0, -1, ATTENTION_BLOCK + 1);
+        a[i] = (float)tfast_clamp(p->lo[v * V_LANES + i] - k0, -1, ATTENTION_BLOCK + 1);
+        b[i] = (float)tfast_clamp(p->hi[v * V_LANES + i] - k0, -1, ATTENTION_BLOCK + 1);
     }
     *lo = v_load(a);
     *hi = v_load(b);

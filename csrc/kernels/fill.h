@@ -1,8 +1,10 @@
-/* All kernels of one instruction set, and the function that puts them into the table. Included by isa/<isa>.c after it
- * has defined KERNEL(name)      the name with the suffix of the instruction set, e.g. gemm_f32_panel__avx512, so that a
- * profile shows it TILE_ROWS, TILE_VECTORS, LAYOUT_ID, DECODE_ROWS   (see kernels/table.h) and included its
- * simd/<isa>.h. Everything in here is static: inline code compiled for AVX must not leak into the baseline through the
- * linker. */
+/* All kernels of one instruction set, and the function that puts them into the table.
+ *
+ * Included by isa/<isa>.c after its simd/<isa>.h and after it has defined KERNEL(name), the name with the suffix of the
+ * instruction set (gemm_f32_panel__avx512, so that a profile shows it), and the constants TILE_ROWS, TILE_VECTORS,
+ * LAYOUT_ID and DECODE_ROWS (see kernels/table.h).
+ *
+ * Everything in here is static: inline code compiled for AVX must not leak into the baseline through the linker. */
 #include <float.h>
 #include <math.h>
 #include <string.h>

@@ -29,8 +29,10 @@ typedef struct {
     int write;                       /* it will be written: take the line for this core */
 } ahead_t;
 
+enum { MAX_AHEAD = 8 };
+
 typedef struct {
-    ahead_t part[8];
+    ahead_t part[MAX_AHEAD];
     int parts;
     int64_t lines_per_tile;
 } ahead_list;
@@ -57,7 +59,8 @@ static void fetch_ahead(ahead_list* list) {
 }
 
 static void add_ahead(ahead_list* list, const char* at, int64_t rows, int64_t row_bytes, int64_t stride, int write) {
-    if (rows > 0 && row_bytes > 0) list->part[list->parts++] = (ahead_t){at, rows, row_bytes, stride, 0, write};
+    if (rows > 0 && row_bytes > 0 && list->parts < MAX_AHEAD)
+        list->part[list->parts++] = (ahead_t){at, rows, row_bytes, stride, 0, write};
 }
 
 /* What the tile's sum becomes: C, row + sum, C + sum, or C * row + sum, where `row` has one value a column. The sum

@@ -72,7 +72,7 @@ typedef struct {
     int64_t lse_stride[2];             /* batch, head; positions are dense */
     float* weights;                    /* or NULL: zeroed by the caller; what is invisible is not written */
     int64_t weights_stride[4];         /* batch, head, query, key */
-    int weights_mean; /* add weight / H of every head into one matrix: a piece then holds all heads of its batch */
+    int weights_mean; /* add weight / H of every head into one matrix: the pieces of a batch then run in one task */
 } tfast_attention;
 
 /* A piece of an attention call: rows [row, row + n_rows) of one batch and kv head over the keys [key_begin, key_end) of

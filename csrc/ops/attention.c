@@ -102,7 +102,7 @@ static void add_rows(plan_t* p, tfast_attention_piece base, const lengths_t* l, 
 static void cut_batch(plan_t* p, int64_t b) {
     const tfast_attention* c = p->call;
     const lengths_t l = lengths_of(c, b);
-    if (l.lq == 0) return;
+    if (l.lq == 0 || c->H == 0) return;
     const int grouped = l.lq < p->kernels->attention_panel; /* the heads of a group go through the tiles together */
     const row_cut cut = grouped ? cut_of(p, &l, l.lq * p->group, 1) : cut_of(p, &l, l.lq, p->group);
     for (int64_t g = 0; g < c->Hkv; g++) {
@@ -171,7 +171,7 @@ static void run_piece(void* ctx, int64_t task, void* scratch) {
 /* Heads add into one matrix of weights: one task a batch entry, so that the order of the sum is fixed. */
 static void run_batch(void* ctx, int64_t task, void* scratch) {
     const plan_t* p = ctx;
-    for (int64_t i = 0; i < p->n_pieces; i++)
+    for (int64_t i = p->n_pieces - 1; i >= 0; i--) /* rows in rising order, however they were cut */
         if (p->pieces[i].batch == task) run_piece(ctx, i, scratch);
 }
 
@@ -187,17 +187,13 @@ static void merge_unit(void* ctx, int64_t unit, void* scratch) {
     p->kernels->attention_f32_merge(p->call, &piece, parts, stride, n);
 }
 
-static size_t align64(size_t bytes) {
-    return (bytes + 63) / 64 * 64;
-}
-
 tfast_status tfast_attention_run(const tfast_attention* call, int n_threads) {
     const double ns = call_flops(call) / 50.0; /* 50 GFLOP/s: between a scalar and an AVX-512 core */
     plan_t p;
     begin_plan(&p, call, tfast_threads_for(ns, n_threads));
     if (p.n_pieces == 0) return TFAST_OK;
-    const size_t piece_bytes = align64((size_t)p.n_pieces * sizeof *p.pieces),
-                 unit_bytes = align64((size_t)(p.n_units + 1) * sizeof(int64_t));
+    const size_t piece_bytes = tfast_align64((size_t)p.n_pieces * sizeof *p.pieces),
+                 unit_bytes = tfast_align64((size_t)(p.n_units + 1) * sizeof(int64_t));
     char* slab = tfast_workspace_take(piece_bytes + unit_bytes + (size_t)p.partial_floats * 4);
     if (!slab) return TFAST_NO_MEMORY;
     p.pieces = (tfast_attention_piece*)slab;

@@ -10,6 +10,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "../runtime/dispatch.h"
 #include "../runtime/parallel.h"
 #include "../runtime/workspace.h"
 
@@ -123,18 +124,14 @@ static tfast_status run_layers(const rows_t* r) {
     return TFAST_OK;
 }
 
-static size_t align64(size_t bytes) {
-    return (bytes + 63) / 64 * 64;
-}
-
-/* Buffers of `tokens` rows in one area; with `state` set, only the other two. */
+/* The two buffers of `tokens` rows in one area: their size, and, with r set, their places. */
 static size_t place_buffers(const tfast_encoder* c, int64_t tokens, char* area, rows_t* r) {
-    const size_t row = align64((size_t)(tokens * c->hidden) * sizeof(float));
+    const size_t row = tfast_align64((size_t)(tokens * c->hidden) * sizeof(float));
     if (r) {
         r->other = (float*)area;
         r->wide = (float*)(area + row);
     }
-    return row + align64((size_t)(tokens * wide_width(c)) * sizeof(float));
+    return row + tfast_align64((size_t)(tokens * wide_width(c)) * sizeof(float));
 }
 
 static void run_chunk(void* ctx, int64_t task, void* scratch) {
@@ -144,7 +141,8 @@ static void run_chunk(void* ctx, int64_t task, void* scratch) {
     int64_t* cu = scratch;
     rows_t r = {.call = c, .rows = c->cu[last] - row, .sequences = last - first, .cu = cu, .n_threads = 1};
     for (int64_t i = 0; i <= r.sequences; i++) cu[i] = c->cu[first + i] - row;
-    place_buffers(c, p->max_tokens, (char*)scratch + align64((size_t)(p->max_sequences + 1) * sizeof(int64_t)), &r);
+    place_buffers(c, p->max_tokens, (char*)scratch + tfast_align64((size_t)(p->max_sequences + 1) * sizeof(int64_t)),
+                  &r);
     r.state = c->y + row * c->hidden;
     if (c->x != c->y) memcpy(r.state, c->x + row * c->hidden, (size_t)(r.rows * c->hidden) * sizeof(float));
     const tfast_status status = run_layers(&r);
@@ -178,7 +176,20 @@ static tfast_status run_whole(const tfast_encoder* c, int n_threads) {
     return status;
 }
 
+/* Before anything is written. */
+static tfast_status check_layouts(const tfast_encoder* c) {
+    const unsigned layout = tfast_kernels_now()->layout;
+    for (int64_t i = 0; i < c->n_layers; i++) {
+        const tfast_encoder_layer* l = &c->layers[i];
+        const tfast_packed* weights[] = {l->qkv, l->out, l->up, l->down};
+        for (int k = 0; k < 4; k++)
+            if (weights[k]->kernels->layout != layout) return TFAST_WRONG_LAYOUT;
+    }
+    return TFAST_OK;
+}
+
 tfast_status tfast_encoder_run(const tfast_encoder* c, int n_threads) {
+    STEP(check_layouts(c));
     if (c->T == 0) return TFAST_OK;
     /* 50 GFLOP/s, as in linear.c */
     const double flops =
@@ -195,7 +206,7 @@ tfast_status tfast_encoder_run(const tfast_encoder* c, int n_threads) {
     const tfast_parallel loop = {.n_tasks = p.n_chunks,
                                  .task_ns = flops / 50 / (double)p.n_chunks,
                                  .n_threads = n_threads,
-                                 .scratch_bytes = align64((size_t)(p.max_sequences + 1) * sizeof(int64_t)) +
+                                 .scratch_bytes = tfast_align64((size_t)(p.max_sequences + 1) * sizeof(int64_t)) +
                                                   place_buffers(c, p.max_tokens, NULL, NULL)};
     const tfast_status status = tfast_parallel_for(&loop, run_chunk, &p);
     tfast_workspace_give(p.first);

@@ -1,8 +1,9 @@
 /* Linear layers: packing of weights, and blocks of rows and columns over the threads.
  *
  * Called by transformer_fast/_core.pyx. The kernel (kernels/gemm.h) multiplies a block of rows of x, in place, by one
- * packed panel of the weight; here is the order of the blocks. Every element of y is one sum in the order of K whatever
- * the blocks are, so that neither the number of threads nor the other rows change a bit of it. */
+ * packed panel of the weight; here is the order of the blocks. Every element of y is a sum over blocks of K, whose
+ * lengths depend on K and L1 alone, added in order: neither the number of threads nor the other rows change a bit of
+ * it. */
 #include "../tfast.h"
 
 #include <string.h>
@@ -33,12 +34,16 @@ typedef struct {
     int gather; /* rows of x are copied into dense blocks first */
 } plan_t;
 
-static int64_t clamp(int64_t x, int64_t lo, int64_t hi) {
-    return x < lo ? lo : x > hi ? hi : x;
+void tfast_packed_begin(int64_t N, int64_t K, tfast_packed* p) {
+    *p = (tfast_packed){.N = N, .K = K, .kernels = tfast_kernels_now()};
 }
 
-size_t tfast_packed_bytes(int64_t N, int64_t K) {
-    return (size_t)tfast_round_up(N, tfast_kernels_now()->panel_width) * (size_t)K * sizeof(float);
+size_t tfast_packed_bytes(const tfast_packed* p) {
+    return (size_t)tfast_round_up(p->N, p->kernels->panel_width) * (size_t)p->K * sizeof(float);
+}
+
+const char* tfast_packed_isa(const tfast_packed* p) {
+    return p->kernels->isa;
 }
 
 typedef struct {
@@ -57,8 +62,7 @@ static void pack_panel(void* ctx, int64_t i, void* scratch) {
 }
 
 tfast_status tfast_pack(const float* w, int64_t w_stride, tfast_packed* p, int n_threads) {
-    pack_t t = {tfast_kernels_now(), w, w_stride, p};
-    p->layout = t.kernels->layout;
+    pack_t t = {p->kernels, w, w_stride, p};
     const int64_t panels = tfast_ceil_div(p->N, t.kernels->panel_width);
     const tfast_parallel loop = {
         .n_tasks = panels, .task_ns = (double)(p->K * t.kernels->panel_width) * 0.5, .n_threads = n_threads};
@@ -122,16 +126,16 @@ static void make_plan(plan_t* p, const tfast_linear* c, int threads) {
     const tfast_cpu* cpu = tfast_cpu_info();
     const int64_t tile = p->kernels->tile_rows, width = p->kernels->panel_width, K = TFAST_MAX(c->weight->K, 1);
     const int64_t fits = (int64_t)(PANEL_SHARE_OF_L1 * (double)cpu->l1d_bytes) / (width * 4);
-    p->k_block = tfast_round_up(tfast_ceil_div(K, tfast_ceil_div(K, clamp(fits, 64, MAX_K_BLOCK))), 8);
+    p->k_block = tfast_round_up(tfast_ceil_div(K, tfast_ceil_div(K, tfast_clamp(fits, 64, MAX_K_BLOCK))), 8);
     const int64_t rows =
-        clamp((int64_t)(ROWS_SHARE_OF_L2 * (double)cpu->l2_bytes) / (K * 4), MIN_BLOCK_ROWS, MAX_BLOCK_ROWS);
+        tfast_clamp((int64_t)(ROWS_SHARE_OF_L2 * (double)cpu->l2_bytes) / (K * 4), MIN_BLOCK_ROWS, MAX_BLOCK_ROWS);
     p->n_panels = tfast_ceil_div(c->weight->N, width);
     p->n_row_blocks = tfast_ceil_div(c->M, rows);
     p->n_col_blocks = 1;
     if (threads > 1) {
         const int64_t wanted = (int64_t)threads * TASKS_PER_THREAD;
-        p->n_row_blocks = clamp(wanted, p->n_row_blocks, TFAST_MAX(p->n_row_blocks, c->M / MIN_BLOCK_ROWS));
-        p->n_col_blocks = clamp(tfast_ceil_div(wanted, p->n_row_blocks), 1, p->n_panels);
+        p->n_row_blocks = tfast_clamp(wanted, p->n_row_blocks, TFAST_MAX(p->n_row_blocks, c->M / MIN_BLOCK_ROWS));
+        p->n_col_blocks = tfast_clamp(tfast_ceil_div(wanted, p->n_row_blocks), 1, p->n_panels);
     }
     p->row_block = tfast_round_up(tfast_ceil_div(c->M, p->n_row_blocks), tile);
     p->n_row_blocks = tfast_ceil_div(c->M, p->row_block);
@@ -148,7 +152,7 @@ static size_t scratch_bytes(const plan_t* p) {
 
 tfast_status tfast_linear_run(const tfast_linear* c, int n_threads) {
     plan_t p = {.call = c, .kernels = tfast_kernels_now()};
-    if (c->weight->layout != p.kernels->layout) return TFAST_WRONG_LAYOUT;
+    if (c->weight->kernels->layout != p.kernels->layout) return TFAST_WRONG_LAYOUT;
     if (c->M == 0 || c->weight->N == 0) return TFAST_OK;
     const double ns = 2.0 * (double)c->M * (double)c->weight->N * (double)c->weight->K / 50.0; /* 50 GFLOP/s */
     make_plan(&p, c, tfast_threads_for(ns, n_threads));

@@ -10,6 +10,7 @@
 #define _GNU_SOURCE /* sched_getaffinity */
 #include "parallel.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,9 +23,6 @@
 #endif
 #if defined(__linux__)
 #include <sched.h>
-#endif
-#ifdef _OPENMP
-#include <pthread.h>
 #endif
 
 /* Fork and join of two threads measured at 1-3 us warm (docs/threading.md): below this much work a loop stays serial.
@@ -103,18 +101,24 @@ static int environment_threads(void) {
 static char region_busy;           /* a parallel region of the process is running */
 static int pool_started, orphaned; /* orphaned: this is a forked child whose parent had the pool */
 static int initial_omp_max = -1;
+#endif
 
 static void after_fork_in_child(void) {
     tfast_workspace_after_fork();
+#ifdef _OPENMP
     if (pool_started) orphaned = 1;
     __atomic_clear(&region_busy, __ATOMIC_RELAXED);
+#endif
 }
 
 __attribute__((constructor)) static void prepare(void) {
+#ifdef _OPENMP
     initial_omp_max = omp_get_max_threads();
+#endif
     pthread_atfork(NULL, NULL, after_fork_in_child);
 }
 
+#ifdef _OPENMP
 /* threadpoolctl and omp_set_num_threads change this thread's OpenMP setting: a value that is no longer the initial one
  * is a limit. */
 static int limit_by_openmp(int n) {

@@ -33,6 +33,12 @@ static void* allocate(size_t bytes) {
     return posix_memalign(&p, ALIGNMENT, bytes) == 0 ? p : NULL;
 }
 
+/* Under the lock, before the memory is freed: freed addresses come back, and give() goes by addresses. */
+static void detach(int i) {
+    slabs[i].memory = NULL;
+    slabs[i].bytes = 0;
+}
+
 /* The index of the slab to use, or -1: all are busy. */
 static int choose(size_t bytes) {
     int fits = -1, largest = -1;
@@ -49,50 +55,57 @@ void* tfast_workspace_take(size_t bytes) {
     if (bytes == 0) bytes = ALIGNMENT;
     acquire();
     const int i = choose(bytes);
-    if (i >= 0) slabs[i].busy = 1;
-    release();
-    if (i < 0) return allocate(bytes); /* more concurrent calls than slabs: give() frees what it does not know */
-    if (slabs[i].bytes < bytes) {
-        void* old = slabs[i].memory;
-        slabs[i].memory = NULL; /* give() looks through the list without the lock: it must not find freed memory */
-        free(old);
-        slabs[i].memory = allocate(bytes);
-        slabs[i].bytes = slabs[i].memory ? bytes : 0;
+    if (i < 0) {
+        release();
+        return allocate(bytes); /* more concurrent calls than slabs: give() frees what it does not know */
     }
+    slabs[i].busy = 1;
     void* memory = slabs[i].memory;
-    if (!memory) __atomic_store_n(&slabs[i].busy, 0, __ATOMIC_RELEASE);
+    const int grow = slabs[i].bytes < bytes;
+    if (grow) detach(i);
+    release();
+    if (!grow) return memory;
+    free(memory);
+    memory = allocate(bytes);
+    acquire();
+    slabs[i] = (slab_t){memory, memory ? bytes : 0, memory != NULL};
+    release();
     return memory;
 }
 
 void tfast_workspace_give(void* memory) {
     if (!memory) return;
-    for (int i = 0; i < MAX_SLABS; i++)
+    int known = 0;
+    acquire();
+    for (int i = 0; i < MAX_SLABS && !known; i++)
         if (slabs[i].memory == memory) {
-            __atomic_store_n(&slabs[i].busy, 0, __ATOMIC_RELEASE);
-            return;
+            slabs[i].busy = 0;
+            known = 1;
         }
-    free(memory);
+    release();
+    if (!known) free(memory);
 }
 
 size_t tfast_workspace_release(void) {
     size_t freed = 0;
     for (int i = 0; i < MAX_SLABS; i++) {
+        void* memory = NULL;
         acquire();
-        const int idle = !slabs[i].busy;
-        if (idle) slabs[i].busy = 1;
+        if (!slabs[i].busy) {
+            freed += slabs[i].bytes;
+            memory = slabs[i].memory;
+            detach(i);
+        }
         release();
-        if (!idle) continue;
-        freed += slabs[i].bytes;
-        free(slabs[i].memory);
-        slabs[i].memory = NULL;
-        slabs[i].bytes = 0;
-        __atomic_store_n(&slabs[i].busy, 0, __ATOMIC_RELEASE);
+        free(memory);
     }
     return freed;
 }
 
 size_t tfast_workspace_bytes(void) {
     size_t held = 0;
+    acquire();
     for (int i = 0; i < MAX_SLABS; i++) held += slabs[i].bytes;
+    release();
     return held;
 }

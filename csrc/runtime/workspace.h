@@ -1,7 +1,8 @@
 /* Scratch memory that is kept between calls: a call in a steady state allocates nothing.
  *
- * Called by runtime/parallel.c (per-thread scratch) and ops/ (operands packed for one call). A slab belongs to one
- * caller between tfast_workspace_take and tfast_workspace_give, so that several Python threads may run ops at once. */
+ * Called by runtime/parallel.c (per-thread scratch) and ops/ (plans and intermediate arrays of one call). A slab
+ * belongs to one caller between tfast_workspace_take and tfast_workspace_give, so that several Python threads may run
+ * ops at once. */
 #ifndef TFAST_RUNTIME_WORKSPACE_H
 #define TFAST_RUNTIME_WORKSPACE_H
 

@@ -21,9 +21,6 @@ V_INLINE vf v_zero(void) {
 V_INLINE vf v_set1(float x) {
     return _mm256_set1_ps(x);
 }
-V_INLINE vf v_iota(void) {
-    return _mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7);
-}
 V_INLINE vf v_load(const float* p) {
     return _mm256_loadu_ps(p);
 }

@@ -1,17 +1,21 @@
-/* The baseline: four lanes by GCC's and clang's portable vectors. It compiles for any machine (SSE2 on x86-64, NEON on
+/* clang-format off
+ * The baseline: four lanes by GCC's and clang's portable vectors. It compiles for any machine (SSE2 on x86-64, NEON on
  * arm64) and is the specification of the names that every simd/<isa>.h has:
  *
  *   vf, vm                    V_LANES floats; a mask of as many lanes
  *   v_load_n, v_store_n       the first n lanes only (0 <= n <= V_LANES); what lies behind is neither read nor written;
- * lanes read as 0 v_iota                    0, 1, 2, ... v_fma(a, b, c)            a * b + c (one rounding where the
- * machine has it) v_max, v_min(a, b)        the second operand where one of them is NaN v_select(m, a, b)         a
- * where m, else b v_exp2_clamp, v_frac, v_scale2    2^x = v_scale2(polynomial(v_frac(c)), c) with c = v_exp2_clamp(x);
- * see math.h v_from_mask_bytes(p, n)   0 where the byte is not 0, -infinity where it is 0 (n bytes are read)
+ *                             other lanes read as 0
+ *   v_fma(a, b, c)            a * b + c (one rounding where the machine has it)
+ *   v_max, v_min(a, b)        the second operand where one of them is NaN
+ *   v_select(m, a, b)         a where m, else b
+ *   v_exp2_clamp, v_frac, v_scale2    2^x = v_scale2(polynomial(v_frac(c)), c) with c = v_exp2_clamp(x); see math.h
+ *   v_from_mask_bytes(p, n)   0 where the byte is not 0, -infinity where it is 0 (n bytes are read)
  *   v_load_f16, v_load_bf16   V_LANES half-precision numbers, widened
  *   v_transpose(x)            the V_LANES x V_LANES block, in place
  *   v_sums(x)                 one vector: lane i is the sum of x[i]
  *
- * Included by isa/scalar.c alone. */
+ * Included by isa/scalar.c alone.
+ * clang-format on */
 #ifndef TFAST_SIMD_SCALAR_H
 #define TFAST_SIMD_SCALAR_H
 
@@ -31,9 +35,6 @@ V_INLINE vf v_zero(void) {
 }
 V_INLINE vf v_set1(float x) {
     return (vf){x, x, x, x};
-}
-V_INLINE vf v_iota(void) {
-    return (vf){0, 1, 2, 3};
 }
 V_INLINE vf v_load(const float* p) {
     vf x;

@@ -97,6 +97,16 @@ def same_memory(a: np.ndarray, b: np.ndarray) -> bool:
     )
 
 
+def _folds(x: np.ndarray) -> bool:
+    """Whether elements of x may share memory: whether a stride is smaller than what lies within one step of it."""
+    span = x.itemsize
+    for stride, length in sorted((abs(s), n) for s, n in zip(x.strides, x.shape, strict=True) if n > 1):
+        if stride < span:
+            return x.size > 0
+        span += stride * (length - 1)
+    return False
+
+
 def check_out(
     out, shape: tuple[int, ...], dtype: np.dtype, inputs: dict[str, object], in_place: tuple[str, ...] = ()
 ) -> None:
@@ -120,8 +130,8 @@ def check_out(
         if name in in_place and same_memory(out, array):
             continue
         raise ValueError(f"out overlaps {name}; memory of its own is needed")
-    if out.size and any(stride == 0 and length > 1 for stride, length in zip(out.strides, out.shape, strict=True)):
-        raise ValueError("out has a stride of 0: several results would go to one place")
+    if not out.flags.c_contiguous and _folds(out):
+        raise ValueError(f"out has strides {out.strides}: several results would go to one place")
 
 
 def result_array(out: np.ndarray | None, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -229,7 +229,7 @@ def scaled_dot_product_attention(
             return results
         out[...] = results[0] if isinstance(results, tuple) else results
         return (out, *results[1:]) if isinstance(results, tuple) else out
-    if call.result.size or call.lse is not None:
+    if call.result.size or call.lse is not None or call.weights is not None:
         _core.attention(call.arguments, 0)
     return call.finish(out)
 

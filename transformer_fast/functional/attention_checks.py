@@ -78,7 +78,7 @@ def flatten(
     Leading axes broadcast together, B is their product. Refuses shapes that do not fit.
     """
     q, k, v = query.shape, key.shape, value.shape
-    if len(q) == 4 and q[0] == k[0] == v[0] and q[3:] == k[3:] and k[:3] == v[:3] and len(k) == len(v) == 4:
+    if len(q) == len(k) == len(v) == 4 and q[0] == k[0] == v[0] and q[3] == k[3] and k[:3] == v[:3]:
         lead = q[:1]
     else:
         check_shapes(q, k, v)
@@ -164,6 +164,16 @@ def lengths(kv_lengths, B: int, longest) -> np.ndarray | None:
     return values
 
 
+def _narrowed(values: np.ndarray) -> np.ndarray:
+    """As float32; what is finite stays finite: only -inf masks, not the lowest float64."""
+    with np.errstate(over="ignore"):
+        narrow = values.astype(np.float32)
+    lost = np.isinf(narrow) & np.isfinite(values)
+    if lost.any():
+        narrow[lost] = np.copysign(np.finfo(np.float32).max, narrow[lost])
+    return narrow
+
+
 def mask(attn_mask, lead: tuple[int, ...], shape: tuple[int, int, int]) -> np.ndarray | None:
     """bool or float32 of shape (B, H, Lq, Lk), mostly by strides of 0."""
     if attn_mask is None:
@@ -175,7 +185,7 @@ def mask(attn_mask, lead: tuple[int, ...], shape: tuple[int, int, int]) -> np.nd
                 f"attn_mask has dtype {values.dtype}; bool (True = attend) or a float type (added) is needed"
             )
         if values.dtype != arrays.FLOAT32 or not values.flags.aligned:
-            values = values.astype(np.float32)
+            values = _narrowed(values)
     if any(stride % values.dtype.itemsize for stride in values.strides):
         values = values.copy()
     try:
