@@ -21,7 +21,7 @@ from subprocesses import PACKAGE_PARENT, ROOT, SANITIZED, printed
 import transformer_fast
 
 MAX_WHEEL_BYTES = 3 << 20
-MAX_IMPORT_SECONDS = 0.15
+MAX_IMPORT_SECONDS = 0.05  # beyond NumPy's own import
 LEFT_OUT = shutil.ignore_patterns(
     ".git", ".venv", "build", "dist", "*.egg-info", "*.so", "*.o", "__pycache__", ".*_cache", ".hypothesis", "_core.c"
 )
@@ -171,9 +171,11 @@ def test_lazy_names_are_there():
 
 
 @pytest.mark.skipif(SANITIZED, reason="a sanitizer slows everything down")
-def test_import_is_fast():
+def test_import_adds_little_to_numpy():
+    """Half of the import budget of 0.15 s goes to NumPy itself, and all of it on a busy machine: only our share is held."""
     code = """
         import time
+        import numpy
         start = time.perf_counter()
         import transformer_fast
         print(time.perf_counter() - start)
