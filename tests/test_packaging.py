@@ -172,7 +172,7 @@ def test_lazy_names_are_there():
 
 @pytest.mark.skipif(SANITIZED, reason="a sanitizer slows everything down")
 def test_import_adds_little_to_numpy():
-    """Half of the import budget of 0.15 s goes to NumPy itself, and all of it on a busy machine: only our share is held."""
+    """NumPy takes most of the 0.15 s that the import may take, all of it on a busy machine: only our share is held."""
     code = """
         import time
         import numpy
