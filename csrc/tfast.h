@@ -19,7 +19,6 @@ tfast_status tfast_set_isa(const char* name);
 const char* tfast_get_isa(void);
 const char* tfast_available_isa(int i);
 size_t tfast_workspace_release(void);
-size_t tfast_workspace_bytes(void);
 const char* tfast_cpu_brand(void);
 void tfast_cache_bytes(int64_t* l1d, int64_t* l2, int64_t* l3);
 

@@ -79,7 +79,6 @@ cdef extern from "tfast.h" nogil:
     const char *tfast_get_isa()
     const char *tfast_available_isa(int i)
     size_t tfast_workspace_release()
-    size_t tfast_workspace_bytes()
     const char *tfast_cpu_brand()
     void tfast_cache_bytes(int64_t *l1d, int64_t *l2, int64_t *l3)
     tfast_status tfast_attention_run(const tfast_attention *call, int n_threads)
@@ -244,10 +243,6 @@ def release_workspace():
     with nogil:
         freed = tfast_workspace_release()
     return freed
-
-
-def workspace_bytes():
-    return tfast_workspace_bytes()
 
 
 # --- attention --------------------------------------------------------------------------------------------------------

@@ -101,11 +101,3 @@ size_t tfast_workspace_release(void) {
     }
     return freed;
 }
-
-size_t tfast_workspace_bytes(void) {
-    size_t held = 0;
-    acquire();
-    for (int i = 0; i < MAX_SLABS; i++) held += slabs[i].bytes;
-    release();
-    return held;
-}

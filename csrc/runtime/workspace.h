@@ -14,8 +14,6 @@ void tfast_workspace_give(void* slab);
 
 /* Frees every slab that is not in use; says how many bytes that gave back. */
 size_t tfast_workspace_release(void);
-/* Bytes held, in use or not. */
-size_t tfast_workspace_bytes(void);
 
 /* In a forked child, before anything else. */
 void tfast_workspace_after_fork(void);
