@@ -25,7 +25,8 @@ PYTHON_ROOMS = {
     "cli": {"bench", "functional", "models", "passages", "text", "weights", "__init__"},
     "bench": {"functional", "timing"},
     "text": {"models", "nn", "functional", "checkpoint", "weights"},
-    "models": {"models", "nn", "functional", "checkpoint"},
+    "models": {"models", "generation", "nn", "functional", "checkpoint"},
+    "generation": {"generation", "checkpoint"},
     "nn": {"nn", "functional"},
     "functional": {"functional", "_core", "reference"},  # reference: float64, which only an oracle needs
     "checkpoint": set(),

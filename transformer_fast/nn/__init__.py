@@ -6,6 +6,7 @@ needs more than about eight options becomes two blocks.
 """
 
 from transformer_fast.nn.attention import MultiheadAttention, PackedSelfAttention
+from transformer_fast.nn.cache import KeyValueCache
 from transformer_fast.nn.embedding import Embedding
 from transformer_fast.nn.feed_forward import FeedForward
 from transformer_fast.nn.init import manual_seed
@@ -17,6 +18,7 @@ from transformer_fast.nn.transformer import TransformerEncoderLayer
 __all__ = [
     "Embedding",
     "FeedForward",
+    "KeyValueCache",
     "LayerNorm",
     "Linear",
     "Module",
