@@ -50,9 +50,7 @@ def _task(model: Any, input_ids, attention_mask, logits_processor, tokenizer, op
     unknown = [name for name in inputs if name not in accepted or name == "capacity"]
     if unknown:
         raise TypeError(f"generate() got {', '.join(unknown)}, which {type(model).__name__} does not take")
-    defaults = {
-        n: v for n, v in getattr(model, "generation_config", {}).items() if n in GenerationConfig.__match_args__
-    }
+    defaults = {n: v for n, v in getattr(model, "generation_config", {}).items() if n in FIELDS}
     config = GenerationConfig(**(defaults | chosen))
     if input_ids is not None:
         input_ids = _ids("input_ids", input_ids)
