@@ -15,6 +15,7 @@ from transformer_fast.models.base import PretrainedModel
 # taken for architectures that are not listed.
 _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
     "bert": ("bert", {}, "BertModel"),
+    "gpt2": ("gpt2", {"GPT2LMHeadModel": "GPT2LMHeadModel"}, "GPT2Model"),
 }
 
 __all__ = ["CheckpointError", "PretrainedModel", "load_model"]

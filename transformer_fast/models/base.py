@@ -52,9 +52,9 @@ class Source:
         return [(n, *own[1:])[::-1] if self.transpose else (n, *own[1:]) for n in rows]
 
     def read(self, tensors: Mapping[str, np.ndarray], own: tuple[int, ...]) -> np.ndarray:
-        """The parameter; a view of the one tensor where nothing has to be moved."""
+        """The parameter; a view of the one tensor (transposed by its strides), so that nothing is copied."""
         parts = [tensors[name].T if self.transpose else tensors[name] for name in self.names]
-        array = np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts)).reshape(own)
+        array = (parts[0] if len(parts) == 1 else np.concatenate(parts)).reshape(own)
         array.flags.writeable = False  # so that load_state_dict shares it
         return array
 
