@@ -1,9 +1,10 @@
 """Reads a Hugging Face folder: config.json and the weights in safetensors, one file or sharded; and writes one.
 
 `models` calls `find_folder` and `Checkpoint.open(folder)`, takes its tensors by name, and hands what it has to write to
-`save_checkpoint`; `text` uses `read_json` and `member` for the small files beside the weights. Files are not trusted: whatever is malformed, missing, unused or misshapen is a
-CheckpointError that names the file and the tensor, and pickle-based weights are refused. Tensors are read-only views
-of the mapped file, so that opening a checkpoint copies nothing.
+`save_checkpoint`; `text` uses `read_json` and `member` for the small files beside the weights. Files are not trusted:
+whatever is malformed, missing, unused or misshapen is a CheckpointError that names the file and the tensor, and
+pickle-based weights are refused. Tensors are read-only views of the mapped file, so that opening a checkpoint copies
+nothing.
 
 To add a tensor type, add its safetensors code to `_DTYPES`; to add a way in which weights are stored, see
 `_weight_files`.
