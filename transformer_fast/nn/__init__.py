@@ -13,6 +13,15 @@ from transformer_fast.nn.linear import Linear
 from transformer_fast.nn.module import Module, ModuleList
 from transformer_fast.nn.norm import LayerNorm, RMSNorm
 from transformer_fast.nn.packed import Collector, PackedEncoder
+from transformer_fast.nn.position import (
+    LearnedPositionalEmbedding,
+    RelativePositionBias,
+    RotaryEmbedding,
+    SinusoidalPositionalEncoding,
+    SinusoidalPositionalEncoding2d,
+    alibi_slopes,
+    relative_position_bucket,
+)
 from transformer_fast.nn.transformer import TransformerEncoderLayer
 
 __all__ = [
@@ -20,6 +29,7 @@ __all__ = [
     "Embedding",
     "FeedForward",
     "LayerNorm",
+    "LearnedPositionalEmbedding",
     "Linear",
     "Module",
     "ModuleList",
@@ -27,6 +37,12 @@ __all__ = [
     "PackedEncoder",
     "PackedSelfAttention",
     "RMSNorm",
+    "RelativePositionBias",
+    "RotaryEmbedding",
+    "SinusoidalPositionalEncoding",
+    "SinusoidalPositionalEncoding2d",
     "TransformerEncoderLayer",
+    "alibi_slopes",
     "manual_seed",
+    "relative_position_bucket",
 ]
