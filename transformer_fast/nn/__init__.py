@@ -13,6 +13,7 @@ from transformer_fast.nn.init import manual_seed
 from transformer_fast.nn.linear import Linear
 from transformer_fast.nn.module import Module, ModuleList
 from transformer_fast.nn.norm import LayerNorm, RMSNorm
+from transformer_fast.nn.packed import Collector, PackedEncoder
 from transformer_fast.nn.position import (
     LearnedPositionalEmbedding,
     RelativePositionBias,
@@ -25,6 +26,7 @@ from transformer_fast.nn.position import (
 from transformer_fast.nn.transformer import TransformerEncoderLayer
 
 __all__ = [
+    "Collector",
     "Embedding",
     "FeedForward",
     "KeyValueCache",
@@ -34,6 +36,7 @@ __all__ = [
     "Module",
     "ModuleList",
     "MultiheadAttention",
+    "PackedEncoder",
     "PackedSelfAttention",
     "RMSNorm",
     "RelativePositionBias",
