@@ -15,7 +15,13 @@ from transformer_fast.models.base import PretrainedModel
 # taken for architectures that are not listed.
 _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
     "bert": ("bert", {}, "BertModel"),
+    "gemma2": ("gemma2", {"Gemma2ForCausalLM": "Gemma2ForCausalLM"}, "Gemma2Model"),
+    "gemma3_text": ("gemma3", {"Gemma3ForCausalLM": "Gemma3ForCausalLM"}, "Gemma3TextModel"),
     "gpt2": ("gpt2", {"GPT2LMHeadModel": "GPT2LMHeadModel"}, "GPT2Model"),
+    "llama": ("llama", {"LlamaForCausalLM": "LlamaForCausalLM"}, "LlamaModel"),
+    "mistral": ("mistral", {"MistralForCausalLM": "MistralForCausalLM"}, "MistralModel"),
+    "qwen2": ("qwen2", {"Qwen2ForCausalLM": "Qwen2ForCausalLM"}, "Qwen2Model"),
+    "qwen3": ("qwen3", {"Qwen3ForCausalLM": "Qwen3ForCausalLM"}, "Qwen3Model"),
 }
 
 __all__ = ["CheckpointError", "PretrainedModel", "load_model"]

@@ -22,11 +22,14 @@ from transformer_fast.nn import Linear
 class Decoder(PretrainedModel):
     """The stack of a decoder. A family sets `layers` and `final_norm`, and defines `embed`, `tables` and `remembers`.
 
-    A layer is called with (hidden (T, h), batch, its number, tables) and changes hidden in place.
+    A layer is called with (hidden (T, h), batch, its number, tables) and returns what takes the place of hidden; it may
+    write it there.
     """
 
-    def embed(self, ids: np.ndarray, positions: np.ndarray, out: np.ndarray) -> None:
-        """Writes the embeddings of ids (T,) at positions (T,) to out (T, h)."""
+    width: int
+
+    def embed(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """The embeddings of ids (T,) at positions (T,), a new array (T, h)."""
         raise NotImplementedError(f"{type(self).__name__} has no embed()")
 
     def tables(self, positions: np.ndarray) -> Any:
@@ -44,13 +47,17 @@ class Decoder(PretrainedModel):
         """An empty state; trimmed: layers with a window forget what no later token sees."""
         return DecoderState(B, self.remembers(), capacity, trimmed=trimmed)
 
-    def run(self, hidden: np.ndarray, positions: np.ndarray, batch: Batch | Step, states: list | None = None) -> None:
-        """All layers on hidden (T, h), in place; states gets a copy of what goes into each layer."""
+    def run(
+        self, ids: np.ndarray, positions: np.ndarray, batch: Batch | Step, states: list | None = None
+    ) -> np.ndarray:
+        """ids and positions (T,) -> what the last layer gives, (T, h); states gets a copy of each layer's input."""
+        hidden = self.embed(ids, positions)
         tables = self.tables(positions)
         for number, layer in enumerate(self.layers):
             if states is not None:
                 states.append(hidden.copy())
-            layer(hidden, batch, number, tables)
+            hidden = layer(hidden, batch, number, tables)
+        return hidden
 
     def forward(
         self,
@@ -89,10 +96,7 @@ class Decoder(PretrainedModel):
         weights = [] if output_attentions else None
         states = [] if output_hidden_states else None
         batch = Batch(offsets(tokens), None if state is None else state.caches, weights)
-        hidden = np.empty((int(tokens.sum()), self.width), np.float32)
-        self.embed(input_ids[tokens], positions, hidden)
-        self.run(hidden, positions, batch, states)
-        hidden = self.final_norm(hidden)
+        hidden = self.final_norm(self.run(input_ids[tokens], positions, batch, states))
         columns = tokens
         if state is not None:
             columns = state.tokens = np.concatenate([state.tokens, tokens], axis=1)
@@ -202,9 +206,9 @@ class CausalLM(GenerationMixin, PretrainedModel):
         logits = unpacked(self.logits(hidden[tokens]), tokens)
         return CausalLMOutputWithPast(logits, output.past_key_values, output.hidden_states, output.attentions)
 
-    def logits(self, hidden: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    def logits(self, hidden: np.ndarray) -> np.ndarray:
         """hidden (..., h), after the final norm -> scores of the next token (..., V)."""
-        return self.lm_head(hidden, out=out)
+        return self.lm_head(hidden)
 
     def start(
         self, input_ids: np.ndarray, attention_mask: np.ndarray | None = None, *, capacity: int
@@ -229,23 +233,17 @@ class CausalLM(GenerationMixin, PretrainedModel):
         lengths = tokens.sum(axis=1)
         positions = (np.cumsum(tokens, axis=1) - 1)[tokens]
         batch = Batch(offsets(tokens), state.caches)
-        hidden = np.empty((len(positions), body.width), np.float32)
-        body.embed(input_ids[tokens], positions, hidden)
-        body.run(hidden, positions, batch)
+        hidden = body.run(input_ids[tokens], positions, batch)
         state.positions, state.tokens = lengths, tokens
         last = np.cumsum(lengths) - 1
         return self.logits(body.final_norm(hidden[last])), state
 
     def step(self, ids: np.ndarray, state: DecoderState) -> np.ndarray:
-        """See `transformer_fast.generation`: ids (B,) -> logits (B, V), which hold until the next step."""
+        """See `transformer_fast.generation`: ids (B,) -> logits (B, V)."""
         body, positions = self.body, state.positions
         ids = integers("ids", ids, self.config.vocab_size)
         if ids.shape != positions.shape:
             raise ValueError(f"ids has shape {ids.shape}; needed: {positions.shape}, one id a row")
-        scratch = state.step_scratch(len(ids))
-        hidden = scratch("hidden", body.width)
-        body.embed(ids, positions, hidden)
-        body.run(hidden, positions, Step(state, scratch))
+        hidden = body.run(ids, positions, Step(state))
         state.positions = positions + 1
-        normed = body.final_norm(hidden, out=scratch("normed", body.width))
-        return self.logits(normed, out=scratch("logits", self.config.vocab_size))
+        return self.logits(body.final_norm(hidden))

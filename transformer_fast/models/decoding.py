@@ -24,7 +24,7 @@ class CacheShape(NamedTuple):
 
 
 class Scratch:
-    """Arrays (T, width) that all layers of a call, and all steps of a generation, use again."""
+    """Arrays (T, width) that all layers of a call use again: fresh ones would be fresh pages each time."""
 
     def __init__(self, T: int) -> None:
         self.T = T
@@ -51,7 +51,6 @@ class DecoderState:
         ]
         self.positions = np.zeros(B, np.int64)
         self.tokens = np.zeros((B, 0), bool)
-        self.scratch: Scratch | None = None
 
     def get_seq_length(self) -> int:
         """How many columns the rows have seen, padding counted."""
@@ -64,11 +63,6 @@ class DecoderState:
             cache.reorder(index)
         self.positions = self.positions[index]
         self.tokens = self.tokens[index]
-
-    def step_scratch(self, B: int) -> Scratch:
-        if self.scratch is None or self.scratch.T != B:
-            self.scratch = Scratch(B)
-        return self.scratch
 
 
 class Batch:
@@ -87,30 +81,38 @@ class Batch:
         self._weights = weights
         self._fresh = caches is None or not caches or not caches[0].lengths.any()
 
+    def over(self, array: np.ndarray) -> np.ndarray:
+        """Where a block may write a result that replaces `array`."""
+        return array
+
     def attend(
         self,
         layer: int,
         query: np.ndarray,
         key: np.ndarray,
         value: np.ndarray,
-        out: np.ndarray,
         scale: float,
         softcap: float = 0.0,
         window: int | None = None,
-    ) -> None:
-        """Causal attention: query (T, H, D), key and value (T, Hkv, D) -> out (T, H, D).
+    ) -> np.ndarray:
+        """Causal attention: query (T, H, D), key and value (T, Hkv, D) -> (T, H * D).
 
         With a window a query sees the last `window` keys, its own included.
         """
         options = {"scale": scale, "softcap": softcap, "window": (-1 if window is None else window - 1, -1)}
-        if self._fresh and self._weights is None:
+        T, H, D = query.shape
+        context = self.scratch("context", H * D)
+        out = context.reshape(T, H, D)
+        packed = self._fresh and self._weights is None
+        if packed:
             starts = self.cu_seqlens
             F.varlen_attention(query, key, value, starts, starts, is_causal=True, enable_gqa=True, out=out, **options)
         cache = None if self._caches is None else self._caches[layer]
         if cache is not None:
             cache.append_packed(key, value, self.cu_seqlens)
-        if not self._fresh or self._weights is not None:
+        if not packed:
             self._attend_rows(cache, query, key, value, out, options)
+        return context
 
     def _attend_rows(self, cache, query, key, value, out, options) -> None:
         """One row after the other: for rows with a past that get several tokens, and to see the weights."""
@@ -142,9 +144,14 @@ class Batch:
 class Step:
     """One more token of each row: what `Batch` is, with less to do (this runs once a layer and token)."""
 
-    def __init__(self, state: DecoderState, scratch: Scratch) -> None:
-        self.scratch = scratch
+    def __init__(self, state: DecoderState) -> None:
         self._caches = state.caches
+
+    def scratch(self, name: str, width: int) -> None:
+        """None: for a few rows a new array is cheaper than the checks of one that is given as out=."""
+
+    def over(self, array: np.ndarray) -> None:
+        """None, as `scratch`."""
 
     def attend(
         self,
@@ -152,29 +159,27 @@ class Step:
         query: np.ndarray,
         key: np.ndarray,
         value: np.ndarray,
-        out: np.ndarray,
         scale: float,
         softcap: float = 0.0,
         window: int | None = None,
-    ) -> None:
+    ) -> np.ndarray:
         """As `Batch.attend`; T is the number of rows."""
         cache = self._caches[layer]
         cache.append(key[:, :, None], value[:, :, None])
         keys = cache.keys
         lengths = None if cache.uniform else cache.lengths
-        if window is None or keys.shape[2] <= window:
-            offset, window = 0, -1  # the one query sees every key
-        else:
-            offset, window = (keys.shape[2] if lengths is None else lengths) - 1, window - 1
-        F.scaled_dot_product_attention(
+        offset, left = 0, -1  # the one query sees every key
+        if window is not None and keys.shape[2] > window:
+            offset, left = (keys.shape[2] if lengths is None else lengths) - 1, window - 1
+        context = F.scaled_dot_product_attention(
             query[:, :, None],
             keys,
             cache.values,
             scale=scale,
             enable_gqa=True,
             causal_offset=offset,
-            window=(window, -1),
+            window=(left, -1),
             kv_lengths=lengths,
             softcap=softcap,
-            out=out[:, :, None],
         )
+        return context.reshape(len(query), -1)

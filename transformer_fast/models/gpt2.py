@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from transformer_fast import functional as F
 from transformer_fast.models.base import Source
 from transformer_fast.models.config import ACTIVATIONS, check_fields
 from transformer_fast.models.decoder import CausalLM, Decoder
@@ -69,18 +68,17 @@ class GPT2Block(Module):
         self.feed_forward_norm = LayerNorm(h, eps)
         self.feed_forward = FeedForward(h, config.intermediate_size, ACTIVATIONS[config.activation_function])
 
-    def forward(self, hidden: np.ndarray, batch: Batch | Step, number: int, tables: None) -> None:
-        """Changes hidden (T, h) in place."""
+    def forward(self, hidden: np.ndarray, batch: Batch | Step, number: int, tables: None) -> np.ndarray:
+        """hidden (T, h) -> (T, h), which may be written over it."""
         h, scratch = hidden.shape[1], batch.scratch
         normed = self.attention_norm(hidden, out=scratch("normed", h))
         projected = self.in_proj(normed, out=scratch("projected", 3 * h))
         query, key, value = (projected[:, i * h : (i + 1) * h].reshape(self.heads) for i in range(3))
-        context = scratch("context", h)
-        batch.attend(number, query, key, value, context.reshape(self.heads), self.scale)
-        self.out_proj(context, residual=hidden, out=hidden)
-        normed = self.feed_forward_norm(hidden, out=normed)
+        context = batch.attend(number, query, key, value, self.scale)
+        hidden = self.out_proj(context, residual=hidden, out=batch.over(hidden))
+        normed = self.feed_forward_norm(hidden, out=scratch("normed", h))
         inner = scratch("inner", self.feed_forward.linear1.out_features)
-        self.feed_forward(normed, residual=hidden, hidden=inner, out=hidden)
+        return self.feed_forward(normed, residual=hidden, hidden=inner, out=batch.over(hidden))
 
 
 # Where a layer's parameters stand in the checkpoint. Weights of Conv1D layers are stored transposed.
@@ -141,14 +139,15 @@ class GPT2Model(_GPT2, Decoder):
                     sources[f"layers.{i}.{ours}.{kind}"] = Source(f"h.{i}.{theirs}.{kind}", transpose=kind == "weight")
         return sources
 
-    def embed(self, ids: np.ndarray, positions: np.ndarray, out: np.ndarray) -> None:
+    def embed(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
         if positions.size and not 0 <= positions.min() <= positions.max() < self.config.n_positions:
             raise IndexError(
                 f"positions reach from {positions.min()} to {positions.max()}; "
                 f"needed: 0 to {self.config.n_positions - 1} (n_positions - 1)"
             )
-        F.embedding(ids, self.wte.weight, out=out)
-        out += F.embedding(positions, self.wpe.weight)
+        hidden = self.wte(ids)
+        hidden += self.wpe(positions)
+        return hidden
 
     def check_capacity(self, capacity: int) -> None:
         if capacity > self.config.n_positions:

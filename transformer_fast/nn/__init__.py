@@ -9,6 +9,7 @@ from transformer_fast.nn.attention import MultiheadAttention, PackedSelfAttentio
 from transformer_fast.nn.cache import KeyValueCache
 from transformer_fast.nn.embedding import Embedding
 from transformer_fast.nn.feed_forward import FeedForward
+from transformer_fast.nn.fused import FusedLinear
 from transformer_fast.nn.init import manual_seed
 from transformer_fast.nn.linear import Linear
 from transformer_fast.nn.module import Module, ModuleList
@@ -29,6 +30,7 @@ __all__ = [
     "Collector",
     "Embedding",
     "FeedForward",
+    "FusedLinear",
     "KeyValueCache",
     "LayerNorm",
     "LearnedPositionalEmbedding",
