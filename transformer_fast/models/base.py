@@ -183,6 +183,7 @@ class PretrainedModel(Module):
                     raise CheckpointError(f"{source}: tensor {name!r} would have to be {shape} and {expected[name]}")
         tensors = checkpoint.take(expected, cls.ignored)
         model.load_state_dict({ours: sources[ours].read(tensors, array.shape) for ours, array in own.items()})
+        checkpoint.release()
         model._content, model._names = dict(checkpoint.config), frozenset(names)
         return model
 
