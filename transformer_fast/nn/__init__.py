@@ -12,18 +12,37 @@ from transformer_fast.nn.init import manual_seed
 from transformer_fast.nn.linear import Linear
 from transformer_fast.nn.module import Module, ModuleList
 from transformer_fast.nn.norm import LayerNorm, RMSNorm
+from transformer_fast.nn.packed import Collector, PackedEncoder
+from transformer_fast.nn.position import (
+    LearnedPositionalEmbedding,
+    RelativePositionBias,
+    RotaryEmbedding,
+    SinusoidalPositionalEncoding,
+    SinusoidalPositionalEncoding2d,
+    alibi_slopes,
+    relative_position_bucket,
+)
 from transformer_fast.nn.transformer import TransformerEncoderLayer
 
 __all__ = [
+    "Collector",
     "Embedding",
     "FeedForward",
     "LayerNorm",
+    "LearnedPositionalEmbedding",
     "Linear",
     "Module",
     "ModuleList",
     "MultiheadAttention",
+    "PackedEncoder",
     "PackedSelfAttention",
     "RMSNorm",
+    "RelativePositionBias",
+    "RotaryEmbedding",
+    "SinusoidalPositionalEncoding",
+    "SinusoidalPositionalEncoding2d",
     "TransformerEncoderLayer",
+    "alibi_slopes",
     "manual_seed",
+    "relative_position_bucket",
 ]
