@@ -23,7 +23,7 @@ CSRC = ROOT / "csrc"
 PYTHON_ROOMS = {
     "__main__": {"cli"},
     "cli": {"commands"},
-    "commands": {"commands", "bench", "functional", "models", "passages", "text", "weights", "__init__"},
+    "commands": {"commands", "bench", "functional", "generation", "models", "passages", "text", "weights", "__init__"},
     "bench": {"functional", "timing"},
     "text": {"models", "nn", "functional", "checkpoint", "weights"},
     "models": {"models", "generation", "nn", "functional", "checkpoint"},
@@ -35,7 +35,7 @@ PYTHON_ROOMS = {
     "timing": set(),
     "reference": set(),
     "weights": {"checkpoint"},
-    "__init__": {"functional", "models", "nn", "text"},
+    "__init__": {"functional", "generation", "models", "nn", "text"},
 }
 FOREIGN = {"torch", "transformers", "sentence_transformers", "onnxruntime", "onnx", "tensorflow", "jax"}
 

@@ -24,7 +24,7 @@ _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
     "qwen3": ("qwen3", {"Qwen3ForCausalLM": "Qwen3ForCausalLM"}, "Qwen3Model"),
 }
 
-__all__ = ["CheckpointError", "PretrainedModel", "load_model"]
+__all__ = ["CheckpointError", "PretrainedModel", "find_folder", "load_model"]
 
 
 def load_model(
