@@ -14,7 +14,12 @@ from transformer_fast.models.base import PretrainedModel
 # model_type in config.json -> file in this folder, {name in its "architectures": class}, class without a head, which is
 # taken for architectures that are not listed.
 _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
+    "bart": ("bart", {"BartForConditionalGeneration": "BartForConditionalGeneration"}, "BartModel"),
     "bert": ("bert", {}, "BertModel"),
+    "marian": ("marian", {"MarianMTModel": "MarianMTModel"}, "MarianModel"),
+    "t5": ("t5", {"T5ForConditionalGeneration": "T5ForConditionalGeneration"}, "T5Model"),
+    "mt5": ("t5", {"MT5ForConditionalGeneration": "T5ForConditionalGeneration"}, "T5Model"),
+    "whisper": ("whisper", {"WhisperForConditionalGeneration": "WhisperForConditionalGeneration"}, "WhisperModel"),
 }
 
 __all__ = ["CheckpointError", "PretrainedModel", "load_model"]

@@ -53,3 +53,45 @@ class BaseModelOutputWithPooling(ModelOutput):
 
     last_hidden_state: np.ndarray
     pooler_output: np.ndarray | None = None
+
+
+@dataclasses.dataclass(eq=False)
+class EncoderOutput(ModelOutput):
+    """Of an encoder-decoder's `encode` (transformers' BaseModelOutput): last_hidden_state (B, L, h).
+
+    Where asked for: hidden_states, one (B, L, h) a layer and the input before; attentions, one (B, H, L, L) a layer.
+    """
+
+    last_hidden_state: np.ndarray
+    hidden_states: tuple[np.ndarray, ...] | None = None
+    attentions: tuple[np.ndarray, ...] | None = None
+
+
+@dataclasses.dataclass(eq=False)
+class Seq2SeqModelOutput(ModelOutput):
+    """last_hidden_state (B, Ld, h) of the decoder, encoder_last_hidden_state (B, L, h).
+
+    Where asked for: hidden states, one a layer and the input before; attentions (B, H, Ld, Ld), (B, H, Ld, L) and
+    (B, H, L, L), one a layer.
+    """
+
+    last_hidden_state: np.ndarray
+    decoder_hidden_states: tuple[np.ndarray, ...] | None = None
+    decoder_attentions: tuple[np.ndarray, ...] | None = None
+    cross_attentions: tuple[np.ndarray, ...] | None = None
+    encoder_last_hidden_state: np.ndarray | None = None
+    encoder_hidden_states: tuple[np.ndarray, ...] | None = None
+    encoder_attentions: tuple[np.ndarray, ...] | None = None
+
+
+@dataclasses.dataclass(eq=False)
+class Seq2SeqLMOutput(ModelOutput):
+    """logits (B, Ld, V) of the decoder's next tokens; the rest as in Seq2SeqModelOutput."""
+
+    logits: np.ndarray
+    decoder_hidden_states: tuple[np.ndarray, ...] | None = None
+    decoder_attentions: tuple[np.ndarray, ...] | None = None
+    cross_attentions: tuple[np.ndarray, ...] | None = None
+    encoder_last_hidden_state: np.ndarray | None = None
+    encoder_hidden_states: tuple[np.ndarray, ...] | None = None
+    encoder_attentions: tuple[np.ndarray, ...] | None = None
