@@ -2,8 +2,8 @@
 
 Source: Raffel et al. 2019, https://arxiv.org/abs/1910.10683, and transformers' modeling_t5. `load_model` finds this
 file by model_type "t5" or "mt5". RMS norms stand before each part, products have no biases, and scores are not scaled.
-The bias of a distance is a row of a small table; attention takes it as one value a distance, so that no Lq x Lk array is
-made. What is computed stands in `models/seq2seq.py` and `models/seq2seq_blocks.py`.
+The bias of a distance is a row of a small table; attention takes it as one value a distance, so that no Lq x Lk array
+is made. What is computed stands in `models/seq2seq.py` and `models/seq2seq_blocks.py`.
 """
 
 from __future__ import annotations
