@@ -19,7 +19,14 @@ from transformer_fast.functional.linear import ACTIVATIONS, PackedWeight
 
 @dataclass(frozen=True, slots=True)
 class EncoderLayer:
-    """The weights of one layer: packed (3h, h), (h, h), (inner, h), (h, inner); biases, norm parameters (or None)."""
+    """The weights of one layer: packed (3h, h), (h, h), (inner, h), (h, inner); biases, norm parameters (or None).
+
+    Example:
+        >>> pack = lambda *shape: F.pack_weight(np.ones(shape, np.float32))
+        >>> layer = F.EncoderLayer(pack(24, 8), pack(8, 8), pack(16, 8), pack(8, 16), *[None] * 8)
+        >>> layer.qkv.shape, layer.down.shape
+        ((24, 8), (8, 16))
+    """
 
     qkv: PackedWeight
     out: PackedWeight
@@ -41,6 +48,13 @@ class Encoder:
     layers: at least one EncoderLayer, all of the same shapes. num_heads divides h. activation: as in functional.linear.
     eps: of the first and the second norm. The weights belong to the instruction set they were packed under.
     Raises ValueError and TypeError for weights that do not fit together.
+
+    Example:
+        >>> pack = lambda *shape: F.pack_weight(np.ones(shape, np.float32))
+        >>> layer = F.EncoderLayer(pack(24, 8), pack(8, 8), pack(16, 8), pack(8, 16), *[None] * 8)
+        >>> encoder = F.Encoder([layer, layer], num_heads=2)
+        >>> encoder(np.ones((5, 8), np.float32), [0, 2, 5]).shape  # two sequences: of two tokens and of three
+        (5, 8)
     """
 
     def __init__(

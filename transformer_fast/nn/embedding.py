@@ -13,6 +13,11 @@ class Embedding(Module):
     """Row `id` of weight (num_embeddings, embedding_dim) for each id, as torch.nn.Embedding.
 
     Fresh weights are N(0, 1), with zeros in row padding_idx (which has no other effect at inference).
+
+    Example:
+        >>> table = nn.Embedding(100, 16, padding_idx=0)
+        >>> table(np.array([[5, 7, 0]])).shape
+        (1, 3, 16)
     """
 
     def __init__(self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None) -> None:

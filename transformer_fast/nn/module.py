@@ -25,7 +25,19 @@ class IncompatibleKeys(NamedTuple):
 
 
 class Module:
-    """Base of all blocks; calling it runs `forward`."""
+    """Base of all blocks; calling it runs `forward`.
+
+    Example:
+        >>> class Twice(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.linear = nn.Linear(4, 4)
+        ...
+        ...     def forward(self, x):
+        ...         return self.linear(self.linear(x))
+        >>> list(Twice().state_dict())
+        ['linear.weight', 'linear.bias']
+    """
 
     def __init__(self) -> None:
         self.__dict__["_parameters"] = {}
@@ -145,7 +157,13 @@ class Module:
 
 
 class ModuleList(Module):
-    """Modules in a row, named "0", "1", ... in state dicts."""
+    """Modules in a row, named "0", "1", ... in state dicts.
+
+    Example:
+        >>> layers = nn.ModuleList([nn.Linear(4, 8), nn.Linear(8, 2)])
+        >>> list(layers.state_dict())
+        ['0.weight', '0.bias', '1.weight', '1.bias']
+    """
 
     def __init__(self, modules: Sequence[Module] = ()) -> None:
         super().__init__()
