@@ -5,7 +5,10 @@ under torch's state-dict names and calls `transformer_fast.functional` for every
 needs more than about eight options becomes two blocks.
 """
 
+from transformer_fast.nn.activation import GELU, Dropout, Identity, QuickGELU, ReLU, Sigmoid, SiLU, Softmax, Tanh
 from transformer_fast.nn.attention import MultiheadAttention, PackedSelfAttention
+from transformer_fast.nn.container import ModuleDict, Sequential
+from transformer_fast.nn.convolution import Conv1d, Conv2d, PatchEmbedding
 from transformer_fast.nn.embedding import Embedding
 from transformer_fast.nn.feed_forward import FeedForward
 from transformer_fast.nn.init import manual_seed
@@ -15,14 +18,28 @@ from transformer_fast.nn.norm import LayerNorm
 from transformer_fast.nn.transformer import TransformerEncoderLayer
 
 __all__ = [
+    "Conv1d",
+    "Conv2d",
+    "Dropout",
     "Embedding",
     "FeedForward",
+    "GELU",
+    "Identity",
     "LayerNorm",
     "Linear",
     "Module",
+    "ModuleDict",
     "ModuleList",
     "MultiheadAttention",
     "PackedSelfAttention",
+    "PatchEmbedding",
+    "QuickGELU",
+    "ReLU",
+    "Sequential",
+    "SiLU",
+    "Sigmoid",
+    "Softmax",
+    "Tanh",
     "TransformerEncoderLayer",
     "manual_seed",
 ]
