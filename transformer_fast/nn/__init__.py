@@ -14,7 +14,7 @@ from transformer_fast.nn.feed_forward import FeedForward
 from transformer_fast.nn.init import manual_seed
 from transformer_fast.nn.linear import Linear
 from transformer_fast.nn.module import Module, ModuleList
-from transformer_fast.nn.norm import LayerNorm
+from transformer_fast.nn.norm import LayerNorm, RMSNorm
 from transformer_fast.nn.transformer import TransformerEncoderLayer
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "PackedSelfAttention",
     "PatchEmbedding",
     "QuickGELU",
+    "RMSNorm",
     "ReLU",
     "Sequential",
     "SiLU",
