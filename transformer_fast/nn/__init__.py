@@ -15,6 +15,15 @@ from transformer_fast.nn.init import manual_seed
 from transformer_fast.nn.linear import Linear
 from transformer_fast.nn.module import Module, ModuleList
 from transformer_fast.nn.norm import LayerNorm, RMSNorm
+from transformer_fast.nn.position import (
+    LearnedPositionalEmbedding,
+    RelativePositionBias,
+    RotaryEmbedding,
+    SinusoidalPositionalEncoding,
+    SinusoidalPositionalEncoding2d,
+    alibi_slopes,
+    relative_position_bucket,
+)
 from transformer_fast.nn.transformer import TransformerEncoderLayer
 
 __all__ = [
@@ -26,6 +35,7 @@ __all__ = [
     "GELU",
     "Identity",
     "LayerNorm",
+    "LearnedPositionalEmbedding",
     "Linear",
     "Module",
     "ModuleDict",
@@ -36,11 +46,17 @@ __all__ = [
     "QuickGELU",
     "RMSNorm",
     "ReLU",
+    "RelativePositionBias",
+    "RotaryEmbedding",
     "Sequential",
     "SiLU",
     "Sigmoid",
+    "SinusoidalPositionalEncoding",
+    "SinusoidalPositionalEncoding2d",
     "Softmax",
     "Tanh",
     "TransformerEncoderLayer",
+    "alibi_slopes",
     "manual_seed",
+    "relative_position_bucket",
 ]
