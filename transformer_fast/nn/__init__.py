@@ -12,9 +12,12 @@ from transformer_fast.nn.init import manual_seed
 from transformer_fast.nn.linear import Linear
 from transformer_fast.nn.module import Module, ModuleList
 from transformer_fast.nn.norm import LayerNorm
+from transformer_fast.nn.recurrent import GRU, LSTM
 from transformer_fast.nn.transformer import TransformerEncoderLayer
 
 __all__ = [
+    "GRU",
+    "LSTM",
     "Embedding",
     "FeedForward",
     "LayerNorm",
