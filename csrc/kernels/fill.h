@@ -18,6 +18,7 @@
 #include "norm.h"
 #include "probe.h"
 #include "recurrent.h"
+#include "rope.h"
 #include "softmax.h"
 
 #include "attention.h"
@@ -30,6 +31,7 @@ static void fill(tfast_kernels* table) {
     table->layout = LAYOUT_ID;
     table->gemm_f32_panel = KERNEL(gemm_f32_panel);
     table->gemm_f32_pack = KERNEL(gemm_f32_pack);
+    table->gemm_f32_pack_rows = KERNEL(gemm_f32_pack_rows);
 
     table->attention_panel = PANEL;
     table->attention_block = ATTENTION_BLOCK;
@@ -40,6 +42,8 @@ static void fill(tfast_kernels* table) {
     table->attention_f32_merge = KERNEL(attention_f32_merge);
 
     table->layernorm_f32_rows = KERNEL(layernorm_f32_rows);
+    table->rmsnorm_f32_rows = KERNEL(rmsnorm_f32_rows);
+    table->rope_f32_rows = KERNEL(rope_f32_rows);
     table->softmax_f32_rows = KERNEL(softmax_f32_rows);
     table->activation_f32_span = KERNEL(activation_f32_span);
     table->lstm_f32_span = KERNEL(lstm_f32_span);

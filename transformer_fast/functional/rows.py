@@ -1,4 +1,4 @@
-"""Layer norm, softmax and element-wise functions.
+"""Layer norm, RMS norm, softmax and element-wise functions.
 
 Called by users, nn and models; the kernels are csrc/kernels/{norm,softmax,activation}.h.
 """
@@ -19,6 +19,34 @@ def layer_norm(x, weight=None, bias=None, eps=1e-5, *, residual=None, out=None) 
     residual itself.
     Raises TypeError and ValueError. Source: Ba, Kiros, Hinton 2016, arXiv:1607.06450; torch.nn.LayerNorm.
     """
+    x, residual, weight, bias = _norm_operands(x, residual, weight, bias, eps, out)
+    result = _row_result(out, x.shape)
+    if result.size:
+        rows = None if residual is None else arrays.as_rows(residual)
+        _core.layer_norm(arrays.as_rows(x), rows, weight, bias, eps, arrays.as_rows(result), 0)
+    return arrays.finish(out, result)
+
+
+def rms_norm(x, weight=None, eps=1e-6, *, residual=None, out=None) -> np.ndarray:
+    """z / sqrt(mean(z^2) + eps) * weight over the last axis, with z = x + residual.
+
+    x and residual (..., N), weight (N,) -> (..., N); float32. out may be x or residual itself.
+    Raises TypeError and ValueError. Source: Zhang, Sennrich 2019, arXiv:1910.07467; torch.nn.RMSNorm (whose eps,
+    when it is not given, is the type's epsilon).
+
+    Example:
+        >>> rms_norm(np.array([3, 4], np.float32) * 2, eps=0).round(3)
+        array([0.849, 1.131], dtype=float32)
+    """
+    x, residual, weight, _ = _norm_operands(x, residual, weight, None, eps, out)
+    result = _row_result(out, x.shape)
+    if result.size:
+        rows = None if residual is None else arrays.as_rows(residual)
+        _core.rms_norm(arrays.as_rows(x), rows, weight, eps, arrays.as_rows(result), 0)
+    return arrays.finish(out, result)
+
+
+def _norm_operands(x, residual, weight, bias, eps, out) -> tuple:
     x = arrays.float32(x, "x")
     if x.ndim == 0:
         raise ValueError("x has shape (); at least one axis is needed")
@@ -39,11 +67,7 @@ def layer_norm(x, weight=None, bias=None, eps=1e-5, *, residual=None, out=None) 
             {"x": x, "residual": residual, "weight": weight, "bias": bias},
             in_place=("x", "residual"),
         )
-    result = _row_result(out, x.shape)
-    if result.size:
-        rows = None if residual is None else arrays.as_rows(residual)
-        _core.layer_norm(arrays.as_rows(x), rows, weight, bias, eps, arrays.as_rows(result), 0)
-    return arrays.finish(out, result)
+    return x, residual, weight, bias
 
 
 def softmax(x, axis=-1, *, out=None) -> np.ndarray:

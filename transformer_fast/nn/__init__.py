@@ -11,7 +11,7 @@ from transformer_fast.nn.feed_forward import FeedForward
 from transformer_fast.nn.init import manual_seed
 from transformer_fast.nn.linear import Linear
 from transformer_fast.nn.module import Module, ModuleList
-from transformer_fast.nn.norm import LayerNorm
+from transformer_fast.nn.norm import LayerNorm, RMSNorm
 from transformer_fast.nn.recurrent import GRU, LSTM
 from transformer_fast.nn.transformer import TransformerEncoderLayer
 
@@ -26,6 +26,7 @@ __all__ = [
     "ModuleList",
     "MultiheadAttention",
     "PackedSelfAttention",
+    "RMSNorm",
     "TransformerEncoderLayer",
     "manual_seed",
 ]
