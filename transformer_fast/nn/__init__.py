@@ -24,6 +24,7 @@ from transformer_fast.nn.position import (
     alibi_slopes,
     relative_position_bucket,
 )
+from transformer_fast.nn.recurrent import GRU, LSTM
 from transformer_fast.nn.transformer import TransformerEncoderLayer
 
 __all__ = [
@@ -33,7 +34,9 @@ __all__ = [
     "Embedding",
     "FeedForward",
     "GELU",
+    "GRU",
     "Identity",
+    "LSTM",
     "LayerNorm",
     "LearnedPositionalEmbedding",
     "Linear",
