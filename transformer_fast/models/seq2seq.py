@@ -246,12 +246,14 @@ class EncoderDecoder(PretrainedModel):
 class ConditionalGeneration(GenerationMixin, PretrainedModel):
     """An EncoderDecoder (`model_class`) as `model`, and the layer that scores the next token.
 
+    head_tensor: that layer's weight in a checkpoint, where it is not tied to the decoder's embeddings.
     has_logits_bias: checkpoints hold a bias of the logits, final_logits_bias, if it is not zero; logits_bias says
     whether this model has one.
     """
 
     is_encoder_decoder = True
     model_class: type[EncoderDecoder]
+    head_tensor = "lm_head.weight"
     has_logits_bias = False
 
     def __init__(self, config: Any, logits_bias: bool | None = None) -> None:
@@ -269,11 +271,10 @@ class ConditionalGeneration(GenerationMixin, PretrainedModel):
     @classmethod
     def sources(cls, config: Any, names: Collection[str]) -> dict[str, Source]:
         sources = under("model", cls.model_class.sources(config, names))
-        head = "lm_head.weight"
-        if head not in names and config.tie_word_embeddings:
-            sources[head] = sources["model.decoder_embeddings.weight"]
+        if cls.head_tensor not in names and config.tie_word_embeddings:
+            sources["lm_head.weight"] = sources["model.decoder_embeddings.weight"]
         else:
-            sources[head] = Source(head)
+            sources["lm_head.weight"] = Source(cls.head_tensor)
         sources["final_logits_bias"] = Source("final_logits_bias", shape=(1, cls.model_class.vocab(config)))
         return sources
 
