@@ -16,6 +16,7 @@ from transformer_fast.nn.init import manual_seed
 from transformer_fast.nn.linear import Linear
 from transformer_fast.nn.module import Module, ModuleList
 from transformer_fast.nn.norm import LayerNorm, RMSNorm
+from transformer_fast.nn.packed import Collector, PackedEncoder
 from transformer_fast.nn.position import (
     LearnedPositionalEmbedding,
     RelativePositionBias,
@@ -32,6 +33,10 @@ __all__ = [
     "Conv1d",
     "Conv2d",
     "Dropout",
+from transformer_fast.nn.transformer import TransformerEncoderLayer
+
+__all__ = [
+    "Collector",
     "Embedding",
     "FeedForward",
     "KeyValueCache",
@@ -46,11 +51,13 @@ __all__ = [
     "ModuleDict",
     "ModuleList",
     "MultiheadAttention",
+    "PackedEncoder",
     "PackedSelfAttention",
     "PatchEmbedding",
     "QuickGELU",
     "RMSNorm",
     "ReLU",
+    "RMSNorm",
     "RelativePositionBias",
     "RotaryEmbedding",
     "Sequential",
