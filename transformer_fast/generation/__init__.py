@@ -26,6 +26,14 @@ Source: transformers.generation (GenerationMixin.generate).
 
 from transformer_fast.generation.config import GenerationConfig, read_generation_config
 from transformer_fast.generation.generate import GenerationMixin, generate, stream
-from transformer_fast.generation.streaming import TextStreamer
+from transformer_fast.generation.streaming import TextStreamer, load_tokenizer
 
-__all__ = ["GenerationConfig", "GenerationMixin", "TextStreamer", "generate", "read_generation_config", "stream"]
+__all__ = [
+    "GenerationConfig",
+    "GenerationMixin",
+    "TextStreamer",
+    "generate",
+    "load_tokenizer",
+    "read_generation_config",
+    "stream",
+]

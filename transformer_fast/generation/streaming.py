@@ -1,4 +1,4 @@
-"""`TextStreamer`: the text of a generation while it is being generated.
+"""`TextStreamer`: the text of a generation while it is being generated; and the tokenizer that it needs.
 
 For `generate(streamer=...)` and the command; one row at a time.
 """
@@ -6,9 +6,12 @@ For `generate(streamer=...)` and the command; one row at a time.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from transformer_fast.checkpoint import CheckpointError, optional_import
 
 _INCOMPLETE = "\ufffd"  # what decoders write for the first bytes of a character
 
@@ -70,3 +73,28 @@ class TextStreamer:
         self._shown = text
         if text.endswith("\n"):
             self._context, self._shown = len(self._ids), ""
+
+
+def load_tokenizer(folder: str | Path) -> Any:
+    """The tokenizer of a model folder, a `tokenizers.Tokenizer`: encode(text).ids, decode(ids).
+
+    Raises:
+        CheckpointError: there is no tokenizer.json, or it is none.
+        ImportError: the package tokenizers is not installed.
+
+    Example:
+        >>> tokenizer = load_tokenizer("gpt2")                                                        # doctest: +SKIP
+        >>> tokenizer.decode(tokenizer.encode("Hello world").ids)                                     # doctest: +SKIP
+        'Hello world'
+    """
+    tokenizers = optional_import("tokenizers")
+    source = Path(folder) / "tokenizer.json"
+    if not source.is_file():
+        raise CheckpointError(f"{source}: there is no such file; needed: the vocabulary in the tokenizers format")
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(source))
+    except Exception as error:  # the package raises nothing more specific
+        raise CheckpointError(f"{source}: not a tokenizer: {error}") from None
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer

@@ -56,10 +56,11 @@ class BaseModelOutputWithPooling(ModelOutput):
 
 
 @dataclasses.dataclass(eq=False)
-class EncoderOutput(ModelOutput):
-    """Of an encoder-decoder's `encode` (transformers' BaseModelOutput): last_hidden_state (B, L, h).
+class BaseModelOutput(ModelOutput):
+    """An encoder's output: last_hidden_state (B, L, h), and what was asked for.
 
-    Where asked for: hidden_states, one (B, L, h) a layer and the input before; attentions, one (B, H, L, L) a layer.
+    hidden_states has n_layers + 1 arrays (B, L, h), the last one being last_hidden_state; attentions has an array
+    (B, H, L, L) for each layer. Both are zero where the mask is 0.
     """
 
     last_hidden_state: np.ndarray
@@ -68,11 +69,45 @@ class EncoderOutput(ModelOutput):
 
 
 @dataclasses.dataclass(eq=False)
-class Seq2SeqModelOutput(ModelOutput):
-    """last_hidden_state (B, Ld, h) of the decoder, encoder_last_hidden_state (B, L, h).
+class BaseModelOutputWithPast(ModelOutput):
+    """A decoder's output: last_hidden_state (B, L, h), and what was asked for.
 
-    Where asked for: hidden states, one a layer and the input before; attentions (B, H, Ld, Ld), (B, H, Ld, L) and
-    (B, H, L, L), one a layer.
+    past_key_values is the state to go on with; hidden_states has n_layers + 1 arrays (B, L, h), the last one after the
+    final norm; attentions has an array (B, H, L, Lk) for each layer.
+    """
+
+    last_hidden_state: np.ndarray
+    past_key_values: Any = None
+    hidden_states: tuple[np.ndarray, ...] | None = None
+    attentions: tuple[np.ndarray, ...] | None = None
+
+
+@dataclasses.dataclass(eq=False)
+class CausalLMOutputWithPast(ModelOutput):
+    """logits (B, L or logits_to_keep, V); the others as in `BaseModelOutputWithPast`."""
+
+    logits: np.ndarray
+    past_key_values: Any = None
+    hidden_states: tuple[np.ndarray, ...] | None = None
+    attentions: tuple[np.ndarray, ...] | None = None
+
+
+@dataclasses.dataclass(eq=False)
+class SequenceClassifierOutputWithPast(ModelOutput):
+    """logits (B, num_labels); the others as in `BaseModelOutputWithPast`."""
+
+    logits: np.ndarray
+    past_key_values: Any = None
+    hidden_states: tuple[np.ndarray, ...] | None = None
+    attentions: tuple[np.ndarray, ...] | None = None
+
+
+@dataclasses.dataclass(eq=False)
+class Seq2SeqModelOutput(ModelOutput):
+    """last_hidden_state (B, Ld, h) of the decoder, encoder_last_hidden_state (B, L, h), and what was asked for.
+
+    Hidden states: n_layers + 1 arrays. decoder_attentions (B, H, Ld, Ld), cross_attentions (B, H, Ld, L) and
+    encoder_attentions (B, H, L, L): an array for each layer. All are zero where a mask is 0.
     """
 
     last_hidden_state: np.ndarray
@@ -86,7 +121,7 @@ class Seq2SeqModelOutput(ModelOutput):
 
 @dataclasses.dataclass(eq=False)
 class Seq2SeqLMOutput(ModelOutput):
-    """logits (B, Ld, V) of the decoder's next tokens; the rest as in Seq2SeqModelOutput."""
+    """logits (B, Ld, V) of the decoder's next tokens; the others as in `Seq2SeqModelOutput`."""
 
     logits: np.ndarray
     decoder_hidden_states: tuple[np.ndarray, ...] | None = None

@@ -20,7 +20,7 @@ from transformer_fast.generation import GenerationMixin
 from transformer_fast.models.base import PretrainedModel, Source, under
 from transformer_fast.models.config import ACTIVATIONS, check_fields
 from transformer_fast.models.inputs import integers, token_mask
-from transformer_fast.models.output import EncoderOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
+from transformer_fast.models.output import BaseModelOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
 from transformer_fast.models.seq2seq_blocks import BlockShape, DecoderState, PackedAttention, Packing, Stack
 from transformer_fast.nn import Linear, init
 
@@ -42,8 +42,8 @@ class _Encoded:
     hidden_states: tuple[np.ndarray, ...] | None = None
     attentions: tuple[np.ndarray, ...] | None = None
 
-    def output(self) -> EncoderOutput:
-        return EncoderOutput(self.packing.unpack(self.states), self.hidden_states, self.attentions)
+    def output(self) -> BaseModelOutput:
+        return BaseModelOutput(self.packing.unpack(self.states), self.hidden_states, self.attentions)
 
 
 class EncoderDecoder(PretrainedModel):
@@ -100,7 +100,7 @@ class EncoderDecoder(PretrainedModel):
         attention_mask: np.ndarray | None = None,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
-    ) -> EncoderOutput:
+    ) -> BaseModelOutput:
         """The encoder alone: input_ids (B, L) -> last_hidden_state (B, L, h); see `forward`."""
         return self._encode(input_ids, attention_mask, output_attentions, output_hidden_states).output()
 
@@ -153,7 +153,7 @@ class EncoderDecoder(PretrainedModel):
 
     def _given(self, encoder_outputs: Any, attention_mask) -> _Encoded:
         """What a caller passes as encoder_outputs."""
-        if not isinstance(encoder_outputs, (EncoderOutput, tuple, list)):
+        if not isinstance(encoder_outputs, (BaseModelOutput, tuple, list)):
             encoder_outputs = (encoder_outputs,)
         state = np.asarray(encoder_outputs[0])
         h = self.encoder.shape.width
@@ -161,7 +161,7 @@ class EncoderDecoder(PretrainedModel):
             raise ValueError(f"encoder_outputs[0] is {state.dtype} {state.shape}; needed: float32 (B, L, {h})")
         packing = self._packing("attention_mask", attention_mask, state.shape[:2])
         names = ("hidden_states", "attentions")
-        if isinstance(encoder_outputs, EncoderOutput):
+        if isinstance(encoder_outputs, BaseModelOutput):
             rest = [getattr(encoder_outputs, name) for name in names]
         else:
             rest = [encoder_outputs[i] if len(encoder_outputs) > i else None for i in (1, 2)]
@@ -298,7 +298,7 @@ class ConditionalGeneration(GenerationMixin, PretrainedModel):
             decoder_input_ids = model.default_target(input_ids)
         return self._scored(encoded, decoder_input_ids, decoder_attention_mask, output_attentions, output_hidden_states)
 
-    def encode(self, *args: Any, **options: Any) -> EncoderOutput:
+    def encode(self, *args: Any, **options: Any) -> BaseModelOutput:
         """The encoder alone; see `EncoderDecoder.encode`."""
         return self.model.encode(*args, **options)
 

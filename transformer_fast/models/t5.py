@@ -8,7 +8,6 @@ is made. What is computed stands in `models/seq2seq.py` and `models/seq2seq_bloc
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -18,7 +17,7 @@ from transformer_fast.models.base import Source
 from transformer_fast.models.config import ACTIVATIONS, Index, check_fields
 from transformer_fast.models.seq2seq import ConditionalGeneration, EncoderDecoder, embedding_sources
 from transformer_fast.models.seq2seq_blocks import BlockShape, Stack
-from transformer_fast.nn import Embedding
+from transformer_fast.nn import Embedding, RelativePositionBias
 
 _GATED = "gated-"
 
@@ -133,8 +132,9 @@ class T5Model(EncoderDecoder):
         super().__init__(config, encoder, decoder)
         self.encoder_embeddings = Embedding(config.vocab_size, config.d_model)
         self.decoder_embeddings = Embedding(config.vocab_size, config.d_model)
-        self.encoder_bias = Embedding(config.relative_attention_num_buckets, config.num_heads)
-        self.decoder_bias = Embedding(config.relative_attention_num_buckets, config.num_heads)
+        buckets = config.relative_attention_num_buckets, config.relative_attention_max_distance, config.num_heads
+        self.encoder_bias = RelativePositionBias(*buckets)
+        self.decoder_bias = RelativePositionBias(*buckets, bidirectional=False)
 
     @classmethod
     def sources(cls, config: T5Config, names: Collection[str]) -> dict[str, Source]:
@@ -157,18 +157,11 @@ class T5Model(EncoderDecoder):
 
     def source_bias(self, length: int) -> np.ndarray:
         """(H, 2 length - 1): the bias of the distances from -(length - 1) to length - 1."""
-        return self._bias(self.encoder_bias, np.arange(1 - length, length), bidirectional=True)
+        return self.encoder_bias.table(length, length)
 
     def target_bias(self, queries: int, past: int) -> np.ndarray:
         """(H, 2 queries + past - 1): the bias of the distances from -(queries + past - 1) to queries - 1."""
-        return self._bias(self.decoder_bias, np.arange(1 - queries - past, queries), bidirectional=False)
-
-    def _bias(self, table: Embedding, distances: np.ndarray, bidirectional: bool) -> np.ndarray:
-        config = self.config
-        buckets = relative_buckets(
-            distances, bidirectional, config.relative_attention_num_buckets, config.relative_attention_max_distance
-        )
-        return table.weight.T[:, buckets]
+        return self.decoder_bias.table(queries, queries + past, past)
 
 
 class T5ForConditionalGeneration(ConditionalGeneration):
@@ -191,28 +184,6 @@ class T5ForConditionalGeneration(ConditionalGeneration):
         if self.config.scale_decoder_outputs:
             states = states * np.float32(self.config.d_model**-0.5)
         return super().logits(states)
-
-
-def relative_buckets(
-    distances: np.ndarray, bidirectional: bool = True, num_buckets: int = 32, max_distance: int = 128
-) -> np.ndarray:
-    """The bucket (...) of each distance key - query (...): one a small distance, then logarithmically wider ones.
-
-    Half of the buckets are for keys before the query and half for those after it; if not bidirectional, all are for
-    keys before it. Computed in float32, as transformers does: a bucket's edge may depend on that.
-    """
-    buckets = np.zeros(np.shape(distances), np.int64)
-    if bidirectional:
-        num_buckets //= 2
-        buckets += (distances > 0) * num_buckets
-        distances = np.abs(distances)
-    else:
-        distances = np.maximum(-distances, 0)
-    exact = num_buckets // 2
-    far = np.maximum(distances, exact).astype(np.float32) / np.float32(exact)
-    steps = np.log(far) / np.float32(math.log(max_distance / exact)) * np.float32(num_buckets - exact)
-    wide = np.minimum(exact + steps.astype(np.int64), num_buckets - 1)
-    return buckets + np.where(distances < exact, distances, wide)
 
 
 def _layer_sources(ours: str, theirs: str, parts: Mapping[str, tuple[int, str]], config: T5Config) -> dict[str, Source]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from transformer_fast.generation import generate, stream
 from transformer_fast.models.base import Source
-from transformer_fast.models.output import EncoderOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
+from transformer_fast.models.output import BaseModelOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
 from transformer_fast.models.seq2seq import (
     ConditionalGeneration,
     EncoderDecoder,
@@ -111,7 +111,7 @@ class WhisperModel(EncoderDecoder):
 
     def encode(
         self, input_features: np.ndarray, output_attentions: bool = False, output_hidden_states: bool = False
-    ) -> EncoderOutput:
+    ) -> BaseModelOutput:
         """The encoder alone: input_features as in `forward` -> last_hidden_state (B, max_source_positions, h)."""
         return self._encode(input_features, None, output_attentions, output_hidden_states).output()
 

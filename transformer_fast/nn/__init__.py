@@ -12,6 +12,7 @@ from transformer_fast.nn.container import ModuleDict, Sequential
 from transformer_fast.nn.convolution import Conv1d, Conv2d, PatchEmbedding
 from transformer_fast.nn.embedding import Embedding
 from transformer_fast.nn.feed_forward import FeedForward
+from transformer_fast.nn.fused import FusedLinear
 from transformer_fast.nn.init import manual_seed
 from transformer_fast.nn.linear import Linear
 from transformer_fast.nn.module import Module, ModuleList
@@ -30,19 +31,17 @@ from transformer_fast.nn.recurrent import GRU, LSTM
 from transformer_fast.nn.transformer import TransformerEncoderLayer
 
 __all__ = [
+    "Collector",
     "Conv1d",
     "Conv2d",
     "Dropout",
-from transformer_fast.nn.transformer import TransformerEncoderLayer
-
-__all__ = [
-    "Collector",
     "Embedding",
     "FeedForward",
-    "KeyValueCache",
+    "FusedLinear",
     "GELU",
     "GRU",
     "Identity",
+    "KeyValueCache",
     "LSTM",
     "LayerNorm",
     "LearnedPositionalEmbedding",
@@ -57,7 +56,6 @@ __all__ = [
     "QuickGELU",
     "RMSNorm",
     "ReLU",
-    "RMSNorm",
     "RelativePositionBias",
     "RotaryEmbedding",
     "Sequential",

@@ -44,10 +44,10 @@ class KeyValueCache:
         self.window = window
         capacity = capacity if window is None else min(capacity, 2 * window)
         self.lengths = np.zeros(B, np.int64)
+        self.uniform = True  # all rows have the same length: then a step is one assignment
         self._keys = np.empty((B, Hkv, capacity, D), np.float32)
         self._values = np.empty((B, Hkv, capacity, Dv), np.float32)
         self._longest = 0
-        self._uniform = True  # all rows have the same length: a step is one assignment
 
     def __len__(self) -> int:
         """The number of rows, B."""
@@ -78,7 +78,7 @@ class KeyValueCache:
         n = key.shape[2]
         if counts is None:
             self._reserve(n)
-            if self._uniform:
+            if self.uniform:
                 place = slice(self._longest, self._longest + n)
                 self._keys[:, :, place] = key
                 self._values[:, :, place] = value
@@ -97,15 +97,21 @@ class KeyValueCache:
     def append_packed(self, key: np.ndarray, value: np.ndarray, cu_seqlens: np.ndarray) -> None:
         """Row b gets the positions cu_seqlens[b]:cu_seqlens[b + 1] of key (T, Hkv, D) and value (T, Hkv, Dv).
 
+        For prompts, whose queries have been answered from the packed arrays: with a window only the last window - 1 of
+        them are stored, which is all that later queries can see.
+
         Raises:
             ValueError: shapes do not fit.
         """
         if cu_seqlens.shape != (len(self) + 1,):
             raise ValueError(f"cu_seqlens has shape {cu_seqlens.shape}; needed: ({len(self) + 1},)")
         self._check(key[None].swapaxes(1, 2), value[None].swapaxes(1, 2), (1, 3))
-        self._reserve(int(np.diff(cu_seqlens).max(initial=0)))
+        first, last = cu_seqlens[:-1], cu_seqlens[1:]
+        if self.window is not None:
+            first = np.maximum(first, last - (self.window - 1))
+        self._reserve(int((last - first).max(initial=0)))
         for b in range(len(self)):
-            rows = slice(cu_seqlens[b], cu_seqlens[b + 1])
+            rows = slice(first[b], last[b])
             self._put(b, key[rows].swapaxes(0, 1), value[rows].swapaxes(0, 1))
         self._count()
 
@@ -136,7 +142,7 @@ class KeyValueCache:
 
     def _count(self) -> None:
         self._longest = int(self.lengths.max(initial=0))
-        self._uniform = bool((self.lengths == self._longest).all())
+        self.uniform = bool((self.lengths == self._longest).all())
 
     def _reserve(self, n: int) -> None:
         """Makes room for n more positions in every row."""
