@@ -1,7 +1,8 @@
 """BART: an encoder-decoder with learned positions and norms after each part (summaries, and denoising in general).
 
 Source: Lewis et al. 2019, https://arxiv.org/abs/1910.13461, and transformers' modeling_bart. `load_model` finds this
-file by model_type "bart". What is computed stands in `models/seq2seq.py` and `models/seq2seq_blocks.py`.
+file by model_type "bart". What is computed stands in `models/seq2seq.py` and `models/seq2seq_blocks.py`. BART's relatives
+(Marian, Whisper) take from here how their layers are built and named.
 """
 
 from __future__ import annotations
@@ -9,24 +10,72 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from transformer_fast.models.base import Source
-from transformer_fast.models.config import Index
+from transformer_fast.models.config import ACTIVATIONS, Index, check_fields
 from transformer_fast.models.seq2seq import (
     ConditionalGeneration,
     EncoderDecoder,
-    bart_shape,
-    check_bart_fields,
+    attention_sources,
     embedding_sources,
-    layer_sources,
 )
-from transformer_fast.models.seq2seq_blocks import Stack
+from transformer_fast.models.seq2seq_blocks import BlockShape, Stack
 from transformer_fast.nn import Embedding, LayerNorm
 
 # The first two rows of a table of positions are never used: fairseq counted from padding_idx + 1.
 _OFFSET = 2
+
+# Where a layer's parameters stand in the checkpoints of BART's relatives; the cross-attention is the decoder's.
+_ATTENTION = {"self_attention": "self_attn", "cross_attention": "encoder_attn"}
+_NORMS = {
+    "self_attention_norm": "self_attn_layer_norm",
+    "cross_attention_norm": "encoder_attn_layer_norm",
+    "feed_forward_norm": "final_layer_norm",
+}
+
+
+def bart_shape(config: Any, stack: str, **options: Any) -> BlockShape:
+    """The shape of BART's relatives; stack: "encoder" or "decoder"."""
+    heads = getattr(config, f"{stack}_attention_heads")
+    inner = getattr(config, f"{stack}_ffn_dim")
+    activation = ACTIVATIONS[config.activation_function]
+    return BlockShape(config.d_model, heads, config.d_model // heads, inner, activation, **options)
+
+
+def check_bart_fields(config: Any) -> None:
+    """check_fields, and what the configs of BART's relatives have in common.
+
+    Raises:
+        ValueError: naming the field, its value and what is needed.
+    """
+    check_fields(config)
+    if config.activation_function not in ACTIVATIONS:
+        raise ValueError(f"activation_function is {config.activation_function!r}; supported: {', '.join(ACTIVATIONS)}")
+    for name in ("encoder_attention_heads", "decoder_attention_heads"):
+        if config.d_model % getattr(config, name):
+            raise ValueError(f"{name} is {getattr(config, name)}; needed: a divisor of d_model={config.d_model}")
+
+
+def layer_sources(config: Any, biases: str = "qkv") -> dict[str, Source]:
+    """The layers of BART's relatives, `encoder.layers.0. ...`; biases: see `attention_sources`."""
+    sources = {}
+    for stack, layers in (("encoder", config.encoder_layers), ("decoder", config.decoder_layers)):
+        for prefix in (f"{stack}.layers.{i}" for i in range(layers)):
+            for ours, theirs in _ATTENTION.items():
+                if ours == "self_attention" or stack == "decoder":
+                    place = f"{prefix}.{theirs}"
+                    sources |= attention_sources(f"{prefix}.{ours}", place, "q_proj", "k_proj", "v_proj", biases)
+                    for kind in ("weight", "bias"):
+                        sources[f"{prefix}.{ours}.out_proj.{kind}"] = Source(f"{place}.out_proj.{kind}")
+            rest = {ours: theirs for ours, theirs in _NORMS.items() if "cross" not in ours or stack == "decoder"}
+            rest |= {"feed_forward.linear1": "fc1", "feed_forward.linear2": "fc2"}
+            for ours, theirs in rest.items():
+                for kind in ("weight", "bias"):
+                    sources[f"{prefix}.{ours}.{kind}"] = Source(f"{prefix}.{theirs}.{kind}")
+    return sources
 
 
 @dataclass(frozen=True)

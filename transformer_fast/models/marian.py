@@ -13,16 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from transformer_fast.models.bart import bart_shape, check_bart_fields, layer_sources
 from transformer_fast.models.base import Source
 from transformer_fast.models.config import Index
-from transformer_fast.models.seq2seq import (
-    ConditionalGeneration,
-    EncoderDecoder,
-    bart_shape,
-    check_bart_fields,
-    embedding_sources,
-    layer_sources,
-)
+from transformer_fast.models.seq2seq import ConditionalGeneration, EncoderDecoder, embedding_sources
 from transformer_fast.models.seq2seq_blocks import Stack
 from transformer_fast.nn import Embedding
 

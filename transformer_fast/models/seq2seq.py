@@ -18,19 +18,10 @@ import numpy as np
 from transformer_fast import functional as F
 from transformer_fast.generation import GenerationMixin
 from transformer_fast.models.base import PretrainedModel, Source, under
-from transformer_fast.models.config import ACTIVATIONS, check_fields
 from transformer_fast.models.inputs import integers, token_mask
 from transformer_fast.models.output import BaseModelOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
-from transformer_fast.models.seq2seq_blocks import BlockShape, DecoderState, PackedAttention, Packing, Stack
+from transformer_fast.models.seq2seq_blocks import DecoderState, PackedAttention, Packing, Stack
 from transformer_fast.nn import Linear, init
-
-# Where a layer's parameters stand in the checkpoints of BART's relatives; the cross-attention is the decoder's.
-_ATTENTION = {"self_attention": "self_attn", "cross_attention": "encoder_attn"}
-_NORMS = {
-    "self_attention_norm": "self_attn_layer_norm",
-    "cross_attention_norm": "encoder_attn_layer_norm",
-    "feed_forward_norm": "final_layer_norm",
-}
 
 
 @dataclass
@@ -146,6 +137,8 @@ class EncoderDecoder(PretrainedModel):
 
     def _run_encoder(self, hidden, packing: Packing, output_attentions: bool, output_hidden_states: bool) -> _Encoded:
         bias, scale = self.source_bias(packing.longest), self.encoder.shape.scale
+        if bias is None and not output_attentions and not output_hidden_states:
+            return _Encoded(self.encoder.encode(hidden, packing.cu_seqlens), packing)
         attend = PackedAttention(packing, packing, relative_bias=bias, scale=scale, collect=output_attentions)
         collected = [] if output_hidden_states else None
         states = self.encoder(hidden, lambda _: attend, collect=collected)
@@ -340,28 +333,20 @@ class ConditionalGeneration(GenerationMixin, PretrainedModel):
         return self.logits(self.model.decode_more(ids, state)), state
 
 
-def layer_sources(config: Any, biases: tuple[str, ...] = ("q", "k", "v")) -> dict[str, Source]:
-    """The layers of BART's relatives, `encoder.layers.0. ...`; biases: which projections have one."""
+def attention_sources(ours: str, theirs: str, query: str, key: str, value: str, biases: str = "") -> dict[str, Source]:
+    """An attention's query, key and value, by the names of their tensors; biases: the first letters of those with one.
+
+    ours ends in self_attention or cross_attention.
+    """
     sources = {}
-    for stack, layers in (("encoder", config.encoder_layers), ("decoder", config.decoder_layers)):
-        for prefix in (f"{stack}.layers.{i}" for i in range(layers)):
-            for ours, theirs in _ATTENTION.items():
-                if ours == "self_attention" or stack == "decoder":
-                    sources |= _attention_sources(f"{prefix}.{ours}", f"{prefix}.{theirs}", biases)
-            rest = {ours: theirs for ours, theirs in _NORMS.items() if "cross" not in ours or stack == "decoder"}
-            rest |= {"feed_forward.linear1": "fc1", "feed_forward.linear2": "fc2"}
-            for ours, theirs in rest.items():
-                for kind in ("weight", "bias"):
-                    sources[f"{prefix}.{ours}.{kind}"] = Source(f"{prefix}.{theirs}.{kind}")
+    for part, name in (("query", query), ("key", key), ("value", value)):
+        for kind in ("weight", "bias")[: 2 if part[0] in biases else 1]:
+            if part == "query" and ours.endswith("cross_attention"):
+                own = f"{ours}.query.{kind}"
+            else:
+                own = f"{ours}.in_proj.{part}_{kind}"
+            sources[own] = Source(f"{theirs}.{name}.{kind}")
     return sources
-
-
-def _attention_sources(ours: str, theirs: str, biases: tuple[str, ...]) -> dict[str, Source]:
-    sources = {f"{ours}.in_proj_weight": Source(*(f"{theirs}.{part}_proj.weight" for part in "qkv"))}
-    for name in ("query", "key", "value"):
-        if name[0] in biases:
-            sources[f"{ours}.{name}_bias"] = Source(f"{theirs}.{name[0]}_proj.bias")
-    return sources | {f"{ours}.out_proj.{kind}": Source(f"{theirs}.out_proj.{kind}") for kind in ("weight", "bias")}
 
 
 def embedding_sources(names: Collection[str], tied: bool = True) -> dict[str, Source]:
@@ -373,28 +358,6 @@ def embedding_sources(names: Collection[str], tied: bool = True) -> dict[str, So
         found = next((name for name in (own, *shared) if name in names), own)
         sources[f"{stack}_embeddings.weight"] = Source(found)
     return sources
-
-
-def bart_shape(config: Any, stack: str, **options: Any) -> BlockShape:
-    """The shape of BART's relatives; stack: "encoder" or "decoder"."""
-    heads = getattr(config, f"{stack}_attention_heads")
-    inner = getattr(config, f"{stack}_ffn_dim")
-    activation = ACTIVATIONS[config.activation_function]
-    return BlockShape(config.d_model, heads, config.d_model // heads, inner, activation, **options)
-
-
-def check_bart_fields(config: Any) -> None:
-    """check_fields, and what the configs of BART's relatives have in common.
-
-    Raises:
-        ValueError: naming the field, its value and what is needed.
-    """
-    check_fields(config)
-    if config.activation_function not in ACTIVATIONS:
-        raise ValueError(f"activation_function is {config.activation_function!r}; supported: {', '.join(ACTIVATIONS)}")
-    for name in ("encoder_attention_heads", "decoder_attention_heads"):
-        if config.d_model % getattr(config, name):
-            raise ValueError(f"{name} is {getattr(config, name)}; needed: a divisor of d_model={config.d_model}")
 
 
 def _padded(packing: Packing, collected: list[np.ndarray] | None) -> tuple[np.ndarray, ...] | None:

@@ -17,9 +17,7 @@ import numpy as np
 
 from transformer_fast import functional as F
 from transformer_fast.models.inputs import offsets
-from transformer_fast.nn import FeedForward, LayerNorm, Linear, Module, ModuleList, RMSNorm, init
-from transformer_fast.nn.cache import KeyValueCache
-from transformer_fast.nn.linear import PackedRows
+from transformer_fast.nn import FeedForward, FusedLinear, KeyValueCache, LayerNorm, Linear, Module, ModuleList, RMSNorm
 
 Attend = Callable[..., None]
 
@@ -31,7 +29,7 @@ class BlockShape:
     width h; heads H; head_dim D (H * D may differ from h); inner: of the feed-forward; activation: a name that
     functional.linear knows. rms: RMS norms without bias. norm_first: norms stand before each part, and once more after
     the last layer. bias: of all products; key_bias=False leaves out that of the keys. gated: the feed-forward is
-    down(activation(gate(x)) * up(x)). scale: of the scores, by default 1 / sqrt(D). final_norm: see norm_first.
+    down(activation(gate(x)) * up(x)). scale: of the scores, by default 1 / sqrt(D).
     """
 
     width: int
@@ -46,6 +44,10 @@ class BlockShape:
     key_bias: bool = True
     gated: bool = False
     scale: float | None = None
+
+    def biases(self) -> tuple[str, ...]:
+        """Which of a query's, key's and value's projections have a bias."""
+        return ("query", "key", "value") if self.bias and self.key_bias else ("query", "value") if self.bias else ()
 
     def norm(self) -> Module:
         return RMSNorm(self.width, self.eps) if self.rms else LayerNorm(self.width, self.eps)
@@ -203,60 +205,44 @@ class DecoderState:
         return attend
 
 
-class Attention(Module):
-    """Projections of query, key and value, stacked to one weight, and of what attention gives.
-
-    The three biases are parameters of their own, since a family may lack that of the keys.
-    """
+class SelfAttention(Module):
+    """Query, key and value by one product, what `attend` makes of them, and the output projection."""
 
     def __init__(self, shape: BlockShape) -> None:
         super().__init__()
-        self.heads, self.head_dim = shape.heads, shape.head_dim
-        self._inner = inner = shape.heads * shape.head_dim
-        self.register_parameter("in_proj_weight", (3 * inner, shape.width), init.xavier_uniform)
-        for name, there in (("query", True), ("key", shape.key_bias), ("value", True)):
-            self.register_parameter(f"{name}_bias", (inner,) if shape.bias and there else None, init.zeros)
+        self._heads = (-1, shape.heads, shape.head_dim)
+        inner = shape.heads * shape.head_dim
+        self.in_proj = FusedLinear(shape.width, {"query": inner, "key": inner, "value": inner}, shape.biases())
         self.out_proj = Linear(inner, shape.width, shape.bias)
-        self._packs = PackedRows()
-        self._stacked: tuple[list, np.ndarray | None] = ([], None)
 
     def forward(self, input: np.ndarray, attend: Attend, residual: np.ndarray) -> np.ndarray:
-        """Self-attention: input (T, h) -> (T, h), with the residual added."""
-        projected = self._project(input, 0, 3)
-        context = np.empty((len(input), self._inner), np.float32)
-        attend(*projected, context.reshape(-1, self.heads, self.head_dim))
+        """input (T, h) -> (T, h), with the residual added; attend(query, key, value, out), each (T, H, D)."""
+        context = np.empty((len(input), self.out_proj.in_features), np.float32)
+        parts = (part.reshape(self._heads) for part in np.split(self.in_proj(input), 3, axis=1))
+        attend(*parts, context.reshape(self._heads))
         return self.out_proj(context, residual=residual)
 
-    def cross(self, input: np.ndarray, attend: Attend, residual: np.ndarray) -> np.ndarray:
-        """Attention to keys that `attend` knows (made by `keys_values`): input (T, h) -> (T, h)."""
-        query = self._project(input, 0, 1)[0]
-        context = np.empty((len(input), self._inner), np.float32)
-        attend(query, context.reshape(-1, self.heads, self.head_dim))
+
+class CrossAttention(Module):
+    """Attention to the encoder's states, whose keys and values are made once."""
+
+    def __init__(self, shape: BlockShape) -> None:
+        super().__init__()
+        self._heads = (-1, shape.heads, shape.head_dim)
+        inner = shape.heads * shape.head_dim
+        self.query = Linear(shape.width, inner, shape.bias)
+        self.in_proj = FusedLinear(shape.width, {"key": inner, "value": inner}, shape.biases())
+        self.out_proj = Linear(inner, shape.width, shape.bias)
+
+    def forward(self, input: np.ndarray, attend: Attend, residual: np.ndarray) -> np.ndarray:
+        """input (T, h) -> (T, h), with the residual added; attend(query, out), each (T, H, D), knows the keys."""
+        context = np.empty((len(input), self.out_proj.in_features), np.float32)
+        attend(self.query(input).reshape(self._heads), context.reshape(self._heads))
         return self.out_proj(context, residual=residual)
 
     def keys_values(self, states: np.ndarray) -> list[np.ndarray]:
         """The encoder's states (T, h) -> keys and values, each (T, H, D), views of one array."""
-        return self._project(states, 1, 3)
-
-    def _project(self, input: np.ndarray, first: int, last: int) -> list[np.ndarray]:
-        """The query (0), key (1) and value (2) projections from `first` to before `last`, by one product."""
-        inner, bias = self._inner, self._bias()
-        weight = self._packs.get(self.in_proj_weight, first * inner, last * inner)
-        projected = F.linear(input, weight, None if bias is None else bias[first * inner : last * inner])
-        parts = (projected[:, i * inner : (i + 1) * inner] for i in range(last - first))
-        return [part.reshape(-1, self.heads, self.head_dim) for part in parts]
-
-    def _bias(self) -> np.ndarray | None:
-        """The three biases behind each other, zeros for one that is not there; None without any."""
-        parts = [self.query_bias, self.key_bias, self.value_bias]
-        if self.query_bias is None:
-            return None
-        before, stacked = self._stacked
-        if len(before) != 3 or any(a is not b for a, b in zip(before, parts, strict=True)):
-            zeros = np.zeros(self._inner, np.float32)
-            stacked = np.concatenate([zeros if part is None else part for part in parts])
-            self._stacked = parts, stacked
-        return stacked
+        return [part.reshape(self._heads) for part in np.split(self.in_proj(states), 2, axis=1)]
 
 
 class GatedFeedForward(Module):
@@ -282,9 +268,9 @@ class Block(Module):
     def __init__(self, shape: BlockShape, cross: bool = False) -> None:
         super().__init__()
         self.norm_first = shape.norm_first
-        self.self_attention = Attention(shape)
+        self.self_attention = SelfAttention(shape)
         self.self_attention_norm = shape.norm()
-        self.cross_attention = Attention(shape) if cross else None
+        self.cross_attention = CrossAttention(shape) if cross else None
         self.cross_attention_norm = shape.norm() if cross else None
         if shape.gated:
             self.feed_forward = GatedFeedForward(shape)
@@ -301,9 +287,22 @@ class Block(Module):
             hidden = self._part(
                 hidden,
                 self.cross_attention_norm,
-                lambda x, residual: self.cross_attention.cross(x, cross_attend, residual),
+                lambda x, residual: self.cross_attention(x, cross_attend, residual),
             )
         return self._part(hidden, self.feed_forward_norm, lambda x, residual: self.feed_forward(x, residual=residual))
+
+    def engine_layer(self) -> tuple:
+        """The fields of functional.EncoderLayer: what `forward` computes, for the engine's own loop over layers."""
+        qkv, qkv_bias = self.self_attention.in_proj.packed()
+        linears = (self.self_attention.out_proj, self.feed_forward.linear1, self.feed_forward.linear2)
+        norms = (self.self_attention_norm, self.feed_forward_norm)
+        return (
+            qkv,
+            *(linear.packed() for linear in linears),
+            qkv_bias,
+            *(linear.bias for linear in linears),
+            *(vector for norm in norms for vector in (norm.weight, norm.bias)),
+        )
 
     def _part(self, hidden: np.ndarray, norm: Module, part: Callable) -> np.ndarray:
         if self.norm_first:
@@ -319,6 +318,7 @@ class Stack(Module):
         self.shape = shape
         self.layers = ModuleList([Block(shape, cross) for _ in range(layers)])
         self.final_norm = shape.norm() if shape.norm_first else None
+        self._engine = _Engine()
 
     def forward(
         self,
@@ -340,3 +340,33 @@ class Stack(Module):
         if collect is not None:
             collect.append(hidden)
         return hidden
+
+    def encode(self, hidden: np.ndarray, cu_seqlens: np.ndarray) -> np.ndarray:
+        """`forward` of an encoder whose scores have no bias, in one call of the engine, to the same bits."""
+        hidden = self._engine.get(self)(hidden, cu_seqlens)
+        return hidden if self.final_norm is None else self.final_norm(hidden)
+
+
+class _Engine:
+    """An encoder's layers as one functional.Encoder: made when first needed, and again when a part has changed."""
+
+    def __init__(self) -> None:
+        self._parts: list = []
+        self._encoder: F.Encoder | None = None
+
+    def get(self, stack: Stack) -> F.Encoder:
+        layers, shape = [layer.engine_layer() for layer in stack.layers], stack.shape
+        parts = [part for layer in layers for part in layer]
+        if len(parts) != len(self._parts) or any(a is not b for a, b in zip(parts, self._parts, strict=True)):
+            self._encoder = F.Encoder(
+                [F.EncoderLayer(*layer) for layer in layers],
+                shape.heads,
+                shape.activation,
+                (shape.eps, shape.eps),
+                shape.norm_first,
+            )
+            self._parts = parts
+        return self._encoder
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return _Engine, ()  # packed weights belong to this process and ISA

@@ -15,7 +15,7 @@ import numpy as np
 
 from transformer_fast.models.base import Source
 from transformer_fast.models.config import ACTIVATIONS, Index, check_fields
-from transformer_fast.models.seq2seq import ConditionalGeneration, EncoderDecoder, embedding_sources
+from transformer_fast.models.seq2seq import ConditionalGeneration, EncoderDecoder, attention_sources, embedding_sources
 from transformer_fast.models.seq2seq_blocks import BlockShape, Stack
 from transformer_fast.nn import Embedding, RelativePositionBias
 
@@ -195,6 +195,6 @@ def _layer_sources(ours: str, theirs: str, parts: Mapping[str, tuple[int, str]],
             names = _FEED_FORWARD[config.gated].items()
             sources |= {f"{ours}.{part}.{own}.weight": Source(f"{place}.{their}.weight") for own, their in names}
         else:
-            sources[f"{ours}.{part}.in_proj_weight"] = Source(*(f"{place}.{letter}.weight" for letter in "qkv"))
+            sources |= attention_sources(f"{ours}.{part}", place, "q", "k", "v")
             sources[f"{ours}.{part}.out_proj.weight"] = Source(f"{place}.o.weight")
     return sources

@@ -17,15 +17,10 @@ from typing import Any
 import numpy as np
 
 from transformer_fast.generation import generate, stream
+from transformer_fast.models.bart import bart_shape, check_bart_fields, layer_sources
 from transformer_fast.models.base import Source
 from transformer_fast.models.output import BaseModelOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
-from transformer_fast.models.seq2seq import (
-    ConditionalGeneration,
-    EncoderDecoder,
-    bart_shape,
-    check_bart_fields,
-    layer_sources,
-)
+from transformer_fast.models.seq2seq import ConditionalGeneration, EncoderDecoder
 from transformer_fast.models.seq2seq_blocks import DecoderState, Packing, Stack
 from transformer_fast.nn import Conv1d, Embedding
 
@@ -99,7 +94,7 @@ class WhisperModel(EncoderDecoder):
 
     @classmethod
     def sources(cls, config: WhisperConfig, names: Collection[str]) -> dict[str, Source]:
-        sources = layer_sources(config, biases=("q", "v"))
+        sources = layer_sources(config, biases="qv")
         sources["decoder_embeddings.weight"] = Source("decoder.embed_tokens.weight")
         for stack in ("encoder", "decoder"):
             sources[f"{stack}_positions.weight"] = Source(f"{stack}.embed_positions.weight")
