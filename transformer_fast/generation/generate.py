@@ -57,6 +57,8 @@ def _task(model: Any, input_ids, attention_mask, logits_processor, tokenizer, op
     if getattr(model, "is_encoder_decoder", False):
         ids = _decoder_ids(model, config, input_ids, inputs)
         inputs["decoder_input_ids"] = ids
+        if input_ids is not None:
+            attention_mask = _tokens(input_ids, attention_mask, config)
         tokens = None
     else:
         if input_ids is None:

@@ -14,14 +14,19 @@ from transformer_fast.models.base import PretrainedModel
 # model_type in config.json -> file in this folder, {name in its "architectures": class}, class without a head, which is
 # taken for architectures that are not listed.
 _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
+    "bart": ("bart", {"BartForConditionalGeneration": "BartForConditionalGeneration"}, "BartModel"),
     "bert": ("bert", {}, "BertModel"),
     "gemma2": ("gemma2", {"Gemma2ForCausalLM": "Gemma2ForCausalLM"}, "Gemma2Model"),
     "gemma3_text": ("gemma3", {"Gemma3ForCausalLM": "Gemma3ForCausalLM"}, "Gemma3TextModel"),
     "gpt2": ("gpt2", {"GPT2LMHeadModel": "GPT2LMHeadModel"}, "GPT2Model"),
     "llama": ("llama", {"LlamaForCausalLM": "LlamaForCausalLM"}, "LlamaModel"),
+    "marian": ("marian", {"MarianMTModel": "MarianMTModel"}, "MarianModel"),
     "mistral": ("mistral", {"MistralForCausalLM": "MistralForCausalLM"}, "MistralModel"),
+    "mt5": ("t5", {"MT5ForConditionalGeneration": "T5ForConditionalGeneration"}, "T5Model"),
     "qwen2": ("qwen2", {"Qwen2ForCausalLM": "Qwen2ForCausalLM"}, "Qwen2Model"),
     "qwen3": ("qwen3", {"Qwen3ForCausalLM": "Qwen3ForCausalLM"}, "Qwen3Model"),
+    "t5": ("t5", {"T5ForConditionalGeneration": "T5ForConditionalGeneration"}, "T5Model"),
+    "whisper": ("whisper", {"WhisperForConditionalGeneration": "WhisperForConditionalGeneration"}, "WhisperModel"),
 }
 
 __all__ = ["CheckpointError", "PretrainedModel", "find_folder", "load_model"]

@@ -5,8 +5,11 @@ under torch's state-dict names and calls `transformer_fast.functional` for every
 needs more than about eight options becomes two blocks.
 """
 
+from transformer_fast.nn.activation import GELU, Dropout, Identity, QuickGELU, ReLU, Sigmoid, SiLU, Softmax, Tanh
 from transformer_fast.nn.attention import MultiheadAttention, PackedSelfAttention
 from transformer_fast.nn.cache import KeyValueCache
+from transformer_fast.nn.container import ModuleDict, Sequential
+from transformer_fast.nn.convolution import Conv1d, Conv2d, PatchEmbedding
 from transformer_fast.nn.embedding import Embedding
 from transformer_fast.nn.feed_forward import FeedForward
 from transformer_fast.nn.fused import FusedLinear
@@ -24,27 +27,44 @@ from transformer_fast.nn.position import (
     alibi_slopes,
     relative_position_bucket,
 )
+from transformer_fast.nn.recurrent import GRU, LSTM
 from transformer_fast.nn.transformer import TransformerEncoderLayer
 
 __all__ = [
     "Collector",
+    "Conv1d",
+    "Conv2d",
+    "Dropout",
     "Embedding",
     "FeedForward",
     "FusedLinear",
+    "GELU",
+    "GRU",
+    "Identity",
     "KeyValueCache",
+    "LSTM",
     "LayerNorm",
     "LearnedPositionalEmbedding",
     "Linear",
     "Module",
+    "ModuleDict",
     "ModuleList",
     "MultiheadAttention",
     "PackedEncoder",
     "PackedSelfAttention",
+    "PatchEmbedding",
+    "QuickGELU",
     "RMSNorm",
+    "ReLU",
     "RelativePositionBias",
     "RotaryEmbedding",
+    "Sequential",
+    "SiLU",
+    "Sigmoid",
     "SinusoidalPositionalEncoding",
     "SinusoidalPositionalEncoding2d",
+    "Softmax",
+    "Tanh",
     "TransformerEncoderLayer",
     "alibi_slopes",
     "manual_seed",
