@@ -295,6 +295,8 @@ def read_generation_config(folder: Path, config: Mapping[str, Any]) -> dict[str,
     else:
         path = folder / "config.json"
         content = {name: value for name, value in config.items() if name in FIELDS - {"seed"}}
+        if _integer(content.get("pad_token_id")) and content["pad_token_id"] < 0:
+            del content["pad_token_id"]  # how old config.json files say that there is none
     content = {name: value for name, value in content.items() if value is not None}
     try:
         chosen, others = split(content)
