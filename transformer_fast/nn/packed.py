@@ -136,7 +136,8 @@ class PackedEncoderLayer(Module):
             self.feed_forward_norm(rows, out=out)
         if collect is not None:
             query, key = np.split(scratch.projected, 3, axis=1)[:2]
-            heads = (len(hidden), self.attention.num_heads, -1)
+            H = self.attention.num_heads
+            heads = (len(hidden), H, hidden.shape[1] // H)
             query, key = query.reshape(heads), key.reshape(heads)
             collect.add_weights(query, key if keys is None else key[keys[0]], options)
             collect.add_hidden(out)
