@@ -254,6 +254,7 @@ class _Rule:
 
 
 _CONVOLUTION = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+_RECURRENT = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
 _DROPOUTS = frozenset({"activation", "dropout", "dropout1", "dropout2", "dropout3"})
 
 # Class of torch.nn -> its rule.
@@ -264,6 +265,8 @@ _RULES = {
     "Embedding": _Rule(_made(nn.Embedding, "num_embeddings", "embedding_dim", "padding_idx", "max_norm")),
     "Conv1d": _Rule(_with_bias(nn.Conv1d, *_CONVOLUTION)),
     "Conv2d": _Rule(_with_bias(nn.Conv2d, *_CONVOLUTION)),
+    "LSTM": _Rule(_made(nn.LSTM, *_RECURRENT, "proj_size")),
+    "GRU": _Rule(_made(nn.GRU, *_RECURRENT)),
     "MultiheadAttention": _Rule(_multihead_attention),
     "TransformerEncoderLayer": _Rule(_transformer_layer(nn.TransformerEncoderLayer), _DROPOUTS),
     "Sequential": _Rule(_made(nn.Sequential)),
