@@ -11,7 +11,9 @@ from transformer_fast.nn.container import ModuleDict, Sequential
 from transformer_fast.nn.convolution import Conv1d, Conv2d, PatchEmbedding
 from transformer_fast.nn.embedding import Embedding
 from transformer_fast.nn.feed_forward import FeedForward
+from transformer_fast.nn.image import ImageSelfAttention, image_to_vectors, vectors_to_image
 from transformer_fast.nn.init import manual_seed
+from transformer_fast.nn.labelling import Span, TokenClassifier, aggregate_words, decode_bio
 from transformer_fast.nn.linear import Linear
 from transformer_fast.nn.module import Module, ModuleList
 from transformer_fast.nn.norm import LayerNorm, RMSNorm
@@ -36,6 +38,7 @@ __all__ = [
     "GELU",
     "GRU",
     "Identity",
+    "ImageSelfAttention",
     "LSTM",
     "LayerNorm",
     "LearnedPositionalEmbedding",
@@ -57,9 +60,15 @@ __all__ = [
     "SinusoidalPositionalEncoding",
     "SinusoidalPositionalEncoding2d",
     "Softmax",
+    "Span",
     "Tanh",
+    "TokenClassifier",
     "TransformerEncoderLayer",
+    "aggregate_words",
     "alibi_slopes",
+    "decode_bio",
+    "image_to_vectors",
     "manual_seed",
     "relative_position_bucket",
+    "vectors_to_image",
 ]
