@@ -121,9 +121,8 @@ def decode_bio(labels: Sequence[str], strict: bool = True) -> list[Span]:
         continues = prefix == "I" and (open_end, open_label) == (position, kind)
         if prefix == "I" and not continues and strict:
             before = labels[position - 1] if position else None
-            raise ValueError(
-                f"labels[{position}] is {label!r} after {before!r}; needed: B-{kind} or I-{kind} before, or strict=False"
-            )
+            needed = f"B-{kind} or I-{kind} before it, or strict=False"
+            raise ValueError(f"labels[{position}] is {label!r} after {before!r}; needed: {needed}")
         start = spans.pop().start if continues else position
         spans.append(Span(start, position + 1, kind))
         open_end, open_label = position + 1, kind
