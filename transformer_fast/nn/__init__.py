@@ -13,7 +13,8 @@ from transformer_fast.nn.linear import Linear
 from transformer_fast.nn.module import Module, ModuleList
 from transformer_fast.nn.norm import LayerNorm, RMSNorm
 from transformer_fast.nn.recurrent import GRU, LSTM
-from transformer_fast.nn.transformer import TransformerEncoderLayer
+from transformer_fast.nn.transformer import Transformer, TransformerEncoder, TransformerEncoderLayer
+from transformer_fast.nn.transformer_decoder import TransformerDecoder, TransformerDecoderLayer
 
 __all__ = [
     "GRU",
@@ -27,6 +28,10 @@ __all__ = [
     "MultiheadAttention",
     "PackedSelfAttention",
     "RMSNorm",
+    "Transformer",
+    "TransformerDecoder",
+    "TransformerDecoderLayer",
+    "TransformerEncoder",
     "TransformerEncoderLayer",
     "manual_seed",
 ]

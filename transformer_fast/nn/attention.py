@@ -8,6 +8,8 @@ here.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from transformer_fast import functional as F
@@ -202,8 +204,12 @@ class MultiheadAttention(Module):
                 "needed: one batch size, and as many values as keys"
             )
 
+    def packed(self) -> Any:
+        """The stacked input projection, packed for the instruction set in force."""
+        return self._packs.get(self.in_proj_weight, 0, 3 * self.embed_dim)
+
     def _loaded(self) -> None:
-        self._packs.get(self.in_proj_weight, 0, 3 * self.embed_dim)
+        self.packed()
 
     def extra_repr(self) -> str:
         return f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, batch_first={self.batch_first}"
