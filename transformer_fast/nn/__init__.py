@@ -12,6 +12,15 @@ from transformer_fast.nn.init import manual_seed
 from transformer_fast.nn.linear import Linear
 from transformer_fast.nn.module import Module, ModuleList
 from transformer_fast.nn.norm import LayerNorm, RMSNorm
+from transformer_fast.nn.position import (
+    LearnedPositionalEmbedding,
+    RelativePositionBias,
+    RotaryEmbedding,
+    SinusoidalPositionalEncoding,
+    SinusoidalPositionalEncoding2d,
+    alibi_slopes,
+    relative_position_bucket,
+)
 from transformer_fast.nn.recurrent import GRU, LSTM
 from transformer_fast.nn.transformer import Transformer, TransformerEncoder, TransformerEncoderLayer
 from transformer_fast.nn.transformer_decoder import TransformerDecoder, TransformerDecoderLayer
@@ -22,16 +31,23 @@ __all__ = [
     "Embedding",
     "FeedForward",
     "LayerNorm",
+    "LearnedPositionalEmbedding",
     "Linear",
     "Module",
     "ModuleList",
     "MultiheadAttention",
     "PackedSelfAttention",
     "RMSNorm",
+    "RelativePositionBias",
+    "RotaryEmbedding",
+    "SinusoidalPositionalEncoding",
+    "SinusoidalPositionalEncoding2d",
     "Transformer",
     "TransformerDecoder",
     "TransformerDecoderLayer",
     "TransformerEncoder",
     "TransformerEncoderLayer",
+    "alibi_slopes",
     "manual_seed",
+    "relative_position_bucket",
 ]

@@ -125,7 +125,10 @@ def _is_plain(layer: Module) -> bool:
         "norm1": LayerNorm,
         "norm2": LayerNorm,
     }
-    return all(type(getattr(layer, name)) is kind for name, kind in parts.items())
+    if any(type(getattr(layer, name)) is not kind for name, kind in parts.items()):
+        return False
+    attention = layer.self_attn
+    return attention.in_proj_weight is not None and attention.bias_k is None and not attention.add_zero_attn
 
 
 def _options(layer: TransformerEncoderLayer) -> tuple:
@@ -136,7 +139,7 @@ def _parts(layer: TransformerEncoderLayer) -> tuple:
     """The first fields of functional.EncoderLayer."""
     attention, linears, norms = layer.self_attn, (layer.linear1, layer.linear2), (layer.norm1, layer.norm2)
     return (
-        attention.packed(),
+        attention._packed(0, 3),
         *(linear.packed() for linear in (attention.out_proj, *linears)),
         attention.in_proj_bias,
         *(linear.bias for linear in (attention.out_proj, *linears)),
