@@ -27,7 +27,8 @@ from transformer_fast.nn.position import (
     relative_position_bucket,
 )
 from transformer_fast.nn.recurrent import GRU, LSTM
-from transformer_fast.nn.transformer import TransformerEncoderLayer
+from transformer_fast.nn.transformer import Transformer, TransformerEncoder, TransformerEncoderLayer
+from transformer_fast.nn.transformer_decoder import TransformerDecoder, TransformerDecoderLayer
 
 __all__ = [
     "Conv1d",
@@ -63,6 +64,10 @@ __all__ = [
     "Span",
     "Tanh",
     "TokenClassifier",
+    "Transformer",
+    "TransformerDecoder",
+    "TransformerDecoderLayer",
+    "TransformerEncoder",
     "TransformerEncoderLayer",
     "aggregate_words",
     "alibi_slopes",
