@@ -22,7 +22,10 @@ NAMES = {"np": np, "tf": transformer_fast, "nn": nn, "F": functional}
 
 # Module -> the packages that it, or its examples, cannot do without; where they are missing it is left out. torch is
 # loaded by tests marked `oracle` alone.
-NEEDS = {"transformer_fast.integrations.torch": ("torch",)}
+NEEDS = {
+    "transformer_fast.integrations.huggingface": ("torch", "transformers"),
+    "transformer_fast.integrations.torch": ("torch",),
+}
 
 PACKAGE = transformer_fast.__name__
 MODULES = [PACKAGE, *sorted(found.name for found in pkgutil.walk_packages(transformer_fast.__path__, f"{PACKAGE}."))]
