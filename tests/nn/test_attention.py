@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -141,6 +142,26 @@ def test_parameters():
     other.load_state_dict(module.state_dict())
     x, key = values(5, E), values(5, 10)
     assert np.array_equal(other(x, key, x)[0], module(x, key, x)[0])
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    {
+        "plain": {},
+        "widths": {"kdim": 5, "vdim": 7, "bias": False},
+        "further": {"add_bias_kv": True, "add_zero_attn": True, "batch_first": True},
+    }.items(),
+    ids=str,
+)
+def test_torchs_answers(isa, name, options):
+    with np.load(Path(__file__).parents[1] / "golden" / "attention.npz") as golden:
+        module = nn.MultiheadAttention(8, 2, **options)
+        start = f"{name} state "
+        module.load_state_dict({key.removeprefix(start): golden[key] for key in golden if key.startswith(start)})
+        arrays = [golden[f"{name} {i}"] for i in range(3)]
+        got, weights = module(*arrays, golden["padding"], attn_mask=golden["mask"], average_attn_weights=False)
+        assert_close(got, golden[f"{name} output"].astype(np.float64))
+        assert_close(weights, golden[f"{name} weights"].astype(np.float64))
 
 
 def test_inputs_stay_as_they_are():

@@ -5,7 +5,13 @@ under torch's state-dict names and calls `transformer_fast.functional` for every
 needs more than about eight options becomes two blocks.
 """
 
-from transformer_fast.nn.attention import MultiheadAttention, PackedSelfAttention
+from transformer_fast.nn.attention import (
+    AdditiveAttention,
+    MultiheadAttention,
+    PackedSelfAttention,
+    ScaledDotProductAttention,
+    SelfAttention,
+)
 from transformer_fast.nn.embedding import Embedding
 from transformer_fast.nn.feed_forward import FeedForward
 from transformer_fast.nn.init import manual_seed
@@ -24,6 +30,7 @@ from transformer_fast.nn.position import (
 from transformer_fast.nn.transformer import TransformerEncoderLayer
 
 __all__ = [
+    "AdditiveAttention",
     "Embedding",
     "FeedForward",
     "LayerNorm",
@@ -36,6 +43,8 @@ __all__ = [
     "RMSNorm",
     "RelativePositionBias",
     "RotaryEmbedding",
+    "ScaledDotProductAttention",
+    "SelfAttention",
     "SinusoidalPositionalEncoding",
     "SinusoidalPositionalEncoding2d",
     "TransformerEncoderLayer",
