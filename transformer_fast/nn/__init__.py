@@ -12,12 +12,15 @@ from transformer_fast.nn.attention import (
     ScaledDotProductAttention,
     SelfAttention,
 )
+from transformer_fast.nn.cache import KeyValueCache
 from transformer_fast.nn.embedding import Embedding
 from transformer_fast.nn.feed_forward import FeedForward
+from transformer_fast.nn.fused import FusedLinear
 from transformer_fast.nn.init import manual_seed
 from transformer_fast.nn.linear import Linear
 from transformer_fast.nn.module import Module, ModuleList
 from transformer_fast.nn.norm import LayerNorm, RMSNorm
+from transformer_fast.nn.packed import Collector, PackedEncoder
 from transformer_fast.nn.position import (
     LearnedPositionalEmbedding,
     RelativePositionBias,
@@ -31,14 +34,18 @@ from transformer_fast.nn.transformer import TransformerEncoderLayer
 
 __all__ = [
     "AdditiveAttention",
+    "Collector",
     "Embedding",
     "FeedForward",
+    "FusedLinear",
+    "KeyValueCache",
     "LayerNorm",
     "LearnedPositionalEmbedding",
     "Linear",
     "Module",
     "ModuleList",
     "MultiheadAttention",
+    "PackedEncoder",
     "PackedSelfAttention",
     "RMSNorm",
     "RelativePositionBias",
