@@ -134,6 +134,72 @@ def test_state_dict():
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Caches
+
+
+def make_cache(module, B=2, **options):
+    return nn.KeyValueCache(B, module.num_kv_heads, module.head_dim, 4, **options)
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("window", [(-1, -1), (3, 0)])
+def test_a_piece_at_a_time(isa, position, window):
+    """Pieces of a text with a cache give what the whole text gives in causal order."""
+    module = self_attention(num_kv_heads=2, window=window, position=POSITIONS[position]())
+    x = normal(2, 11, E)
+    out, weights = expected(module, x, is_causal=True)
+    cache, first = make_cache(module), 0
+    for last in (4, 5, 6, 11):
+        got, by_head = module(
+            x[:, first:last], is_causal=True, cache=cache, need_weights=True, average_attn_weights=False
+        )
+        assert_close(got, out[:, first:last])
+        assert_close(by_head, weights[:, :, first:last, :last])
+        first = last
+    assert cache.lengths.tolist() == [11, 11]
+
+
+@pytest.mark.parametrize("position", ["none", "rotary", "alibi"])
+def test_rows_of_unequal_lengths(position):
+    """Padding at the end of a prompt is not kept: the next token follows the last real one."""
+    module = self_attention(position=POSITIONS[position]())
+    x = normal(2, 6, E)
+    cache = make_cache(module)
+    module(x[:, :5], np.arange(5) >= np.array([[5], [3]]), is_causal=True, cache=cache)
+    assert cache.lengths.tolist() == [5, 3]
+    got = module(x[:, 5:], is_causal=True, cache=cache)[0]
+    for row, tokens in enumerate((x[:1], x[1:, [0, 1, 2, 5]])):
+        assert_close(got[row, 0], expected(module, tokens, is_causal=True)[0][0, -1])
+
+
+def test_a_cache_with_a_window_is_told_positions():
+    module = self_attention(window=(3, 0), position=nn.RotaryEmbedding(4))
+    x = normal(1, 30, E)
+    out, _ = expected(module, x, is_causal=True)
+    cache = make_cache(module, 1, window=4)
+    with pytest.raises(ValueError, match="positions is None"):
+        module(x[:, :1], is_causal=True, cache=cache)
+    for i in range(30):
+        got, _ = module(x[:, i : i + 1], is_causal=True, cache=cache, positions=np.array([i]))
+        assert_close(got[:, 0], out[:, i])
+    assert cache.lengths[0] < 30
+
+
+def test_what_a_cache_refuses():
+    x, hole = normal(2, 3, E), np.array([[False, True, False]] * 2)
+    for position in ("alibi", nn.RelativePositionBias(num_heads=H)):
+        module = self_attention(position=position)
+        cache = make_cache(module)
+        module(x, np.arange(3) >= np.array([[3], [1]]), cache=cache)
+        with pytest.raises(ValueError, match="rows of 1 to 3 tokens"):
+            module(x, cache=cache)
+        assert cache.lengths.tolist() == [3, 1]
+        for masks in ((hole,), (None, np.zeros((3, 3), bool))):
+            with pytest.raises(ValueError, match="with a cache; needed: None"):
+                module(x, *masks, cache=cache)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 # Long signals
 
 

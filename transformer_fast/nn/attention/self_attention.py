@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from transformer_fast import functional as F
-from transformer_fast.nn.attention.masks import check_heads, visible
+from transformer_fast.nn.attention.masks import Visible, check_heads, visible
 from transformer_fast.nn.linear import Linear
 from transformer_fast.nn.module import Module
 from transformer_fast.nn.position import RelativePositionBias, RotaryEmbedding, alibi_slopes
@@ -119,17 +119,14 @@ class SelfAttention(Module):
         query, key, value = np.split(heads, [self.num_heads, self.num_heads + self.num_kv_heads], axis=1)
         offset, lengths = 0, seen.kv_lengths
         if cache is not None:
-            if seen.attn_mask is not None:
-                raise ValueError("attn_mask, or padding that is not at the end, was given with a cache; needed: None")
-            if cache.window is not None and positions is None and isinstance(self.position, RotaryEmbedding):
-                raise ValueError(
-                    "positions is None; a cache with a window does not know them: (L,) or (B, L) is needed"
-                )
+            self._check_cache(cache, seen, positions, is_causal)
             offset = cache.lengths.copy()
         if isinstance(self.position, RotaryEmbedding):
             self._rotate(heads[:, : self.num_heads + self.num_kv_heads], positions, offset)
         if cache is not None:
             cache.append(key, value, lengths)
+            # A cache with a window may have dropped what came first.
+            offset = cache.lengths - (L if lengths is None else lengths)
             key, value, lengths = cache.keys, cache.values, cache.lengths
         context = np.empty((B, L, self.num_heads * self.head_dim), np.float32)
         result = F.scaled_dot_product_attention(
@@ -152,6 +149,14 @@ class SelfAttention(Module):
         if not need_weights:
             return output, None
         return output, result[1] if np.ndim(input) == 3 else result[1][0]
+
+    def _check_cache(self, cache: KeyValueCache, seen: Visible, positions: np.ndarray | None, is_causal: bool) -> None:
+        """What cannot be is refused before anything is appended."""
+        if seen.attn_mask is not None:
+            raise ValueError("attn_mask, or padding that is not at the end, was given with a cache; needed: None")
+        if cache.window is not None and positions is None and isinstance(self.position, RotaryEmbedding):
+            raise ValueError("positions is None; a cache with a window does not know them: (L,) or (B, L) is needed")
+        self._position_options(0, 0, cache.lengths, is_causal)
 
     def _rotate(self, heads: np.ndarray, positions: np.ndarray | None, offset: int | np.ndarray) -> None:
         """Turns heads (B, H, L, D) in place; by default the tokens stand from `offset` (one, or (B,)) on."""
