@@ -429,7 +429,13 @@ def explain_attention(tuple arguments, int n_threads):
 # --- linear layers ----------------------------------------------------------------------------------------------------
 
 cdef class PackedWeight:
-    """A weight (N, K) in the layout of one instruction set; immutable, shared freely between threads."""
+    """A weight (N, K) in the layout of one instruction set; immutable, shared freely between threads.
+
+    Example:
+        >>> packed = F.pack_weight(np.ones((3, 4), np.float32))
+        >>> packed.shape, packed.isa == F.get_isa()
+        ((3, 4), True)
+    """
     cdef tfast_packed packed
     cdef readonly str isa
     cdef readonly size_t nbytes
