@@ -22,10 +22,12 @@ CSRC = ROOT / "csrc"
 # Room -> the rooms of the package that it may import (a room: a module or a folder of transformer_fast).
 PYTHON_ROOMS = {
     "__main__": {"cli"},
-    "cli": {"bench", "functional", "models", "passages", "text", "weights", "__init__"},
+    "cli": {"commands"},
+    "commands": {"commands", "bench", "functional", "generation", "models", "passages", "text", "weights", "__init__"},
     "bench": {"functional", "timing"},
     "text": {"models", "nn", "functional", "checkpoint", "weights"},
-    "models": {"models", "nn", "functional", "checkpoint"},
+    "models": {"models", "generation", "nn", "functional", "checkpoint"},
+    "generation": {"generation", "checkpoint"},
     "integrations": {"integrations", "nn", "functional"},
     "nn": {"nn", "functional"},
     "functional": {"functional", "_core", "reference"},  # reference: float64, which only an oracle needs
@@ -34,7 +36,7 @@ PYTHON_ROOMS = {
     "timing": set(),
     "reference": set(),
     "weights": {"checkpoint"},
-    "__init__": {"functional", "models", "nn", "text"},
+    "__init__": {"functional", "generation", "models", "nn", "text"},
 }
 # Imported by one room alone, whose files are imported by nobody else.
 FOREIGN_ROOM = "integrations"
