@@ -28,13 +28,14 @@ def _random(model):
     """Random weights; Marian's sinusoids stay what they are."""
     import torch
 
-    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():
         if not (type(model).__name__.startswith("Marian") and "embed_positions" in name):
-            parameter.data += torch.randn_like(parameter) * 0.2
+            middle = 1.0 if "norm" in name and name.endswith("weight") else 0.0
+            parameter.data = middle + 0.4 * torch.randn(parameter.shape, generator=generator)
     for name, buffer in model.named_buffers():
         if name == "final_logits_bias":
-            buffer += torch.randn_like(buffer) * 0.3
+            buffer += 0.3 * torch.randn(buffer.shape, generator=generator)
     model.set_attn_implementation("eager")
     return model.eval()
 
@@ -47,10 +48,12 @@ def make_t5(**options):
     )
 
 
-def make_bart(**options):
+def make_bart(settings: dict | None = None, **options):
+    """settings: further entries of the generation config."""
     from transformers import BartConfig, BartForConditionalGeneration
 
-    return _random(BartForConditionalGeneration(BartConfig(**(SIZES | {"max_position_embeddings": 16} | options))))
+    model = _random(BartForConditionalGeneration(BartConfig(**(SIZES | {"max_position_embeddings": 16} | options))))
+    return _set(model, settings or {})
 
 
 def make_marian(**options):
@@ -76,8 +79,13 @@ def make_whisper(settings: dict | None = None, **options):
         "suppress_tokens": [5, 6],
         "begin_suppress_tokens": [8, 0],
     }
-    for name, value in (languages if settings is None else settings).items():
+    return _set(model, languages if settings is None else settings)
+
+
+def _set(model, settings: dict):
+    for name, value in settings.items():
         setattr(model.generation_config, name, value)
+    model.generation_config._from_model_config = False  # else transformers may forget them
     return model
 
 

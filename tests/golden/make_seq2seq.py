@@ -25,7 +25,7 @@ from seq2seq_models import make_bart, make_marian, make_t5, make_whisper, sound,
 
 FOLDER = HERE / "seq2seq"
 GREEDY = {"max_new_tokens": 8}
-BEAMS = {"max_new_tokens": 8, "num_beams": 3, "num_return_sequences": 2, "no_repeat_ngram_size": 2}
+BEAMS = {"max_new_tokens": 8, "num_beams": 3, "no_repeat_ngram_size": 2}
 
 
 def save(name: str, model, inputs: dict[str, np.ndarray], main: tuple[str, ...]) -> None:
@@ -64,7 +64,7 @@ if __name__ == "__main__":
     masked = ("input_ids", "attention_mask")
     save("t5", make_t5(), text_inputs(), masked)
     save("t5_gated", make_t5(feed_forward_proj="gated-gelu", tie_word_embeddings=False), text_inputs(), masked)
-    save("bart", make_bart(forced_bos_token_id=0), text_inputs(), masked)
+    save("bart", make_bart({"forced_bos_token_id": 0, "no_repeat_ngram_size": 3}), text_inputs(), masked)
     save("marian", make_marian(scale_embedding=True, activation_function="swish"), text_inputs(), masked)
     save("whisper", make_whisper(), speech_inputs(), ("input_features",))
     make_features()
