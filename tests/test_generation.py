@@ -301,8 +301,9 @@ def test_encoder_decoder():
     model = Speaker(cycle())
     options = {"max_new_tokens": 3, "decoder_start_token_id": 2}
     assert generate(model, [[7, 7], [7, 7]], [[1, 1], [1, 0]], **options).tolist() == [[2, 3, 4, 5]] * 2
-    assert model.seen["attention_mask"].tolist() == [[True, True], [True, False]] and model.seen["capacity"] == 4
-    assert generate(model, [[7, 7]], max_new_tokens=1, bos_token_id=4).tolist() == [[4, 5]]
+    assert model.seen["attention_mask"] == [[1, 1], [1, 0]] and model.seen["capacity"] == 4
+    assert generate(model, [[7, 7]], max_new_tokens=1, bos_token_id=4, pad_token_id=7).tolist() == [[4, 5]]
+    assert model.seen["attention_mask"] is None  # unlike decoders: transformers does not guess here
     assert generate(model, [[7]], **options, decoder_input_ids=[[2, 6]]).tolist() == [[2, 6, 7, 8, 0]]
     assert generate(model, [[7]], **options, decoder_input_ids=[[6]]).tolist() == [[2, 6, 7, 8, 0]]
     features = np.zeros((2, 4, 5), np.float32)

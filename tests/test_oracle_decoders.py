@@ -202,6 +202,24 @@ def test_padding_that_nobody_mentions(torch, pairs):
         compare_search(torch, theirs, ours, ids, None, **options)
 
 
+def test_encoder_decoders_without_a_mask(torch, tmp_path):
+    """transformers guesses the mask from the padding id for decoders alone."""
+    import transformers
+
+    torch.manual_seed(0)
+    sizes = {"vocab_size": V, "d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 2, "num_heads": 4}
+    config = transformers.T5Config(**sizes, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1)
+    theirs = transformers.T5ForConditionalGeneration(config).eval()
+    for parameter in theirs.parameters():
+        parameter.data += torch.randn_like(parameter) * 0.3
+    theirs.save_pretrained(tmp_path)
+    ours = load_model(tmp_path)
+    ids = np.random.default_rng(1).integers(2, V, (3, 6))
+    ids[0, 3:] = 0
+    for mask, search in itertools.product((None, (ids != 0).astype(np.int64)), SEARCHES[:1] + SEARCHES[4:7]):
+        compare_search(torch, theirs, ours, ids, mask, **search, pad_token_id=0)
+
+
 def test_lengths(torch, pairs):
     theirs, ours = pairs("llama")
     ids = np.random.default_rng(3).integers(3, V, (2, 6))

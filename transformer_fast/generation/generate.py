@@ -59,8 +59,6 @@ def _task(model: Any, input_ids, attention_mask, logits_processor, tokenizer, op
     if getattr(model, "is_encoder_decoder", False):
         ids = _decoder_ids(model, config, input_ids, inputs)
         inputs["decoder_input_ids"] = ids
-        if input_ids is not None:
-            attention_mask = _tokens(input_ids, attention_mask, config)
         tokens = None
     else:
         if input_ids is None:
@@ -136,7 +134,8 @@ def generate(
     For an encoder-decoder model the result holds the decoder's ids. Options are those of `GenerationConfig`, with
     transformers' meaning: greedy search by default, beam search with num_beams, sampling with do_sample (with both,
     beams by chance); the model's `generation_config` gives the defaults. attention_mask (B, L) is 0 where padding is,
-    on the left or on the right; without it pad_token_id tells, unless that id also ends rows.
+    on the left or on the right; without it pad_token_id tells, unless that id also ends rows. For an encoder-decoder,
+    as in transformers, everything is a token without a mask.
 
     logits_processor: callable(ids (B, n), scores (B, V)) -> scores, or a list of them.
     tokenizer: needed for stop_strings. streamer: has put(ids) and end(); it gets the prompt and then ids (B,).
