@@ -105,6 +105,16 @@ def test_reordered_rows_go_on(model):
 def test_empty_batch(model):
     assert model(np.zeros((0, 5), int)).logits.shape == (0, 5, 40)
     assert model(np.zeros((0, 5), int), output_attentions=True).attentions[0].shape[0] == 0
+    for options in ({}, {"num_beams": 2}, {"do_sample": True}):
+        assert model.generate(np.zeros((0, 5), int), max_new_tokens=3, **options).shape[0] == 0
+
+
+def test_nothing_but_padding(model):
+    ids = inputs(40)[0]
+    output = model(ids, np.zeros((3, 8), int), output_attentions=True, use_cache=True)
+    assert not output.logits.any() and not output.attentions[0].any()
+    later = model(ids, past_key_values=output.past_key_values).logits
+    close(later, model(ids, position_ids=np.arange(8, 16)).logits)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,10 @@ from transformer_fast.models.output import (
 )
 from transformer_fast.nn import Linear
 
+# Positions that a row's caches reserve at most from the beginning: a system may refuse far more memory than it has, even
+# if it is never written. Beyond, caches double.
+_RESERVED = 32768
+
 
 class Decoder(PretrainedModel):
     """The stack of a decoder. A family sets `layers` and `final_norm`, and defines `embed`, `tables` and `remembers`.
@@ -50,7 +54,7 @@ class Decoder(PretrainedModel):
 
     def new_state(self, B: int, capacity: int, *, trimmed: bool) -> DecoderState:
         """An empty state; trimmed: layers with a window forget what no later token sees."""
-        return DecoderState(B, self.remembers(), capacity, trimmed=trimmed)
+        return DecoderState(B, self.remembers(), min(capacity, _RESERVED), trimmed=trimmed)
 
     def run(
         self, ids: np.ndarray, positions: np.ndarray, batch: Batch | Step, states: list | None = None

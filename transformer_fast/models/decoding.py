@@ -182,4 +182,4 @@ class Step:
             kv_lengths=lengths,
             softcap=softcap,
         )
-        return context.reshape(len(query), -1)
+        return context.reshape(len(query), query.shape[1] * context.shape[3])
