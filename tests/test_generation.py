@@ -129,12 +129,12 @@ def test_stop_strings():
     assert generate(model, [[0]], stop_strings=["zz", "c"], **options).tolist() == [[0, 1, 2]]
     assert generate(model, [[3, 4]], stop_strings="ef", **options).tolist() == [[3, 4, 5]]  # begins in the prompt
     assert generate(model, [[3, 4]], stop_strings="de", **options).shape == (1, 10)  # was there before
-    both = generate(model, [[0], [2]], stop_strings="d", pad_token_id=8, **options)
+    both = generate(model, [[0], [2]], stop_strings="d", pad_token_id=8, eos_token_id=7, **options)
     assert both.tolist() == [[0, 1, 2, 3], [2, 3, 8, 8]]
+    both = generate(model, [[0], [2]], stop_strings="d", pad_token_id=8, **options)  # as transformers
+    assert both.tolist() == [[0, 1, 2, 3], [2, 3, 4, 5]]
     with pytest.raises(ValueError, match="tokenizer is None"):
         generate(model, [[0]], stop_strings="d")
-    with pytest.raises(ValueError, match="pad_token_id is None"):
-        generate(model, [[0], [2]], stop_strings="d", tokenizer=Letters())
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -43,7 +43,9 @@ class _Task:
             logits, ids = logits[index], ids[index]
             state.reorder(index)
         choose = sampler(np.random.default_rng(config.seed)) if config.do_sample else greedy
-        yield from search(self.model, logits, state, ids, self.steps, choose, self.stop, config.pad)
+        # As transformers: without an id that ends rows, those that a stop string has ended go on until all have.
+        pad = config.pad if config.eos else None
+        yield from search(self.model, logits, state, ids, self.steps, choose, self.stop, pad)
 
 
 def _task(model: Any, input_ids, attention_mask, logits_processor, tokenizer, options: dict[str, Any]) -> _Task:
@@ -68,8 +70,6 @@ def _task(model: Any, input_ids, attention_mask, logits_processor, tokenizer, op
     max_length = config.longest(ids.shape[1], getattr(model.config, "max_position_embeddings", None))
     steps = processors(config, ids.shape[1], max_length, tokens, logits_processor)
     stop = Stop(max_length, config.eos, config.stop_strings, tokenizer)
-    if config.stop_strings is not None and config.pad is None and len(ids) * config.num_return_sequences > 1:
-        raise ValueError("pad_token_id is None; needed with stop_strings: an id to fill rows that have ended with")
     return _Task(model, config, ids, {"input_ids": input_ids, "attention_mask": attention_mask, **inputs}, steps, stop)
 
 
