@@ -62,7 +62,10 @@ def _checked(name: str, mask, shapes: tuple[tuple[int, ...], ...]) -> np.ndarray
 def _lengths(padding: np.ndarray) -> np.ndarray | None:
     """(B,) how many keys each sequence has, if all its padding is at the end."""
     if padding.dtype != np.bool_:
-        return None
+        hidden = np.isneginf(padding)
+        if padding[~hidden].any():
+            return None
+        padding = hidden
     lengths = padding.shape[1] - np.count_nonzero(padding, axis=1)
     at_end = np.arange(padding.shape[1]) >= lengths[:, None]
     return lengths if np.array_equal(padding, at_end) else None
