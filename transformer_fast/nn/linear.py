@@ -40,6 +40,13 @@ class Linear(Module):
 
     few_rows (our own): how the weight is packed, see `functional.pack_weight`; decoders set it. Fresh weights and
     biases are U(-1/sqrt(in_features), 1/sqrt(in_features)).
+
+    Example:
+        >>> linear = nn.Linear(3, 2)
+        >>> linear.load_state_dict({"weight": np.ones((2, 3)), "bias": np.array([0.0, 10.0])})
+        IncompatibleKeys(missing_keys=[], unexpected_keys=[])
+        >>> linear(np.array([[1, 2, 3]], np.float32))
+        array([[ 6., 16.]], dtype=float32)
     """
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, *, few_rows: bool = False) -> None:
