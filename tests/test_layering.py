@@ -23,8 +23,9 @@ CSRC = ROOT / "csrc"
 PYTHON_ROOMS = {
     "__main__": {"cli"},
     "cli": {"commands"},
-    "commands": {"commands", "bench", "functional", "models", "passages", "text", "weights", "__init__"},
+    "commands": {"commands", "bench", "functional", "models", "passages", "text", "visualize", "weights", "__init__"},
     "bench": {"functional", "timing"},
+    "visualize": {"visualize"},
     "text": {"models", "nn", "functional", "checkpoint", "weights"},
     "models": {"models", "nn", "functional", "checkpoint"},
     "nn": {"nn", "functional"},
@@ -34,7 +35,7 @@ PYTHON_ROOMS = {
     "timing": set(),
     "reference": set(),
     "weights": {"checkpoint"},
-    "__init__": {"functional", "models", "nn", "text"},
+    "__init__": {"functional", "models", "nn", "text", "visualize"},
 }
 FOREIGN = {"torch", "transformers", "sentence_transformers", "onnxruntime", "onnx", "tensorflow", "jax"}
 
