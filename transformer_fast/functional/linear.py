@@ -24,6 +24,11 @@ def pack_weight(weight) -> PackedWeight:
     The result has shape, isa and nbytes, and goes wherever a weight goes. It holds a copy; `weight` may be a view of a
     mapped file and is not kept. Under another instruction set (set_isa) its use is a RuntimeError. Raises TypeError
     (not float32) and ValueError (not two axes).
+
+    Example:
+        >>> weight = F.pack_weight(np.array([[1, 2, 3], [4, 5, 6]], np.float32))
+        >>> F.linear(np.ones((1, 3), np.float32), weight)
+        array([[ 6., 15.]], dtype=float32)
     """
     weight = arrays.float32(weight, "weight")
     if weight.ndim != 2:
@@ -41,6 +46,11 @@ def linear(x, weight, bias=None, *, activation=None, multiply=None, residual=Non
     must not overlap x.
     Raises TypeError, ValueError, and RuntimeError for a weight packed under another instruction set. Source:
     torch.nn.functional.linear.
+
+    Example:
+        >>> x = np.array([[1, -2, 3]], np.float32)
+        >>> F.linear(x, np.eye(3, dtype=np.float32), activation="relu", residual=x)
+        array([[ 2., -2.,  6.]], dtype=float32)
     """
     packed = weight if type(weight) is PackedWeight else pack_weight(weight)
     N, K = packed.shape
