@@ -1,4 +1,5 @@
-"""Live comparison (marker `oracle`) of nn.MultiheadAttention with torch.nn's over the product of its options."""
+"""Live comparisons (marker `oracle`): nn.MultiheadAttention with torch.nn's over the product of its options, and
+nn.SelfAttention with the attention of T5 and Mistral."""
 
 from __future__ import annotations
 
@@ -110,3 +111,60 @@ def test_fresh_parameters_have_torchs_distributions(torch):
         for name, tensor in theirs.state_dict().items():
             expected = tensor.numpy().std()
             assert ours.state_dict()[name].std() == pytest.approx(expected, rel=0.3), name
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# SelfAttention
+
+
+def stacked(theirs, names):
+    """The weights of transformers' separate projections, as in_proj has them."""
+    return np.concatenate([getattr(theirs, name).weight.detach().numpy() for name in names])
+
+
+@pytest.mark.parametrize("is_decoder", [False, True])
+def test_t5_attention(torch, isa, is_decoder):
+    from transformers import T5Config
+    from transformers.models.t5.modeling_t5 import T5Attention
+
+    torch.manual_seed(0)
+    config = T5Config(d_model=24, d_kv=6, num_heads=4, is_decoder=is_decoder)
+    theirs = T5Attention(config, has_relative_attention_bias=True, layer_idx=0).eval()
+    position = nn.RelativePositionBias(32, 128, 4, bidirectional=not is_decoder)
+    ours = nn.SelfAttention(24, 4, bias=False, scale=1.0, position=position)
+    ours.in_proj.weight = stacked(theirs, "qkv")
+    ours.out_proj.weight = theirs.o.weight.detach().numpy()
+    position.weight = theirs.relative_attention_bias.weight.detach().numpy()
+    x = np.random.default_rng(0).standard_normal((2, 150, 24)).astype(np.float32)
+    mask = torch.full((150, 150), torch.finfo(torch.float32).min).triu(1)[None, None] if is_decoder else None
+    with torch.no_grad():
+        expected = theirs(torch.from_numpy(x), mask=mask)[0].numpy()
+    np.testing.assert_allclose(ours(x, is_causal=is_decoder)[0], expected, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("sliding_window", [None, 7])
+def test_mistral_attention(torch, isa, sliding_window):
+    """Grouped heads, rotary positions and a sliding window that counts the token itself."""
+    from transformers import MistralConfig
+    from transformers.models.mistral.modeling_mistral import MistralAttention, MistralRotaryEmbedding
+
+    torch.manual_seed(0)
+    config = MistralConfig(
+        hidden_size=24, num_attention_heads=6, num_key_value_heads=2, head_dim=8, sliding_window=sliding_window
+    )
+    config._attn_implementation = "eager"
+    theirs = MistralAttention(config, layer_idx=0).eval()
+    window = (-1, -1) if sliding_window is None else (sliding_window - 1, 0)
+    ours = nn.SelfAttention(
+        24, 6, num_kv_heads=2, head_dim=8, bias=False, window=window, position=nn.RotaryEmbedding(8)
+    )
+    ours.in_proj.weight = stacked(theirs, ("q_proj", "k_proj", "v_proj"))
+    ours.out_proj.weight = theirs.o_proj.weight.detach().numpy()
+    x = np.random.default_rng(0).standard_normal((2, 90, 24)).astype(np.float32)
+    distance = torch.arange(90) - torch.arange(90)[:, None]
+    hidden = (distance > 0) | (distance <= -(sliding_window or 90))
+    mask = torch.zeros(90, 90).masked_fill(hidden, -torch.inf)[None, None]
+    with torch.no_grad():
+        tables = MistralRotaryEmbedding(config)(torch.zeros(1), torch.arange(90)[None])
+        expected = theirs(torch.from_numpy(x), position_embeddings=tables, attention_mask=mask)[0].numpy()
+    np.testing.assert_allclose(ours(x, is_causal=True)[0], expected, atol=TOLERANCE)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
-from support import assert_close
+from support import assert_close, normal
 
 from transformer_fast import nn, reference
 
@@ -141,6 +143,55 @@ def test_parameters():
     other.load_state_dict(module.state_dict())
     x, key = values(5, E), values(5, 10)
     assert np.array_equal(other(x, key, x)[0], module(x, key, x)[0])
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    {
+        "plain": {},
+        "widths": {"kdim": 5, "vdim": 7, "bias": False},
+        "further": {"add_bias_kv": True, "add_zero_attn": True, "batch_first": True},
+    }.items(),
+    ids=str,
+)
+def test_torchs_answers(isa, name, options):
+    with np.load(Path(__file__).parents[1] / "golden" / "attention.npz") as golden:
+        module = nn.MultiheadAttention(8, 2, **options)
+        start = f"{name} state "
+        module.load_state_dict({key.removeprefix(start): golden[key] for key in golden if key.startswith(start)})
+        arrays = [golden[f"{name} {i}"] for i in range(3)]
+        got, weights = module(*arrays, golden["padding"], attn_mask=golden["mask"], average_attn_weights=False)
+        assert_close(got, golden[f"{name} output"].astype(np.float64))
+        assert_close(weights, golden[f"{name} weights"].astype(np.float64))
+
+
+@pytest.mark.parametrize(
+    "options, padding",
+    [
+        ({}, None),
+        ({}, "at the end"),
+        ({}, "anywhere"),
+        ({"add_bias_kv": True}, "at the end"),
+        ({"add_zero_attn": True}, None),
+        ({"add_bias_kv": True, "add_zero_attn": True}, "anywhere"),
+        ({"kdim": 8, "vdim": 40, "add_bias_kv": True}, None),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_no_option_makes_an_array_of_scores(options, padding, is_causal):
+    L = 3000
+    module = attention(batch_first=True, **options)
+    x, key, value = normal(1, L, E), normal(1, L, module.kdim), normal(1, L, module.vdim)
+    masks = {None: None, "at the end": np.arange(L) > 2000, "anywhere": np.arange(L) % 3 == 1}
+    mask = masks[padding]
+    tracemalloc.start()
+    try:
+        module(x, key, value, None if mask is None else mask[None], False, None, True, is_causal)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < L * L / 2, "an array of scores has L * L elements"
 
 
 def test_inputs_stay_as_they_are():

@@ -9,5 +9,13 @@ another projection scheme becomes a file of its own here.
 
 from transformer_fast.nn.attention.multihead import MultiheadAttention
 from transformer_fast.nn.attention.packed import PackedSelfAttention
+from transformer_fast.nn.attention.scores import AdditiveAttention, ScaledDotProductAttention
+from transformer_fast.nn.attention.self_attention import SelfAttention
 
-__all__ = ["MultiheadAttention", "PackedSelfAttention"]
+__all__ = [
+    "AdditiveAttention",
+    "MultiheadAttention",
+    "PackedSelfAttention",
+    "ScaledDotProductAttention",
+    "SelfAttention",
+]
