@@ -31,7 +31,7 @@ def plot(path: str, attention: list[float], gru: list[float]) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.add_subplot(xlabel="length", ylabel="microseconds a token", xscale="log", yscale="log")
+    axes = figure.add_subplot(xlabel="length", ylabel="microseconds a token", xscale="log")
     for name, times in (("self-attention", attention), ("GRU", gru)):
         axes.plot(LENGTHS, [1e6 * t / L for t, L in zip(times, LENGTHS, strict=True)], "o-", label=name)
     axes.set_xticks(LENGTHS, [str(L) for L in LENGTHS])

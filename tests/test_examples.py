@@ -25,6 +25,7 @@ EXPECTED = {
     "multi_head": (r"largest difference from nn\.MultiheadAttention: (0\.0e\+00|\d\.\de-0[678])$", ()),
     "search": (r"how do I unpack an archive\? +0\.\d\d  Open a gzip", (WEIGHTS,)),
     "similarity": (r"nearest to 'A man is eating food\.': 'Someone has a meal\.'$", (WEIGHTS,)),
+    "translation": (r"right: 2[45]\d of 256; tokens as torch's: True$", (pytest.mark.oracle, pytest.mark.slow)),
     "truncated_attention": (r"4 times the frames take \d+\.\d times as long$", ()),
     "what_q_k_v_do": (r'"it" looks at "robot"$', ()),
 }

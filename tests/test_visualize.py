@@ -121,11 +121,13 @@ def test_lines_are_as_wide_as_their_weights():
 
 
 def test_lines_of_heads_have_colours_and_a_legend():
-    figure = visualize.attention_lines(softmax(12, 4, 4), list("abcd"), heads=range(100, 112))
+    weights = softmax(12, 4, 4)
+    figure = visualize.attention_lines(weights, list("abcd"), heads=range(100, 112))
     collections = figure.axes[0].collections
     assert len(collections) == 12
     assert len({tuple(lines.get_colors()[0, :3]) for lines in collections}) == 12
     assert texts(figure.legends[0].get_texts()) == [f"head {i}" for i in range(100, 112)]
+    np.testing.assert_allclose(collections[7].get_linewidths(), weights[7][weights[7] >= 0.02].ravel(), rtol=1e-6)
     starts = {round(float(lines.get_segments()[0][0, 1] % 1), 6) for lines in collections}
     assert len(starts) == 12, "lines of different heads lie upon each other"
 

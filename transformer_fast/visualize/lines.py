@@ -11,10 +11,11 @@ from transformer_fast.visualize.inputs import checked_tokens, checked_weights, t
 from transformer_fast.visualize.output import LITERAL, new_figure
 
 if TYPE_CHECKING:
+    from matplotlib.collections import LineCollection
     from matplotlib.figure import Figure
 
-# Points: the line of a weight of 1.
-WIDEST = 5.0
+# Points: the line of a weight of 1, and of several heads together, but never less than can be seen.
+WIDEST, TOGETHER, THINNEST = 5.0, 10.0, 1.0
 # Inches from token to token.
 _ROW = 0.3
 # What part of the way to the next token the lines of several heads are spread over.
@@ -32,6 +33,8 @@ def attention_lines(
     title: str | None = None,
 ) -> Figure:
     """Queries on the left, keys on the right; a line's width and opacity are the weight, its colour is the head.
+
+    A weight of 1 is 5 points wide; with three heads or more less, so that their lines lie beside each other.
 
     Args:
         weights: (Lq, Lk) of one head, or (H, Lq, Lk); none negative.
@@ -67,7 +70,10 @@ def attention_lines(
     links = strongest(weights, minimum, most)
     for head, (colour, name) in enumerate(zip(_colours(H), names, strict=True)):
         chosen = links[links[:, 0] == head]
-        _add_head(axes, weights, chosen, colour, f"head {name}", _SPREAD * ((head + 0.5) / H - 0.5))
+        values = weights[tuple(chosen.T)]
+        lines = _lines(chosen, values, widest(H), colour, _SPREAD * ((head + 0.5) / H - 0.5))
+        axes.add_collection(lines, autolim=False)
+        axes.plot([], [], color=colour, label=f"head {name}")  # the legend's: its opacity and width are no weight
     room = int((figure.get_size_inches()[1] - 0.8) / _ROW * 1.5)  # labels may stand closer than tokens usually do
     for x, side, labels in ((-0.02, "right", left), (1.02, "left", right)):
         for i in thinned(len(labels), room):
@@ -93,21 +99,23 @@ def strongest(weights: np.ndarray, minimum: float, most: int) -> np.ndarray:
     return np.stack(np.unravel_index(found, weights.shape), axis=1)
 
 
-def _add_head(axes, weights: np.ndarray, links: np.ndarray, colour: Any, name: str, shift: float) -> None:
-    """The lines of one head, one collection, moved by `shift` so that those of several heads do not hide each other."""
+def widest(H: int) -> float:
+    """Points: the line of a weight of 1 where H heads share the room between two tokens."""
+    return min(WIDEST, max(THINNEST, TOGETHER / H))
+
+
+def _lines(links: np.ndarray, values: np.ndarray, width: float, colour: Any, shift: float) -> LineCollection:
+    """The lines of one head, moved by `shift` so that those of several heads do not hide each other."""
     from matplotlib.collections import LineCollection
 
     _, queries, keys = links.T
-    values = weights[tuple(links.T)]
     ends = np.zeros((len(links), 2, 2))
     ends[:, 0, 1] = queries + shift
     ends[:, 1, 0] = 1
     ends[:, 1, 1] = keys + shift
     colours = np.tile(np.asarray(colour), (len(links), 1))
     colours[:, 3] = 0.25 + 0.75 * np.minimum(values, 1)
-    lines = LineCollection(ends, linewidths=WIDEST * values, colors=colours, capstyle="butt")
-    axes.add_collection(lines, autolim=False)
-    axes.plot([], [], color=colour, label=name)  # the legend's: its opacity and width are no weight
+    return LineCollection(ends, linewidths=width * values, colors=colours, capstyle="butt")
 
 
 def _colours(H: int) -> np.ndarray:
