@@ -445,6 +445,7 @@ def test_attend_kinds(arguments, artists, run, attention, drawn, tmp_path):
     ("arguments", "parts"),
     [
         ([" "], ["TEXT is empty"]),
+        (["caf\udce9"], ["TEXT is no text in UTF-8"]),
         (["a", "--layer", "2"], ["--layer 2", "0 to 1"]),
         (["a", "--head", "3"], ["--head 3", "0 to 2"]),
         (["a", "--layer", "-1"], ["--layer"]),

@@ -165,8 +165,13 @@ def test_weights_over_an_image(weights):
     assert alpha.max() < 1 and np.argmax(alpha) == np.argmax(weights)
 
 
-def test_grey_image_and_square_of_patches():
-    axes = visualize.attention_on_image(softmax(49), np.linspace(0, 1, 64).reshape(8, 8)).axes[0]
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, np.uint8])
+def test_grey_image_and_square_of_patches(dtype, tmp_path):
+    figure = visualize.attention_on_image(
+        softmax(49), np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8).astype(dtype)
+    )
+    visualize.save(figure, tmp_path / "a.png")
+    axes = figure.axes[0]
     assert axes.images[1].get_array().shape == (7, 7)
 
 

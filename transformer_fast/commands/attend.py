@@ -71,6 +71,8 @@ def run(options: argparse.Namespace) -> None:
 def _check(options: argparse.Namespace) -> None:
     if not options.text.strip():
         raise common.UsageError("TEXT is empty")
+    if any("\ud800" <= letter <= "\udfff" for letter in options.text):
+        raise common.UsageError("TEXT is no text in UTF-8")
     if options.kind is not None and options.output is None:
         raise common.UsageError(f"--kind {options.kind} is a picture: give -o FILE.png or -o FILE.svg")
     if options.kind == "grid" and options.head is not None:

@@ -95,4 +95,4 @@ def _pixels(image: Any) -> np.ndarray:
         raise TypeError(f"image has type {pixels.dtype}; needed: uint8, or floats from 0 to 1")
     if not (pixels.min() >= 0 and pixels.max() <= 1):
         raise ValueError(f"image goes from {pixels.min()} to {pixels.max()}; needed: floats from 0 to 1")
-    return pixels
+    return pixels.astype(np.float32)
