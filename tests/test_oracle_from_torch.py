@@ -385,3 +385,7 @@ def test_parameters_that_ours_does_not_have_are_not_forgotten(torch, from_torch)
     linear.gain = torch.nn.Parameter(torch.ones(3))
     with pytest.raises(NotImplementedError, match=r"has parameters \['bias', 'gain', 'weight'\]"):
         from_torch(linear)
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 12)
+    layer.norm2 = None
+    with pytest.raises(NotImplementedError, match=r"needed: .*'norm2'"):
+        from_torch(layer)

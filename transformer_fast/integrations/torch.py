@@ -115,9 +115,10 @@ class _Translation:
             setattr(ours, name, part)
         parameters = {name: tensor for name, tensor in module._parameters.items() if tensor is not None}
         own = {name for name, array in ours._parameters.items() if array is not None}
-        if own != set(parameters) or not set(ours._modules) <= set(module._modules):
+        theirs = {name for name, part in module._modules.items() if part is not None}
+        if own != set(parameters) or not set(ours._modules) <= theirs:
             raise NotImplementedError(
-                f"{path} has parameters {sorted(parameters)} and parts {sorted(parts)}; "
+                f"{path} has parameters {sorted(parameters)} and parts {sorted(theirs)}; "
                 f"needed: {sorted(own)} and {sorted(ours._modules)}"
             )
         for name, tensor in parameters.items():
