@@ -23,8 +23,20 @@ CSRC = ROOT / "csrc"
 PYTHON_ROOMS = {
     "__main__": {"cli"},
     "cli": {"commands"},
-    "commands": {"commands", "bench", "functional", "generation", "models", "passages", "text", "weights", "__init__"},
+    "commands": {
+        "bench",
+        "commands",
+        "functional",
+        "generation",
+        "models",
+        "passages",
+        "text",
+        "visualize",
+        "weights",
+        "__init__",
+    },
     "bench": {"functional", "timing"},
+    "visualize": {"visualize"},
     "text": {"models", "nn", "functional", "checkpoint", "weights"},
     "models": {"models", "generation", "nn", "functional", "checkpoint"},
     "generation": {"generation", "checkpoint"},
@@ -36,7 +48,7 @@ PYTHON_ROOMS = {
     "timing": set(),
     "reference": set(),
     "weights": {"checkpoint"},
-    "__init__": {"functional", "generation", "models", "nn", "text"},
+    "__init__": {"functional", "generation", "models", "nn", "text", "visualize"},
 }
 # Imported by one room alone, whose files are imported by nobody else.
 FOREIGN_ROOM = "integrations"
