@@ -15,7 +15,7 @@ from transformer_fast.models.base import Source
 from transformer_fast.models.config import ACTIVATIONS, Labels, Number, check_fields
 from transformer_fast.models.decoder import CausalLM, Decoder, DecoderClassifier
 from transformer_fast.models.decoding import Batch, CacheShape, Step
-from transformer_fast.nn import Embedding, FeedForward, LayerNorm, Linear, Module, ModuleList
+from transformer_fast.nn import Embedding, LayerNorm, Linear, Module, ModuleList
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,12 @@ class GPT2Block(Module):
         if config.scale_attn_by_inverse_layer_idx:
             self.scale /= number + 1
         self.attention_norm = LayerNorm(h, eps)
-        self.in_proj = Linear(h, 3 * h)
-        self.out_proj = Linear(h, h)
+        self.in_proj = Linear(h, 3 * h, few_rows=True)
+        self.out_proj = Linear(h, h, few_rows=True)
         self.feed_forward_norm = LayerNorm(h, eps)
-        self.feed_forward = FeedForward(h, config.intermediate_size, ACTIVATIONS[config.activation_function])
+        self.linear1 = Linear(h, config.intermediate_size, few_rows=True)
+        self.linear2 = Linear(config.intermediate_size, h, few_rows=True)
+        self.activation = ACTIVATIONS[config.activation_function]
 
     def forward(self, hidden: np.ndarray, batch: Batch | Step, number: int, tables: None) -> np.ndarray:
         """hidden (T, h) -> (T, h), which may be written over it."""
@@ -78,8 +80,8 @@ class GPT2Block(Module):
         context = batch.attend(number, query, key, value, self.scale)
         hidden = self.out_proj(context, residual=hidden, out=batch.over(hidden))
         normed = self.feed_forward_norm(hidden, out=scratch("normed", h))
-        inner = scratch("inner", self.feed_forward.linear1.out_features)
-        return self.feed_forward(normed, residual=hidden, hidden=inner, out=batch.over(hidden))
+        inner = self.linear1(normed, activation=self.activation, out=scratch("inner", self.linear1.out_features))
+        return self.linear2(inner, residual=hidden, out=batch.over(hidden))
 
 
 # Where a layer's parameters stand in the checkpoint. Weights of Conv1D layers are stored transposed.
@@ -87,8 +89,8 @@ _NORMS = {"attention_norm": "ln_1", "feed_forward_norm": "ln_2"}
 _CONVOLUTIONS = {
     "in_proj": "attn.c_attn",
     "out_proj": "attn.c_proj",
-    "feed_forward.linear1": "mlp.c_fc",
-    "feed_forward.linear2": "mlp.c_proj",
+    "linear1": "mlp.c_fc",
+    "linear2": "mlp.c_proj",
 }
 
 
