@@ -62,9 +62,11 @@ class Source:
         return [(n, *own[1:])[::-1] if self.transpose else (n, *own[1:]) for n in rows]
 
     def read(self, tensors: Mapping[str, np.ndarray], own: tuple[int, ...]) -> np.ndarray:
-        """The parameter; a view of the one tensor (transposed by its strides), so that nothing is copied."""
+        """The parameter; a matrix is a view of its one tensor (transposed by its strides): nothing is copied."""
         parts = [tensors[name].T if self.transpose else tensors[name] for name in self.names]
         array = (parts[0] if len(parts) == 1 else np.concatenate(parts)).reshape(own)
+        if array.ndim == 1:
+            array = array.copy()  # each vector left in the file would bring the pages around it into memory
         array.flags.writeable = False  # so that load_state_dict shares it
         return array
 
