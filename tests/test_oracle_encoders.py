@@ -150,6 +150,20 @@ def test_heads_of_bert_alone(torch, tmp_path, family, task):
     agree(ours(**inputs, output_attentions=True, output_hidden_states=True), answers(torch, theirs, inputs), MASK)
 
 
+@pytest.mark.parametrize("family", ["Bert", "Roberta", "XLMRoberta", "DistilBert", "MPNet"])
+def test_multiple_choice(torch, tmp_path, family):
+    transformers = pytest.importorskip("transformers")
+    theirs, ours = made(torch, tmp_path / "theirs", family, {}, "ForMultipleChoice")
+    inputs = inputs_of(theirs.config, family in ("Bert", "Roberta", "XLMRoberta"))
+    inputs = {name: array[:4].reshape(2, 2, -1) for name, array in inputs.items()}
+    found = ours(**inputs, output_attentions=True, output_hidden_states=True)
+    agree(found, answers(torch, theirs, inputs), inputs["attention_mask"].reshape(4, -1))
+    ours.save_pretrained(tmp_path / "ours")
+    made_again = getattr(transformers, f"{family}ForMultipleChoice")
+    _, info = made_again.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not any(info.values()), info
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_positions_and_longest_texts(torch, tmp_path, family):
     theirs, ours = made(torch, tmp_path, family, {}, "Model")

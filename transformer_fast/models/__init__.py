@@ -21,12 +21,12 @@ def _heads(family: str, *further: str) -> dict[str, str]:
 # model_type in config.json -> file in this folder, {name in its "architectures": class}, class without a head, which is
 # taken for architectures that are not listed.
 _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
-    "bert": ("bert", _heads("Bert", "NextSentencePrediction", "PreTraining"), "BertModel"),
-    "distilbert": ("distilbert", _heads("DistilBert"), "DistilBertModel"),
+    "bert": ("bert", _heads("Bert", "MultipleChoice", "NextSentencePrediction", "PreTraining"), "BertModel"),
+    "distilbert": ("distilbert", _heads("DistilBert", "MultipleChoice"), "DistilBertModel"),
     "modernbert": ("modernbert", _heads("ModernBert"), "ModernBertModel"),
-    "mpnet": ("mpnet", _heads("MPNet"), "MPNetModel"),
-    "roberta": ("roberta", _heads("Roberta"), "RobertaModel"),
-    "xlm-roberta": ("roberta", _heads("XLMRoberta"), "XLMRobertaModel"),
+    "mpnet": ("mpnet", _heads("MPNet", "MultipleChoice"), "MPNetModel"),
+    "roberta": ("roberta", _heads("Roberta", "MultipleChoice"), "RobertaModel"),
+    "xlm-roberta": ("roberta", _heads("XLMRoberta", "MultipleChoice"), "XLMRobertaModel"),
 }
 
 __all__ = ["CheckpointError", "PretrainedModel", "load_model"]
