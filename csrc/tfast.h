@@ -40,16 +40,19 @@ void tfast_attention_explain(const tfast_attention* call, int n_threads, tfast_a
  * -------------------------------------------------------------------------------------------- */
 typedef struct {
     int64_t N, K;
-    const tfast_kernels* kernels; /* that it is packed for */
+    const tfast_kernels* kernels; /* that it is packed for: those in force, or their few_rows */
+    const char* isa;              /* in force then */
     float* panels;                /* 64-byte aligned, tfast_packed_bytes of them */
 } tfast_packed;
 
-/* For the kernels in force: sets all but panels, which the caller allocates then. */
-void tfast_packed_begin(int64_t N, int64_t K, tfast_packed* p);
+/* For the kernels in force: sets all but panels, which the caller allocates then. few_rows: it will be multiplied with
+ * some dozens of rows at most, or with one. */
+void tfast_packed_begin(int64_t N, int64_t K, int few_rows, tfast_packed* p);
+/* Whether the kernels in force can read it. */
+int tfast_packed_fits(const tfast_packed* p);
 size_t tfast_packed_bytes(const tfast_packed* p);
 /* w (N, K), rows w_stride apart, dense -> p->panels. */
 tfast_status tfast_pack(const float* w, int64_t w_stride, tfast_packed* p, int n_threads);
-const char* tfast_packed_isa(const tfast_packed* p);
 
 typedef struct {
     int64_t M;
@@ -100,6 +103,28 @@ typedef struct {
     float* y;
 } tfast_encoder;
 tfast_status tfast_encoder_run(const tfast_encoder* call, int n_threads);
+
+/* --- recurrent layers (ops/recurrent.c) -------------------------------------------------------------------- */
+typedef enum { TFAST_LSTM = 0, TFAST_GRU = 1 } tfast_cell;
+
+/* One layer over L steps of B rows, G gates (LSTM 4, GRU 3) of `hidden` units, in one or two directions: the second, or
+ * the only one with `reverse`, runs from each row's end to its start. The state is `width` wide: hidden, or fewer where
+ * an LSTM projects it. */
+typedef struct {
+    tfast_cell cell;
+    int64_t L, B, inputs, hidden, width, directions;
+    int reverse;
+    const float* x; /* (L, B, inputs); strides of step and row */
+    int64_t x_stride[2];
+    const tfast_packed *input_weight[2], *weight[2]; /* (G * hidden, inputs) and (G * hidden, width) */
+    const float *input_bias, *bias;                  /* directions * G * hidden each, or NULL */
+    const tfast_packed* projection[2];               /* (width, hidden), or NULL */
+    const int64_t *order, *lengths; /* the rows by falling length; row b has lengths[b] steps, 0 to L */
+    float *h, *c; /* (directions, B, width) and (directions, B, hidden; LSTM only), dense: first state, then last */
+    float* y;     /* (L, B, directions * width), the state after each step, 0 behind a row's end */
+    int64_t y_stride[2];
+} tfast_recurrent;
+tfast_status tfast_recurrent_run(const tfast_recurrent* call, int n_threads);
 
 /* --- rows and spans (ops/norm.c, softmax.c, activation.c)
  * --------------------------------------------------------------------- */

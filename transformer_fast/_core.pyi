@@ -21,7 +21,7 @@ def explain_attention(arguments: tuple[Any, ...], n_threads: int) -> dict[str, A
 class PackedWeight:
     isa: str
     nbytes: int
-    def __init__(self, weight: ndarray, n_threads: int) -> None: ...
+    def __init__(self, weight: ndarray, few_rows: bool, n_threads: int) -> None: ...
     @property
     def shape(self) -> tuple[int, int]: ...
 
@@ -52,6 +52,22 @@ def encoder(
     rms: bool,
     causal: bool,
     first_rows: bool,
+    y: ndarray,
+    n_threads: int,
+) -> None: ...
+def recurrent(
+    cell: int,
+    reverse: bool,
+    x: ndarray,
+    input_weights: tuple[PackedWeight, ...],
+    weights: tuple[PackedWeight, ...],
+    input_bias: ndarray | None,
+    bias: ndarray | None,
+    projections: tuple[PackedWeight, ...],
+    order: ndarray,
+    lengths: ndarray,
+    h: ndarray,
+    c: ndarray | None,
     y: ndarray,
     n_threads: int,
 ) -> None: ...

@@ -15,6 +15,12 @@ def embedding(ids, weight, *, out=None) -> np.ndarray:
 
     Raises IndexError for an id outside the table, and TypeError and ValueError; nothing is written then. Source:
     torch.nn.Embedding.
+
+    Example:
+        >>> table = np.array([[0, 0], [1, 10], [2, 20]], np.float32)
+        >>> F.embedding([2, 1], table)
+        array([[ 2., 20.],
+               [ 1., 10.]], dtype=float32)
     """
     ids, weight = _table(ids, weight)
     shape = (*ids.shape, weight.shape[1])
@@ -109,6 +115,12 @@ def split_heads(x, num_heads) -> np.ndarray:
 
     Inside the library nobody needs it: attention takes x.reshape(B, L, H, D).swapaxes(1, 2) as it is.
     Raises ValueError where num_heads does not divide the last axis.
+
+    Example:
+        >>> x = np.arange(8, dtype=np.float32).reshape(1, 2, 4)
+        >>> F.split_heads(x, 2)[0, 1]  # the second head: the second half of every row
+        array([[2., 3.],
+               [6., 7.]], dtype=float32)
     """
     x = _checked(x, "(B, L, H * D)", 3)
     B, L, width = x.shape
@@ -124,7 +136,13 @@ def split_heads(x, num_heads) -> np.ndarray:
 
 
 def concat_heads(x) -> np.ndarray:
-    """(B, H, L, D) -> (B, L, H * D), dense: the inverse of split_heads. Float types as attention's, any strides."""
+    """(B, H, L, D) -> (B, L, H * D), dense: the inverse of split_heads. Float types as attention's, any strides.
+
+    Example:
+        >>> x = np.arange(8, dtype=np.float32).reshape(1, 2, 4)
+        >>> np.array_equal(F.concat_heads(F.split_heads(x, 2)), x)
+        True
+    """
     x = _checked(x, "(B, H, L, D)", 4)
     B, H, L, D = x.shape
     return _copied(x, (B, L, H * D), lambda result: result.reshape(B, L, H, D).swapaxes(1, 2))

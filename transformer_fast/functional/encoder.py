@@ -26,6 +26,12 @@ class EncoderLayer:
     """The weights of one layer: packed (3h, h), (h, h), (inner, h), (h, inner); biases, norm parameters (or None).
 
     With gate (inner, h) the feed-forward is down(activation(gate x) * up x).
+
+    Example:
+        >>> pack = lambda *shape: F.pack_weight(np.ones(shape, np.float32))
+        >>> layer = F.EncoderLayer(pack(24, 8), pack(8, 8), pack(16, 8), pack(8, 16), *[None] * 8)
+        >>> layer.qkv.shape, layer.down.shape
+        ((24, 8), (8, 16))
     """
 
     qkv: PackedWeight
@@ -52,6 +58,13 @@ class Encoder:
     then). causal: each position sees itself and those before it. The weights belong to the instruction set they were
     packed under.
     Raises ValueError and TypeError for weights that do not fit together.
+
+    Example:
+        >>> pack = lambda *shape: F.pack_weight(np.ones(shape, np.float32))
+        >>> layer = F.EncoderLayer(pack(24, 8), pack(8, 8), pack(16, 8), pack(8, 16), *[None] * 8)
+        >>> encoder = F.Encoder([layer, layer], num_heads=2)
+        >>> encoder(np.ones((5, 8), np.float32), [0, 2, 5]).shape  # two sequences: of two tokens and of three
+        (5, 8)
     """
 
     def __init__(

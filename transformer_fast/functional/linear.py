@@ -18,17 +18,23 @@ PackedWeight = _core.PackedWeight
 ACTIVATIONS = {None: 0, "relu": 1, "gelu": 2, "gelu_tanh": 3, "quick_gelu": 4, "silu": 5, "tanh": 6}
 
 
-def pack_weight(weight) -> PackedWeight:
+def pack_weight(weight, *, few_rows=False) -> PackedWeight:
     """A weight (N, K), as torch.nn.Linear has it, in the layout of the instruction set in force: done once, at load.
 
     The result has shape, isa and nbytes, and goes wherever a weight goes. It holds a copy; `weight` may be a view of a
-    mapped file and is not kept. Under another instruction set (set_isa) its use is a RuntimeError. Raises TypeError
-    (not float32) and ValueError (not two axes).
+    mapped file and is not kept. few_rows: it will meet a few dozen rows at a time at most, as in a decoder that writes
+    token by token; on machines with a tile unit (AMX) that is another layout, elsewhere the same. Under another
+    instruction set (set_isa) its use is a RuntimeError. Raises TypeError (not float32) and ValueError (not two axes).
+
+    Example:
+        >>> weight = F.pack_weight(np.array([[1, 2, 3], [4, 5, 6]], np.float32))
+        >>> F.linear(np.ones((1, 3), np.float32), weight)
+        array([[ 6., 15.]], dtype=float32)
     """
     weight = arrays.float32(weight, "weight")
     if weight.ndim != 2:
         raise ValueError(f"weight has shape {weight.shape}; (N, K) is needed")
-    return PackedWeight(weight, 0)
+    return PackedWeight(weight, few_rows, 0)
 
 
 def linear(x, weight, bias=None, *, activation=None, multiply=None, residual=None, out=None) -> np.ndarray:
@@ -41,6 +47,11 @@ def linear(x, weight, bias=None, *, activation=None, multiply=None, residual=Non
     must not overlap x.
     Raises TypeError, ValueError, and RuntimeError for a weight packed under another instruction set. Source:
     torch.nn.functional.linear.
+
+    Example:
+        >>> x = np.array([[1, -2, 3]], np.float32)
+        >>> F.linear(x, np.eye(3, dtype=np.float32), activation="relu", residual=x)
+        array([[ 2., -2.,  6.]], dtype=float32)
     """
     packed = weight if type(weight) is PackedWeight else pack_weight(weight)
     N, K = packed.shape

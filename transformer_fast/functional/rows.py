@@ -18,6 +18,10 @@ def layer_norm(x, weight=None, bias=None, eps=1e-5, *, residual=None, out=None) 
     x and residual (..., N), weight and bias (N,) -> (..., N); float32. The variance is the biased one. out may be x or
     residual itself.
     Raises TypeError and ValueError. Source: Ba, Kiros, Hinton 2016, arXiv:1607.06450; torch.nn.LayerNorm.
+
+    Example:
+        >>> F.layer_norm(np.array([[1, 2, 3]], np.float32), eps=0.0)
+        array([[-1.2247,  0.    ,  1.2247]], dtype=float32)
     """
     x, residual, weight, bias = _norm_operands(x, residual, weight, bias, eps, out)
     result = _row_result(out, x.shape)
@@ -75,6 +79,10 @@ def softmax(x, axis=-1, *, out=None) -> np.ndarray:
 
     A row of -inf alone, or with NaN or +inf in it, gives NaN, as in torch. out may be x itself.
     Raises TypeError, ValueError, and numpy.exceptions.AxisError for an axis that x does not have.
+
+    Example:
+        >>> F.softmax(np.log(np.array([[1, 2, 5]], np.float32)))
+        array([[0.125, 0.25 , 0.625]], dtype=float32)
     """
     x = arrays.float32(x, "x")
     if not -x.ndim <= arrays.integer(axis, "axis") < x.ndim:
@@ -112,6 +120,10 @@ def gelu(x, approximate="none", *, out=None) -> np.ndarray:
     """x * Phi(x), Phi the normal distribution; approximate="tanh" takes GPT-2's formula.
 
     float32, any shape; out may be x itself. Source: Hendrycks, Gimpel 2016, arXiv:1606.08415; torch.nn.functional.gelu.
+
+    Example:
+        >>> F.gelu(np.array([-1, 0, 1], np.float32))
+        array([-0.1587,  0.    ,  0.8413], dtype=float32)
     """
     if approximate not in ("none", "tanh"):
         raise ValueError(f'approximate is {approximate!r}; "none" or "tanh" is needed')
@@ -119,20 +131,40 @@ def gelu(x, approximate="none", *, out=None) -> np.ndarray:
 
 
 def relu(x, *, out=None) -> np.ndarray:
-    """max(x, 0). float32, any shape; out may be x itself."""
+    """max(x, 0). float32, any shape; out may be x itself.
+
+    Example:
+        >>> F.relu(np.array([-1, 0, 1], np.float32))
+        array([0., 0., 1.], dtype=float32)
+    """
     return _elementwise(x, "relu", out)
 
 
 def silu(x, *, out=None) -> np.ndarray:
-    """x * sigmoid(x). float32, any shape; out may be x itself."""
+    """x * sigmoid(x). float32, any shape; out may be x itself.
+
+    Example:
+        >>> F.silu(np.array([-1, 0, 1], np.float32))
+        array([-0.2689,  0.    ,  0.7311], dtype=float32)
+    """
     return _elementwise(x, "silu", out)
 
 
 def tanh(x, *, out=None) -> np.ndarray:
-    """The hyperbolic tangent. float32, any shape; out may be x itself."""
+    """The hyperbolic tangent. float32, any shape; out may be x itself.
+
+    Example:
+        >>> F.tanh(np.array([-1, 0, 1], np.float32))
+        array([-0.7616,  0.    ,  0.7616], dtype=float32)
+    """
     return _elementwise(x, "tanh", out)
 
 
 def quick_gelu(x, *, out=None) -> np.ndarray:
-    """x * sigmoid(1.702 x), CLIP's approximation of GELU. float32, any shape; out may be x itself."""
+    """x * sigmoid(1.702 x), CLIP's approximation of GELU. float32, any shape; out may be x itself.
+
+    Example:
+        >>> F.quick_gelu(np.array([-1, 0, 1], np.float32))
+        array([-0.1542,  0.    ,  0.8458], dtype=float32)
+    """
     return _elementwise(x, "quick_gelu", out)

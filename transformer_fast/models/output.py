@@ -133,3 +133,37 @@ class BertForPreTrainingOutput(ModelOutput):
     seq_relationship_logits: np.ndarray
     hidden_states: tuple[np.ndarray, ...] | None = None
     attentions: tuple[np.ndarray, ...] | None = None
+
+
+@dataclasses.dataclass(eq=False)
+class BaseModelOutputWithPast(ModelOutput):
+    """A decoder's output: last_hidden_state (B, L, h), and what was asked for.
+
+    past_key_values is the state to go on with; hidden_states has n_layers + 1 arrays (B, L, h), the last one after the
+    final norm; attentions has an array (B, H, L, Lk) for each layer.
+    """
+
+    last_hidden_state: np.ndarray
+    past_key_values: Any = None
+    hidden_states: tuple[np.ndarray, ...] | None = None
+    attentions: tuple[np.ndarray, ...] | None = None
+
+
+@dataclasses.dataclass(eq=False)
+class CausalLMOutputWithPast(ModelOutput):
+    """logits (B, L or logits_to_keep, V); the others as in `BaseModelOutputWithPast`."""
+
+    logits: np.ndarray
+    past_key_values: Any = None
+    hidden_states: tuple[np.ndarray, ...] | None = None
+    attentions: tuple[np.ndarray, ...] | None = None
+
+
+@dataclasses.dataclass(eq=False)
+class SequenceClassifierOutputWithPast(ModelOutput):
+    """logits (B, num_labels); the others as in `BaseModelOutputWithPast`."""
+
+    logits: np.ndarray
+    past_key_values: Any = None
+    hidden_states: tuple[np.ndarray, ...] | None = None
+    attentions: tuple[np.ndarray, ...] | None = None

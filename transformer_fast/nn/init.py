@@ -21,7 +21,15 @@ _unset: ContextVar[bool] = ContextVar("transformer_fast_unset_parameters", defau
 
 
 def manual_seed(seed: int) -> None:
-    """Makes the parameters of all modules created from now on repeatable."""
+    """Makes the parameters of all modules created from now on repeatable.
+
+    Example:
+        >>> nn.manual_seed(0)
+        >>> first = nn.Linear(3, 2)
+        >>> nn.manual_seed(0)
+        >>> np.array_equal(nn.Linear(3, 2).weight, first.weight)
+        True
+    """
     global _generator
     _generator = np.random.default_rng(seed)
 
@@ -65,6 +73,15 @@ def uniform(fan_in: int) -> Initializer:
 def xavier_uniform(shape: tuple[int, ...]) -> np.ndarray:
     """U(-b, b) with b = sqrt(6 / (rows + columns)): the input projections of torch.nn.MultiheadAttention."""
     return _uniform(shape, math.sqrt(6 / sum(shape)))
+
+
+def xavier_normal(shape: tuple[int, ...]) -> np.ndarray:
+    """N(0, 2 / (fan in + fan out)): bias_k and bias_v of torch.nn.MultiheadAttention.
+
+    As in torch, axes behind the first two count for both fans.
+    """
+    fans = (shape[0] + shape[1]) * math.prod(shape[2:])
+    return normal(shape) * np.float32(math.sqrt(2 / fans))
 
 
 def _uniform(shape: tuple[int, ...], bound: float) -> np.ndarray:

@@ -16,6 +16,10 @@ class LayerNorm(Module):
     """(x - mean) / sqrt(variance + eps) * weight + bias over the last axes, as torch.nn.LayerNorm (Ba et al., 2016).
 
     normalized_shape is the size of the last axis, or a tuple for several axes. Fresh weights are 1, biases 0.
+
+    Example:
+        >>> nn.LayerNorm(3, eps=0.0)(np.array([[1, 2, 3]], np.float32))
+        array([[-1.2247,  0.    ,  1.2247]], dtype=float32)
     """
 
     def __init__(

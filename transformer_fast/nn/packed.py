@@ -28,6 +28,13 @@ class Collector:
     Attributes:
         hidden_states: (B, L, h) for the input and each layer, if asked for, else None.
         attentions: (B, H, L, L) for each layer, if asked for, else None.
+
+    Example:
+        >>> collect = nn.Collector(np.array([[True, True], [True, False]]), hidden_states=True)
+        >>> collect.add_hidden(np.array([[1, 2], [3, 4], [5, 6]], np.float32))  # the three tokens
+        >>> collect.hidden_states[0][1]
+        array([[5., 6.],
+               [0., 0.]], dtype=float32)
     """
 
     def __init__(

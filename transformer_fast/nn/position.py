@@ -197,10 +197,12 @@ class RotaryEmbedding(Module):
         factor = np.float32(attention_factor)
         return np.cos(angles).astype(np.float32) * factor, np.sin(angles).astype(np.float32) * factor
 
-    def forward(self, input: np.ndarray, positions: np.ndarray | None = None) -> np.ndarray:
+    def forward(
+        self, input: np.ndarray, positions: np.ndarray | None = None, *, out: np.ndarray | None = None
+    ) -> np.ndarray:
         """input (H, L, D) or (B, H, L, D) with D >= dim, rotated by positions (L,) or (B, L), by default 0 to L - 1.
 
-        Columns from dim on stay as they are. Any strides; the result is a new array.
+        Columns from dim on stay as they are. Any strides; out may be the input itself.
         """
         input = np.asarray(input)
         if input.dtype != np.float32:
@@ -216,23 +218,10 @@ class RotaryEmbedding(Module):
                 f"positions has shape {positions.shape}; {rows[-1:]} or {rows} is needed for an input of shape "
                 f"{input.shape}"
             )
-        return _rotated(input, *self.tables(positions), self.interleaved)
+        return F.rotary_embedding(input, *self.tables(positions), interleaved=self.interleaved, out=out)
 
     def extra_repr(self) -> str:
         return f"{self.dim}, base={self.scaling.base:g}, scaling={self.scaling.kind}, interleaved={self.interleaved}"
-
-
-def _rotated(x: np.ndarray, cos: np.ndarray, sin: np.ndarray, interleaved: bool) -> np.ndarray:
-    half = cos.shape[-1]
-    if cos.ndim == 3:
-        cos, sin = cos[:, None], sin[:, None]
-    first, second = slice(0, half), slice(half, 2 * half)
-    if interleaved:
-        first, second = slice(0, 2 * half, 2), slice(1, 2 * half, 2)
-    out = np.array(x, order="C")
-    out[..., first] = x[..., first] * cos - x[..., second] * sin
-    out[..., second] = x[..., second] * cos + x[..., first] * sin
-    return out
 
 
 # ----------------------------------------------------------------------------------------------------------------------
