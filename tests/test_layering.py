@@ -28,6 +28,7 @@ PYTHON_ROOMS = {
     "models": {"models", "nn", "functional", "checkpoint"},
     "nn": {"nn", "functional"},
     "functional": {"functional", "_core", "reference"},  # reference: float64, which only an oracle needs
+    "vision": {"checkpoint"},
     "checkpoint": set(),
     "passages": set(),
     "timing": set(),
