@@ -1,9 +1,10 @@
-"""Reads a Hugging Face folder: config.json and the weights in safetensors, one file or sharded.
+"""Reads a Hugging Face folder: config.json and the weights in safetensors, one file or sharded; and writes one.
 
-`models` calls `Checkpoint.open(folder)` and takes its tensors by name; `text` uses `read_json` and `member` for the
-small files beside the weights. Files are not trusted: whatever is malformed, missing, unused or misshapen is a
-CheckpointError that names the file and the tensor, and pickle-based weights are refused. Tensors are read-only views
-of the mapped file, so that opening a checkpoint copies nothing.
+`models` calls `find_folder` and `Checkpoint.open(folder)`, takes its tensors by name, and hands what it has to write to
+`save_checkpoint`; `text` uses `read_json` and `member` for the small files beside the weights. Files are not trusted:
+whatever is malformed, missing, unused or misshapen is a CheckpointError that names the file and the tensor, and
+pickle-based weights are refused. Tensors are read-only views of the mapped file, so that opening a checkpoint copies
+nothing.
 
 To add a tensor type, add its safetensors code to `_DTYPES`; to add a way in which weights are stored, see
 `_weight_files`.
@@ -14,6 +15,8 @@ Format: https://huggingface.co/docs/safetensors (8 bytes of header length, a JSO
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -42,6 +45,9 @@ _DTYPES = {
     "U8": "u1",
     "BOOL": "?",
 }
+# Nothing that a pickle or a script could hide in is fetched from the hub.
+_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _NAMES_SHOWN = 8
 
@@ -60,6 +66,43 @@ def optional_import(name: str) -> ModuleType:
         return import_module(name)
     except ModuleNotFoundError as error:
         raise ImportError(f"{error.name} is not installed; needed: pip install 'transformer-fast[models]'") from error
+
+
+def find_folder(
+    path_or_hub_id: str | Path,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """The folder of that path; else the snapshot of the repository "org/name" of the Hugging Face hub, in its cache.
+
+    The options are those of huggingface_hub.snapshot_download. What can only be a path is not asked for on the hub.
+
+    Raises:
+        CheckpointError: there is neither such a folder nor such a repository.
+    """
+    folder, name = Path(path_or_hub_id), str(path_or_hub_id)
+    if folder.is_dir():
+        return folder
+    if isinstance(path_or_hub_id, Path) or folder.exists() or name[:1] in "./~" or "\\" in name or name.count("/") > 1:
+        raise CheckpointError(f"{name!r}: there is no such folder; needed: a folder with config.json and {WEIGHTS}")
+    hub = optional_import("huggingface_hub")
+    try:
+        return Path(
+            hub.snapshot_download(
+                name,
+                revision=revision,
+                cache_dir=cache_dir,
+                token=token,
+                local_files_only=local_files_only,
+                allow_patterns=_HUB_FILES,
+            )
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise CheckpointError(f"{name!r} is no folder here, and no model that the hub gives: {reason[0]}") from error
 
 
 def read_json(path: Path) -> Any:
@@ -195,6 +238,23 @@ class Checkpoint:
                     f"needed by config.json: {tuple(shape)}"
                 )
         return {name: self.tensors[name].float32() for name in expected}
+
+
+def save_checkpoint(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes config.json and model.safetensors into `folder`, which is made if it is not there.
+
+    Each file appears under its name when it is complete: tensors may be views of the file that is replaced.
+    """
+    library = optional_import("safetensors.numpy")
+    folder.mkdir(parents=True, exist_ok=True)
+    dense = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    with tempfile.TemporaryDirectory(dir=folder) as unfinished:
+        written = Path(unfinished)
+        # transformers refuses files that do not say for which framework they were written.
+        library.save_file(dense, written / WEIGHTS, metadata={"format": "pt"})
+        (written / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        for name in (WEIGHTS, "config.json"):
+            os.replace(written / name, folder / name)
 
 
 def _weight_files(folder: Path) -> Path:

@@ -7,6 +7,7 @@ What comes out follows sentence-transformers' `encode`. To add a way of pooling,
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
@@ -17,7 +18,14 @@ from typing import Any
 import numpy as np
 
 from transformer_fast import functional as F
-from transformer_fast.checkpoint import CheckpointError, member, optional_import, read_json, read_json_object
+from transformer_fast.checkpoint import (
+    CheckpointError,
+    find_folder,
+    member,
+    optional_import,
+    read_json,
+    read_json_object,
+)
 from transformer_fast.models import load_model
 
 # 1_Pooling/config.json's flags of older releases -> pooling_mode of newer ones, in the order of concatenation.
@@ -31,9 +39,9 @@ _POOLING_FLAGS = {
 }
 _POOLING = ("mean", "cls", "max")
 
-# Nothing that a pickle or a script could hide in is fetched from the hub.
-_HUB_FILES = ["*.safetensors", "*.json", "*.txt"]
+# Whose models are meant where the hub's name has no "/".
 _HUB_ORGANISATION = "sentence-transformers"
+_HUB_NAME = re.compile(r"[^./~\\][^/\\]*")
 
 # Seconds of work after which a progress bar appears by itself.
 _PROGRESS_DELAY = 1.0
@@ -112,11 +120,14 @@ class SentenceEncoder:
         Raises:
             CheckpointError: there is no such folder or model, or a file is malformed or asks for what is not supported.
         """
-        folder = _find_folder(path_or_hub_id, local_files_only)
+        name = path_or_hub_id
+        if isinstance(name, str) and _HUB_NAME.fullmatch(name) and not Path(name).exists():
+            name = f"{_HUB_ORGANISATION}/{name}"
+        folder = find_folder(name, local_files_only=local_files_only)
         settings = _Settings()
         model_folder = _read_modules(folder, settings)
         _read_prompts(folder / "config_sentence_transformers.json", settings)
-        model = load_model(model_folder)
+        model = load_model(model_folder, head=False)
         if not hasattr(model, "encode_packed"):
             raise CheckpointError(f"{model_folder}: {type(model).__name__} encodes no text")
         return cls(model, _read_tokenizer(model_folder, settings), settings)
@@ -407,22 +418,6 @@ def _progress(total: int | None, show: bool | None) -> Any:
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Reading the folder
-
-
-def _find_folder(path_or_hub_id: str | Path, local_files_only: bool) -> Path:
-    folder = Path(path_or_hub_id)
-    if folder.is_dir():
-        return folder
-    name = str(path_or_hub_id)
-    if isinstance(path_or_hub_id, Path) or folder.exists() or name[:1] in "./~" or "\\" in name or name.count("/") > 1:
-        raise CheckpointError(f"{name!r}: there is no such folder")
-    hub = optional_import("huggingface_hub")
-    repository = name if "/" in name else f"{_HUB_ORGANISATION}/{name}"
-    try:
-        return Path(hub.snapshot_download(repository, allow_patterns=_HUB_FILES, local_files_only=local_files_only))
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise CheckpointError(f"{name!r} is no folder here, and no model that the hub gives: {reason[0]}") from error
 
 
 def _read_modules(folder: Path, settings: _Settings) -> Path:

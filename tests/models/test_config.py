@@ -8,20 +8,20 @@ import pytest
 from model_folders import TINY_BERT
 
 from transformer_fast.checkpoint import CheckpointError
-from transformer_fast.models.bert import _NEUTRAL, BertConfig
+from transformer_fast.models.bert import BertConfig, BertModel
 from transformer_fast.models.config import read_config
 
 SOURCE = Path("model/config.json")
 
 
 def read(**changes):
-    return read_config(BertConfig, {**TINY_BERT, **changes}, SOURCE, _NEUTRAL)
+    return read_config(BertConfig, {**TINY_BERT, **changes}, SOURCE, BertModel.neutral)
 
 
 def test_fields_and_defaults():
     assert read().hidden_size == 24 and read(layer_norm_eps=0).layer_norm_eps == 0
     short = {k: v for k, v in TINY_BERT.items() if k not in ("type_vocab_size", "hidden_act", "layer_norm_eps")}
-    config = read_config(BertConfig, short, SOURCE, _NEUTRAL)
+    config = read_config(BertConfig, short, SOURCE, BertModel.neutral)
     assert (config.type_vocab_size, config.hidden_act, config.layer_norm_eps) == (2, "gelu", 1e-12)
     assert (
         read(use_cache=True, id2label={"0": "x"}, hidden_dropout_prob=0.1, is_decoder=False, pruned_heads={}) == read()
@@ -54,7 +54,7 @@ def test_what_is_refused(changes):
 
 def test_missing_fields():
     with pytest.raises(CheckpointError, match="missing fields: vocab_size, hidden_size"):
-        read_config(BertConfig, {"num_hidden_layers": 2}, SOURCE, _NEUTRAL)
+        read_config(BertConfig, {"num_hidden_layers": 2}, SOURCE, BertModel.neutral)
 
 
 def test_a_config_made_by_hand_is_checked_too():

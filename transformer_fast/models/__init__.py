@@ -1,6 +1,6 @@
-"""Models: one file a family. `load_model` finds the family of a Hugging Face folder by its model_type.
+"""Models: one file a family. `load_model` finds the class of a Hugging Face folder by its model_type and architectures.
 
-A new family is a new file here with a class that has `from_checkpoint(checkpoint)`, and a line in `_FAMILIES`.
+A new family is a new file here with classes that derive from `base.PretrainedModel`, and a line in `_FAMILIES`.
 """
 
 from __future__ import annotations
@@ -8,36 +8,58 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 
-from transformer_fast.checkpoint import Checkpoint, CheckpointError
-from transformer_fast.nn import Module
+from transformer_fast.checkpoint import Checkpoint, CheckpointError, find_folder
+from transformer_fast.models.base import PretrainedModel
 
-# model_type in config.json -> (file in this folder, class).
-_FAMILIES = {"bert": ("bert", "BertModel")}
+# model_type in config.json -> file in this folder, {name in its "architectures": class}, class without a head, which is
+# taken for architectures that are not listed.
+_FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
+    "bert": ("bert", {}, "BertModel"),
+}
 
-__all__ = ["CheckpointError", "load_model"]
+__all__ = ["CheckpointError", "PretrainedModel", "load_model"]
 
 
-def load_model(path: str | Path) -> Module:
-    """The model in a folder with config.json and safetensors weights, ready to be called.
+def load_model(
+    path_or_hub_id: str | Path,
+    *,
+    head: bool = True,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+) -> PretrainedModel:
+    """The model in a folder with config.json and safetensors weights, or on the Hugging Face hub, ready to be called.
 
+    Its class is the one that config.json names first in "architectures" (BertForMaskedLM, ...), or the family's model
+    without a head, where none is named that this library has, or where head=False. A folder wins over a hub id.
     Weights that the file holds as float32 stay in the mapped file until they are packed; others are converted to
     float32.
 
+    revision, cache_dir, token, local_files_only: of huggingface_hub.snapshot_download, for hub ids. Only JSON,
+    safetensors, text and SentencePiece files are fetched.
+
     Raises:
-        CheckpointError: the folder is missing, its files are malformed, or the model is of a family that is not
-        supported.
+        CheckpointError: there is no such folder or model, its files are malformed, or the model is of a family that is
+        not supported.
 
     Example:
         >>> model = load_model("all-MiniLM-L6-v2")                                                    # doctest: +SKIP
         >>> model(np.array([[101, 7592, 102]])).last_hidden_state.shape                               # doctest: +SKIP
         (1, 3, 384)
     """
-    checkpoint = Checkpoint.open(path)
+    folder = find_folder(
+        path_or_hub_id, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only
+    )
+    checkpoint = Checkpoint.open(folder)
     model_type = checkpoint.config.get("model_type")
     if not isinstance(model_type, str) or model_type not in _FAMILIES:
         raise CheckpointError(
             f"{checkpoint.folder / 'config.json'}: model_type is {model_type!r}; "
             f"supported: {', '.join(sorted(_FAMILIES))}"
         )
-    file, name = _FAMILIES[model_type]
+    file, classes, name = _FAMILIES[model_type]
+    architectures = checkpoint.config.get("architectures")
+    if head and isinstance(architectures, list) and architectures and isinstance(architectures[0], str):
+        name = classes.get(architectures[0], name)
     return getattr(import_module(f"transformer_fast.models.{file}"), name).from_checkpoint(checkpoint)

@@ -7,18 +7,17 @@ everything.
 
 from __future__ import annotations
 
-import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 
 from transformer_fast import functional as F
-from transformer_fast.checkpoint import Checkpoint, CheckpointError
-from transformer_fast.models.config import ACTIVATIONS, check_fields, read_config
+from transformer_fast.models.base import PretrainedModel, Source
+from transformer_fast.models.config import ACTIVATIONS, check_fields
 from transformer_fast.models.inputs import integers, offsets, token_mask
 from transformer_fast.models.output import BaseModelOutputWithPooling
 from transformer_fast.nn import Embedding, FeedForward, LayerNorm, Linear, Module, ModuleList, PackedSelfAttention
-from transformer_fast.nn.init import unset_parameters
 
 
 @dataclass(frozen=True)
@@ -46,20 +45,6 @@ class BertConfig:
             )
 
 
-# Fields that change the computation -> the values that this file computes.
-_NEUTRAL = {
-    "position_embedding_type": ("absolute", None),
-    "is_decoder": (False, None),
-    "add_cross_attention": (False, None),
-    "pruned_heads": ({}, None),
-    "quantization_config": (None,),
-}
-
-# Tensors that the encoder does not need: the position numbers of old files, and the heads for pre-training and
-# fine-tuning (BertForPreTraining, MaskedLM, NextSentencePrediction; SequenceClassification, TokenClassification;
-# QuestionAnswering).
-_IGNORED = ("embeddings.position_ids", "cls.", "classifier.", "qa_outputs.")
-
 # Where a layer's parameters stand in the checkpoint, except for query, key and value, which are stacked to one.
 _LAYER = {
     "attention.out_proj": "attention.output.dense",
@@ -76,24 +61,6 @@ _EMBEDDINGS = {
     "embeddings_norm.bias": "embeddings.LayerNorm.bias",
 }
 _POOLER = {"pooler.weight": "pooler.dense.weight", "pooler.bias": "pooler.dense.bias"}
-
-
-def _canonical(name: str) -> str:
-    """A tensor's name without the prefix that models with a head put before it, and with LayerNorm's newer names."""
-    name = name.removeprefix("bert.")
-    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-
-
-def _sources(config: BertConfig, pooler: bool) -> dict[str, tuple[str, ...]]:
-    """Our parameter -> the checkpoint's tensors whose rows, one after the other, it is made of."""
-    sources = {ours: (theirs,) for ours, theirs in (_EMBEDDINGS | (_POOLER if pooler else {})).items()}
-    for i in range(config.num_hidden_layers):
-        layer = f"encoder.layer.{i}"
-        for kind in ("weight", "bias"):
-            parts = tuple(f"{layer}.attention.self.{part}.{kind}" for part in ("query", "key", "value"))
-            sources[f"layers.{i}.attention.in_proj.{kind}"] = parts
-            sources |= {f"layers.{i}.{ours}.{kind}": (f"{layer}.{theirs}.{kind}",) for ours, theirs in _LAYER.items()}
-    return sources
 
 
 class BertLayer(Module):
@@ -163,13 +130,27 @@ class _Scratch:
         self.inner = np.empty((T, config.intermediate_size), np.float32)
 
 
-class BertModel(Module):
+class BertModel(PretrainedModel):
     """The encoder, with the pooler if add_pooling_layer."""
 
+    config_class = BertConfig
+    model_types = ("bert",)
+    neutral = {
+        "position_embedding_type": ("absolute", None),
+        "is_decoder": (False, None),
+        "add_cross_attention": (False, None),
+        "pruned_heads": ({}, None),
+        "quantization_config": (None,),
+    }
+    # The position numbers of old files, and the heads for pre-training and fine-tuning (BertForPreTraining, MaskedLM,
+    # NextSentencePrediction; SequenceClassification, TokenClassification; QuestionAnswering).
+    ignored = ("embeddings.position_ids", "cls.", "classifier.", "qa_outputs.")
+    stacks = {"encoder.layer.": "num_hidden_layers"}
+    base_prefix = "bert."
+
     def __init__(self, config: BertConfig, add_pooling_layer: bool = True) -> None:
-        super().__init__()
+        super().__init__(config)
         h = config.hidden_size
-        self.config = config
         self.word_embeddings = Embedding(config.vocab_size, h)
         self.position_embeddings = Embedding(config.max_position_embeddings, h)
         self.token_type_embeddings = Embedding(config.type_vocab_size, h)
@@ -179,35 +160,26 @@ class BertModel(Module):
         self._engine = _Engine()
 
     @classmethod
-    def from_checkpoint(cls, checkpoint: Checkpoint) -> BertModel:
-        """The model of a checkpoint; see `load_model`."""
-        source = checkpoint.folder / "config.json"
-        config = read_config(BertConfig, checkpoint.config, source, _NEUTRAL)
-        checkpoint = checkpoint.renamed(_canonical)
-        matches = (re.match(r"encoder\.layer\.(\d+)\.", name) for name in checkpoint.tensors)
-        layers = len({match[1] for match in matches if match})
-        if layers != config.num_hidden_layers:
-            raise CheckpointError(
-                f"{source}: num_hidden_layers is {config.num_hidden_layers}, "
-                f"but {checkpoint.source} holds {layers} layers"
-            )
-        pooler = any(name in checkpoint.tensors for name in _POOLER.values())
-        with unset_parameters():
-            model = cls(config, add_pooling_layer=pooler)
-        own, sources = model.state_dict(), _sources(config, pooler)
-        expected = {
-            theirs: (own[ours].shape[0] // len(parts), *own[ours].shape[1:])
-            for ours, parts in sources.items()
-            for theirs in parts
-        }
-        tensors = checkpoint.take(expected, _IGNORED)
-        model.load_state_dict(
-            {
-                ours: tensors[parts[0]] if len(parts) == 1 else np.concatenate([tensors[name] for name in parts])
-                for ours, parts in sources.items()
-            }
-        )
-        return model
+    def canonical(cls, name: str) -> str:
+        """Old files call LayerNorm's parameters gamma and beta."""
+        name = super().canonical(name)
+        return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+
+    @classmethod
+    def options(cls, config: BertConfig, names: Collection[str]) -> dict[str, bool]:
+        return {"add_pooling_layer": any(name in names for name in _POOLER.values())}
+
+    @classmethod
+    def sources(cls, config: BertConfig, names: Collection[str]) -> dict[str, Source]:
+        sources = {ours: Source(theirs) for ours, theirs in (_EMBEDDINGS | _POOLER).items()}
+        for i in range(config.num_hidden_layers):
+            layer = f"encoder.layer.{i}"
+            for kind in ("weight", "bias"):
+                parts = (f"{layer}.attention.self.{part}.{kind}" for part in ("query", "key", "value"))
+                sources[f"layers.{i}.attention.in_proj.{kind}"] = Source(*parts)
+                for ours, theirs in _LAYER.items():
+                    sources[f"layers.{i}.{ours}.{kind}"] = Source(f"{layer}.{theirs}.{kind}")
+        return sources
 
     def forward(
         self,

@@ -1,13 +1,16 @@
 """Reading a config.json into a family's Config dataclass, with checks: what the files of all families share.
 
-A Config dataclass has the checkpoint's own field names, and calls `check_fields(self)` in its `__post_init__`; the
-family's `from_checkpoint` calls `read_config`. A new activation name goes into ACTIVATIONS.
+A Config dataclass has the checkpoint's own field names, and calls `check_fields(self)` in its `__post_init__`;
+`base.PretrainedModel.from_checkpoint` calls `read_config`. A new activation name goes into ACTIVATIONS, a new kind of
+field into _KINDS.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,7 +36,9 @@ _INT_MAX = 2**29
 Config = TypeVar("Config")
 
 
-def read_config(config_class: type[Config], content: dict[str, Any], source: Path, neutral: dict[str, tuple]) -> Config:
+def read_config(
+    config_class: type[Config], content: dict[str, Any], source: Path, neutral: Mapping[str, tuple]
+) -> Config:
     """A Config from the content of `source`; fields that are not there keep the dataclass' defaults.
 
     neutral: field -> the values with which it changes nothing. With another value the checkpoint is refused; other
@@ -48,7 +53,8 @@ def read_config(config_class: type[Config], content: dict[str, Any], source: Pat
                 f"{source}: {name} is {content[name]!r}, which is not supported; needed: {values[0]!r}"
             )
     fields = dataclasses.fields(config_class)
-    missing = [f.name for f in fields if f.default is dataclasses.MISSING and f.name not in content]
+    required = (f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING)
+    missing = [name for name in required if name not in content]
     if missing:
         raise CheckpointError(f"{source}: missing fields: {', '.join(missing)}")
     try:
@@ -57,19 +63,47 @@ def read_config(config_class: type[Config], content: dict[str, Any], source: Pat
         raise CheckpointError(f"{source}: {error}") from None
 
 
+# Annotations of Config fields beside int and float: a number that may be 0 (ids), and one that may be negative.
+Index = int
+Number = float
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+# Annotation -> (test of a value, what is needed).
+_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "int": (lambda value: type(value) is int and 1 <= value <= _INT_MAX, f"an integer from 1 to {_INT_MAX}"),
+    "Index": (lambda value: type(value) is int and 0 <= value <= _INT_MAX, f"an integer from 0 to {_INT_MAX}"),
+    "float": (lambda value: _is_number(value) and value >= 0, "a number >= 0"),
+    "Number": (_is_number, "a number"),
+    "bool": (lambda value: type(value) is bool, "true or false"),
+    "str": (lambda value: type(value) is str, "a string"),
+    "dict": (lambda value: type(value) is dict, "an object"),
+    "None": (lambda value: value is None, "null"),
+}
+_LIST = re.compile(r"list\[(.+)\]")
+
+
 def check_fields(config: Any) -> None:
-    """Checks a Config by the annotations of its fields: "int" is 1 to 2^29, "float" finite and >= 0, else a string.
+    """Checks a Config by the annotations of its fields, which are the names in _KINDS, list[kind], and "a | b".
+
+    A field annotated otherwise (a Config inside a Config) is left alone.
 
     Raises:
         ValueError: naming the field, its value and what is needed.
     """
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if field.type == "int":
-            ok, needed = type(value) is int and 1 <= value <= _INT_MAX, f"an integer from 1 to {_INT_MAX}"
-        elif field.type == "float":
-            ok, needed = type(value) in (int, float) and value >= 0 and math.isfinite(value), "a number >= 0"
-        else:
-            ok, needed = type(value) is str, "a string"
-        if not ok:
-            raise ValueError(f"{field.name} is {value!r}; needed: {needed}")
+        alternatives = [_kind(part) for part in field.type.split(" | ")]
+        if None not in alternatives and not any(ok(value) for ok, _ in alternatives):
+            raise ValueError(f"{field.name} is {value!r}; needed: {' or '.join(needed for _, needed in alternatives)}")
+
+
+def _kind(annotation: str) -> tuple[Callable[[Any], bool], str] | None:
+    match = _LIST.fullmatch(annotation)
+    if match is None:
+        return _KINDS.get(annotation)
+    ok, needed = _KINDS[match[1]]
+    return lambda value: type(value) is list and all(map(ok, value)), f"a list, each of it {needed}"
