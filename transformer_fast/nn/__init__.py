@@ -12,9 +12,11 @@ from transformer_fast.nn.init import manual_seed
 from transformer_fast.nn.linear import Linear
 from transformer_fast.nn.module import Module, ModuleList
 from transformer_fast.nn.norm import LayerNorm
+from transformer_fast.nn.packed import Collector, PackedEncoder
 from transformer_fast.nn.transformer import TransformerEncoderLayer
 
 __all__ = [
+    "Collector",
     "Embedding",
     "FeedForward",
     "LayerNorm",
@@ -22,6 +24,7 @@ __all__ = [
     "Module",
     "ModuleList",
     "MultiheadAttention",
+    "PackedEncoder",
     "PackedSelfAttention",
     "TransformerEncoderLayer",
     "manual_seed",

@@ -8,6 +8,8 @@ here.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from transformer_fast import functional as F
@@ -37,11 +39,13 @@ class PackedSelfAttention(Module):
         projected: np.ndarray | None = None,
         context: np.ndarray | None = None,
         out: np.ndarray | None = None,
+        **options: Any,
     ) -> np.ndarray:
         """input (T, E), sequence b in rows cu_seqlens[b]:cu_seqlens[b + 1] -> (T, E), with the residual added.
 
         keys = (rows, cu_seqlens_k) attends only those rows of the input; by default all. projected (T, 3E) and
-        context (T, E) are scratch that a caller may reuse.
+        context (T, E) are scratch that a caller may reuse. options: is_causal, window, relative_bias, ... of
+        functional.varlen_attention.
         """
         E, heads = self.embed_dim, (-1, self.num_heads, self.embed_dim // self.num_heads)
         projected = self.in_proj(input, out=projected)
@@ -52,7 +56,7 @@ class PackedSelfAttention(Module):
             key, value = key[rows], value[rows]
         if context is None:
             context = np.empty((len(input), E), np.float32)
-        F.varlen_attention(query, key, value, cu_seqlens, cu_seqlens_k, out=context.reshape(heads))
+        F.varlen_attention(query, key, value, cu_seqlens, cu_seqlens_k, out=context.reshape(heads), **options)
         return self.out_proj(context, residual=residual, out=out)
 
     def extra_repr(self) -> str:

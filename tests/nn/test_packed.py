@@ -1,0 +1,161 @@
+"""nn/packed.py: one engine call and layer by layer give the same bits; what is collected is what reference says."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+
+from transformer_fast import nn, reference
+
+H, h, INNER = 3, 24, 40
+LENGTHS = [5, 1, 9, 0, 4]
+CU = np.cumsum([0, *LENGTHS])
+
+
+def values(*shape, seed=0):
+    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
+
+
+def encoder(norm_first=False, layers=3, **options):
+    nn.manual_seed(0)
+    made = nn.PackedEncoder(layers, h, H, INNER, "gelu", 1e-6, norm_first, **options)
+    state = {name: array + values(*array.shape) * 0.2 for name, array in made.state_dict().items()}
+    made.load_state_dict(state)
+    return made
+
+
+def tokens_of(lengths=LENGTHS, L=None):
+    return np.arange(L or max(lengths)) < np.array(lengths)[:, None]
+
+
+def plain(encoder, x, **options):
+    """One sequence (L, h) in float64, layer by layer: the states and the weights (H, L, L)."""
+    states, weights = [x.astype(np.float64)], []
+    for layer in encoder:
+        p = {name: array.astype(np.float64) for name, array in layer.state_dict().items()}
+
+        def linear(x, name, activation=None, p=p):
+            return reference.linear(x, p[f"{name}.weight"], p.get(f"{name}.bias"), activation=activation)
+
+        def norm(x, name, p=p):
+            return reference.layer_norm(x, p[f"{name}.weight"], p[f"{name}.bias"], 1e-6)
+
+        def attention(x, linear=linear):
+            heads = (reference.split_heads(part[None], H) for part in np.split(linear(x, "attention.in_proj"), 3, 1))
+            found, w = reference.scaled_dot_product_attention(*heads, return_weights="heads", **options)
+            weights.append(w[0])
+            return linear(reference.concat_heads(found)[0], "attention.out_proj")
+
+        def ffn(x, linear=linear):
+            return linear(linear(x, "feed_forward.linear1", "gelu"), "feed_forward.linear2")
+
+        x = states[-1]
+        if encoder.norm_first:
+            x = x + attention(norm(x, "attention_norm"))
+            x = x + ffn(norm(x, "feed_forward_norm"))
+        else:
+            x = norm(x + attention(x), "attention_norm")
+            x = norm(x + ffn(x), "feed_forward_norm")
+        states.append(x)
+    return states, weights
+
+
+OPTIONS = [
+    {},
+    {"is_causal": True},
+    {"relative_bias": values(H, 17)},
+    {"is_causal": True, "relative_bias": values(1, 17)},
+    {"attn_mask": values(5, H, 9, 9)},
+    {"attn_mask": np.tri(9, 9, 1, dtype=bool)[None, None]},
+]
+
+
+def own_options(options, b, L):
+    """The options of a batch of sequences of up to 9 tokens for sequence b of L tokens."""
+    own = dict(options)
+    if "relative_bias" in own:
+        own["relative_bias"] = own["relative_bias"][:, 9 - L : 9 + L - 1]
+    if "attn_mask" in own:
+        own["attn_mask"] = np.broadcast_to(own["attn_mask"], (5, H, 9, 9))[b, :, :L, :L]
+    return own
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "+".join(o) or "plain")
+def test_states_and_weights(isa, norm_first, options):
+    model, x = encoder(norm_first), values(CU[-1], h)
+    before, tokens = x.copy(), tokens_of(L=11)
+    collect = nn.Collector(tokens, hidden_states=True, attentions=True)
+    got = model(x, CU, collect=collect, **options)
+    assert np.array_equal(x, before)
+    assert np.array_equal(got, model(x, CU, **options)), "the same bits, whatever is collected"
+    assert len(collect.hidden_states) == 4 and len(collect.attentions) == 3
+    for state in collect.hidden_states:
+        assert state.shape == (5, 11, h) and not state[~tokens].any()
+    assert np.array_equal(collect.hidden_states[0][tokens], x)
+    assert np.array_equal(collect.hidden_states[3][tokens], got)
+    for b, L in enumerate(LENGTHS):
+        states, weights = plain(model, x[CU[b] : CU[b + 1]], **own_options(options, b, L)) if L else ([], [])
+        for state, expected in zip(collect.hidden_states, states, strict=False):
+            np.testing.assert_allclose(state[b, :L], expected, atol=2e-5)
+        for found, expected in zip(collect.attentions, weights, strict=False):
+            np.testing.assert_allclose(found[b, :, :L, :L], expected, atol=1e-5)
+        for found in collect.attentions:
+            assert not found[b, :, L:].any() and not found[b, :, :, L:].any()
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_rows_that_are_not_attended(isa, norm_first):
+    """Left padding whose first place runs, as a pooler needs it."""
+    model = encoder(norm_first)
+    tokens = np.array([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]], bool)
+    computed = tokens.copy()
+    computed[:, 0] = True
+    cu, cu_keys = (np.concatenate([[0], np.cumsum(mask.sum(axis=1))]) for mask in (computed, tokens))
+    x = values(cu[-1], h)
+    keys = np.flatnonzero(tokens[computed]), cu_keys
+    collect = nn.Collector(tokens, computed, hidden_states=True, attentions=True)
+    got = model(x, cu, keys, collect=collect)
+    assert np.array_equal(got, model(x, cu, keys))
+    states, weights = plain(model, x[1:4])
+    np.testing.assert_allclose(got[1:4], states[-1], atol=2e-5)
+    for found, expected in zip(collect.attentions, weights, strict=True):
+        np.testing.assert_allclose(found[0, :, 2:, 2:], expected, atol=1e-5)
+        assert not found[0, :, :2].any() and not found[0, :, :, :2].any() and not found[2].any()
+    assert not collect.hidden_states[-1][~tokens].any()
+
+
+@pytest.mark.parametrize("options", [{}, {"is_causal": True}], ids=str)
+def test_out_may_be_the_input(options):
+    model, x = encoder(), values(CU[-1], h)
+    expected = model(x, CU, **options)
+    assert model(x, CU, out=x, **options) is x
+    assert np.array_equal(x, expected)
+
+
+def test_without_bias_and_without_layers():
+    x = values(CU[-1], h)
+    model = encoder(bias=False)
+    assert not any(name.endswith(("in_proj.bias", "linear1.bias")) for name in model.state_dict())
+    assert np.array_equal(model(x, CU), model(x, CU, collect=nn.Collector(tokens_of())))
+    assert np.array_equal(encoder(layers=0)(x, CU), x)
+
+
+def test_new_weights_and_copies_are_used():
+    model, x = encoder(), values(CU[-1], h)
+    before = model(x, CU)
+    other = copy.deepcopy(model)
+    model[0].feed_forward.linear1.weight = values(INNER, h)
+    assert not np.array_equal(model(x, CU), before) and np.array_equal(other(x, CU), before)
+
+
+def test_bad_input():
+    model = encoder()
+    with pytest.raises(ValueError, match="embed_dim"):
+        nn.PackedEncoder(1, 24, 5, 40, "gelu", 1e-5)
+    with pytest.raises(ValueError, match="x has shape"):
+        model(values(5, 23), np.array([0, 5]))
+    with pytest.raises(ValueError, match="cu_seqlens"):
+        model(values(5, h), np.array([0, 4]))

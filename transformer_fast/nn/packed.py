@@ -1,0 +1,252 @@
+"""Encoders on packed tokens: `PackedEncoder`, its layer, and `Collector`, which keeps what happens inside for users.
+
+Models call these: BERT and its relatives post-norm, ViT and CLIP pre-norm. Sequences stand one after the other in
+(T, h) without padding, told apart by cu_seqlens. Where nothing but the result is asked for, all layers run as one call
+of `functional.Encoder`; else layer by layer, to the same bits. An option of attention goes through `forward` to
+`functional.varlen_attention`; a block of another build (gated, rotary) becomes a class of its own beside its model.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from transformer_fast import functional as F
+from transformer_fast.nn.attention import PackedSelfAttention
+from transformer_fast.nn.feed_forward import FeedForward
+from transformer_fast.nn.module import Module, ModuleList
+from transformer_fast.nn.norm import LayerNorm
+
+
+class Collector:
+    """What each layer of packed tokens gives, put back to where the tokens stand in (B, L): zeros elsewhere.
+
+    tokens (B, L) is True where there are tokens. computed (B, L) is True for the rows that run, by default the tokens;
+    rows that run beside them (the first place of a row, which a pooler reads) are not reported, nor attended.
+
+    Attributes:
+        hidden_states: (B, L, h) for the input and each layer, if asked for, else None.
+        attentions: (B, H, L, L) for each layer, if asked for, else None.
+    """
+
+    def __init__(
+        self,
+        tokens: np.ndarray,
+        computed: np.ndarray | None = None,
+        *,
+        hidden_states: bool = False,
+        attentions: bool = False,
+    ) -> None:
+        self._tokens = np.asarray(tokens)
+        self._computed = self._tokens if computed is None else np.asarray(computed)
+        self.hidden_states: tuple[np.ndarray, ...] | None = () if hidden_states else None
+        self.attentions: tuple[np.ndarray, ...] | None = () if attentions else None
+
+    def add_hidden(self, hidden: np.ndarray) -> None:
+        """hidden (T, h): the rows of `computed`."""
+        if self.hidden_states is not None:
+            self.hidden_states += (self.unpacked(hidden),)
+
+    def add_weights(self, query: np.ndarray, key: np.ndarray, options: dict[str, Any]) -> None:
+        """query (T, H, D) of the rows of `computed`, key (Tk, H, D) of `tokens`; options of varlen_attention."""
+        if self.attentions is None:
+            return
+        (B, L), H = self._tokens.shape, query.shape[1]
+        longest = int(self._computed.sum(axis=1).max(initial=0))
+        weights = np.zeros((B, H, L, L), np.float32)
+        first_query = first_key = 0
+        for b in range(B):
+            rows, columns = np.flatnonzero(self._computed[b]), np.flatnonzero(self._tokens[b])
+            q, k = query[first_query : first_query + len(rows)], key[first_key : first_key + len(columns)]
+            first_query, first_key = first_query + len(rows), first_key + len(columns)
+            if not len(columns):
+                continue
+            own = _for_sequence(options, b, longest, len(rows), len(columns))
+            q, k = q.swapaxes(0, 1), k.swapaxes(0, 1)
+            _, found = F.scaled_dot_product_attention(q, k, k, return_weights="heads", **own)
+            reported = self._tokens[b, rows]
+            weights[b][:, columns[:, None], columns] = found[:, reported]
+        self.attentions += (weights,)
+
+    def unpacked(self, hidden: np.ndarray) -> np.ndarray:
+        """hidden (T, h) of the rows of `computed` -> (B, L, h) of its own."""
+        state = np.zeros((*self._tokens.shape, hidden.shape[-1]), np.float32)
+        state[self._tokens] = hidden if self._computed is self._tokens else hidden[self._tokens[self._computed]]
+        return state
+
+
+def _for_sequence(options: dict[str, Any], b: int, longest: int, Lq: int, Lk: int) -> dict[str, Any]:
+    """Options of varlen_attention as scaled_dot_product_attention needs them for sequence b; longest: of Lq."""
+    own = dict(options)
+    if own.get("relative_bias") is not None:
+        first = longest - Lq
+        own["relative_bias"] = own["relative_bias"][:, first : first + Lq + Lk - 1]
+    if own.get("attn_mask") is not None:
+        mask = own["attn_mask"]
+        own["attn_mask"] = mask[b if len(mask) > 1 else 0][:, :Lq, :Lk]
+    return own
+
+
+class Scratch:
+    """The intermediate arrays of a layer; all layers of one call use the same ones."""
+
+    def __init__(self, T: int, h: int, inner: int) -> None:
+        self.projected = np.empty((T, 3 * h), np.float32)
+        self.attended = np.empty((T, h), np.float32)
+        self.rows = np.empty((T, h), np.float32)
+        self.inner = np.empty((T, inner), np.float32)
+
+
+class PackedEncoderLayer(Module):
+    """Self-attention and feed-forward, each with residual and norm: post-norm as in BERT, or pre-norm (norm_first)."""
+
+    def __init__(
+        self, h: int, num_heads: int, inner: int, activation: str, eps: float, norm_first: bool, bias: bool
+    ) -> None:
+        super().__init__()
+        self.norm_first = norm_first
+        self.attention = PackedSelfAttention(h, num_heads, bias)
+        self.attention_norm = LayerNorm(h, eps)
+        self.feed_forward = FeedForward(h, inner, activation, bias)
+        self.feed_forward_norm = LayerNorm(h, eps)
+
+    def forward(
+        self,
+        hidden: np.ndarray,
+        cu_seqlens: np.ndarray,
+        keys: tuple[np.ndarray, np.ndarray] | None,
+        options: dict[str, Any],
+        scratch: Scratch,
+        collect: Collector | None,
+        out: np.ndarray,
+    ) -> np.ndarray:
+        """hidden (T, h) -> (T, h), written to out, which may be hidden."""
+        rows, attended = scratch.rows, scratch.attended
+        buffers = {"projected": scratch.projected, "context": attended, "out": rows}
+        if self.norm_first:
+            normed = self.attention_norm(hidden, out=attended)
+            self.attention(normed, cu_seqlens, keys=keys, residual=hidden, **buffers, **options)
+            normed = self.feed_forward_norm(rows, out=attended)
+            self.feed_forward(normed, residual=rows, hidden=scratch.inner, out=out)
+        else:
+            self.attention(hidden, cu_seqlens, keys=keys, residual=hidden, **buffers, **options)
+            normed = self.attention_norm(rows, out=attended)
+            self.feed_forward(normed, residual=normed, hidden=scratch.inner, out=rows)
+            self.feed_forward_norm(rows, out=out)
+        if collect is not None:
+            query, key = np.split(scratch.projected, 3, axis=1)[:2]
+            heads = (len(hidden), self.attention.num_heads, -1)
+            query, key = query.reshape(heads), key.reshape(heads)
+            collect.add_weights(query, key if keys is None else key[keys[0]], options)
+            collect.add_hidden(out)
+        return out
+
+    def engine_layer(self) -> tuple:
+        """The fields of functional.EncoderLayer: what `forward` computes, for the engine's own loop over layers."""
+        attention, ffn = self.attention, self.feed_forward
+        linears = (attention.in_proj, attention.out_proj, ffn.linear1, ffn.linear2)
+        norms = (self.attention_norm, self.feed_forward_norm)
+        return (
+            *(linear.packed() for linear in linears),
+            *(linear.bias for linear in linears),
+            *(vector for norm in norms for vector in (norm.weight, norm.bias)),
+        )
+
+    def extra_repr(self) -> str:
+        return f"norm_first={self.norm_first}"
+
+
+class PackedEncoder(ModuleList):
+    """num_layers encoder layers of width h with num_heads heads and a feed-forward of width inner, on packed tokens.
+
+    activation: a name of functional.linear. eps: of the norms. norm_first: pre-norm; the norm after the last layer is
+    then the model's. bias: of the linear layers. Parameters: those of `PackedEncoderLayer` under "0.", "1.", ...
+    Source: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, with BERT's and ViT's order of norms.
+
+    Example:
+        >>> import numpy as np
+        >>> encoder = PackedEncoder(2, 16, 4, 32, "gelu", 1e-12)
+        >>> encoder(np.zeros((5, 16), np.float32), np.array([0, 2, 5])).shape
+        (5, 16)
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        h: int,
+        num_heads: int,
+        inner: int,
+        activation: str,
+        eps: float,
+        norm_first: bool = False,
+        bias: bool = True,
+    ) -> None:
+        layer = (h, num_heads, inner, activation, eps, norm_first, bias)
+        super().__init__([PackedEncoderLayer(*layer) for _ in range(num_layers)])
+        self.h, self.num_heads, self.inner = h, num_heads, inner
+        self.activation, self.eps, self.norm_first = activation, eps, norm_first
+        self._engine = _Engine()
+
+    def forward(
+        self,
+        hidden: np.ndarray,
+        cu_seqlens: np.ndarray,
+        keys: tuple[np.ndarray, np.ndarray] | None = None,
+        *,
+        is_causal: bool = False,
+        relative_bias: np.ndarray | None = None,
+        attn_mask: np.ndarray | None = None,
+        collect: Collector | None = None,
+        out: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """hidden (T, h), sequence b in the rows cu_seqlens[b]:cu_seqlens[b + 1] -> (T, h).
+
+        keys = (rows, cu_seqlens_k) attends only those rows; by default all. is_causal, relative_bias (H or 1,
+        Mq + Mk - 1) and attn_mask (B or 1, H or 1, Mq, Mk): of varlen_attention, the same in every layer. collect
+        keeps attentions and hidden states, the input among them. out may be hidden itself.
+
+        Raises:
+            ValueError, TypeError: shapes or types do not fit.
+        """
+        hidden = np.ascontiguousarray(hidden, np.float32)
+        options = {"is_causal": is_causal, "relative_bias": relative_bias, "attn_mask": attn_mask}
+        options = {name: value for name, value in options.items() if value is not None and value is not False}
+        if keys is None and not options and collect is None and len(self):
+            return self._engine.get(self)(hidden, cu_seqlens, out=out)
+        if collect is not None:
+            collect.add_hidden(hidden)
+        if out is None:
+            out = np.empty_like(hidden)
+        scratch = Scratch(len(hidden), self.h, self.inner)
+        for layer in self:
+            hidden = layer(hidden, cu_seqlens, keys, options, scratch, collect, out)
+        return hidden
+
+    def extra_repr(self) -> str:
+        return f"{self.h}, num_heads={self.num_heads}, inner={self.inner}, norm_first={self.norm_first}"
+
+
+class _Engine:
+    """All layers as one functional.Encoder: made when first needed, and again when a weight or the ISA has changed."""
+
+    def __init__(self) -> None:
+        self._parts: list = []
+        self._encoder: F.Encoder | None = None
+
+    def get(self, encoder: PackedEncoder) -> F.Encoder:
+        layers = [layer.engine_layer() for layer in encoder]
+        parts = [part for layer in layers for part in layer]
+        if len(parts) != len(self._parts) or any(a is not b for a, b in zip(parts, self._parts, strict=True)):
+            self._encoder = F.Encoder(
+                [F.EncoderLayer(*layer) for layer in layers],
+                encoder.num_heads,
+                encoder.activation,
+                (encoder.eps, encoder.eps),
+                encoder.norm_first,
+            )
+            self._parts = parts
+        return self._encoder
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return _Engine, ()  # packed weights belong to this process and ISA
