@@ -15,6 +15,31 @@ from transformer_fast.models.base import PretrainedModel
 # taken for architectures that are not listed.
 _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
     "bert": ("bert", {}, "BertModel"),
+    "vit": ("vit", {"ViTForImageClassification": "ViTForImageClassification"}, "ViTModel"),
+    "deit": (
+        "vit",
+        {
+            "DeiTForImageClassification": "DeiTForImageClassification",
+            "DeiTForImageClassificationWithTeacher": "DeiTForImageClassificationWithTeacher",
+        },
+        "DeiTModel",
+    ),
+    "clip": (
+        "clip",
+        {
+            "CLIPTextModel": "CLIPTextModel",
+            "CLIPTextModelWithProjection": "CLIPTextModelWithProjection",
+            "CLIPVisionModel": "CLIPVisionModel",
+            "CLIPVisionModelWithProjection": "CLIPVisionModelWithProjection",
+        },
+        "CLIPModel",
+    ),
+    "clip_text_model": ("clip", {"CLIPTextModelWithProjection": "CLIPTextModelWithProjection"}, "CLIPTextModel"),
+    "clip_vision_model": (
+        "clip",
+        {"CLIPVisionModelWithProjection": "CLIPVisionModelWithProjection"},
+        "CLIPVisionModel",
+    ),
 }
 
 __all__ = ["CheckpointError", "PretrainedModel", "load_model"]

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from transformer_fast.nn import Module, PatchEmbedding, init
+from transformer_fast.nn import Collector, Module, PackedEncoder, init
+from transformer_fast.nn.convolution import PatchEmbedding
 
 _CUBIC = -0.75  # the cubic kernel's parameter in torch.nn.functional.interpolate(mode="bicubic")
 
@@ -94,6 +95,15 @@ def _cubic(x: np.ndarray) -> np.ndarray:
     near = ((_CUBIC + 2) * x - (_CUBIC + 3)) * x * x + 1
     far = ((_CUBIC * x - 5 * _CUBIC) * x + 8 * _CUBIC) * x - 4 * _CUBIC
     return np.where(x <= 1, near, far)
+
+
+def encoded(layers: PackedEncoder, tokens: np.ndarray, attentions: bool, states: bool) -> tuple[np.ndarray, Collector]:
+    """tokens (B, L, h) through the layers, each row for itself; and what was asked for on the way."""
+    B, L, h = tokens.shape
+    collect = Collector(np.ones((B, L), np.bool_), hidden_states=states, attentions=attentions)
+    rows = tokens.reshape(B * L, h)
+    hidden = layers(rows, np.arange(B + 1) * L, collect=collect if attentions or states else None)
+    return hidden.reshape(B, L, h), collect
 
 
 def pair(size: int | list[int]) -> tuple[int, int]:
