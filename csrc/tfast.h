@@ -58,6 +58,8 @@ typedef struct {
     const tfast_packed* weight;
     const float* bias; /* N or NULL */
     tfast_activation activation;
+    const float* multiply; /* (M, N) or NULL: the activation's result times this; may be y itself */
+    int64_t multiply_stride;
     const float* residual; /* (M, N) or NULL; may be y itself */
     int64_t residual_stride;
     float* y;
@@ -65,21 +67,35 @@ typedef struct {
 } tfast_linear;
 tfast_status tfast_linear_run(const tfast_linear* call, int n_threads);
 
+/* --- products of plain matrices (ops/matmul.c) ------------------------------------------------------------- */
+/* y[i] (M, N) = A_i (M, K) * B_i (K, N) for `entries` pairs, at a + a_offsets[i] and b + b_offsets[i]; y is dense. */
+typedef struct {
+    int64_t entries, M, N, K;
+    const float *a, *b;
+    const int64_t *a_offsets, *b_offsets; /* elements */
+    int64_t a_stride, b_stride;           /* between rows of A; of B, or with b_columns between its columns */
+    int b_columns;                        /* columns of B are dense, not rows */
+    float* y;
+} tfast_matmul;
+tfast_status tfast_matmul_run(const tfast_matmul* call, int n_threads);
+
 /* --- encoder layers (ops/encoder.c) ------------------------------------------------------------------------ */
 typedef struct {
     const tfast_packed *qkv, *out, *up, *down; /* (3h, h), (h, h), (inner, h), (h, inner) */
-    const float *qkv_bias, *out_bias, *up_bias, *down_bias;
+    const tfast_packed* gate;                  /* (inner, h), or NULL: the inner rows are activation(gate) * up */
+    const float *qkv_bias, *out_bias, *up_bias, *down_bias, *gate_bias;
     const float *norm1_weight, *norm1_bias, *norm2_weight, *norm2_bias;
 } tfast_encoder_layer; /* biases and norm parameters: dense, or NULL */
 
-/* n_layers encoder layers over B packed sequences: x (T, hidden) -> y (T, hidden), both dense; y may be x. */
+/* n_layers encoder layers over B packed sequences: x (T, hidden) -> y (T, hidden), both dense; y may be x. With
+ * first_rows only the first row of each sequence goes through the last layer: y is (B, hidden), and may not be x. */
 typedef struct {
     int64_t T, B, hidden, heads, inner, n_layers;
     const int64_t* cu; /* B + 1 */
     const tfast_encoder_layer* layers;
     tfast_activation activation;
     float eps1, eps2;
-    int norm_first;
+    int norm_first, rms, causal, first_rows;
     const float* x;
     float* y;
 } tfast_encoder;
@@ -90,6 +106,9 @@ tfast_status tfast_encoder_run(const tfast_encoder* call, int n_threads);
 tfast_status tfast_layernorm(int64_t m, int64_t n, const float* x, int64_t x_stride, const float* residual,
                              int64_t residual_stride, const float* weight, const float* bias, float eps, float* y,
                              int64_t y_stride, int n_threads);
+tfast_status tfast_rmsnorm(int64_t m, int64_t n, const float* x, int64_t x_stride, const float* residual,
+                           int64_t residual_stride, const float* weight, float eps, float* y, int64_t y_stride,
+                           int n_threads);
 tfast_status tfast_softmax(int64_t m, int64_t n, const float* x, int64_t x_stride, float* y, int64_t y_stride,
                            int n_threads);
 tfast_status tfast_activate(int64_t n, const float* x, float* y, tfast_activation kind, int n_threads);
@@ -99,6 +118,27 @@ tfast_status tfast_activate(int64_t n, const float* x, float* y, tfast_activatio
 /* y[i] = table[ids[i]]; the ids have been checked. */
 tfast_status tfast_embedding(int64_t n, const int64_t* ids, int64_t width, const float* table, int64_t table_stride,
                              float* y, int64_t y_stride, int n_threads);
+/* y[i] = layer norm of the sum of tables[t][ids[t][i]]; y (n, width) dense. */
+#define TFAST_MAX_TABLES 8
+typedef struct {
+    int64_t n, width;
+    int n_tables; /* 1 to TFAST_MAX_TABLES */
+    const int64_t* ids[TFAST_MAX_TABLES];
+    const float* tables[TFAST_MAX_TABLES];
+    int64_t table_stride[TFAST_MAX_TABLES];
+    const float *weight, *bias; /* or NULL */
+    float eps, *y;
+} tfast_embedding_sum;
+tfast_status tfast_embedding_sum_run(const tfast_embedding_sum* call, int n_threads);
+/* y = x turned by its positions' angles: (B, H, L, D), strides of the first three axes; y may be x. */
+typedef struct {
+    int64_t B, H, L, D, half;
+    int interleaved;
+    const float *x, *cos, *sin; /* angles: (B, L, half) */
+    int64_t x_stride[3], angle_stride[2], y_stride[3];
+    float* y;
+} tfast_rope;
+tfast_status tfast_rope_run(const tfast_rope* call, int n_threads);
 /* y[b, h, l, :] = x[b, h, l, :]: strides in bytes, rows of `row_bytes`; splits and joins heads. */
 tfast_status tfast_copy_heads(int64_t B, int64_t H, int64_t L, int64_t row_bytes, const char* x,
                               const int64_t x_stride[3], char* y, const int64_t y_stride[3], int n_threads);

@@ -105,6 +105,7 @@ def every_call(rows: int = 21, width: int = 19) -> list[Call]:
     weight, bias = (normal(N, K, seed=10) / np.sqrt(K)).astype(np.float32), normal(N, seed=11)
     qkv, packs = dict(query=q, key=k, value=v), dict(query=packed_q, key=packed_k, value=packed_v)
     norm = dict(x=x, weight=normal(K, seed=12), bias=normal(K, seed=13), residual=normal(rows, K, seed=14))
+    angles = dict(cos=normal(Lq, D // 2, seed=15), sin=normal(Lq, D // 2, seed=16))
     row = dict(query=q[:, :, :1].copy(), key=k, value=v, attn_mask=mask[:, :, :1].copy())
     sdpa, varlen = "scaled_dot_product_attention", "varlen_attention"
     return [
@@ -114,7 +115,12 @@ def every_call(rows: int = 21, width: int = 19) -> list[Call]:
         Call("varlen", varlen, dict(**packs, cu_seqlens_q=starts_q, cu_seqlens_k=starts_k)),
         Call("linear", "linear", dict(x=x, weight=weight, bias=bias, residual=residual), dict(activation="gelu")),
         Call("linear-row", "linear", dict(x=x[:1].copy(), weight=weight, bias=bias, residual=residual[:1].copy())),
+        Call("linear-gated", "linear", dict(x=x, weight=weight, multiply=residual), dict(activation="silu")),
+        Call("matmul", "matmul", dict(a=normal(2, rows, K), b=normal(2, K, N) / np.float32(np.sqrt(K)))),
         Call("layer_norm", "layer_norm", norm),
+        Call("rms_norm", "rms_norm", {name: norm[name] for name in ("x", "weight", "residual")}),
+        Call("rotary", "rotary_embedding", dict(x=q, **angles)),
+        Call("rotary-pairs", "rotary_embedding", dict(x=q, **angles), dict(interleaved=True)),
         Call("softmax", "softmax", dict(x=x)),
         Call("softmax-axis", "softmax", dict(x=normal(3, rows, 5)), dict(axis=1)),
         Call("gelu", "gelu", dict(x=x)),

@@ -1,13 +1,13 @@
-"""embedding against the reference."""
+"""embedding and embedding_sum against the reference."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from support import assert_same_bits, normal
+from support import assert_same_bits, both, normal
 
 from transformer_fast import reference
-from transformer_fast.functional import embedding
+from transformer_fast.functional import embedding, embedding_sum
 
 
 @pytest.mark.parametrize("N", [1, 3, 8, 15, 16, 17, 65, 384])
@@ -63,3 +63,36 @@ def test_into_out(isa):
     out = np.full((1, 3, 9), np.nan, np.float32)
     assert embedding(ids, weight, out=out) is out
     assert_same_bits(out, weight[ids])
+
+
+@pytest.mark.parametrize("N", [1, 15, 33, 384])
+@pytest.mark.parametrize("tables", [1, 2, 3, 4, 8])
+def test_sum_and_norm(tables, N, isa, threads):
+    weights = [normal(20 + t, N, seed=t) for t in range(tables)]
+    rng = np.random.default_rng(0)
+    ids = [rng.integers(0, len(w), (3, 50)) for w in weights]
+    # A row of one number has no variance to divide by: its norm is the bias.
+    both("embedding_sum", ids, weights, normal(N), normal(N, seed=9), tolerance=5e-6)
+    whole = embedding_sum(ids, weights)
+    assert_same_bits(embedding_sum([i[1, 7] for i in ids], weights), whole[1, 7])
+
+
+def test_sum_broadcasts_ids(isa):
+    words, places = normal(20, 33), normal(9, 33)
+    got = embedding_sum([np.arange(18).reshape(2, 9), np.arange(9)], [words, places], eps=1e-12)
+    assert_same_bits(got[1], embedding_sum([np.arange(9, 18), np.arange(9)], [words, places], eps=1e-12))
+
+
+def test_sum_of_bad_input():
+    table = normal(5, 4)
+    for arguments, text in [
+        (([[0]], [table, table]), "1 ids and 2 tables"),
+        (([], []), "0 ids and 0 tables"),
+        (([[0], [0]], [table, normal(5, 3)]), r"tables\[1\] has shape \(5, 3\)"),
+        (([[0]], [table], normal(3)), "weight has shape"),
+        (([[0]], [table], None, None, -1.0), "eps"),
+    ]:
+        with pytest.raises(ValueError, match=text):
+            embedding_sum(*arguments)
+    with pytest.raises(IndexError, match="ids holds 5"):
+        embedding_sum([[0], [5]], [table, table])

@@ -25,26 +25,37 @@ def arrays_of_a_layer(seed: int, hidden: int = H, inner: int = INNER) -> dict[st
     return layer
 
 
+def modern_layer(seed: int) -> dict[str, np.ndarray]:
+    """With a gate, and as RMS norms have it, without their biases."""
+    layer, gate = arrays_of_a_layer(seed), arrays_of_a_layer(seed + 50)
+    layer |= {"norm1_bias": None, "norm2_bias": None}
+    return layer | {"gate": gate["up"], "gate_bias": gate["up_bias"]}
+
+
 def packed(layer: dict[str, np.ndarray]) -> EncoderLayer:
-    weights = ("qkv", "out", "up", "down")
+    weights = ("qkv", "out", "up", "down", "gate")
     return EncoderLayer(**{k: functional.pack_weight(v) if k in weights else v for k, v in layer.items()})
 
 
-def op_by_op(F, x, starts, layers, activation, norm_first):
+def op_by_op(F, x, starts, layers, activation, norm_first, rms=False, causal=False):
     """The layers through the ops of F: functional for the bits, reference for the truth."""
     for w in layers:
 
         def attend(x, residual, w=w):
             qkv = F.linear(x, w["qkv"], w["qkv_bias"])
             heads = (qkv[:, i * H : (i + 1) * H].reshape(-1, HEADS, H // HEADS) for i in range(3))
-            context = F.varlen_attention(*heads, starts, starts).reshape(-1, H)
+            context = F.varlen_attention(*heads, starts, starts, is_causal=causal).reshape(-1, H)
             return F.linear(context, w["out"], w["out_bias"], residual=residual)
 
         def feed_forward(x, residual, w=w):
-            inner = F.linear(x, w["up"], w["up_bias"], activation=activation)
+            inner = F.linear(x, w["up"], w["up_bias"], activation=None if "gate" in w else activation)
+            if "gate" in w:
+                inner = F.linear(x, w["gate"], w["gate_bias"], activation=activation, multiply=inner)
             return F.linear(inner, w["down"], w["down_bias"], residual=residual)
 
         def norm(x, name, w=w):
+            if rms:
+                return F.rms_norm(x, w[f"{name}_weight"], 1e-5)
             return F.layer_norm(x, w[f"{name}_weight"], w[f"{name}_bias"], 1e-5)
 
         if norm_first:
@@ -73,6 +84,35 @@ def test_same_bits_as_op_by_op(lengths, activation, norm_first, isa, threads):
     wide = [{name: array.astype(np.float64) for name, array in layer.items()} for layer in layers]
     expected = op_by_op(reference, x.astype(np.float64), starts, wide, activation, norm_first)
     np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("norm_first", [False, True])
+@pytest.mark.parametrize("lengths", LENGTHS, ids=lambda lengths: f"{len(lengths)}x{max(lengths)}")
+def test_rms_norm_gate_and_causal(lengths, norm_first, causal, isa, threads):
+    layers = [modern_layer(seed) for seed in range(2)]
+    starts = np.cumsum([0, *lengths])
+    x = np.random.default_rng(9).standard_normal((starts[-1], H)).astype(np.float32)
+    stack = [packed(layer) for layer in layers]
+    encoder = Encoder(stack, HEADS, "silu", norm_first=norm_first, norm="rms", causal=causal)
+    expected = op_by_op(functional, x, starts, layers, "silu", norm_first, True, causal)
+    np.testing.assert_array_equal(encoder(x, starts), expected)
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+@pytest.mark.parametrize("lengths", [[7], [130], [3, 5, 1], [40] * 12, [1] * 300, [200, 2, 90, 150, 60]], ids=len)
+def test_first_rows_only(lengths, norm_first, isa, threads):
+    """As all rows, up to the order of sums: a query alone takes another kernel of the attention."""
+    starts = np.cumsum([0, *lengths])
+    x = np.random.default_rng(9).standard_normal((starts[-1], H)).astype(np.float32)
+    before = x.copy()
+    encoder = Encoder([packed(arrays_of_a_layer(seed)) for seed in range(3)], HEADS, norm_first=norm_first)
+    got = encoder(x, starts, first_rows_only=True)
+    assert got.shape == (len(lengths), H)
+    np.testing.assert_allclose(got, encoder(x, starts)[starts[:-1]], atol=1e-5)
+    np.testing.assert_array_equal(x, before)
+    alone = encoder(x[: lengths[0]], starts[:2], first_rows_only=True)
+    np.testing.assert_array_equal(alone[0], got[0])
 
 
 def test_a_sequence_alone(isa):
@@ -123,6 +163,14 @@ def test_bad_input():
         Encoder([layer, packed(arrays_of_a_layer(0, hidden=64))], HEADS)
     with pytest.raises(ValueError, match=r"layers\[0\]\.up_bias"):
         Encoder([packed(arrays_of_a_layer(0) | {"up_bias": np.zeros(3, np.float32)})], HEADS)
+    with pytest.raises(ValueError, match="norm is 'batch'"):
+        Encoder([layer], HEADS, norm="batch")
+    with pytest.raises(ValueError, match=r"norm1_bias is given"):
+        Encoder([layer], HEADS, norm="rms")
+    with pytest.raises(ValueError, match="empty sequence"):
+        encoder(x, [0, 4, 4, 10], first_rows_only=True)
+    with pytest.raises(ValueError, match="out overlaps x"):
+        encoder(x, [0, 4, 10], first_rows_only=True, out=x[:2])
     for starts in ([0, 9], [1, 10], [0, 7, 3, 10], []):
         with pytest.raises(ValueError, match="cu_seqlens"):
             encoder(x, starts)

@@ -18,10 +18,12 @@ FAMILIES = {
     "attention": ("scaled_dot_product_attention",),
     "varlen": ("varlen_attention",),
     "linear": ("linear",),
-    "layer_norm": ("layer_norm",),
     "softmax": ("softmax",),
     "activation": ("gelu", "relu", "silu", "tanh", "quick_gelu"),
     "embedding": ("embedding",),
+    "matmul": ("matmul",),
+    "norms": ("layer_norm", "rms_norm"),
+    "rotary": ("rotary_embedding",),
     "heads": ("split_heads", "concat_heads"),
 }
 SIZES = ((21, 19), (5, 1), (16, 16), (64, 64), (13, 47), (97, 33))  # rows, width

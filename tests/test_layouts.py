@@ -214,8 +214,13 @@ def test_out_beside_an_operand_in_one_buffer(name, isa):
 # Where out may be an operand itself, element for element: the op reads each one before it writes it.
 IN_PLACE = {
     ("linear", "residual"),
+    ("linear-gated", "multiply"),
     ("layer_norm", "x"),
     ("layer_norm", "residual"),
+    ("rms_norm", "x"),
+    ("rms_norm", "residual"),
+    ("rotary", "x"),
+    ("rotary-pairs", "x"),
     ("softmax", "x"),
     ("softmax-axis", "x"),
 }

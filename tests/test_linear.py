@@ -132,3 +132,19 @@ def test_into_out(isa):
     out = np.full((13, 35), np.nan, np.float32)
     assert linear(x, weight, out=out) is out
     assert_same_bits(out, linear(x, weight))
+
+
+@pytest.mark.parametrize("activation", [None, "silu", "gelu_tanh"])
+@pytest.mark.parametrize(("M", "N", "K"), [(1, 1, 1), (9, 35, 40), (33, 97, 200), (3, 48, 700)])
+def test_gated(M, N, K, activation, isa, threads):
+    """The product with another array stands between activation and residual."""
+    x, weight, bias, gate, residual = normal(M, K), normal(N, K) / K**0.5, normal(N), normal(M, N), normal(M, N, seed=1)
+    for rest in ({}, {"residual": residual}, {"multiply": gate[:1]}):
+        both("linear", x, weight, bias, **{"activation": activation, "multiply": gate, **rest})
+    expected = linear(x, weight, bias, activation=activation, multiply=gate)
+    assert_same_bits(linear(x, weight, bias, activation=activation, multiply=gate, out=gate), expected)
+
+
+def test_a_gate_of_another_shape():
+    with pytest.raises(ValueError, match=r"multiply has shape \(2, 7\); \(2, 8\) is needed"):
+        linear(normal(2, 4), normal(8, 4), multiply=normal(2, 7))

@@ -1,4 +1,4 @@
-"""layer_norm against the reference."""
+"""layer_norm and rms_norm against the reference."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from cases import ROWS, tagged
 from support import assert_same_bits, both, normal
 
-from transformer_fast.functional import layer_norm
+from transformer_fast.functional import layer_norm, rms_norm
 
 PARTS = [(), ("weight",), ("bias",), ("weight", "bias"), ("weight", "bias", "residual"), ("residual",)]
 
@@ -56,3 +56,26 @@ def test_into_out(isa):
     x, out = normal(4, 33), np.full((4, 33), np.nan, np.float32)
     assert layer_norm(x, out=out) is out
     assert_same_bits(out, layer_norm(x))
+
+
+@pytest.mark.parametrize("case", tagged(ROWS, "small", "long"), ids=lambda case: case.name)
+def test_rms_case(case, isa, threads):
+    inputs = case.make_inputs()
+    for parts in ((), ("weight",), ("weight", "residual"), ("residual",)):
+        both("rms_norm", inputs["x"], **{name: inputs[name] for name in parts})
+
+
+def test_rms_of_rows_alone_and_together(isa, threads):
+    x, weight, residual = normal(41, 100), normal(100), normal(41, 100, seed=1)
+    x[7, 3] = np.nan
+    whole = rms_norm(x, weight, residual=residual)
+    assert np.isnan(whole[7]).all() and np.isfinite(np.delete(whole, 7, axis=0)).all()
+    for rows in (slice(0, 1), slice(40, 41), slice(3, 7), slice(8, 41)):
+        assert_same_bits(rms_norm(x[rows], weight, residual=residual[rows]), whole[rows])
+    assert_same_bits(rms_norm(x, weight, residual=residual, out=x), whole)
+
+
+@pytest.mark.parametrize("eps", [1e-12, 1e-3, 1.0])
+def test_rms_eps(eps, isa):
+    both("rms_norm", normal(7, 33) * np.float32(1e-2), normal(33), eps)
+    assert (rms_norm(np.zeros((2, 40), np.float32), normal(40), eps) == 0).all()

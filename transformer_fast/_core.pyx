@@ -67,6 +67,8 @@ cdef extern from "tfast.h" nogil:
         const tfast_packed *weight
         const float *bias
         tfast_activation activation
+        const float *multiply
+        int64_t multiply_stride
         const float *residual
         int64_t residual_stride
         float *y
@@ -88,15 +90,27 @@ cdef extern from "tfast.h" nogil:
     const char *tfast_packed_isa(const tfast_packed *p)
     tfast_status tfast_pack(const float *w, int64_t w_stride, tfast_packed *p, int n_threads)
     tfast_status tfast_linear_run(const tfast_linear *call, int n_threads)
+    ctypedef struct tfast_matmul:
+        int64_t entries, M, N, K
+        const float *a
+        const float *b
+        const int64_t *a_offsets
+        const int64_t *b_offsets
+        int64_t a_stride, b_stride
+        int b_columns
+        float *y
+    tfast_status tfast_matmul_run(const tfast_matmul *call, int n_threads)
     ctypedef struct tfast_encoder_layer:
         const tfast_packed *qkv
         const tfast_packed *out
         const tfast_packed *up
         const tfast_packed *down
+        const tfast_packed *gate
         const float *qkv_bias
         const float *out_bias
         const float *up_bias
         const float *down_bias
+        const float *gate_bias
         const float *norm1_weight
         const float *norm1_bias
         const float *norm2_weight
@@ -107,7 +121,7 @@ cdef extern from "tfast.h" nogil:
         const tfast_encoder_layer *layers
         tfast_activation activation
         float eps1, eps2
-        int norm_first
+        int norm_first, rms, causal, first_rows
         const float *x
         float *y
 
@@ -120,6 +134,33 @@ cdef extern from "tfast.h" nogil:
     tfast_status tfast_activate(int64_t n, const float *x, float *y, tfast_activation kind, int n_threads)
     tfast_status tfast_embedding(int64_t n, const int64_t *ids, int64_t width, const float *table,
                                  int64_t table_stride, float *y, int64_t y_stride, int n_threads)
+    tfast_status tfast_rmsnorm(int64_t m, int64_t n, const float *x, int64_t x_stride, const float *residual,
+                               int64_t residual_stride, const float *weight, float eps, float *y, int64_t y_stride,
+                               int n_threads)
+    enum:
+        TFAST_MAX_TABLES
+    ctypedef struct tfast_embedding_sum:
+        int64_t n, width
+        int n_tables
+        const int64_t *ids[8]
+        const float *tables[8]
+        int64_t table_stride[8]
+        const float *weight
+        const float *bias
+        float eps
+        float *y
+    tfast_status tfast_embedding_sum_run(const tfast_embedding_sum *call, int n_threads)
+    ctypedef struct tfast_rope:
+        int64_t B, H, L, D, half
+        int interleaved
+        const float *x
+        const float *cos
+        const float *sin
+        int64_t x_stride[3]
+        int64_t angle_stride[2]
+        int64_t y_stride[3]
+        float *y
+    tfast_status tfast_rope_run(const tfast_rope *call, int n_threads)
     tfast_status tfast_copy_heads(int64_t B, int64_t H, int64_t L, int64_t row_bytes, const char *x,
                                   const int64_t *x_stride, char *y, const int64_t *y_stride, int n_threads)
     double tfast_measure_fma(double seconds, int n_threads)
@@ -367,7 +408,13 @@ def explain_attention(tuple arguments, int n_threads):
 # --- linear layers ----------------------------------------------------------------------------------------------------
 
 cdef class PackedWeight:
-    """A weight (N, K) in the layout of one instruction set; immutable, shared freely between threads."""
+    """A weight (N, K) in the layout of one instruction set; immutable, shared freely between threads.
+
+    Example:
+        >>> packed = F.pack_weight(np.ones((3, 4), np.float32))
+        >>> packed.shape, packed.isa == F.get_isa()
+        ((3, 4), True)
+    """
     cdef tfast_packed packed
     cdef readonly str isa
     cdef readonly size_t nbytes
@@ -400,8 +447,9 @@ cdef class PackedWeight:
         return f"PackedWeight(shape={self.shape}, isa={self.isa!r}, nbytes={self.nbytes})"
 
 
-def linear(cnp.ndarray x, PackedWeight weight, bias, int activation, residual, cnp.ndarray y, int n_threads):
-    """x (M, K), residual and y (M, N): last axes dense."""
+def linear(cnp.ndarray x, PackedWeight weight, bias, int activation, multiply, residual, cnp.ndarray y,
+           int n_threads):
+    """x (M, K), multiply, residual and y (M, N): last axes dense."""
     cdef tfast_linear call
     cdef tfast_status status
     call.M = cnp.PyArray_DIM(x, 0)
@@ -410,6 +458,8 @@ def linear(cnp.ndarray x, PackedWeight weight, bias, int activation, residual, c
     call.weight = &weight.packed
     call.bias = floats(bias)
     call.activation = <tfast_activation>activation
+    call.multiply = floats(multiply)
+    call.multiply_stride = 0 if multiply is None else step(multiply, 0)
     call.residual = floats(residual)
     call.residual_stride = 0 if residual is None else step(residual, 0)
     call.y = <float *>floats(y)
@@ -419,13 +469,38 @@ def linear(cnp.ndarray x, PackedWeight weight, bias, int activation, residual, c
     check(status)
 
 
+def matmul(cnp.ndarray a, cnp.ndarray b, cnp.ndarray a_offsets, cnp.ndarray b_offsets, cnp.ndarray y, int n_threads):
+    """a (..., M, K) with dense rows, b (..., K, N) with dense rows or dense columns, y (entries, M, N) dense.
+
+    Entry i begins a_offsets[i] and b_offsets[i] elements (dense int64) from the arrays' first ones.
+    """
+    cdef tfast_matmul call
+    cdef tfast_status status
+    cdef int last = cnp.PyArray_NDIM(b) - 1
+    call.entries = cnp.PyArray_DIM(y, 0)
+    call.M = cnp.PyArray_DIM(y, 1)
+    call.N = cnp.PyArray_DIM(y, 2)
+    call.K = cnp.PyArray_DIM(b, last - 1)
+    call.a = floats(a)
+    call.a_offsets = integers(a_offsets)
+    call.a_stride = step(a, cnp.PyArray_NDIM(a) - 2)
+    call.b = floats(b)
+    call.b_offsets = integers(b_offsets)
+    call.b_columns = step(b, last) != 1 and call.N > 1
+    call.b_stride = step(b, last) if call.b_columns else step(b, last - 1)
+    call.y = <float *>floats(y)
+    with nogil:
+        status = tfast_matmul_run(&call, n_threads)
+    check(status)
+
+
 # --- encoder layers ---------------------------------------------------------------------------------------------------
 
 cdef class EncoderStack:
     """The weights of encoder layers as the engine takes them; immutable. Holds what they point to.
 
-    layers: tuples (qkv, out, up, down: PackedWeight; their four biases, then weight and bias of both norms: dense
-    float32 vectors or None).
+    layers: tuples (qkv, out, up, down: PackedWeight, gate: PackedWeight or None; their five biases, then weight and
+    bias of both norms: dense float32 vectors or None).
     """
     cdef tfast_encoder_layer *layers
     cdef tuple kept
@@ -433,16 +508,22 @@ cdef class EncoderStack:
 
     def __cinit__(self, tuple layers):
         cdef Py_ssize_t i
-        cdef PackedWeight qkv, out, up, down
+        cdef PackedWeight qkv, out, up, down, gate
+        cdef const tfast_packed *gate_packed
         self.kept = layers
         self.layers = <tfast_encoder_layer *>calloc(max(len(layers), 1), sizeof(tfast_encoder_layer))
         if self.layers == NULL:
             raise MemoryError("the table of encoder layers could not be allocated")
         for i in range(len(layers)):
-            qkv, out, up, down, qkv_bias, out_bias, up_bias, down_bias, weight1, bias1, weight2, bias2 = layers[i]
+            (qkv, out, up, down, gate, qkv_bias, out_bias, up_bias, down_bias, gate_bias, weight1, bias1, weight2,
+             bias2) = layers[i]
+            gate_packed = NULL
+            if gate is not None:
+                gate_packed = &gate.packed
             self.layers[i] = tfast_encoder_layer(
-                &qkv.packed, &out.packed, &up.packed, &down.packed, floats(qkv_bias), floats(out_bias), floats(up_bias),
-                floats(down_bias), floats(weight1), floats(bias1), floats(weight2), floats(bias2))
+                &qkv.packed, &out.packed, &up.packed, &down.packed, gate_packed,
+                floats(qkv_bias), floats(out_bias), floats(up_bias), floats(down_bias), floats(gate_bias),
+                floats(weight1), floats(bias1), floats(weight2), floats(bias2))
             self.hidden, self.inner = up.packed.K, up.packed.N
 
     def __dealloc__(self):
@@ -450,8 +531,8 @@ cdef class EncoderStack:
 
 
 def encoder(cnp.ndarray x, cnp.ndarray cu, EncoderStack stack, int64_t heads, int activation, float eps1, float eps2,
-            bint norm_first, cnp.ndarray y, int n_threads):
-    """x, y (T, hidden) dense; cu (B + 1,) dense int64."""
+            bint norm_first, bint rms, bint causal, bint first_rows, cnp.ndarray y, int n_threads):
+    """x, y (T, hidden) dense, y (B, hidden) with first_rows; cu (B + 1,) dense int64."""
     cdef tfast_encoder call
     cdef tfast_status status
     call.T = cnp.PyArray_DIM(x, 0)
@@ -466,6 +547,9 @@ def encoder(cnp.ndarray x, cnp.ndarray cu, EncoderStack stack, int64_t heads, in
     call.eps1 = eps1
     call.eps2 = eps2
     call.norm_first = norm_first
+    call.rms = rms
+    call.causal = causal
+    call.first_rows = first_rows
     call.x = floats(x)
     call.y = <float *>floats(y)
     with nogil:
@@ -487,6 +571,45 @@ def layer_norm(cnp.ndarray x, residual, weight, bias, float eps, cnp.ndarray y, 
     cdef tfast_status status
     with nogil:
         status = tfast_layernorm(m, n, px, xs, pr, rs, pw, pb, eps, py, ys, n_threads)
+    check(status)
+
+
+def rms_norm(cnp.ndarray x, residual, weight, float eps, cnp.ndarray y, int n_threads):
+    """x, residual, y (M, N), last axes dense; weight (N,) dense or None."""
+    cdef const float *px = floats(x)
+    cdef const float *pr = floats(residual)
+    cdef const float *pw = floats(weight)
+    cdef float *py = <float *>floats(y)
+    cdef int64_t m = cnp.PyArray_DIM(x, 0), n = cnp.PyArray_DIM(x, 1), xs = step(x, 0), ys = step(y, 0)
+    cdef int64_t rs = 0 if residual is None else step(residual, 0)
+    cdef tfast_status status
+    with nogil:
+        status = tfast_rmsnorm(m, n, px, xs, pr, rs, pw, eps, py, ys, n_threads)
+    check(status)
+
+
+def rope(cnp.ndarray x, cnp.ndarray cos, cnp.ndarray sin, bint interleaved, cnp.ndarray y, int n_threads):
+    """x, y (B, H, L, D); cos, sin (B, L, half), of one layout: last axes dense."""
+    cdef tfast_rope call
+    cdef tfast_status status
+    cdef int i
+    call.B = cnp.PyArray_DIM(x, 0)
+    call.H = cnp.PyArray_DIM(x, 1)
+    call.L = cnp.PyArray_DIM(x, 2)
+    call.D = cnp.PyArray_DIM(x, 3)
+    call.half = cnp.PyArray_DIM(cos, 2)
+    call.interleaved = interleaved
+    call.x = floats(x)
+    call.cos = floats(cos)
+    call.sin = floats(sin)
+    call.y = <float *>floats(y)
+    for i in range(3):
+        call.x_stride[i] = step(x, i)
+        call.y_stride[i] = step(y, i)
+    for i in range(2):
+        call.angle_stride[i] = step(cos, i)
+    with nogil:
+        status = tfast_rope_run(&call, n_threads)
     check(status)
 
 
@@ -522,6 +645,29 @@ def embedding(cnp.ndarray ids, cnp.ndarray table, cnp.ndarray y, int n_threads):
     cdef tfast_status status
     with nogil:
         status = tfast_embedding(n, pi, width, pt, ts, py, ys, n_threads)
+    check(status)
+
+
+def embedding_sum(tuple ids, tuple tables, weight, bias, float eps, cnp.ndarray y, int n_threads):
+    """ids: dense int64 vectors (n,), checked; tables (V, N) with dense last axes; y (n, N) dense."""
+    cdef tfast_embedding_sum call
+    cdef tfast_status status
+    cdef int t
+    if not 1 <= len(ids) == len(tables) <= TFAST_MAX_TABLES:
+        raise ValueError(f"1 to {TFAST_MAX_TABLES} tables are needed, got {len(tables)}")
+    call.n = cnp.PyArray_DIM(y, 0)
+    call.width = cnp.PyArray_DIM(y, 1)
+    call.n_tables = len(tables)
+    for t in range(call.n_tables):
+        call.ids[t] = integers(ids[t])
+        call.tables[t] = floats(tables[t])
+        call.table_stride[t] = step(tables[t], 0)
+    call.weight = floats(weight)
+    call.bias = floats(bias)
+    call.eps = eps
+    call.y = <float *>floats(y)
+    with nogil:
+        status = tfast_embedding_sum_run(&call, n_threads)
     check(status)
 
 

@@ -275,16 +275,26 @@ def additive_attention(query, key, value, v, W_q=None, W_k=None, bias=None, mask
 # Linear layer, norm, softmax
 
 
-def linear(x, weight, bias=None, *, activation=None, residual=None):
-    """activation(x weight^T + bias) + residual: x (..., K), weight (N, K), bias (N,), residual (..., N) -> (..., N)."""
+def linear(x, weight, bias=None, *, activation=None, multiply=None, residual=None):
+    """activation(x weight^T + bias) * multiply + residual.
+
+    x (..., K), weight (N, K), bias (N,), multiply and residual (..., N) -> (..., N).
+    """
     out_dtype = np.asarray(x).dtype
     y = _widen(x, "x") @ _widen(weight, "weight").T
     if bias is not None:
         y = y + _widen(bias, "bias")
     y = _activate(y, activation)
+    if multiply is not None:
+        y = y * _widen(multiply, "multiply")
     if residual is not None:
         y = y + _widen(residual, "residual")
     return y.astype(out_dtype)
+
+
+def matmul(a, b):
+    """a @ b: (..., M, K) and (..., K, N) -> (..., M, N)."""
+    return (_widen(a, "a") @ _widen(b, "b")).astype(np.asarray(a).dtype)
 
 
 def layer_norm(x, weight=None, bias=None, eps=1e-5, *, residual=None):
@@ -305,6 +315,39 @@ def layer_norm(x, weight=None, bias=None, eps=1e-5, *, residual=None):
         y = y * _widen(weight, "weight")
     if bias is not None:
         y = y + _widen(bias, "bias")
+    return y.astype(out_dtype)
+
+
+def rms_norm(x, weight=None, eps=1e-6, *, residual=None):
+    """z / sqrt(mean(z^2) + eps) * weight with z = x + residual, over the last axis. Source: arXiv:1910.07467."""
+    out_dtype = np.asarray(x).dtype
+    z = _widen(x, "x")
+    if residual is not None:
+        z = z + _widen(residual, "residual")
+    with np.errstate(invalid="ignore", over="ignore"):
+        y = z / np.sqrt(np.square(z).sum(axis=-1, keepdims=True) / max(z.shape[-1], 1) + z.dtype.type(eps))
+    if weight is not None:
+        y = y * _widen(weight, "weight")
+    return y.astype(out_dtype)
+
+
+def rotary_embedding(x, cos, sin, *, interleaved=False):
+    """Pairs (a, b) of the last axis become (a cos - b sin, b cos + a sin); cos, sin (L, R/2) or (B, L, R/2).
+
+    Pair i is (i, i + R/2), or (2i, 2i + 1) if interleaved. Source: arXiv:2104.09864.
+    """
+    out_dtype = np.asarray(x).dtype
+    x, cos, sin = _widen(x, "x"), _widen(cos, "cos"), _widen(sin, "sin")
+    if cos.ndim == 3:
+        cos, sin = cos[:, None], sin[:, None]
+    half = cos.shape[-1]
+    firsts, seconds = (
+        (slice(0, 2 * half, 2), slice(1, 2 * half, 2)) if interleaved else (slice(half), slice(half, 2 * half))
+    )
+    a, b = x[..., firsts], x[..., seconds]
+    y = x.copy()
+    y[..., firsts] = a * cos - b * sin
+    y[..., seconds] = b * cos + a * sin
     return y.astype(out_dtype)
 
 
@@ -391,6 +434,12 @@ def embedding(ids, weight):
     if wrong.size:
         raise IndexError(f"ids holds {wrong.flat[0]}; needed: 0 <= id < V = {weight.shape[0]}")
     return weight[ids]
+
+
+def embedding_sum(ids, tables, weight=None, bias=None, eps=1e-5):
+    """layer_norm of the sum of tables[i][ids[i]]: ids (...), tables (V_i, N) -> (..., N)."""
+    total = sum(embedding(i, table) for i, table in zip(ids, tables, strict=True))
+    return layer_norm(total, weight, bias, eps)
 
 
 def split_heads(x, num_heads):

@@ -17,6 +17,7 @@
 #include "gemm.h"
 #include "norm.h"
 #include "probe.h"
+#include "rope.h"
 #include "softmax.h"
 
 #include "attention.h"
@@ -29,6 +30,7 @@ static void fill(tfast_kernels* table) {
     table->layout = LAYOUT_ID;
     table->gemm_f32_panel = KERNEL(gemm_f32_panel);
     table->gemm_f32_pack = KERNEL(gemm_f32_pack);
+    table->gemm_f32_pack_rows = KERNEL(gemm_f32_pack_rows);
 
     table->attention_panel = PANEL;
     table->attention_block = ATTENTION_BLOCK;
@@ -39,6 +41,8 @@ static void fill(tfast_kernels* table) {
     table->attention_f32_merge = KERNEL(attention_f32_merge);
 
     table->layernorm_f32_rows = KERNEL(layernorm_f32_rows);
+    table->rmsnorm_f32_rows = KERNEL(rmsnorm_f32_rows);
+    table->rope_f32_rows = KERNEL(rope_f32_rows);
     table->softmax_f32_rows = KERNEL(softmax_f32_rows);
     table->activation_f32_span = KERNEL(activation_f32_span);
 

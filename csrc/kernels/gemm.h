@@ -1,6 +1,7 @@
 /* The register tile that every product of the library goes through, and the linear layer's kernels on top of it.
  *
- * Used by: gemm_f32_panel and gemm_f32_pack (linear layers), and by attention.h, whose two products are the same tile.
+ * Used by: gemm_f32_panel and gemm_f32_pack (linear layers, matmul), and by attention.h, whose two products are the
+ * same tile.
  *
  *   tile:   C (m x nv vectors) += A (m x k) * B (k x panel)        m <= MR, nv <= NV, panel = NV * V_LANES floats
  *
@@ -221,21 +222,29 @@ static void tile_rows(tile_args* t, int64_t m, int64_t nv) {
  * K/16 FMAs of each vector, the extra load and store are two. Unrolled into the tile, seven activations would make its
  * code outgrow the instruction cache. Every element of the residual is read before y is written there: the two may be
  * one array. */
-static void epilogue_rows(const tfast_gemm_panel* p, float* sums, float* y, const float* residual, int64_t m) {
-    for (int64_t i = 0; i < m; i++, sums += PANEL, y += p->y_stride) {
-        float* to = residual ? sums : y;
+static void epilogue_rows(const tfast_gemm_panel* p, float* sums, int64_t row, int64_t m) {
+    const int64_t whole = p->n / V_LANES * V_LANES, rest = p->n - whole;
+    for (int64_t i = row; i < row + m; i++, sums += PANEL) {
+        float *y = p->y + i * p->y_stride, *to = p->residual || p->multiply ? sums : y;
         if (p->activation != TFAST_IDENTITY) KERNEL(activation_f32_span)(p->n, sums, to, p->activation);
-        if (!residual) continue;
-        int64_t j = 0;
-        for (; j + V_LANES <= p->n; j += V_LANES) v_store(y + j, v_add(v_load(sums + j), v_load(residual + j)));
-        if (j < p->n) v_store_n(y + j, v_add(v_load_n(sums + j, p->n - j), v_load_n(residual + j, p->n - j)), p->n - j);
-        residual += p->residual_stride;
+        if (p->multiply) {
+            const float* f = p->multiply + i * p->multiply_stride;
+            to = p->residual ? sums : y;
+            for (int64_t j = 0; j < whole; j += V_LANES) v_store(to + j, v_mul(v_load(sums + j), v_load(f + j)));
+            if (rest) v_store_n(to + whole, v_mul(v_load_n(sums + whole, rest), v_load_n(f + whole, rest)), rest);
+        }
+        if (p->residual) {
+            const float* r = p->residual + i * p->residual_stride;
+            for (int64_t j = 0; j < whole; j += V_LANES) v_store(y + j, v_add(v_load(sums + j), v_load(r + j)));
+            if (rest) v_store_n(y + whole, v_add(v_load_n(sums + whole, rest), v_load_n(r + whole, rest)), rest);
+        }
     }
 }
 
 static void KERNEL(gemm_f32_panel)(const tfast_gemm_panel* p) {
     const int64_t nv = tfast_ceil_div(p->n, V_LANES);
-    const int epilogue = p->last && (p->activation != TFAST_IDENTITY || p->residual), direct = p->last && !epilogue;
+    const int epilogue = p->last && (p->activation != TFAST_IDENTITY || p->residual || p->multiply),
+              direct = p->last && !epilogue;
     tile_args t = {.k = p->k,
                    .a = p->a,
                    .row_stride = p->a_stride,
@@ -267,7 +276,7 @@ static void KERNEL(gemm_f32_panel)(const tfast_gemm_panel* p) {
         const int64_t m = TFAST_MIN(TILE_ROWS, p->m - i);
         float* sums = t.c;
         tile_rows(&t, m, nv);
-        epilogue_rows(p, sums, p->y + i * p->y_stride, p->residual ? p->residual + i * p->residual_stride : NULL, m);
+        epilogue_rows(p, sums, i, m);
     }
 }
 
@@ -296,6 +305,12 @@ static void pack_block(const float* w, int64_t w_stride, int64_t n, int64_t k, f
 static void KERNEL(gemm_f32_pack)(const float* w, int64_t w_stride, int64_t n, int64_t k, float* panel) {
     for (int64_t j = 0; j < PANEL; j += V_LANES)
         pack_block(w + TFAST_MIN(j, n) * w_stride, w_stride, n - j, k, panel + j);
+}
+
+static void KERNEL(gemm_f32_pack_rows)(const float* b, int64_t b_stride, int64_t n, int64_t k, float* panel) {
+    for (int64_t i = 0; i < k; i++, b += b_stride, panel += PANEL)
+        for (int64_t j = 0; j < PANEL; j += V_LANES)
+            v_store(panel + j, j + V_LANES <= n ? v_load(b + j) : j < n ? v_load_n(b + j, n - j) : v_zero());
 }
 
 #endif

@@ -1,6 +1,7 @@
-/* Layer norm of rows, with the residual added on the way. Called by ops/norm.c.
+/* Layer norm and RMS norm of rows, with the residual added on the way. Called by ops/norm.c and ops/embedding.c.
  *
  * y = (z - mean(z)) / sqrt(var(z) + eps) * weight + bias,   z = x + r,   var with 1/n.
+ * RMS norm is the same with 0 in place of the mean.
  * Two passes over the row, which lies in L1 after the first: the mean, then the squared distances from it (the
  * textbook's one-pass sum of squares loses half the digits where the mean is large against the deviation). */
 #ifndef TFAST_KERNELS_NORM_H
@@ -46,30 +47,44 @@ static float squared_distances(int64_t n, const float* y, float mean) {
     return v_sum(v_add(s0, s1)) + tail;
 }
 
-static void KERNEL(layernorm_f32_rows)(int64_t m, int64_t n, const float* x, int64_t x_stride, const float* r,
-                                       int64_t r_stride, const float* weight, const float* bias, float eps, float* y,
-                                       int64_t y_stride) {
+/* `centred` is a constant after inlining. */
+V_INLINE void norm_rows(int64_t m, int64_t n, const float* x, int64_t x_stride, const float* r, int64_t r_stride,
+                        const float* weight, const float* bias, float eps, float* y, int64_t y_stride,
+                        const int centred) {
     for (int64_t row = 0; row < m; row++) {
         const float* xr = x + row * x_stride;
         float* yr = y + row * y_stride;
-        const float mean = add_and_sum(n, xr, r ? r + row * r_stride : NULL, yr) / (float)n;
+        const float sum = add_and_sum(n, xr, r ? r + row * r_stride : NULL, yr), mean = centred ? sum / (float)n : 0.0f;
         const float inverse = 1.0f / sqrtf(squared_distances(n, yr, mean) / (float)n + eps);
         const vf mu = v_set1(mean), s = v_set1(inverse);
         for (int64_t i = 0; i < n; i += V_LANES) {
             const int64_t w = n - i;
             if (w >= V_LANES) {
-                vf a = v_mul(v_sub(v_load(yr + i), mu), s);
+                vf a = v_load(yr + i);
+                a = v_mul(centred ? v_sub(a, mu) : a, s);
                 if (weight) a = v_mul(a, v_load(weight + i));
                 if (bias) a = v_add(a, v_load(bias + i));
                 v_store(yr + i, a);
             } else {
-                vf a = v_mul(v_sub(v_load_n(yr + i, w), mu), s);
+                vf a = v_load_n(yr + i, w);
+                a = v_mul(centred ? v_sub(a, mu) : a, s);
                 if (weight) a = v_mul(a, v_load_n(weight + i, w));
                 if (bias) a = v_add(a, v_load_n(bias + i, w));
                 v_store_n(yr + i, a, w);
             }
         }
     }
+}
+
+static void KERNEL(layernorm_f32_rows)(int64_t m, int64_t n, const float* x, int64_t x_stride, const float* r,
+                                       int64_t r_stride, const float* weight, const float* bias, float eps, float* y,
+                                       int64_t y_stride) {
+    norm_rows(m, n, x, x_stride, r, r_stride, weight, bias, eps, y, y_stride, 1);
+}
+
+static void KERNEL(rmsnorm_f32_rows)(int64_t m, int64_t n, const float* x, int64_t x_stride, const float* r,
+                                     int64_t r_stride, const float* weight, float eps, float* y, int64_t y_stride) {
+    norm_rows(m, n, x, x_stride, r, r_stride, weight, NULL, eps, y, y_stride, 0);
 }
 
 #endif

@@ -17,7 +17,7 @@
 
 #include "../base/types.h"
 
-/* One block of k of y (m, n) = activation(A (m, K) * B (K, n) + bias) + residual.
+/* One block of k of y (m, n) = activation(A (m, K) * B (K, n) + bias) * multiply + residual.
  * A is row-major with unit column stride. B is one packed panel: k rows of panel_width floats, 64-byte aligned,
  * zero-padded; n <= panel_width. `first`: the block's sum plus bias (0 where it is NULL), else plus what `sums` (m x
  * panel_width) holds from the blocks before; it goes to `sums`, or, with `last`, through the epilogue to y, which
@@ -31,7 +31,9 @@ typedef struct {
     float* y;
     int64_t y_stride;
     const float* bias;
-    const float* residual; /* may be y itself */
+    const float* multiply; /* (m, n), or NULL for 1: the other half of a gated feed-forward */
+    int64_t multiply_stride;
+    const float* residual; /* (m, n), or NULL for 0; may be y itself */
     int64_t residual_stride;
     tfast_activation activation;
     int first, last;
@@ -100,6 +102,8 @@ typedef struct {
     void (*gemm_f32_panel)(const tfast_gemm_panel* p);
     /* W (n, k), n <= panel_width, rows w_stride apart -> panel of k x panel_width floats, missing columns 0. */
     void (*gemm_f32_pack)(const float* w, int64_t w_stride, int64_t n, int64_t k, float* panel);
+    /* The same panel from B (k, n), rows b_stride apart: what matmul is given. */
+    void (*gemm_f32_pack_rows)(const float* b, int64_t b_stride, int64_t n, int64_t k, float* panel);
 
     /* --- group: attention
      * ------------------------------------------------------------------------------------------------ */
@@ -119,6 +123,14 @@ typedef struct {
      * may be x. */
     void (*layernorm_f32_rows)(int64_t m, int64_t n, const float* x, int64_t x_stride, const float* r, int64_t r_stride,
                                const float* weight, const float* bias, float eps, float* y, int64_t y_stride);
+    /* y = (x + r) / sqrt(mean((x + r)^2) + eps) * weight, likewise. */
+    void (*rmsnorm_f32_rows)(int64_t m, int64_t n, const float* x, int64_t x_stride, const float* r, int64_t r_stride,
+                             const float* weight, float eps, float* y, int64_t y_stride);
+    /* m rows of n: pairs of the first 2 * half elements turned by the angles whose cosines and sines stand in the rows
+     * of cos and sin (half of them a row); pair i is (i, i + half), or (2i, 2i + 1) if interleaved. The rest is copied;
+     * y may be x. */
+    void (*rope_f32_rows)(int64_t m, int64_t n, int64_t half, int interleaved, const float* x, int64_t x_stride,
+                          const float* cos, const float* sin, int64_t angle_stride, float* y, int64_t y_stride);
     /* y = exp(x - max) / sum for each of m rows of n; y may be x. */
     void (*softmax_f32_rows)(int64_t m, int64_t n, const float* x, int64_t x_stride, float* y, int64_t y_stride);
     void (*activation_f32_span)(int64_t n, const float* x, float* y, tfast_activation kind);

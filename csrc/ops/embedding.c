@@ -1,7 +1,8 @@
-/* Rows of a table by number. Called by transformer_fast/_core.pyx. A copy of rows: memcpy is as fast as the memory, no
- * kernel is needed. */
+/* Rows of a table by number, and the sum of rows of several tables with the norm that follows it. Called by
+ * transformer_fast/_core.pyx. A copy of rows: memcpy is as fast as the memory, no kernel is needed. */
 #include <string.h>
 
+#include "../runtime/dispatch.h"
 #include "../tfast.h"
 #include "rows.h"
 
@@ -26,4 +27,40 @@ tfast_status tfast_embedding(int64_t n, const int64_t* ids, int64_t width, const
                              float* y, int64_t y_stride, int n_threads) {
     call_t c = {rows_plan_for(n, width), ids, table, width, table_stride, y_stride, y};
     return rows_run(&c.plan, width, 0.2, n_threads, run, &c);
+}
+
+typedef struct {
+    rows_plan plan;
+    const tfast_kernels* kernels;
+    const tfast_embedding_sum* call;
+} sum_t;
+
+/* One row: the norm adds the last table's row on the way. */
+static void run_sum(void* ctx, int64_t task, void* scratch) {
+    (void)scratch;
+    const sum_t* s = ctx;
+    const tfast_embedding_sum* c = s->call;
+    const int64_t width = c->width;
+    int64_t i;
+    const int64_t n = rows_of_task(&s->plan, task, &i);
+    for (const int64_t end = i + n; i < end; i++) {
+        float* y = c->y + i * width;
+        const float* rows[TFAST_MAX_TABLES] = {NULL};
+        for (int t = 0; t < c->n_tables; t++) rows[t] = c->tables[t] + c->ids[t][i] * c->table_stride[t];
+        if (c->n_tables == 1) {
+            s->kernels->layernorm_f32_rows(1, width, rows[0], 0, NULL, 0, c->weight, c->bias, c->eps, y, 0);
+            continue;
+        }
+        if (c->n_tables > 2)
+            for (int64_t j = 0; j < width; j++) y[j] = rows[0][j] + rows[1][j];
+        for (int t = 2; t < c->n_tables - 1; t++)
+            for (int64_t j = 0; j < width; j++) y[j] += rows[t][j];
+        s->kernels->layernorm_f32_rows(1, width, c->n_tables > 2 ? y : rows[0], 0, rows[c->n_tables - 1], 0, c->weight,
+                                       c->bias, c->eps, y, 0);
+    }
+}
+
+tfast_status tfast_embedding_sum_run(const tfast_embedding_sum* call, int n_threads) {
+    sum_t s = {rows_plan_for(call->n, call->width), tfast_kernels_now(), call};
+    return rows_run(&s.plan, call->width, 0.4, n_threads, run_sum, &s);
 }

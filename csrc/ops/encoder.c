@@ -32,6 +32,7 @@ typedef struct {
     const tfast_encoder* call;
     int64_t rows, sequences;
     const int64_t* cu;
+    int64_t* count;              /* with first_rows: room for 0, 1, ... sequences */
     float *state, *other, *wide; /* (rows, h), (rows, h), (rows, max(4h, inner)) */
     int n_threads;
 } rows_t;
@@ -40,14 +41,17 @@ static int64_t wide_width(const tfast_encoder* c) {
     return TFAST_MAX(4 * c->hidden, c->inner);
 }
 
+/* y = activation(x W^T + bias) * multiply + residual, all arrays dense; multiply and residual may be y. */
 static tfast_status product(const rows_t* r, const tfast_packed* weight, const float* bias, const float* x,
-                            tfast_activation activation, const float* residual, float* y) {
+                            tfast_activation activation, const float* multiply, const float* residual, float* y) {
     const tfast_linear call = {.M = r->rows,
                                .x = x,
                                .x_stride = weight->K,
                                .weight = weight,
                                .bias = bias,
                                .activation = activation,
+                               .multiply = multiply,
+                               .multiply_stride = weight->N,
                                .residual = residual,
                                .residual_stride = weight->N,
                                .y = y,
@@ -55,8 +59,10 @@ static tfast_status product(const rows_t* r, const tfast_packed* weight, const f
     return tfast_linear_run(&call, r->n_threads);
 }
 
-/* qkv (rows, 3h) -> context (rows, h), heads side by side. */
-static tfast_status attend(const rows_t* r, const float* qkv, float* context) {
+/* Queries (q_stride apart, sequence b from row cu_q[b] on) over the keys and values of qkv (rows, 3h) -> context, heads
+ * side by side. */
+static tfast_status attend(const rows_t* r, const float* q, int64_t q_stride, const int64_t* cu_q, const float* qkv,
+                           float* context) {
     const int64_t h = r->call->hidden, D = h / r->call->heads;
     const tfast_attention call = {.dtype = TFAST_F32,
                                   .B = r->sequences,
@@ -64,24 +70,25 @@ static tfast_status attend(const rows_t* r, const float* qkv, float* context) {
                                   .Hkv = r->call->heads,
                                   .D = D,
                                   .Dv = D,
-                                  .q = qkv,
+                                  .q = q,
                                   .k = qkv + h,
                                   .v = qkv + 2 * h,
                                   .out = context,
-                                  .q_stride = {0, D, 3 * h},
+                                  .q_stride = {0, D, q_stride},
                                   .k_stride = {0, D, 3 * h},
                                   .v_stride = {0, D, 3 * h},
                                   .out_stride = {0, D, h},
-                                  .cu_q = r->cu,
+                                  .cu_q = cu_q,
                                   .cu_k = r->cu,
                                   .left = TFAST_UNLIMITED,
-                                  .right = TFAST_UNLIMITED,
+                                  .right = r->call->causal ? 0 : TFAST_UNLIMITED,
                                   .scale = (float)(1 / sqrt((double)D))};
     return tfast_attention_run(&call, r->n_threads);
 }
 
 static tfast_status norm(const rows_t* r, const float* x, const float* weight, const float* bias, float eps, float* y) {
     const int64_t h = r->call->hidden;
+    if (r->call->rms) return tfast_rmsnorm(r->rows, h, x, h, NULL, 0, weight, eps, y, h, r->n_threads);
     return tfast_layernorm(r->rows, h, x, h, NULL, 0, weight, bias, eps, y, h, r->n_threads);
 }
 
@@ -92,46 +99,101 @@ static tfast_status norm(const rows_t* r, const float* x, const float* weight, c
         if (status_ != TFAST_OK) return status_;   \
     } while (0)
 
-static tfast_status post_norm_layer(const rows_t* r, const tfast_encoder_layer* l) {
-    const tfast_encoder* c = r->call;
-    float *qkv = r->wide, *context = r->wide + 3 * c->hidden * r->rows, *inner = r->wide;
-    STEP(product(r, l->qkv, l->qkv_bias, r->state, TFAST_IDENTITY, NULL, qkv));
-    STEP(attend(r, qkv, context));
-    STEP(product(r, l->out, l->out_bias, context, TFAST_IDENTITY, r->state, r->other));
-    STEP(norm(r, r->other, l->norm1_weight, l->norm1_bias, c->eps1, r->state));
-    STEP(product(r, l->up, l->up_bias, r->state, c->activation, NULL, inner));
-    STEP(product(r, l->down, l->down_bias, inner, TFAST_IDENTITY, r->state, r->other));
-    return norm(r, r->other, l->norm2_weight, l->norm2_bias, c->eps2, r->state);
+/* y = down(activation(up x)) + residual, gated or not. */
+static tfast_status feed_forward(const rows_t* r, const tfast_encoder_layer* l, const float* x, const float* residual,
+                                 float* y) {
+    const tfast_activation activation = r->call->activation;
+    float* inner = r->wide;
+    STEP(product(r, l->up, l->up_bias, x, l->gate ? TFAST_IDENTITY : activation, NULL, NULL, inner));
+    if (l->gate) STEP(product(r, l->gate, l->gate_bias, x, activation, inner, NULL, inner));
+    return product(r, l->down, l->down_bias, inner, TFAST_IDENTITY, NULL, residual, y);
 }
 
-static tfast_status pre_norm_layer(const rows_t* r, const tfast_encoder_layer* l) {
+static tfast_status after_attention(const rows_t* r, const tfast_encoder_layer* l, const float* context) {
     const tfast_encoder* c = r->call;
-    float *qkv = r->wide, *context = r->wide + 3 * c->hidden * r->rows, *inner = r->wide;
-    STEP(norm(r, r->state, l->norm1_weight, l->norm1_bias, c->eps1, r->other));
-    STEP(product(r, l->qkv, l->qkv_bias, r->other, TFAST_IDENTITY, NULL, qkv));
-    STEP(attend(r, qkv, context));
-    STEP(product(r, l->out, l->out_bias, context, TFAST_IDENTITY, r->state, r->state));
-    STEP(norm(r, r->state, l->norm2_weight, l->norm2_bias, c->eps2, r->other));
-    STEP(product(r, l->up, l->up_bias, r->other, c->activation, NULL, inner));
-    return product(r, l->down, l->down_bias, inner, TFAST_IDENTITY, r->state, r->state);
-}
-
-static tfast_status run_layers(const rows_t* r) {
-    for (int64_t i = 0; i < r->call->n_layers; i++) {
-        const tfast_encoder_layer* l = &r->call->layers[i];
-        STEP(r->call->norm_first ? pre_norm_layer(r, l) : post_norm_layer(r, l));
+    float *state = r->state, *other = r->other;
+    if (c->norm_first) {
+        STEP(product(r, l->out, l->out_bias, context, TFAST_IDENTITY, NULL, state, state));
+        STEP(norm(r, state, l->norm2_weight, l->norm2_bias, c->eps2, other));
+        return feed_forward(r, l, other, state, state);
     }
+    STEP(product(r, l->out, l->out_bias, context, TFAST_IDENTITY, NULL, state, other));
+    STEP(norm(r, other, l->norm1_weight, l->norm1_bias, c->eps1, state));
+    STEP(feed_forward(r, l, state, state, other));
+    return norm(r, other, l->norm2_weight, l->norm2_bias, c->eps2, state);
+}
+
+/* What the attention needs of every row: qkv, of `state`. */
+static tfast_status project(const rows_t* r, const tfast_encoder_layer* l, float* qkv) {
+    const float* x = r->state;
+    if (r->call->norm_first) {
+        STEP(norm(r, x, l->norm1_weight, l->norm1_bias, r->call->eps1, r->other));
+        x = r->other;
+    }
+    return product(r, l->qkv, l->qkv_bias, x, TFAST_IDENTITY, NULL, NULL, qkv);
+}
+
+static tfast_status layer(const rows_t* r, const tfast_encoder_layer* l) {
+    const int64_t h = r->call->hidden;
+    float *qkv = r->wide, *context = qkv + 3 * h * r->rows;
+    STEP(project(r, l, qkv));
+    STEP(attend(r, qkv, 3 * h, r->cu, qkv, context));
+    return after_attention(r, l, context);
+}
+
+/* All rows are attended, the first of each sequence alone goes on: it is moved to the front of `state`. */
+static tfast_status layer_of_first_rows(const rows_t* r, const tfast_encoder_layer* l) {
+    const int64_t h = r->call->hidden;
+    const size_t row_bytes = (size_t)h * sizeof(float);
+    float *qkv = r->wide, *context = qkv + 3 * h * r->rows;
+    STEP(project(r, l, qkv));
+    for (int64_t b = 0; b < r->sequences; b++) {
+        memcpy(r->other + b * h, qkv + r->cu[b] * 3 * h, row_bytes);
+        memmove(r->state + b * h, r->state + r->cu[b] * h, row_bytes);
+    }
+    for (int64_t b = 0; b <= r->sequences; b++) r->count[b] = b;
+    STEP(attend(r, r->other, h, r->count, qkv, context));
+    rows_t firsts = *r;
+    firsts.rows = r->sequences;
+    return after_attention(&firsts, l, context);
+}
+
+/* The layers over r->state, which y receives. */
+static tfast_status run_layers(const rows_t* r, float* y) {
+    const tfast_encoder* c = r->call;
+    for (int64_t i = 0; i < c->n_layers; i++) {
+        const int shortened = c->first_rows && i == c->n_layers - 1;
+        STEP(shortened ? layer_of_first_rows(r, &c->layers[i]) : layer(r, &c->layers[i]));
+    }
+    if (y != r->state) memcpy(y, r->state, (size_t)(r->sequences * c->hidden) * sizeof(float));
     return TFAST_OK;
 }
 
-/* The two buffers of `tokens` rows in one area: their size, and, with r set, their places. */
-static size_t place_buffers(const tfast_encoder* c, int64_t tokens, char* area, rows_t* r) {
+/* The buffers of `tokens` rows and `sequences` in one area: their size, and, with r set, their places. Where all rows
+ * are wanted, y itself holds the state. */
+static size_t place_buffers(const tfast_encoder* c, int64_t tokens, int64_t sequences, char* area, rows_t* r) {
     const size_t row = tfast_align64((size_t)(tokens * c->hidden) * sizeof(float));
+    const size_t counts = tfast_align64((size_t)(sequences + 1) * sizeof(int64_t));
     if (r) {
         r->other = (float*)area;
+        if (c->first_rows) {
+            r->state = (float*)(area + row);
+            r->count = (int64_t*)(area + 2 * row);
+            area += row + counts;
+        }
         r->wide = (float*)(area + row);
     }
-    return row + tfast_align64((size_t)(tokens * wide_width(c)) * sizeof(float));
+    return row + (c->first_rows ? row + counts : 0) + tfast_align64((size_t)(tokens * wide_width(c)) * sizeof(float));
+}
+
+static tfast_status run_rows(rows_t* r, int64_t first_sequence, int64_t first_row) {
+    const tfast_encoder* c = r->call;
+    const int64_t h = c->hidden;
+    const float* x = c->x + first_row * h;
+    float* y = c->y + (c->first_rows ? first_sequence : first_row) * h;
+    if (!c->first_rows) r->state = y;
+    if (x != r->state) memcpy(r->state, x, (size_t)(r->rows * h) * sizeof(float));
+    return run_layers(r, y);
 }
 
 static void run_chunk(void* ctx, int64_t task, void* scratch) {
@@ -141,11 +203,9 @@ static void run_chunk(void* ctx, int64_t task, void* scratch) {
     int64_t* cu = scratch;
     rows_t r = {.call = c, .rows = c->cu[last] - row, .sequences = last - first, .cu = cu, .n_threads = 1};
     for (int64_t i = 0; i <= r.sequences; i++) cu[i] = c->cu[first + i] - row;
-    place_buffers(c, p->max_tokens, (char*)scratch + tfast_align64((size_t)(p->max_sequences + 1) * sizeof(int64_t)),
-                  &r);
-    r.state = c->y + row * c->hidden;
-    if (c->x != c->y) memcpy(r.state, c->x + row * c->hidden, (size_t)(r.rows * c->hidden) * sizeof(float));
-    const tfast_status status = run_layers(&r);
+    place_buffers(c, p->max_tokens, p->max_sequences,
+                  (char*)scratch + tfast_align64((size_t)(p->max_sequences + 1) * sizeof(int64_t)), &r);
+    const tfast_status status = run_rows(&r, first, row);
     if (status != TFAST_OK) __atomic_store_n(&p->status, status, __ATOMIC_RELAXED);
 }
 
@@ -166,12 +226,11 @@ static void cut_chunks(plan_t* p, int64_t tokens) {
 }
 
 static tfast_status run_whole(const tfast_encoder* c, int n_threads) {
-    rows_t r = {.call = c, .rows = c->T, .sequences = c->B, .cu = c->cu, .state = c->y, .n_threads = n_threads};
-    void* area = tfast_workspace_take(place_buffers(c, c->T, NULL, NULL));
+    rows_t r = {.call = c, .rows = c->T, .sequences = c->B, .cu = c->cu, .n_threads = n_threads};
+    void* area = tfast_workspace_take(place_buffers(c, c->T, c->B, NULL, NULL));
     if (!area) return TFAST_NO_MEMORY;
-    place_buffers(c, c->T, area, &r);
-    if (c->x != c->y) memcpy(c->y, c->x, (size_t)(c->T * c->hidden) * sizeof(float));
-    const tfast_status status = run_layers(&r);
+    place_buffers(c, c->T, c->B, area, &r);
+    const tfast_status status = run_rows(&r, 0, 0);
     tfast_workspace_give(area);
     return status;
 }
@@ -181,9 +240,9 @@ static tfast_status check_layouts(const tfast_encoder* c) {
     const unsigned layout = tfast_kernels_now()->layout;
     for (int64_t i = 0; i < c->n_layers; i++) {
         const tfast_encoder_layer* l = &c->layers[i];
-        const tfast_packed* weights[] = {l->qkv, l->out, l->up, l->down};
-        for (int k = 0; k < 4; k++)
-            if (weights[k]->kernels->layout != layout) return TFAST_WRONG_LAYOUT;
+        const tfast_packed* weights[] = {l->qkv, l->out, l->up, l->down, l->gate};
+        for (int k = 0; k < 5; k++)
+            if (weights[k] && weights[k]->kernels->layout != layout) return TFAST_WRONG_LAYOUT;
     }
     return TFAST_OK;
 }
@@ -192,8 +251,8 @@ tfast_status tfast_encoder_run(const tfast_encoder* c, int n_threads) {
     STEP(check_layouts(c));
     if (c->T == 0) return TFAST_OK;
     /* 50 GFLOP/s, as in linear.c */
-    const double flops =
-        2.0 * (double)(c->T * c->hidden) * (double)(4 * c->hidden + 2 * c->inner) * (double)c->n_layers;
+    const double flops = 2.0 * (double)(c->T * c->hidden) *
+                         (double)(4 * c->hidden + (c->layers[0].gate ? 3 : 2) * c->inner) * (double)c->n_layers;
     const int threads = tfast_threads_for(flops / 50, n_threads);
     const int64_t share = c->T / (threads * CHUNKS_PER_THREAD);
     const int64_t tokens = threads == 1 ? CHUNK_TOKENS : TFAST_MAX(MIN_CHUNK_TOKENS, TFAST_MIN(CHUNK_TOKENS, share));
@@ -207,7 +266,7 @@ tfast_status tfast_encoder_run(const tfast_encoder* c, int n_threads) {
                                  .task_ns = flops / 50 / (double)p.n_chunks,
                                  .n_threads = n_threads,
                                  .scratch_bytes = tfast_align64((size_t)(p.max_sequences + 1) * sizeof(int64_t)) +
-                                                  place_buffers(c, p.max_tokens, NULL, NULL)};
+                                                  place_buffers(c, p.max_tokens, p.max_sequences, NULL, NULL)};
     const tfast_status status = tfast_parallel_for(&loop, run_chunk, &p);
     tfast_workspace_give(p.first);
     return status != TFAST_OK ? status : p.status;

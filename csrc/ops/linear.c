@@ -97,6 +97,8 @@ static void run_panel(const plan_t* p, int64_t row, int64_t m, int64_t panel, co
                                     .y = c->y + row * c->y_stride + n,
                                     .y_stride = c->y_stride,
                                     .bias = c->bias ? c->bias + n : NULL,
+                                    .multiply = c->multiply ? c->multiply + row * c->multiply_stride + n : NULL,
+                                    .multiply_stride = c->multiply_stride,
                                     .residual = c->residual ? c->residual + row * c->residual_stride + n : NULL,
                                     .residual_stride = c->residual_stride,
                                     .activation = c->activation,

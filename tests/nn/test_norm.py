@@ -26,6 +26,20 @@ def test_one_axis(isa, options):
     assert_close(out, expected)
 
 
+@pytest.mark.parametrize("options", [{}, {"elementwise_affine": False}, {"eps": 0.5}], ids=str)
+def test_rms(isa, options):
+    for shape in (33, (3, 11)):
+        norm = randomised(nn.RMSNorm(shape, **options))
+        x, residual = np.random.default_rng(1).standard_normal((2, 4, 5, 33)).astype(np.float32)
+        weight = None if norm.weight is None else norm.weight.astype(np.float64).reshape(33)
+        eps = options.get("eps", np.finfo(np.float32).eps)
+        expected = reference.rms_norm(x.astype(np.float64), weight, eps, residual=residual.astype(np.float64))
+        full = (4, 5, *norm.normalized_shape)
+        got = norm(x.reshape(full), residual=residual.reshape(full))
+        assert got.shape == full
+        assert_close(got.reshape(4, 5, 33), expected)
+
+
 def test_several_axes():
     norm = randomised(nn.LayerNorm((3, 4)))
     x, residual = np.random.default_rng(1).standard_normal((2, 5, 3, 4)).astype(np.float32)

@@ -2,7 +2,8 @@
 
 Called by users and by transformer_fast.nn. Here stand checks, defaults and docstrings; what is computed stands in
 csrc/, and transformer_fast.reference says the same in plain NumPy. One file a family: attention, linear, rows (norm,
-softmax, activations), copies (embedding, heads), settings (threads, instruction set, the machine); arrays.py is what
+softmax, activations), rotary,
+copies (embedding, heads), settings (threads, instruction set, the machine); arrays.py is what
 their checks share. A new op goes into its family's file and is named below.
 """
 
@@ -15,10 +16,11 @@ from transformer_fast.functional.attention import (
     scaled_dot_product_attention,
     varlen_attention,
 )
-from transformer_fast.functional.copies import concat_heads, embedding, split_heads
+from transformer_fast.functional.copies import concat_heads, embedding, embedding_sum, split_heads
 from transformer_fast.functional.encoder import Encoder, EncoderLayer
-from transformer_fast.functional.linear import PackedWeight, linear, pack_weight
-from transformer_fast.functional.rows import gelu, layer_norm, quick_gelu, relu, silu, softmax, tanh
+from transformer_fast.functional.linear import PackedWeight, linear, matmul, pack_weight
+from transformer_fast.functional.rotary import rotary_embedding
+from transformer_fast.functional.rows import gelu, layer_norm, quick_gelu, relu, rms_norm, silu, softmax, tanh
 from transformer_fast.functional.settings import (
     available_isas,
     get_isa,
@@ -39,12 +41,14 @@ __all__ = [
     "available_isas",
     "concat_heads",
     "embedding",
+    "embedding_sum",
     "explain_attention",
     "gelu",
     "get_isa",
     "get_num_threads",
     "layer_norm",
     "linear",
+    "matmul",
     "measure_fma_peak",
     "measure_streaming_read",
     "merge_attention",
@@ -52,6 +56,8 @@ __all__ = [
     "quick_gelu",
     "relu",
     "release_workspace",
+    "rms_norm",
+    "rotary_embedding",
     "scaled_dot_product_attention",
     "set_isa",
     "set_num_threads",

@@ -182,10 +182,10 @@ def scaled_dot_product_attention(
     Raises TypeError (types) and ValueError (shapes and values), before anything is computed.
     Source: torch.nn.functional.scaled_dot_product_attention; keyword options as in docs/architecture.md.
 
-    >>> import numpy as np, transformer_fast as tf
-    >>> x = np.random.default_rng(0).standard_normal((2, 12, 128, 64), dtype=np.float32)
-    >>> tf.scaled_dot_product_attention(x, x, x, is_causal=True).shape
-    (2, 12, 128, 64)
+    Example:
+        >>> x = np.random.default_rng(0).standard_normal((2, 12, 128, 64), dtype=np.float32)
+        >>> tf.scaled_dot_product_attention(x, x, x, is_causal=True).shape
+        (2, 12, 128, 64)
     """
     call = _Call(
         query,
@@ -264,6 +264,11 @@ def varlen_attention(
     j - i + Mq - 1 as index, and attn_mask broadcasts to (B, H, Mq, Mk), of which a sequence uses the top left corner.
     return_lse adds (H, Tq). The other options, types, guarantees and errors are those of scaled_dot_product_attention.
     Source: the packed form of FlashAttention (flash_attn_varlen_func).
+
+    Example:
+        >>> x = np.ones((5, 12, 64), np.float32)  # 5 tokens, 12 heads
+        >>> F.varlen_attention(x, x, x, [0, 2, 5], [0, 2, 5]).shape  # sequences of two tokens and of three
+        (5, 12, 64)
     """
     code, query, key, value = checks.operands(query, key, value)
     for name, array in (("query", query), ("key", key), ("value", value)):
@@ -376,6 +381,11 @@ def explain_attention(
     Returns kernel ("online", "full-row" or "decode"), isa, query_panel and key_block (rows and keys of one step),
     pieces (tasks), rows_per_piece, key_splits, threads, skipped_fraction (of the Lq x Lk scores, by structure),
     score_flops (of the rest) and workspace_bytes (all threads).
+
+    Example:
+        >>> x = np.ones((1, 12, 512, 64), np.float32)
+        >>> F.explain_attention(x, x, x, is_causal=True)["skipped_fraction"] > 0.4
+        True
     """
     unknown = set(options) - _OPTIONS
     if unknown:
@@ -409,6 +419,13 @@ def merge_attention(outputs, lses):
     out = sum_i exp(lse_i - lse) out_i with lse = log(sum_i exp(lse_i)); zeros and -inf where every part is empty. Exact
     but for rounding. A sink must have joined one of the parts only.
     Raises ValueError where numbers or shapes of the parts differ, TypeError where types do.
+
+    Example:
+        >>> x = np.random.default_rng(0).standard_normal((2, 8, 16), dtype=np.float32)
+        >>> parts = [F.scaled_dot_product_attention(x, k, k, return_lse=True) for k in (x[:, :3], x[:, 3:])]
+        >>> merged, lse = F.merge_attention(*zip(*parts))
+        >>> np.allclose(merged, F.scaled_dot_product_attention(x, x, x), atol=1e-6)
+        True
     """
     outputs, lses = [np.asarray(o) for o in outputs], [np.asarray(x) for x in lses]
     if len(outputs) == 0 or len(outputs) != len(lses):
@@ -435,6 +452,11 @@ def additive_attention(query, key, value, v, W_q=None, W_k=None, bias=None, mask
     A weight of None is the identity: Dq = A, Dk = A. mask broadcasts to (..., Lq, Lk): bool (True = attend), or added
     to the scores. A row that sees no key gives zeros.
     Raises TypeError and ValueError. Source: Bahdanau, Cho, Bengio 2014, arXiv:1409.0473, section A.1.2.
+
+    Example:
+        >>> query, keys = np.zeros((1, 2), np.float32), np.array([[1, 1], [-1, -1]], np.float32)
+        >>> F.additive_attention(query, keys, keys, v=np.array([1, 1], np.float32))
+        array([[0.9093, 0.9093]], dtype=float32)
     """
     code, query, key, value = checks.operands(query, key, value)
     for name, array in (("query", query), ("key", key), ("value", value)):

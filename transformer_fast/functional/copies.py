@@ -1,4 +1,4 @@
-"""Rows of a table, and heads split and joined. Called by users, nn and models; C: csrc/ops/{embedding,heads}.c."""
+"""Rows of tables, and heads split and joined. Called by users, nn and models; C: csrc/ops/{embedding,heads}.c."""
 
 from __future__ import annotations
 
@@ -7,13 +7,71 @@ import numpy as np
 from transformer_fast import _core
 from transformer_fast.functional import arrays
 
+_MAX_TABLES = 8  # TFAST_MAX_TABLES of csrc/tfast.h
+
 
 def embedding(ids, weight, *, out=None) -> np.ndarray:
     """weight[ids]: ids (...) integers in [0, V), weight (V, N) float32 -> (..., N).
 
     Raises IndexError for an id outside the table, and TypeError and ValueError; nothing is written then. Source:
     torch.nn.Embedding.
+
+    Example:
+        >>> table = np.array([[0, 0], [1, 10], [2, 20]], np.float32)
+        >>> F.embedding([2, 1], table)
+        array([[ 2., 20.],
+               [ 1., 10.]], dtype=float32)
     """
+    ids, weight = _table(ids, weight)
+    shape = (*ids.shape, weight.shape[1])
+    if out is not None:
+        arrays.check_out(out, shape, arrays.FLOAT32, {"weight": weight, "ids": ids})
+    result = out if out is not None and out.flags.c_contiguous else np.empty(shape, arrays.FLOAT32)
+    if result.size:
+        _core.embedding(_flat(ids), weight, result.reshape(-1, shape[-1]), 0)
+    return arrays.finish(out, result)
+
+
+def embedding_sum(ids, tables, weight=None, bias=None, eps=1e-5, *, out=None) -> np.ndarray:
+    """layer_norm(tables[0][ids[0]] + tables[1][ids[1]] + ..., weight, bias, eps), in one pass over the rows.
+
+    ids: 1 to 8 integer arrays that broadcast to one shape (...); tables: as many float32 arrays (V_i, N);
+    weight and bias (N,) -> (..., N). What BERT-like models begin with: words, positions, token types.
+    Raises IndexError for an id outside its table, and TypeError and ValueError; nothing is written then.
+
+    Example:
+        >>> words, positions = np.eye(3, dtype=np.float32), np.ones((2, 3), np.float32)
+        >>> embedding_sum([[2, 0], [0, 1]], [words, positions]).round(3)
+        array([[-0.707, -0.707,  1.414],
+               [ 1.414, -0.707, -0.707]], dtype=float32)
+    """
+    ids, tables = list(ids), list(tables)
+    if not 1 <= len(tables) <= _MAX_TABLES or len(ids) != len(tables):
+        raise ValueError(f"{len(ids)} ids and {len(tables)} tables; as many of both, 1 to {_MAX_TABLES}, are needed")
+    pairs = [_table(*pair) for pair in zip(ids, tables, strict=True)]
+    N = pairs[0][1].shape[1]
+    for i, (_, table) in enumerate(pairs):
+        if table.shape[1] != N:
+            raise ValueError(
+                f"tables[{i}] has shape {table.shape}; ({table.shape[0]}, {N}), the first's width, is needed"
+            )
+    weight = None if weight is None else arrays.vector(weight, "weight", N)
+    bias = None if bias is None else arrays.vector(bias, "bias", N)
+    if arrays.number(eps, "eps") < 0:
+        raise ValueError(f"eps is {eps!r}; a number >= 0 is needed")
+    spread = np.broadcast_arrays(*[ids for ids, _ in pairs])
+    shape = (*spread[0].shape, N)
+    if out is not None:
+        inputs = {f"tables[{i}]": table for i, (_, table) in enumerate(pairs)}
+        arrays.check_out(out, shape, arrays.FLOAT32, {**inputs, "weight": weight, "bias": bias})
+    result = out if out is not None and out.flags.c_contiguous else np.empty(shape, arrays.FLOAT32)
+    if result.size:
+        flat = tuple(_flat(ids) for ids in spread)
+        _core.embedding_sum(flat, tuple(table for _, table in pairs), weight, bias, eps, result.reshape(-1, N), 0)
+    return arrays.finish(out, result)
+
+
+def _table(ids, weight) -> tuple[np.ndarray, np.ndarray]:
     ids = np.asarray(ids)
     if ids.dtype.kind not in "iu":
         raise TypeError(f"ids has dtype {ids.dtype}; integers are needed")
@@ -21,18 +79,12 @@ def embedding(ids, weight, *, out=None) -> np.ndarray:
     if weight.ndim != 2:
         raise ValueError(f"weight has shape {weight.shape}; (V, N) is needed")
     _check_ids(ids, weight.shape[0])
-    shape = (*ids.shape, weight.shape[1])
-    if out is not None:
-        arrays.check_out(out, shape, arrays.FLOAT32, {"weight": weight, "ids": ids})
-    result = out if out is not None and out.flags.c_contiguous else np.empty(shape, arrays.FLOAT32)
-    if result.size:
-        _core.embedding(
-            np.ascontiguousarray(ids if ids.flags.aligned else ids.copy(), dtype=np.int64).reshape(-1),
-            weight,
-            result.reshape(-1, shape[-1]),
-            0,
-        )
-    return arrays.finish(out, result)
+    return ids, weight
+
+
+def _flat(ids: np.ndarray) -> np.ndarray:
+    """`ids` as a dense vector of int64."""
+    return np.ascontiguousarray(ids if ids.flags.aligned else ids.copy(), dtype=np.int64).reshape(-1)
 
 
 def _check_ids(ids: np.ndarray, V: int) -> None:
@@ -63,6 +115,12 @@ def split_heads(x, num_heads) -> np.ndarray:
 
     Inside the library nobody needs it: attention takes x.reshape(B, L, H, D).swapaxes(1, 2) as it is.
     Raises ValueError where num_heads does not divide the last axis.
+
+    Example:
+        >>> x = np.arange(8, dtype=np.float32).reshape(1, 2, 4)
+        >>> F.split_heads(x, 2)[0, 1]  # the second head: the second half of every row
+        array([[2., 3.],
+               [6., 7.]], dtype=float32)
     """
     x = _checked(x, "(B, L, H * D)", 3)
     B, L, width = x.shape
@@ -78,7 +136,13 @@ def split_heads(x, num_heads) -> np.ndarray:
 
 
 def concat_heads(x) -> np.ndarray:
-    """(B, H, L, D) -> (B, L, H * D), dense: the inverse of split_heads. Float types as attention's, any strides."""
+    """(B, H, L, D) -> (B, L, H * D), dense: the inverse of split_heads. Float types as attention's, any strides.
+
+    Example:
+        >>> x = np.arange(8, dtype=np.float32).reshape(1, 2, 4)
+        >>> np.array_equal(F.concat_heads(F.split_heads(x, 2)), x)
+        True
+    """
     x = _checked(x, "(B, H, L, D)", 4)
     B, H, L, D = x.shape
     return _copied(x, (B, L, H * D), lambda result: result.reshape(B, L, H, D).swapaxes(1, 2))

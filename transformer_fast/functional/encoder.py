@@ -7,7 +7,7 @@ of layer: its steps in csrc/ops/encoder.c, its weights in EncoderLayer.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,10 +16,23 @@ from transformer_fast.functional import arrays
 from transformer_fast.functional.attention_checks import starts
 from transformer_fast.functional.linear import ACTIVATIONS, PackedWeight
 
+# The vectors of a layer, in the order in which _core.EncoderStack takes them.
+_VECTORS = ("qkv_bias", "out_bias", "up_bias", "down_bias", "gate_bias")
+_VECTORS += ("norm1_weight", "norm1_bias", "norm2_weight", "norm2_bias")
+
 
 @dataclass(frozen=True, slots=True)
 class EncoderLayer:
-    """The weights of one layer: packed (3h, h), (h, h), (inner, h), (h, inner); biases, norm parameters (or None)."""
+    """The weights of one layer: packed (3h, h), (h, h), (inner, h), (h, inner); biases, norm parameters (or None).
+
+    With gate (inner, h) the feed-forward is down(activation(gate x) * up x).
+
+    Example:
+        >>> pack = lambda *shape: F.pack_weight(np.ones(shape, np.float32))
+        >>> layer = F.EncoderLayer(pack(24, 8), pack(8, 8), pack(16, 8), pack(8, 16), *[None] * 8)
+        >>> layer.qkv.shape, layer.down.shape
+        ((24, 8), (8, 16))
+    """
 
     qkv: PackedWeight
     out: PackedWeight
@@ -33,14 +46,25 @@ class EncoderLayer:
     norm1_bias: np.ndarray | None
     norm2_weight: np.ndarray | None
     norm2_bias: np.ndarray | None
+    gate: PackedWeight | None = None
+    gate_bias: np.ndarray | None = None
 
 
 class Encoder:
     """Encoder layers of one shape, checked and ready to run: post-norm as in BERT, or pre-norm (norm_first).
 
     layers: at least one EncoderLayer, all of the same shapes. num_heads divides h. activation: as in functional.linear.
-    eps: of the first and the second norm. The weights belong to the instruction set they were packed under.
+    eps: of the first and the second norm, which are layer norms, or RMS norms if norm="rms" (their biases are None
+    then). causal: each position sees itself and those before it. The weights belong to the instruction set they were
+    packed under.
     Raises ValueError and TypeError for weights that do not fit together.
+
+    Example:
+        >>> pack = lambda *shape: F.pack_weight(np.ones(shape, np.float32))
+        >>> layer = F.EncoderLayer(pack(24, 8), pack(8, 8), pack(16, 8), pack(8, 16), *[None] * 8)
+        >>> encoder = F.Encoder([layer, layer], num_heads=2)
+        >>> encoder(np.ones((5, 8), np.float32), [0, 2, 5]).shape  # two sequences: of two tokens and of three
+        (5, 8)
     """
 
     def __init__(
@@ -50,6 +74,9 @@ class Encoder:
         activation: str = "gelu",
         eps: tuple[float, float] = (1e-5, 1e-5),
         norm_first: bool = False,
+        *,
+        norm: str = "layer",
+        causal: bool = False,
     ) -> None:
         if not layers:
             raise ValueError("layers is empty; at least one is needed")
@@ -58,42 +85,55 @@ class Encoder:
             raise ValueError(f"num_heads is {num_heads}; a divisor of the hidden size {self.hidden} is needed")
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation is {activation!r}; one of {list(ACTIVATIONS)} is needed")
+        if norm not in ("layer", "rms"):
+            raise ValueError(f'norm is {norm!r}; "layer" or "rms" is needed')
         self.num_heads, self.activation, self.norm_first = num_heads, activation, norm_first
+        self.norm, self.causal = norm, causal
         self.eps = tuple(arrays.number(value, "eps") for value in eps)
         self.isa = layers[0].qkv.isa
         self._stack = _core.EncoderStack(
-            tuple(_checked(layer, i, self.hidden, inner) for i, layer in enumerate(layers))
+            tuple(_checked(layer, i, self.hidden, inner, norm == "rms") for i, layer in enumerate(layers))
         )
 
-    def __call__(self, x, cu_seqlens, *, out=None) -> np.ndarray:
+    def __call__(self, x, cu_seqlens, *, first_rows_only=False, out=None) -> np.ndarray:
         """x (T, h) float32, sequence b in the rows cu_seqlens[b]:cu_seqlens[b + 1] -> (T, h). out may be x itself.
 
         With enough sequences each thread takes some of them through all layers; a sequence's rows do not depend on
-        that, nor on the other sequences, to the bit.
+        that, nor on the other sequences, to the bit. first_rows_only: the first row of each sequence -> (B, h), at
+        the cost of the last layer's attention and feed-forward for those rows alone; there is no empty sequence then.
         Raises TypeError, ValueError, and RuntimeError under another instruction set than the weights'.
         """
         x = arrays.float32(x, "x", last=self.hidden)
         if x.ndim != 2:
             raise ValueError(f"x has shape {x.shape}; (T, {self.hidden}) is needed")
         cu_seqlens = starts(cu_seqlens, "cu_seqlens", len(x), "x")
+        if first_rows_only and (np.diff(cu_seqlens) == 0).any():
+            raise ValueError("cu_seqlens holds an empty sequence; with first_rows_only each needs a first row")
+        shape = (len(cu_seqlens) - 1, self.hidden) if first_rows_only else x.shape
         if out is not None:
-            arrays.check_out(out, x.shape, arrays.FLOAT32, {"x": x, "cu_seqlens": cu_seqlens}, in_place=("x",))
+            in_place = () if first_rows_only else ("x",)
+            arrays.check_out(out, shape, arrays.FLOAT32, {"x": x, "cu_seqlens": cu_seqlens}, in_place=in_place)
         dense = np.ascontiguousarray(x)
-        result = out if out is not None and out.flags.c_contiguous else np.empty(x.shape, arrays.FLOAT32)
-        activation = ACTIVATIONS[self.activation]
-        _core.encoder(dense, cu_seqlens, self._stack, self.num_heads, activation, *self.eps, self.norm_first, result, 0)
+        result = out if out is not None and out.flags.c_contiguous else np.empty(shape, arrays.FLOAT32)
+        activation, rms = ACTIVATIONS[self.activation], self.norm == "rms"
+        options = (activation, *self.eps, self.norm_first, rms, self.causal, first_rows_only)
+        _core.encoder(dense, cu_seqlens, self._stack, self.num_heads, *options, result, 0)
         return arrays.finish(out, result)
 
 
-def _checked(layer: EncoderLayer, index: int, hidden: int, inner: int) -> tuple:
+def _checked(layer: EncoderLayer, index: int, hidden: int, inner: int, rms: bool) -> tuple:
     shapes = {"qkv": (3 * hidden, hidden), "out": (hidden, hidden), "up": (inner, hidden), "down": (hidden, inner)}
+    if layer.gate is not None:
+        shapes["gate"] = (inner, hidden)
     for name, shape in shapes.items():
         if getattr(layer, name).shape != shape:
             raise ValueError(f"layers[{index}].{name} has shape {getattr(layer, name).shape}; {shape} is needed")
-    lengths = (3 * hidden, hidden, inner, hidden, hidden, hidden, hidden, hidden)
-    names = [field.name for field in fields(layer)]
-    vectors = []
-    for name, length in zip(names[4:], lengths, strict=True):
+    lengths = {"qkv_bias": 3 * hidden, "up_bias": inner, "gate_bias": inner}
+    vectors = {}
+    for name in _VECTORS:
         vector = getattr(layer, name)
-        vectors.append(None if vector is None else arrays.vector(vector, f"layers[{index}].{name}", length))
-    return (layer.qkv, layer.out, layer.up, layer.down, *vectors)
+        if rms and vector is not None and name in ("norm1_bias", "norm2_bias"):
+            raise ValueError(f"layers[{index}].{name} is given; RMS norm has no bias, None is needed")
+        length = lengths.get(name, hidden)
+        vectors[name] = None if vector is None else arrays.vector(vector, f"layers[{index}].{name}", length)
+    return (layer.qkv, layer.out, layer.up, layer.down, layer.gate, *vectors.values())

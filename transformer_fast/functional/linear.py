@@ -1,9 +1,11 @@
-"""Linear layers on packed weights.
+"""Linear layers on packed weights, and products of plain matrices.
 
-Called by users and nn.linear; the kernel is csrc/kernels/gemm.h, the blocking csrc/ops/linear.c.
+Called by users and nn.linear; the kernel is csrc/kernels/gemm.h, the blocking csrc/ops/linear.c and matmul.c.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 
@@ -22,6 +24,11 @@ def pack_weight(weight) -> PackedWeight:
     The result has shape, isa and nbytes, and goes wherever a weight goes. It holds a copy; `weight` may be a view of a
     mapped file and is not kept. Under another instruction set (set_isa) its use is a RuntimeError. Raises TypeError
     (not float32) and ValueError (not two axes).
+
+    Example:
+        >>> weight = F.pack_weight(np.array([[1, 2, 3], [4, 5, 6]], np.float32))
+        >>> F.linear(np.ones((1, 3), np.float32), weight)
+        array([[ 6., 15.]], dtype=float32)
     """
     weight = arrays.float32(weight, "weight")
     if weight.ndim != 2:
@@ -29,16 +36,21 @@ def pack_weight(weight) -> PackedWeight:
     return PackedWeight(weight, 0)
 
 
-def linear(x, weight, bias=None, *, activation=None, residual=None, out=None) -> np.ndarray:
-    """activation(x weight^T + bias) + residual.
+def linear(x, weight, bias=None, *, activation=None, multiply=None, residual=None, out=None) -> np.ndarray:
+    """activation(x weight^T + bias) * multiply + residual.
 
-    x (..., K), weight (N, K) or what pack_weight made of it, bias (N,), residual (..., N), or one that broadcasts to
-    it, -> (..., N); all float32.
+    x (..., K), weight (N, K) or what pack_weight made of it, bias (N,), multiply and residual (..., N), or what
+    broadcasts to it, -> (..., N); all float32. A gated feed-forward multiplies by its other half.
     activation: None, "relu", "gelu" (by erf), "gelu_tanh", "quick_gelu", "silu" or "tanh", applied while the result is
-    in cache. A weight that is not packed is packed for this one call. out may be `residual` itself, and must not
-    overlap x.
+    in cache. A weight that is not packed is packed for this one call. out may be `multiply` or `residual` itself, and
+    must not overlap x.
     Raises TypeError, ValueError, and RuntimeError for a weight packed under another instruction set. Source:
     torch.nn.functional.linear.
+
+    Example:
+        >>> x = np.array([[1, -2, 3]], np.float32)
+        >>> F.linear(x, np.eye(3, dtype=np.float32), activation="relu", residual=x)
+        array([[ 2., -2.,  6.]], dtype=float32)
     """
     packed = weight if type(weight) is PackedWeight else pack_weight(weight)
     N, K = packed.shape
@@ -50,17 +62,15 @@ def linear(x, weight, bias=None, *, activation=None, residual=None, out=None) ->
     if bias is not None:
         bias = arrays.vector(bias, "bias", N)
     shape = (*x.shape[:-1], N)
-    if residual is not None:
-        residual = arrays.float32(residual, "residual")
-        if residual.shape != shape:
-            residual = _broadcast(residual, shape)
+    multiply = None if multiply is None else _full(multiply, "multiply", shape)
+    residual = None if residual is None else _full(residual, "residual", shape)
     if out is not None:
         arrays.check_out(
             out,
             shape,
             arrays.FLOAT32,
-            {"x": x, "residual": residual, "weight": weight, "bias": bias},
-            in_place=("residual",),
+            {"x": x, "multiply": multiply, "residual": residual, "weight": weight, "bias": bias},
+            in_place=("multiply", "residual"),
         )
     result = arrays.result_array(out, shape, arrays.FLOAT32)
     if result.size:
@@ -73,6 +83,7 @@ def linear(x, weight, bias=None, *, activation=None, residual=None, out=None) ->
             packed,
             bias,
             ACTIVATIONS[activation],
+            None if multiply is None else arrays.as_rows(multiply),
             None if residual is None else arrays.as_rows(residual),
             rows,
             0,
@@ -80,8 +91,63 @@ def linear(x, weight, bias=None, *, activation=None, residual=None, out=None) ->
     return arrays.finish(out, result)
 
 
-def _broadcast(residual: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def _full(x, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    x = arrays.float32(x, name)
+    if x.shape == shape:
+        return x
     try:
-        return arrays.dense(np.broadcast_to(residual, shape))
+        return arrays.dense(np.broadcast_to(x, shape))
     except ValueError:
-        raise ValueError(f"residual has shape {residual.shape}; {shape} is needed") from None
+        raise ValueError(f"{name} has shape {x.shape}; {shape} is needed") from None
+
+
+def matmul(a, b, *, out=None) -> np.ndarray:
+    """a @ b: a (..., M, K), b (..., K, N) -> (..., M, N); leading axes broadcast; float32, any strides.
+
+    b may be a view `w.swapaxes(-1, -2)`: nothing is copied but into the engine's own layout. A weight that is used more
+    than once goes through pack_weight and linear. out must not overlap a or b.
+    Raises TypeError and ValueError. Source: numpy.matmul, for arrays of at least two axes.
+
+    Example:
+        >>> a = np.arange(6, dtype=np.float32).reshape(2, 3)
+        >>> matmul(a, a.T)
+        array([[ 5., 14.],
+               [14., 50.]], dtype=float32)
+    """
+    a, b = arrays.float32(a, "a"), _either_way_dense(b)
+    if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
+        raise ValueError(f"a has shape {a.shape}, b has shape {b.shape}: (..., M, K) and (..., K, N) are needed")
+    try:
+        leading = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    except ValueError:
+        raise ValueError(f"a has shape {a.shape}, b has shape {b.shape}: leading axes do not broadcast") from None
+    shape = (*leading, a.shape[-2], b.shape[-1])
+    if out is not None:
+        arrays.check_out(out, shape, arrays.FLOAT32, {"a": a, "b": b})
+    result = out if out is not None and out.flags.c_contiguous else np.empty(shape, arrays.FLOAT32)
+    if result.size:
+        if b.ndim == 2 and a.flags.c_contiguous:  # one product of many rows
+            a, rows = arrays.as_rows(a), result.reshape(1, -1, shape[-1])
+        else:
+            rows = result.reshape(-1, *shape[-2:])
+        entries = a.shape[:-2] if len(rows) == 1 and a.ndim == 2 else leading
+        _core.matmul(a, b, _offsets(a, entries), _offsets(b, entries), rows, 0)
+    return arrays.finish(out, result)
+
+
+def _either_way_dense(b) -> np.ndarray:
+    """`b` as float32, with dense rows or dense columns: the engine packs both."""
+    b = np.asarray(b)
+    if b.ndim >= 2 and b.dtype.name == "float32" and _core.readable(b.swapaxes(-1, -2)):
+        return b
+    return arrays.float32(b, "b")
+
+
+def _offsets(x: np.ndarray, leading: tuple[int, ...]) -> np.ndarray:
+    """Where the matrices of x, broadcast to `leading`, begin: elements from the first one."""
+    x = np.broadcast_to(x, (*leading, *x.shape[-2:]))
+    offsets = np.zeros(leading, np.int64)
+    for axis, length in enumerate(leading):
+        step = np.arange(length) * (x.strides[axis] // x.itemsize)
+        offsets += step.reshape(-1, *[1] * (len(leading) - axis - 1))
+    return offsets.reshape(math.prod(leading))

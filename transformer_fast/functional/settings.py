@@ -16,6 +16,12 @@ def set_num_threads(n: int | None) -> None:
     """How many threads an op may use from now on, in the whole process. None: back to the environment's choice.
 
     That is TRANSFORMER_FAST_NUM_THREADS, else OMP_NUM_THREADS, else the CPUs that affinity and cgroup quota give.
+
+    Example:
+        >>> F.set_num_threads(1)
+        >>> F.get_num_threads()
+        1
+        >>> F.set_num_threads(None)
     """
     if n is None:
         _core.set_num_threads(0)
@@ -26,17 +32,32 @@ def set_num_threads(n: int | None) -> None:
 
 
 def get_num_threads() -> int:
-    """How many threads an op of enough work uses now."""
+    """How many threads an op of enough work uses now.
+
+    Example:
+        >>> F.get_num_threads() >= 1
+        True
+    """
     return _core.get_num_threads()
 
 
 def available_isas() -> tuple[str, ...]:
-    """The instruction set levels that this machine can run, slowest first."""
+    """The instruction set levels that this machine can run, slowest first.
+
+    Example:
+        >>> F.available_isas()[0]
+        'scalar'
+    """
     return _core.available_isas()
 
 
 def get_isa() -> str:
-    """The level in force."""
+    """The level in force.
+
+    Example:
+        >>> F.get_isa() in F.available_isas()
+        True
+    """
     return _core.get_isa()
 
 
@@ -45,6 +66,13 @@ def set_isa(name: str | None) -> None:
 
     Weights packed before belong to the level they were packed under. Raises ValueError for a name that is not known,
     RuntimeError where the machine lacks the level. TRANSFORMER_FAST_ISA does the same at import.
+
+    Example:
+        >>> before = F.get_isa()
+        >>> F.set_isa("scalar")
+        >>> F.get_isa()
+        'scalar'
+        >>> F.set_isa(before)
     """
     if name is not None and not isinstance(name, str):
         raise TypeError(f"name is {name!r}; a string, or None, is needed")
@@ -58,7 +86,13 @@ def set_isa(name: str | None) -> None:
 
 
 def release_workspace() -> int:
-    """Frees the scratch memory that calls keep for the next one; returns how many bytes that were."""
+    """Frees the scratch memory that calls keep for the next one; returns how many bytes that were.
+
+    Example:
+        >>> released = F.release_workspace()
+        >>> F.release_workspace()
+        0
+    """
     return _core.release_workspace()
 
 
@@ -66,6 +100,10 @@ def show_config() -> dict:
     """What this build is and what it found on this machine.
 
     Keys: version, isa, available_isas, num_threads, openmp, cpu, cache_bytes (L1d, L2, L3), compiler.
+
+    Example:
+        >>> F.show_config()["version"] == tf.__version__
+        True
     """
     from transformer_fast import __version__
 
@@ -82,12 +120,22 @@ def show_config() -> dict:
 
 
 def measure_fma_peak(num_threads: int = 1, seconds: float = 0.2) -> float:
-    """GFLOP/s of independent fp32 multiply-adds of the level in force, best of `seconds`: every product's ceiling."""
+    """GFLOP/s of independent fp32 multiply-adds of the level in force, best of `seconds`: every product's ceiling.
+
+    Example:
+        >>> F.measure_fma_peak(seconds=0.01) > 0
+        True
+    """
     return _core.measure_fma(seconds, num_threads)
 
 
 def measure_streaming_read(nbytes: int = 256 << 20, num_threads: int = 1) -> float:
-    """GB/s of reading `nbytes` in order (more than the caches hold: the memory's rate), best of five."""
+    """GB/s of reading `nbytes` in order (more than the caches hold: the memory's rate), best of five.
+
+    Example:
+        >>> F.measure_streaming_read(nbytes=1 << 20) > 0
+        True
+    """
     return _core.measure_read(np.ones(max(nbytes // 4, 1), np.float32), 5, num_threads)
 
 

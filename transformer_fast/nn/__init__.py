@@ -5,27 +5,61 @@ under torch's state-dict names and calls `transformer_fast.functional` for every
 needs more than about eight options becomes two blocks.
 """
 
+from transformer_fast.nn.activation import GELU, Dropout, Identity, QuickGELU, ReLU, Sigmoid, SiLU, Softmax, Tanh
 from transformer_fast.nn.attention import MultiheadAttention, PackedSelfAttention
+from transformer_fast.nn.container import ModuleDict, Sequential
+from transformer_fast.nn.convolution import Conv1d, Conv2d, PatchEmbedding
 from transformer_fast.nn.embedding import Embedding
 from transformer_fast.nn.feed_forward import FeedForward
 from transformer_fast.nn.init import manual_seed
 from transformer_fast.nn.linear import Linear
 from transformer_fast.nn.module import Module, ModuleList
-from transformer_fast.nn.norm import LayerNorm
+from transformer_fast.nn.norm import LayerNorm, RMSNorm
 from transformer_fast.nn.packed import Collector, PackedEncoder
+from transformer_fast.nn.position import (
+    LearnedPositionalEmbedding,
+    RelativePositionBias,
+    RotaryEmbedding,
+    SinusoidalPositionalEncoding,
+    SinusoidalPositionalEncoding2d,
+    alibi_slopes,
+    relative_position_bucket,
+)
 from transformer_fast.nn.transformer import TransformerEncoderLayer
 
 __all__ = [
     "Collector",
+    "Conv1d",
+    "Conv2d",
+    "Dropout",
     "Embedding",
     "FeedForward",
+    "GELU",
+    "Identity",
     "LayerNorm",
+    "LearnedPositionalEmbedding",
     "Linear",
     "Module",
+    "ModuleDict",
     "ModuleList",
     "MultiheadAttention",
     "PackedEncoder",
     "PackedSelfAttention",
+    "PatchEmbedding",
+    "QuickGELU",
+    "RMSNorm",
+    "ReLU",
+    "RelativePositionBias",
+    "RotaryEmbedding",
+    "Sequential",
+    "SiLU",
+    "Sigmoid",
+    "SinusoidalPositionalEncoding",
+    "SinusoidalPositionalEncoding2d",
+    "Softmax",
+    "Tanh",
     "TransformerEncoderLayer",
+    "alibi_slopes",
     "manual_seed",
+    "relative_position_bucket",
 ]

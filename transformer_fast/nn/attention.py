@@ -19,7 +19,13 @@ from transformer_fast.nn.module import Module
 
 
 class PackedSelfAttention(Module):
-    """Self-attention on packed tokens: in_proj (E -> 3E: query, key, value), attention, out_proj (E -> E)."""
+    """Self-attention on packed tokens: in_proj (E -> 3E: query, key, value), attention, out_proj (E -> E).
+
+    Example:
+        >>> attention = nn.PackedSelfAttention(16, num_heads=2)
+        >>> attention(np.ones((5, 16), np.float32), [0, 2, 5]).shape  # two sequences: of two tokens and of three
+        (5, 16)
+    """
 
     def __init__(self, embed_dim: int, num_heads: int, bias: bool = True) -> None:
         super().__init__()
@@ -70,6 +76,13 @@ class MultiheadAttention(Module):
     raise NotImplementedError. One policy differs from torch: a query that may attend no key gets zeros, not NaN.
 
     Fresh input projections are Xavier-uniform, the output projection is as in Linear, biases are 0.
+
+    Example:
+        >>> attention = nn.MultiheadAttention(16, num_heads=2, batch_first=True)
+        >>> x = np.ones((3, 5, 16), np.float32)
+        >>> output, weights = attention(x, x, x)
+        >>> output.shape, weights.shape
+        ((3, 5, 16), (3, 5, 5))
     """
 
     def __init__(

@@ -39,7 +39,12 @@ def feed_forward(
 
 
 class FeedForward(Module):
-    """linear1 (d_model -> dim_feedforward), activation, linear2 (dim_feedforward -> d_model)."""
+    """linear1 (d_model -> dim_feedforward), activation, linear2 (dim_feedforward -> d_model).
+
+    Example:
+        >>> nn.FeedForward(16, 64, activation="gelu")(np.ones((2, 16), np.float32)).shape
+        (2, 16)
+    """
 
     def __init__(self, d_model: int, dim_feedforward: int, activation: Activation = "relu", bias: bool = True) -> None:
         super().__init__()

@@ -21,7 +21,15 @@ _unset: ContextVar[bool] = ContextVar("transformer_fast_unset_parameters", defau
 
 
 def manual_seed(seed: int) -> None:
-    """Makes the parameters of all modules created from now on repeatable."""
+    """Makes the parameters of all modules created from now on repeatable.
+
+    Example:
+        >>> nn.manual_seed(0)
+        >>> first = nn.Linear(3, 2)
+        >>> nn.manual_seed(0)
+        >>> np.array_equal(nn.Linear(3, 2).weight, first.weight)
+        True
+    """
     global _generator
     _generator = np.random.default_rng(seed)
 

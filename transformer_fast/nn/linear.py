@@ -38,6 +38,13 @@ class Linear(Module):
     """y = x W^T + b, as torch.nn.Linear: weight (out_features, in_features), bias (out_features,) or None.
 
     Fresh weights and biases are U(-1/sqrt(in_features), 1/sqrt(in_features)).
+
+    Example:
+        >>> linear = nn.Linear(3, 2)
+        >>> linear.load_state_dict({"weight": np.ones((2, 3)), "bias": np.array([0.0, 10.0])})
+        IncompatibleKeys(missing_keys=[], unexpected_keys=[])
+        >>> linear(np.array([[1, 2, 3]], np.float32))
+        array([[ 6., 16.]], dtype=float32)
     """
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:

@@ -9,7 +9,7 @@ Names and behaviour follow torch.nn.Module as far as inference needs it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +25,19 @@ class IncompatibleKeys(NamedTuple):
 
 
 class Module:
-    """Base of all blocks; calling it runs `forward`."""
+    """Base of all blocks; calling it runs `forward`.
+
+    Example:
+        >>> class Twice(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.linear = nn.Linear(4, 4)
+        ...
+        ...     def forward(self, x):
+        ...         return self.linear(self.linear(x))
+        >>> list(Twice().state_dict())
+        ['linear.weight', 'linear.bias']
+    """
 
     def __init__(self) -> None:
         self.__dict__["_parameters"] = {}
@@ -134,6 +146,14 @@ class Module:
             raise ValueError(f"{label} was given shape {array.shape}; needed: {current.shape}")
         return array
 
+    def _add(self, name: str, module: Module) -> None:
+        """A part whose name need not be an identifier: what containers are made of."""
+        if not isinstance(module, Module):
+            raise TypeError(f"{type(self).__name__}[{name!r}] was given a {type(module).__name__}; needed: a Module")
+        if not isinstance(name, str) or not name or "." in name:
+            raise ValueError(f"{type(self).__name__} was given the name {name!r}; needed: a string without dots")
+        self._modules[name] = module
+
     def extra_repr(self) -> str:
         """What stands in the brackets of `repr(module)`."""
         return ""
@@ -145,12 +165,31 @@ class Module:
 
 
 class ModuleList(Module):
-    """Modules in a row, named "0", "1", ... in state dicts."""
+    """Modules in a row, named "0", "1", ... in state dicts.
 
-    def __init__(self, modules: Sequence[Module] = ()) -> None:
+    Example:
+        >>> layers = nn.ModuleList([nn.Linear(4, 8), nn.Linear(8, 2)])
+        >>> list(layers.state_dict())
+        ['0.weight', '0.bias', '1.weight', '1.bias']
+    """
+
+    def __init__(self, modules: Iterable[Module] = ()) -> None:
         super().__init__()
-        for index, module in enumerate(modules):
-            self._modules[str(index)] = module
+        self.extend(modules)
+
+    def append(self, module: Module) -> ModuleList:
+        """Adds a module at the end; returns the list itself."""
+        name = str(len(self))
+        if name in self._modules:  # a slice of a Sequential keeps its names
+            raise ValueError(f"the names {list(self._modules)} are taken; needed: modules that are counted from 0")
+        self._add(name, module)
+        return self
+
+    def extend(self, modules: Iterable[Module]) -> ModuleList:
+        """Adds modules at the end; returns the list itself."""
+        for module in modules:
+            self.append(module)
+        return self
 
     def __len__(self) -> int:
         return len(self._modules)
@@ -158,8 +197,16 @@ class ModuleList(Module):
     def __iter__(self) -> Iterator[Module]:
         return iter(self._modules.values())
 
-    def __getitem__(self, index: int) -> Module:
-        return list(self._modules.values())[index]
+    def __getitem__(self, index: int | slice) -> Any:
+        """A module, or for a slice a list of the same kind with some of them."""
+        names = list(self._modules)[index]
+        return self._part(names) if isinstance(index, slice) else self._modules[names]
+
+    def __setitem__(self, index: int, module: Module) -> None:
+        self._add(list(self._modules)[index], module)
+
+    def _part(self, names: list[str]) -> ModuleList:
+        return ModuleList(self._modules[name] for name in names)
 
 
 def _float32(label: str, value: Any) -> np.ndarray:

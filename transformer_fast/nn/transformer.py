@@ -19,6 +19,11 @@ class TransformerEncoderLayer(Module):
 
     activation is "relu", "gelu", another name that `functional.linear` knows, or a function of an array. norm_first
     normalises before each half (pre-norm) instead of after it. dropout is accepted and does nothing at inference.
+
+    Example:
+        >>> layer = nn.TransformerEncoderLayer(16, nhead=2, dim_feedforward=32, batch_first=True)
+        >>> layer(np.ones((3, 5, 16), np.float32), is_causal=True).shape
+        (3, 5, 16)
     """
 
     def __init__(
