@@ -1,7 +1,7 @@
 """The command: what it prints where, its exit codes, and what it leaves behind when it is interrupted.
 
-Most tests put a small stand-in for the encoder behind `cli._encoder`; those at the end run the command as a user does,
-with the real weights where they are installed.
+Most tests put a small stand-in for the encoder behind `commands.common.encoder`; those at the end run the command as a
+user does, with the real weights where they are installed.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from subprocesses import PACKAGE_PARENT, environment, run_python
 
 import transformer_fast
 from transformer_fast import bench, cli, weights
+from transformer_fast.commands import common, embed
 
 
 class FakeEncoder:
@@ -44,7 +45,7 @@ class FakeEncoder:
 @pytest.fixture
 def encoder(monkeypatch):
     fake = FakeEncoder()
-    monkeypatch.setattr(cli, "_encoder", lambda options: fake)
+    monkeypatch.setattr(common, "encoder", lambda options: fake)
     return fake
 
 
@@ -116,7 +117,7 @@ def test_embed_options_reach_the_encoder(run, encoder):
 def test_jsonl_gives_every_bit_back(tmp_path):
     values = np.random.default_rng(0).standard_normal((1, 1000)).astype(np.float32) * np.float32(1e-3)
     file = tmp_path / "a.jsonl"
-    cli._write_embeddings(file, ["t"], values)
+    embed._write_embeddings(file, ["t"], values)
     row = json.loads(file.read_text())["embedding"]
     np.testing.assert_array_equal(np.array(row, np.float32), values[0])
     assert len(file.read_text()) < 16 * values.size
@@ -210,7 +211,7 @@ def test_interrupted_write_leaves_nothing(name, error, run, encoder, tmp_path, m
         raise error
 
     monkeypatch.setattr(np, "save", half)
-    monkeypatch.setattr(cli, "_write_jsonl", half)
+    monkeypatch.setattr(embed, "_write_jsonl", half)
     code, _, err = run("embed", "a", "-o", str(target))
     assert code == {KeyboardInterrupt: 130}.get(error, 143 if isinstance(error, SystemExit) else 1)
     assert target.read_text() == "as it was"
@@ -222,7 +223,7 @@ def test_missing_package_names_the_extra(run, monkeypatch):
     def fail(options):
         raise ModuleNotFoundError("No module named 'tokenizers'", name="tokenizers")
 
-    monkeypatch.setattr(cli, "_encoder", fail)
+    monkeypatch.setattr(common, "encoder", fail)
     code, _, err = run("embed", "a")
     assert code == 1
     assert_one_line(err, "tokenizers", "pip install 'transformer-fast[models]'")
@@ -232,7 +233,7 @@ def test_faults_of_the_program_keep_their_traceback(run, monkeypatch):
     def fail(options):
         raise AssertionError("a fault")
 
-    monkeypatch.setattr(cli, "_encoder", fail)
+    monkeypatch.setattr(common, "encoder", fail)
     with pytest.raises(AssertionError, match="a fault"):
         run("embed", "a")
 
@@ -242,6 +243,7 @@ CHILD = """
 import sys, time
 import numpy as np
 from transformer_fast import cli
+from transformer_fast.commands import common
 
 class Encoder:
     def encode(self, sentences, **options):
@@ -249,7 +251,7 @@ class Encoder:
         time.sleep(float(sys.argv[1]))
         return np.zeros((len(sentences), 20000), np.float32)
 
-cli._encoder = lambda options: Encoder()
+common.encoder = lambda options: Encoder()
 raise SystemExit(cli.main(sys.argv[2:]))
 """
 

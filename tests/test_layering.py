@@ -22,7 +22,8 @@ CSRC = ROOT / "csrc"
 # Room -> the rooms of the package that it may import (a room: a module or a folder of transformer_fast).
 PYTHON_ROOMS = {
     "__main__": {"cli"},
-    "cli": {"bench", "functional", "models", "passages", "text", "weights", "__init__"},
+    "cli": {"commands"},
+    "commands": {"commands", "bench", "functional", "models", "passages", "text", "weights", "__init__"},
     "bench": {"functional", "timing"},
     "text": {"models", "nn", "functional", "checkpoint", "weights"},
     "models": {"models", "nn", "functional", "checkpoint"},

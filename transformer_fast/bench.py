@@ -1,9 +1,9 @@
 """How fast attention and linear layers are here, next to NumPy and to what the processor can do at all.
 
-Called by `transformer-fast bench` (cli.py). The two implementations and the processor's FMA peak are measured in turns,
-so that a change of clock frequency or a busy neighbour meets all three alike; every figure is the median of the rounds.
-Ratios can be compared between machines, GFLOP/s cannot. A new size is a line in `QUICK` or `FULL`; a new operation is
-a class with the methods of `Attention`.
+Called by commands/bench.py. The two implementations and the processor's FMA peak are measured in turns, so that a
+change of clock frequency or a busy neighbour meets all three alike; every figure is the median of the rounds. Ratios
+can be compared between machines, GFLOP/s cannot. A new size is a line in `QUICK` or `FULL`; a new operation is a class
+with the methods of `Attention`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Passages of text with their places: what `transformer-fast search` looks through.
 
-Called by cli.py. Three sources: the docstrings of Python's own standard library (real text that every machine has),
-the docstrings of any Python file, and the paragraphs of any text file. A new kind of file is a function
+Called by commands/search.py. Three sources: the docstrings of Python's own standard library (real text that every
+machine has), the docstrings of any Python file, and the paragraphs of any text file. A new kind of file is a function
 `path, root -> list of passages` and a line in `_READERS`.
 """
 

