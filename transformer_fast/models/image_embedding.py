@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from transformer_fast.nn import Collector, Module, PackedEncoder, init
-from transformer_fast.nn.convolution import PatchEmbedding
+from transformer_fast.nn import Collector, Module, PackedEncoder, PatchEmbedding, init
 
 _CUBIC = -0.75  # the cubic kernel's parameter in torch.nn.functional.interpolate(mode="bicubic")
 
@@ -55,6 +54,8 @@ class ImageEmbedding(Module):
                 f"pixel_values has shape {pixels.shape}; "
                 f"needed: pictures of {self.image_size}, or interpolate_pos_encoding=True"
             )
+        if any(n < patch for n, patch in zip(size, self.patch_size, strict=True)):
+            raise ValueError(f"pixel_values has shape {pixels.shape}; needed: pictures of at least {self.patch_size}")
         positions = self._positions(*size)
         tokens = np.empty((len(pixels), *positions.shape), np.float32)
         tokens[:, 0] = self.class_token + positions[0]
