@@ -25,7 +25,8 @@ PYTHON_ROOMS = {
     "cli": {"commands"},
     "commands": {"commands", "bench", "functional", "models", "passages", "text", "weights", "__init__"},
     "bench": {"functional", "timing"},
-    "text": {"models", "nn", "functional", "checkpoint", "weights"},
+    "text": {"models", "nn", "functional", "checkpoint", "tokenization", "weights"},
+    "tokenization": {"checkpoint"},
     "models": {"models", "nn", "functional", "checkpoint"},
     "nn": {"nn", "functional"},
     "functional": {"functional", "_core", "reference"},  # reference: float64, which only an oracle needs
