@@ -88,7 +88,12 @@ def load_image(path: str | Path) -> Any:
         (640, 480)
     """
     with pillow().open(path) as image:
-        return import_module("PIL.ImageOps").exif_transpose(image).convert("RGB")
+        return upright(image)
+
+
+def upright(image: Any) -> Any:
+    """A PIL image turned as its EXIF orientation says, in RGB: what transformers' pipelines make of a picture."""
+    return import_module("PIL.ImageOps").exif_transpose(image).convert("RGB")
 
 
 @dataclass(frozen=True)
