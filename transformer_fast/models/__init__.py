@@ -11,10 +11,22 @@ from pathlib import Path
 from transformer_fast.checkpoint import Checkpoint, CheckpointError, find_folder
 from transformer_fast.models.base import PretrainedModel
 
+
+def _heads(family: str, *further: str) -> dict[str, str]:
+    """The classes <family>For<task>, which have the names of transformers' architectures."""
+    tasks = ("MaskedLM", "SequenceClassification", "TokenClassification", "QuestionAnswering", *further)
+    return {f"{family}For{task}": f"{family}For{task}" for task in tasks}
+
+
 # model_type in config.json -> file in this folder, {name in its "architectures": class}, class without a head, which is
 # taken for architectures that are not listed.
 _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
-    "bert": ("bert", {}, "BertModel"),
+    "bert": ("bert", _heads("Bert", "NextSentencePrediction", "PreTraining"), "BertModel"),
+    "distilbert": ("distilbert", _heads("DistilBert"), "DistilBertModel"),
+    "modernbert": ("modernbert", _heads("ModernBert"), "ModernBertModel"),
+    "mpnet": ("mpnet", _heads("MPNet"), "MPNetModel"),
+    "roberta": ("roberta", _heads("Roberta"), "RobertaModel"),
+    "xlm-roberta": ("roberta", _heads("XLMRoberta"), "XLMRobertaModel"),
     "vit": ("vit", {"ViTForImageClassification": "ViTForImageClassification"}, "ViTModel"),
     "deit": (
         "vit",

@@ -20,12 +20,8 @@ from transformer_fast.models.base import PretrainedModel, Source, under
 from transformer_fast.models.config import ACTIVATIONS, Index, Number, check_fields, read_config
 from transformer_fast.models.image_embedding import ImageEmbedding, encoded
 from transformer_fast.models.inputs import integers, offsets, token_mask
-from transformer_fast.models.output import (
-    BaseModelOutputWithPooling,
-    CLIPOutput,
-    CLIPTextModelOutput,
-    CLIPVisionModelOutput,
-)
+from transformer_fast.models.output import BaseModelOutputWithPooling
+from transformer_fast.models.vision_output import CLIPOutput, CLIPTextModelOutput, CLIPVisionModelOutput
 from transformer_fast.nn import Collector, Embedding, LayerNorm, Linear, PackedEncoder
 
 # Checkpoints from before transformers 4.31 say 2, whatever their vocabulary: the end-of-text token is then the highest.

@@ -47,12 +47,22 @@ class ModelOutput:
         return len(self.keys())
 
 
+# hidden_states: (B, L, h) of the embeddings and of each layer; attentions: (B, H, Lq, Lk) of each layer. Both are None
+# unless the call asked for them.
+
+
+@dataclasses.dataclass(eq=False)
+class BaseModelOutput(ModelOutput):
+    """last_hidden_state (B, L, h)."""
+
+    last_hidden_state: np.ndarray
+    hidden_states: tuple[np.ndarray, ...] | None = None
+    attentions: tuple[np.ndarray, ...] | None = None
+
+
 @dataclasses.dataclass(eq=False)
 class BaseModelOutputWithPooling(ModelOutput):
-    """last_hidden_state (B, L, h); pooler_output (B, h), or None where the model has no pooler.
-
-    hidden_states: (B, L, h) for the embeddings and each layer; attentions: (B, H, L, L) for each layer; if asked for.
-    """
+    """last_hidden_state (B, L, h); pooler_output (B, h), or None where the model has no pooler."""
 
     last_hidden_state: np.ndarray
     pooler_output: np.ndarray | None = None
@@ -61,8 +71,8 @@ class BaseModelOutputWithPooling(ModelOutput):
 
 
 @dataclasses.dataclass(eq=False)
-class ImageClassifierOutput(ModelOutput):
-    """logits (B, labels); hidden_states and attentions as in `BaseModelOutputWithPooling`."""
+class MaskedLMOutput(ModelOutput):
+    """logits (B, L, V): for each place, of each word of the vocabulary."""
 
     logits: np.ndarray
     hidden_states: tuple[np.ndarray, ...] | None = None
@@ -70,43 +80,47 @@ class ImageClassifierOutput(ModelOutput):
 
 
 @dataclasses.dataclass(eq=False)
-class TwoHeadedImageClassifierOutput(ModelOutput):
-    """logits (B, labels), the mean of those of DeiT's class token and of its distillation token."""
+class SequenceClassifierOutput(ModelOutput):
+    """logits (B, num_labels)."""
 
     logits: np.ndarray
-    cls_logits: np.ndarray
-    distillation_logits: np.ndarray
     hidden_states: tuple[np.ndarray, ...] | None = None
     attentions: tuple[np.ndarray, ...] | None = None
 
 
 @dataclasses.dataclass(eq=False)
-class CLIPTextModelOutput(ModelOutput):
-    """text_embeds (B, p), the projection of the text's end-of-text token; the rest as in the model without it."""
+class TokenClassifierOutput(ModelOutput):
+    """logits (B, L, num_labels)."""
 
-    text_embeds: np.ndarray
-    last_hidden_state: np.ndarray
+    logits: np.ndarray
     hidden_states: tuple[np.ndarray, ...] | None = None
     attentions: tuple[np.ndarray, ...] | None = None
 
 
 @dataclasses.dataclass(eq=False)
-class CLIPVisionModelOutput(ModelOutput):
-    """image_embeds (B, p), the projection of the picture's class token; the rest as in the model without it."""
+class QuestionAnsweringModelOutput(ModelOutput):
+    """start_logits and end_logits (B, L): of each place, that the answer starts or ends there."""
 
-    image_embeds: np.ndarray
-    last_hidden_state: np.ndarray
+    start_logits: np.ndarray
+    end_logits: np.ndarray
     hidden_states: tuple[np.ndarray, ...] | None = None
     attentions: tuple[np.ndarray, ...] | None = None
 
 
 @dataclasses.dataclass(eq=False)
-class CLIPOutput(ModelOutput):
-    """logits_per_image (Bi, Bt) and its transposed, of text_embeds (Bt, p) and image_embeds (Bi, p), of length 1."""
+class NextSentencePredictorOutput(ModelOutput):
+    """logits (B, 2): that the second text follows the first, that it does not."""
 
-    logits_per_image: np.ndarray
-    logits_per_text: np.ndarray
-    text_embeds: np.ndarray
-    image_embeds: np.ndarray
-    text_model_output: BaseModelOutputWithPooling
-    vision_model_output: BaseModelOutputWithPooling
+    logits: np.ndarray
+    hidden_states: tuple[np.ndarray, ...] | None = None
+    attentions: tuple[np.ndarray, ...] | None = None
+
+
+@dataclasses.dataclass(eq=False)
+class BertForPreTrainingOutput(ModelOutput):
+    """prediction_logits (B, L, V) of masked words; seq_relationship_logits (B, 2) of the second text."""
+
+    prediction_logits: np.ndarray
+    seq_relationship_logits: np.ndarray
+    hidden_states: tuple[np.ndarray, ...] | None = None
+    attentions: tuple[np.ndarray, ...] | None = None

@@ -13,18 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from transformer_fast.models.base import PretrainedModel, Source, under
-from transformer_fast.models.config import ACTIVATIONS, check_fields
+from transformer_fast.models.config import ACTIVATIONS, Labels, check_fields
 from transformer_fast.models.image_embedding import ImageEmbedding, encoded, pair
-from transformer_fast.models.output import (
-    BaseModelOutputWithPooling,
-    ImageClassifierOutput,
-    TwoHeadedImageClassifierOutput,
-)
+from transformer_fast.models.output import BaseModelOutputWithPooling
+from transformer_fast.models.vision_output import ImageClassifierOutput, TwoHeadedImageClassifierOutput
 from transformer_fast.nn import LayerNorm, Linear, PackedEncoder
 
 
 @dataclass(frozen=True)
-class ViTConfig:
+class ViTConfig(Labels):
     """The fields of config.json that have an effect; the defaults are transformers'."""
 
     hidden_size: int = 768
@@ -40,7 +37,6 @@ class ViTConfig:
     pooler_output_size: int | None = None
     pooler_act: str = "tanh"
     head_dim: int | None = None
-    id2label: dict | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -57,11 +53,6 @@ class ViTConfig:
         for size, patch in zip(pair(self.image_size), pair(self.patch_size), strict=True):
             if patch > size:
                 raise ValueError(f"patch_size is {self.patch_size}; needed: at most image_size={self.image_size}")
-
-    @property
-    def num_labels(self) -> int:
-        """How many classes the head tells apart; 2 where id2label does not say."""
-        return 2 if self.id2label is None else len(self.id2label)
 
 
 # Where a layer's parameters stand in the checkpoint, except for query, key and value, which are stacked to one.
@@ -180,7 +171,7 @@ class ViTForImageClassification(PretrainedModel):
         super().__init__(config)
         self.base = self.base_class(config, add_pooling_layer=False)
         for prefix in self.head_prefixes:
-            setattr(self, prefix.removesuffix("."), Linear(config.hidden_size, config.num_labels))
+            setattr(self, prefix.removesuffix("."), Linear(config.hidden_size, config.label_count))
 
     @classmethod
     def sources(cls, config: ViTConfig, names: Collection[str]) -> dict[str, Source]:
