@@ -26,6 +26,7 @@ PYTHON_ROOMS = {
     "commands": {"commands", "bench", "functional", "models", "passages", "text", "weights", "__init__"},
     "bench": {"functional", "timing"},
     "text": {"models", "nn", "functional", "checkpoint", "tokenization", "weights"},
+    "pipelines": {"pipelines", "models", "functional", "tokenization", "vision", "checkpoint"},
     "tokenization": {"checkpoint"},
     "models": {"models", "nn", "functional", "checkpoint"},
     "nn": {"nn", "functional"},
