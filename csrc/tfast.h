@@ -101,6 +101,28 @@ typedef struct {
 } tfast_encoder;
 tfast_status tfast_encoder_run(const tfast_encoder* call, int n_threads);
 
+/* --- recurrent layers (ops/recurrent.c) -------------------------------------------------------------------- */
+typedef enum { TFAST_LSTM = 0, TFAST_GRU = 1 } tfast_cell;
+
+/* One layer over L steps of B rows, G gates (LSTM 4, GRU 3) of `hidden` units, in one or two directions: the second, or
+ * the only one with `reverse`, runs from each row's end to its start. The state is `width` wide: hidden, or fewer where
+ * an LSTM projects it. */
+typedef struct {
+    tfast_cell cell;
+    int64_t L, B, inputs, hidden, width, directions;
+    int reverse;
+    const float* x; /* (L, B, inputs); strides of step and row */
+    int64_t x_stride[2];
+    const tfast_packed *input_weight[2], *weight[2]; /* (G * hidden, inputs) and (G * hidden, width) */
+    const float *input_bias, *bias;                  /* directions * G * hidden each, or NULL */
+    const tfast_packed* projection[2];               /* (width, hidden), or NULL */
+    const int64_t *order, *lengths; /* the rows by falling length; row b has lengths[b] steps, 0 to L */
+    float *h, *c; /* (directions, B, width) and (directions, B, hidden; LSTM only), dense: first state, then last */
+    float* y;     /* (L, B, directions * width), the state after each step, 0 behind a row's end */
+    int64_t y_stride[2];
+} tfast_recurrent;
+tfast_status tfast_recurrent_run(const tfast_recurrent* call, int n_threads);
+
 /* --- rows and spans (ops/norm.c, softmax.c, activation.c)
  * --------------------------------------------------------------------- */
 tfast_status tfast_layernorm(int64_t m, int64_t n, const float* x, int64_t x_stride, const float* residual,

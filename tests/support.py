@@ -108,6 +108,24 @@ def every_call(rows: int = 21, width: int = 19) -> list[Call]:
     angles = dict(cos=normal(Lq, D // 2, seed=15), sin=normal(Lq, D // 2, seed=16))
     row = dict(query=q[:, :, :1].copy(), key=k, value=v, attn_mask=mask[:, :, :1].copy())
     sdpa, varlen = "scaled_dot_product_attention", "varlen_attention"
+    units, outputs = width // 2 + 1, width // 4 + 1
+    steps, many = normal(5, rows, K, seed=15), dict(lengths=np.arange(rows) % 6, direction="both")
+    cells = {
+        gates: dict(
+            weight_ih=normal(2 * gates * units, K, seed=16) / K,
+            weight_hh=normal(2 * gates * units, units, seed=17) / units,
+            bias_ih=normal(2 * gates * units, seed=18),
+            bias_hh=normal(2 * gates * units, seed=19),
+            h_0=normal(2, rows, units, seed=20),
+        )
+        for gates in (3, 4)
+    }
+    narrow = dict(
+        weight_hh=normal(8 * units, outputs, seed=21) / units,
+        weight_hr=normal(2 * outputs, units, seed=22) / units,
+        h_0=normal(2, rows, outputs, seed=23),
+        c_0=normal(2, rows, units, seed=24),
+    )
     return [
         Call("attention", sdpa, dict(**qkv, attn_mask=normal(B, H, Lq, Lk)), dict(is_causal=True, causal_offset=4)),
         Call("attention-bool", sdpa, dict(**qkv, attn_mask=mask, kv_lengths=lengths)),
@@ -129,6 +147,9 @@ def every_call(rows: int = 21, width: int = 19) -> list[Call]:
         Call("silu", "silu", dict(x=x)),
         Call("tanh", "tanh", dict(x=x)),
         Call("quick_gelu", "quick_gelu", dict(x=x)),
+        Call("lstm", "lstm", dict(x=steps, **cells[4], c_0=normal(2, rows, units)), many, takes_out=False),
+        Call("lstm-projected", "lstm", dict(x=steps, **cells[4] | narrow), many, takes_out=False),
+        Call("gru", "gru", dict(x=steps, **cells[3]), many, takes_out=False),
         Call("embedding", "embedding", dict(ids=rng.integers(0, V, (3, rows)), weight=normal(V, N))),
         Call("split_heads", "split_heads", dict(x=normal(B, rows, H * D)), dict(num_heads=H), takes_out=False),
         Call("concat_heads", "concat_heads", dict(x=q), takes_out=False),

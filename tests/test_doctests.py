@@ -20,8 +20,9 @@ from transformer_fast import functional, nn
 # What an example may use as it is.
 NAMES = {"np": np, "tf": transformer_fast, "nn": nn, "F": functional}
 
-# Module -> the packages that it, or its examples, cannot do without; where they are missing it is left out.
-NEEDS: dict[str, tuple[str, ...]] = {}
+# Module -> the packages that it, or its examples, cannot do without; where they are missing it is left out. torch is
+# loaded by tests marked `oracle` alone.
+NEEDS = {"transformer_fast.integrations.torch": ("torch",)}
 
 PACKAGE = transformer_fast.__name__
 MODULES = [PACKAGE, *sorted(found.name for found in pkgutil.walk_packages(transformer_fast.__path__, f"{PACKAGE}."))]
@@ -34,7 +35,11 @@ def settings():
         yield
 
 
-@pytest.mark.parametrize("name", MODULES)
+def marked(name):
+    return pytest.param(name, marks=pytest.mark.oracle) if "torch" in NEEDS.get(name, ()) else name
+
+
+@pytest.mark.parametrize("name", [marked(name) for name in MODULES])
 def test_examples_of_module(name):
     missing = [package for package in NEEDS.get(name, ()) if importlib.util.find_spec(package) is None]
     if missing:

@@ -20,6 +20,7 @@ FAMILIES = {
     "linear": ("linear",),
     "softmax": ("softmax",),
     "activation": ("gelu", "relu", "silu", "tanh", "quick_gelu"),
+    "recurrent": ("lstm", "gru"),
     "embedding": ("embedding",),
     "matmul": ("matmul",),
     "norms": ("layer_norm", "rms_norm"),
@@ -111,6 +112,21 @@ def keys_that_do_not_exist(guarded):
         )
 
 
+def recurrent_outputs(place, guarded, end):
+    """The rows that lstm and gru write, and those they read: `out` and x between the pages at once."""
+    from support import assert_close, every_call
+
+    for rows, width in SIZES:
+        for call in every_call(rows, width):
+            if call.op in FAMILIES["recurrent"]:
+                print("recurrent out:", call.name, rows, width, place.__name__, f"{end=}", flush=True)
+                expected = call.expected()
+                out = place(np.full(expected[0].shape, np.nan, np.float32), guarded, end, writable=True)
+                results = call.run(out=out, x=place(call.operands["x"], guarded, end))
+                assert results[0] is out
+                assert_close((np.array(out), *results[1:]), expected)
+
+
 def child(family: str, isa: str):
     from support import assert_close, every_call, guarded
 
@@ -137,6 +153,10 @@ def child(family: str, isa: str):
                         count += 1
     if family == "attention":
         keys_that_do_not_exist(guarded)
+    if family == "recurrent":
+        for place in (plain, tight):
+            for end in (False, True):
+                recurrent_outputs(place, guarded, end)
     print("done", count)
 
 

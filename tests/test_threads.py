@@ -50,6 +50,13 @@ def heads(op, *shape, **options):
     return lambda: getattr(functional, op)(x, **options)
 
 
+def recurrent(op, L, B, width, units, direction="forward", lengths=None):
+    gates, both = {"lstm": 4, "gru": 3}[op], 2 if direction == "both" else 1
+    x, rows = normal(L, B, width), both * gates * units
+    weights = normal(rows, width, seed=1) / np.float32(width), normal(rows, units, seed=2) / np.float32(units)
+    return lambda: getattr(functional, op)(x, *weights, normal(rows), direction=direction, lengths=lengths)
+
+
 # Each large enough to be cut into tasks, and odd enough that the tasks are of different sizes.
 WORK = {
     "attention-many-heads": lambda: attention(3, 5, 130, 130, 40),
@@ -67,6 +74,10 @@ WORK = {
     "linear-wide": lambda: linear(13, 2000, 300),
     "linear-row": lambda: linear(1, 3001, 500),
     "linear-deep": lambda: linear(65, 70, 3000),
+    "lstm-rows": lambda: recurrent("lstm", 7, 37, 65, 70, "both", np.arange(37) % 8),
+    "lstm-one-row": lambda: recurrent("lstm", 5, 1, 40, 400),
+    "gru-few-rows": lambda: recurrent("gru", 9, 3, 40, 300, "backward", np.array([2, 9, 0])),
+    "gru-both": lambda: recurrent("gru", 9, 1, 40, 130, "both"),
     "layer_norm": lambda: rows("layer_norm", 1003, 384),
     "softmax": lambda: rows("softmax", 1003, 384),
     "softmax-axis": lambda: rows("softmax", 500, 700, axis=0),
@@ -178,6 +189,7 @@ LONG_CALLS = {
     "varlen": lambda: varlen(3000),
     "linear": lambda: linear(2000, 2048, 1024),
     "pack_weight": lambda: packing(3000, 4000),
+    "gru": lambda: recurrent("gru", 500, 16, 64, 256),
     "layer_norm": lambda: rows("layer_norm", 30_000, 512),
     "softmax": lambda: rows("softmax", 30_000, 512),
     "gelu": lambda: rows("gelu", 30_000, 512),

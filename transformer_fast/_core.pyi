@@ -55,6 +55,22 @@ def encoder(
     y: ndarray,
     n_threads: int,
 ) -> None: ...
+def recurrent(
+    cell: int,
+    reverse: bool,
+    x: ndarray,
+    input_weights: tuple[PackedWeight, ...],
+    weights: tuple[PackedWeight, ...],
+    input_bias: ndarray | None,
+    bias: ndarray | None,
+    projections: tuple[PackedWeight, ...],
+    order: ndarray,
+    lengths: ndarray,
+    h: ndarray,
+    c: ndarray | None,
+    y: ndarray,
+    n_threads: int,
+) -> None: ...
 def layer_norm(
     x: ndarray,
     residual: ndarray | None,

@@ -126,6 +126,27 @@ cdef extern from "tfast.h" nogil:
         float *y
 
     tfast_status tfast_encoder_run(const tfast_encoder *call, int n_threads)
+    ctypedef enum tfast_cell:
+        TFAST_LSTM
+    ctypedef struct tfast_recurrent:
+        tfast_cell cell
+        int64_t L, B, inputs, hidden, width, directions
+        int reverse
+        const float *x
+        int64_t x_stride[2]
+        const tfast_packed *input_weight[2]
+        const tfast_packed *weight[2]
+        const float *input_bias
+        const float *bias
+        const tfast_packed *projection[2]
+        const int64_t *order
+        const int64_t *lengths
+        float *h
+        float *c
+        float *y
+        int64_t y_stride[2]
+
+    tfast_status tfast_recurrent_run(const tfast_recurrent *call, int n_threads)
     tfast_status tfast_layernorm(int64_t m, int64_t n, const float *x, int64_t x_stride, const float *residual,
                                  int64_t residual_stride, const float *weight, const float *bias, float eps, float *y,
                                  int64_t y_stride, int n_threads)
@@ -554,6 +575,54 @@ def encoder(cnp.ndarray x, cnp.ndarray cu, EncoderStack stack, int64_t heads, in
     call.y = <float *>floats(y)
     with nogil:
         status = tfast_encoder_run(&call, n_threads)
+    check(status)
+
+
+# --- recurrent layers -------------------------------------------------------------------------------------------------
+
+def recurrent(int cell, bint reverse, cnp.ndarray x, tuple input_weights, tuple weights, input_bias, bias,
+              tuple projections, cnp.ndarray order, cnp.ndarray lengths, cnp.ndarray h, c, cnp.ndarray y,
+              int n_threads):
+    """x (L, B, inputs), y (L, B, directions * width): last axes dense; h (directions, B, width) and c (directions, B,
+    hidden), or None, dense, are overwritten; order and lengths (B,) dense int64, already checked.
+
+    input_weights, weights: a PackedWeight (G * hidden, inputs) and (G * hidden, width) for each direction; projections:
+    one (width, hidden) each, or none.
+    """
+    cdef tfast_recurrent call
+    cdef tfast_status status
+    cdef PackedWeight packed
+    cdef int d
+    call.cell = <tfast_cell>cell
+    call.L = cnp.PyArray_DIM(x, 0)
+    call.B = cnp.PyArray_DIM(x, 1)
+    call.inputs = cnp.PyArray_DIM(x, 2)
+    call.directions = len(weights)
+    call.reverse = reverse
+    call.x = floats(x)
+    call.input_bias = floats(input_bias)
+    call.bias = floats(bias)
+    call.order = integers(order)
+    call.lengths = integers(lengths)
+    call.h = <float *>floats(h)
+    call.c = <float *>floats(c)
+    call.y = <float *>floats(y)
+    for d in range(2):
+        call.x_stride[d] = step(x, d)
+        call.y_stride[d] = step(y, d)
+        call.projection[d] = NULL
+    for d in range(len(weights)):
+        packed = input_weights[d]
+        call.input_weight[d] = &packed.packed
+        packed = weights[d]
+        call.weight[d] = &packed.packed
+        call.width = packed.packed.K
+        call.hidden = packed.packed.N // (3 if c is None else 4)
+        if projections:
+            packed = projections[d]
+            call.projection[d] = &packed.packed
+    with nogil:
+        status = tfast_recurrent_run(&call, n_threads)
     check(status)
 
 

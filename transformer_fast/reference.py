@@ -422,6 +422,107 @@ def _activate(y, name):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Recurrent layers
+
+
+def lstm(
+    x,
+    weight_ih,
+    weight_hh,
+    bias_ih=None,
+    bias_hh=None,
+    weight_hr=None,
+    h_0=None,
+    c_0=None,
+    *,
+    lengths=None,
+    direction="forward",
+    batch_first=False,
+):
+    """(y, h_n, c_n) of one LSTM layer: i, f, o = sigmoid, g = tanh of x W_ih^T + b_ih + h W_hh^T + b_hh (in the order
+    i, f, g, o); c = f c + i g; h = o tanh(c), or (o tanh(c)) W_hr^T.
+
+    x (L, B, I), or (B, L, I) if batch_first; weight_ih (4 Hc, I), weight_hh (4 Hc, P), weight_hr (P, Hc) or None;
+    h_0 (1, B, P), c_0 (1, B, Hc), zeros by default -> y (L, B, P) or (B, L, P), h_n, c_n. direction "backward" runs
+    from each row's end, "both" runs both: two of everything, one after the other along the first axis (of weights,
+    biases and states) and along the last one of y. Row b has lengths[b] steps; y is 0 behind them.
+
+    Source: torch.nn.LSTM.
+    """
+
+    def step(a, s, state):
+        i, f, g, o = np.split(a + s, 4, axis=-1)
+        cell = _sigmoid(f) * state[1] + _sigmoid(i) * np.tanh(g)
+        return _sigmoid(o) * np.tanh(cell), cell
+
+    Hc = len(weight_hh) // (8 if direction == "both" else 4)
+    start = [(h_0, np.shape(weight_hh)[1]), (c_0, Hc)]
+    return _recurrent(
+        step, x, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, start, lengths, direction, batch_first
+    )
+
+
+def gru(
+    x,
+    weight_ih,
+    weight_hh,
+    bias_ih=None,
+    bias_hh=None,
+    h_0=None,
+    *,
+    lengths=None,
+    direction="forward",
+    batch_first=False,
+):
+    """(y, h_n) of one GRU layer: with a = x W_ih^T + b_ih and s = h W_hh^T + b_hh, r, z = sigmoid(a + s),
+    n = tanh(a + r s), h = (1 - z) n + z h; gates in the order r, z, n.
+
+    Shapes and options as in `lstm`, with 3 gates. Source: torch.nn.GRU.
+    """
+
+    def step(a, s, state):
+        (ar, az, an), (sr, sz, sn) = np.split(a, 3, axis=-1), np.split(s, 3, axis=-1)
+        r, z = _sigmoid(ar + sr), _sigmoid(az + sz)
+        return ((1 - z) * np.tanh(an + r * sn) + z * state[0],)
+
+    start = [(h_0, np.shape(weight_hh)[1])]
+    return _recurrent(step, x, weight_ih, weight_hh, bias_ih, bias_hh, None, start, lengths, direction, batch_first)
+
+
+def _sigmoid(x):
+    with np.errstate(over="ignore"):
+        return 1 / (1 + np.exp(-x))
+
+
+def _recurrent(step, x, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, start, lengths, direction, batch_first):
+    """Step by step, row by row: `step(a, s, state)` gives the next state; start holds (first state, its width)."""
+    out_dtype = np.asarray(x).dtype
+    x = _widen(x, "x")
+    x = x.swapaxes(0, 1) if batch_first else x
+    L, B = x.shape[:2]
+    ways = {"forward": (False,), "backward": (True,), "both": (False, True)}[direction]
+    D = len(ways)
+    states = [np.zeros((D, B, n), x.dtype) if s is None else np.array(s, x.dtype) for s, n in start]
+    lengths = np.full(B, L) if lengths is None else lengths
+    P = states[0].shape[-1]
+    y = np.zeros((L, B, D * P), x.dtype)
+    for d, backward in enumerate(ways):
+        ih, hh, b_ih, b_hh, hr = (
+            None if w is None else np.split(np.asarray(w, x.dtype), D)[d]
+            for w in (weight_ih, weight_hh, bias_ih, bias_hh, weight_hr)
+        )
+        for b in range(B):
+            for t in range(lengths[b])[:: -1 if backward else 1]:
+                new = step(linear(x[t, b], ih, b_ih), linear(states[0][d, b], hh, b_hh), [s[d, b] for s in states])
+                new = (new[0] if hr is None else new[0] @ hr.T, *new[1:])
+                for state, value in zip(states, new, strict=True):
+                    state[d, b] = value
+                y[t, b, d * P : (d + 1) * P] = new[0]
+    y = y.swapaxes(0, 1) if batch_first else y
+    return tuple(array.astype(out_dtype) for array in (y, *states))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Embedding and heads
 
 

@@ -17,6 +17,7 @@
 #include "gemm.h"
 #include "norm.h"
 #include "probe.h"
+#include "recurrent.h"
 #include "rope.h"
 #include "softmax.h"
 
@@ -45,6 +46,8 @@ static void fill(tfast_kernels* table) {
     table->rope_f32_rows = KERNEL(rope_f32_rows);
     table->softmax_f32_rows = KERNEL(softmax_f32_rows);
     table->activation_f32_span = KERNEL(activation_f32_span);
+    table->lstm_f32_span = KERNEL(lstm_f32_span);
+    table->gru_f32_span = KERNEL(gru_f32_span);
 
     table->fma_f32_probe = KERNEL(fma_f32_probe);
     table->read_f32_probe = KERNEL(read_f32_probe);

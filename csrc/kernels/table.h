@@ -134,6 +134,11 @@ typedef struct {
     /* y = exp(x - max) / sum for each of m rows of n; y may be x. */
     void (*softmax_f32_rows)(int64_t m, int64_t n, const float* x, int64_t x_stride, float* y, int64_t y_stride);
     void (*activation_f32_span)(int64_t n, const float* x, float* y, tfast_activation kind);
+    /* The gates of one row of a recurrent step with n units: x and s, the shares of the input and of the state, hold 4
+     * (LSTM: i, f, g, o) or 3 (GRU: r, z, n) times n numbers. c and h are the state: c is read and written, and so is h
+     * of a GRU; h of an LSTM is only written. */
+    void (*lstm_f32_span)(int64_t n, const float* x, const float* s, float* c, float* h);
+    void (*gru_f32_span)(int64_t n, const float* x, const float* s, float* h);
 
     /* --- what this machine can do
      * --------------------------------------------------------------------------------------------- */

@@ -59,6 +59,10 @@ V_INLINE vf v_erf(vf x) {
     return v_div(v_mul(x, p), q);
 }
 
+V_INLINE vf v_sigmoid(vf x) {
+    return v_div(v_set1(1.0f), v_add(v_exp2(v_mul(x, v_set1(-V_LOG2E))), v_set1(1.0f)));
+}
+
 V_INLINE vf v_sigmoid_times(vf x, float slope) {
     const vf e = v_exp2(v_mul(x, v_set1(-slope * V_LOG2E)));
     return v_div(x, v_add(e, v_set1(1.0f)));

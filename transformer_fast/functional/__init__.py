@@ -1,10 +1,9 @@
 """The ops of the library: NumPy arrays in, NumPy arrays out.
 
 Called by users and by transformer_fast.nn. Here stand checks, defaults and docstrings; what is computed stands in
-csrc/, and transformer_fast.reference says the same in plain NumPy. One file a family: attention, linear, rows (norm,
-softmax, activations), rotary,
-copies (embedding, heads), settings (threads, instruction set, the machine); arrays.py is what
-their checks share. A new op goes into its family's file and is named below.
+csrc/, and transformer_fast.reference says the same in plain NumPy. One file a family: attention, linear, recurrent,
+rows (norm, softmax, activations), rotary, copies (embedding, heads), settings (threads, instruction set, the machine);
+arrays.py is what their checks share. A new op goes into its family's file and is named below.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from transformer_fast.functional.attention import (
 from transformer_fast.functional.copies import concat_heads, embedding, embedding_sum, split_heads
 from transformer_fast.functional.encoder import Encoder, EncoderLayer
 from transformer_fast.functional.linear import PackedWeight, linear, matmul, pack_weight
+from transformer_fast.functional.recurrent import gru, lstm
 from transformer_fast.functional.rotary import rotary_embedding
 from transformer_fast.functional.rows import gelu, layer_norm, quick_gelu, relu, rms_norm, silu, softmax, tanh
 from transformer_fast.functional.settings import (
@@ -46,8 +46,10 @@ __all__ = [
     "gelu",
     "get_isa",
     "get_num_threads",
+    "gru",
     "layer_norm",
     "linear",
+    "lstm",
     "matmul",
     "measure_fma_peak",
     "measure_streaming_read",

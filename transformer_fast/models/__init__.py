@@ -52,9 +52,21 @@ _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
         {"CLIPVisionModelWithProjection": "CLIPVisionModelWithProjection"},
         "CLIPVisionModel",
     ),
+    "bart": ("bart", {"BartForConditionalGeneration": "BartForConditionalGeneration"}, "BartModel"),
+    "gemma2": ("gemma2", {"Gemma2ForCausalLM": "Gemma2ForCausalLM"}, "Gemma2Model"),
+    "gemma3_text": ("gemma3", {"Gemma3ForCausalLM": "Gemma3ForCausalLM"}, "Gemma3TextModel"),
+    "gpt2": ("gpt2", {"GPT2LMHeadModel": "GPT2LMHeadModel"}, "GPT2Model"),
+    "llama": ("llama", {"LlamaForCausalLM": "LlamaForCausalLM"}, "LlamaModel"),
+    "marian": ("marian", {"MarianMTModel": "MarianMTModel"}, "MarianModel"),
+    "mistral": ("mistral", {"MistralForCausalLM": "MistralForCausalLM"}, "MistralModel"),
+    "mt5": ("t5", {"MT5ForConditionalGeneration": "T5ForConditionalGeneration"}, "T5Model"),
+    "qwen2": ("qwen2", {"Qwen2ForCausalLM": "Qwen2ForCausalLM"}, "Qwen2Model"),
+    "qwen3": ("qwen3", {"Qwen3ForCausalLM": "Qwen3ForCausalLM"}, "Qwen3Model"),
+    "t5": ("t5", {"T5ForConditionalGeneration": "T5ForConditionalGeneration"}, "T5Model"),
+    "whisper": ("whisper", {"WhisperForConditionalGeneration": "WhisperForConditionalGeneration"}, "WhisperModel"),
 }
 
-__all__ = ["CheckpointError", "PretrainedModel", "load_model"]
+__all__ = ["CheckpointError", "PretrainedModel", "find_folder", "load_model"]
 
 
 def load_model(

@@ -57,9 +57,9 @@ class Source:
         return [(n, *own[1:])[::-1] if self.transpose else (n, *own[1:]) for n in rows]
 
     def read(self, tensors: Mapping[str, np.ndarray], own: tuple[int, ...]) -> np.ndarray:
-        """The parameter; a view of the one tensor where nothing has to be moved."""
+        """The parameter; a view of the one tensor (transposed by its strides), so that nothing is copied."""
         parts = [tensors[name].T if self.transpose else tensors[name] for name in self.names]
-        array = np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts)).reshape(own)
+        array = (parts[0] if len(parts) == 1 else np.concatenate(parts)).reshape(own)
         array.flags.writeable = False  # so that load_state_dict shares it
         return array
 
@@ -193,6 +193,7 @@ class PretrainedModel(Module):
                     raise CheckpointError(f"{source}: tensor {name!r} would have to be {shape} and {expected[name]}")
         tensors = checkpoint.take(expected, cls.ignored)
         model.load_state_dict({ours: sources[ours].read(tensors, array.shape) for ours, array in own.items()})
+        checkpoint.release()
         model._content, model._names = dict(checkpoint.config), frozenset(names)
         return model
 

@@ -7,10 +7,12 @@ needs more than about eight options becomes two blocks.
 
 from transformer_fast.nn.activation import GELU, Dropout, Identity, QuickGELU, ReLU, Sigmoid, SiLU, Softmax, Tanh
 from transformer_fast.nn.attention import MultiheadAttention, PackedSelfAttention
+from transformer_fast.nn.cache import KeyValueCache
 from transformer_fast.nn.container import ModuleDict, Sequential
 from transformer_fast.nn.convolution import Conv1d, Conv2d, PatchEmbedding
 from transformer_fast.nn.embedding import Embedding
 from transformer_fast.nn.feed_forward import FeedForward
+from transformer_fast.nn.fused import FusedLinear
 from transformer_fast.nn.init import manual_seed
 from transformer_fast.nn.linear import Linear
 from transformer_fast.nn.module import Module, ModuleList
@@ -25,6 +27,7 @@ from transformer_fast.nn.position import (
     alibi_slopes,
     relative_position_bucket,
 )
+from transformer_fast.nn.recurrent import GRU, LSTM
 from transformer_fast.nn.transformer import TransformerEncoderLayer
 
 __all__ = [
@@ -34,8 +37,12 @@ __all__ = [
     "Dropout",
     "Embedding",
     "FeedForward",
+    "FusedLinear",
     "GELU",
+    "GRU",
     "Identity",
+    "KeyValueCache",
+    "LSTM",
     "LayerNorm",
     "LearnedPositionalEmbedding",
     "Linear",

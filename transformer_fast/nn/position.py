@@ -216,23 +216,10 @@ class RotaryEmbedding(Module):
                 f"positions has shape {positions.shape}; {rows[-1:]} or {rows} is needed for an input of shape "
                 f"{input.shape}"
             )
-        return _rotated(input, *self.tables(positions), self.interleaved)
+        return F.rotary_embedding(input, *self.tables(positions), interleaved=self.interleaved)
 
     def extra_repr(self) -> str:
         return f"{self.dim}, base={self.scaling.base:g}, scaling={self.scaling.kind}, interleaved={self.interleaved}"
-
-
-def _rotated(x: np.ndarray, cos: np.ndarray, sin: np.ndarray, interleaved: bool) -> np.ndarray:
-    half = cos.shape[-1]
-    if cos.ndim == 3:
-        cos, sin = cos[:, None], sin[:, None]
-    first, second = slice(0, half), slice(half, 2 * half)
-    if interleaved:
-        first, second = slice(0, 2 * half, 2), slice(1, 2 * half, 2)
-    out = np.array(x, order="C")
-    out[..., first] = x[..., first] * cos - x[..., second] * sin
-    out[..., second] = x[..., second] * cos + x[..., first] * sin
-    return out
 
 
 # ----------------------------------------------------------------------------------------------------------------------

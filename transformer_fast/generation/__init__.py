@@ -1,0 +1,39 @@
+"""Generation: greedy search, beam search and sampling, with transformers' options and results.
+
+Users call `model.generate(...)` and `model.stream(...)` of a model with a language-modelling head (`GenerationMixin`),
+or `generate(model, ...)`. This package knows no model family; a model takes part by two methods:
+
+    logits, state = model.start(input_ids, attention_mask, capacity=n, **model_inputs)
+        input_ids (B, L), attention_mask (B, L) or None (all are tokens) -> logits (B, V) float32 that follow each row's
+        last token, and a state. capacity is the number of positions, prompt included, that a row may grow to. Padding
+        may stand on the left or on the right; it is dropped, so that a row's positions are 0, 1, 2, ...
+    logits = model.step(ids, state)
+        ids (B,), one more token for each row -> logits (B, V). The state is changed in place. The array may be scratch
+        of the model: it holds until the next step.
+    state.reorder(index)
+        row i becomes what row index[i] was; index (B',) may be longer or shorter than B, and repeat rows (beams).
+
+An encoder-decoder model sets `is_encoder_decoder = True`. Its `start` runs the encoder on input_ids (or on its own
+main input among model_inputs, with input_ids None), and the decoder on `decoder_input_ids` (B, n), a further keyword;
+the logits and capacity are the decoder's. `model_inputs` are passed through: names that `start` does not take are
+refused.
+
+`config.py` has the options and their defaults, `logits.py` what changes scores before a token is chosen, `stopping.py`
+when a row ends, `search.py` one token at a time, `beams.py` beam search, `streaming.py` text as it comes.
+
+Source: transformers.generation (GenerationMixin.generate).
+"""
+
+from transformer_fast.generation.config import GenerationConfig, read_generation_config
+from transformer_fast.generation.generate import GenerationMixin, generate, stream
+from transformer_fast.generation.streaming import TextStreamer, load_tokenizer
+
+__all__ = [
+    "GenerationConfig",
+    "GenerationMixin",
+    "TextStreamer",
+    "generate",
+    "load_tokenizer",
+    "read_generation_config",
+    "stream",
+]

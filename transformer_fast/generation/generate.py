@@ -1,0 +1,219 @@
+"""`generate` and `stream`: from arguments to a prompt, a config and one of the searches.
+
+See the package's docstring for what a model has to offer. `GenerationMixin` gives both to a model as methods.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from transformer_fast.generation.beams import beam_search
+from transformer_fast.generation.config import FIELDS, GenerationConfig, read_generation_config, split
+from transformer_fast.generation.logits import Processor, processors
+from transformer_fast.generation.search import greedy, sampler, search
+from transformer_fast.generation.stopping import Stop
+
+
+@dataclass
+class _Task:
+    """A generation, checked, with nothing computed yet."""
+
+    model: Any
+    config: GenerationConfig
+    ids: np.ndarray  # (B, n): what the new ids are appended to
+    inputs: dict[str, Any]  # arguments of model.start
+    steps: list[Processor]
+    stop: Stop
+
+    def start(self) -> tuple[np.ndarray, Any]:
+        return self.model.start(**self.inputs, capacity=self.stop.max_length)
+
+    def search(self) -> Iterator[np.ndarray]:
+        config, ids = self.config, self.ids
+        logits, state = self.start()
+        if config.num_return_sequences > 1:
+            index = np.repeat(np.arange(len(ids)), config.num_return_sequences)
+            logits, ids = logits[index], ids[index]
+            state.reorder(index)
+        choose = sampler(np.random.default_rng(config.seed)) if config.do_sample else greedy
+        yield from search(self.model, logits, state, ids, self.steps, choose, self.stop, config.pad)
+
+
+def _task(model: Any, input_ids, attention_mask, logits_processor, tokenizer, options: dict[str, Any]) -> _Task:
+    chosen, inputs = split(options)
+    accepted = inspect.signature(model.start).parameters
+    unknown = [name for name in inputs if name not in accepted or name == "capacity"]
+    if unknown:
+        raise TypeError(f"generate() got {', '.join(unknown)}, which {type(model).__name__} does not take")
+    defaults = {n: v for n, v in getattr(model, "generation_config", {}).items() if n in FIELDS}
+    config = GenerationConfig(**(defaults | chosen))
+    if input_ids is not None:
+        input_ids = _ids("input_ids", input_ids)
+    if getattr(model, "is_encoder_decoder", False):
+        ids = _decoder_ids(model, config, input_ids, inputs)
+        inputs["decoder_input_ids"] = ids
+        if input_ids is not None:
+            attention_mask = _tokens(input_ids, attention_mask, config)
+        tokens = None
+    else:
+        if input_ids is None:
+            raise TypeError("input_ids is None; needed: integers (B, L)")
+        ids = input_ids
+        attention_mask = tokens = _tokens(ids, attention_mask, config)
+    max_length = config.longest(ids.shape[1], getattr(model.config, "max_position_embeddings", None))
+    steps = processors(config, ids.shape[1], max_length, tokens, logits_processor)
+    stop = Stop(max_length, config.eos, config.stop_strings, tokenizer)
+    if config.stop_strings is not None and config.pad is None and len(ids) * config.num_return_sequences > 1:
+        raise ValueError("pad_token_id is None; needed with stop_strings: an id to fill rows that have ended with")
+    return _Task(model, config, ids, {"input_ids": input_ids, "attention_mask": attention_mask, **inputs}, steps, stop)
+
+
+def _ids(name: str, array: Any) -> np.ndarray:
+    array = np.asarray(array)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} has dtype {array.dtype}; needed: integers")
+    if array.ndim != 2 or array.shape[1] == 0:
+        raise ValueError(f"{name} has shape {array.shape}; needed: (B, L) with L >= 1")
+    return array.astype(np.int64, copy=False)
+
+
+def _tokens(ids: np.ndarray, mask: Any, config: GenerationConfig) -> np.ndarray | None:
+    """(B, L) booleans, False for padding; None where all are tokens. Without a mask the padding id tells them apart."""
+    if mask is None:
+        if config.pad is None or config.pad in config.eos:
+            return None
+        tokens = ids != config.pad
+    else:
+        mask = np.asarray(mask)
+        if mask.shape != ids.shape:
+            raise ValueError(f"attention_mask has shape {mask.shape}; needed: {ids.shape}, one value a token")
+        tokens = mask != 0
+    if not tokens.any(axis=1).all():
+        row = int(np.argmin(tokens.any(axis=1)))
+        raise ValueError(f"row {row} of input_ids holds padding only; needed: at least one token")
+    return None if tokens.all() else tokens
+
+
+def _decoder_ids(model: Any, config: GenerationConfig, input_ids: np.ndarray | None, inputs: dict) -> np.ndarray:
+    """What the decoder begins with, (B, n): the ids given, after the start token, or that alone."""
+    given = inputs.pop("decoder_input_ids", None)
+    if given is not None:
+        given = _ids("decoder_input_ids", given)
+    start = config.decoder_start_token_id if config.decoder_start_token_id is not None else config.bos_token_id
+    if start is None:
+        if given is None:
+            raise ValueError("decoder_start_token_id is None; needed: the id that decoding begins with")
+        return given
+    if given is None:
+        main = input_ids if input_ids is not None else next(iter(inputs.values()), None)
+        if main is None:
+            raise TypeError("input_ids is None; needed: integers (B, L), or the model's own main input")
+        return np.full((len(main), 1), start, np.int64)
+    if getattr(model, "prepends_decoder_start", True) and (given[:, 0] != start).all():
+        return np.concatenate([np.full((len(given), 1), start, np.int64), given], axis=1)
+    return given
+
+
+def generate(
+    model: Any,
+    input_ids: Any = None,
+    attention_mask: Any = None,
+    *,
+    logits_processor: Any = None,
+    tokenizer: Any = None,
+    streamer: Any = None,
+    **options: Any,
+) -> np.ndarray:
+    """Continues each row of input_ids (B, L): ids (B * num_return_sequences, L + new), padded where a row has ended.
+
+    For an encoder-decoder model the result holds the decoder's ids. Options are those of `GenerationConfig`, with
+    transformers' meaning: greedy search by default, beam search with num_beams, sampling with do_sample (with both,
+    beams by chance); the model's `generation_config` gives the defaults. attention_mask (B, L) is 0 where padding is,
+    on the left or on the right; without it pad_token_id tells, unless that id also ends rows.
+
+    logits_processor: callable(ids (B, n), scores (B, V)) -> scores, or a list of them.
+    tokenizer: needed for stop_strings. streamer: has put(ids) and end(); it gets the prompt and then ids (B,).
+    Further arguments go to the model.
+
+    Raises:
+        ValueError, TypeError: an argument does not fit; the text names it.
+        NotImplementedError: an option of transformers that is not supported here.
+
+    Source: transformers' GenerationMixin.generate.
+
+    Example:
+        >>> model.generate([[464, 2068]], max_new_tokens=3)                                           # doctest: +SKIP
+        array([[ 464, 2068, 7586, 21831, 18045]])
+    """
+    task = _task(model, input_ids, attention_mask, logits_processor, tokenizer, options)
+    if task.config.num_beams > 1:
+        if streamer is not None:
+            raise ValueError(f"streamer is given and num_beams is {task.config.num_beams}; needed: num_beams=1")
+        logits, state = task.start()
+        return beam_search(model, logits, state, task.ids, task.steps, task.stop, task.config)
+    ids = np.repeat(task.ids, task.config.num_return_sequences, axis=0)
+    if streamer is not None:
+        streamer.put(ids)
+    chosen = []
+    for tokens in task.search():
+        chosen.append(tokens)
+        if streamer is not None:
+            streamer.put(tokens)
+    if streamer is not None:
+        streamer.end()
+    return np.concatenate([ids, np.stack(chosen, axis=1)], axis=1)
+
+
+def stream(
+    model: Any,
+    input_ids: Any = None,
+    attention_mask: Any = None,
+    *,
+    logits_processor: Any = None,
+    tokenizer: Any = None,
+    **options: Any,
+) -> Iterator[np.ndarray]:
+    """As `generate`, one token at a time: yields the next ids (B * num_return_sequences,) as soon as they are known.
+
+    Raises:
+        ValueError: num_beams > 1, whose ids are not final before the end. Otherwise as `generate`.
+
+    Example:
+        >>> for ids in model.stream([[464, 2068]], max_new_tokens=3):                                 # doctest: +SKIP
+        ...     print(ids)
+    """
+    task = _task(model, input_ids, attention_mask, logits_processor, tokenizer, options)
+    if task.config.num_beams > 1:
+        raise ValueError(f"num_beams is {task.config.num_beams}; needed: 1, since beams are not final before the end")
+    return task.search()
+
+
+class GenerationMixin:
+    """`generate` and `stream` for a model that offers `start` and `step`; goes before the model's base class.
+
+    generation_config holds the defaults of the model's folder, by option.
+    """
+
+    is_encoder_decoder = False
+    generation_config: dict[str, Any] = {}
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Any) -> Any:
+        """The model of a checkpoint with the generation defaults of its folder; see `load_model`."""
+        model = super().from_checkpoint(checkpoint)
+        defaults = {name: value for name, value in cls.generation_config.items() if name not in checkpoint.config}
+        model.generation_config = defaults | read_generation_config(checkpoint.folder, checkpoint.config)
+        return model
+
+    def generate(self, input_ids: Any = None, attention_mask: Any = None, **options: Any) -> np.ndarray:
+        """See `transformer_fast.generation.generate`."""
+        return generate(self, input_ids, attention_mask, **options)
+
+    def stream(self, input_ids: Any = None, attention_mask: Any = None, **options: Any) -> Iterator[np.ndarray]:
+        """See `transformer_fast.generation.stream`."""
+        return stream(self, input_ids, attention_mask, **options)

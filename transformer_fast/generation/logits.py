@@ -1,0 +1,243 @@
+"""What changes scores before a token is chosen: penalties, bans and forced tokens, then the filters of sampling.
+
+`generate` calls `processors` once; search and beams apply the list at each step. Each is a function (ids (B, n) so far,
+scores (B, V) float32) -> scores (B, V); none writes into what it was given. The order is transformers'. A new one is a
+function here that returns such a function, and a line in `processors`.
+
+Source: transformers.generation.logits_process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from transformer_fast.generation.config import GenerationConfig
+
+Processor = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+_NEVER = np.float32(-np.inf)
+
+
+def processors(
+    config: GenerationConfig,
+    prompt: int,
+    max_length: int,
+    tokens: np.ndarray | None,
+    custom: Processor | Sequence[Processor] | None,
+) -> list[Processor]:
+    """What a generation with this config applies, in order.
+
+    prompt is the length of the ids before the first new one. tokens (B, n) is False where the first n ids are padding,
+    and None where none is; a row of more (beams) repeats it. custom goes between the penalties and the filters.
+    """
+    steps: list[Processor] = []
+    if config.repetition_penalty != 1:
+        steps.append(repetition_penalty(config.repetition_penalty, tokens))
+    if config.no_repeat_ngram_size:
+        steps.append(no_repeat_ngram(config.no_repeat_ngram_size))
+    if config.bad_words_ids:
+        steps.append(bad_words(config.bad_words_ids, config.eos))
+    # min_new_tokens goes before min_length.
+    shortest = config.min_length if config.min_new_tokens is None else prompt + config.min_new_tokens
+    if shortest > 0 and config.eos:
+        steps.append(banned_before(shortest, config.eos))
+    if config.forced_bos_token_id is not None:
+        steps.append(forced_at(1, config.forced_bos_token_id))
+    if config.forced_eos_token_id is not None:
+        steps.append(forced_at(max_length - 1, config.forced_eos_token_id))
+    if config.suppress_tokens is not None:
+        steps.append(banned(config.suppress_tokens))
+    if config.begin_suppress_tokens is not None:
+        begin = prompt if prompt > 1 or config.forced_bos_token_id is None else prompt + 1
+        steps.append(banned_at(begin, config.begin_suppress_tokens))
+    if custom is not None:
+        steps.extend([custom] if callable(custom) else custom)
+    if config.do_sample:
+        steps.extend(_filters(config))
+    if config.renormalize_logits:
+        steps.append(lambda ids, scores: log_softmax(scores))
+    return steps
+
+
+def _filters(config: GenerationConfig) -> list[Processor]:
+    # Beams need something to go on with besides the tokens that end them.
+    kept = 1 if config.num_beams == 1 else max(2, len(config.eos) + 1)
+    steps: list[Processor] = []
+    if config.temperature != 1:
+        steps.append(lambda ids, scores: scores / np.float32(config.temperature))
+    if config.top_k:
+        steps.append(top_k(max(config.top_k, kept)))
+    if config.top_p is not None and config.top_p < 1:
+        steps.append(top_p(config.top_p, kept))
+    if config.min_p is not None:
+        steps.append(min_p(config.min_p, kept))
+    if config.typical_p is not None and config.typical_p < 1:
+        steps.append(typical_p(config.typical_p, kept))
+    return steps
+
+
+def softmax(scores: np.ndarray) -> np.ndarray:
+    """(..., V) -> probabilities of the same type; -inf gives 0."""
+    shifted = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)
+
+
+def log_softmax(scores: np.ndarray) -> np.ndarray:
+    """(..., V) -> logarithms of the probabilities, of the same type."""
+    shifted = scores - scores.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def repetition_penalty(penalty: float, tokens: np.ndarray | None) -> Processor:
+    """Scores of the ids that a row has had are divided by the penalty, or multiplied where negative (CTRL, 2019)."""
+
+    def apply(ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        had = np.zeros((len(scores), scores.shape[1] + 1), bool)
+        ids = np.minimum(ids, scores.shape[1])
+        if tokens is not None:
+            ids = ids.copy()
+            padding = ~np.repeat(tokens, len(ids) // len(tokens), axis=0)
+            ids[:, : tokens.shape[1]][padding] = scores.shape[1]
+        np.put_along_axis(had, ids, True, axis=1)
+        factor = np.float32(penalty)
+        return np.where(had[:, :-1], np.where(scores < 0, scores * factor, scores / factor), scores)
+
+    return apply
+
+
+def no_repeat_ngram(size: int) -> Processor:
+    """No n-gram of this size occurs twice in a row's ids."""
+
+    def apply(ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        n = ids.shape[1]
+        if n < size:
+            return scores
+        windows = np.lib.stride_tricks.sliding_window_view(ids, size, axis=1)
+        matches = (windows[:, :, :-1] == ids[:, None, n + 1 - size :]).all(axis=2)
+        rows, places = np.nonzero(matches)
+        last = windows[rows, places, -1]
+        inside = last < scores.shape[1]
+        scores = scores.copy()
+        scores[rows[inside], last[inside]] = _NEVER
+        return scores
+
+    return apply
+
+
+def bad_words(words: Sequence[Sequence[int]], eos: tuple[int, ...]) -> Processor:
+    """None of these sequences of ids comes into being; one that only consists of an ending id is left out."""
+    words = [tuple(word) for word in words if len(word) > 1 or word[0] not in eos]
+
+    def apply(ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        scores = scores.copy()
+        for *first, last in words:
+            if len(first) <= ids.shape[1]:
+                scores[(ids[:, ids.shape[1] - len(first) :] == first).all(axis=1), last] = _NEVER
+        return scores
+
+    return apply
+
+
+def banned(ids: Sequence[int]) -> Processor:
+    places = np.asarray(ids, np.int64)
+
+    def apply(_: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        scores = scores.copy()
+        scores[:, places[places < scores.shape[1]]] = _NEVER
+        return scores
+
+    return apply
+
+
+def banned_before(length: int, ids: Sequence[int]) -> Processor:
+    """These ids are banned as long as a row has fewer than `length` ids."""
+    ban = banned(ids)
+    return lambda past, scores: ban(past, scores) if past.shape[1] < length else scores
+
+
+def banned_at(length: int, ids: Sequence[int]) -> Processor:
+    """These ids are banned when a row has `length` ids."""
+    ban = banned(ids)
+    return lambda past, scores: ban(past, scores) if past.shape[1] == length else scores
+
+
+def forced_at(length: int, ids: int | Sequence[int]) -> Processor:
+    """Only these ids (with score 0) are possible when a row has `length` ids."""
+    places = np.atleast_1d(ids)
+
+    def apply(past: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        if past.shape[1] != length:
+            return scores
+        forced = np.full_like(scores, _NEVER)
+        forced[:, places] = 0
+        return forced
+
+    return apply
+
+
+def top_k(k: int) -> Processor:
+    """Keeps the k highest scores, and those that equal the k-th."""
+
+    def apply(ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        if k >= scores.shape[1]:
+            return scores
+        least = np.partition(scores, -k, axis=1)[:, -k, None]
+        return np.where(scores < least, _NEVER, scores)
+
+    return apply
+
+
+def top_p(mass: float, kept: int = 1) -> Processor:
+    """Keeps the likeliest ids whose probabilities make up `mass` (nucleus sampling, Holtzman et al., 2020)."""
+
+    def choose(scores: np.ndarray) -> np.ndarray:
+        order = np.argsort(scores, kind="stable")
+        below = np.cumsum(softmax(scores[order])) <= np.float32(1 - mass)
+        below[-kept:] = False
+        return order[below]
+
+    return _row_filter(choose)
+
+
+def min_p(share: float, kept: int = 1) -> Processor:
+    """Keeps ids at least `share` times as likely as the likeliest."""
+
+    def choose(scores: np.ndarray) -> np.ndarray:
+        probabilities = softmax(scores)
+        unlikely = probabilities < np.float32(share) * probabilities.max()
+        unlikely[np.argsort(-probabilities, kind="stable")[:kept]] = False
+        return np.flatnonzero(unlikely)
+
+    return _row_filter(choose)
+
+
+def typical_p(mass: float, kept: int = 1) -> Processor:
+    """Keeps ids whose surprise is nearest to the expected one, up to `mass` (Meister et al., 2022)."""
+
+    def choose(scores: np.ndarray) -> np.ndarray:
+        logarithms = log_softmax(scores)
+        probabilities = np.exp(logarithms)
+        expected = -(logarithms * probabilities).sum()
+        distance = np.abs(-logarithms - expected)
+        order = np.argsort(distance, kind="stable")
+        last = min(int((np.cumsum(probabilities[order]) < np.float32(mass)).sum()), len(order) - 1)
+        far = distance[order] > distance[order[last]]
+        far[:kept] = False
+        return order[far]
+
+    return _row_filter(choose)
+
+
+def _row_filter(choose: Callable[[np.ndarray], np.ndarray]) -> Processor:
+    """Applies `choose` (scores of one row that are not yet excluded -> places of those to exclude) to each row."""
+
+    def apply(ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        scores = scores.copy()
+        for row in scores:
+            places = np.flatnonzero(row > _NEVER)  # after top-k: a few of many
+            row[places[choose(row[places])]] = _NEVER
+        return scores
+
+    return apply

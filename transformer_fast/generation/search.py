@@ -1,0 +1,67 @@
+"""One token at a time: greedy search and sampling.
+
+`generate` and `stream` run `search`. It is a generator, so that whoever consumes it can stop after any token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from transformer_fast.generation.logits import Processor, softmax
+from transformer_fast.generation.stopping import Stop
+
+Choice = Callable[[np.ndarray], np.ndarray]
+
+
+def greedy(scores: np.ndarray) -> np.ndarray:
+    """The id with the highest score of each row, (B, V) -> (B,)."""
+    return scores.argmax(axis=1)
+
+
+def sampler(generator: np.random.Generator) -> Choice:
+    """A choice by chance: ids have the probabilities softmax(scores), (B, V) -> (B,)."""
+
+    def choose(scores: np.ndarray) -> np.ndarray:
+        sums = np.cumsum(softmax(scores.astype(np.float64)), axis=1)
+        points = generator.random(len(scores)) * sums[:, -1]
+        return np.array(
+            [np.searchsorted(row, point, "right") for row, point in zip(sums, points, strict=True)], np.int64
+        )
+
+    return choose
+
+
+def search(
+    model: Any,
+    logits: np.ndarray,
+    state: Any,
+    ids: np.ndarray,
+    steps: Sequence[Processor],
+    choose: Choice,
+    stop: Stop,
+    pad: int | None,
+) -> Iterator[np.ndarray]:
+    """Yields the next ids (B,) until all rows have ended; those of rows that have are `pad`.
+
+    logits (B, V) and state are what the prompt `ids` (B, n) gave.
+    """
+    B, prompt = ids.shape
+    past = np.empty((B, stop.max_length), np.int64)
+    past[:, :prompt] = ids
+    running = np.ones(B, bool)
+    for length in range(prompt, stop.max_length):
+        scores = np.asarray(logits, np.float32)
+        for step in steps:
+            scores = step(past[:, :length], scores)
+        chosen = choose(scores)
+        if not running.all():
+            chosen = np.where(running, chosen, pad)
+        past[:, length] = chosen
+        running &= ~stop(past[:, : length + 1])
+        yield chosen
+        if not running.any():
+            return
+        logits = model.step(chosen, state)

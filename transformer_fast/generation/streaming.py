@@ -1,0 +1,100 @@
+"""`TextStreamer`: the text of a generation while it is being generated; and the tokenizer that it needs.
+
+For `generate(streamer=...)` and the command; one row at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from transformer_fast.checkpoint import CheckpointError, optional_import
+
+_INCOMPLETE = "\ufffd"  # what decoders write for the first bytes of a character
+
+
+class TextStreamer:
+    """Decodes ids as they come and hands on each piece of text that no later id can change.
+
+    tokenizer has decode(ids, skip_special_tokens=) -> text; write gets the pieces (print without a newline by
+    default). The prompt is left out if skip_prompt.
+
+    Raises:
+        ValueError: put() gets ids of more than one row.
+
+    Example:
+        >>> model.generate(ids, streamer=TextStreamer(tokenizer))                                     # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        skip_prompt: bool = True,
+        skip_special_tokens: bool = True,
+        write: Callable[[str], None] | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.skip_special_tokens = skip_special_tokens
+        self._write = write if write is not None else lambda text: print(text, end="", flush=True)
+        self._ids: list[int] = []
+        self._shown = ""
+        self._context = 0
+        self._prompt_to_skip = skip_prompt
+
+    def put(self, ids: np.ndarray) -> None:
+        """The prompt (1, L) first, then ids (1,)."""
+        ids = np.asarray(ids)
+        if ids.ndim > 1 and len(ids) != 1 or ids.ndim == 1 and len(ids) != 1:
+            raise ValueError(f"ids have shape {ids.shape}; needed: one row")
+        self._ids.extend(int(i) for i in ids.reshape(-1))
+        if self._prompt_to_skip:
+            self._prompt_to_skip = False
+            self._shown = self._text()
+            return
+        text = self._text()
+        if not text.endswith(_INCOMPLETE):
+            self._show(text)
+
+    def end(self) -> None:
+        """No more ids come: whatever is held back is written."""
+        self._show(self._text())
+
+    def _text(self) -> str:
+        # Decoding everything at each token would take quadratic time; a line's beginning is a safe place to start.
+        return self.tokenizer.decode(self._ids[self._context :], skip_special_tokens=self.skip_special_tokens)
+
+    def _show(self, text: str) -> None:
+        new = text[len(self._shown) :]
+        if new:
+            self._write(new)
+        self._shown = text
+        if text.endswith("\n"):
+            self._context, self._shown = len(self._ids), ""
+
+
+def load_tokenizer(folder: str | Path) -> Any:
+    """The tokenizer of a model folder, a `tokenizers.Tokenizer`: encode(text).ids, decode(ids).
+
+    Raises:
+        CheckpointError: there is no tokenizer.json, or it is none.
+        ImportError: the package tokenizers is not installed.
+
+    Example:
+        >>> tokenizer = load_tokenizer("gpt2")                                                        # doctest: +SKIP
+        >>> tokenizer.decode(tokenizer.encode("Hello world").ids)                                     # doctest: +SKIP
+        'Hello world'
+    """
+    tokenizers = optional_import("tokenizers")
+    source = Path(folder) / "tokenizer.json"
+    if not source.is_file():
+        raise CheckpointError(f"{source}: there is no such file; needed: the vocabulary in the tokenizers format")
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(source))
+    except Exception as error:  # the package raises nothing more specific
+        raise CheckpointError(f"{source}: not a tokenizer: {error}") from None
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer

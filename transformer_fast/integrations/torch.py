@@ -1,0 +1,280 @@
+"""`from_torch`: a trained torch module as one of ours, with its weights copied. Called by users who trained with torch.
+
+`_RULES` holds, for each class of torch.nn that can be translated, how ours is made and which of its parts ours goes
+without; parameters and the other parts are then filled in by name, which works because our blocks have torch's names.
+A new block of `nn` with a twin in torch.nn gets a line there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from transformer_fast import nn
+from transformer_fast.nn.init import unset_parameters
+
+Translate = Callable[[torch.nn.Module], nn.Module]
+Factory = Callable[[torch.nn.Module, Translate], nn.Module]
+
+
+def from_torch(module: torch.nn.Module, *, custom: Mapping[type[torch.nn.Module], Factory] | None = None) -> nn.Module:
+    """A torch module, with all that is nested in it, as a module of `transformer_fast.nn` that computes the same.
+
+    Weights are copied to float32 from float16, bfloat16, float32 or float64, on any device; the torch module is not
+    changed, and may be changed or thrown away afterwards. Parameters and parts that torch shares stay shared, and names
+    in the state dict stay the same. Whatever mode the module is in, the evaluation mode is what ours computes.
+
+    A class of your own has a forward that cannot be read off its parts. custom[TheClass] is a function of the module
+    and of `translate`, which turns one of its parts into ours; it returns a `transformer_fast.nn.Module`. Classes of
+    torch.nn may be given too, and are then no longer translated by the built-in rule.
+
+    Raises:
+        TypeError: a class that is not known, or a parameter that is not of a floating-point type; names its path.
+        NotImplementedError: an option that ours does not have, a forward hook, or a parametrisation (weight_norm).
+
+    Example:
+        >>> mlp = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.GELU(), torch.nn.Linear(8, 2))
+        >>> ours = from_torch(mlp)
+        >>> ours
+        Sequential(
+          (0): Linear(in_features=4, out_features=8, bias=True)
+          (1): GELU(approximate='none')
+          (2): Linear(in_features=8, out_features=2, bias=True)
+        )
+        >>> x = np.ones((3, 4), np.float32)
+        >>> np.allclose(ours(x), mlp(torch.from_numpy(x)).detach(), atol=1e-6)
+        True
+    """
+    if not isinstance(module, torch.nn.Module):
+        raise TypeError(f"module is a {type(module).__name__}; needed: a torch.nn.Module")
+    return _Translation(module, dict(custom or {})).of(module)
+
+
+class _Translation:
+    """One call of from_torch: where each part stands, and what has been translated already."""
+
+    def __init__(self, root: torch.nn.Module, custom: dict[type, Factory]) -> None:
+        self._custom = custom
+        self._paths = {id(part): f"module.{name}" if name else "module" for name, part in root.named_modules()}
+        self._modules: dict[int, nn.Module] = {}
+        self._arrays: dict[int, np.ndarray] = {}
+
+    def path(self, module: torch.nn.Module) -> str:
+        return self._paths.get(id(module), "module")
+
+    def of(self, module: torch.nn.Module) -> nn.Module:
+        """The translated module, made once for each object."""
+        if id(module) not in self._modules:
+            self._modules[id(module)] = self._translated(module)
+        return self._modules[id(module)]
+
+    def _translated(self, module: torch.nn.Module) -> nn.Module:
+        path = self.path(module)
+        if type(module) in self._custom:
+            ours = self._custom[type(module)](module, self.of)
+            if not isinstance(ours, nn.Module):
+                raise TypeError(
+                    f"custom[{type(module).__name__}] gave a {type(ours).__name__} for {path}; "
+                    "needed: a transformer_fast.nn.Module"
+                )
+            return ours
+        name = _known_class(type(module))
+        if name is None:
+            raise TypeError(
+                f"{path} is a {type(module).__module__}.{type(module).__qualname__}, which from_torch does not know; "
+                f"needed: one of {', '.join(_RULES)}, or custom={{{type(module).__name__}: factory}}"
+            )
+        if module._forward_hooks or module._forward_pre_hooks:
+            raise NotImplementedError(
+                f"{path} ({name}) has forward hooks, which would be lost; needed: none (remove_weight_norm and alike)"
+            )
+        parts = {key: self.of(part) for key, part in module._modules.items() if part is not None}
+        with _naming(path, name), unset_parameters():
+            ours = _RULES[name].make(module, self)
+        self._fill(ours, module, {key: part for key, part in parts.items() if key not in _RULES[name].without})
+        return ours
+
+    def _fill(self, ours: nn.Module, module: torch.nn.Module, parts: dict[str, nn.Module]) -> None:
+        """Puts the translated parts and the parameters in the place of those that `ours` was made with."""
+        path = self.path(module)
+        for name, part in parts.items():
+            if isinstance(ours, _CONTAINERS):
+                ours._add(name, part)
+                continue
+            current = ours._modules.get(name)
+            if type(part) is not type(current):
+                needed = "no such part" if current is None else type(current).__name__
+                raise NotImplementedError(f"{path}.{name} became a {type(part).__name__}; needed: {needed}")
+            setattr(ours, name, part)
+        parameters = {name: tensor for name, tensor in module._parameters.items() if tensor is not None}
+        own = {name for name, array in ours._parameters.items() if array is not None}
+        if own != set(parameters) or not set(ours._modules) <= set(module._modules):
+            raise NotImplementedError(
+                f"{path} has parameters {sorted(parameters)} and parts {sorted(parts)}; "
+                f"needed: {sorted(own)} and {sorted(ours._modules)}"
+            )
+        for name, tensor in parameters.items():
+            setattr(ours, name, self._array(f"{path}.{name}", tensor))
+        ours._loaded()
+
+    def _array(self, label: str, parameter: torch.Tensor) -> np.ndarray:
+        """A read-only float32 copy, one for each tensor."""
+        if id(parameter) not in self._arrays:
+            if not parameter.is_floating_point():
+                raise TypeError(f"{label} has dtype {parameter.dtype}; needed: a floating-point type")
+            if parameter.is_meta:
+                raise TypeError(f"{label} is on the meta device; needed: a tensor with values")
+            array = parameter.detach().to("cpu", torch.float32, copy=True).contiguous().numpy()
+            array.flags.writeable = False
+            self._arrays[id(parameter)] = array
+        return self._arrays[id(parameter)]
+
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+@contextmanager
+def _naming(path: str, name: str) -> Iterator[None]:
+    """Errors of our constructors say which module of the user they are about."""
+    try:
+        yield
+    except (NotImplementedError, ValueError, TypeError) as error:
+        raise type(error)(f"{path} ({name}): {error}") from error
+
+
+def _known_class(cls: type) -> str | None:
+    """The name in torch.nn of the class, or of the base that it computes the same as; None: not one that is known.
+
+    A subclass computes the same if it overrides nothing of that base but how it is made and printed.
+    """
+    for index, base in enumerate(cls.__mro__):
+        name = base.__name__
+        if name in _RULES and getattr(torch.nn, name, None) is base:
+            overridden = {
+                key
+                for child in cls.__mro__[:index]
+                for key, value in vars(child).items()
+                if hasattr(base, key) and (callable(value) or isinstance(value, property))
+            }
+            return name if overridden <= _HARMLESS else None
+    return None
+
+
+_HARMLESS = {
+    "__init__",
+    "__repr__",
+    "__annotate__",
+    "__annotate_func__",
+    "extra_repr",
+    "reset_parameters",
+    "_reset_parameters",
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One function for each class whose arguments are not simply its attributes
+
+
+def _made(cls: type[nn.Module], *attributes: str) -> Callable[[Any, _Translation], nn.Module]:
+    """Ours is made with the module's attributes of these names."""
+    return lambda module, _: cls(**{name: getattr(module, name) for name in attributes})
+
+
+def _with_bias(cls: type[nn.Module], *attributes: str) -> Callable[[Any, _Translation], nn.Module]:
+    """The same, and `bias` says whether there is one."""
+    return lambda module, _: cls(**{name: getattr(module, name) for name in attributes}, bias=module.bias is not None)
+
+
+def _layer_norm(module: torch.nn.LayerNorm, _: _Translation) -> nn.Module:
+    return nn.LayerNorm(module.normalized_shape, module.eps, module.weight is not None, module.bias is not None)
+
+
+def _multihead_attention(module: torch.nn.MultiheadAttention, _: _Translation) -> nn.Module:
+    return nn.MultiheadAttention(
+        module.embed_dim,
+        module.num_heads,
+        module.dropout,
+        bias=module.in_proj_bias is not None,
+        add_bias_kv=module.bias_k is not None,
+        add_zero_attn=module.add_zero_attn,
+        kdim=module.kdim,
+        vdim=module.vdim,
+        batch_first=module.batch_first,
+    )
+
+
+def _transformer_layer(cls: type[nn.Module]) -> Callable[[Any, _Translation], nn.Module]:
+    def make(module: Any, translation: _Translation) -> nn.Module:
+        return cls(
+            module.self_attn.embed_dim,
+            module.self_attn.num_heads,
+            module.linear1.out_features,
+            activation=_activation(module.activation, translation),
+            batch_first=module.self_attn.batch_first,
+            norm_first=module.norm_first,
+            bias=module.linear1.bias is not None,
+        )
+
+    return make
+
+
+# What torch.nn's Transformer layers are given for an activation, and what `functional.linear` calls it.
+_FUNCTIONS = {
+    torch.nn.functional.relu: "relu",
+    torch.relu: "relu",
+    torch.nn.functional.gelu: "gelu",
+    torch.nn.functional.silu: "silu",
+    torch.nn.functional.tanh: "tanh",
+    torch.tanh: "tanh",
+}
+
+
+def _activation(function: Any, translation: _Translation) -> Any:
+    if isinstance(function, torch.nn.Module):
+        ours = translation.of(function)
+        return getattr(ours, "fused", None) or ours
+    if function in _FUNCTIONS:
+        return _FUNCTIONS[function]
+    raise NotImplementedError(
+        f"activation is {function!r}; needed: relu, gelu, silu or tanh of torch.nn.functional, or a module"
+    )
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """How ours is made from a module; `without`: parts of the module that ours does not have or was made from."""
+
+    make: Callable[[Any, _Translation], nn.Module]
+    without: frozenset[str] = frozenset()
+
+
+_CONVOLUTION = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+_DROPOUTS = frozenset({"activation", "dropout", "dropout1", "dropout2", "dropout3"})
+
+# Class of torch.nn -> its rule.
+_RULES = {
+    "Linear": _Rule(_with_bias(nn.Linear, "in_features", "out_features")),
+    "LayerNorm": _Rule(_layer_norm),
+    "RMSNorm": _Rule(_made(nn.RMSNorm, "normalized_shape", "eps", "elementwise_affine")),
+    "Embedding": _Rule(_made(nn.Embedding, "num_embeddings", "embedding_dim", "padding_idx", "max_norm")),
+    "Conv1d": _Rule(_with_bias(nn.Conv1d, *_CONVOLUTION)),
+    "Conv2d": _Rule(_with_bias(nn.Conv2d, *_CONVOLUTION)),
+    "MultiheadAttention": _Rule(_multihead_attention),
+    "TransformerEncoderLayer": _Rule(_transformer_layer(nn.TransformerEncoderLayer), _DROPOUTS),
+    "Sequential": _Rule(_made(nn.Sequential)),
+    "ModuleList": _Rule(_made(nn.ModuleList)),
+    "ModuleDict": _Rule(_made(nn.ModuleDict)),
+    "ReLU": _Rule(_made(nn.ReLU)),
+    "GELU": _Rule(_made(nn.GELU, "approximate")),
+    "SiLU": _Rule(_made(nn.SiLU)),
+    "Tanh": _Rule(_made(nn.Tanh)),
+    "Sigmoid": _Rule(_made(nn.Sigmoid)),
+    "Softmax": _Rule(_made(nn.Softmax, "dim")),
+    "Dropout": _Rule(_made(nn.Dropout, "p")),
+    "Identity": _Rule(_made(nn.Identity)),
+}
