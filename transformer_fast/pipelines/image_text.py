@@ -61,11 +61,12 @@ class ImageTextSimilarity:
             TypeError, ValueError: an argument is of a wrong kind, or empty.
             OSError: a picture's file cannot be read.
         """
-        return F.softmax(self.similarity(images, texts) * np.exp(self.model.logit_scale))
+        return self.compare(images, texts)[1]
 
-    def similarity(self, images: Any, texts: str | list[str]) -> np.ndarray:
-        """(images, texts): the cosines between pictures and texts, -1 to 1."""
-        return F.linear(self.encode_images(images), self.encode_texts(texts))
+    def compare(self, images: Any, texts: str | list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """The cosines between pictures and texts, (images, texts), -1 to 1; and the result of calling this."""
+        cosines = F.linear(self.encode_images(images), self.encode_texts(texts))
+        return cosines, F.softmax(cosines * np.exp(self.model.logit_scale))
 
     def encode_images(self, images: Any) -> np.ndarray:
         """(N, dim): a vector of length 1 for each picture: paths, PIL images or uint8 arrays, one or several."""

@@ -31,7 +31,7 @@ class TextPipeline:
     Attributes:
         model: the model (`models`).
         files: the tokenizer and what stands beside it (`tokenization`).
-        max_length: the most tokens that the model takes, special ones included.
+        max_length: the most tokens that the model takes, special ones included; None without a limit.
     """
 
     model_class: type[PretrainedModel]
@@ -39,7 +39,8 @@ class TextPipeline:
     def __init__(self, model: PretrainedModel, files: TokenizerFiles) -> None:
         self.model = model
         self.files = files
-        self.max_length = min(files.max_length or model.base.max_length, model.base.max_length)
+        limits = [limit for limit in (files.max_length, self._model_limit()) if limit is not None]
+        self.max_length = min(limits, default=None)
 
     @classmethod
     def from_pretrained(cls: type[Pipeline], path_or_hub_id: str | Path, **hub: Any) -> Pipeline:
@@ -63,6 +64,10 @@ class TextPipeline:
         """Further arguments of the class, from the folder's files."""
         return {}
 
+    def _model_limit(self) -> int | None:
+        """The most tokens that the model itself takes."""
+        return self.model.base.max_length
+
     def _encodings(
         self, texts: Sequence[Text], *, truncation: bool, offsets: bool = False, stride: int | None = None
     ) -> list[Any]:
@@ -73,12 +78,12 @@ class TextPipeline:
         """
         tokenizer = self.files.tokenizer
         tokenizer.no_truncation()
-        if truncation:
+        if truncation and self.max_length is not None:
             side = self.files.truncation_side
             tokenizer.enable_truncation(self.max_length, stride=stride or 0, direction=side)
         encodings = encoded_batch(tokenizer, texts, offsets)
         for text, encoding in zip(texts, encodings, strict=True):
-            if len(encoding) > self.max_length:
+            if self.max_length is not None and len(encoding) > self.max_length:
                 raise ValueError(
                     f"the text {str(text)[:40]!r} has {len(encoding)} tokens; needed: at most {self.max_length}"
                 )
