@@ -64,7 +64,8 @@ class QuestionAnswerer(TextPipeline):
 
         Args:
             question, context: a string each, or lists of the same length.
-            top_k: how many answers; more than 1 gives a list of up to so many, the best first.
+            top_k: how many answers; more than 1 gives a list of up to so many, the best first. A text without tokens
+                has one answer, the empty one, of score 0.
             max_answer_len: the most tokens of an answer.
             max_seq_len: the most tokens of a window, question included; by default 384, or what the model takes.
             doc_stride: how many tokens two windows share; by default 128, or half of max_seq_len.
@@ -92,7 +93,7 @@ class QuestionAnswerer(TextPipeline):
         results, rest = [], iter(logits)
         for text, own in zip(contexts, windows, strict=True):
             answers = self._answers(text, own, [next(rest) for _ in own], search)
-            results.append(answers[0] if len(answers) == 1 else answers)
+            results.append(answers[0] if top_k == 1 else answers)
         return results[0] if isinstance(question, str) else results
 
     def _windows(
@@ -142,8 +143,9 @@ class QuestionAnswerer(TextPipeline):
                 )
                 known["score"] += score
         listed = list(answers.values())
-        if search.impossible:
-            listed.append({"score": no_answer, "start": 0, "end": 0, "answer": ""})
+        if search.impossible or not listed:
+            score = no_answer if search.impossible else 0.0
+            listed.append({"score": score, "start": 0, "end": 0, "answer": ""})
         return sorted(listed, key=lambda answer: answer["score"], reverse=True)[: search.top_k]
 
     def _allowed(self, window: Any) -> np.ndarray:
@@ -179,4 +181,6 @@ def _best_spans(
     products = np.tril(np.triu(np.outer(start, end)), search.max_answer_len - 1)
     order = np.argsort(-products, axis=None, kind="stable")[:count]
     spans = zip(*np.unravel_index(order, products.shape), strict=True)
-    return [(int(s), int(e), float(products[s, e])) for s, e in spans if allowed[s] and allowed[e]]
+    # What has no probability is no span: it ends before it starts, or is too long.
+    found = [(int(s), int(e), float(products[s, e])) for s, e in spans if allowed[s] and allowed[e]]
+    return [span for span in found if span[2] > 0]
