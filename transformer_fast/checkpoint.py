@@ -261,6 +261,11 @@ def _mapping(data: np.ndarray) -> mmap.mmap | None:
     return base if isinstance(base, mmap.mmap) else None
 
 
+def write_json(path: Path, content: Any) -> None:
+    """Writes a JSON file, for people to read."""
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
 def save_checkpoint(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
     """Writes config.json and model.safetensors into `folder`, which is made if it is not there.
 
@@ -273,7 +278,7 @@ def save_checkpoint(folder: Path, config: Mapping[str, Any], tensors: Mapping[st
         written = Path(unfinished)
         # transformers refuses files that do not say for which framework they were written.
         library.save_file(dense, written / WEIGHTS, metadata={"format": "pt"})
-        (written / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        write_json(written / "config.json", config)
         for name in (WEIGHTS, "config.json"):
             os.replace(written / name, folder / name)
 

@@ -5,13 +5,23 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import encoder_checks as checks
 import numpy as np
 import pytest
 from model_folders import TINY_BERT, bert_tensors, write_bert, write_json
 
 from transformer_fast import functional, load_model, reference
 from transformer_fast.checkpoint import INDEX, CheckpointError
-from transformer_fast.models.bert import BertConfig, BertModel
+from transformer_fast.models.bert import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForNextSentencePrediction,
+    BertForPreTraining,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+)
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 save_file = pytest.importorskip("safetensors.numpy").save_file
@@ -282,3 +292,73 @@ def test_absurd_configs_fail_at_once(tmp_path, changes, text):
     with pytest.raises(CheckpointError, match=text):
         load_model(folder)
     assert time.perf_counter() - start < 1
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Heads
+
+
+def test_golden_classifier(isa):
+    checks.golden("bert", "BertForSequenceClassification")
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    checks.round_trip("bert", tmp_path)
+    assert load_model(tmp_path).config.labels == ("low", "middle", "high")
+
+
+def test_broken_heads(tmp_path):
+    checks.broken_tensors("bert", tmp_path, "classifier.weight")
+
+
+def test_packing_and_padding(isa, model):
+    checks.packing(model)
+
+
+HEADS = [
+    BertForMaskedLM,
+    BertForNextSentencePrediction,
+    BertForPreTraining,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+]
+
+
+@pytest.mark.parametrize("made", HEADS)
+def test_fresh_heads(made, tmp_path):
+    fields = {name: value for name, value in TINY_BERT.items() if name in BertConfig.__dataclass_fields__}
+    checks.fresh(made, fields)
+    model = made(BertConfig(**fields))
+    model.save_pretrained(tmp_path)
+    again = load_model(tmp_path)
+    assert type(again) is made
+    for options in ({}, {"output_attentions": True, "output_hidden_states": True}):
+        one, other = model(ids_of(2, 5), **options), again(ids_of(2, 5), **options)
+        assert one.keys() == other.keys() and np.array_equal(one[0], other[0])
+        assert (one.attentions is None) == (one.hidden_states is None) == (not options)
+
+
+def test_an_output_layer_with_a_weight_of_its_own(tmp_path):
+    """An untied model, and a tied one whose file holds a weight of its own all the same, as in transformers."""
+    fields = {name: value for name, value in TINY_BERT.items() if name in BertConfig.__dataclass_fields__}
+    for tied in (True, False):
+        model = BertForMaskedLM(BertConfig(**fields | {"tie_word_embeddings": tied}))
+        model.decoder.weight = model.decoder.weight + 1
+        model.save_pretrained(tmp_path)
+        again = load_model(tmp_path)
+        assert np.array_equal(again.decoder.weight, model.decoder.weight)
+        assert np.array_equal(again.base.word_embeddings.weight, model.base.word_embeddings.weight)
+
+
+def test_answers_need_two_labels():
+    fields = {name: value for name, value in TINY_BERT.items() if name in BertConfig.__dataclass_fields__}
+    with pytest.raises(ValueError, match="num_labels is 3; needed: 2"):
+        BertForQuestionAnswering(BertConfig(**fields, num_labels=3))
+
+
+def test_padding_has_no_logits():
+    fields = {name: value for name, value in TINY_BERT.items() if name in BertConfig.__dataclass_fields__}
+    model = BertForTokenClassification(BertConfig(**fields))
+    logits = model(ids_of(6, 9), MASK).logits
+    assert not logits[MASK == 0].any() and logits[MASK == 1].all()

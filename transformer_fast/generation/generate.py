@@ -8,10 +8,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from transformer_fast.checkpoint import write_json
 from transformer_fast.generation.beams import beam_search
 from transformer_fast.generation.config import FIELDS, GenerationConfig, read_generation_config, split
 from transformer_fast.generation.logits import Processor, processors
@@ -196,7 +198,8 @@ def stream(
 class GenerationMixin:
     """`generate` and `stream` for a model that offers `start` and `step`; goes before the model's base class.
 
-    generation_config holds the defaults of the model's folder, by option.
+    generation_config holds the defaults of the model's folder, by option; that of the class, what transformers' config
+    class assumes where config.json says nothing and there is no generation_config.json.
     """
 
     is_encoder_decoder = False
@@ -206,9 +209,13 @@ class GenerationMixin:
     def from_checkpoint(cls, checkpoint: Any) -> Any:
         """The model of a checkpoint with the generation defaults of its folder; see `load_model`."""
         model = super().from_checkpoint(checkpoint)
-        defaults = {name: value for name, value in cls.generation_config.items() if name not in checkpoint.config}
-        model.generation_config = defaults | read_generation_config(checkpoint.folder, checkpoint.config)
+        model.generation_config = read_generation_config(checkpoint.folder, cls.generation_config | checkpoint.config)
         return model
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """As the model's base class, and generation_config.json."""
+        super().save_pretrained(folder)
+        write_json(Path(folder) / "generation_config.json", self.generation_config)
 
     def generate(self, input_ids: Any = None, attention_mask: Any = None, **options: Any) -> np.ndarray:
         """See `transformer_fast.generation.generate`."""

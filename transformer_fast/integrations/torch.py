@@ -95,7 +95,7 @@ class _Translation:
             )
         parts = {key: self.of(part) for key, part in module._modules.items() if part is not None}
         with _naming(path, name), unset_parameters():
-            ours = _RULES[name].make(module, self)
+            ours = _RULES[name].make(module, parts)
         self._fill(ours, module, {key: part for key, part in parts.items() if key not in _RULES[name].without})
         return ours
 
@@ -107,15 +107,18 @@ class _Translation:
                 ours._add(name, part)
                 continue
             current = ours._modules.get(name)
+            if current is part:
+                continue
             if type(part) is not type(current):
                 needed = "no such part" if current is None else type(current).__name__
                 raise NotImplementedError(f"{path}.{name} became a {type(part).__name__}; needed: {needed}")
             setattr(ours, name, part)
         parameters = {name: tensor for name, tensor in module._parameters.items() if tensor is not None}
         own = {name for name, array in ours._parameters.items() if array is not None}
-        if own != set(parameters) or not set(ours._modules) <= set(module._modules):
+        theirs = {name for name, part in module._modules.items() if part is not None}
+        if own != set(parameters) or not set(ours._modules) <= theirs:
             raise NotImplementedError(
-                f"{path} has parameters {sorted(parameters)} and parts {sorted(parts)}; "
+                f"{path} has parameters {sorted(parameters)} and parts {sorted(theirs)}; "
                 f"needed: {sorted(own)} and {sorted(ours._modules)}"
             )
         for name, tensor in parameters.items():
@@ -177,24 +180,28 @@ _HARMLESS = {
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# One function for each class whose arguments are not simply its attributes
+# How ours is made, from a module and its translated parts: a function for each class whose arguments are not simply its
+# attributes. Parts that ours has by itself are replaced afterwards, so that only their sizes matter here.
+
+Parts = dict[str, nn.Module]
+Make = Callable[[Any, Parts], nn.Module]
 
 
-def _made(cls: type[nn.Module], *attributes: str) -> Callable[[Any, _Translation], nn.Module]:
+def _made(cls: type[nn.Module], *attributes: str) -> Make:
     """Ours is made with the module's attributes of these names."""
     return lambda module, _: cls(**{name: getattr(module, name) for name in attributes})
 
 
-def _with_bias(cls: type[nn.Module], *attributes: str) -> Callable[[Any, _Translation], nn.Module]:
+def _with_bias(cls: type[nn.Module], *attributes: str) -> Make:
     """The same, and `bias` says whether there is one."""
     return lambda module, _: cls(**{name: getattr(module, name) for name in attributes}, bias=module.bias is not None)
 
 
-def _layer_norm(module: torch.nn.LayerNorm, _: _Translation) -> nn.Module:
+def _layer_norm(module: torch.nn.LayerNorm, _: Parts) -> nn.Module:
     return nn.LayerNorm(module.normalized_shape, module.eps, module.weight is not None, module.bias is not None)
 
 
-def _multihead_attention(module: torch.nn.MultiheadAttention, _: _Translation) -> nn.Module:
+def _multihead_attention(module: torch.nn.MultiheadAttention, _: Parts) -> nn.Module:
     return nn.MultiheadAttention(
         module.embed_dim,
         module.num_heads,
@@ -208,13 +215,13 @@ def _multihead_attention(module: torch.nn.MultiheadAttention, _: _Translation) -
     )
 
 
-def _transformer_layer(cls: type[nn.Module]) -> Callable[[Any, _Translation], nn.Module]:
-    def make(module: Any, translation: _Translation) -> nn.Module:
+def _transformer_layer(cls: type[nn.Module]) -> Make:
+    def make(module: Any, parts: Parts) -> nn.Module:
         return cls(
             module.self_attn.embed_dim,
             module.self_attn.num_heads,
             module.linear1.out_features,
-            activation=_activation(module.activation, translation),
+            activation=_activation(module.activation, parts),
             batch_first=module.self_attn.batch_first,
             norm_first=module.norm_first,
             bias=module.linear1.bias is not None,
@@ -234,10 +241,9 @@ _FUNCTIONS = {
 }
 
 
-def _activation(function: Any, translation: _Translation) -> Any:
-    if isinstance(function, torch.nn.Module):
-        ours = translation.of(function)
-        return getattr(ours, "fused", None) or ours
+def _activation(function: Any, parts: Parts) -> Any:
+    if "activation" in parts:
+        return getattr(parts["activation"], "fused", None) or parts["activation"]
     if function in _FUNCTIONS:
         return _FUNCTIONS[function]
     raise NotImplementedError(
@@ -245,16 +251,46 @@ def _activation(function: Any, translation: _Translation) -> Any:
     )
 
 
+def _encoder(module: torch.nn.TransformerEncoder, parts: Parts) -> nn.Module:
+    options = (module.enable_nested_tensor, module.mask_check)
+    return _stacked(nn.TransformerEncoder(nn.Identity(), 0, parts.get("norm"), *options), parts)
+
+
+def _decoder(module: torch.nn.TransformerDecoder, parts: Parts) -> nn.Module:
+    return _stacked(nn.TransformerDecoder(nn.Identity(), 0, parts.get("norm")), parts)
+
+
+def _stacked(stack: Any, parts: Parts) -> nn.Module:
+    """An empty stack with the translated layers in it."""
+    stack.layers = parts["layers"]
+    stack.num_layers = len(stack.layers)
+    return stack
+
+
+def _transformer(module: torch.nn.Transformer, parts: Parts) -> nn.Module:
+    ours = nn.Transformer(
+        module.d_model,
+        module.nhead,
+        custom_encoder=nn.Identity(),
+        custom_decoder=nn.Identity(),
+        batch_first=module.batch_first,
+    )
+    ours.encoder, ours.decoder = parts["encoder"], parts["decoder"]
+    return ours
+
+
 @dataclass(frozen=True)
 class _Rule:
     """How ours is made from a module; `without`: parts of the module that ours does not have or was made from."""
 
-    make: Callable[[Any, _Translation], nn.Module]
+    make: Make
     without: frozenset[str] = frozenset()
 
 
 _CONVOLUTION = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
-_DROPOUTS = frozenset({"activation", "dropout", "dropout1", "dropout2", "dropout3"})
+_RECURRENT = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
+# Of Transformer layers: ours are made with the activation, and need no dropout.
+_OWN = frozenset({"activation", "dropout", "dropout1", "dropout2", "dropout3"})
 
 # Class of torch.nn -> its rule.
 _RULES = {
@@ -264,8 +300,14 @@ _RULES = {
     "Embedding": _Rule(_made(nn.Embedding, "num_embeddings", "embedding_dim", "padding_idx", "max_norm")),
     "Conv1d": _Rule(_with_bias(nn.Conv1d, *_CONVOLUTION)),
     "Conv2d": _Rule(_with_bias(nn.Conv2d, *_CONVOLUTION)),
+    "LSTM": _Rule(_made(nn.LSTM, *_RECURRENT, "proj_size")),
+    "GRU": _Rule(_made(nn.GRU, *_RECURRENT)),
     "MultiheadAttention": _Rule(_multihead_attention),
-    "TransformerEncoderLayer": _Rule(_transformer_layer(nn.TransformerEncoderLayer), _DROPOUTS),
+    "TransformerEncoderLayer": _Rule(_transformer_layer(nn.TransformerEncoderLayer), _OWN),
+    "TransformerDecoderLayer": _Rule(_transformer_layer(nn.TransformerDecoderLayer), _OWN),
+    "TransformerEncoder": _Rule(_encoder),
+    "TransformerDecoder": _Rule(_decoder),
+    "Transformer": _Rule(_transformer),
     "Sequential": _Rule(_made(nn.Sequential)),
     "ModuleList": _Rule(_made(nn.ModuleList)),
     "ModuleDict": _Rule(_made(nn.ModuleDict)),

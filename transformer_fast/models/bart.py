@@ -1,8 +1,8 @@
 """BART: an encoder-decoder with learned positions and norms after each part (summaries, and denoising in general).
 
 Source: Lewis et al. 2019, https://arxiv.org/abs/1910.13461, and transformers' modeling_bart. `load_model` finds this
-file by model_type "bart". What is computed stands in `models/seq2seq.py` and `models/seq2seq_blocks.py`. BART's relatives
-(Marian, Whisper) take from here how their layers are built and named.
+file by model_type "bart". What is computed stands in `models/seq2seq.py` and `models/seq2seq_blocks.py`. Its
+relatives (Marian, Whisper) take from here how their layers are built and named.
 """
 
 from __future__ import annotations

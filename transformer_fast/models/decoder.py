@@ -1,4 +1,5 @@
-"""What decoder families share: `Decoder` (tokens to hidden states) and `CausalLM` (to logits, and generation).
+"""What decoder families share: `Decoder` (tokens to hidden states), and its heads `CausalLM` (scores of the next token,
+and generation) and `DecoderClassifier` (scores of labels).
 
 GPT-2 and the families of Llama's kind derive from both. A family's model says how tokens are embedded, which positions
 its layers see and what they remember; packing, caches and outputs stand here and in `decoding.py`.
@@ -15,7 +16,11 @@ from transformer_fast.generation import GenerationMixin
 from transformer_fast.models.base import PretrainedModel, Source, under
 from transformer_fast.models.decoding import Batch, CacheShape, DecoderState, Step
 from transformer_fast.models.inputs import integers, offsets, token_mask
-from transformer_fast.models.output import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformer_fast.models.output import (
+    BaseModelOutputWithPast,
+    CausalLMOutputWithPast,
+    SequenceClassifierOutputWithPast,
+)
 from transformer_fast.nn import Linear
 
 
@@ -247,3 +252,52 @@ class CausalLM(GenerationMixin, PretrainedModel):
         hidden = body.run(ids, positions, Step(state))
         state.positions = positions + 1
         return self.logits(body.final_norm(hidden))
+
+
+class DecoderClassifier(PretrainedModel):
+    """A decoder with a head that scores labels by a row's last token; a family sets `body_class` and `body_name`.
+
+    The last token is the rightmost id that is not config.pad_token_id, as in transformers.
+    """
+
+    body_class: type[Decoder]
+    body_name: str
+    head_prefixes = ("score.",)
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        body = self.body_class(config)
+        setattr(self, self.body_name, body)
+        self.score = Linear(body.width, config.label_count, bias=False)
+
+    @classmethod
+    def sources(cls, config: Any, names: Collection[str]) -> dict[str, Source]:
+        own = cls.body_class.sources(config, names)
+        return under(cls.body_name, own) | {"score.weight": Source("score.weight")}
+
+    def forward(
+        self,
+        input_ids: np.ndarray,
+        attention_mask: np.ndarray | None = None,
+        position_ids: np.ndarray | None = None,
+        past_key_values: DecoderState | None = None,
+        use_cache: bool = False,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+    ) -> SequenceClassifierOutputWithPast:
+        """Integers (B, L) -> logits (B, num_labels); arguments and errors as in `Decoder.forward`.
+
+        Raises:
+            ValueError: B > 1 and config.pad_token_id is None.
+        """
+        output = self._modules[self.body_name](
+            input_ids, attention_mask, position_ids, past_key_values, use_cache, output_attentions, output_hidden_states
+        )
+        ids, pad = np.asarray(input_ids), self.config.pad_token_id
+        if pad is None and len(ids) > 1:
+            raise ValueError(f"input_ids has {len(ids)} rows and pad_token_id is None; needed: one row, or that id")
+        last = np.full(len(ids), ids.shape[1] - 1)
+        if pad is not None:
+            last = (np.arange(ids.shape[1]) * (ids != pad)).argmax(axis=1)
+        logits = self.score(output.last_hidden_state[np.arange(len(ids)), last])
+        return SequenceClassifierOutputWithPast(logits, output.past_key_values, output.hidden_states, output.attentions)

@@ -79,6 +79,10 @@ class ModernBertConfig(Labels):
                 raise ValueError(
                     f"rope_parameters holds {kind!r}: {parameters!r}; needed: an object for {_FULL!r} and {_WINDOW!r}"
                 )
+            try:
+                self.rotation(kind)
+            except ValueError as error:
+                raise ValueError(f"rope_parameters[{kind!r}]: {error}; needed: another kind or other fields") from None
 
     def kinds(self) -> list[str]:
         """Each layer's kind of attention."""
@@ -145,10 +149,11 @@ class ModernBertLayer(Module):
     ) -> np.ndarray:
         """hidden (T, h) -> (T, h), a new array. angles: cos and sin (T, D / 2). options: of varlen_attention."""
         T, h = hidden.shape
+        H, D = self.num_heads, h // self.num_heads
         projected = self.Wqkv(hidden if self.attn_norm is None else self.attn_norm(hidden))
-        rotated = projected[:, : 2 * h].reshape(T, 2 * self.num_heads, -1).swapaxes(0, 1)
+        rotated = projected[:, : 2 * h].reshape(T, 2 * H, D).swapaxes(0, 1)
         F.rotary_embedding(rotated, *angles, out=rotated)
-        query, key, value = (projected[:, i * h : (i + 1) * h].reshape(T, self.num_heads, -1) for i in range(3))
+        query, key, value = (projected[:, i * h : (i + 1) * h].reshape(T, H, D) for i in range(3))
         cu_keys = batch.cu_seqlens
         if batch.keys is not None:
             rows, cu_keys = batch.keys
@@ -175,7 +180,12 @@ class ModernBertModel(TextEncoder):
 
     config_class = ModernBertConfig
     model_types = ("modernbert",)
-    neutral = {"pruned_heads": ({}, None), "quantization_config": (None,), "rope_scaling": (None,)}
+    neutral = {
+        "position_embedding_type": ("absolute", None),
+        "pruned_heads": ({}, None),
+        "quantization_config": (None,),
+        "rope_scaling": (None,),
+    }
     ignored = ("head.", "decoder.", "classifier.")
     stacks = {"layers.": "num_hidden_layers"}
     base_prefix = "model."

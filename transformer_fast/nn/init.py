@@ -75,5 +75,14 @@ def xavier_uniform(shape: tuple[int, ...]) -> np.ndarray:
     return _uniform(shape, math.sqrt(6 / sum(shape)))
 
 
+def xavier_normal(shape: tuple[int, ...]) -> np.ndarray:
+    """N(0, 2 / (fan in + fan out)): bias_k and bias_v of torch.nn.MultiheadAttention.
+
+    As in torch, axes behind the first two count for both fans.
+    """
+    fans = (shape[0] + shape[1]) * math.prod(shape[2:])
+    return normal(shape) * np.float32(math.sqrt(2 / fans))
+
+
 def _uniform(shape: tuple[int, ...], bound: float) -> np.ndarray:
     return _generator.random(shape, np.float32) * np.float32(2 * bound) - np.float32(bound)

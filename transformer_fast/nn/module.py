@@ -9,6 +9,7 @@ Names and behaviour follow torch.nn.Module as far as inference needs it.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -207,6 +208,13 @@ class ModuleList(Module):
 
     def _part(self, names: list[str]) -> ModuleList:
         return ModuleList(self._modules[name] for name in names)
+
+
+def clones(layer: Module, count: int) -> ModuleList:
+    """`count` copies; they share their arrays, which nobody changes in place, until other ones are assigned."""
+    if count < 0:
+        raise ValueError(f"{count} copies are asked for; needed: a number that is not negative")
+    return ModuleList([copy.deepcopy(layer, {id(array): array for array in layer.parameters()}) for _ in range(count)])
 
 
 def _float32(label: str, value: Any) -> np.ndarray:

@@ -28,6 +28,13 @@ class Collector:
     Attributes:
         hidden_states: (B, L, h) for the input and each layer, if asked for, else None.
         attentions: (B, H, L, L) for each layer, if asked for, else None.
+
+    Example:
+        >>> collect = nn.Collector(np.array([[True, True], [True, False]]), hidden_states=True)
+        >>> collect.add_hidden(np.array([[1, 2], [3, 4], [5, 6]], np.float32))  # the three tokens
+        >>> collect.hidden_states[0][1]
+        array([[5., 6.],
+               [0., 0.]], dtype=float32)
     """
 
     def __init__(
@@ -136,7 +143,8 @@ class PackedEncoderLayer(Module):
             self.feed_forward_norm(rows, out=out)
         if collect is not None:
             query, key = np.split(scratch.projected, 3, axis=1)[:2]
-            heads = (len(hidden), self.attention.num_heads, -1)
+            H = self.attention.num_heads
+            heads = (len(hidden), H, hidden.shape[1] // H)
             query, key = query.reshape(heads), key.reshape(heads)
             collect.add_weights(query, key if keys is None else key[keys[0]], options)
             collect.add_hidden(out)

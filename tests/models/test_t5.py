@@ -1,0 +1,130 @@
+"""models/t5.py against transformers' own numbers (golden): T5 and v1.1; its checkpoints and its checks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from seq2seq_golden import GOLDEN, TOLERANCE, answers, changed, check_forward, check_generate, check_rows, check_saved
+from seq2seq_golden import inputs as golden_inputs
+
+from transformer_fast import load_model
+from transformer_fast.checkpoint import CheckpointError
+from transformer_fast.models.t5 import T5Config, T5ForConditionalGeneration, T5Model
+
+pytest.importorskip("ml_dtypes")
+pytest.importorskip("safetensors")
+
+
+@pytest.fixture(scope="module", params=["t5", "t5_gated"])
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def model(name):
+    return load_model(GOLDEN / name)
+
+
+def test_golden(model, name, isa):
+    assert isinstance(model, T5ForConditionalGeneration)
+    assert model.config.scale_decoder_outputs == (name == "t5")
+    check_forward(model, name)
+    check_generate(model, name)
+
+
+def test_rows(model, name):
+    check_rows(model, name)
+
+
+def test_saved(model, name, tmp_path):
+    check_saved(model, name, tmp_path / "saved")
+
+
+def test_without_head(model, name):
+    given = golden_inputs(name)
+    body = load_model(GOLDEN / name, head=False)
+    assert isinstance(body, T5Model)
+    assert np.array_equal(body(**given).last_hidden_state, model.model(**given).last_hidden_state)
+
+
+def test_long_rows_take_memory_of_their_length(model):
+    """The bias is one value a distance: 3000 x 3000 scores of two heads would be 72 MB."""
+    import tracemalloc
+
+    ids = np.full((1, 3000), 3)
+    tracemalloc.start()
+    model.encode(ids)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10e6
+
+
+def test_head_of_its_own(tmp_path):
+    """v1.1's files: an lm_head of its own, and an output that is not scaled."""
+
+    def untied(weights):
+        weights["lm_head.weight"] = 2 * weights["shared.weight"]
+
+    config = {"tie_word_embeddings": False, "scale_decoder_outputs": None}
+    model = load_model(changed("t5_gated", tmp_path / "m", config, untied))
+    rows = golden_inputs("t5_gated")["decoder_attention_mask"].astype(bool)
+    logits = model(**golden_inputs("t5_gated")).logits
+    np.testing.assert_allclose(logits[rows], 2 * answers("t5_gated")["logits"][rows], atol=4 * TOLERANCE, rtol=0)
+
+
+def test_mt5_is_v1_1(tmp_path):
+    fields = {"model_type": "mt5", "architectures": ["MT5ForConditionalGeneration"]}
+    check_forward(load_model(changed("t5_gated", tmp_path / "m", fields)), "t5_gated")
+
+
+def test_ignored_tensors(tmp_path):
+    def change(weights):
+        bias = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
+        weights[bias] = np.full((8, 2), np.nan, np.float32)
+        for stack in ("encoder", "decoder"):
+            weights[f"{stack}.embed_tokens.weight"] = weights["shared.weight"].copy()
+
+    check_forward(load_model(changed("t5", tmp_path / "m", change=change)), "t5")
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("is_encoder_decoder", False),
+        ("is_decoder", True),
+        ("quantization_config", {"bits": 8}),
+        ("feed_forward_proj", "gated-mish"),
+        ("feed_forward_proj", "doubly-gated-gelu"),
+        ("relative_attention_num_buckets", 7),
+        ("relative_attention_max_distance", 4),
+        ("num_layers", 3),
+        ("num_decoder_layers", 1),
+        ("d_kv", -1),
+    ],
+)
+def test_refused_config(tmp_path, field, value):
+    with pytest.raises(CheckpointError, match=field):
+        load_model(changed("t5", tmp_path / "m", {field: value}))
+
+
+@pytest.mark.parametrize("side", ["attention_mask", "decoder_attention_mask"])
+def test_refused_mask_with_a_gap(model, side):
+    arguments = {"input_ids": [[3, 4, 5]] * 2, "decoder_input_ids": [[3, 4, 5]] * 2, side: [[1, 1, 0], [1, 0, 1]]}
+    with pytest.raises(ValueError, match=f"{side} has a gap in row 1"):
+        model(**arguments)
+
+
+def test_row_of_padding_alone(model):
+    output = model([[3, 4], [5, 6]], [[1, 1], [0, 0]], [[3], [4]])
+    assert np.isfinite(output.logits).all() and not output.encoder_last_hidden_state[1].any()
+
+
+def test_needs_decoder_ids(model):
+    with pytest.raises(ValueError, match="decoder_input_ids is None"):
+        model([[3, 4]])
+
+
+def test_fresh_model():
+    model = T5ForConditionalGeneration(T5Config(vocab_size=11, d_model=8, d_kv=3, d_ff=9, num_layers=1, num_heads=2))
+    assert model([[3, 4]], decoder_input_ids=[[0]]).logits.shape == (1, 1, 11)
+    assert model.config.num_decoder_layers == 1

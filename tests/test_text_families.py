@@ -1,0 +1,78 @@
+"""SentenceEncoder on every family of encoders of text: lengths, the name of padding, sentence-transformers' numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from model_folders import WORDS, write_json, write_sentence_model, write_tokenizer
+
+from transformer_fast import nn
+from transformer_fast.models.distilbert import DistilBertConfig, DistilBertModel
+from transformer_fast.models.modernbert import ModernBertConfig, ModernBertModel
+from transformer_fast.models.mpnet import MPNetConfig, MPNetModel
+from transformer_fast.models.roberta import RobertaConfig, RobertaModel, XLMRobertaModel
+from transformer_fast.text import SentenceEncoder
+
+pytest.importorskip("safetensors")
+pytest.importorskip("tokenizers")
+
+SIZES = (len(WORDS), 24, 2, 3, 40, 16)
+MODELS = {
+    "roberta": (RobertaModel, RobertaConfig(*SIZES, pad_token_id=0), 15),
+    "xlm-roberta": (XLMRobertaModel, RobertaConfig(*SIZES, pad_token_id=0, type_vocab_size=1), 15),
+    "distilbert": (DistilBertModel, DistilBertConfig(len(WORDS), 24, 2, 3, 40, 16), 16),
+    "mpnet": (MPNetModel, MPNetConfig(*SIZES), 14),
+    "modernbert": (ModernBertModel, ModernBertConfig(len(WORDS), 24, 40, 3, 3, local_attention=4, pad_token_id=0), 20),
+}
+TEXTS = ["the cat sat on the mat.", "", "dog", "the dog ran far! " * 5]
+
+
+@pytest.fixture(params=MODELS)
+def family(request, tmp_path):
+    """(name, folder, model): a sentence model with random weights."""
+    nn.manual_seed(0)
+    made, config, _ = MODELS[request.param]
+    folder = write_sentence_model(tmp_path / "model")
+    model = made(config)
+    state = model.state_dict()
+    model.load_state_dict({name: array * 0.5 if array.ndim > 1 else array for name, array in state.items()})
+    model.save_pretrained(folder)
+    write_tokenizer(folder, config={"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 20})
+    return request.param, folder, model
+
+
+def test_embeddings_are_the_mean_of_the_model(family):
+    name, folder, model = family
+    encoder = SentenceEncoder.from_pretrained(folder)
+    limit = MODELS[name][2]
+    assert encoder.max_seq_length == limit and encoder.get_sentence_embedding_dimension() == 24
+    inputs = encoder.tokenize(TEXTS)
+    assert inputs["input_ids"].shape == (4, limit) and ("token_type_ids" in inputs) == ("roberta" in name)
+    hidden, mask = model(**inputs).last_hidden_state, inputs["attention_mask"]
+    expected = hidden.sum(axis=1) / mask.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(encoder.encode(TEXTS), expected, atol=1e-5)
+    with pytest.raises(ValueError, match=f"needed: 2 to {model.max_length}"):
+        encoder.max_seq_length = 10**6
+
+
+def test_padding_is_found_under_its_other_name(family):
+    _, folder, _ = family
+    source = Path(folder) / "tokenizer.json"
+    source.write_text(source.read_text(encoding="utf-8").replace("[PAD]", "<pad>"), encoding="utf-8")
+    assert SentenceEncoder.from_pretrained(folder).tokenize(TEXTS)["input_ids"][2, -1] == 0
+
+
+@pytest.mark.oracle
+def test_sentence_transformers(family, torch):
+    name, folder, model = family
+    module = pytest.importorskip("sentence_transformers")
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": MODELS[name][2], "do_lower_case": False})
+    write_json(
+        folder / "tokenizer_config.json",
+        {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 20, "pad_token": "[PAD]"},
+    )
+    theirs, ours = module.SentenceTransformer(str(folder), device="cpu"), SentenceEncoder.from_pretrained(folder)
+    assert ours.max_seq_length == theirs.max_seq_length
+    np.testing.assert_allclose(ours.encode(TEXTS), theirs.encode(TEXTS), atol=1e-5)

@@ -1,0 +1,89 @@
+"""torch's masks (True = not allowed) as options of `functional` (True = attend), as small as they can be.
+
+Called by the blocks of this folder. Padding at the end of sequences, the usual case, becomes key lengths: what is
+beyond them is never read, and no array is made for it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Visible(NamedTuple):
+    """Which keys are attended: attn_mask and kv_lengths of `functional.scaled_dot_product_attention`."""
+
+    attn_mask: np.ndarray | None
+    kv_lengths: np.ndarray | None
+
+
+def visible(attn_mask, key_padding_mask, shape: tuple[int, int, int, int], front: int = 0) -> Visible:
+    """What torch's two masks leave, if `front` keys that every query sees stand before those of the masks.
+
+    shape is (B, H, Lq, Lk), with Lk without `front`. attn_mask (Lq, Lk) or (B * H, Lq, Lk), key_padding_mask (B, Lk):
+    bool (True = not allowed), or float32, which is added to the scores.
+
+    Raises ValueError for other shapes, TypeError for other types.
+    """
+    B, H, Lq, Lk = shape
+    mask = lengths = None
+    if attn_mask is not None:
+        mask = _checked("attn_mask", attn_mask, ((Lq, Lk), (B * H, Lq, Lk)))
+        mask = _widened(mask if mask.ndim == 2 else mask.reshape(shape), front)
+    if key_padding_mask is not None:
+        padding = _checked("key_padding_mask", key_padding_mask, ((B, Lk),))
+        lengths = _lengths(padding)
+        if lengths is not None:
+            lengths += front
+        else:
+            padding = _widened(padding, front)[:, None, None]
+            mask = padding if mask is None else _both(mask, padding)
+    return Visible(mask, lengths)
+
+
+def check_heads(embed_dim: int, num_heads: int) -> None:
+    if embed_dim <= 0 or num_heads <= 0 or embed_dim % num_heads:
+        raise ValueError(
+            f"embed_dim={embed_dim} and num_heads={num_heads}; "
+            "needed: positive numbers, embed_dim a multiple of num_heads"
+        )
+
+
+def _checked(name: str, mask, shapes: tuple[tuple[int, ...], ...]) -> np.ndarray:
+    mask = np.asarray(mask)
+    if mask.dtype != np.bool_ and mask.dtype != np.float32:
+        raise TypeError(f"{name} has dtype {mask.dtype}; needed: bool (True = not allowed) or float32 (added)")
+    if mask.shape not in shapes:
+        raise ValueError(f"{name} has shape {mask.shape}; needed: {' or '.join(map(str, shapes))}")
+    return mask
+
+
+def _lengths(padding: np.ndarray) -> np.ndarray | None:
+    """(B,) how many keys each sequence has, if all its padding is at the end."""
+    if padding.dtype != np.bool_:
+        return None
+    lengths = padding.shape[1] - np.count_nonzero(padding, axis=1)
+    at_end = np.arange(padding.shape[1]) >= lengths[:, None]
+    return lengths if np.array_equal(padding, at_end) else None
+
+
+def _widened(mask: np.ndarray, front: int) -> np.ndarray:
+    """The mask of `functional`: boolean ones inverted, and with `front` keys more that are allowed."""
+    if not front:
+        return ~mask if mask.dtype == np.bool_ else mask
+    wide = np.empty((*mask.shape[:-1], mask.shape[-1] + front), mask.dtype)
+    wide[..., :front] = mask.dtype == np.bool_
+    if mask.dtype == np.bool_:
+        np.logical_not(mask, out=wide[..., front:])
+    else:
+        wide[..., front:] = mask
+    return wide
+
+
+def _both(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """One mask of `functional` that does what two do."""
+    if first.dtype == second.dtype == np.bool_:
+        return first & second
+    added = (np.where(m, np.float32(0), np.float32(-np.inf)) if m.dtype == np.bool_ else m for m in (first, second))
+    return np.add(*added)
