@@ -10,8 +10,10 @@ from transformer_fast.pipelines import (
     ImageClassifier,
     ImageTextSimilarity,
     QuestionAnswerer,
+    Summariser,
     TextClassifier,
     TokenTagger,
+    Translator,
 )
 
 pytestmark = pytest.mark.oracle
@@ -333,3 +335,42 @@ def test_image_text_similarity(torch, tmp_path):
         got = dict(zip(texts[:2], ours(image, texts[:2])[0], strict=True))
         for answer in found:
             assert abs(got[answer["label"]] - answer["score"]) <= TOLERANCE
+
+
+@pytest.mark.parametrize("architecture", ["BartForConditionalGeneration", "T5ForConditionalGeneration"])
+def test_texts_to_texts(torch, tmp_path, architecture):
+    import transformers
+
+    torch.manual_seed(0)
+    tokenizer, names = byte_level()
+    V = tokenizer.get_vocab_size()
+    ids = {"pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2, "bos_token_id": 0}
+    tasks = {"summarization": {"prefix": "in the mat ", "max_length": 15, "num_beams": 3, "no_repeat_ngram_size": 2}}
+    if architecture.startswith("T5"):
+        sizes = dict(d_model=32, d_kv=8, d_ff=40, num_layers=2, num_heads=4)
+        config = transformers.T5Config(vocab_size=V, **sizes, **ids, task_specific_params=tasks)
+    else:
+        heads = dict(encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=40, decoder_ffn_dim=40)
+        sizes = dict(d_model=32, encoder_layers=2, decoder_layers=2, max_position_embeddings=60, **heads)
+        config = transformers.BartConfig(vocab_size=V, **sizes, **ids, task_specific_params=tasks)
+    model = getattr(transformers, architecture)(config).eval()
+    for parameter in model.parameters():
+        parameter.data += torch.randn_like(parameter) * 0.3
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=60, **names)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+
+    def theirs(prefix, texts, **options):
+        found = []
+        for text in texts:
+            inputs = tokenizer(prefix + text, truncation=True, return_tensors="pt")
+            row = model.generate(inputs["input_ids"], attention_mask=inputs["attention_mask"], **options)[0]
+            found.append(tokenizer.decode(row, skip_special_tokens=True).strip())
+        return found
+
+    task = dict(tasks["summarization"])
+    prefix = task.pop("prefix")
+    expected = theirs(prefix, TEXTS, **task)
+    assert len(set(expected)) > 1
+    assert Summariser.from_pretrained(tmp_path)(TEXTS) == expected
+    assert Translator.from_pretrained(tmp_path)(TEXTS, max_new_tokens=9) == theirs("", TEXTS, max_new_tokens=9)

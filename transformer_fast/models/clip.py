@@ -371,7 +371,7 @@ class CLIPModel(PretrainedModel):
         self.vision_model = CLIPVisionModel(config.vision_config)
         self.text_projection = Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
         self.visual_projection = Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
-        self.register_parameter("logit_scale", (), lambda _: np.float32(config.logit_scale_init_value))
+        self.register_parameter("logit_scale", (), lambda _: np.array(config.logit_scale_init_value, np.float32))
 
     @classmethod
     def read_config(cls, content: dict[str, Any], source: Path) -> CLIPConfig:
