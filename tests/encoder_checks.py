@@ -67,17 +67,17 @@ def tensor_names(folder: Path) -> set[str]:
 def packing(model, low: int = 6) -> None:
     """The same rows alone, packed, padded on either side and with holes: equal bits, on every number of threads."""
     rng = np.random.default_rng(0)
-    limit, lengths = model.config.vocab_size, [1, 7, 3, 9]
+    limit, lengths = model.config.vocab_size, [0, 1, 7, 0, 3, 9]
     cu_seqlens = np.cumsum([0, *lengths])
     ids = rng.integers(low, limit, cu_seqlens[-1])
     packed = model.encode_packed(ids, cu_seqlens)
-    left, right = np.zeros((2, 4, 9), np.int64)
-    mask = np.zeros((4, 9), np.int64)
+    left, right = np.zeros((2, 6, 9), np.int64)
+    mask = np.zeros((6, 9), np.int64)
     for b, (first, n) in enumerate(zip(cu_seqlens, lengths, strict=False)):
         own = ids[first : first + n]
         assert np.array_equal(model.encode_packed(own, np.array([0, n])), packed[first : first + n])
         left[b, 9 - n :], right[b, :n], mask[b, :n] = own, own, 1
-    expected = np.zeros((4, 9, packed.shape[1]), np.float32)
+    expected = np.zeros((6, 9, packed.shape[1]), np.float32)
     expected[mask == 1] = packed
     found = model(right, mask)[0]
     assert np.array_equal(found, expected)
@@ -87,7 +87,7 @@ def packing(model, low: int = 6) -> None:
     functional.set_num_threads(threads)
     # Positions may count padding on the left, but nothing else may know of it.
     positions = model._positions(ids, cu_seqlens)
-    padded = np.zeros((4, 9), np.int64)
+    padded = np.zeros((6, 9), np.int64)
     padded[mask[:, ::-1] == 1] = positions
     shifted = model(left, mask[:, ::-1], position_ids=padded)[0]
     np.testing.assert_allclose(shifted[mask[:, ::-1] == 1], packed, atol=TOLERANCE)

@@ -31,6 +31,12 @@ class Source:
     they do not give the same number. shape: the tensor's shape in the file, where it is another than the parameter's
     (one tensor, the same elements in the same order: a convolution that runs as a linear layer). copies: names under
     which the one tensor is written, too.
+
+    Example:
+        >>> import numpy as np
+        >>> tensors = {"q": np.zeros((2, 3), np.float32), "k": np.ones((2, 3), np.float32)}
+        >>> Source("q", "k").read(tensors, (4, 3))[:, 0]
+        array([0., 0., 1., 1.], dtype=float32)
     """
 
     __slots__ = ("copies", "names", "rows", "shape", "transpose")
@@ -101,6 +107,10 @@ class PretrainedModel(Module):
 
     Attributes:
         config: the config_class.
+
+    Example:
+        >>> model = BertModel.from_pretrained("bert-base-uncased")                                    # doctest: +SKIP
+        >>> model.save_pretrained("a-folder")                                                         # doctest: +SKIP
     """
 
     config_class: type

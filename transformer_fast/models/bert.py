@@ -14,7 +14,7 @@ import numpy as np
 from transformer_fast import functional as F
 from transformer_fast.models import heads
 from transformer_fast.models.base import Source
-from transformer_fast.models.config import ACTIVATIONS, Labels, check_fields
+from transformer_fast.models.config import ACTIVATIONS, Labels, check_activation, check_fields, check_heads
 from transformer_fast.models.encoder import Encoded, PoolingEncoder, layer_sources
 from transformer_fast.models.inputs import integers
 from transformer_fast.models.output import BertForPreTrainingOutput, NextSentencePredictorOutput
@@ -38,13 +38,8 @@ class BertConfig(Labels):
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.hidden_act not in ACTIVATIONS:
-            raise ValueError(f"hidden_act is {self.hidden_act!r}; supported: {', '.join(ACTIVATIONS)}")
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"num_attention_heads is {self.num_attention_heads}; "
-                f"needed: a divisor of hidden_size={self.hidden_size}"
-            )
+        check_activation(self, "hidden_act")
+        check_heads(self)
 
 
 # Where parameters stand in the checkpoint.
@@ -153,6 +148,15 @@ def _transform(config: BertConfig) -> heads.PredictionHead:
 
 
 class BertForMaskedLM(heads.ForMaskedLM):
+    """BERT: logits (B, L, V) of the word in each place; see `heads.ForMaskedLM`.
+
+    Example:
+        >>> import numpy as np
+        >>> model = BertForMaskedLM(BertConfig(100, 16, 2, 4, 32, 64))
+        >>> model(np.array([[7, 8, 9]])).logits.shape
+        (1, 3, 100)
+    """
+
     base_class = BertModel
     base_options = {"add_pooling_layer": False}
     head = _PREDICTIONS
@@ -165,6 +169,15 @@ class BertForMaskedLM(heads.ForMaskedLM):
 
 
 class BertForSequenceClassification(heads.ForSequenceClassification):
+    """BERT: logits (B, num_labels) of each text; see `heads.ForSequenceClassification`.
+
+    Example:
+        >>> import numpy as np
+        >>> model = BertForSequenceClassification(BertConfig(100, 16, 2, 4, 32, 64, num_labels=5))
+        >>> model(np.array([[7, 8, 9]])).logits.shape
+        (1, 5)
+    """
+
     base_class = BertModel
     head = _CLASSIFIER
     head_prefixes = ("classifier.",)
@@ -178,17 +191,42 @@ class BertForSequenceClassification(heads.ForSequenceClassification):
 
 
 class BertForTokenClassification(heads.ForTokenClassification):
+    """BERT: logits (B, L, num_labels) of each token; see `heads.ForTokenClassification`.
+
+    Example:
+        >>> import numpy as np
+        >>> model = BertForTokenClassification(BertConfig(100, 16, 2, 4, 32, 64, num_labels=5))
+        >>> model(np.array([[7, 8, 9]])).logits.shape
+        (1, 3, 5)
+    """
+
     base_class = BertModel
     base_options = {"add_pooling_layer": False}
 
 
 class BertForQuestionAnswering(heads.ForQuestionAnswering):
+    """BERT: start_logits and end_logits (B, L) of an answer; see `heads.ForQuestionAnswering`.
+
+    Example:
+        >>> import numpy as np
+        >>> model = BertForQuestionAnswering(BertConfig(100, 16, 2, 4, 32, 64))
+        >>> model(np.array([[7, 8, 9]])).start_logits.shape
+        (1, 3)
+    """
+
     base_class = BertModel
     base_options = {"add_pooling_layer": False}
 
 
 class BertForNextSentencePrediction(heads.ForSequenceClassification):
-    """logits (B, 2): that the second text follows the first, that it does not."""
+    """logits (B, 2): that the second text follows the first, that it does not.
+
+    Example:
+        >>> import numpy as np
+        >>> model = BertForNextSentencePrediction(BertConfig(100, 16, 2, 4, 32, 64))
+        >>> model(np.array([[7, 8, 9]])).logits.shape
+        (1, 2)
+    """
 
     base_class = BertModel
     head = {ours.replace("next", "classifier"): theirs for ours, theirs in _NEXT_SENTENCE.items()}
@@ -208,7 +246,14 @@ class BertForNextSentencePrediction(heads.ForSequenceClassification):
 
 
 class BertForPreTraining(heads.ForMaskedLM):
-    """prediction_logits (B, L, V) of masked words, seq_relationship_logits (B, 2) of the second text."""
+    """prediction_logits (B, L, V) of masked words, seq_relationship_logits (B, 2) of the second text.
+
+    Example:
+        >>> import numpy as np
+        >>> model = BertForPreTraining(BertConfig(100, 16, 2, 4, 32, 64))
+        >>> model(np.array([[7, 8, 9]])).seq_relationship_logits.shape
+        (1, 2)
+    """
 
     base_class = BertModel
     head = _PREDICTIONS | _NEXT_SENTENCE

@@ -103,7 +103,7 @@ class Labels:
 
     @property
     def label_count(self) -> int:
-        return self.num_labels if self.id2label is None else len(self.id2label)
+        return len(self.id2label) if self.id2label else self.num_labels
 
 
 def check_fields(config: Any) -> None:
@@ -127,3 +127,16 @@ def _kind(annotation: str) -> tuple[Callable[[Any], bool], str] | None:
         return _KINDS.get(annotation)
     ok, needed = _KINDS[match[1]]
     return lambda value: type(value) is list and all(map(ok, value)), f"a list, each of it {needed}"
+
+
+def check_activation(config: Any, field: str) -> None:
+    """config.<field> names an activation that there is, or a ValueError says which there are."""
+    name = getattr(config, field)
+    if name not in ACTIVATIONS:
+        raise ValueError(f"{field} is {name!r}; supported: {', '.join(ACTIVATIONS)}")
+
+
+def check_heads(config: Any, heads: str = "num_attention_heads", width: str = "hidden_size") -> None:
+    """config.<heads> divides config.<width>, or a ValueError says so."""
+    if getattr(config, width) % getattr(config, heads):
+        raise ValueError(f"{heads} is {getattr(config, heads)}; needed: a divisor of {width}={getattr(config, width)}")

@@ -14,7 +14,7 @@ import numpy as np
 from transformer_fast import functional as F
 from transformer_fast.models import heads
 from transformer_fast.models.base import Source
-from transformer_fast.models.config import ACTIVATIONS, Labels, check_fields
+from transformer_fast.models.config import ACTIVATIONS, Labels, check_activation, check_fields, check_heads
 from transformer_fast.models.encoder import Encoded, TextEncoder, layer_sources
 from transformer_fast.nn import Embedding, LayerNorm, Linear, PackedEncoder
 
@@ -36,10 +36,8 @@ class DistilBertConfig(Labels):
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation is {self.activation!r}; supported: {', '.join(ACTIVATIONS)}")
-        if self.dim % self.n_heads:
-            raise ValueError(f"n_heads is {self.n_heads}; needed: a divisor of dim={self.dim}")
+        check_activation(self, "activation")
+        check_heads(self, "n_heads", "dim")
 
 
 _EMBEDDINGS = {
@@ -104,6 +102,8 @@ class DistilBertModel(TextEncoder):
 
 
 class DistilBertForMaskedLM(heads.ForMaskedLM):
+    """DistilBERT: logits (B, L, V) of the word in each place; see `heads.ForMaskedLM`."""
+
     base_class = DistilBertModel
     head = {
         "transform.dense.weight": "vocab_transform.weight",
@@ -122,6 +122,15 @@ class DistilBertForMaskedLM(heads.ForMaskedLM):
 
 
 class DistilBertForSequenceClassification(heads.ForSequenceClassification):
+    """DistilBERT: logits (B, num_labels) of each text; see `heads.ForSequenceClassification`.
+
+    Example:
+        >>> import numpy as np
+        >>> model = DistilBertForSequenceClassification(DistilBertConfig(100, 16, 2, 4, 32))
+        >>> model(np.array([[7, 8, 9]])).logits.shape
+        (1, 2)
+    """
+
     base_class = DistilBertModel
     head = {
         f"{part}.{kind}": f"{part}.{kind}" for part in ("pre_classifier", "classifier") for kind in ("weight", "bias")
@@ -138,8 +147,19 @@ class DistilBertForSequenceClassification(heads.ForSequenceClassification):
 
 
 class DistilBertForTokenClassification(heads.ForTokenClassification):
+    """DistilBERT: logits (B, L, num_labels) of each token; see `heads.ForTokenClassification`."""
+
     base_class = DistilBertModel
 
 
 class DistilBertForQuestionAnswering(heads.ForQuestionAnswering):
+    """DistilBERT: start_logits and end_logits (B, L) of an answer; see `heads.ForQuestionAnswering`.
+
+    Example:
+        >>> import numpy as np
+        >>> model = DistilBertForQuestionAnswering(DistilBertConfig(100, 16, 2, 4, 32))
+        >>> model(np.array([[7, 8, 9]])).end_logits.shape
+        (1, 3)
+    """
+
     base_class = DistilBertModel

@@ -15,7 +15,7 @@ import numpy as np
 from transformer_fast import functional as F
 from transformer_fast.models import heads
 from transformer_fast.models.base import Source
-from transformer_fast.models.config import ACTIVATIONS, Index, Labels, check_fields
+from transformer_fast.models.config import ACTIVATIONS, Index, Labels, check_activation, check_fields
 from transformer_fast.models.encoder import Batch, Encoded, TextEncoder
 from transformer_fast.nn import Collector, Embedding, LayerNorm, Linear, Module, ModuleList, RotaryEmbedding, init
 from transformer_fast.nn.linear import PackedRows
@@ -57,9 +57,8 @@ class ModernBertConfig(Labels):
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for name in ("hidden_activation", "classifier_activation"):
-            if getattr(self, name) not in ACTIVATIONS:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; supported: {', '.join(ACTIVATIONS)}")
+        check_activation(self, "hidden_activation")
+        check_activation(self, "classifier_activation")
         if self.hidden_size % (2 * self.num_attention_heads):
             raise ValueError(
                 f"num_attention_heads is {self.num_attention_heads}; "
@@ -260,6 +259,15 @@ def _transform(config: ModernBertConfig) -> heads.PredictionHead:
 
 
 class ModernBertForMaskedLM(heads.ForMaskedLM):
+    """ModernBERT: logits (B, L, V) of the word in each place; see `heads.ForMaskedLM`.
+
+    Example:
+        >>> import numpy as np
+        >>> model = ModernBertForMaskedLM(ModernBertConfig(100, 16, 24, 2, 4))
+        >>> model(np.array([[7, 8, 9]])).logits.shape
+        (1, 3, 100)
+    """
+
     base_class = ModernBertModel
     head = _TRANSFORM | {"decoder.weight": "decoder.weight", "decoder.bias": "decoder.bias"}
     head_prefixes = ("head.", "decoder.")
@@ -271,7 +279,14 @@ class ModernBertForMaskedLM(heads.ForMaskedLM):
 
 
 class ModernBertForSequenceClassification(heads.ForSequenceClassification):
-    """What is classified is the first token, or the mean of all (classifier_pooling)."""
+    """What is classified is the first token, or the mean of all (classifier_pooling).
+
+    Example:
+        >>> import numpy as np
+        >>> model = ModernBertForSequenceClassification(ModernBertConfig(100, 16, 24, 2, 4))
+        >>> model(np.array([[7, 8, 9]])).logits.shape
+        (1, 2)
+    """
 
     base_class = ModernBertModel
     head = _TRANSFORM | heads.ForTokenClassification.head
@@ -293,6 +308,8 @@ class ModernBertForSequenceClassification(heads.ForSequenceClassification):
 
 
 class ModernBertForTokenClassification(heads.ForTokenClassification):
+    """ModernBERT: logits (B, L, num_labels) of each token; see `heads.ForTokenClassification`."""
+
     base_class = ModernBertModel
     head = _TRANSFORM | heads.ForTokenClassification.head
     head_prefixes = ("head.", "classifier.")
@@ -306,6 +323,8 @@ class ModernBertForTokenClassification(heads.ForTokenClassification):
 
 
 class ModernBertForQuestionAnswering(heads.ForQuestionAnswering):
+    """ModernBERT: start_logits and end_logits (B, L) of an answer; see `heads.ForQuestionAnswering`."""
+
     base_class = ModernBertModel
     head = _TRANSFORM | {"outputs.weight": "classifier.weight", "outputs.bias": "classifier.bias"}
     head_prefixes = ("head.", "classifier.")

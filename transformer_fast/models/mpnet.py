@@ -14,7 +14,7 @@ import numpy as np
 from transformer_fast import functional as F
 from transformer_fast.models import heads, roberta
 from transformer_fast.models.base import Source
-from transformer_fast.models.config import ACTIVATIONS, Labels, check_fields
+from transformer_fast.models.config import ACTIVATIONS, Labels, check_activation, check_fields, check_heads
 from transformer_fast.models.encoder import Batch, PoolingEncoder, layer_sources
 from transformer_fast.nn import Collector, Embedding, LayerNorm, Linear, PackedEncoder, RelativePositionBias
 
@@ -41,13 +41,8 @@ class MPNetConfig(Labels):
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.hidden_act not in ACTIVATIONS:
-            raise ValueError(f"hidden_act is {self.hidden_act!r}; supported: {', '.join(ACTIVATIONS)}")
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"num_attention_heads is {self.num_attention_heads}; "
-                f"needed: a divisor of hidden_size={self.hidden_size}"
-            )
+        check_activation(self, "hidden_act")
+        check_heads(self)
         if self.relative_attention_num_buckets != _BUCKETS:
             raise ValueError(
                 f"relative_attention_num_buckets is {self.relative_attention_num_buckets}; "
@@ -150,18 +145,33 @@ class MPNetModel(PoolingEncoder):
 
 
 class MPNetForMaskedLM(roberta.ForMaskedLM):
+    """MPNet: logits (B, L, V) of the word in each place; see `heads.ForMaskedLM`.
+
+    Example:
+        >>> import numpy as np
+        >>> model = MPNetForMaskedLM(MPNetConfig(100, 16, 2, 4, 32, 64))
+        >>> model(np.array([[7, 8, 9]])).logits.shape
+        (1, 3, 100)
+    """
+
     base_class = MPNetModel
 
 
 class MPNetForSequenceClassification(roberta.ForSequenceClassification):
+    """MPNet: logits (B, num_labels) of each text; see `heads.ForSequenceClassification`."""
+
     base_class = MPNetModel
 
 
 class MPNetForTokenClassification(heads.ForTokenClassification):
+    """MPNet: logits (B, L, num_labels) of each token; see `heads.ForTokenClassification`."""
+
     base_class = MPNetModel
     base_options = {"add_pooling_layer": False}
 
 
 class MPNetForQuestionAnswering(heads.ForQuestionAnswering):
+    """MPNet: start_logits and end_logits (B, L) of an answer; see `heads.ForQuestionAnswering`."""
+
     base_class = MPNetModel
     base_options = {"add_pooling_layer": False}

@@ -38,6 +38,12 @@ class RobertaModel(BertModel):
 
     A token's position is pad_token_id + its number among the ids of its sequence that are not pad_token_id, whatever
     the attention mask says; pad_token_id itself is at position pad_token_id.
+
+    Example:
+        >>> import numpy as np
+        >>> model = RobertaModel(RobertaConfig(100, 16, 2, 4, 32, 64))
+        >>> model(np.array([[7, 8, 9]])).last_hidden_state.shape
+        (1, 3, 16)
     """
 
     config_class = RobertaConfig
@@ -98,6 +104,8 @@ class ForMaskedLM(heads.ForMaskedLM):
 
 
 class ForSequenceClassification(heads.ForSequenceClassification):
+    """Labels of a text, from its first token by `ClassificationHead`."""
+
     head = {
         f"classifier.{part}.{kind}": f"classifier.{part}.{kind}"
         for part in ("dense", "out_proj")
@@ -115,19 +123,41 @@ class ForSequenceClassification(heads.ForSequenceClassification):
 
 
 class RobertaForMaskedLM(ForMaskedLM):
+    """RoBERTa: logits (B, L, V) of the word in each place; see `heads.ForMaskedLM`.
+
+    Example:
+        >>> import numpy as np
+        >>> model = RobertaForMaskedLM(RobertaConfig(100, 16, 2, 4, 32, 64))
+        >>> model(np.array([[7, 8, 9]])).logits.shape
+        (1, 3, 100)
+    """
+
     base_class = RobertaModel
 
 
 class RobertaForSequenceClassification(ForSequenceClassification):
+    """RoBERTa: logits (B, num_labels) of each text; see `heads.ForSequenceClassification`.
+
+    Example:
+        >>> import numpy as np
+        >>> model = RobertaForSequenceClassification(RobertaConfig(100, 16, 2, 4, 32, 64))
+        >>> model(np.array([[7, 8, 9]])).logits.shape
+        (1, 2)
+    """
+
     base_class = RobertaModel
 
 
 class RobertaForTokenClassification(heads.ForTokenClassification):
+    """RoBERTa: logits (B, L, num_labels) of each token; see `heads.ForTokenClassification`."""
+
     base_class = RobertaModel
     base_options = {"add_pooling_layer": False}
 
 
 class RobertaForQuestionAnswering(heads.ForQuestionAnswering):
+    """RoBERTa: start_logits and end_logits (B, L) of an answer; see `heads.ForQuestionAnswering`."""
+
     base_class = RobertaModel
     base_options = {"add_pooling_layer": False}
 
@@ -137,22 +167,32 @@ class RobertaForQuestionAnswering(heads.ForQuestionAnswering):
 
 
 class XLMRobertaModel(RobertaModel):
+    """As `RobertaModel`."""
+
     model_types = ("xlm-roberta",)
 
 
 class XLMRobertaForMaskedLM(ForMaskedLM):
+    """XLM-RoBERTa: logits (B, L, V) of the word in each place; see `heads.ForMaskedLM`."""
+
     base_class = XLMRobertaModel
 
 
 class XLMRobertaForSequenceClassification(ForSequenceClassification):
+    """XLM-RoBERTa: logits (B, num_labels) of each text; see `heads.ForSequenceClassification`."""
+
     base_class = XLMRobertaModel
 
 
 class XLMRobertaForTokenClassification(heads.ForTokenClassification):
+    """XLM-RoBERTa: logits (B, L, num_labels) of each token; see `heads.ForTokenClassification`."""
+
     base_class = XLMRobertaModel
     base_options = {"add_pooling_layer": False}
 
 
 class XLMRobertaForQuestionAnswering(heads.ForQuestionAnswering):
+    """XLM-RoBERTa: start_logits and end_logits (B, L) of an answer; see `heads.ForQuestionAnswering`."""
+
     base_class = XLMRobertaModel
     base_options = {"add_pooling_layer": False}
