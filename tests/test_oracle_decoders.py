@@ -304,7 +304,39 @@ def test_processors_give_the_scores_of_transformers(torch, pairs):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Other checkpoints
+# Labels, other checkpoints
+
+
+LABELS = {
+    "GPT2ForSequenceClassification": ("GPT2Config", GPT2 | {"pad_token_id": 1}),
+    "LlamaForSequenceClassification": ("LlamaConfig", GATED),
+    "MistralForSequenceClassification": ("MistralConfig", GATED | {"sliding_window": 4}),
+    "Qwen2ForSequenceClassification": ("Qwen2Config", GATED),
+    "Qwen3ForSequenceClassification": ("Qwen3Config", GATED),
+    "Gemma2ForSequenceClassification": ("Gemma2Config", GATED | {"head_dim": 8}),
+    "Gemma3TextForSequenceClassification": ("Gemma3TextConfig", GATED | {"head_dim": 8}),
+}
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_labels(torch, tmp_path, name):
+    import transformers
+
+    config_class, fields = LABELS[name]
+    torch.manual_seed(0)
+    config = getattr(transformers, config_class)(**fields, num_labels=3)
+    theirs = getattr(transformers, name)(config).eval()
+    for parameter in theirs.parameters():
+        parameter.data += torch.randn_like(parameter) * 0.15
+    theirs.set_attn_implementation("eager")
+    theirs.save_pretrained(tmp_path)
+    ours = load_model(tmp_path)
+    assert type(ours).__name__ == name and ours.config.labels == ("LABEL_0", "LABEL_1", "LABEL_2")
+    ids = np.random.default_rng(1).integers(3, V, (3, 9))
+    ids[0, 5:], ids[1, :4] = 1, 1
+    with torch.no_grad():
+        expected = theirs(torch.from_numpy(ids), attention_mask=torch.from_numpy((ids != 1).astype(np.int64))).logits
+    close(ours(ids, ids != 1).logits, expected.numpy())
 
 
 def test_half_precision_weights(torch, pairs, tmp_path):

@@ -7,6 +7,8 @@ import pytest
 from decoder_cases import TOLERANCE, inputs, write
 
 from transformer_fast import functional, load_model
+from transformer_fast.models.gemma2 import Gemma2Config, Gemma2ForSequenceClassification
+from transformer_fast.models.gpt2 import GPT2Config, GPT2ForSequenceClassification
 
 pytest.importorskip("safetensors")
 
@@ -130,3 +132,30 @@ def test_empty_batch(model):
 def test_bad_input(model, call, error, text):
     with pytest.raises(error, match=text):
         call(model)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Labels
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **fields: GPT2ForSequenceClassification(GPT2Config(30, 16, 8, 1, 2, **fields)),
+        lambda **fields: Gemma2ForSequenceClassification(Gemma2Config(30, 8, 12, 1, 2, 1, head_dim=4, **fields)),
+    ],
+)
+def test_labels_are_scored_by_the_last_token(make, tmp_path):
+    model = make(num_labels=3, pad_token_id=1)
+    ids = np.array([[5, 6, 7, 1], [1, 1, 8, 9], [4, 8, 4, 1]])
+    output = model(ids, ids != 1)
+    assert output.logits.shape == (3, 3) and output.keys() == ["logits"]
+    hidden = model._modules[model.body_name](ids, ids != 1).last_hidden_state
+    close(output.logits, model.score(hidden[np.arange(3), [2, 3, 2]]))
+    model.save_pretrained(tmp_path)
+    again = load_model(tmp_path)
+    assert type(again) is type(model) and np.array_equal(again(ids, ids != 1).logits, output.logits)
+    alone = make(num_labels=3, pad_token_id=None)
+    assert alone(ids[:1]).logits.shape == (1, 3)
+    with pytest.raises(ValueError, match="input_ids has 3 rows and pad_token_id is None"):
+        alone(ids)

@@ -95,7 +95,7 @@ class Decoder(PretrainedModel):
         if state is not None and len(state.positions) != B:
             raise ValueError(f"past_key_values is of {len(state.positions)} rows; needed: {B}, as input_ids has")
         past = 0 if state is None else state.get_seq_length()
-        tokens = self._tokens(attention_mask, (B, L), past)
+        tokens = self.tokens(attention_mask, (B, L), past)
         positions = np.arange(past, past + L) if position_ids is None else position_ids
         positions = integers("position_ids", positions, None, (B, L))[tokens]
         weights = [] if output_attentions else None
@@ -113,7 +113,7 @@ class Decoder(PretrainedModel):
             None if weights is None else tuple(_unpacked_weights(rows, tokens, columns) for rows in weights),
         )
 
-    def _tokens(self, attention_mask: Any, shape: tuple[int, int], past: int) -> np.ndarray:
+    def tokens(self, attention_mask: Any, shape: tuple[int, int], past: int) -> np.ndarray:
         """The mask of the new tokens as booleans (B, L)."""
         if attention_mask is not None and past:
             attention_mask = np.asarray(attention_mask)
@@ -228,7 +228,7 @@ class CausalLM(GenerationMixin, PretrainedModel):
         input_ids = integers("input_ids", input_ids, self.config.vocab_size)
         if input_ids.ndim != 2:
             raise ValueError(f"input_ids has shape {input_ids.shape}; needed: (B, L)")
-        tokens = token_mask(attention_mask, input_ids.shape)
+        tokens = body.tokens(attention_mask, input_ids.shape, 0)
         if not tokens.any(axis=1).all():
             raise ValueError(
                 f"row {int(np.argmin(tokens.any(axis=1)))} of input_ids has no token; needed: at least one"

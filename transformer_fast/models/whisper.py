@@ -340,7 +340,8 @@ class WhisperForConditionalGeneration(ConditionalGeneration):
     def _forced(self) -> list[int | None]:
         """What forced_decoder_ids puts behind the start; a None stands for the language that is to be detected."""
         forced = self.generation_config.get("forced_decoder_ids") or self.config.forced_decoder_ids or []
-        if [place for place, _ in forced] != list(range(1, len(forced) + 1)):
+        pairs = isinstance(forced, list) and all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in forced)
+        if not pairs or [place for place, _ in forced] != list(range(1, len(forced) + 1)):
             raise ValueError(f"forced_decoder_ids is {forced}; needed: [[1, id], [2, id], ...]")
         return [token for _, token in forced]
 
