@@ -25,6 +25,7 @@ PYTHON_ROOMS = {
     "cli": {"commands"},
     "commands": {
         "commands",
+        "audio",
         "bench",
         "functional",
         "generation",

@@ -80,7 +80,8 @@ def resample(samples: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
         from scipy.signal import resample_poly
     except ModuleNotFoundError as error:
         raise ImportError(
-            f"scipy is not installed; needed to change {rate} Hz to {new_rate} Hz: pip install 'transformer-fast[audio]'"
+            f"scipy is not installed; needed to change {rate} Hz to {new_rate} Hz: "
+            "pip install 'transformer-fast[audio]'"
         ) from error
     divisor = math.gcd(rate, new_rate)
     return resample_poly(samples, new_rate // divisor, rate // divisor).astype(np.float32)

@@ -15,9 +15,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
-from transformer_fast.commands import bench, classify, common, embed, generate, info, search, similarity, tag
+from transformer_fast.commands import (
+    bench,
+    classify,
+    common,
+    embed,
+    generate,
+    info,
+    search,
+    similarity,
+    tag,
+    transcribe,
+)
 
-_COMMANDS = (info, embed, search, similarity, classify, tag, generate, bench)  # in the order of --help
+# In the order of --help.
+_COMMANDS = (info, embed, search, similarity, classify, tag, generate, transcribe, bench)
 
 # What wrong input, a missing file or a missing package raise, here and in the layers below: told in one line. Anything
 # else is a fault of this program and keeps its traceback.
