@@ -33,10 +33,12 @@ PYTHON_ROOMS = {
         "passages",
         "pipelines",
         "text",
+        "visualize",
         "weights",
         "__init__",
     },
     "bench": {"functional", "timing"},
+    "visualize": {"visualize"},
     "text": {"models", "nn", "functional", "checkpoint", "tokenization", "weights"},
     "pipelines": {"pipelines", "models", "functional", "audio", "tokenization", "vision", "checkpoint"},
     "models": {"models", "generation", "nn", "functional", "checkpoint"},
@@ -52,7 +54,7 @@ PYTHON_ROOMS = {
     "timing": set(),
     "reference": set(),
     "weights": {"checkpoint"},
-    "__init__": {"functional", "generation", "models", "nn", "text"},
+    "__init__": {"functional", "generation", "models", "nn", "text", "visualize"},
 }
 # Imported by one room alone, whose files are imported by nobody else.
 FOREIGN_ROOM = "integrations"

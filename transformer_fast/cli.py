@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from transformer_fast.commands import (
+    attend,
     bench,
     classify,
     common,
@@ -29,12 +30,16 @@ from transformer_fast.commands import (
 )
 
 # In the order of --help.
-_COMMANDS = (info, embed, search, similarity, classify, tag, generate, transcribe, bench)
+_COMMANDS = (info, embed, search, similarity, classify, tag, attend, generate, transcribe, bench)
 
 # What wrong input, a missing file or a missing package raise, here and in the layers below: told in one line. Anything
 # else is a fault of this program and keeps its traceback.
 _EXPECTED_ERRORS = (OSError, ValueError, ImportError, NotImplementedError)
 _INTERRUPTED, _TERMINATED, _BROKEN_PIPE = 130, 143, 141  # 128 + the signal's number, as shells report it
+
+
+# Packages that are no part of the extra `models` -> the extra that brings them.
+_EXTRAS = {"matplotlib": "plot"}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -80,7 +85,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _one_line(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
-        return f"the package {error.name!r} is missing: pip install 'transformer-fast[models]'"
+        extra = _EXTRAS.get(error.name.split(".")[0], "models")
+        return f"the package {error.name!r} is missing: pip install 'transformer-fast[{extra}]'"
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__
