@@ -240,3 +240,19 @@ def test_saved_models_are_read_by_transformers(torch, tmp_path, architecture):
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     for name, tensor in theirs.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor)
+
+
+@pytest.mark.parametrize("name", ["CLIPTextModel", "CLIPVisionModelWithProjection"])
+def test_a_saved_tower_is_read_by_transformers(torch, tmp_path, name):
+    transformers = pytest.importorskip("transformers")
+    from transformer_fast.models import clip
+
+    whole = shaken(torch, transformers.CLIPModel(clip_config(transformers)))
+    whole.save_pretrained(tmp_path / "whole")
+    getattr(clip, name).from_pretrained(tmp_path / "whole").save_pretrained(tmp_path / "part")
+    again, report = getattr(transformers, name).from_pretrained(tmp_path / "part", output_loading_info=True)
+    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    theirs = getattr(transformers, name).from_pretrained(tmp_path / "whole")
+    for key, tensor in theirs.state_dict().items():
+        assert torch.equal(again.state_dict()[key], tensor)
+    assert type(load_model(tmp_path / "part")).__name__ == name

@@ -16,6 +16,13 @@ import numpy as np
 
 from transformer_fast.checkpoint import CheckpointError, optional_import, read_json_object
 
+# What transformers' classes call these tokens where the files do not say.
+_USUAL = {
+    "mask_token": ("[MASK]", "<mask>"),
+    "cls_token": ("[CLS]", "<s>"),
+    "unk_token": ("[UNK]", "<unk>"),
+}
+
 # Where nothing was said, files hold 1e30 for "no limit"; no model has so many positions.
 _NO_LIMIT = 2**31
 
@@ -42,6 +49,8 @@ class TokenizerFiles:
     def special(self, name: str) -> tuple[str, int] | None:
         """The text and the number of the token that config names as "mask_token", "cls_token", ...; None without one.
 
+        Where config does not say, the usual names count ("[MASK]", "<mask>"), if the vocabulary has them.
+
         Raises:
             CheckpointError: the vocabulary does not have the token that is named.
         """
@@ -49,7 +58,8 @@ class TokenizerFiles:
         if isinstance(token, Mapping):
             token = token.get("content")
         if token is None:
-            return None
+            known = ((usual, self.tokenizer.token_to_id(usual)) for usual in _USUAL.get(name, ()))
+            return next((found for found in known if found[1] is not None), None)
         number = self.tokenizer.token_to_id(token) if isinstance(token, str) else None
         if number is None:
             raise CheckpointError(f"{self.source}: {name} is {token!r}, which the vocabulary does not have")

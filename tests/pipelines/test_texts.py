@@ -289,7 +289,6 @@ def test_models_of_another_kind(folders, tmp_path):
     [
         ("tokenizer.json", {}, "not a tokenizer"),
         ("tokenizer_config.json", {"mask_token": "<m>"}, "mask_token is '<m>', which the vocabulary does not have"),
-        ("tokenizer_config.json", {}, "names no mask_token; FillMask needs one"),
         ("tokenizer_config.json", {"padding_side": "top"}, "padding_side is 'top'; needed: left or right"),
         ("tokenizer_config.json", {"truncation_side": 5}, "truncation_side is 5"),
         ("special_tokens_map.json", [], "special_tokens_map.json: holds a JSON list"),
@@ -308,8 +307,18 @@ def test_problem_types_that_are_not_known(tmp_path):
         TextClassifier.from_pretrained(folder)
 
 
+def test_special_tokens_that_no_file_names(tmp_path):
+    folder = write_head(tmp_path / "model", "MaskedLM")
+    write_json(folder / "tokenizer_config.json", {})
+    assert FillMask.from_pretrained(folder).mask == "[MASK]"
+    content = (folder / "tokenizer.json").read_text(encoding="utf-8").replace("[MASK]", "[HOLE]")
+    (folder / "tokenizer.json").write_text(content, encoding="utf-8")
+    with pytest.raises(CheckpointError, match="names no mask_token; FillMask needs one"):
+        FillMask.from_pretrained(folder)
+
+
 def test_special_tokens_from_their_own_file(tmp_path):
     folder = write_head(tmp_path / "model", "MaskedLM")
     write_json(folder / "tokenizer_config.json", {})
-    write_json(folder / "special_tokens_map.json", {"mask_token": {"content": "[MASK]", "lstrip": True}})
-    assert FillMask.from_pretrained(folder).mask == "[MASK]"
+    write_json(folder / "special_tokens_map.json", {"mask_token": {"content": "[PAD]", "lstrip": True}})
+    assert FillMask.from_pretrained(folder).mask == "[PAD]"

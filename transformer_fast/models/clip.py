@@ -8,14 +8,14 @@ causal and is read at the end-of-text token, the picture's at the class token.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from transformer_fast import functional as F
-from transformer_fast.checkpoint import CheckpointError
+from transformer_fast.checkpoint import Checkpoint, CheckpointError
 from transformer_fast.models.base import PretrainedModel, Source, under
 from transformer_fast.models.config import ACTIVATIONS, Index, Number, check_fields, read_config
 from transformer_fast.models.image_embedding import ImageEmbedding, encoded
@@ -104,15 +104,29 @@ _LAYER = {
 _POSITION_IDS = "embeddings.position_ids"  # the numbers 0, 1, ... in files of transformers 4
 
 
-def _tower_config(name: str, content: dict[str, Any], source: Path) -> Any:
-    """The config of one tower: the whole content of its own file, or what stands under `name` in CLIPModel's."""
-    if content.get("model_type") == "clip":
-        # Some files hold the tower's config a second time; transformers lets that one win, defaults included.
-        legacy = content.get(f"{name}_dict")
-        content = content.get(name, {}) if legacy is None else legacy
-        if not isinstance(content, dict):
-            raise CheckpointError(f"{source}: {name} is {content!r}; needed: an object")
-    return read_config(_TOWERS[name], content, source, _NEUTRAL)
+def _tower_content(name: str, content: dict[str, Any], source: Path) -> dict[str, Any]:
+    """What stands under `name` in CLIPModel's config."""
+    # Some files hold the tower's config a second time; transformers lets that one win, defaults included.
+    legacy = content.get(f"{name}_dict")
+    tower = content.get(name, {}) if legacy is None else legacy
+    if not isinstance(tower, dict):
+        raise CheckpointError(f"{source}: {name} is {tower!r}; needed: an object")
+    return tower
+
+
+class _Tower(PretrainedModel):
+    """One tower, from its own checkpoint or out of one of CLIPModel, where its config stands under `field`."""
+
+    neutral = _NEUTRAL
+    field = ""
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Checkpoint) -> _Tower:
+        """See `PretrainedModel.from_checkpoint`."""
+        if checkpoint.config.get("model_type") == "clip":
+            content = _tower_content(cls.field, checkpoint.config, checkpoint.folder / "config.json")
+            checkpoint = replace(checkpoint, config={**content, "model_type": cls.model_types[0]})
+        return super().from_checkpoint(checkpoint)
 
 
 def _layer_sources(config: CLIPTextConfig | CLIPVisionConfig, prefix: str) -> dict[str, Source]:
@@ -152,11 +166,18 @@ def _encoder(config: CLIPTextConfig | CLIPVisionConfig) -> PackedEncoder:
     return PackedEncoder(*shape, ACTIVATIONS[config.hidden_act], config.layer_norm_eps, norm_first=True)
 
 
-class CLIPTextModel(PretrainedModel):
-    """The text tower without projection; also out of a checkpoint of the whole CLIPModel."""
+class CLIPTextModel(_Tower):
+    """The text tower without projection; also out of a checkpoint of the whole CLIPModel.
+
+    Example:
+        >>> model = CLIPTextModel(CLIPTextConfig(20, 16, 32, 1, 2, 8, eos_token_id=19))
+        >>> model(np.array([[1, 5, 6, 19]])).pooler_output.shape
+        (1, 16)
+    """
 
     config_class = CLIPTextConfig
     model_types = ("clip_text_model", "clip")
+    field = "text_config"
     ignored = (_POSITION_IDS, "vision_model.", "visual_projection.", "text_projection.", "logit_scale")
     stacks = {"encoder.layers.": "num_hidden_layers"}
     base_prefix = "text_model."
@@ -167,10 +188,6 @@ class CLIPTextModel(PretrainedModel):
         self.position_embedding = Embedding(config.max_position_embeddings, config.hidden_size)
         self.layers = _encoder(config)
         self.norm = LayerNorm(config.hidden_size, config.layer_norm_eps)
-
-    @classmethod
-    def read_config(cls, content: dict[str, Any], source: Path) -> CLIPTextConfig:
-        return _tower_config("text_config", content, source)
 
     @classmethod
     def sources(cls, config: CLIPTextConfig, names: Collection[str]) -> dict[str, Source]:
@@ -221,11 +238,18 @@ class CLIPTextModel(PretrainedModel):
         return BaseModelOutputWithPooling(state, state[np.arange(B), ends], collect.hidden_states, collect.attentions)
 
 
-class CLIPVisionModel(PretrainedModel):
-    """The picture tower without projection; also out of a checkpoint of the whole CLIPModel."""
+class CLIPVisionModel(_Tower):
+    """The picture tower without projection; also out of a checkpoint of the whole CLIPModel.
+
+    Example:
+        >>> model = CLIPVisionModel(CLIPVisionConfig(16, 32, 1, 2, image_size=16, patch_size=8))
+        >>> model(np.zeros((1, 3, 16, 16), np.float32)).last_hidden_state.shape
+        (1, 5, 16)
+    """
 
     config_class = CLIPVisionConfig
     model_types = ("clip_vision_model", "clip")
+    field = "vision_config"
     ignored = (_POSITION_IDS, "text_model.", "visual_projection.", "text_projection.", "logit_scale")
     stacks = {"encoder.layers.": "num_hidden_layers"}
     base_prefix = "vision_model."
@@ -238,10 +262,6 @@ class CLIPVisionModel(PretrainedModel):
         self.first_norm = LayerNorm(h, eps)
         self.layers = _encoder(config)
         self.norm = LayerNorm(h, eps)
-
-    @classmethod
-    def read_config(cls, content: dict[str, Any], source: Path) -> CLIPVisionConfig:
-        return _tower_config("vision_config", content, source)
 
     @classmethod
     def sources(cls, config: CLIPVisionConfig, names: Collection[str]) -> dict[str, Source]:
@@ -267,11 +287,18 @@ class CLIPVisionModel(PretrainedModel):
         return BaseModelOutputWithPooling(hidden, self.norm(hidden[:, 0]), collect.hidden_states, collect.attentions)
 
 
-class CLIPTextModelWithProjection(PretrainedModel):
-    """The text tower and its projection into the common space."""
+class CLIPTextModelWithProjection(_Tower):
+    """The text tower and its projection into the common space.
+
+    Example:
+        >>> model = CLIPTextModelWithProjection(CLIPTextConfig(20, 16, 32, 1, 2, 8, projection_dim=12))
+        >>> model(np.array([[1, 5, 6, 19]])).text_embeds.shape
+        (1, 12)
+    """
 
     config_class = CLIPTextConfig
     model_types = CLIPTextModel.model_types
+    field = CLIPTextModel.field
     ignored = (_POSITION_IDS, "vision_model.", "visual_projection.", "logit_scale")
     stacks = CLIPTextModel.stacks
     base_prefix = "text_model."
@@ -281,10 +308,6 @@ class CLIPTextModelWithProjection(PretrainedModel):
         super().__init__(config)
         self.text_model = CLIPTextModel(config)
         self.text_projection = Linear(config.hidden_size, config.projection_dim, bias=False)
-
-    @classmethod
-    def read_config(cls, content: dict[str, Any], source: Path) -> CLIPTextConfig:
-        return _tower_config("text_config", content, source)
 
     @classmethod
     def sources(cls, config: CLIPTextConfig, names: Collection[str]) -> dict[str, Source]:
@@ -307,11 +330,18 @@ class CLIPTextModelWithProjection(PretrainedModel):
         return CLIPTextModelOutput(embeds, base.last_hidden_state, base.hidden_states, base.attentions)
 
 
-class CLIPVisionModelWithProjection(PretrainedModel):
-    """The picture tower and its projection into the common space."""
+class CLIPVisionModelWithProjection(_Tower):
+    """The picture tower and its projection into the common space.
+
+    Example:
+        >>> config = CLIPVisionConfig(16, 32, 1, 2, image_size=16, patch_size=8, projection_dim=12)
+        >>> CLIPVisionModelWithProjection(config)(np.zeros((1, 3, 16, 16), np.float32)).image_embeds.shape
+        (1, 12)
+    """
 
     config_class = CLIPVisionConfig
     model_types = CLIPVisionModel.model_types
+    field = CLIPVisionModel.field
     ignored = (_POSITION_IDS, "text_model.", "text_projection.", "logit_scale")
     stacks = CLIPVisionModel.stacks
     base_prefix = "vision_model."
@@ -321,10 +351,6 @@ class CLIPVisionModelWithProjection(PretrainedModel):
         super().__init__(config)
         self.vision_model = CLIPVisionModel(config)
         self.visual_projection = Linear(config.hidden_size, config.projection_dim, bias=False)
-
-    @classmethod
-    def read_config(cls, content: dict[str, Any], source: Path) -> CLIPVisionConfig:
-        return _tower_config("vision_config", content, source)
 
     @classmethod
     def sources(cls, config: CLIPVisionConfig, names: Collection[str]) -> dict[str, Source]:
@@ -375,7 +401,10 @@ class CLIPModel(PretrainedModel):
 
     @classmethod
     def read_config(cls, content: dict[str, Any], source: Path) -> CLIPConfig:
-        towers = {name: _tower_config(name, content, source) for name in _TOWERS}
+        towers = {
+            name: read_config(tower, _tower_content(name, content, source), source, _NEUTRAL)
+            for name, tower in _TOWERS.items()
+        }
         return read_config(CLIPConfig, content | towers, source, _NEUTRAL)
 
     @classmethod

@@ -19,6 +19,10 @@ class ImageEmbedding(Module):
 
     Parameters: class_token (h,), second_token (h,) or None, positions (n + patches, h), patches.weight (h, C, height,
     width) and patches.bias.
+
+    Example:
+        >>> ImageEmbedding(3, 16, (32, 32), (8, 8))(np.zeros((1, 3, 32, 32), np.float32)).shape
+        (1, 17, 16)
     """
 
     def __init__(

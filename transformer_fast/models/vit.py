@@ -196,7 +196,13 @@ class ViTForImageClassification(PretrainedModel):
 
 
 class DeiTModel(ViTModel):
-    """ViT with a second token, the distillation token."""
+    """ViT with a second token, the distillation token.
+
+    Example:
+        >>> config = ViTConfig(16, 2, 4, 32, image_size=32, patch_size=8)
+        >>> DeiTModel(config)(np.zeros((1, 3, 32, 32), np.float32)).last_hidden_state.shape
+        (1, 18, 16)
+    """
 
     model_types = ("deit",)
     base_prefix = "deit."
@@ -204,7 +210,13 @@ class DeiTModel(ViTModel):
 
 
 class DeiTForImageClassification(ViTForImageClassification):
-    """DeiT and a linear head on the class token."""
+    """DeiT and a linear head on the class token; as `ViTForImageClassification`.
+
+    Example:
+        >>> config = ViTConfig(16, 2, 4, 32, image_size=32, patch_size=8)
+        >>> DeiTForImageClassification(config)(np.zeros((1, 3, 32, 32), np.float32)).logits.shape
+        (1, 2)
+    """
 
     model_types = ("deit",)
     base_prefix = "deit."
@@ -212,7 +224,14 @@ class DeiTForImageClassification(ViTForImageClassification):
 
 
 class DeiTForImageClassificationWithTeacher(DeiTForImageClassification):
-    """DeiT and a linear head on each of its two tokens; the logits are the mean of both."""
+    """DeiT and a linear head on each of its two tokens; the logits are the mean of both.
+
+    Example:
+        >>> config = ViTConfig(16, 2, 4, 32, image_size=32, patch_size=8)
+        >>> output = DeiTForImageClassificationWithTeacher(config)(np.zeros((1, 3, 32, 32), np.float32))
+        >>> np.allclose(output.logits, (output.cls_logits + output.distillation_logits) / 2)
+        True
+    """
 
     head_prefixes = ("cls_classifier.", "distillation_classifier.")
 

@@ -39,7 +39,15 @@ _IMAGE_TYPES = ("vit", "deit")
 def load_classifier(path_or_hub_id: str | Path, **hub: Any) -> ImageClassifier | TextClassifier:
     """The classifier that a folder's model is for: of pictures where it is a ViT or DeiT, else of texts.
 
-    hub: as in `load_model`. Raises CheckpointError as `from_pretrained` of both.
+    hub: as in `load_model`.
+
+    Raises:
+        CheckpointError: as `from_pretrained` of both.
+
+    Example:
+        >>> classify = load_classifier("distilbert-base-uncased-finetuned-sst-2-english")             # doctest: +SKIP
+        >>> classify("What a day!")                                                                   # doctest: +SKIP
+        {'label': 'POSITIVE', 'score': 0.99}
     """
     folder = find_folder(path_or_hub_id, **hub)
     seeing = read_json_object(folder / "config.json").get("model_type") in _IMAGE_TYPES
