@@ -48,6 +48,12 @@ def make_t5(**options):
     )
 
 
+def make_mt5(**options):
+    from transformers import MT5Config, MT5ForConditionalGeneration
+
+    return _random(MT5ForConditionalGeneration(MT5Config(**(T5_SIZES | BUCKETS | options))))
+
+
 def make_bart(settings: dict | None = None, **options):
     """settings: further entries of the generation config."""
     from transformers import BartConfig, BartForConditionalGeneration

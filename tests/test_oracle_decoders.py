@@ -202,6 +202,51 @@ def test_padding_that_nobody_mentions(torch, pairs):
         compare_search(torch, theirs, ours, ids, None, **options)
 
 
+def test_encoder_decoders_without_a_mask(torch, tmp_path):
+    """transformers guesses the mask from the padding id for decoders alone."""
+    import transformers
+
+    torch.manual_seed(0)
+    sizes = {"vocab_size": V, "d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 2, "num_heads": 4}
+    config = transformers.T5Config(**sizes, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1)
+    theirs = transformers.T5ForConditionalGeneration(config).eval()
+    for parameter in theirs.parameters():
+        parameter.data += torch.randn_like(parameter) * 0.3
+    theirs.save_pretrained(tmp_path)
+    ours = load_model(tmp_path)
+    ids = np.random.default_rng(1).integers(2, V, (3, 6))
+    ids[0, 3:] = 0
+    for mask, search in itertools.product((None, (ids != 0).astype(np.int64)), SEARCHES[:1] + SEARCHES[4:7]):
+        compare_search(torch, theirs, ours, ids, mask, **search, pad_token_id=0)
+
+
+def test_stop_strings(torch, pairs):
+    """Strings of one and of several tokens, that begin in the prompt, and that end within a token."""
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast
+
+    theirs, ours = pairs("gpt2")
+    words = [a + b for a in ("", "x", "y") for b in "abcdefghijklmnopqrstuvw"][:V]
+    assert len(words) == V
+    plain = Tokenizer(models.BPE(vocab={word: i for i, word in enumerate(words)}, merges=[]))
+    plain.decoder = decoders.Fuse()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain)
+    stopped = 0
+    for seed in range(4):
+        ids = np.random.default_rng(seed).integers(0, V, (3, 6))
+        options = {"max_new_tokens": 12, "pad_token_id": 1, "eos_token_id": None, "do_sample": False}
+        free = ours.generate(ids, **options)
+        text = plain.decode(free[0].tolist())
+        prompt = len(plain.decode(ids[0].tolist()))
+        for strings in (text[prompt + 3], text[prompt + 2 : prompt + 5], [text[prompt - 1 : prompt + 2], "zz"]):
+            given = {**options, "stop_strings": strings, "eos_token_id": 49 if seed % 2 else None}
+            expected = theirs.generate(torch.from_numpy(ids), tokenizer=tokenizer, **given).numpy()
+            assert ours.generate(ids, tokenizer=tokenizer, **given).tolist() == expected.tolist(), strings
+            assert ours.generate(ids, tokenizer=plain, **given).tolist() == expected.tolist(), strings
+            stopped += (expected == 1)[:, 6:].any()
+    assert stopped
+
+
 def test_lengths(torch, pairs):
     theirs, ours = pairs("llama")
     ids = np.random.default_rng(3).integers(3, V, (2, 6))

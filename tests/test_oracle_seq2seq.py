@@ -4,6 +4,7 @@ features. What they found once stands in golden/seq2seq for suites without torch
 from __future__ import annotations
 
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from seq2seq_models import (
     VOCAB,
     make_bart,
     make_marian,
+    make_mt5,
     make_t5,
     make_whisper,
     sound,
@@ -21,6 +23,10 @@ from seq2seq_models import (
 
 from transformer_fast import load_model
 from transformer_fast.audio import WhisperFeatureExtractor
+
+ml_dtypes = pytest.importorskip("ml_dtypes")
+safetensors = pytest.importorskip("safetensors.numpy")
+load_file, save_file = safetensors.load_file, safetensors.save_file
 
 pytestmark = pytest.mark.oracle
 
@@ -37,6 +43,7 @@ MODELS = {
         make_t5,
         {"relative_attention_num_buckets": 32, "relative_attention_max_distance": 128, "layer_norm_epsilon": 1e-3},
     ),
+    "mt5": (make_mt5, {}),
     "bart": (make_bart, {}),
     "bart-scaled": (make_bart, {"scale_embedding": True, "activation_function": "relu", "encoder_layers": 2}),
     "bart-heads": (make_bart, {"d_model": 12, "encoder_attention_heads": 3, "decoder_attention_heads": 4}),
@@ -142,22 +149,18 @@ def test_prompts_of_whisper(torch, tmp_path, settings):
             assert np.array_equal(ours.generate(**given, **options, **more), expected), (options, more)
 
 
-def test_t5_of_the_first_version_1_1(torch, tmp_path):
-    """Files with an lm_head of its own, whose config.json knows no scale_decoder_outputs."""
-    import json
-
-    from safetensors.numpy import load_file, save_file
-    from transformers import T5ForConditionalGeneration
-
-    model = make_t5(feed_forward_proj="gated-gelu", tie_word_embeddings=False)
-    model.save_pretrained(tmp_path)
+@pytest.mark.parametrize("make", [make_t5, make_mt5])
+def test_files_of_the_first_version_1_1(torch, tmp_path, make):
+    """They hold an lm_head of its own, and their config.json knows no scale_decoder_outputs."""
+    theirs = make(feed_forward_proj="gated-gelu", tie_word_embeddings=False)
+    theirs.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    del config["scale_decoder_outputs"]
+    config.pop("scale_decoder_outputs", None)
     (tmp_path / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
     weights = load_file(tmp_path / "model.safetensors")
     weights["lm_head.weight"] = np.random.default_rng(0).standard_normal((VOCAB, 8)).astype(np.float32)
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    theirs = T5ForConditionalGeneration.from_pretrained(tmp_path, attn_implementation="eager")
+    theirs = type(theirs).from_pretrained(tmp_path, attn_implementation="eager")
     inputs = text_inputs()
     with torch.no_grad():
         expected = theirs(**tensors(torch, inputs)).logits.numpy()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from seq2seq_golden import GOLDEN, TOLERANCE, answers, changed, check_forward, check_generate, check_rows, check_saved
@@ -9,7 +11,13 @@ from seq2seq_golden import inputs as golden_inputs
 
 from transformer_fast import load_model
 from transformer_fast.checkpoint import CheckpointError
-from transformer_fast.models.t5 import T5Config, T5ForConditionalGeneration, T5Model
+from transformer_fast.models.t5 import (
+    MT5ForConditionalGeneration,
+    MT5Model,
+    T5Config,
+    T5ForConditionalGeneration,
+    T5Model,
+)
 
 pytest.importorskip("ml_dtypes")
 pytest.importorskip("safetensors")
@@ -73,8 +81,19 @@ def test_head_of_its_own(tmp_path):
 
 
 def test_mt5_is_v1_1(tmp_path):
-    fields = {"model_type": "mt5", "architectures": ["MT5ForConditionalGeneration"]}
-    check_forward(load_model(changed("t5_gated", tmp_path / "m", fields)), "t5_gated")
+    """Its outputs are not scaled, whatever tie_word_embeddings says."""
+    fields = {"model_type": "mt5", "architectures": ["MT5ForConditionalGeneration"], "tie_word_embeddings": True}
+
+    folder = changed("t5_gated", tmp_path / "m", fields)
+    config = json.loads((folder / "config.json").read_text())
+    del config["scale_decoder_outputs"]
+    (folder / "config.json").write_text(json.dumps(config))
+    model = load_model(folder)
+    assert isinstance(model, MT5ForConditionalGeneration)
+    assert isinstance(load_model(folder, head=False), MT5Model)
+    check_forward(model, "t5_gated")
+    with pytest.raises(CheckpointError, match="model_type is 'mt5'"):
+        T5Model.from_pretrained(folder)
 
 
 def test_ignored_tensors(tmp_path):

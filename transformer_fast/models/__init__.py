@@ -51,7 +51,7 @@ _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
     "mistral": ("mistral", _decoder_heads("MistralForCausalLM", "Mistral"), "MistralModel"),
     "modernbert": ("modernbert", _heads("ModernBert"), "ModernBertModel"),
     "mpnet": ("mpnet", _heads("MPNet", "MultipleChoice"), "MPNetModel"),
-    "mt5": ("t5", {"MT5ForConditionalGeneration": "T5ForConditionalGeneration"}, "T5Model"),
+    "mt5": ("t5", {"MT5ForConditionalGeneration": "MT5ForConditionalGeneration"}, "MT5Model"),
     "qwen2": ("qwen2", _decoder_heads("Qwen2ForCausalLM", "Qwen2"), "Qwen2Model"),
     "qwen3": ("qwen3", _decoder_heads("Qwen3ForCausalLM", "Qwen3"), "Qwen3Model"),
     "roberta": ("roberta", _heads("Roberta", "MultipleChoice"), "RobertaModel"),

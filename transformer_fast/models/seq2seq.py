@@ -115,10 +115,7 @@ class EncoderDecoder(PretrainedModel):
             ValueError, TypeError: shapes or types do not fit, or a row is too long.
             IndexError: an id is outside of its table.
         """
-        if encoder_outputs is None:
-            encoded = self._encode(input_ids, attention_mask, output_attentions, output_hidden_states)
-        else:
-            encoded = self._given(encoder_outputs, attention_mask)
+        encoded = self._encoded(input_ids, attention_mask, encoder_outputs, output_attentions, output_hidden_states)
         if decoder_input_ids is None:
             decoder_input_ids = self.default_target(input_ids)
         states, packing, rest = self._decode(
@@ -128,6 +125,12 @@ class EncoderDecoder(PretrainedModel):
 
     # ------------------------------------------------------------------------------------------------------------------
     # Parts
+
+    def _encoded(self, input_ids, attention_mask, encoder_outputs, *collect: bool) -> _Encoded:
+        """The encoder's result, or what stands in place of it; collect: attentions?, hidden states?"""
+        if encoder_outputs is None:
+            return self._encode(input_ids, attention_mask, *collect)
+        return self._given(encoder_outputs, attention_mask)
 
     def _encode(self, input_ids, attention_mask, output_attentions=False, output_hidden_states=False) -> _Encoded:
         ids = self._checked("input_ids", input_ids, self.config.vocab_size, self.source_field)
@@ -162,11 +165,7 @@ class EncoderDecoder(PretrainedModel):
 
     def _decode(self, encoded: _Encoded, ids, mask, output_attentions: bool, output_hidden_states: bool) -> tuple:
         """States (T, h), their packing, and the output's further fields, for a whole decoder_input_ids."""
-        ids = self._checked("decoder_input_ids", ids, self.vocab(self.config), self.target_field)
-        if len(ids) != len(encoded.packing.mask):
-            raise ValueError(
-                f"decoder_input_ids has {len(ids)} rows; needed: as many as the encoder's, {len(encoded.packing.mask)}"
-            )
+        ids = self._target_ids(ids, encoded)
         packing = self._packing("decoder_attention_mask", mask, ids.shape)
         hidden = self.embed_target(packing.pack(ids), packing.positions)
         scale, bias = self.decoder.shape.scale, self.target_bias(packing.longest, 0)
@@ -210,6 +209,15 @@ class EncoderDecoder(PretrainedModel):
         )
         state.position += n
         return np.ascontiguousarray(hidden.reshape(rows, n, -1)[:, -1])
+
+    def _target_ids(self, ids, encoded: _Encoded) -> np.ndarray:
+        """decoder_input_ids, checked."""
+        ids, rows = self._checked("decoder_input_ids", ids, self.vocab(self.config), self.target_field), encoded.packing
+        if len(ids) != len(rows.mask):
+            raise ValueError(
+                f"decoder_input_ids has {len(ids)} rows; needed: as many as the encoder's, {len(rows.mask)}"
+            )
+        return ids
 
     def _checked(self, name: str, ids, vocab: int, field: str | None) -> np.ndarray:
         if ids is None:
@@ -282,14 +290,12 @@ class ConditionalGeneration(GenerationMixin, PretrainedModel):
         output_hidden_states: bool = False,
     ) -> Seq2SeqLMOutput:
         """As `EncoderDecoder.forward`, with logits (B, Ld, V) in place of the decoder's last state."""
-        model = self.model
-        if encoder_outputs is None:
-            encoded = model._encode(input_ids, attention_mask, output_attentions, output_hidden_states)
-        else:
-            encoded = model._given(encoder_outputs, attention_mask)
+        model, collect = self.model, (output_attentions, output_hidden_states)
+        encoded = model._encoded(input_ids, attention_mask, encoder_outputs, *collect)
         if decoder_input_ids is None:
             decoder_input_ids = model.default_target(input_ids)
-        return self._scored(encoded, decoder_input_ids, decoder_attention_mask, output_attentions, output_hidden_states)
+        states, packing, rest = model._decode(encoded, decoder_input_ids, decoder_attention_mask, *collect)
+        return Seq2SeqLMOutput(packing.unpack(self.logits(states)), **rest)
 
     def encode(self, *args: Any, **options: Any) -> BaseModelOutput:
         """The encoder alone; see `EncoderDecoder.encode`."""
@@ -309,28 +315,15 @@ class ConditionalGeneration(GenerationMixin, PretrainedModel):
         encoder_outputs: Any = None,
     ) -> tuple[np.ndarray, DecoderState]:
         """Encoder and first tokens of a generation; see `transformer_fast.generation`."""
-        if encoder_outputs is None:
-            encoded = self.model._encode(input_ids, attention_mask)
-        else:
-            encoded = self.model._given(encoder_outputs, attention_mask)
-        return self._started(encoded, decoder_input_ids, capacity)
+        model = self.model
+        encoded = model._encoded(input_ids, attention_mask, encoder_outputs)
+        ids = model._target_ids(decoder_input_ids, encoded)
+        state = model.start_decoding(encoded, capacity)
+        return self.logits(model.decode_more(ids, state)), state
 
     def step(self, ids: np.ndarray, state: DecoderState) -> np.ndarray:
         """One more token a row: ids (B,) -> logits (B, V); see `transformer_fast.generation`."""
         return self.logits(self.model.decode_more(np.asarray(ids)[:, None], state))
-
-    def _scored(self, encoded: _Encoded, ids, mask, output_attentions, output_hidden_states) -> Seq2SeqLMOutput:
-        states, packing, rest = self.model._decode(encoded, ids, mask, output_attentions, output_hidden_states)
-        return Seq2SeqLMOutput(packing.unpack(self.logits(states)), **rest)
-
-    def _started(self, encoded: _Encoded, ids, capacity: int) -> tuple[np.ndarray, DecoderState]:
-        ids = self.model._checked("decoder_input_ids", ids, self.model.vocab(self.config), self.model.target_field)
-        if len(ids) != len(encoded.packing.mask):
-            raise ValueError(
-                f"decoder_input_ids has {len(ids)} rows; needed: as many as the encoder's, {len(encoded.packing.mask)}"
-            )
-        state = self.model.start_decoding(encoded, capacity)
-        return self.logits(self.model.decode_more(ids, state)), state
 
 
 def attention_sources(ours: str, theirs: str, query: str, key: str, value: str, biases: str = "") -> dict[str, Source]:

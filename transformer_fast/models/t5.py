@@ -85,6 +85,19 @@ class T5Config:
         return ACTIVATIONS[self.feed_forward_proj.removeprefix(_GATED)]
 
 
+@dataclass(frozen=True)
+class MT5Config(T5Config):
+    """As T5Config, with mT5's defaults; its outputs are never scaled."""
+
+    vocab_size: int = 250112
+    d_ff: int = 1024
+    num_layers: int = 8
+    num_heads: int = 6
+    feed_forward_proj: str = "gated-gelu"
+    scale_decoder_outputs: bool | None = False
+    decoder_start_token_id: Index | None = 0
+
+
 class T5Model(EncoderDecoder):
     """The encoder and the decoder, without a head.
 
@@ -97,7 +110,7 @@ class T5Model(EncoderDecoder):
     """
 
     config_class = T5Config
-    model_types = ("t5", "mt5")
+    model_types = ("t5",)
     neutral = {
         "is_encoder_decoder": (True, None),
         "is_decoder": (False, None),
@@ -184,6 +197,21 @@ class T5ForConditionalGeneration(ConditionalGeneration):
         if self.config.scale_decoder_outputs:
             states = states * np.float32(self.config.d_model**-0.5)
         return super().logits(states)
+
+
+class MT5Model(T5Model):
+    """mT5 without a head: T5 v1.1 in a hundred languages (Xue et al. 2020, https://arxiv.org/abs/2010.11934)."""
+
+    config_class = MT5Config
+    model_types = ("mt5",)
+
+
+class MT5ForConditionalGeneration(T5ForConditionalGeneration):
+    """mT5 with the layer that scores the next token."""
+
+    model_class = MT5Model
+    config_class = MT5Config
+    model_types = MT5Model.model_types
 
 
 def _layer_sources(ours: str, theirs: str, parts: Mapping[str, tuple[int, str]], config: T5Config) -> dict[str, Source]:
