@@ -129,12 +129,12 @@ def test_stop_strings():
     assert generate(model, [[0]], stop_strings=["zz", "c"], **options).tolist() == [[0, 1, 2]]
     assert generate(model, [[3, 4]], stop_strings="ef", **options).tolist() == [[3, 4, 5]]  # begins in the prompt
     assert generate(model, [[3, 4]], stop_strings="de", **options).shape == (1, 10)  # was there before
-    both = generate(model, [[0], [2]], stop_strings="d", pad_token_id=8, **options)
+    both = generate(model, [[0], [2]], stop_strings="d", pad_token_id=8, eos_token_id=7, **options)
     assert both.tolist() == [[0, 1, 2, 3], [2, 3, 8, 8]]
+    both = generate(model, [[0], [2]], stop_strings="d", pad_token_id=8, **options)  # as transformers
+    assert both.tolist() == [[0, 1, 2, 3], [2, 3, 4, 5]]
     with pytest.raises(ValueError, match="tokenizer is None"):
         generate(model, [[0]], stop_strings="d")
-    with pytest.raises(ValueError, match="pad_token_id is None"):
-        generate(model, [[0], [2]], stop_strings="d", tokenizer=Letters())
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -301,8 +301,9 @@ def test_encoder_decoder():
     model = Speaker(cycle())
     options = {"max_new_tokens": 3, "decoder_start_token_id": 2}
     assert generate(model, [[7, 7], [7, 7]], [[1, 1], [1, 0]], **options).tolist() == [[2, 3, 4, 5]] * 2
-    assert model.seen["attention_mask"].tolist() == [[True, True], [True, False]] and model.seen["capacity"] == 4
-    assert generate(model, [[7, 7]], max_new_tokens=1, bos_token_id=4).tolist() == [[4, 5]]
+    assert model.seen["attention_mask"] == [[1, 1], [1, 0]] and model.seen["capacity"] == 4
+    assert generate(model, [[7, 7]], max_new_tokens=1, bos_token_id=4, pad_token_id=7).tolist() == [[4, 5]]
+    assert model.seen["attention_mask"] is None  # unlike decoders: transformers does not guess here
     assert generate(model, [[7]], **options, decoder_input_ids=[[2, 6]]).tolist() == [[2, 6, 7, 8, 0]]
     assert generate(model, [[7]], **options, decoder_input_ids=[[6]]).tolist() == [[2, 6, 7, 8, 0]]
     features = np.zeros((2, 4, 5), np.float32)

@@ -202,6 +202,51 @@ def test_padding_that_nobody_mentions(torch, pairs):
         compare_search(torch, theirs, ours, ids, None, **options)
 
 
+def test_encoder_decoders_without_a_mask(torch, tmp_path):
+    """transformers guesses the mask from the padding id for decoders alone."""
+    import transformers
+
+    torch.manual_seed(0)
+    sizes = {"vocab_size": V, "d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 2, "num_heads": 4}
+    config = transformers.T5Config(**sizes, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1)
+    theirs = transformers.T5ForConditionalGeneration(config).eval()
+    for parameter in theirs.parameters():
+        parameter.data += torch.randn_like(parameter) * 0.3
+    theirs.save_pretrained(tmp_path)
+    ours = load_model(tmp_path)
+    ids = np.random.default_rng(1).integers(2, V, (3, 6))
+    ids[0, 3:] = 0
+    for mask, search in itertools.product((None, (ids != 0).astype(np.int64)), SEARCHES[:1] + SEARCHES[4:7]):
+        compare_search(torch, theirs, ours, ids, mask, **search, pad_token_id=0)
+
+
+def test_stop_strings(torch, pairs):
+    """Strings of one and of several tokens, that begin in the prompt, and that end within a token."""
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast
+
+    theirs, ours = pairs("gpt2")
+    words = [a + b for a in ("", "x", "y") for b in "abcdefghijklmnopqrstuvw"][:V]
+    assert len(words) == V
+    plain = Tokenizer(models.BPE(vocab={word: i for i, word in enumerate(words)}, merges=[]))
+    plain.decoder = decoders.Fuse()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain)
+    stopped = 0
+    for seed in range(4):
+        ids = np.random.default_rng(seed).integers(0, V, (3, 6))
+        options = {"max_new_tokens": 12, "pad_token_id": 1, "eos_token_id": None, "do_sample": False}
+        free = ours.generate(ids, **options)
+        text = plain.decode(free[0].tolist())
+        prompt = len(plain.decode(ids[0].tolist()))
+        for strings in (text[prompt + 3], text[prompt + 2 : prompt + 5], [text[prompt - 1 : prompt + 2], "zz"]):
+            given = {**options, "stop_strings": strings, "eos_token_id": 49 if seed % 2 else None}
+            expected = theirs.generate(torch.from_numpy(ids), tokenizer=tokenizer, **given).numpy()
+            assert ours.generate(ids, tokenizer=tokenizer, **given).tolist() == expected.tolist(), strings
+            assert ours.generate(ids, tokenizer=plain, **given).tolist() == expected.tolist(), strings
+            stopped += (expected == 1)[:, 6:].any()
+    assert stopped
+
+
 def test_lengths(torch, pairs):
     theirs, ours = pairs("llama")
     ids = np.random.default_rng(3).integers(3, V, (2, 6))
@@ -304,7 +349,39 @@ def test_processors_give_the_scores_of_transformers(torch, pairs):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Other checkpoints
+# Labels, other checkpoints
+
+
+LABELS = {
+    "GPT2ForSequenceClassification": ("GPT2Config", GPT2 | {"pad_token_id": 1}),
+    "LlamaForSequenceClassification": ("LlamaConfig", GATED),
+    "MistralForSequenceClassification": ("MistralConfig", GATED | {"sliding_window": 4}),
+    "Qwen2ForSequenceClassification": ("Qwen2Config", GATED),
+    "Qwen3ForSequenceClassification": ("Qwen3Config", GATED),
+    "Gemma2ForSequenceClassification": ("Gemma2Config", GATED | {"head_dim": 8}),
+    "Gemma3TextForSequenceClassification": ("Gemma3TextConfig", GATED | {"head_dim": 8}),
+}
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_labels(torch, tmp_path, name):
+    import transformers
+
+    config_class, fields = LABELS[name]
+    torch.manual_seed(0)
+    config = getattr(transformers, config_class)(**fields, num_labels=3)
+    theirs = getattr(transformers, name)(config).eval()
+    for parameter in theirs.parameters():
+        parameter.data += torch.randn_like(parameter) * 0.15
+    theirs.set_attn_implementation("eager")
+    theirs.save_pretrained(tmp_path)
+    ours = load_model(tmp_path)
+    assert type(ours).__name__ == name and ours.config.labels == ("LABEL_0", "LABEL_1", "LABEL_2")
+    ids = np.random.default_rng(1).integers(3, V, (3, 9))
+    ids[0, 5:], ids[1, :4] = 1, 1
+    with torch.no_grad():
+        expected = theirs(torch.from_numpy(ids), attention_mask=torch.from_numpy((ids != 1).astype(np.int64))).logits
+    close(ours(ids, ids != 1).logits, expected.numpy())
 
 
 def test_half_precision_weights(torch, pairs, tmp_path):

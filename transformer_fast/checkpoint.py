@@ -251,6 +251,8 @@ class Checkpoint:
         maps = (_mapping(tensor.data) for tensor in self.tensors.values())
         for mapping in {id(mapping): mapping for mapping in maps if mapping is not None}.values():
             mapping.madvise(mmap.MADV_DONTNEED)
+            # From now on single rows of embeddings are read: without this, each brings its neighbourhood along.
+            mapping.madvise(mmap.MADV_RANDOM)
 
 
 def _mapping(data: np.ndarray) -> mmap.mmap | None:

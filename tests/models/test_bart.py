@@ -68,11 +68,12 @@ def test_generation_config_of_the_folder_counts(tmp_path):
     assert rows.shape == (3, 6) and (rows[:, 1] == 7).all() and (rows[:, -1] == 2).all()
 
 
-def test_padding_id_tells_the_mask(model):
-    """As in transformers, where no attention_mask is given."""
+def test_everything_is_a_token_without_a_mask(model):
+    """As in transformers, which guesses a mask from the padding id for decoders alone."""
     ids, mask = inputs("bart")["input_ids"].copy(), inputs("bart")["attention_mask"]
     ids[mask == 0] = 1
-    assert np.array_equal(model.generate(ids, max_new_tokens=6), model.generate(ids, mask, max_new_tokens=6))
+    every = model.generate(ids, np.ones_like(mask), max_new_tokens=6)
+    assert np.array_equal(model.generate(ids, max_new_tokens=6), every)
 
 
 def test_copies_of_the_shared_table(tmp_path):

@@ -7,6 +7,8 @@ import pytest
 from decoder_cases import TOLERANCE, inputs, write
 
 from transformer_fast import functional, load_model
+from transformer_fast.models.gemma2 import Gemma2Config, Gemma2ForSequenceClassification
+from transformer_fast.models.gpt2 import GPT2Config, GPT2ForSequenceClassification
 
 pytest.importorskip("safetensors")
 
@@ -89,6 +91,15 @@ def test_one_by_one_as_all_at_once(model):
         close(logits[b], model(np.concatenate([ids[b, mask[b] == 1], new[b]])[None]).logits[0, -1])
 
 
+def test_forward_then_steps(model):
+    """What forward returned can be generated from, but not the other way round."""
+    ids = inputs(40)[0]
+    state = model(ids, use_cache=True).past_key_values
+    close(model.step(np.array([5, 6, 7]), state), model(np.c_[ids, [5, 6, 7]]).logits[:, -1])
+    with pytest.raises(ValueError, match="past_key_values has been used by"):
+        model(ids, past_key_values=state)
+
+
 def test_reordered_rows_go_on(model):
     ids, mask, _ = inputs(40)
     _, state = model.start(ids, mask, capacity=20)
@@ -103,6 +114,16 @@ def test_reordered_rows_go_on(model):
 def test_empty_batch(model):
     assert model(np.zeros((0, 5), int)).logits.shape == (0, 5, 40)
     assert model(np.zeros((0, 5), int), output_attentions=True).attentions[0].shape[0] == 0
+    for options in ({}, {"num_beams": 2}, {"do_sample": True}):
+        assert model.generate(np.zeros((0, 5), int), max_new_tokens=3, **options).shape[0] == 0
+
+
+def test_nothing_but_padding(model):
+    ids = inputs(40)[0]
+    output = model(ids, np.zeros((3, 8), int), output_attentions=True, use_cache=True)
+    assert not output.logits.any() and not output.attentions[0].any()
+    later = model(ids, past_key_values=output.past_key_values).logits
+    close(later, model(ids, position_ids=np.arange(8, 16)).logits)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +142,11 @@ def test_empty_batch(model):
             ValueError,
             "past_key_values is of 2 rows; needed: 1",
         ),
+        (
+            lambda m: m([[3]], past_key_values=m.start(np.array([[1, 2]]), capacity=4)[1]),
+            ValueError,
+            "used by start.. or step..; needed: what forward returned",
+        ),
         (lambda m: m.start(np.array([[1, 2]]), np.array([[0, 0]]), capacity=4), ValueError, "row 0 .* has no token"),
         (lambda m: m.start(np.array([1, 2]), capacity=4), ValueError, r"input_ids has shape \(2,\)"),
         (lambda m: m.step(np.array([1, 2]), m.start(np.array([[1]]), capacity=4)[1]), ValueError, "one id a row"),
@@ -130,3 +156,30 @@ def test_empty_batch(model):
 def test_bad_input(model, call, error, text):
     with pytest.raises(error, match=text):
         call(model)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Labels
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **fields: GPT2ForSequenceClassification(GPT2Config(30, 16, 8, 1, 2, **fields)),
+        lambda **fields: Gemma2ForSequenceClassification(Gemma2Config(30, 8, 12, 1, 2, 1, head_dim=4, **fields)),
+    ],
+)
+def test_labels_are_scored_by_the_last_token(make, tmp_path):
+    model = make(num_labels=3, pad_token_id=1)
+    ids = np.array([[5, 6, 7, 1], [1, 1, 8, 9], [4, 8, 4, 1]])
+    output = model(ids, ids != 1)
+    assert output.logits.shape == (3, 3) and output.keys() == ["logits"]
+    hidden = model._modules[model.body_name](ids, ids != 1).last_hidden_state
+    close(output.logits, model.score(hidden[np.arange(3), [2, 3, 2]]))
+    model.save_pretrained(tmp_path)
+    again = load_model(tmp_path)
+    assert type(again) is type(model) and np.array_equal(again(ids, ids != 1).logits, output.logits)
+    alone = make(num_labels=3, pad_token_id=None)
+    assert alone(ids[:1]).logits.shape == (1, 3)
+    with pytest.raises(ValueError, match="input_ids has 3 rows and pad_token_id is None"):
+        alone(ids)

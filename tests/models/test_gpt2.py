@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from decoder_cases import GPT2, check_golden, inputs, tensors, write
+from subprocesses import printed
 
 from transformer_fast import load_model
 from transformer_fast.checkpoint import CheckpointError
@@ -45,6 +46,7 @@ def test_saved_as_it_was_read(tmp_path):
     model = load_model(write(tmp_path / "a", "gpt2"))
     model.save_pretrained(tmp_path / "b")
     again = load_model(tmp_path / "b")
+    assert again.generation_config == model.generation_config == {"bos_token_id": 50256, "eos_token_id": 50256}
     ids = inputs(40)[0]
     assert type(again) is GPT2LMHeadModel
     assert np.array_equal(model(ids).logits, again(ids).logits)
@@ -57,6 +59,27 @@ def test_transposed_weights_are_not_copied(tmp_path):
         while isinstance(base.base, np.ndarray):
             base = base.base
         assert isinstance(base, np.memmap)
+
+
+def test_memory_of_a_model(tmp_path):
+    """Packed weights are all that stays: the file's pages go back, and nothing is copied besides."""
+    sizes = {"vocab_size": 3000, "n_embd": 256, "n_layer": 3, "n_positions": 64, "n_head": 4}
+    GPT2LMHeadModel(GPT2Config(**sizes)).save_pretrained(tmp_path)
+    size = (tmp_path / "model.safetensors").stat().st_size
+    code = f"""
+from pathlib import Path
+import ml_dtypes, safetensors, transformer_fast.models.gpt2
+def resident():
+    return int(next(l.split()[1] for l in Path("/proc/self/status").read_text().splitlines() if "VmRSS" in l)) * 1024
+before = resident()
+model = transformer_fast.load_model({str(tmp_path)!r})
+loaded = resident()
+model.generate([list(range(0, 3000, 100))], max_new_tokens=20)
+print((loaded - before) / {size}, (resident() - before) / {size})
+"""
+    loaded, used = map(float, printed(code).split())
+    # Twice the file, if its pages stayed; an allocator's slack weighs on a small one.
+    assert 0.9 < loaded < 1.5 and used < 1.7, (loaded, used)
 
 
 def test_tied_weights_are_one():

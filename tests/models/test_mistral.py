@@ -44,6 +44,9 @@ def test_padding_between_tokens_has_no_meaning_for_a_window(tmp_path):
     mask[1, 4] = 0
     with pytest.raises(ValueError, match="padding between tokens in row 1"):
         model(inputs(40)[0], mask)
+    past = model(inputs(40)[0][:, :5], mask[:, :5], use_cache=True).past_key_values
+    with pytest.raises(ValueError, match="padding between tokens in row 1"):
+        model(inputs(40)[0][:, 5:], past_key_values=past)
 
 
 @pytest.mark.parametrize(

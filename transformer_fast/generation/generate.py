@@ -43,7 +43,9 @@ class _Task:
             logits, ids = logits[index], ids[index]
             state.reorder(index)
         choose = sampler(np.random.default_rng(config.seed)) if config.do_sample else greedy
-        yield from search(self.model, logits, state, ids, self.steps, choose, self.stop, config.pad)
+        # As transformers: without an id that ends rows, those that a stop string has ended go on until all have.
+        pad = config.pad if config.eos else None
+        yield from search(self.model, logits, state, ids, self.steps, choose, self.stop, pad)
 
 
 def _task(model: Any, input_ids, attention_mask, logits_processor, tokenizer, options: dict[str, Any]) -> _Task:
@@ -59,8 +61,6 @@ def _task(model: Any, input_ids, attention_mask, logits_processor, tokenizer, op
     if getattr(model, "is_encoder_decoder", False):
         ids = _decoder_ids(model, config, input_ids, inputs)
         inputs["decoder_input_ids"] = ids
-        if input_ids is not None:
-            attention_mask = _tokens(input_ids, attention_mask, config)
         tokens = None
     else:
         if input_ids is None:
@@ -70,8 +70,6 @@ def _task(model: Any, input_ids, attention_mask, logits_processor, tokenizer, op
     max_length = config.longest(ids.shape[1], getattr(model.config, "max_position_embeddings", None))
     steps = processors(config, ids.shape[1], max_length, tokens, logits_processor)
     stop = Stop(max_length, config.eos, config.stop_strings, tokenizer)
-    if config.stop_strings is not None and config.pad is None and len(ids) * config.num_return_sequences > 1:
-        raise ValueError("pad_token_id is None; needed with stop_strings: an id to fill rows that have ended with")
     return _Task(model, config, ids, {"input_ids": input_ids, "attention_mask": attention_mask, **inputs}, steps, stop)
 
 
@@ -136,7 +134,8 @@ def generate(
     For an encoder-decoder model the result holds the decoder's ids. Options are those of `GenerationConfig`, with
     transformers' meaning: greedy search by default, beam search with num_beams, sampling with do_sample (with both,
     beams by chance); the model's `generation_config` gives the defaults. attention_mask (B, L) is 0 where padding is,
-    on the left or on the right; without it pad_token_id tells, unless that id also ends rows.
+    on the left or on the right; without it pad_token_id tells, unless that id also ends rows. For an encoder-decoder,
+    as in transformers, everything is a token without a mask.
 
     logits_processor: callable(ids (B, n), scores (B, V)) -> scores, or a list of them.
     tokenizer: needed for stop_strings. streamer: has put(ids) and end(); it gets the prompt and then ids (B,).
