@@ -332,6 +332,11 @@ def test_custom_classes(torch, from_torch):
     np.testing.assert_allclose(ours(x), model(torch.from_numpy(x)).detach().numpy(), atol=BOUND)
     with pytest.raises(TypeError, match=r"custom\[Pooled\] gave a int for module.0"):
         from_torch(model, custom={Pooled: lambda module, translate: 3})
+    # Modules that a factory makes are gone after the call; the next one may stand where they stood.
+    widths = iter(range(2, 50))
+    fresh = {Pooled: lambda module, translate: translate(torch.nn.Linear(3, next(widths)))}
+    made = from_torch(torch.nn.ModuleList(Pooled() for _ in range(40)), custom=fresh)
+    assert [linear.out_features for linear in made] == list(range(2, 42))
     shouting = from_torch(torch.nn.ReLU(), custom={torch.nn.ReLU: lambda module, translate: nn.SiLU()})
     assert type(shouting) is nn.SiLU
 
