@@ -55,7 +55,7 @@ _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
     "qwen2": ("qwen2", _decoder_heads("Qwen2ForCausalLM", "Qwen2"), "Qwen2Model"),
     "qwen3": ("qwen3", _decoder_heads("Qwen3ForCausalLM", "Qwen3"), "Qwen3Model"),
     "roberta": ("roberta", _heads("Roberta", "MultipleChoice"), "RobertaModel"),
-    "t5": ("t5", {"T5ForConditionalGeneration": "T5ForConditionalGeneration"}, "T5Model"),
+    "t5": ("t5", {name: name for name in ("T5ForConditionalGeneration", "T5EncoderModel")}, "T5Model"),
     "vit": ("vit", _named("ViTForImageClassification"), "ViTModel"),
     "whisper": ("whisper", {"WhisperForConditionalGeneration": "WhisperForConditionalGeneration"}, "WhisperModel"),
     "xlm-roberta": ("roberta", _heads("XLMRoberta", "MultipleChoice"), "XLMRobertaModel"),
