@@ -251,6 +251,8 @@ class Checkpoint:
         maps = (_mapping(tensor.data) for tensor in self.tensors.values())
         for mapping in {id(mapping): mapping for mapping in maps if mapping is not None}.values():
             mapping.madvise(mmap.MADV_DONTNEED)
+            # From now on single rows of embeddings are read: without this, each brings its neighbourhood along.
+            mapping.madvise(mmap.MADV_RANDOM)
 
 
 def _mapping(data: np.ndarray) -> mmap.mmap | None:
@@ -261,6 +263,11 @@ def _mapping(data: np.ndarray) -> mmap.mmap | None:
     return base if isinstance(base, mmap.mmap) else None
 
 
+def write_json(path: Path, content: Any) -> None:
+    """Writes a JSON file, for people to read."""
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
 def save_checkpoint(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
     """Writes config.json and model.safetensors into `folder`, which is made if it is not there.
 
@@ -268,12 +275,12 @@ def save_checkpoint(folder: Path, config: Mapping[str, Any], tensors: Mapping[st
     """
     library = optional_import("safetensors.numpy")
     folder.mkdir(parents=True, exist_ok=True)
-    dense = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    dense = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     with tempfile.TemporaryDirectory(dir=folder) as unfinished:
         written = Path(unfinished)
         # transformers refuses files that do not say for which framework they were written.
         library.save_file(dense, written / WEIGHTS, metadata={"format": "pt"})
-        (written / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        write_json(written / "config.json", config)
         for name in (WEIGHTS, "config.json"):
             os.replace(written / name, folder / name)
 

@@ -54,7 +54,7 @@ class _Beams:
         origin = picked // V
         sequences = np.take_along_axis(self.running, origin[:, :, None], 1)
         sequences[:, :, length] = picked % V
-        ended = stop(sequences[:, :, : length + 1].reshape(B * candidates, -1)).reshape(B, candidates)
+        ended = stop(sequences[:, :, : length + 1].reshape(B * candidates, length + 1)).reshape(B, candidates)
 
         going = picked_scores + ended.astype(np.float32) * _OUT
         order = _best(going, beams)
@@ -140,7 +140,7 @@ def beam_search(
         past = beams.running[:, :, :length].reshape(len(expand), length)
         for step in steps:
             scores = step(past, scores)
-        index, going_on = beams.advance(length, scores.reshape(B, config.num_beams, -1), stop, draw)
+        index, going_on = beams.advance(length, scores.reshape(B, config.num_beams, scores.shape[1]), stop, draw)
         if not going_on:
             break
         state.reorder(index)

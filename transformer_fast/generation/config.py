@@ -66,7 +66,7 @@ class GenerationConfig:
     seed: int | np.random.Generator | None = None
 
     def __post_init__(self) -> None:
-        for name, (holds, needed) in _RANGES.items():
+        for name, (holds, needed) in RANGES.items():
             value = getattr(self, name)
             if not holds(value):
                 raise ValueError(f"{name} is {value!r}; needed: {needed}")
@@ -147,7 +147,7 @@ _ONE_OR_MORE = (
 _UP_TO_1 = "a number from 0 to 1, or None"
 
 # Option -> (check, what is needed).
-_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "max_length": (_or_none(_AT_LEAST_1[0]), "an integer >= 1, or None"),
     "max_new_tokens": (_or_none(_AT_LEAST_1[0]), "an integer >= 1, or None"),
     "min_length": _AT_LEAST_0,
@@ -272,7 +272,7 @@ def split(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         if name in options and not any(options[name] is v or _equal(options[name], v) for v in neutral):
             raise NotImplementedError(f"{name} is {options[name]!r}, which is not supported; needed: {neutral[0]!r}")
     known = FIELDS | _UNSUPPORTED.keys() | _WITHOUT_EFFECT
-    chosen = {n: value for n, value in options.items() if n in FIELDS and (value is not None or _RANGES[n][0](None))}
+    chosen = {n: value for n, value in options.items() if n in FIELDS and (value is not None or RANGES[n][0](None))}
     return chosen, {name: value for name, value in options.items() if name not in known}
 
 
@@ -295,6 +295,8 @@ def read_generation_config(folder: Path, config: Mapping[str, Any]) -> dict[str,
     else:
         path = folder / "config.json"
         content = {name: value for name, value in config.items() if name in FIELDS - {"seed"}}
+        if _integer(content.get("pad_token_id")) and content["pad_token_id"] < 0:
+            del content["pad_token_id"]  # how old config.json files say that there is none
     content = {name: value for name, value in content.items() if value is not None}
     try:
         chosen, others = split(content)

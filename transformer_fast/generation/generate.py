@@ -8,10 +8,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from transformer_fast.checkpoint import write_json
 from transformer_fast.generation.beams import beam_search
 from transformer_fast.generation.config import FIELDS, GenerationConfig, read_generation_config, split
 from transformer_fast.generation.logits import Processor, processors
@@ -41,7 +43,9 @@ class _Task:
             logits, ids = logits[index], ids[index]
             state.reorder(index)
         choose = sampler(np.random.default_rng(config.seed)) if config.do_sample else greedy
-        yield from search(self.model, logits, state, ids, self.steps, choose, self.stop, config.pad)
+        # As transformers: without an id that ends rows, those that a stop string has ended go on until all have.
+        pad = config.pad if config.eos else None
+        yield from search(self.model, logits, state, ids, self.steps, choose, self.stop, pad)
 
 
 def _task(model: Any, input_ids, attention_mask, logits_processor, tokenizer, options: dict[str, Any]) -> _Task:
@@ -66,8 +70,6 @@ def _task(model: Any, input_ids, attention_mask, logits_processor, tokenizer, op
     max_length = config.longest(ids.shape[1], getattr(model.config, "max_position_embeddings", None))
     steps = processors(config, ids.shape[1], max_length, tokens, logits_processor)
     stop = Stop(max_length, config.eos, config.stop_strings, tokenizer)
-    if config.stop_strings is not None and config.pad is None and len(ids) * config.num_return_sequences > 1:
-        raise ValueError("pad_token_id is None; needed with stop_strings: an id to fill rows that have ended with")
     return _Task(model, config, ids, {"input_ids": input_ids, "attention_mask": attention_mask, **inputs}, steps, stop)
 
 
@@ -132,7 +134,8 @@ def generate(
     For an encoder-decoder model the result holds the decoder's ids. Options are those of `GenerationConfig`, with
     transformers' meaning: greedy search by default, beam search with num_beams, sampling with do_sample (with both,
     beams by chance); the model's `generation_config` gives the defaults. attention_mask (B, L) is 0 where padding is,
-    on the left or on the right; without it pad_token_id tells, unless that id also ends rows.
+    on the left or on the right; without it pad_token_id tells, unless that id also ends rows. For an encoder-decoder,
+    as in transformers, everything is a token without a mask.
 
     logits_processor: callable(ids (B, n), scores (B, V)) -> scores, or a list of them.
     tokenizer: needed for stop_strings. streamer: has put(ids) and end(); it gets the prompt and then ids (B,).
@@ -194,7 +197,8 @@ def stream(
 class GenerationMixin:
     """`generate` and `stream` for a model that offers `start` and `step`; goes before the model's base class.
 
-    generation_config holds the defaults of the model's folder, by option.
+    generation_config holds the defaults of the model's folder, by option; that of the class, what transformers' config
+    class assumes where config.json says nothing and there is no generation_config.json.
     """
 
     is_encoder_decoder = False
@@ -204,9 +208,13 @@ class GenerationMixin:
     def from_checkpoint(cls, checkpoint: Any) -> Any:
         """The model of a checkpoint with the generation defaults of its folder; see `load_model`."""
         model = super().from_checkpoint(checkpoint)
-        defaults = {name: value for name, value in cls.generation_config.items() if name not in checkpoint.config}
-        model.generation_config = defaults | read_generation_config(checkpoint.folder, checkpoint.config)
+        model.generation_config = read_generation_config(checkpoint.folder, cls.generation_config | checkpoint.config)
         return model
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """As the model's base class, and generation_config.json."""
+        super().save_pretrained(folder)
+        write_json(Path(folder) / "generation_config.json", self.generation_config)
 
     def generate(self, input_ids: Any = None, attention_mask: Any = None, **options: Any) -> np.ndarray:
         """See `transformer_fast.generation.generate`."""

@@ -44,7 +44,7 @@ def search(
     stop: Stop,
     pad: int | None,
 ) -> Iterator[np.ndarray]:
-    """Yields the next ids (B,) until all rows have ended; those of rows that have are `pad`.
+    """Yields the next ids (B,) until all rows have ended; those of rows that have are `pad`, or go on if it is None.
 
     logits (B, V) and state are what the prompt `ids` (B, n) gave.
     """
@@ -57,7 +57,7 @@ def search(
         for step in steps:
             scores = step(past[:, :length], scores)
         chosen = choose(scores)
-        if not running.all():
+        if pad is not None and not running.all():
             chosen = np.where(running, chosen, pad)
         past[:, length] = chosen
         running &= ~stop(past[:, : length + 1])

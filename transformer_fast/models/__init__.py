@@ -18,21 +18,46 @@ def _heads(family: str, *further: str) -> dict[str, str]:
     return {f"{family}For{task}": f"{family}For{task}" for task in tasks}
 
 
+def _decoder_heads(language_model: str, classifier: str) -> dict[str, str]:
+    """A decoder's two heads, which have the names of transformers' architectures."""
+    names = (language_model, f"{classifier}ForSequenceClassification")
+    return {name: name for name in names}
+
+
+def _named(*names: str) -> dict[str, str]:
+    """Classes that have the names of transformers' architectures."""
+    return {name: name for name in names}
+
+
 # model_type in config.json -> file in this folder, {name in its "architectures": class}, class without a head, which is
 # taken for architectures that are not listed.
 _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
+    "bart": ("bart", {"BartForConditionalGeneration": "BartForConditionalGeneration"}, "BartModel"),
     "bert": ("bert", _heads("Bert", "MultipleChoice", "NextSentencePrediction", "PreTraining"), "BertModel"),
+    "clip": (
+        "clip",
+        _named("CLIPTextModel", "CLIPTextModelWithProjection", "CLIPVisionModel", "CLIPVisionModelWithProjection"),
+        "CLIPModel",
+    ),
+    "clip_text_model": ("clip", _named("CLIPTextModelWithProjection"), "CLIPTextModel"),
+    "clip_vision_model": ("clip", _named("CLIPVisionModelWithProjection"), "CLIPVisionModel"),
+    "deit": ("vit", _named("DeiTForImageClassification", "DeiTForImageClassificationWithTeacher"), "DeiTModel"),
     "distilbert": ("distilbert", _heads("DistilBert", "MultipleChoice"), "DistilBertModel"),
-    "gemma2": ("gemma2", {"Gemma2ForCausalLM": "Gemma2ForCausalLM"}, "Gemma2Model"),
-    "gemma3_text": ("gemma3", {"Gemma3ForCausalLM": "Gemma3ForCausalLM"}, "Gemma3TextModel"),
-    "gpt2": ("gpt2", {"GPT2LMHeadModel": "GPT2LMHeadModel"}, "GPT2Model"),
-    "llama": ("llama", {"LlamaForCausalLM": "LlamaForCausalLM"}, "LlamaModel"),
-    "mistral": ("mistral", {"MistralForCausalLM": "MistralForCausalLM"}, "MistralModel"),
+    "gemma2": ("gemma2", _decoder_heads("Gemma2ForCausalLM", "Gemma2"), "Gemma2Model"),
+    "gemma3_text": ("gemma3", _decoder_heads("Gemma3ForCausalLM", "Gemma3Text"), "Gemma3TextModel"),
+    "gpt2": ("gpt2", _decoder_heads("GPT2LMHeadModel", "GPT2"), "GPT2Model"),
+    "llama": ("llama", _decoder_heads("LlamaForCausalLM", "Llama"), "LlamaModel"),
+    "marian": ("marian", {"MarianMTModel": "MarianMTModel"}, "MarianModel"),
+    "mistral": ("mistral", _decoder_heads("MistralForCausalLM", "Mistral"), "MistralModel"),
     "modernbert": ("modernbert", _heads("ModernBert"), "ModernBertModel"),
     "mpnet": ("mpnet", _heads("MPNet", "MultipleChoice"), "MPNetModel"),
-    "qwen2": ("qwen2", {"Qwen2ForCausalLM": "Qwen2ForCausalLM"}, "Qwen2Model"),
-    "qwen3": ("qwen3", {"Qwen3ForCausalLM": "Qwen3ForCausalLM"}, "Qwen3Model"),
+    "mt5": ("t5", {"MT5ForConditionalGeneration": "MT5ForConditionalGeneration"}, "MT5Model"),
+    "qwen2": ("qwen2", _decoder_heads("Qwen2ForCausalLM", "Qwen2"), "Qwen2Model"),
+    "qwen3": ("qwen3", _decoder_heads("Qwen3ForCausalLM", "Qwen3"), "Qwen3Model"),
     "roberta": ("roberta", _heads("Roberta", "MultipleChoice"), "RobertaModel"),
+    "t5": ("t5", {name: name for name in ("T5ForConditionalGeneration", "T5EncoderModel")}, "T5Model"),
+    "vit": ("vit", _named("ViTForImageClassification"), "ViTModel"),
+    "whisper": ("whisper", {"WhisperForConditionalGeneration": "WhisperForConditionalGeneration"}, "WhisperModel"),
     "xlm-roberta": ("roberta", _heads("XLMRoberta", "MultipleChoice"), "XLMRobertaModel"),
 }
 

@@ -1,4 +1,5 @@
-"""What decoder families share: `Decoder` (tokens to hidden states) and `CausalLM` (to logits, and generation).
+"""What decoder families share: `Decoder` (tokens to hidden states), and its heads `CausalLM` (scores of the next token,
+and generation) and `DecoderClassifier` (scores of labels).
 
 GPT-2 and the families of Llama's kind derive from both. A family's model says how tokens are embedded, which positions
 its layers see and what they remember; packing, caches and outputs stand here and in `decoding.py`.
@@ -15,8 +16,16 @@ from transformer_fast.generation import GenerationMixin
 from transformer_fast.models.base import PretrainedModel, Source, under
 from transformer_fast.models.decoding import Batch, CacheShape, DecoderState, Step
 from transformer_fast.models.inputs import integers, offsets, token_mask
-from transformer_fast.models.output import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformer_fast.models.output import (
+    BaseModelOutputWithPast,
+    CausalLMOutputWithPast,
+    SequenceClassifierOutputWithPast,
+)
 from transformer_fast.nn import Linear
+
+# Positions that a row's caches reserve at most from the beginning: a system may refuse much more memory than it has,
+# even if nobody writes to it. Beyond, caches double.
+_RESERVED = 32768
 
 
 class Decoder(PretrainedModel):
@@ -45,7 +54,7 @@ class Decoder(PretrainedModel):
 
     def new_state(self, B: int, capacity: int, *, trimmed: bool) -> DecoderState:
         """An empty state; trimmed: layers with a window forget what no later token sees."""
-        return DecoderState(B, self.remembers(), capacity, trimmed=trimmed)
+        return DecoderState(B, self.remembers(), min(capacity, _RESERVED), trimmed=trimmed)
 
     def run(
         self, ids: np.ndarray, positions: np.ndarray, batch: Batch | Step, states: list | None = None
@@ -89,17 +98,20 @@ class Decoder(PretrainedModel):
             state = self.new_state(B, L, trimmed=False)
         if state is not None and len(state.positions) != B:
             raise ValueError(f"past_key_values is of {len(state.positions)} rows; needed: {B}, as input_ids has")
-        past = 0 if state is None else state.get_seq_length()
-        tokens = self._tokens(attention_mask, (B, L), past)
+        if state is not None and state.generating:
+            raise ValueError("past_key_values has been used by start() or step(); needed: what forward returned")
+        seen = np.zeros((B, 0), bool) if state is None else state.tokens
+        past = seen.shape[1]
+        tokens = self.tokens(attention_mask, (B, L), seen)
         positions = np.arange(past, past + L) if position_ids is None else position_ids
         positions = integers("position_ids", positions, None, (B, L))[tokens]
         weights = [] if output_attentions else None
         states = [] if output_hidden_states else None
         batch = Batch(offsets(tokens), None if state is None else state.caches, weights)
         hidden = self.final_norm(self.run(input_ids[tokens], positions, batch, states))
-        columns = tokens
+        columns = np.concatenate([seen, tokens], axis=1)
         if state is not None:
-            columns = state.tokens = np.concatenate([state.tokens, tokens], axis=1)
+            state.tokens = columns
             state.positions = np.where(tokens.any(axis=1), past + L, state.positions)
         return BaseModelOutputWithPast(
             unpacked(hidden, tokens),
@@ -108,15 +120,17 @@ class Decoder(PretrainedModel):
             None if weights is None else tuple(_unpacked_weights(rows, tokens, columns) for rows in weights),
         )
 
-    def _tokens(self, attention_mask: Any, shape: tuple[int, int], past: int) -> np.ndarray:
-        """The mask of the new tokens as booleans (B, L)."""
+    def tokens(self, attention_mask: Any, shape: tuple[int, int], seen: np.ndarray) -> np.ndarray:
+        """The mask of the new tokens as booleans (B, L); seen (B, past) is that of the past."""
+        past = seen.shape[1]
         if attention_mask is not None and past:
             attention_mask = np.asarray(attention_mask)
             if attention_mask.shape == (shape[0], past + shape[1]):
                 attention_mask = attention_mask[:, past:]
         tokens = token_mask(attention_mask, shape)
-        spans = tokens.shape[1] - np.argmax(tokens, axis=1) - np.argmax(tokens[:, ::-1], axis=1)
-        holes = tokens.any(axis=1) & (spans != tokens.sum(axis=1))
+        columns = np.concatenate([seen, tokens], axis=1)
+        spans = columns.shape[1] - np.argmax(columns, axis=1) - np.argmax(columns[:, ::-1], axis=1)
+        holes = columns.any(axis=1) & (spans != columns.sum(axis=1))
         if holes.any() and any(shape.window is not None for shape in self.remembers()):
             raise ValueError(
                 f"attention_mask has padding between tokens in row {int(np.argmax(holes))}; needed by layers with a "
@@ -223,7 +237,7 @@ class CausalLM(GenerationMixin, PretrainedModel):
         input_ids = integers("input_ids", input_ids, self.config.vocab_size)
         if input_ids.ndim != 2:
             raise ValueError(f"input_ids has shape {input_ids.shape}; needed: (B, L)")
-        tokens = token_mask(attention_mask, input_ids.shape)
+        tokens = body.tokens(attention_mask, input_ids.shape, np.zeros((len(input_ids), 0), bool))
         if not tokens.any(axis=1).all():
             raise ValueError(
                 f"row {int(np.argmin(tokens.any(axis=1)))} of input_ids has no token; needed: at least one"
@@ -234,7 +248,7 @@ class CausalLM(GenerationMixin, PretrainedModel):
         positions = (np.cumsum(tokens, axis=1) - 1)[tokens]
         batch = Batch(offsets(tokens), state.caches)
         hidden = body.run(input_ids[tokens], positions, batch)
-        state.positions, state.tokens = lengths, tokens
+        state.positions, state.generating = lengths, True
         last = np.cumsum(lengths) - 1
         return self.logits(body.final_norm(hidden[last])), state
 
@@ -245,5 +259,54 @@ class CausalLM(GenerationMixin, PretrainedModel):
         if ids.shape != positions.shape:
             raise ValueError(f"ids has shape {ids.shape}; needed: {positions.shape}, one id a row")
         hidden = body.run(ids, positions, Step(state))
-        state.positions = positions + 1
+        state.positions, state.generating = positions + 1, True
         return self.logits(body.final_norm(hidden))
+
+
+class DecoderClassifier(PretrainedModel):
+    """A decoder with a head that scores labels by a row's last token; a family sets `body_class` and `body_name`.
+
+    The last token is the rightmost id that is not config.pad_token_id, as in transformers.
+    """
+
+    body_class: type[Decoder]
+    body_name: str
+    head_prefixes = ("score.",)
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        body = self.body_class(config)
+        setattr(self, self.body_name, body)
+        self.score = Linear(body.width, config.label_count, bias=False)
+
+    @classmethod
+    def sources(cls, config: Any, names: Collection[str]) -> dict[str, Source]:
+        own = cls.body_class.sources(config, names)
+        return under(cls.body_name, own) | {"score.weight": Source("score.weight")}
+
+    def forward(
+        self,
+        input_ids: np.ndarray,
+        attention_mask: np.ndarray | None = None,
+        position_ids: np.ndarray | None = None,
+        past_key_values: DecoderState | None = None,
+        use_cache: bool = False,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+    ) -> SequenceClassifierOutputWithPast:
+        """Integers (B, L) -> logits (B, num_labels); arguments and errors as in `Decoder.forward`.
+
+        Raises:
+            ValueError: B > 1 and config.pad_token_id is None.
+        """
+        output = self._modules[self.body_name](
+            input_ids, attention_mask, position_ids, past_key_values, use_cache, output_attentions, output_hidden_states
+        )
+        ids, pad = np.asarray(input_ids), self.config.pad_token_id
+        if pad is None and len(ids) > 1:
+            raise ValueError(f"input_ids has {len(ids)} rows and pad_token_id is None; needed: one row, or that id")
+        last = np.full(len(ids), ids.shape[1] - 1)
+        if pad is not None:
+            last = (np.arange(ids.shape[1]) * (ids != pad)).argmax(axis=1)
+        logits = self.score(output.last_hidden_state[np.arange(len(ids)), last])
+        return SequenceClassifierOutputWithPast(logits, output.past_key_values, output.hidden_states, output.attentions)

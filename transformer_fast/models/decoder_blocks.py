@@ -1,7 +1,7 @@
 """The block that decoders of Llama's kind share: RMS norms, rotary positions, grouped heads, a gated feed-forward.
 
 llama.py, mistral.py, qwen2.py, qwen3.py, gemma2.py and gemma3.py each give a config class and say how it becomes
-`BlockOptions`; the model around the blocks stands here too (`GatedDecoder`, `GatedCausalLM`). A family with another
+`BlockOptions`; the models around the blocks stand here too (`GatedDecoder` and its heads). A family with another
 kind of block gets a class of its own; one more yes-or-no of this block is a field of `BlockOptions`.
 """
 
@@ -15,14 +15,14 @@ import numpy as np
 
 from transformer_fast import functional as F
 from transformer_fast.models.base import Source
-from transformer_fast.models.config import ACTIVATIONS, check_fields
-from transformer_fast.models.decoder import CausalLM, Decoder
+from transformer_fast.models.config import ACTIVATIONS, Labels, Number, check_fields
+from transformer_fast.models.decoder import CausalLM, Decoder, DecoderClassifier
 from transformer_fast.models.decoding import Batch, CacheShape, Step
 from transformer_fast.nn import Embedding, FusedLinear, Linear, Module, ModuleList, RMSNorm, RotaryEmbedding
 
 
 @dataclass(frozen=True)
-class GatedConfig:
+class GatedConfig(Labels):
     """The fields of config.json that the families share; each family sets its own defaults and adds its own fields."""
 
     vocab_size: int = 32000
@@ -38,6 +38,7 @@ class GatedConfig:
     rope_theta: float = 10000.0
     rope_scaling: dict | None = None
     rope_parameters: dict | None = None
+    pad_token_id: Number | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -274,6 +275,13 @@ class GatedCausalLM(Gated, CausalLM):
 
     body_name = "model"
     embedding_name = "embed_tokens.weight"
+    ignored = ("rotary.", "lm_head.")
+
+
+class GatedClassifier(Gated, DecoderClassifier):
+    """The stack with a head that scores labels by the last token; a family sets what `GatedCausalLM` asks for."""
+
+    body_name = "model"
     ignored = ("rotary.", "lm_head.")
 
 

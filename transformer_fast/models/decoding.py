@@ -41,7 +41,8 @@ class DecoderState:
     """What B rows have seen: a cache for each layer, and the next position of each row.
 
     `forward` returns it as past_key_values, `start` as the state of a generation. tokens (B, n) says which of the
-    columns seen so far were tokens; caches hold those only.
+    columns seen so far were tokens; caches hold those only. A generation does not count columns: generating says that
+    there are more than tokens knows of.
     """
 
     def __init__(self, B: int, shapes: Sequence[CacheShape], capacity: int, *, trimmed: bool) -> None:
@@ -51,6 +52,7 @@ class DecoderState:
         ]
         self.positions = np.zeros(B, np.int64)
         self.tokens = np.zeros((B, 0), bool)
+        self.generating = False
 
     def get_seq_length(self) -> int:
         """How many columns the rows have seen, padding counted."""
@@ -182,4 +184,4 @@ class Step:
             kv_lengths=lengths,
             softcap=softcap,
         )
-        return context.reshape(len(query), -1)
+        return context.reshape(len(query), query.shape[1] * context.shape[3])

@@ -12,7 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from transformer_fast import functional as F
-from transformer_fast.models.decoder_blocks import BlockOptions, GatedCausalLM, GatedConfig, GatedDecoder, window_of
+from transformer_fast.models.config import Number
+from transformer_fast.models.decoder_blocks import (
+    BlockOptions,
+    GatedCausalLM,
+    GatedClassifier,
+    GatedConfig,
+    GatedDecoder,
+    window_of,
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,7 @@ class Gemma2Config(GatedConfig):
     layer_types: list[str] | None = None
     final_logit_softcapping: float | None = 30.0
     attn_logit_softcapping: float | None = 50.0
+    pad_token_id: Number | None = 0
 
     @property
     def activation(self) -> str:
@@ -100,3 +109,19 @@ class Gemma2ForCausalLM(GatedCausalLM):
         F.tanh(logits, out=logits)
         logits *= np.float32(cap)
         return logits
+
+
+class Gemma2ForSequenceClassification(GatedClassifier):
+    """Gemma 2 with a head that scores labels by the last token.
+
+    Example:
+        >>> import numpy as np
+        >>> config = Gemma2Config(50, 8, 16, 1, num_attention_heads=2, num_key_value_heads=1, num_labels=3)
+        >>> Gemma2ForSequenceClassification(config)(np.array([[1, 2, 3]])).logits.shape
+        (1, 3)
+    """
+
+    config_class = Gemma2Config
+    model_types = ("gemma2",)
+    neutral = Gemma2Model.neutral
+    body_class = Gemma2Model

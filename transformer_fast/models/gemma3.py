@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from transformer_fast.models.decoder_blocks import BlockOptions, window_of
-from transformer_fast.models.gemma2 import Gemma2Config, Gemma2ForCausalLM, Gemma2Model
+from transformer_fast.models.gemma2 import Gemma2Config, Gemma2ForCausalLM, Gemma2ForSequenceClassification, Gemma2Model
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,21 @@ class Gemma3ForCausalLM(Gemma2ForCausalLM):
         >>> config = Gemma3TextConfig(50, 8, 16, 2, num_attention_heads=2, num_key_value_heads=1, head_dim=4)
         >>> Gemma3ForCausalLM(config).generate(np.array([[1, 2, 3]]), min_new_tokens=4, max_new_tokens=4).shape
         (1, 7)
+    """
+
+    config_class = Gemma3TextConfig
+    model_types = ("gemma3_text",)
+    body_class = Gemma3TextModel
+
+
+class Gemma3TextForSequenceClassification(Gemma2ForSequenceClassification):
+    """Gemma 3 with a head that scores labels by the last token.
+
+    Example:
+        >>> import numpy as np
+        >>> config = Gemma3TextConfig(50, 8, 16, 1, num_attention_heads=2, num_key_value_heads=1, num_labels=3)
+        >>> Gemma3TextForSequenceClassification(config)(np.array([[1, 2, 3]])).logits.shape
+        (1, 3)
     """
 
     config_class = Gemma3TextConfig

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from transformer_fast.models.base import Source
-from transformer_fast.models.config import ACTIVATIONS, check_fields
-from transformer_fast.models.decoder import CausalLM, Decoder
+from transformer_fast.models.config import ACTIVATIONS, Labels, Number, check_fields
+from transformer_fast.models.decoder import CausalLM, Decoder, DecoderClassifier
 from transformer_fast.models.decoding import Batch, CacheShape, Step
 from transformer_fast.nn import Embedding, FeedForward, LayerNorm, Linear, Module, ModuleList
 
 
 @dataclass(frozen=True)
-class GPT2Config:
+class GPT2Config(Labels):
     """The fields of config.json that have an effect; the defaults are transformers'."""
 
     vocab_size: int = 50257
@@ -33,6 +33,7 @@ class GPT2Config:
     scale_attn_weights: bool = True
     scale_attn_by_inverse_layer_idx: bool = False
     tie_word_embeddings: bool = True
+    pad_token_id: Number | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -176,3 +177,18 @@ class GPT2LMHeadModel(_GPT2, CausalLM):
     embedding_name = "wte.weight"
     ignored = ("causal_mask.", "lm_head.")
     generation_config = {"bos_token_id": 50256, "eos_token_id": 50256}
+
+
+class GPT2ForSequenceClassification(_GPT2, DecoderClassifier):
+    """GPT-2 with a head that scores labels by the last token.
+
+    Example:
+        >>> import numpy as np
+        >>> config = GPT2Config(vocab_size=50, n_positions=16, n_embd=8, n_layer=1, n_head=2, num_labels=3)
+        >>> GPT2ForSequenceClassification(config)(np.array([[1, 2, 3]])).logits.shape
+        (1, 3)
+    """
+
+    body_class = GPT2Model
+    body_name = "transformer"
+    ignored = ("causal_mask.", "lm_head.")

@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from transformer_fast.models.decoder_blocks import BlockOptions, GatedCausalLM, GatedConfig, GatedDecoder
+from transformer_fast.models.decoder_blocks import (
+    BlockOptions,
+    GatedCausalLM,
+    GatedClassifier,
+    GatedConfig,
+    GatedDecoder,
+)
 
 
 @dataclass(frozen=True)
@@ -56,3 +62,18 @@ class LlamaForCausalLM(GatedCausalLM):
     model_types = ("llama",)
     body_class = LlamaModel
     generation_config = {"bos_token_id": 1, "eos_token_id": 2}
+
+
+class LlamaForSequenceClassification(GatedClassifier):
+    """Llama with a head that scores labels by the last token.
+
+    Example:
+        >>> import numpy as np
+        >>> config = LlamaConfig(50, 8, 16, 1, num_attention_heads=2, num_labels=3)
+        >>> LlamaForSequenceClassification(config)(np.array([[1, 2, 3]])).logits.shape
+        (1, 3)
+    """
+
+    config_class = LlamaConfig
+    model_types = ("llama",)
+    body_class = LlamaModel

@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from transformer_fast.models.decoder_blocks import BlockOptions, GatedCausalLM, GatedConfig, GatedDecoder
+from transformer_fast.models.decoder_blocks import (
+    BlockOptions,
+    GatedCausalLM,
+    GatedClassifier,
+    GatedConfig,
+    GatedDecoder,
+)
 
 
 @dataclass(frozen=True)
@@ -53,3 +59,18 @@ class MistralForCausalLM(GatedCausalLM):
     model_types = ("mistral",)
     body_class = MistralModel
     generation_config = {"bos_token_id": 1, "eos_token_id": 2}
+
+
+class MistralForSequenceClassification(GatedClassifier):
+    """Mistral with a head that scores labels by the last token.
+
+    Example:
+        >>> import numpy as np
+        >>> config = MistralConfig(50, 8, 16, 1, num_attention_heads=2, num_key_value_heads=1, num_labels=3)
+        >>> MistralForSequenceClassification(config)(np.array([[1, 2, 3]])).logits.shape
+        (1, 3)
+    """
+
+    config_class = MistralConfig
+    model_types = ("mistral",)
+    body_class = MistralModel

@@ -167,3 +167,33 @@ class SequenceClassifierOutputWithPast(ModelOutput):
     past_key_values: Any = None
     hidden_states: tuple[np.ndarray, ...] | None = None
     attentions: tuple[np.ndarray, ...] | None = None
+
+
+@dataclasses.dataclass(eq=False)
+class Seq2SeqModelOutput(ModelOutput):
+    """last_hidden_state (B, Ld, h) of the decoder, encoder_last_hidden_state (B, L, h), and what was asked for.
+
+    Hidden states: n_layers + 1 arrays. decoder_attentions (B, H, Ld, Ld), cross_attentions (B, H, Ld, L) and
+    encoder_attentions (B, H, L, L): an array for each layer. All are zero where a mask is 0.
+    """
+
+    last_hidden_state: np.ndarray
+    decoder_hidden_states: tuple[np.ndarray, ...] | None = None
+    decoder_attentions: tuple[np.ndarray, ...] | None = None
+    cross_attentions: tuple[np.ndarray, ...] | None = None
+    encoder_last_hidden_state: np.ndarray | None = None
+    encoder_hidden_states: tuple[np.ndarray, ...] | None = None
+    encoder_attentions: tuple[np.ndarray, ...] | None = None
+
+
+@dataclasses.dataclass(eq=False)
+class Seq2SeqLMOutput(ModelOutput):
+    """logits (B, Ld, V) of the decoder's next tokens; the others as in `Seq2SeqModelOutput`."""
+
+    logits: np.ndarray
+    decoder_hidden_states: tuple[np.ndarray, ...] | None = None
+    decoder_attentions: tuple[np.ndarray, ...] | None = None
+    cross_attentions: tuple[np.ndarray, ...] | None = None
+    encoder_last_hidden_state: np.ndarray | None = None
+    encoder_hidden_states: tuple[np.ndarray, ...] | None = None
+    encoder_attentions: tuple[np.ndarray, ...] | None = None

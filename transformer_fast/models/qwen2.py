@@ -9,7 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from transformer_fast.models.config import Index
-from transformer_fast.models.decoder_blocks import BlockOptions, GatedCausalLM, GatedConfig, GatedDecoder, window_of
+from transformer_fast.models.decoder_blocks import (
+    BlockOptions,
+    GatedCausalLM,
+    GatedClassifier,
+    GatedConfig,
+    GatedDecoder,
+    window_of,
+)
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,21 @@ class Qwen2ForCausalLM(GatedCausalLM):
         >>> config = Qwen2Config(50, 8, 16, 1, num_attention_heads=2, num_key_value_heads=1)
         >>> Qwen2ForCausalLM(config).generate(np.array([[1, 2, 3]]), min_new_tokens=4, max_new_tokens=4).shape
         (1, 7)
+    """
+
+    config_class = Qwen2Config
+    model_types = ("qwen2",)
+    body_class = Qwen2Model
+
+
+class Qwen2ForSequenceClassification(GatedClassifier):
+    """Qwen 2 with a head that scores labels by the last token.
+
+    Example:
+        >>> import numpy as np
+        >>> config = Qwen2Config(50, 8, 16, 1, num_attention_heads=2, num_key_value_heads=1, num_labels=3)
+        >>> Qwen2ForSequenceClassification(config)(np.array([[1, 2, 3]])).logits.shape
+        (1, 3)
     """
 
     config_class = Qwen2Config

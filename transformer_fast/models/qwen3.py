@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from transformer_fast.models.decoder_blocks import BlockOptions, GatedCausalLM, GatedDecoder
+from transformer_fast.models.decoder_blocks import BlockOptions, GatedCausalLM, GatedClassifier, GatedDecoder
 from transformer_fast.models.qwen2 import Qwen2Config
 
 
@@ -51,6 +51,21 @@ class Qwen3ForCausalLM(GatedCausalLM):
         >>> config = Qwen3Config(50, 8, 16, 1, num_attention_heads=2, num_key_value_heads=1, head_dim=6)
         >>> Qwen3ForCausalLM(config).generate(np.array([[1, 2, 3]]), min_new_tokens=4, max_new_tokens=4).shape
         (1, 7)
+    """
+
+    config_class = Qwen3Config
+    model_types = ("qwen3",)
+    body_class = Qwen3Model
+
+
+class Qwen3ForSequenceClassification(GatedClassifier):
+    """Qwen 3 with a head that scores labels by the last token.
+
+    Example:
+        >>> import numpy as np
+        >>> config = Qwen3Config(50, 8, 16, 1, num_attention_heads=2, num_key_value_heads=1, num_labels=3)
+        >>> Qwen3ForSequenceClassification(config)(np.array([[1, 2, 3]])).logits.shape
+        (1, 3)
     """
 
     config_class = Qwen3Config

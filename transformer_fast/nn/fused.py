@@ -6,7 +6,7 @@ file cost nothing); only the packed form, which the product reads, has them one 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,8 @@ from transformer_fast.nn.module import Module
 class FusedLinear(Module):
     """[x W1^T + b1, x W2^T + b2, ...] side by side; parameters <part>_weight (n, in_features) and <part>_bias (n,).
 
-    parts: name -> number of outputs, in the order of the result. Fresh parameters are those of `Linear`.
+    parts: name -> number of outputs, in the order of the result. bias: of all parts, of none, or the names of those
+    that have one. Fresh parameters are those of `Linear`.
 
     Raises:
         ValueError: there is no part.
@@ -31,25 +32,30 @@ class FusedLinear(Module):
         (3, 16)
     """
 
-    def __init__(self, in_features: int, parts: Mapping[str, int], bias: bool = True) -> None:
+    def __init__(self, in_features: int, parts: Mapping[str, int], bias: bool | Collection[str] = True) -> None:
         super().__init__()
         if not parts:
             raise ValueError("parts is empty; needed: at least one name with its number of outputs")
         self.in_features = in_features
         self.parts = dict(parts)
         self.out_features = sum(parts.values())
+        biased = parts if bias is True else bias or ()
         for name, n in parts.items():
             self.register_parameter(f"{name}_weight", (n, in_features), init.uniform(in_features))
-            self.register_parameter(f"{name}_bias", (n,) if bias else None, init.uniform(in_features))
+            self.register_parameter(f"{name}_bias", (n,) if name in biased else None, init.uniform(in_features))
         self._pack = _Pack()
 
     def forward(self, input: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
         """(..., in_features) -> (..., out_features)."""
-        packed, bias = self._pack.get(self)
+        packed, bias = self.packed()
         return F.linear(input, packed, bias, out=out)
 
+    def packed(self) -> tuple[Any, np.ndarray | None]:
+        """All weights, packed for the instruction set in force, and all biases (None without any)."""
+        return self._pack.get(self)
+
     def _loaded(self) -> None:
-        self._pack.get(self)
+        self.packed()
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, parts={self.parts}"
@@ -70,7 +76,10 @@ class _Pack:
             or any(a is not b for a, b in zip(self._sources, parameters.values(), strict=True))
         ):
             weights, biases = ([parameters[f"{n}_{kind}"] for n in module.parts] for kind in ("weight", "bias"))
-            bias = None if biases[0] is None else np.concatenate(biases)
+            bias = None
+            if any(part is not None for part in biases):
+                zeros = (np.zeros(n, np.float32) for n in module.parts.values())
+                bias = np.concatenate([z if part is None else part for z, part in zip(zeros, biases, strict=True)])
             self._made = F.pack_weight(np.concatenate(weights)), bias
             self._sources = list(parameters.values())
         return self._made

@@ -1,0 +1,62 @@
+"""Makes decoders.npz: what transformers answers for the cases of tests/decoder_cases.py.
+
+Needs the extra `oracle`. Run it from anywhere:
+
+    python tests/golden/make_decoders.py
+
+Read by tests/models/test_gpt2.py, test_llama.py, test_mistral.py, test_qwen.py, test_gemma.py.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from decoder_cases import BEAMS, CASES, GOLDEN, NEW_TOKENS, draw, inputs  # noqa: E402
+
+
+def answers(content: dict) -> dict[str, np.ndarray]:
+    fields = {name: value for name, value in content.items() if name != "model_type"}
+    config = transformers.AutoConfig.for_model(content["model_type"], **fields)
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    state = dict(model.state_dict())
+    if config.tie_word_embeddings:
+        del state["lm_head.weight"]
+    weights = {name: torch.from_numpy(draw(name, tuple(tensor.shape))) for name, tensor in state.items()}
+    model.load_state_dict(weights, strict=False)
+    model.tie_weights()
+    ids, mask, left = (torch.from_numpy(array) for array in inputs(config.vocab_size))
+    tokens = mask.bool()
+    with torch.no_grad():
+        output = model(ids, attention_mask=mask, output_hidden_states=True, output_attentions=True, use_cache=False)
+        options = {"attention_mask": left, "max_new_tokens": NEW_TOKENS, "pad_token_id": 1, "do_sample": False}
+        # An ending id that one row meets after some tokens, so that it is followed by padding.
+        free = model.generate(ids, **options, eos_token_id=None)
+        eos = int(free[0, ids.shape[1] + 4])
+        greedy = model.generate(ids, **options, eos_token_id=eos)
+        beams = model.generate(ids, **options, eos_token_id=eos, **BEAMS)
+    written = config.to_dict() | {"architectures": [type(model).__name__]}
+    return {
+        "config": np.array(json.dumps(written)),
+        "shapes": np.array(json.dumps({name: list(tensor.shape) for name, tensor in state.items()})),
+        "eos": np.array(eos),
+        "logits": output.logits[tokens].numpy(),
+        "hidden_state": output.hidden_states[1][tokens].numpy(),
+        "attentions": output.attentions[-1].transpose(1, 2)[tokens].numpy(),
+        "greedy": greedy.numpy().astype(np.int16),
+        "beams": beams.numpy().astype(np.int16),
+    }
+
+
+if __name__ == "__main__":
+    arrays = {f"{case}/{name}": array for case, content in CASES.items() for name, array in answers(content).items()}
+    np.savez_compressed(GOLDEN, **arrays)
+    print(GOLDEN.name, GOLDEN.stat().st_size)

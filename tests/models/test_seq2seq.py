@@ -1,0 +1,101 @@
+"""models/seq2seq.py and seq2seq_blocks.py: decoding step by step, beams that share a source, packing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from seq2seq_golden import GOLDEN, TOLERANCE, inputs
+
+from transformer_fast import functional, load_model
+from transformer_fast.models.seq2seq_blocks import Packing
+
+pytest.importorskip("ml_dtypes")
+pytest.importorskip("safetensors")
+
+
+@pytest.fixture(scope="module", params=["t5_gated", "bart"])
+def model(request):
+    return load_model(GOLDEN / request.param)
+
+
+@pytest.fixture
+def source():
+    given = inputs("bart")
+    return given["input_ids"], given["attention_mask"]
+
+
+def test_steps_give_what_the_whole_gives(model, source):
+    ids = inputs("bart")["decoder_input_ids"]
+    whole = model(*source, ids).logits
+    logits, state = model.start(*source, capacity=3, decoder_input_ids=ids[:, :2])
+    np.testing.assert_allclose(logits, whole[:, 1], atol=TOLERANCE, rtol=0)
+    for i in range(2, ids.shape[1]):  # beyond the capacity, too
+        logits = model.step(ids[:, i], state)
+        np.testing.assert_allclose(logits, whole[:, i], atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("index", [[0, 0, 1, 1, 2, 2], [2, 0, 1, 2], [1], [0, 0, 0]], ids=str)
+def test_rows_that_share_a_source(model, source, index):
+    """After a reorder each row goes on as if it had been alone, in any order of rows."""
+    ids = inputs("bart")["decoder_input_ids"]
+    _, state = model.start(*source, capacity=8, decoder_input_ids=ids[:, :3])
+    keys = [pair[0] for pair in state._cross]
+    state.reorder(np.array(index))
+    new = np.arange(3, 3 + len(index))
+    together = model.step(new, state)
+    second = model.step(new + 1, state)
+    assert all(a is b for a, (b, _) in zip(keys, state._cross, strict=True))  # never copied
+    for row, b in enumerate(index):
+        _, state = model.start(
+            source[0][b : b + 1], source[1][b : b + 1], capacity=8, decoder_input_ids=ids[b : b + 1, :3]
+        )
+        np.testing.assert_allclose(together[row], model.step(new[row : row + 1], state)[0], atol=TOLERANCE, rtol=0)
+        np.testing.assert_allclose(second[row], model.step(new[row : row + 1] + 1, state)[0], atol=TOLERANCE, rtol=0)
+
+
+def test_beams_do_not_depend_on_threads(model, source):
+    before = functional.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 2):
+            functional.set_num_threads(threads)
+            results.append(model.generate(*source, max_new_tokens=6, num_beams=4))
+    finally:
+        functional.set_num_threads(before)
+    assert np.array_equal(*results)
+
+
+def test_sampling_is_repeatable(model, source):
+    rows = [model.generate(*source, max_new_tokens=6, do_sample=True, seed=3) for _ in range(2)]
+    assert np.array_equal(*rows)
+
+
+def test_stream(model, source):
+    whole = model.generate(*source, max_new_tokens=6)
+    assert np.array_equal(np.stack(list(model.stream(*source, max_new_tokens=6)), axis=1), whole[:, 1:])
+
+
+def test_generate_from_encoder_outputs(model, source):
+    ids, mask = source
+    expected = model.generate(ids, mask, max_new_tokens=6)
+    encoded = model.encode(ids, mask)
+    assert np.array_equal(
+        model.generate(None, mask, encoder_outputs=encoded, max_new_tokens=6, decoder_input_ids=expected[:, :1]),
+        expected,
+    )
+
+
+def test_start_refuses_other_rows(model, source):
+    with pytest.raises(ValueError, match="decoder_input_ids has 2 rows"):
+        model.start(*source, capacity=8, decoder_input_ids=np.zeros((2, 1), np.int64))
+
+
+def test_packing():
+    mask = np.array([[1, 1, 0], [0, 0, 0], [0, 1, 1]], bool)
+    packing = Packing(mask)
+    assert packing.cu_seqlens.tolist() == [0, 2, 2, 4] and packing.longest == 2
+    assert packing.positions.tolist() == [0, 1, 1, 2]
+    array = np.arange(18, dtype=np.float32).reshape(3, 3, 2)
+    packed = packing.pack(array)
+    assert packed.shape == (4, 2)
+    assert np.array_equal(packing.unpack(packed), array * mask[:, :, None])

@@ -1,0 +1,161 @@
+"""transformer-fast generate: what it prints where, its options, its exit codes. The model is tiny and speaks bytes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from decoder_cases import GPT2, draw
+from model_folders import write_json
+from subprocesses import PACKAGE_PARENT, environment
+
+from transformer_fast import cli
+
+tokenizers = pytest.importorskip("tokenizers")
+pytest.importorskip("safetensors")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A GPT-2 of 256 tokens, one a byte, and its tokenizer."""
+    from safetensors.numpy import save_file
+    from tokenizers import decoders, models, pre_tokenizers
+
+    folder = tmp_path_factory.mktemp("speaker")
+    h = GPT2["n_embd"]
+    shapes = {"wte.weight": (256, h), "wpe.weight": (400, h), "ln_f.weight": (h,), "ln_f.bias": (h,)}
+    for i in range(GPT2["n_layer"]):
+        for name, (rows, columns) in {
+            "attn.c_attn": (h, 3 * h),
+            "attn.c_proj": (h, h),
+            "mlp.c_fc": (h, 4 * h),
+            "mlp.c_proj": (4 * h, h),
+        }.items():
+            shapes |= {f"h.{i}.{name}.weight": (rows, columns), f"h.{i}.{name}.bias": (columns,)}
+        for norm in ("ln_1", "ln_2"):
+            shapes |= {f"h.{i}.{norm}.weight": (h,), f"h.{i}.{norm}.bias": (h,)}
+    save_file({name: draw(name, shape) for name, shape in shapes.items()}, folder / "model.safetensors")
+    config = {**GPT2, "vocab_size": 256, "n_positions": 400, "architectures": ["GPT2LMHeadModel"], "eos_token_id": None}
+    write_json(folder / "config.json", config)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.fixture
+def run(folder, capsys):
+    """Runs the command in this process: (exit code, stdout, stderr)."""
+
+    def call(*arguments):
+        try:
+            code = cli.main(["generate", "--model", str(folder), *arguments])
+        except SystemExit as leaving:
+            code = leaving.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def test_text_to_stdout_and_figures_to_stderr(run):
+    code, out, err = run("Hello", "--max-new-tokens", "6")
+    assert code == 0 and out.endswith("\n") and len(out) >= 2
+    assert err.startswith("transformer-fast: 6 tokens after 5 in ") and err.endswith("tokens/s\n")
+    assert run("Hello", "--max-new-tokens", "6")[1] == out
+
+
+def test_json(run):
+    _, out, _ = run("Hello", "--max-new-tokens", "6")
+    code, text, err = run("Hello", "--max-new-tokens", "6", "--json")
+    result = json.loads(text)
+    assert (code, err) == (0, "") and result.keys() == {"prompt", "text", "prompt_tokens", "tokens", "seconds"}
+    assert (result["prompt"], result["prompt_tokens"], result["tokens"]) == ("Hello", 5, 6)
+    assert result["text"] + "\n" == out
+
+
+def test_sampling(run):
+    def sample(*options):
+        return run("Hello", "--max-new-tokens", "12", *options)[1]
+
+    greedy = sample()
+    assert sample("--temperature", "0") == greedy == sample("--top-k", "1")
+    assert sample("--seed", "3") == sample("--seed", "3") != sample("--seed", "4")
+    assert sample("--seed", "3", "--temperature", "3") != sample("--seed", "3")
+    assert len({sample("--temperature", "2", "--top-p", "0.99") for _ in range(3)}) > 1
+
+
+def test_beams(run, folder):
+    from transformer_fast.generation import load_tokenizer
+    from transformer_fast.models import load_model
+
+    tokenizer = load_tokenizer(folder)
+    ids = load_model(folder).generate([tokenizer.encode("Hi").ids], num_beams=3, max_new_tokens=5)
+    assert run("Hi", "--beams", "3", "--max-new-tokens", "5")[1] == tokenizer.decode(ids[0, 2:].tolist()) + "\n"
+
+
+def command(folder, *arguments, **options):
+    line = [sys.executable, "-m", "transformer_fast", "generate", "--model", str(folder), *arguments]
+    return subprocess.Popen(
+        line, env=environment(), cwd=PACKAGE_PARENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
+    )
+
+
+def test_prompt_from_stdin(run, folder):
+    process = command(folder, "--max-new-tokens", "6", stdin=subprocess.PIPE)
+    out, err = process.communicate("H\u00e9llo\n".encode(), timeout=60)
+    assert process.returncode == 0 and out.decode() == run("H\u00e9llo", "--max-new-tokens", "6")[1]
+    assert b"6 tokens after 6" in err
+
+
+def test_ctrl_c_stops_it(folder, tmp_path):
+    """After the first text has come: within a token, with exit code 130 and no traceback."""
+    process = command(folder, "Hello", "--max-new-tokens", "390", "--temperature", "5")
+    assert process.stdout.read(1)
+    process.send_signal(signal.SIGINT)
+    started = time.monotonic()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in (130, 0) and b"Traceback" not in err
+    assert process.returncode == 0 or time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize(
+    "arguments, code, text",
+    [
+        (("",), 2, "PROMPT is empty"),
+        (("a", "--temperature", "-1"), 2, "'-1' is no number >= 0"),
+        (("a", "--temperature", "hot"), 2, "'hot' is no number"),
+        (("a", "--temperature", "nan"), 2, "'nan' is no number"),
+        (("a", "--top-p", "1.5"), 2, "'1.5' is no number above 0, up to 1"),
+        (("a", "--top-k", "0"), 2, "'0' is no whole number >= 1"),
+        (("a", "--seed", "-2"), 2, "no whole number >= 0"),
+        (("a", "--max-new-tokens", "0"), 2, "'0' is no whole number >= 1"),
+        (("a", "--temperature", "0", "--seed", "1"), 2, "--temperature 0 means no sampling"),
+        (("a", "--max-new-tokens", "999"), 1, "needed: at most n_positions=400"),
+    ],
+)
+def test_wrong_arguments(run, arguments, code, text):
+    got, out, err = run(*arguments)
+    assert (got, out) == (code, "") and text in err and err.count("\n") == 1
+
+
+def test_folders_that_do_not_fit(folder, tmp_path, capsys):
+    def error(path):
+        assert cli.main(["generate", "a", "--model", str(path)]) == 1
+        return capsys.readouterr().err
+
+    assert "there is no such folder" in error(tmp_path / "nowhere")
+    for name in ("model.safetensors", "config.json"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    assert "tokenizer.json: there is no such file" in error(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert "tokenizer.json: not a tokenizer" in error(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    write_json(tmp_path / "config.json", {**config, "architectures": ["GPT2Model"]})
+    assert "GPT2Model does not generate text" in error(tmp_path)
