@@ -3,8 +3,6 @@ ALiBi, the sinusoids of ViTMAE and Marian."""
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 from rope_cases import MAX_POSITION, SCALINGS
@@ -53,12 +51,11 @@ def test_rotations(torch, dim, heads):
     np.testing.assert_allclose(got[..., :dim], expected.numpy(), atol=1e-6)
 
 
-@pytest.mark.parametrize("buckets, distance, both", list(itertools.product([8, 32, 64], [20, 128, 777], [True, False])))
+@pytest.mark.parametrize("both", [True, False])
+@pytest.mark.parametrize("buckets, distance", [(8, 20), (32, 20), (32, 128), (32, 777), (64, 128), (64, 777), (9, 50)])
 def test_relative_position_bucket(torch, buckets, distance, both):
     from transformers.models.t5.modeling_t5 import T5Attention
 
-    if distance <= buckets // 2 // (2 if both else 1):
-        pytest.skip("no room for ranges")
     relative = np.arange(-1500, 1500)
     expected = T5Attention._relative_position_bucket(torch.from_numpy(relative), both, buckets, distance)
     np.testing.assert_array_equal(nn.relative_position_bucket(relative, both, buckets, distance), expected.numpy())

@@ -229,6 +229,8 @@ PADDING = {
     "bool at the front": np.arange(7) < np.array([[0], [3]]),
     "all of a sequence": np.array([[False], [True]]) & np.ones((1, 7), bool),
     "float": values(2, 7),
+    "float, -inf at the end": np.where(np.arange(7) >= np.array([[5], [7]]), -np.inf, 0).astype(np.float32),
+    "float, -inf anywhere": np.where(np.random.default_rng(2).random((2, 7)) < 0.4, -np.inf, 0).astype(np.float32),
 }
 
 

@@ -111,6 +111,9 @@ def test_rotation(isa, interleaved, dim, D):
     assert_close(rope(x.swapaxes(1, 2).copy().swapaxes(1, 2), positions), expected)
     assert_close(rope(x[1], positions[1]), expected[1])
     assert np.array_equal(rope(x), rope(x, np.arange(5)))
+    own = x.copy()
+    assert rope(own, positions, out=own) is own
+    assert_close(own, expected)
 
 
 def test_scores_depend_on_distances_alone():

@@ -116,6 +116,14 @@ def test_positions_are_given():
     assert np.abs(module(x, positions=np.arange(5) * 3)[0] - module(x)[0]).max() > 1e-3
 
 
+@pytest.mark.parametrize("position", POSITIONS)
+def test_zero_sizes(position):
+    module = self_attention(position=POSITIONS[position]())
+    for shape in ((0, 4, E), (2, 0, E), (0, E)):
+        got, weights = module(normal(*shape), is_causal=True, need_weights=True)
+        assert got.shape == shape and weights.shape == (*shape[:-1], shape[-2])
+
+
 def test_pair_layouts_differ():
     modules = [self_attention(position=nn.RotaryEmbedding(4, interleaved=i)) for i in (False, True)]
     x = normal(1, 5, E)
@@ -256,5 +264,7 @@ def test_bad_input():
         module(normal(2, 9, 23))
     with pytest.raises(ValueError, match=r"key_padding_mask has shape \(2, 8\)"):
         module(normal(2, 9, E), np.zeros((2, 8), bool))
+    with pytest.raises(ValueError, match=r"positions has shape \(8,\); \(9,\) or \(2, 9\) is needed"):
+        self_attention(position=nn.RotaryEmbedding(4))(normal(2, 9, E), positions=np.arange(8))
     with pytest.raises(ValueError, match="window is"):
         self_attention(window=(1, -2))(normal(2, 9, E))

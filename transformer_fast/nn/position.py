@@ -197,10 +197,12 @@ class RotaryEmbedding(Module):
         factor = np.float32(attention_factor)
         return np.cos(angles).astype(np.float32) * factor, np.sin(angles).astype(np.float32) * factor
 
-    def forward(self, input: np.ndarray, positions: np.ndarray | None = None) -> np.ndarray:
+    def forward(
+        self, input: np.ndarray, positions: np.ndarray | None = None, *, out: np.ndarray | None = None
+    ) -> np.ndarray:
         """input (H, L, D) or (B, H, L, D) with D >= dim, rotated by positions (L,) or (B, L), by default 0 to L - 1.
 
-        Columns from dim on stay as they are. Any strides; the result is a new array.
+        Columns from dim on stay as they are. Any strides; out may be the input itself.
         """
         input = np.asarray(input)
         if input.dtype != np.float32:
@@ -216,7 +218,7 @@ class RotaryEmbedding(Module):
                 f"positions has shape {positions.shape}; {rows[-1:]} or {rows} is needed for an input of shape "
                 f"{input.shape}"
             )
-        return F.rotary_embedding(input, *self.tables(positions), interleaved=self.interleaved)
+        return F.rotary_embedding(input, *self.tables(positions), interleaved=self.interleaved, out=out)
 
     def extra_repr(self) -> str:
         return f"{self.dim}, base={self.scaling.base:g}, scaling={self.scaling.kind}, interleaved={self.interleaved}"

@@ -1,7 +1,7 @@
 """torch's masks (True = not allowed) as options of `functional` (True = attend), as small as they can be.
 
-Called by the blocks of this folder. Padding at the end of sequences, the usual case, becomes key lengths: what is
-beyond them is never read, and no array is made for it.
+Called by the blocks of this folder. Padding at the end of sequences, the usual case, becomes key lengths, and the
+causal mask a flag: what they hide is never read, and no array is made for it.
 """
 
 from __future__ import annotations
@@ -10,16 +10,19 @@ from typing import NamedTuple
 
 import numpy as np
 
+from transformer_fast.nn.masks import split_causal
+
 
 class Visible(NamedTuple):
-    """Which keys are attended: attn_mask and kv_lengths of `functional.scaled_dot_product_attention`."""
+    """Which keys are attended, in options of `functional.scaled_dot_product_attention`."""
 
     attn_mask: np.ndarray | None
     kv_lengths: np.ndarray | None
+    is_causal: bool
 
 
-def visible(attn_mask, key_padding_mask, shape: tuple[int, int, int, int], front: int = 0) -> Visible:
-    """What torch's two masks leave, if `front` keys that every query sees stand before those of the masks.
+def visible(attn_mask, key_padding_mask, is_causal: bool, shape: tuple[int, int, int, int], front: int = 0) -> Visible:
+    """What torch's masks leave, if `front` keys that every query sees stand before those of the masks.
 
     shape is (B, H, Lq, Lk), with Lk without `front`. attn_mask (Lq, Lk) or (B * H, Lq, Lk), key_padding_mask (B, Lk):
     bool (True = not allowed), or float32, which is added to the scores.
@@ -30,6 +33,8 @@ def visible(attn_mask, key_padding_mask, shape: tuple[int, int, int, int], front
     mask = lengths = None
     if attn_mask is not None:
         mask = _checked("attn_mask", attn_mask, ((Lq, Lk), (B * H, Lq, Lk)))
+        mask, is_causal = split_causal(mask, is_causal)
+    if mask is not None:
         mask = _widened(mask if mask.ndim == 2 else mask.reshape(shape), front)
     if key_padding_mask is not None:
         padding = _checked("key_padding_mask", key_padding_mask, ((B, Lk),))
@@ -39,7 +44,7 @@ def visible(attn_mask, key_padding_mask, shape: tuple[int, int, int, int], front
         else:
             padding = _widened(padding, front)[:, None, None]
             mask = padding if mask is None else _both(mask, padding)
-    return Visible(mask, lengths)
+    return Visible(mask, lengths, bool(is_causal))
 
 
 def check_heads(embed_dim: int, num_heads: int) -> None:
@@ -62,7 +67,10 @@ def _checked(name: str, mask, shapes: tuple[tuple[int, ...], ...]) -> np.ndarray
 def _lengths(padding: np.ndarray) -> np.ndarray | None:
     """(B,) how many keys each sequence has, if all its padding is at the end."""
     if padding.dtype != np.bool_:
-        return None
+        hidden = np.isneginf(padding)
+        if padding[~hidden].any():
+            return None
+        padding = hidden
     lengths = padding.shape[1] - np.count_nonzero(padding, axis=1)
     at_end = np.arange(padding.shape[1]) >= lengths[:, None]
     return lengths if np.array_equal(padding, at_end) else None

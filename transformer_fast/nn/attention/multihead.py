@@ -132,15 +132,16 @@ class MultiheadAttention(Module):
             for first, last in products
             for projected in self._project(arrays[first], first, last, axis)
         )
-        seen = visible(attn_mask, key_padding_mask, (len(q), self.num_heads, q.shape[2], k.shape[2] - front), front)
         query = arrays[0]
+        shape = (len(q), self.num_heads, q.shape[2], k.shape[2] - front)
+        seen = visible(attn_mask, key_padding_mask, is_causal, shape, front)
         context = np.empty(query.shape, np.float32)
         result = F.scaled_dot_product_attention(
             q,
             k,
             v,
             seen.attn_mask,
-            is_causal=is_causal,
+            is_causal=seen.is_causal,
             causal_offset=front,
             kv_lengths=seen.kv_lengths,
             sinks=np.zeros(self.num_heads, np.float32) if self.add_zero_attn else None,

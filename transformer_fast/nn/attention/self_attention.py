@@ -114,35 +114,36 @@ class SelfAttention(Module):
             x = x[None]
             key_padding_mask = None if key_padding_mask is None else np.asarray(key_padding_mask)[None]
         B, L, _ = x.shape
-        seen = visible(attn_mask, key_padding_mask, (B, self.num_heads, L, L))
-        heads = self.in_proj(x).reshape(B, L, -1, self.head_dim).swapaxes(1, 2)
-        query, key, value = np.split(heads, [self.num_heads, self.num_heads + self.num_kv_heads], axis=1)
+        seen = visible(attn_mask, key_padding_mask, is_causal, (B, self.num_heads, L, L))
+        H, Hkv = self.num_heads, self.num_kv_heads
+        heads = self.in_proj(x).reshape(B, L, H + 2 * Hkv, self.head_dim).swapaxes(1, 2)
+        query, key, value = heads[:, :H], heads[:, H : H + Hkv], heads[:, H + Hkv :]
         offset, lengths = 0, seen.kv_lengths
         if cache is not None:
-            self._check_cache(cache, seen, positions, is_causal)
+            self._check_cache(cache, seen, attn_mask is not None, positions)
             offset = cache.lengths.copy()
         if isinstance(self.position, RotaryEmbedding):
-            self._rotate(heads[:, : self.num_heads + self.num_kv_heads], positions, offset)
+            self._rotate(heads[:, : H + Hkv], positions, offset)
         if cache is not None:
             cache.append(key, value, lengths)
             # A cache with a window may have dropped what came first.
             offset = cache.lengths - (L if lengths is None else lengths)
             key, value, lengths = cache.keys, cache.values, cache.lengths
-        context = np.empty((B, L, self.num_heads * self.head_dim), np.float32)
+        context = np.empty((B, L, H * self.head_dim), np.float32)
         result = F.scaled_dot_product_attention(
             query,
             key,
             value,
             seen.attn_mask,
-            is_causal=is_causal,
+            is_causal=seen.is_causal,
             scale=self.scale,
             enable_gqa=True,
             causal_offset=offset,
             window=self.window,
             kv_lengths=lengths,
             return_weights=("mean" if average_attn_weights else "heads") if need_weights else False,
-            out=context.reshape(B, L, self.num_heads, self.head_dim).swapaxes(1, 2),
-            **self._position_options(L, key.shape[2], offset, is_causal),
+            out=context.reshape(B, L, H, self.head_dim).swapaxes(1, 2),
+            **self._position_options(L, key.shape[2], offset, seen.is_causal),
         )
         residual = None if residual is None else np.asarray(residual).reshape(x.shape)
         output = self.out_proj(context, residual=residual).reshape(np.shape(input))
@@ -150,20 +151,19 @@ class SelfAttention(Module):
             return output, None
         return output, result[1] if np.ndim(input) == 3 else result[1][0]
 
-    def _check_cache(self, cache: KeyValueCache, seen: Visible, positions: np.ndarray | None, is_causal: bool) -> None:
+    def _check_cache(self, cache: KeyValueCache, seen: Visible, masked: bool, positions: np.ndarray | None) -> None:
         """What cannot be is refused before anything is appended."""
-        if seen.attn_mask is not None:
+        if masked or seen.attn_mask is not None:
             raise ValueError("attn_mask, or padding that is not at the end, was given with a cache; needed: None")
         if cache.window is not None and positions is None and isinstance(self.position, RotaryEmbedding):
             raise ValueError("positions is None; a cache with a window does not know them: (L,) or (B, L) is needed")
-        self._position_options(0, 0, cache.lengths, is_causal)
+        self._position_options(0, 0, cache.lengths, seen.is_causal)
 
     def _rotate(self, heads: np.ndarray, positions: np.ndarray | None, offset: int | np.ndarray) -> None:
         """Turns heads (B, H, L, D) in place; by default the tokens stand from `offset` (one, or (B,)) on."""
         if positions is None:
             positions = np.arange(heads.shape[2]) + (offset if isinstance(offset, int) else offset[:, None])
-        cos, sin = self.position.tables(positions)
-        F.rotary_embedding(heads, cos, sin, interleaved=self.position.interleaved, out=heads)
+        self.position(heads, positions, out=heads)
 
     def _position_options(self, Lq: int, Lk: int, offset: int | np.ndarray, is_causal: bool) -> dict[str, Any]:
         """The options of functional's attention that add a bias by position."""
