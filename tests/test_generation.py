@@ -373,6 +373,22 @@ def test_text_comes_in_whole_characters():
         streamer.put(np.array([1, 2]))
 
 
+def test_lines_that_begin_with_a_space():
+    """As SentencePiece, which drops the space before a text's first word."""
+
+    class Pieces:
+        def decode(self, ids, skip_special_tokens=True):
+            return "".join(["\n", " a", " b"][i] for i in ids).removeprefix(" ")
+
+    pieces = []
+    streamer = TextStreamer(Pieces(), write=pieces.append)
+    streamer.put(np.array([[1, 1]]))
+    for token in (2, 0, 1, 2, 0, 0, 1):
+        streamer.put(np.array([token]))
+    streamer.end()
+    assert "".join(pieces) == " b\n a b\n\n a"
+
+
 def test_ctrl_c_stops_at_the_token():
     class Interrupted(Chain):
         def step(self, ids, state):

@@ -63,7 +63,6 @@ class TextStreamer:
         self._show(self._text())
 
     def _text(self) -> str:
-        # Decoding everything at each token would take quadratic time; a line's beginning is a safe place to start.
         return self.tokenizer.decode(self._ids[self._context :], skip_special_tokens=self.skip_special_tokens)
 
     def _show(self, text: str) -> None:
@@ -72,7 +71,10 @@ class TextStreamer:
             self._write(new)
         self._shown = text
         if text.endswith("\n"):
-            self._context, self._shown = len(self._ids), ""
+            # Decoding everything at each token would take quadratic time. The end of a line is a safe place to start
+            # anew; its last token stays, since decoders treat the first one of a text differently.
+            self._context = len(self._ids) - 1
+            self._shown = self._text()
 
 
 def load_tokenizer(folder: str | Path) -> Any:
