@@ -5,8 +5,9 @@
  *   GRU:   r, z = sigmoid(x + s)                          n = tanh(x + r * s)    h = n + z * (h - n)
  *
  * x is the input's share of a gate and s the state's; the gates lie one after the other, n numbers each, in torch's
- * order: i f g o and r z n. A unit costs five (three) divisions and as many exponentials for its 8 P (6 P) operations
- * of the product: a few percent of a step, so that there is nothing to gain from fusing it into the tile. */
+ * order: i f g o and r z n. A unit of an LSTM costs five divisions and three exponentials (GRU: three and two) beside
+ * the 8 P (6 P) operations of its products with a state of width P: a few percent of a step, so that there is nothing
+ * to gain from fusing it into the tile. */
 #ifndef TFAST_KERNELS_RECURRENT_H
 #define TFAST_KERNELS_RECURRENT_H
 
