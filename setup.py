@@ -21,12 +21,16 @@ X86_64 = platform.machine().lower() in ("x86_64", "amd64")
 ISA_FLAGS = {"scalar": []}
 if X86_64:
     ISA_FLAGS |= {"avx2": ["-march=x86-64-v3"], "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"]}
+    ISA_FLAGS["amx"] = [*ISA_FLAGS["avx512"], "-mavx512bf16", "-mamx-tile", "-mamx-bf16"]
 
 # What a level's flag has to make compile: a real intrinsic, since a compiler may know a flag and not the header.
 ISA_PROBES = {
     "avx2": "#include <immintrin.h>\n__m256 f(__m256 a) { return _mm256_fmadd_ps(a, a, a); }",
     "avx512": "#include <immintrin.h>\n__m512 f(__m512 a) { return _mm512_reduce_ps(a, 1); }",
+    "amx": "#include <immintrin.h>\nvoid f(void) { _tile_dpbf16ps(0, 1, 2); }",
 }
+# Levels that the build may go without: the flags of AMX are younger than the compilers that are asked for.
+OPTIONAL = {"amx"}
 # No -ffast-math and no -march=native: the one changes NaN and denormals (of the whole process, when it links), the
 # other the machine.
 COMMON_FLAGS = ["-std=gnu11", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra"]
@@ -40,7 +44,11 @@ class BuildExt(build_ext):
 
     def build_extensions(self):
         for level in [name for name in ISA_FLAGS if name != "scalar"]:
-            if not self.compiles(ISA_PROBES[level], ISA_FLAGS[level]):
+            if self.compiles(ISA_PROBES[level], ISA_FLAGS[level]):
+                core.define_macros.append((f"TFAST_WITH_{level.upper()}", "1"))
+            elif level in OPTIONAL:
+                core.sources.remove(f"csrc/isa/{level}.c")
+            else:
                 raise SystemExit(
                     f"the C compiler does not know the flags {ISA_FLAGS[level]} of the level {level!r}: "
                     "gcc >= 9 or clang >= 12 is needed"

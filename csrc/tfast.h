@@ -40,16 +40,19 @@ void tfast_attention_explain(const tfast_attention* call, int n_threads, tfast_a
  * -------------------------------------------------------------------------------------------- */
 typedef struct {
     int64_t N, K;
-    const tfast_kernels* kernels; /* that it is packed for */
+    const tfast_kernels* kernels; /* that it is packed for: those in force, or their few_rows */
+    const char* isa;              /* in force then */
     float* panels;                /* 64-byte aligned, tfast_packed_bytes of them */
 } tfast_packed;
 
-/* For the kernels in force: sets all but panels, which the caller allocates then. */
-void tfast_packed_begin(int64_t N, int64_t K, tfast_packed* p);
+/* For the kernels in force: sets all but panels, which the caller allocates then. few_rows: it will be multiplied with
+ * some dozens of rows at most, or with one. */
+void tfast_packed_begin(int64_t N, int64_t K, int few_rows, tfast_packed* p);
+/* Whether the kernels in force can read it. */
+int tfast_packed_fits(const tfast_packed* p);
 size_t tfast_packed_bytes(const tfast_packed* p);
 /* w (N, K), rows w_stride apart, dense -> p->panels. */
 tfast_status tfast_pack(const float* w, int64_t w_stride, tfast_packed* p, int n_threads);
-const char* tfast_packed_isa(const tfast_packed* p);
 
 typedef struct {
     int64_t M;

@@ -13,13 +13,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from subprocesses import PACKAGE_PARENT, environment, run_python
 
 import transformer_fast
-from transformer_fast import bench, cli, weights
+from transformer_fast import bench, cli, visualize, weights
 from transformer_fast.commands import common, embed
 
 
@@ -92,7 +93,7 @@ def test_info_json(run):
 def test_help_and_version(run):
     code, out, err = run("--help")
     assert code == 0 and err == ""
-    for command in ("info", "embed", "search", "bench"):
+    for command in ("info", "embed", "search", "attend", "bench"):
         assert command in out
         assert run(command, "--help")[0] == 0
     assert run("--version")[:2] == (0, f"transformer-fast {transformer_fast.__version__}\n")
@@ -347,6 +348,131 @@ def test_threads_option(run, encoder, notes):
         transformer_fast.set_num_threads(before)
 
 
+# attend --------------------------------------------------------------------------------------------------------------
+
+
+class FakeAttention:
+    """An encoder of two layers with three heads over the words of a text; head h of layer n looks h + n words ahead."""
+
+    def __init__(self):
+        self.tokenizer = self.model = self
+
+    def encode(self, text):
+        words = text.split()
+        starts = np.cumsum([0] + [len(word) + 1 for word in words])
+        offsets = [(0, 0), *((int(start), int(start) + len(word)) for start, word in zip(starts, words, strict=False))]
+        return SimpleNamespace(
+            ids=[0] * len(offsets), tokens=["[CLS]", *("##?" for _ in words)], offsets=offsets, overflowing=[]
+        )
+
+    def __call__(self, input_ids, output_attentions):
+        assert output_attentions and input_ids.shape[0] == 1
+        L = input_ids.shape[1]
+        layers = [[0.75 * np.roll(np.eye(L), h + n, axis=1) + 0.25 / L for h in range(3)] for n in range(2)]
+        return SimpleNamespace(attentions=tuple(np.array([layer], np.float32) for layer in layers))
+
+
+@pytest.fixture
+def attention(monkeypatch):
+    fake = FakeAttention()
+    monkeypatch.setattr(common, "encoder", lambda options: fake)
+    return fake
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that the command saves."""
+    figures = []
+    save = visualize.save
+    monkeypatch.setattr(
+        visualize, "save", lambda figure, *rest, **more: (figures.append(figure), save(figure, *rest, **more))
+    )
+    return figures
+
+
+def test_attend_prints_the_strongest_links(run, attention):
+    code, out, err = run("attend", "a bc def", "--layer", "0", "--head", "1", "--top", "3")
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [
+        "layer 0, head 1: the strongest links",
+        "0.812    0 [CLS] ->   1 a",
+        "0.812    1 a     ->   2 bc",
+        "0.812    2 bc    ->   3 def",
+    ]
+
+
+def test_attend_json(run, attention):
+    code, out, _ = run("attend", "a bc def", "--json", "--top", "99")
+    found = json.loads(out)
+    assert code == 0
+    assert found["tokens"] == ["[CLS]", "a", "bc", "def"] and (found["layer"], found["head"]) == (1, None)
+    weights = [link["weight"] for link in found["links"]]
+    assert len(weights) == 16 and weights == sorted(weights, reverse=True)
+    assert sum(weights) == pytest.approx(4)
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_attend_draws_one_head(suffix, run, attention, drawn, tmp_path):
+    target = tmp_path / f"out.{suffix}"
+    code, out, err = run("attend", "a $b c", "--layer", "1", "--head", "2", "-o", str(target))
+    assert (code, out) == (0, "")
+    assert_one_line(err, f"wrote {target}")
+    assert target.stat().st_size > 1000
+    axes = drawn[0].axes[0]
+    weights = attention(np.zeros((1, 4)), True).attentions[1][0, 2]
+    np.testing.assert_array_equal(axes.images[0].get_array(), weights)
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["[CLS]", "a", "$b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "artists"),
+    [
+        (["--kind", "grid"], (6, 0)),
+        (["--kind", "grid", "--layer", "0"], (3, 0)),
+        (["--kind", "lines"], (0, 3)),
+        (["--kind", "lines", "--head", "2"], (0, 1)),
+        ([], (1, 0)),
+    ],
+    ids=lambda value: (" ".join(value) or "heatmap") if isinstance(value, list) else "",
+)
+def test_attend_kinds(arguments, artists, run, attention, drawn, tmp_path):
+    assert run("attend", "a b c", "-o", str(tmp_path / "out.png"), *arguments)[0] == 0
+    axes = drawn[0].axes[0]
+    assert (len(axes.images), len(axes.collections)) == artists
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ([" "], ["TEXT is empty"]),
+        (["caf\udce9"], ["TEXT is no text in UTF-8"]),
+        (["a", "--layer", "2"], ["--layer 2", "0 to 1"]),
+        (["a", "--head", "3"], ["--head 3", "0 to 2"]),
+        (["a", "--layer", "-1"], ["--layer"]),
+        (["a", "--head", "x"], ["'x'", ">= 0"]),
+        (["a", "--kind", "grid"], ["--kind grid", "-o"]),
+        (["a", "--kind", "grid", "--head", "1", "-o", "out.png"], ["--head"]),
+        (["a", "--kind", "cube", "-o", "out.png"], ["cube"]),
+        (["a", "-o", "out.jpg"], ["out.jpg", ".png or .svg"]),
+    ],
+    ids=lambda value: " ".join(value) if value and isinstance(value, list) else None,
+)
+def test_attend_bad_arguments(arguments, parts, run, attention, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run("attend", *arguments)
+    assert (code, out) == (2, "")
+    assert_one_line(err, *parts)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_attend_without_matplotlib_names_the_extra(run, attention, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    code, _, err = run("attend", "a", "-o", str(tmp_path / "out.png"))
+    assert code == 1
+    assert_one_line(err, "pip install 'transformer-fast[plot]'")
+    assert list(tmp_path.iterdir()) == []
+
+
 # bench ---------------------------------------------------------------------------------------------------------------
 
 
@@ -378,7 +504,8 @@ def test_help_imports_neither_models_nor_tokenizers():
             cli.main(["--help"])
         except SystemExit:
             pass
-        print([name for name in ("tokenizers", "safetensors", "transformer_fast.text") if name in sys.modules])
+        heavy = ("tokenizers", "safetensors", "matplotlib", "transformer_fast.text")
+        print([name for name in heavy if name in sys.modules])
     """
     assert run_python(code=code).stdout.splitlines()[-1] == "[]"
 
@@ -415,6 +542,19 @@ def test_search_with_real_weights(tmp_path):
     result = json.loads(done.stdout)
     assert result["hits"][0]["line"] == 3
     assert result["texts"] == 3 and result["tokens"] > 20
+
+
+def test_attend_with_real_weights(tmp_path):
+    needs_weights()
+    target = tmp_path / "attention.svg"
+    text = "The robot obeys because it must"
+    done = run_python(
+        "-m", "transformer_fast", "attend", text, "--layer", "3", "--head", "5", "-o", str(target), "--json"
+    )
+    found = json.loads(done.stdout)
+    assert found["tokens"] == ["[CLS]", "The", "robot", "obey", "s", *text.split()[3:], "[SEP]"]
+    assert 0 < found["links"][0]["weight"] <= 1
+    assert ">because<" in target.read_text()
 
 
 def test_model_that_is_no_model(tmp_path):

@@ -23,8 +23,20 @@ CSRC = ROOT / "csrc"
 PYTHON_ROOMS = {
     "__main__": {"cli"},
     "cli": {"commands"},
-    "commands": {"commands", "bench", "functional", "generation", "models", "passages", "text", "weights", "__init__"},
+    "commands": {
+        "bench",
+        "commands",
+        "functional",
+        "generation",
+        "models",
+        "passages",
+        "text",
+        "visualize",
+        "weights",
+        "__init__",
+    },
     "bench": {"functional", "timing"},
+    "visualize": {"visualize"},
     "text": {"models", "nn", "functional", "checkpoint", "weights"},
     "models": {"models", "generation", "nn", "functional", "checkpoint"},
     "generation": {"generation", "checkpoint"},
@@ -36,7 +48,7 @@ PYTHON_ROOMS = {
     "timing": set(),
     "reference": set(),
     "weights": {"checkpoint"},
-    "__init__": {"functional", "generation", "models", "nn", "text"},
+    "__init__": {"functional", "generation", "models", "nn", "text", "visualize"},
 }
 # Imported by one room alone, whose files are imported by nobody else.
 FOREIGN_ROOM = "integrations"
@@ -47,7 +59,7 @@ C_ROOMS = {
     "base": {"base"},
     "simd": {"simd", "base"},
     "kernels": {"kernels", "simd", "base"},
-    "isa": {"kernels", "simd", "base"},
+    "isa": {"isa", "kernels", "simd", "base"},
     "runtime": {"runtime", "kernels/table.h", "base"},
     "ops": {"ops", "runtime", "kernels/table.h", "base", "tfast.h"},
     "tfast.h": {"kernels/table.h", "base"},
@@ -158,7 +170,7 @@ def test_openmp_and_intrinsics_stand_in_their_rooms(path):
 def test_every_isa_file_is_compiled():
     assert set(isa_sources()) <= set((CSRC / "isa").glob("*.c"))
     if platform.machine() in ("x86_64", "AMD64"):
-        assert {path.stem for path in isa_sources()} == {"scalar", "avx2", "avx512"}
+        assert {path.stem for path in isa_sources()} == {"scalar", "avx2", "avx512", "amx"}
 
 
 @pytest.fixture(scope="module", params=isa_sources(), ids=lambda path: path.stem)

@@ -148,3 +148,37 @@ def test_gated(M, N, K, activation, isa, threads):
 def test_a_gate_of_another_shape():
     with pytest.raises(ValueError, match=r"multiply has shape \(2, 7\); \(2, 8\) is needed"):
         linear(normal(2, 4), normal(8, 4), multiply=normal(2, 7))
+
+
+@pytest.mark.parametrize("M", [1, 9, 33, 100])
+def test_packed_for_few_rows(M, isa, threads):
+    """Another layout on some machines, the same product up to rounding, and a row's bits do not depend on M."""
+    x, weight, bias = normal(M, 200), normal(97, 200) / 14, normal(97)
+    packed = pack_weight(weight, few_rows=True)
+    assert packed.isa == isa
+    got = linear(x, packed, bias, activation="gelu")
+    assert_close(got, reference.linear(*widened([x, weight, bias]), activation="gelu"))
+    assert_same_bits(linear(x[:1], packed, bias, activation="gelu"), got[:1])
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 3.4e38])
+def test_rows_that_are_not_finite_leave_the_others_their_bits(value, isa):
+    """Where parts of numbers are multiplied, infinity times an empty part must not become NaN."""
+    x, weight, residual = normal(70, 200), np.abs(normal(50, 200)) / 14, normal(70, 50)
+    plain = linear(x, weight, activation="relu", residual=residual)
+    x[[3, 40], 150] = value
+    weight[7] = 0.5  # one part is all it has
+    plain[:, 7] = linear(x, weight, activation="relu", residual=residual)[:, 7]
+    got = linear(x, weight, activation="relu", residual=residual)
+    assert_same_bits(np.delete(got, [3, 40], axis=0), np.delete(plain, [3, 40], axis=0))
+    expected = reference.linear(*widened([x, weight]), activation="relu", residual=residual.astype(np.float64))
+    np.testing.assert_allclose(got[[3, 40]], expected[[3, 40]], rtol=1e-5)
+
+
+def test_infinity_in_the_weight(isa):
+    x, weight = normal(40, 200), normal(50, 200) / 14
+    weight[9, 3], weight[20, 199] = np.inf, -np.inf
+    x[:, [3, 199]] = 2.0
+    got = linear(x, weight)
+    assert np.isposinf(got[:, 9]).all() and np.isneginf(got[:, 20]).all()
+    assert np.isfinite(np.delete(got, [9, 20], axis=1)).all()

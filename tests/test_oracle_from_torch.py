@@ -167,6 +167,71 @@ def test_norms_of_a_layer_may_differ(torch, from_torch):
         from_torch(layer)
 
 
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_decoder_layer(torch, from_torch, norm_first):
+    options = {"activation": torch.nn.functional.silu, "norm_first": norm_first, "bias": not norm_first}
+    layer = torch.nn.TransformerDecoderLayer(8, 2, 12, batch_first=True, **options)
+    tgt, memory = normal(3, 4, 8), normal(3, 6, 8, seed=1)
+    compare(from_torch, layer, tgt, memory)
+    padding = np.arange(6) >= np.array([[6], [2], [5]])
+    causal = np.triu(np.ones((4, 4), bool), 1)
+    compare(from_torch, layer, tgt, memory, tgt_mask=causal, memory_key_padding_mask=padding)
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_stacks_of_layers(torch, from_torch, norm):
+    T = torch.nn
+    x, memory = normal(3, 4, 8), normal(3, 6, 8, seed=1)
+    final = (T.RMSNorm(8) if norm else None,)
+    encoder = T.TransformerEncoder(T.TransformerEncoderLayer(8, 2, 12, batch_first=True), 2, *final)
+    ours = compare(from_torch, encoder, x)
+    assert len(ours.layers) == ours.num_layers == 2
+    compare(from_torch, encoder, x, mask=np.triu(np.ones((4, 4), bool), 1))
+    decoder = T.TransformerDecoder(T.TransformerDecoderLayer(8, 2, 12, batch_first=True), 3, *final)
+    compare(from_torch, decoder, x, memory)
+    encoder.layers[1] = encoder.layers[0]
+    shared = compare(from_torch, encoder, x)
+    assert shared.layers[0] is shared.layers[1]
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_whole_transformer(torch, from_torch, batch_first):
+    model = torch.nn.Transformer(8, 2, 2, 1, 12, activation="gelu", batch_first=batch_first, layer_norm_eps=1e-3)
+    x, tgt = normal(3, 5, 8), normal(3, 4, 8, seed=1)
+    if not batch_first:
+        x, tgt = x.swapaxes(0, 1).copy(), tgt.swapaxes(0, 1).copy()
+    causal = torch.nn.Transformer.generate_square_subsequent_mask(4).numpy()
+    padding = np.arange(5) >= np.array([[5], [2], [4]])
+    compare(from_torch, model, x, tgt)
+    compare(from_torch, model, x, tgt, tgt_mask=causal, memory_key_padding_mask=padding)
+
+
+def test_transformer_with_an_encoder_of_ones_own(torch, from_torch):
+    T = torch.nn
+
+    class Plain(T.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = T.Linear(8, 8)
+
+        def forward(self, src, **masks):
+            return self.linear(src)
+
+    class Ours(nn.Module):
+        def __init__(self, linear):
+            super().__init__()
+            self.linear = linear
+
+        def forward(self, src, **masks):
+            return self.linear(src)
+
+    model = trained(T.Transformer(8, 2, 1, 1, 12, custom_encoder=Plain()))
+    ours = from_torch(model, custom={Plain: lambda module, translate: Ours(translate(module.linear))})
+    x, tgt = normal(5, 3, 8), normal(4, 3, 8, seed=1)
+    expected = model(torch.from_numpy(x), torch.from_numpy(tgt)).detach().numpy()
+    np.testing.assert_allclose(ours(x, tgt), expected, atol=BOUND)
+
+
 def test_nested_containers(torch, from_torch):
     T = torch.nn
     convolutions = T.Sequential(T.Conv1d(4, 8, 3, padding=1), T.GELU(), T.Dropout(), T.Conv1d(8, 6, 1, stride=2))
@@ -267,6 +332,11 @@ def test_custom_classes(torch, from_torch):
     np.testing.assert_allclose(ours(x), model(torch.from_numpy(x)).detach().numpy(), atol=BOUND)
     with pytest.raises(TypeError, match=r"custom\[Pooled\] gave a int for module.0"):
         from_torch(model, custom={Pooled: lambda module, translate: 3})
+    # Modules that a factory makes are gone after the call; the next one may stand where they stood.
+    widths = iter(range(2, 50))
+    fresh = {Pooled: lambda module, translate: translate(torch.nn.Linear(3, next(widths)))}
+    made = from_torch(torch.nn.ModuleList(Pooled() for _ in range(40)), custom=fresh)
+    assert [linear.out_features for linear in made] == list(range(2, 42))
     shouting = from_torch(torch.nn.ReLU(), custom={torch.nn.ReLU: lambda module, translate: nn.SiLU()})
     assert type(shouting) is nn.SiLU
 
@@ -320,3 +390,7 @@ def test_parameters_that_ours_does_not_have_are_not_forgotten(torch, from_torch)
     linear.gain = torch.nn.Parameter(torch.ones(3))
     with pytest.raises(NotImplementedError, match=r"has parameters \['bias', 'gain', 'weight'\]"):
         from_torch(linear)
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 12)
+    layer.norm2 = None
+    with pytest.raises(NotImplementedError, match=r"needed: .*'norm2'"):
+        from_torch(layer)

@@ -136,7 +136,10 @@ def test_large_values_saturate(op, isa):
 def test_packed_weights_and_out(op, isa):
     x, weight_ih, weight_hh, *rest = operands(op, 5, 4, 6, 11, 2)
     expected = getattr(functional, op)(x, weight_ih, weight_hh, *rest, direction="both")
-    packs = [tuple(pack_weight(part) for part in np.split(weight, 2)) for weight in (weight_ih, weight_hh)]
+    packs = [
+        tuple(pack_weight(part, few_rows=few) for part in np.split(weight, 2))
+        for weight, few in ((weight_ih, False), (weight_hh, True))
+    ]
     out = np.full((5, 4, 44), np.nan, np.float32)[:, :, ::2]
     y, *states = getattr(functional, op)(x, *packs, *rest, direction="both", out=out)
     assert y is out

@@ -42,7 +42,7 @@ from transformer_fast.functional import (
 )
 
 if TYPE_CHECKING:
-    from transformer_fast import models, nn
+    from transformer_fast import models, nn, visualize
     from transformer_fast.models import load_model
     from transformer_fast.text import SentenceEncoder
 
@@ -77,6 +77,7 @@ __all__ = [
     "softmax",
     "split_heads",
     "varlen_attention",
+    "visualize",
 ]
 
 # Public name -> (module, attribute; None for the module itself).
@@ -85,6 +86,7 @@ _LAZY = {
     "load_model": ("transformer_fast.models", "load_model"),
     "models": ("transformer_fast.models", None),
     "nn": ("transformer_fast.nn", None),
+    "visualize": ("transformer_fast.visualize", None),
 }
 
 

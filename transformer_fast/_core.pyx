@@ -59,6 +59,7 @@ cdef extern from "tfast.h" nogil:
         int decode
     ctypedef struct tfast_packed:
         int64_t N, K
+        const char *isa
         float *panels
     ctypedef struct tfast_linear:
         int64_t M
@@ -85,9 +86,8 @@ cdef extern from "tfast.h" nogil:
     void tfast_cache_bytes(int64_t *l1d, int64_t *l2, int64_t *l3)
     tfast_status tfast_attention_run(const tfast_attention *call, int n_threads)
     void tfast_attention_explain(const tfast_attention *call, int n_threads, tfast_attention_plan *plan)
-    void tfast_packed_begin(int64_t N, int64_t K, tfast_packed *p)
+    void tfast_packed_begin(int64_t N, int64_t K, int few_rows, tfast_packed *p)
     size_t tfast_packed_bytes(const tfast_packed *p)
-    const char *tfast_packed_isa(const tfast_packed *p)
     tfast_status tfast_pack(const float *w, int64_t w_stride, tfast_packed *p, int n_threads)
     tfast_status tfast_linear_run(const tfast_linear *call, int n_threads)
     ctypedef struct tfast_matmul:
@@ -440,16 +440,17 @@ cdef class PackedWeight:
     cdef readonly str isa
     cdef readonly size_t nbytes
 
-    def __cinit__(self, cnp.ndarray weight not None, int n_threads):
+    def __cinit__(self, cnp.ndarray weight not None, bint few_rows, int n_threads):
         if cnp.PyArray_NDIM(weight) != 2 or not readable(weight):
             raise ValueError("weight has to be of shape (N, K) with a dense last axis: pack_weight() makes it so")
         cdef const float *w = floats(weight)
         cdef int64_t stride = step(weight, 0)
         cdef tfast_status status
         cdef void *memory = NULL
-        tfast_packed_begin(cnp.PyArray_DIM(weight, 0), cnp.PyArray_DIM(weight, 1), &self.packed)
+        tfast_packed_begin(cnp.PyArray_DIM(weight, 0), cnp.PyArray_DIM(weight, 1), few_rows,
+                           &self.packed)
         self.nbytes = tfast_packed_bytes(&self.packed)
-        self.isa = tfast_packed_isa(&self.packed).decode()
+        self.isa = self.packed.isa.decode()
         if posix_memalign(&memory, 64, self.nbytes + 64) != 0:
             raise MemoryError(f"packed weight {self.shape}: {self.nbytes} bytes could not be allocated")
         self.packed.panels = <float *>memory

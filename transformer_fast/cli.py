@@ -15,14 +15,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
-from transformer_fast.commands import bench, common, embed, generate, info, search
+from transformer_fast.commands import attend, bench, common, embed, generate, info, search
 
-_COMMANDS = (info, embed, search, generate, bench)  # in the order of --help
+_COMMANDS = (info, embed, search, attend, generate, bench)  # in the order of --help
 
 # What wrong input, a missing file or a missing package raise, here and in the layers below: told in one line. Anything
 # else is a fault of this program and keeps its traceback.
 _EXPECTED_ERRORS = (OSError, ValueError, ImportError, NotImplementedError)
 _INTERRUPTED, _TERMINATED, _BROKEN_PIPE = 130, 143, 141  # 128 + the signal's number, as shells report it
+
+
+# Packages that are no part of the extra `models` -> the extra that brings them.
+_EXTRAS = {"matplotlib": "plot"}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -68,7 +72,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _one_line(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
-        return f"the package {error.name!r} is missing: pip install 'transformer-fast[models]'"
+        extra = _EXTRAS.get(error.name.split(".")[0], "models")
+        return f"the package {error.name!r} is missing: pip install 'transformer-fast[{extra}]'"
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__

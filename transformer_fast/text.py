@@ -43,6 +43,9 @@ _POOLING = ("mean", "cls", "max")
 _HUB_ORGANISATION = "sentence-transformers"
 _HUB_NAME = re.compile(r"[^./~\\][^/\\]*")
 
+# What vocabularies call the padding, which the mask hides.
+_PADS = ("[PAD]", "<pad>")
+
 # Seconds of work after which a progress bar appears by itself.
 _PROGRESS_DELAY = 1.0
 
@@ -104,9 +107,7 @@ class SentenceEncoder:
         self.prompts = settings.prompts
         self.default_prompt_name = settings.default_prompt_name
         self._settings = settings
-        self.max_seq_length = min(
-            settings.max_seq_length or model.config.max_position_embeddings, model.config.max_position_embeddings
-        )
+        self.max_seq_length = min(settings.max_seq_length or model.max_length, model.max_length)
 
     @classmethod
     def from_pretrained(cls, path_or_hub_id: str | Path, local_files_only: bool = False) -> SentenceEncoder:
@@ -139,15 +140,15 @@ class SentenceEncoder:
 
     @max_seq_length.setter
     def max_seq_length(self, length: int) -> None:
-        least, most = self.tokenizer.num_special_tokens_to_add(False), self.model.config.max_position_embeddings
+        least, most = self.tokenizer.num_special_tokens_to_add(False), self.model.max_length
         if not least <= length <= most:
-            raise ValueError(f"max_seq_length is {length}; needed: {least} to {most} (max_position_embeddings)")
+            raise ValueError(f"max_seq_length is {length}; needed: {least} to {most} (the model's positions)")
         self._max_seq_length = length
         self.tokenizer.enable_truncation(length, direction=self._settings.truncation_side)
 
     def get_sentence_embedding_dimension(self) -> int:
         """The length of the vectors that `encode` returns."""
-        full = self.model.config.hidden_size * len(self._settings.pooling)
+        full = self.model.hidden_size * len(self._settings.pooling)
         return min(full, self._settings.truncate_dim or full)
 
     def encode(
@@ -182,7 +183,7 @@ class SentenceEncoder:
         texts = list(_checked(_several(sentences)))
         results: Any = [None] * len(texts)
         if not job.tokens_wanted:
-            full = self.model.config.hidden_size * len(self._settings.pooling)
+            full = self.model.hidden_size * len(self._settings.pooling)
             results = np.empty((len(texts), min(full, job.truncate_dim or full)), np.float32)
         with _progress(len(texts), show_progress_bar) as progress:
             for indices, part in self._runs(texts, job):
@@ -225,16 +226,21 @@ class SentenceEncoder:
         return self._stream(_checked(_several(sentences)), job, total, show_progress_bar)
 
     def tokenize(self, sentences: str | Iterable[str]) -> dict[str, np.ndarray]:
-        """A model's arguments: input_ids, token_type_ids, attention_mask, each (B, L) int64, padded to the longest."""
+        """The model's arguments by name, each (B, L) int64, padded to the longest.
+
+        They are input_ids, token_type_ids (if the model knows token types) and attention_mask.
+        """
         encodings = self._tokens(list(_checked(_several(sentences))))
         longest = max((len(ids) for ids in encodings), default=0)
-        pad = self.tokenizer.token_to_id("[PAD]") or 0
+        pads = (self.tokenizer.token_to_id(name) for name in _PADS)
+        pad = next((number for number in pads if number is not None), 0)
         input_ids = np.full((len(encodings), longest), pad, np.int64)
         mask = np.zeros_like(input_ids)
         for row, ids in enumerate(encodings):
             input_ids[row, : len(ids)] = ids
             mask[row, : len(ids)] = 1
-        return {"input_ids": input_ids, "token_type_ids": np.zeros_like(input_ids), "attention_mask": mask}
+        types = {"token_type_ids": np.zeros_like(input_ids)} if hasattr(self.model.config, "type_vocab_size") else {}
+        return {"input_ids": input_ids, **types, "attention_mask": mask}
 
     def count_tokens(self, sentences: str | Iterable[str]) -> int:
         """The number of tokens that `encode` runs for these sentences, without a prompt."""

@@ -6,6 +6,10 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 static uint64_t read_xcr0(void) {
     uint32_t lo, hi;
@@ -15,6 +19,24 @@ static uint64_t read_xcr0(void) {
 
 static int has(unsigned reg, unsigned mask) {
     return (reg & mask) == mask;
+}
+
+/* Linux hands out the tile registers (8 KB of state a thread) to processes that ask, once, for all their threads and
+ * children. It refuses where a signal stack is too small to save them. */
+static int tiles_permitted(void) {
+#if defined(__linux__)
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+#else
+    return 0;
+#endif
+}
+
+static int has_amx_bf16(uint64_t xcr0, unsigned d7) {
+    const unsigned amx_bf16 = 1u << 22, amx_tile = 1u << 24, avx512_bf16 = 1u << 5;
+    unsigned a, b, c, d;
+    if ((xcr0 >> 17 & 3) != 3 || !has(d7, amx_bf16 | amx_tile)) return 0;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && has(a, avx512_bf16) && tiles_permitted();
 }
 
 static unsigned find_levels(void) {
@@ -32,6 +54,7 @@ static unsigned find_levels(void) {
         levels |= TFAST_CPU_X86_64_V3;
     const unsigned v4 = bit_AVX512F | bit_AVX512DQ | bit_AVX512CD | bit_AVX512BW | bit_AVX512VL;
     if (levels && (xcr0 & 0xe6) == 0xe6 && has(b7, v4)) levels |= TFAST_CPU_X86_64_V4;
+    if ((levels & TFAST_CPU_X86_64_V4) && has_amx_bf16(xcr0, d7)) levels |= TFAST_CPU_AMX_BF16;
     return levels;
 }
 

@@ -3,7 +3,6 @@
 #define KERNEL(name) name##__avx2
 #define TILE_ROWS    4
 #define TILE_VECTORS 3
-#define LAYOUT_ID    2
 #define DECODE_ROWS  8
 
 #include "../simd/avx2.h"

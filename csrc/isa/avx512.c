@@ -4,7 +4,6 @@
 #define KERNEL(name) name##__avx512
 #define TILE_ROWS    8
 #define TILE_VECTORS 3
-#define LAYOUT_ID    3
 #define DECODE_ROWS  8
 
 #include "../simd/avx512.h"

@@ -4,7 +4,6 @@
 #define KERNEL(name) name##__scalar
 #define TILE_ROWS    4
 #define TILE_VECTORS 2
-#define LAYOUT_ID    1
 #define DECODE_ROWS  4
 
 #include "../simd/scalar.h"

@@ -1,8 +1,8 @@
 /* All kernels of one instruction set, and the function that puts them into the table.
  *
  * Included by isa/<isa>.c after its simd/<isa>.h and after it has defined KERNEL(name), the name with the suffix of the
- * instruction set (gemm_f32_panel__avx512, so that a profile shows it), and the constants TILE_ROWS, TILE_VECTORS,
- * LAYOUT_ID and DECODE_ROWS (see kernels/table.h).
+ * instruction set (gemm_f32_panel__avx512, so that a profile shows it), and the constants TILE_ROWS, TILE_VECTORS
+ * and DECODE_ROWS (see kernels/table.h).
  *
  * Everything in here is static: inline code compiled for AVX must not leak into the baseline through the linker. */
 #include <float.h>
@@ -28,8 +28,15 @@ static void fill(tfast_kernels* table) {
 
     table->tile_rows = TILE_ROWS;
     table->panel_width = PANEL;
-    table->layout = LAYOUT_ID;
+    table->k_unit = 8;
+    table->k_block = MAX_K_BLOCK;
+    table->rows_block = MIN_BLOCK_ROWS;
     table->gemm_f32_panel = KERNEL(gemm_f32_panel);
+    table->gemm_f32_work_bytes = 0;
+    table->gemm_f32_begin = NULL;
+    table->gemm_f32_end = NULL;
+    table->gemm_f32_rows_bytes = NULL;
+    table->gemm_f32_rows = NULL;
     table->gemm_f32_pack = KERNEL(gemm_f32_pack);
     table->gemm_f32_pack_rows = KERNEL(gemm_f32_pack_rows);
 

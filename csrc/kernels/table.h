@@ -26,6 +26,7 @@ typedef struct {
     int64_t m, n, k;
     const float* a;
     int64_t a_stride;
+    const void* rows; /* what gemm_f32_rows made of A, where that is a slot */
     const float* b;
     float* sums;
     float* y;
@@ -37,8 +38,9 @@ typedef struct {
     int64_t residual_stride;
     tfast_activation activation;
     int first, last;
-    const void* next; /* what the next call will read as b: fetched while this one runs; or NULL */
+    const float* next; /* what the next call will probably read as b, fetched or prepared while this one runs */
     int64_t next_bytes;
+    void* work; /* gemm_f32_work_bytes that gemm_f32_begin has seen, 64-byte aligned */
 } tfast_gemm_panel;
 
 /* An additive term of the scores: float values, or bytes where 0 means "not allowed" (-infinity). */
@@ -91,19 +93,32 @@ typedef struct tfast_attention_piece {
     float* partial;
 } tfast_attention_piece;
 
-typedef struct {
+typedef struct tfast_kernels {
     const char* isa;
 
     /* --- group: products with packed weights
      * ---------------------------------------------------------------------------- */
     int tile_rows;   /* MR: rows of A that share each load of B */
     int panel_width; /* NR: columns of a packed panel */
-    unsigned layout; /* id of the packed format: a weight packed under another id is refused */
+    int k_unit;      /* blocks of k are multiples of it, but for the last, */
+    int k_block;     /* and not longer than this */
+    int rows_block;  /* fewer rows than this read a panel too often for what they compute */
     void (*gemm_f32_panel)(const tfast_gemm_panel* p);
+    /* Before and after a row of gemm_f32_panel calls on one thread, of at most m rows each, that share `work`; NULL:
+     * there is nothing to do. */
+    size_t gemm_f32_work_bytes;
+    void (*gemm_f32_begin)(int64_t m, void* work);
+    void (*gemm_f32_end)(void);
+    /* A (m, k) in the form that gemm_f32_panel reads, for a block of k, once for all panels; 64-byte aligned. NULL: A
+     * is read in place. */
+    size_t (*gemm_f32_rows_bytes)(int64_t m, int64_t k);
+    void (*gemm_f32_rows)(int64_t m, int64_t k, const float* a, int64_t a_stride, void* rows);
     /* W (n, k), n <= panel_width, rows w_stride apart -> panel of k x panel_width floats, missing columns 0. */
     void (*gemm_f32_pack)(const float* w, int64_t w_stride, int64_t n, int64_t k, float* panel);
     /* The same panel from B (k, n), rows b_stride apart: what matmul is given. */
     void (*gemm_f32_pack_rows)(const float* b, int64_t b_stride, int64_t n, int64_t k, float* panel);
+    /* The table whose group is better for weights that meet few rows at a time; itself where there is no better. */
+    const struct tfast_kernels* few_rows;
 
     /* --- group: attention
      * ------------------------------------------------------------------------------------------------ */
@@ -150,5 +165,6 @@ typedef struct {
 void tfast_fill_scalar(tfast_kernels* table);
 void tfast_fill_avx2(tfast_kernels* table);
 void tfast_fill_avx512(tfast_kernels* table);
+void tfast_fill_amx(tfast_kernels* table);
 
 #endif

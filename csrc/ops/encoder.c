@@ -236,19 +236,18 @@ static tfast_status run_whole(const tfast_encoder* c, int n_threads) {
 }
 
 /* Before anything is written. */
-static tfast_status check_layouts(const tfast_encoder* c) {
-    const unsigned layout = tfast_kernels_now()->layout;
+static tfast_status check_weights(const tfast_encoder* c) {
     for (int64_t i = 0; i < c->n_layers; i++) {
         const tfast_encoder_layer* l = &c->layers[i];
         const tfast_packed* weights[] = {l->qkv, l->out, l->up, l->down, l->gate};
         for (int k = 0; k < 5; k++)
-            if (weights[k] && weights[k]->kernels->layout != layout) return TFAST_WRONG_LAYOUT;
+            if (weights[k] && !tfast_packed_fits(weights[k])) return TFAST_WRONG_LAYOUT;
     }
     return TFAST_OK;
 }
 
 tfast_status tfast_encoder_run(const tfast_encoder* c, int n_threads) {
-    STEP(check_layouts(c));
+    STEP(check_weights(c));
     if (c->T == 0) return TFAST_OK;
     /* 50 GFLOP/s, as in linear.c */
     const double flops = 2.0 * (double)(c->T * c->hidden) *

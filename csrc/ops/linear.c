@@ -14,12 +14,8 @@
 
 /* A block of a panel stays in L1 while all rows of a row block pass by it: 3/4 of L1, the rest is for x and y. */
 #define PANEL_SHARE_OF_L1 0.75
-/* Nor longer than this: a sum of 192 products has less than half the rounding error of one of 1,024. */
-#define MAX_K_BLOCK 192
-/* A row block of x stays in L2 while all panels pass by it. */
+/* A row block of x, and of sums where they are kept, stays in L2 while all panels pass by it. */
 #define ROWS_SHARE_OF_L2 0.5
-/* A row block below this reads the weights too often for what its rows compute. */
-#define MIN_BLOCK_ROWS   96
 #define MAX_BLOCK_ROWS   768
 #define TASKS_PER_THREAD 4
 /* With so many blocks of k or more, and as many panels that read them, x is copied block by block: a tile's rows then
@@ -31,19 +27,22 @@ typedef struct {
     const tfast_linear* call;
     const tfast_kernels* kernels;
     int64_t k_block, row_block, n_row_blocks, n_panels, panels_per_task, n_col_blocks;
-    int gather; /* rows of x are copied into dense blocks first */
+    int gather;         /* rows of x are copied into dense blocks first */
+    int64_t rows_bytes; /* else, of a block of k in the kernel's own form; 0: x is read in place */
+    int by_k;           /* all panels of a block of k, then the next: every panel keeps its sums */
 } plan_t;
 
-void tfast_packed_begin(int64_t N, int64_t K, tfast_packed* p) {
-    *p = (tfast_packed){.N = N, .K = K, .kernels = tfast_kernels_now()};
+void tfast_packed_begin(int64_t N, int64_t K, int few_rows, tfast_packed* p) {
+    const tfast_kernels* now = tfast_kernels_now();
+    *p = (tfast_packed){.N = N, .K = K, .kernels = few_rows ? now->few_rows : now, .isa = now->isa};
+}
+
+int tfast_packed_fits(const tfast_packed* p) {
+    return p->isa == tfast_kernels_now()->isa;
 }
 
 size_t tfast_packed_bytes(const tfast_packed* p) {
     return (size_t)tfast_round_up(p->N, p->kernels->panel_width) * (size_t)p->K * sizeof(float);
-}
-
-const char* tfast_packed_isa(const tfast_packed* p) {
-    return p->kernels->isa;
 }
 
 typedef struct {
@@ -79,82 +78,155 @@ static void gather_rows(const plan_t* p, int64_t row, int64_t m, float* to) {
     }
 }
 
-/* One panel of one row block: all blocks of k. */
-static void run_panel(const plan_t* p, int64_t row, int64_t m, int64_t panel, const float* end, const float* gathered,
-                      float* sums) {
+/* One block of k of the same rows in the form that the kernel wants. */
+static void prepare_rows(const plan_t* p, int64_t row, int64_t m, int64_t k, char* to) {
+    const tfast_linear* c = p->call;
+    const int64_t n = TFAST_MIN(p->k_block, c->weight->K - k);
+    p->kernels->gemm_f32_rows(m, n, c->x + row * c->x_stride + k, c->x_stride, to);
+}
+
+/* The panels [first, last) of rows [row, row + m), and where their parts stand. */
+typedef struct {
+    const plan_t* p;
+    int64_t row, m, first, last;
+    void* work;
+    float* sums;
+    char* copied; /* what gather_rows or prepare_rows made */
+} block_t;
+
+/* One block of k of one panel; the next call's is that of `next_panel` and `next_k`. */
+static void run_step(const block_t* b, int64_t panel, int64_t k, const char* rows, float* sums, int64_t next_panel,
+                     int64_t next_k) {
+    const plan_t* p = b->p;
     const tfast_linear* c = p->call;
     const int64_t width = p->kernels->panel_width, N = c->weight->N, K = c->weight->K, n = panel * width;
-    for (int64_t k = 0; k < K || k == 0; k += p->k_block) {
-        /* Blocks of a panel and panels lie one after the other: what follows in memory is what the next call reads. */
-        const float* next = c->weight->panels + n * K + TFAST_MIN(k + p->k_block, K) * width;
-        const tfast_gemm_panel g = {.m = m,
-                                    .n = TFAST_MIN(width, N - n),
-                                    .k = TFAST_MIN(p->k_block, K - k),
-                                    .a = gathered ? gathered + k * m : c->x + row * c->x_stride + k,
-                                    .a_stride = gathered ? p->k_block : c->x_stride,
-                                    .b = c->weight->panels + n * K + k * width,
-                                    .sums = sums,
-                                    .y = c->y + row * c->y_stride + n,
-                                    .y_stride = c->y_stride,
-                                    .bias = c->bias ? c->bias + n : NULL,
-                                    .multiply = c->multiply ? c->multiply + row * c->multiply_stride + n : NULL,
-                                    .multiply_stride = c->multiply_stride,
-                                    .residual = c->residual ? c->residual + row * c->residual_stride + n : NULL,
-                                    .residual_stride = c->residual_stride,
-                                    .activation = c->activation,
-                                    .first = k == 0,
-                                    .last = k + p->k_block >= K,
-                                    .next = next,
-                                    .next_bytes = TFAST_MIN(end - next, p->k_block * width) * (int64_t)sizeof(float)};
-        p->kernels->gemm_f32_panel(&g);
+    const int64_t next_rows = next_panel < b->last ? TFAST_MIN(p->k_block, K - next_k) : 0;
+    const tfast_gemm_panel g = {.m = b->m,
+                                .n = TFAST_MIN(width, N - n),
+                                .k = TFAST_MIN(p->k_block, K - k),
+                                .a = p->gather ? (const float*)b->copied + k * b->m : c->x + b->row * c->x_stride + k,
+                                .a_stride = p->gather ? p->k_block : c->x_stride,
+                                .rows = rows,
+                                .b = c->weight->panels + n * K + k * width,
+                                .sums = sums,
+                                .y = c->y + b->row * c->y_stride + n,
+                                .y_stride = c->y_stride,
+                                .bias = c->bias ? c->bias + n : NULL,
+                                .multiply = c->multiply ? c->multiply + b->row * c->multiply_stride + n : NULL,
+                                .multiply_stride = c->multiply_stride,
+                                .residual = c->residual ? c->residual + b->row * c->residual_stride + n : NULL,
+                                .residual_stride = c->residual_stride,
+                                .activation = c->activation,
+                                .first = k == 0,
+                                .last = k + p->k_block >= K,
+                                .work = b->work,
+                                .next = c->weight->panels + (next_panel * K + next_k) * width,
+                                .next_bytes = next_rows * width * (int64_t)sizeof(float)};
+    p->kernels->gemm_f32_panel(&g);
+}
+
+/* A panel after the other, each over all blocks of k: one panel's sums at a time. Blocks of a panel and panels lie one
+ * after the other in memory. */
+static void run_by_panel(const block_t* b) {
+    const plan_t* p = b->p;
+    const tfast_packed* w = b->p->call->weight;
+    if (p->gather) gather_rows(p, b->row, b->m, (float*)b->copied);
+    for (int64_t k = 0; p->rows_bytes && k < w->K; k += p->k_block)
+        prepare_rows(p, b->row, b->m, k, b->copied + k / p->k_block * p->rows_bytes);
+    for (int64_t j = b->first; j < b->last; j++)
+        for (int64_t k = 0; k < w->K || k == 0; k += p->k_block) {
+            const int ends = k + p->k_block >= w->K;
+            run_step(b, j, k, b->copied + k / p->k_block * p->rows_bytes, b->sums, j + ends, ends ? 0 : k + p->k_block);
+        }
+}
+
+/* A block of k after the other, each for all panels, which keep their sums: x is prepared a block at a time, so that
+ * more of its rows stay in L2. */
+static void run_by_k(const block_t* b) {
+    const plan_t* p = b->p;
+    const tfast_packed* w = b->p->call->weight;
+    const int64_t width = p->kernels->panel_width;
+    for (int64_t k = 0; k < w->K; k += p->k_block) {
+        prepare_rows(p, b->row, b->m, k, b->copied);
+        for (int64_t j = b->first; j < b->last; j++)
+            run_step(b, j, k, b->copied, b->sums + (j - b->first) * b->m * width, j + 1, k);
     }
 }
 
-/* The panels [first, last) of one row block. */
 static void run_block(void* ctx, int64_t task, void* scratch) {
     const plan_t* p = ctx;
-    const tfast_linear* c = p->call;
-    const int64_t width = p->kernels->panel_width, K = c->weight->K;
-    const int64_t row = task / p->n_col_blocks * p->row_block, m = TFAST_MIN(p->row_block, c->M - row);
-    const int64_t first = task % p->n_col_blocks * p->panels_per_task;
-    const int64_t last = TFAST_MIN(first + p->panels_per_task, p->n_panels);
-    float *sums = scratch, *gathered = p->gather ? sums + p->row_block * width : NULL;
-    if (gathered) gather_rows(p, row, m, gathered);
-    for (int64_t j = first; j < last; j++)
-        run_panel(p, row, m, j, c->weight->panels + last * width * K, gathered, sums);
+    const int64_t row = task / p->n_col_blocks * p->row_block, first = task % p->n_col_blocks * p->panels_per_task;
+    const int64_t kept = p->by_k ? p->panels_per_task : 1;
+    char* work = scratch;
+    float* sums = (float*)(work + tfast_align64(p->kernels->gemm_f32_work_bytes));
+    const block_t b = {.p = p,
+                       .row = row,
+                       .m = TFAST_MIN(p->row_block, p->call->M - row),
+                       .work = work,
+                       .first = first,
+                       .last = TFAST_MIN(first + p->panels_per_task, p->n_panels),
+                       .sums = sums,
+                       .copied = (char*)(sums + kept * p->row_block * p->kernels->panel_width)};
+    if (p->kernels->gemm_f32_begin) p->kernels->gemm_f32_begin(b.m, work);
+    if (p->by_k)
+        run_by_k(&b);
+    else
+        run_by_panel(&b);
+    if (p->kernels->gemm_f32_end) p->kernels->gemm_f32_end();
+}
+
+/* Rows of a block, of which L2 holds `bytes` each. */
+static int64_t rows_within_l2(const plan_t* p, int64_t bytes) {
+    const int64_t rows = (int64_t)(ROWS_SHARE_OF_L2 * (double)tfast_cpu_info()->l2_bytes) / bytes;
+    return tfast_clamp(rows, p->kernels->rows_block, MAX_BLOCK_ROWS);
+}
+
+/* At most so many rows in a block, and p->by_k. */
+static int64_t most_rows(plan_t* p, int64_t N, int64_t K) {
+    if (!p->kernels->gemm_f32_rows) return rows_within_l2(p, K * 4);
+    const int64_t row_bytes =
+        (int64_t)p->kernels->gemm_f32_rows_bytes(p->kernels->tile_rows, K) / p->kernels->tile_rows;
+    const int64_t by_panel = rows_within_l2(p, row_bytes), by_k = rows_within_l2(p, row_bytes * p->k_block / K + N * 4);
+    p->by_k = by_k > by_panel;
+    return TFAST_MAX(by_panel, by_k);
 }
 
 static void make_plan(plan_t* p, const tfast_linear* c, int threads) {
-    const tfast_cpu* cpu = tfast_cpu_info();
     const int64_t tile = p->kernels->tile_rows, width = p->kernels->panel_width, K = TFAST_MAX(c->weight->K, 1);
-    const int64_t fits = (int64_t)(PANEL_SHARE_OF_L1 * (double)cpu->l1d_bytes) / (width * 4);
-    p->k_block = tfast_round_up(tfast_ceil_div(K, tfast_ceil_div(K, tfast_clamp(fits, 64, MAX_K_BLOCK))), 8);
-    const int64_t rows =
-        tfast_clamp((int64_t)(ROWS_SHARE_OF_L2 * (double)cpu->l2_bytes) / (K * 4), MIN_BLOCK_ROWS, MAX_BLOCK_ROWS);
+    const int64_t fits = (int64_t)(PANEL_SHARE_OF_L1 * (double)tfast_cpu_info()->l1d_bytes) / (width * 4);
+    const int64_t blocks = tfast_ceil_div(K, tfast_clamp(fits, 64, p->kernels->k_block));
+    p->k_block = tfast_round_up(tfast_ceil_div(K, blocks), p->kernels->k_unit);
+    const int64_t rows = most_rows(p, c->weight->N, K), wanted = (int64_t)threads * TASKS_PER_THREAD;
     p->n_panels = tfast_ceil_div(c->weight->N, width);
     p->n_row_blocks = tfast_ceil_div(c->M, rows);
     p->n_col_blocks = 1;
     if (threads > 1) {
-        const int64_t wanted = (int64_t)threads * TASKS_PER_THREAD;
-        p->n_row_blocks = tfast_clamp(wanted, p->n_row_blocks, TFAST_MAX(p->n_row_blocks, c->M / MIN_BLOCK_ROWS));
+        const int64_t most = TFAST_MAX(p->n_row_blocks, c->M / p->kernels->rows_block);
+        p->n_row_blocks = tfast_clamp(wanted, p->n_row_blocks, most);
         p->n_col_blocks = tfast_clamp(tfast_ceil_div(wanted, p->n_row_blocks), 1, p->n_panels);
     }
     p->row_block = tfast_round_up(tfast_ceil_div(c->M, p->n_row_blocks), tile);
     p->n_row_blocks = tfast_ceil_div(c->M, p->row_block);
     p->panels_per_task = tfast_ceil_div(p->n_panels, p->n_col_blocks);
     p->n_col_blocks = tfast_ceil_div(p->n_panels, p->panels_per_task);
-    p->gather = K >= GATHER_K_BLOCKS * p->k_block && p->panels_per_task >= GATHER_PANELS && p->row_block > tile;
+    if (p->kernels->gemm_f32_rows)
+        p->rows_bytes = (int64_t)p->kernels->gemm_f32_rows_bytes(p->row_block, p->k_block);
+    else
+        p->gather = K >= GATHER_K_BLOCKS * p->k_block && p->panels_per_task >= GATHER_PANELS && p->row_block > tile;
 }
 
 /* Partial sums, and the copy of x. */
 static size_t scratch_bytes(const plan_t* p) {
-    const int64_t copied = p->gather ? tfast_round_up(p->call->weight->K, p->k_block) : 0;
-    return (size_t)(p->row_block * (p->kernels->panel_width + copied)) * sizeof(float);
+    const int64_t blocks = tfast_ceil_div(p->call->weight->K, p->k_block);
+    const int64_t sums = p->row_block * p->kernels->panel_width * (p->by_k ? p->panels_per_task : 1);
+    const int64_t gathered = p->gather ? p->row_block * blocks * p->k_block : 0;
+    return tfast_align64(p->kernels->gemm_f32_work_bytes) + (size_t)(sums + gathered) * sizeof(float) +
+           (size_t)(p->rows_bytes * (p->by_k ? 1 : blocks));
 }
 
 tfast_status tfast_linear_run(const tfast_linear* c, int n_threads) {
-    plan_t p = {.call = c, .kernels = tfast_kernels_now()};
-    if (c->weight->kernels->layout != p.kernels->layout) return TFAST_WRONG_LAYOUT;
+    plan_t p = {.call = c, .kernels = c->weight->kernels};
+    if (!tfast_packed_fits(c->weight)) return TFAST_WRONG_LAYOUT;
     if (c->M == 0 || c->weight->N == 0) return TFAST_OK;
     const double ns = 2.0 * (double)c->M * (double)c->weight->N * (double)c->weight->K / 50.0; /* 50 GFLOP/s */
     make_plan(&p, c, tfast_threads_for(ns, n_threads));

@@ -59,7 +59,7 @@ static void run_entry(void* ctx, int64_t entry, void* scratch) {
 
 tfast_status tfast_matmul_run(const tfast_matmul* c, int n_threads) {
     run_t r = {.call = c, .status = TFAST_OK};
-    tfast_packed_begin(c->N, c->K, &r.packed);
+    tfast_packed_begin(c->N, c->K, 0, &r.packed);
     const size_t bytes = tfast_align64(tfast_packed_bytes(&r.packed));
     /* 50 GFLOP/s, as in linear.c */
     const double ns = 2.0 * (double)c->M * (double)c->N * (double)c->K / 50.0;

@@ -227,15 +227,11 @@ static tfast_status run_whole(const plan_t* p, int n_threads) {
     return status;
 }
 
-static int wrong_layout(const tfast_packed* weight, unsigned layout) {
-    return weight && weight->kernels->layout != layout;
-}
-
 tfast_status tfast_recurrent_run(const tfast_recurrent* c, int n_threads) {
     plan_t p = {.call = c, .kernels = tfast_kernels_now(), .gates = gates_of(c), .status = TFAST_OK};
     for (int64_t d = 0; d < c->directions; d++)
-        if (wrong_layout(c->weight[d], p.kernels->layout) || wrong_layout(c->input_weight[d], p.kernels->layout) ||
-            wrong_layout(c->projection[d], p.kernels->layout))
+        if (!tfast_packed_fits(c->weight[d]) || (c->input_weight[d] && !tfast_packed_fits(c->input_weight[d])) ||
+            (c->projection[d] && !tfast_packed_fits(c->projection[d])))
             return TFAST_WRONG_LAYOUT;
     if (c->B == 0 || c->L == 0) return TFAST_OK;
     const double weights = (double)(p.gates * c->hidden * (c->inputs + c->width));

@@ -10,13 +10,17 @@ typedef struct {
     const char* name;
     unsigned needs;
     void (*fill)(tfast_kernels*);
+    int many_rows; /* its products pay from some dozens of rows on; few are better served by the level below */
 } level_t;
 
 static const level_t levels[] = {
-    {"scalar", 0, tfast_fill_scalar},
+    {"scalar", 0, tfast_fill_scalar, 0},
 #if defined(__x86_64__)
-    {"avx2", TFAST_CPU_X86_64_V3, tfast_fill_avx2},
-    {"avx512", TFAST_CPU_X86_64_V4, tfast_fill_avx512},
+    {"avx2", TFAST_CPU_X86_64_V3, tfast_fill_avx2, 0},
+    {"avx512", TFAST_CPU_X86_64_V4, tfast_fill_avx512, 0},
+#endif
+#if defined(TFAST_WITH_AMX)
+    {"amx", TFAST_CPU_X86_64_V4 | TFAST_CPU_AMX_BF16, tfast_fill_amx, 1},
 #endif
 };
 enum { N_LEVELS = sizeof levels / sizeof levels[0] };
@@ -32,6 +36,7 @@ __attribute__((constructor)) static void fill_tables(void) {
     for (int top = 0; top < N_LEVELS; top++) {
         for (int i = 0; i <= top; i++)
             if (machine_has(i)) levels[i].fill(&tables[top]);
+        tables[top].few_rows = &tables[levels[top].many_rows ? top - 1 : top];
         if (machine_has(top)) now = &tables[top];
     }
 }

@@ -10,6 +10,7 @@ import pytest
 from support import assert_close, normal
 
 from transformer_fast import functional, nn
+from transformer_fast.nn import convolution
 
 
 def plain(conv, x):
@@ -95,6 +96,15 @@ def test_input_in_any_layout_and_without_batch_rows():
     assert np.array_equal(conv(np.asfortranarray(x)), expected)
     assert np.array_equal(conv(np.ascontiguousarray(x[..., ::-1])[..., ::-1]), expected)
     assert conv(x[:0]).shape == (0, 4, 6, 8)
+
+
+@pytest.mark.parametrize("block", [1, 500, 3000])
+def test_blocks_of_places_do_not_change_a_bit(monkeypatch, block):
+    one, two = nn.Conv1d(4, 6, 3, groups=2, padding=1), nn.Conv2d(3, 5, 3, stride=2)
+    x, image = normal(5, 4, 11), normal(3, 3, 15, 12)
+    expected = one(x), two(image)
+    monkeypatch.setattr(convolution, "_BLOCK", block)
+    assert np.array_equal(one(x), expected[0]) and np.array_equal(two(image), expected[1])
 
 
 def test_a_new_weight_is_seen_and_copies_compute_the_same():

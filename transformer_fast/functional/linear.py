@@ -18,12 +18,13 @@ PackedWeight = _core.PackedWeight
 ACTIVATIONS = {None: 0, "relu": 1, "gelu": 2, "gelu_tanh": 3, "quick_gelu": 4, "silu": 5, "tanh": 6}
 
 
-def pack_weight(weight) -> PackedWeight:
+def pack_weight(weight, *, few_rows=False) -> PackedWeight:
     """A weight (N, K), as torch.nn.Linear has it, in the layout of the instruction set in force: done once, at load.
 
     The result has shape, isa and nbytes, and goes wherever a weight goes. It holds a copy; `weight` may be a view of a
-    mapped file and is not kept. Under another instruction set (set_isa) its use is a RuntimeError. Raises TypeError
-    (not float32) and ValueError (not two axes).
+    mapped file and is not kept. few_rows: it will meet a few dozen rows at a time at most, as in a decoder that writes
+    token by token; on machines with a tile unit (AMX) that is another layout, elsewhere the same. Under another
+    instruction set (set_isa) its use is a RuntimeError. Raises TypeError (not float32) and ValueError (not two axes).
 
     Example:
         >>> weight = F.pack_weight(np.array([[1, 2, 3], [4, 5, 6]], np.float32))
@@ -33,7 +34,7 @@ def pack_weight(weight) -> PackedWeight:
     weight = arrays.float32(weight, "weight")
     if weight.ndim != 2:
         raise ValueError(f"weight has shape {weight.shape}; (N, K) is needed")
-    return PackedWeight(weight, 0)
+    return PackedWeight(weight, few_rows, 0)
 
 
 def linear(x, weight, bias=None, *, activation=None, multiply=None, residual=None, out=None) -> np.ndarray:

@@ -9,12 +9,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from transformer_fast.integrations.huggingface import register_attention
     from transformer_fast.integrations.torch import from_torch
 
-__all__ = ["from_torch"]
+__all__ = ["from_torch", "register_attention"]
 
 # Public name -> the file that has it.
-_LAZY = {"from_torch": "transformer_fast.integrations.torch"}
+_LAZY = {
+    "from_torch": "transformer_fast.integrations.torch",
+    "register_attention": "transformer_fast.integrations.huggingface",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -61,8 +61,9 @@ class _Translation:
     def __init__(self, root: torch.nn.Module, custom: dict[type, Factory]) -> None:
         self._custom = custom
         self._paths = {id(part): f"module.{name}" if name else "module" for name, part in root.named_modules()}
-        self._modules: dict[int, nn.Module] = {}
-        self._arrays: dict[int, np.ndarray] = {}
+        # By id; the object is kept beside its translation, as the id of one that is gone may be given to another.
+        self._modules: dict[int, tuple[torch.nn.Module, nn.Module]] = {}
+        self._arrays: dict[int, tuple[torch.Tensor, np.ndarray]] = {}
 
     def path(self, module: torch.nn.Module) -> str:
         return self._paths.get(id(module), "module")
@@ -70,11 +71,16 @@ class _Translation:
     def of(self, module: torch.nn.Module) -> nn.Module:
         """The translated module, made once for each object."""
         if id(module) not in self._modules:
-            self._modules[id(module)] = self._translated(module)
-        return self._modules[id(module)]
+            self._modules[id(module)] = module, self._translated(module)
+        return self._modules[id(module)][1]
 
     def _translated(self, module: torch.nn.Module) -> nn.Module:
         path = self.path(module)
+        if module._forward_hooks or module._forward_pre_hooks:
+            raise NotImplementedError(
+                f"{path} ({type(module).__name__}) has forward hooks, which would be lost; "
+                "needed: none (remove_weight_norm and alike)"
+            )
         if type(module) in self._custom:
             ours = self._custom[type(module)](module, self.of)
             if not isinstance(ours, nn.Module):
@@ -88,10 +94,6 @@ class _Translation:
             raise TypeError(
                 f"{path} is a {type(module).__module__}.{type(module).__qualname__}, which from_torch does not know; "
                 f"needed: one of {', '.join(_RULES)}, or custom={{{type(module).__name__}: factory}}"
-            )
-        if module._forward_hooks or module._forward_pre_hooks:
-            raise NotImplementedError(
-                f"{path} ({name}) has forward hooks, which would be lost; needed: none (remove_weight_norm and alike)"
             )
         parts = {key: self.of(part) for key, part in module._modules.items() if part is not None}
         with _naming(path, name), unset_parameters():
@@ -115,9 +117,10 @@ class _Translation:
             setattr(ours, name, part)
         parameters = {name: tensor for name, tensor in module._parameters.items() if tensor is not None}
         own = {name for name, array in ours._parameters.items() if array is not None}
-        if own != set(parameters) or not set(ours._modules) <= set(module._modules):
+        theirs = {name for name, part in module._modules.items() if part is not None}
+        if own != set(parameters) or not set(ours._modules) <= theirs:
             raise NotImplementedError(
-                f"{path} has parameters {sorted(parameters)} and parts {sorted(parts)}; "
+                f"{path} has parameters {sorted(parameters)} and parts {sorted(theirs)}; "
                 f"needed: {sorted(own)} and {sorted(ours._modules)}"
             )
         for name, tensor in parameters.items():
@@ -133,8 +136,8 @@ class _Translation:
                 raise TypeError(f"{label} is on the meta device; needed: a tensor with values")
             array = parameter.detach().to("cpu", torch.float32, copy=True).contiguous().numpy()
             array.flags.writeable = False
-            self._arrays[id(parameter)] = array
-        return self._arrays[id(parameter)]
+            self._arrays[id(parameter)] = parameter, array
+        return self._arrays[id(parameter)][1]
 
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)

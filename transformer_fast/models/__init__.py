@@ -11,17 +11,29 @@ from pathlib import Path
 from transformer_fast.checkpoint import Checkpoint, CheckpointError, find_folder
 from transformer_fast.models.base import PretrainedModel
 
+
+def _heads(family: str, *further: str) -> dict[str, str]:
+    """The classes <family>For<task>, which have the names of transformers' architectures."""
+    tasks = ("MaskedLM", "SequenceClassification", "TokenClassification", "QuestionAnswering", *further)
+    return {f"{family}For{task}": f"{family}For{task}" for task in tasks}
+
+
 # model_type in config.json -> file in this folder, {name in its "architectures": class}, class without a head, which is
 # taken for architectures that are not listed.
 _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
-    "bert": ("bert", {}, "BertModel"),
+    "bert": ("bert", _heads("Bert", "NextSentencePrediction", "PreTraining"), "BertModel"),
+    "distilbert": ("distilbert", _heads("DistilBert"), "DistilBertModel"),
     "gemma2": ("gemma2", {"Gemma2ForCausalLM": "Gemma2ForCausalLM"}, "Gemma2Model"),
     "gemma3_text": ("gemma3", {"Gemma3ForCausalLM": "Gemma3ForCausalLM"}, "Gemma3TextModel"),
     "gpt2": ("gpt2", {"GPT2LMHeadModel": "GPT2LMHeadModel"}, "GPT2Model"),
     "llama": ("llama", {"LlamaForCausalLM": "LlamaForCausalLM"}, "LlamaModel"),
     "mistral": ("mistral", {"MistralForCausalLM": "MistralForCausalLM"}, "MistralModel"),
+    "modernbert": ("modernbert", _heads("ModernBert"), "ModernBertModel"),
+    "mpnet": ("mpnet", _heads("MPNet"), "MPNetModel"),
     "qwen2": ("qwen2", {"Qwen2ForCausalLM": "Qwen2ForCausalLM"}, "Qwen2Model"),
     "qwen3": ("qwen3", {"Qwen3ForCausalLM": "Qwen3ForCausalLM"}, "Qwen3Model"),
+    "roberta": ("roberta", _heads("Roberta"), "RobertaModel"),
+    "xlm-roberta": ("roberta", _heads("XLMRoberta"), "XLMRobertaModel"),
 }
 
 __all__ = ["CheckpointError", "PretrainedModel", "find_folder", "load_model"]

@@ -28,10 +28,11 @@ class Source:
 
     transpose: each tensor is the transposed of what is needed (GPT-2's Conv1D). rows: how many rows each gives, where
     they do not give the same number. shape: the tensor's shape in the file, where it is another than the parameter's
-    (one tensor, the same elements in the same order: a convolution that runs as a linear layer).
+    (one tensor, the same elements in the same order: a convolution that runs as a linear layer). copies: names under
+    which the one tensor is written, too.
     """
 
-    __slots__ = ("names", "rows", "shape", "transpose")
+    __slots__ = ("copies", "names", "rows", "shape", "transpose")
 
     def __init__(
         self,
@@ -39,10 +40,13 @@ class Source:
         transpose: bool = False,
         rows: tuple[int, ...] | None = None,
         shape: tuple[int, ...] | None = None,
+        copies: tuple[str, ...] = (),
     ) -> None:
-        if not names or (rows is not None and len(rows) != len(names)) or (shape is not None and len(names) > 1):
-            raise ValueError("needed: names; as many rows as names; shape with one name only")
-        self.names, self.transpose, self.rows, self.shape = names, transpose, rows, shape
+        if not names or (rows is not None and len(rows) != len(names)):
+            raise ValueError(f"names={names} and rows={rows}; needed: names, and as many rows as names")
+        if len(names) > 1 and (shape is not None or copies):
+            raise ValueError("shape or copies is given with several names; needed: one name")
+        self.names, self.transpose, self.rows, self.shape, self.copies = names, transpose, rows, shape, copies
 
     def shapes(self, own: tuple[int, ...]) -> list[tuple[int, ...]]:
         """The shape of each tensor in the file for a parameter of shape `own`."""
@@ -60,8 +64,10 @@ class Source:
 
     def write(self, parameter: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         """(name, tensor) of each tensor that the parameter is made of: the inverse of `read`."""
-        if self.shape is not None:
-            yield self.names[0], parameter.reshape(self.shape)
+        if len(self.names) == 1:
+            tensor = parameter.T if self.transpose else parameter
+            for name in self.names + self.copies:
+                yield name, tensor if self.shape is None else tensor.reshape(self.shape)
             return
         first = 0
         for name, rows in zip(self.names, self._rows(parameter.shape), strict=True):
@@ -174,7 +180,10 @@ class PretrainedModel(Module):
         names = checkpoint.tensors.keys()
         cls._check_stacks(config, checkpoint)
         with unset_parameters():
-            model = cls(config, **cls.options(config, names))
+            try:
+                model = cls(config, **cls.options(config, names))
+            except ValueError as error:
+                raise CheckpointError(f"{source}: {error}") from None
         own, sources = model.state_dict(), cls.sources(config, names)
         expected: dict[str, tuple[int, ...]] = {}
         for ours, parameter in own.items():
@@ -197,8 +206,14 @@ class PretrainedModel(Module):
             OSError: a file cannot be written.
         """
         tensors: dict[str, np.ndarray] = {}
+        seen: set[tuple] = set()
+        tied = getattr(self.config, "tie_word_embeddings", False)
         sources = self.sources(self.config, _Everything() if self._names is None else self._names)
         for ours, parameter in self.state_dict().items():
+            memory = (parameter.ctypes.data, parameter.shape, parameter.strides)
+            if tied and memory in seen:
+                continue
+            seen.add(memory)
             for name, tensor in sources[ours].write(parameter):
                 if not np.array_equal(tensors.setdefault(name, tensor), tensor, equal_nan=True):
                     raise ValueError(f"{ours} differs from the parameter that it is tied to; both are {name!r}")
@@ -228,8 +243,11 @@ class PretrainedModel(Module):
 
     def _fresh_content(self) -> dict[str, Any]:
         """config.json of a model that was not read from one."""
-        kind = {"model_type": self.model_types[0]} if self.model_types else {}
-        return kind | dataclasses.asdict(self.config)
+        content = {"model_type": self.model_types[0]} if self.model_types else {}
+        content |= dataclasses.asdict(self.config)
+        # transformers takes one of them, and is confused by both.
+        content.pop("num_labels" if content.get("id2label") else "id2label", None)
+        return content
 
 
 class _Everything(Collection):

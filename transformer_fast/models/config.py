@@ -86,6 +86,26 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 _LIST = re.compile(r"list\[(.+)\]")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Labels:
+    """What a Config derives from whose models may have a head for labels.
+
+    id2label: number (as text) -> name; num_labels is its length, and counts where id2label is missing.
+    """
+
+    id2label: dict | None = None
+    num_labels: int = 2
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the labels, by number."""
+        return tuple((self.id2label or {}).get(str(i), f"LABEL_{i}") for i in range(self.label_count))
+
+    @property
+    def label_count(self) -> int:
+        return self.num_labels if self.id2label is None else len(self.id2label)
+
+
 def check_fields(config: Any) -> None:
     """Checks a Config by the annotations of its fields, which are the names in _KINDS, list[kind], and "a | b".
 

@@ -68,7 +68,7 @@ class Gemma3ForCausalLM(Gemma2ForCausalLM):
     Example:
         >>> import numpy as np
         >>> config = Gemma3TextConfig(50, 8, 16, 2, num_attention_heads=2, num_key_value_heads=1, head_dim=4)
-        >>> Gemma3ForCausalLM(config).generate(np.array([[1, 2, 3]]), max_new_tokens=4).shape
+        >>> Gemma3ForCausalLM(config).generate(np.array([[1, 2, 3]]), min_new_tokens=4, max_new_tokens=4).shape
         (1, 7)
     """
 

@@ -167,7 +167,7 @@ class GPT2LMHeadModel(_GPT2, CausalLM):
     Example:
         >>> import numpy as np
         >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_positions=16, n_embd=8, n_layer=1, n_head=2))
-        >>> model.generate(np.array([[1, 2, 3]]), max_new_tokens=4).shape
+        >>> model.generate(np.array([[1, 2, 3]]), min_new_tokens=4, max_new_tokens=4).shape
         (1, 7)
     """
 

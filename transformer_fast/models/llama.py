@@ -48,7 +48,7 @@ class LlamaForCausalLM(GatedCausalLM):
     Example:
         >>> import numpy as np
         >>> model = LlamaForCausalLM(LlamaConfig(50, 8, 16, num_hidden_layers=1, num_attention_heads=2))
-        >>> model.generate(np.array([[1, 2, 3]]), max_new_tokens=4).shape
+        >>> model.generate(np.array([[1, 2, 3]]), min_new_tokens=4, max_new_tokens=4).shape
         (1, 7)
     """
 

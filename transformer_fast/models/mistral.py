@@ -45,7 +45,7 @@ class MistralForCausalLM(GatedCausalLM):
     Example:
         >>> import numpy as np
         >>> config = MistralConfig(50, 8, 16, 1, num_attention_heads=2, num_key_value_heads=1, sliding_window=2)
-        >>> MistralForCausalLM(config).generate(np.array([[1, 2, 3]]), max_new_tokens=4).shape
+        >>> MistralForCausalLM(config).generate(np.array([[1, 2, 3]]), min_new_tokens=4, max_new_tokens=4).shape
         (1, 7)
     """
 

@@ -47,12 +47,83 @@ class ModelOutput:
         return len(self.keys())
 
 
+# hidden_states: (B, L, h) of the embeddings and of each layer; attentions: (B, H, Lq, Lk) of each layer. Both are None
+# unless the call asked for them.
+
+
+@dataclasses.dataclass(eq=False)
+class BaseModelOutput(ModelOutput):
+    """last_hidden_state (B, L, h)."""
+
+    last_hidden_state: np.ndarray
+    hidden_states: tuple[np.ndarray, ...] | None = None
+    attentions: tuple[np.ndarray, ...] | None = None
+
+
 @dataclasses.dataclass(eq=False)
 class BaseModelOutputWithPooling(ModelOutput):
     """last_hidden_state (B, L, h); pooler_output (B, h), or None where the model has no pooler."""
 
     last_hidden_state: np.ndarray
     pooler_output: np.ndarray | None = None
+    hidden_states: tuple[np.ndarray, ...] | None = None
+    attentions: tuple[np.ndarray, ...] | None = None
+
+
+@dataclasses.dataclass(eq=False)
+class MaskedLMOutput(ModelOutput):
+    """logits (B, L, V): for each place, of each word of the vocabulary."""
+
+    logits: np.ndarray
+    hidden_states: tuple[np.ndarray, ...] | None = None
+    attentions: tuple[np.ndarray, ...] | None = None
+
+
+@dataclasses.dataclass(eq=False)
+class SequenceClassifierOutput(ModelOutput):
+    """logits (B, num_labels)."""
+
+    logits: np.ndarray
+    hidden_states: tuple[np.ndarray, ...] | None = None
+    attentions: tuple[np.ndarray, ...] | None = None
+
+
+@dataclasses.dataclass(eq=False)
+class TokenClassifierOutput(ModelOutput):
+    """logits (B, L, num_labels)."""
+
+    logits: np.ndarray
+    hidden_states: tuple[np.ndarray, ...] | None = None
+    attentions: tuple[np.ndarray, ...] | None = None
+
+
+@dataclasses.dataclass(eq=False)
+class QuestionAnsweringModelOutput(ModelOutput):
+    """start_logits and end_logits (B, L): of each place, that the answer starts or ends there."""
+
+    start_logits: np.ndarray
+    end_logits: np.ndarray
+    hidden_states: tuple[np.ndarray, ...] | None = None
+    attentions: tuple[np.ndarray, ...] | None = None
+
+
+@dataclasses.dataclass(eq=False)
+class NextSentencePredictorOutput(ModelOutput):
+    """logits (B, 2): that the second text follows the first, that it does not."""
+
+    logits: np.ndarray
+    hidden_states: tuple[np.ndarray, ...] | None = None
+    attentions: tuple[np.ndarray, ...] | None = None
+
+
+@dataclasses.dataclass(eq=False)
+class BertForPreTrainingOutput(ModelOutput):
+    """prediction_logits (B, L, V) of masked words; seq_relationship_logits (B, 2) of the second text."""
+
+    prediction_logits: np.ndarray
+    seq_relationship_logits: np.ndarray
+    hidden_states: tuple[np.ndarray, ...] | None = None
+    attentions: tuple[np.ndarray, ...] | None = None
 
 
 @dataclasses.dataclass(eq=False)

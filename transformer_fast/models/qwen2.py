@@ -58,7 +58,7 @@ class Qwen2ForCausalLM(GatedCausalLM):
     Example:
         >>> import numpy as np
         >>> config = Qwen2Config(50, 8, 16, 1, num_attention_heads=2, num_key_value_heads=1)
-        >>> Qwen2ForCausalLM(config).generate(np.array([[1, 2, 3]]), max_new_tokens=4).shape
+        >>> Qwen2ForCausalLM(config).generate(np.array([[1, 2, 3]]), min_new_tokens=4, max_new_tokens=4).shape
         (1, 7)
     """
 

@@ -49,7 +49,7 @@ class Qwen3ForCausalLM(GatedCausalLM):
     Example:
         >>> import numpy as np
         >>> config = Qwen3Config(50, 8, 16, 1, num_attention_heads=2, num_key_value_heads=1, head_dim=6)
-        >>> Qwen3ForCausalLM(config).generate(np.array([[1, 2, 3]]), max_new_tokens=4).shape
+        >>> Qwen3ForCausalLM(config).generate(np.array([[1, 2, 3]]), min_new_tokens=4, max_new_tokens=4).shape
         (1, 7)
     """
 

@@ -41,11 +41,6 @@ from transformer_fast.nn.transformer import Transformer, TransformerEncoder, Tra
 from transformer_fast.nn.transformer_decoder import TransformerDecoder, TransformerDecoderLayer
 
 __all__ = [
-    "GELU",
-    "GRU",
-    "GRU",
-    "LSTM",
-    "LSTM",
     "AdditiveAttention",
     "Collector",
     "Conv1d",
@@ -54,9 +49,12 @@ __all__ = [
     "Embedding",
     "FeedForward",
     "FusedLinear",
+    "GELU",
+    "GRU",
     "Identity",
     "ImageSelfAttention",
     "KeyValueCache",
+    "LSTM",
     "LayerNorm",
     "LearnedPositionalEmbedding",
     "Linear",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -150,24 +150,27 @@ class _Convolution(Module):
         )
 
     def _products(self, windows: np.ndarray, activation: str | None) -> np.ndarray:
-        """(B, places, out_channels) by one product for each group."""
+        """(B, places, out_channels) by products, one for each group and block of places."""
         places = windows.shape[: self._axes + 1]
-        result = np.empty((math.prod(places), self.out_channels), np.float32)
+        result = np.empty((*places, self.out_channels), np.float32)
         inputs, outputs = self.in_channels // self.groups, self.out_channels // self.groups
         for group, packed in enumerate(self._packed()):
-            rows = windows[..., group * inputs : (group + 1) * inputs].reshape(-1, packed.shape[1])
             own = slice(group * outputs, (group + 1) * outputs)
             bias = None if self.bias is None else self.bias[own]
-            F.linear(rows, packed, bias, activation=activation, out=result[:, own])
-        return result.reshape(*places, self.out_channels)
+            taken = windows[..., group * inputs : (group + 1) * inputs]
+            for block in _blocks(places, packed.shape[1]):
+                out = result[block].reshape(-1, self.out_channels)[:, own]
+                F.linear(taken[block].reshape(len(out), -1), packed, bias, activation=activation, out=out)
+        return result
 
     def _each_channel(self, windows: np.ndarray, activation: str | None) -> np.ndarray:
         """(B, places, out_channels) where every channel has kernels of its own: a sum over the places of the kernel."""
         places = windows.shape[: self._axes + 1]
         kernels = self.weight.reshape(self.in_channels, -1, *self.kernel_size)
         result = np.zeros((*places, *kernels.shape[:2]), np.float32)
+        product = np.empty_like(result)
         for place in itertools.product(*map(range, self.kernel_size)):
-            result += windows[(..., *place, slice(None))][..., None] * kernels[(..., *place)]
+            result += np.multiply(windows[(..., *place, slice(None))][..., None], kernels[(..., *place)], out=product)
         result = result.reshape(*places, self.out_channels)
         if self.bias is not None:
             result += self.bias
@@ -275,6 +278,21 @@ _ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "silu": F.silu,
     "tanh": F.tanh,
 }
+
+
+# Floats of the rows that one product reads. All windows of a large image at once are nine times the image for a 3 x 3
+# kernel, and slow: 64 channels of 256 x 256 took 70 ms on one thread, against 37 to 47 ms for 2^18 to 2^23 floats.
+_BLOCK = 1 << 20
+
+
+def _blocks(places: tuple[int, ...], columns: int) -> Iterator[tuple[slice, slice]]:
+    """Images and places of the first axis, as many at a time as fit in a block: whole images, or parts of one."""
+    row = max(math.prod(places[2:]) * columns, 1)
+    length = min(max(_BLOCK // row, 1), max(places[1], 1))
+    images = max(_BLOCK // (row * places[1]), 1) if places[1] else 1
+    for image in range(0, places[0], images):
+        for first in range(0, places[1], length):
+            yield slice(image, image + images), slice(first, first + length)
 
 
 def _sizes(name: str, value: Sizes, axes: int, least: int) -> tuple[int, ...]:

@@ -28,6 +28,13 @@ class Collector:
     Attributes:
         hidden_states: (B, L, h) for the input and each layer, if asked for, else None.
         attentions: (B, H, L, L) for each layer, if asked for, else None.
+
+    Example:
+        >>> collect = nn.Collector(np.array([[True, True], [True, False]]), hidden_states=True)
+        >>> collect.add_hidden(np.array([[1, 2], [3, 4], [5, 6]], np.float32))  # the three tokens
+        >>> collect.hidden_states[0][1]
+        array([[5., 6.],
+               [0., 0.]], dtype=float32)
     """
 
     def __init__(
@@ -136,7 +143,8 @@ class PackedEncoderLayer(Module):
             self.feed_forward_norm(rows, out=out)
         if collect is not None:
             query, key = np.split(scratch.projected, 3, axis=1)[:2]
-            heads = (len(hidden), self.attention.num_heads, -1)
+            H = self.attention.num_heads
+            heads = (len(hidden), H, hidden.shape[1] // H)
             query, key = query.reshape(heads), key.reshape(heads)
             collect.add_weights(query, key if keys is None else key[keys[0]], options)
             collect.add_hidden(out)
@@ -212,8 +220,8 @@ class PackedEncoder(ModuleList):
         hidden = np.ascontiguousarray(hidden, np.float32)
         options = {"is_causal": is_causal, "relative_bias": relative_bias, "attn_mask": attn_mask}
         options = {name: value for name, value in options.items() if value is not None and value is not False}
-        if keys is None and not options and collect is None and len(self):
-            return self._engine.get(self)(hidden, cu_seqlens, out=out)
+        if keys is None and relative_bias is None and attn_mask is None and collect is None and len(self):
+            return self._engine.get(self, is_causal)(hidden, cu_seqlens, out=out)
         if collect is not None:
             collect.add_hidden(hidden)
         if out is None:
@@ -232,21 +240,23 @@ class _Engine:
 
     def __init__(self) -> None:
         self._parts: list = []
-        self._encoder: F.Encoder | None = None
+        self._encoders: dict[bool, F.Encoder] = {}
 
-    def get(self, encoder: PackedEncoder) -> F.Encoder:
+    def get(self, encoder: PackedEncoder, causal: bool) -> F.Encoder:
         layers = [layer.engine_layer() for layer in encoder]
         parts = [part for layer in layers for part in layer]
         if len(parts) != len(self._parts) or any(a is not b for a, b in zip(parts, self._parts, strict=True)):
-            self._encoder = F.Encoder(
+            self._parts, self._encoders = parts, {}
+        if causal not in self._encoders:
+            self._encoders[causal] = F.Encoder(
                 [F.EncoderLayer(*layer) for layer in layers],
                 encoder.num_heads,
                 encoder.activation,
                 (encoder.eps, encoder.eps),
                 encoder.norm_first,
+                causal=causal,
             )
-            self._parts = parts
-        return self._encoder
+        return self._encoders[causal]
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return _Engine, ()  # packed weights belong to this process and ISA

@@ -66,7 +66,8 @@ class _Recurrent(Module):
                     name = f"{name}_l{layer}{direction}"
                     self.register_parameter(name, shape, draw)
                     if name.startswith("weight"):
-                        self._packs[name] = PackedRows()
+                        # A step multiplies the batch alone by what is recurrent.
+                        self._packs[name] = PackedRows(few_rows=not name.startswith("weight_ih"))
 
     @property
     def state_size(self) -> int:

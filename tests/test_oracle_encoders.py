@@ -1,0 +1,191 @@
+"""Live comparisons (marker `oracle`): encoders of text and their heads with transformers' eager float32, every state.
+
+transformers' padded positions are left out: what it computes there nobody should use, and here it is 0.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from transformer_fast import load_model
+
+pytestmark = pytest.mark.oracle
+
+TOLERANCE = 1e-5
+SMALL = {"vocab_size": 50, "num_hidden_layers": 3, "hidden_size": 24, "num_attention_heads": 3, "intermediate_size": 40}
+BERT = SMALL | {"max_position_embeddings": 32, "pad_token_id": 1}
+DISTIL = {"vocab_size": 50, "n_layers": 3, "dim": 24, "n_heads": 3, "hidden_dim": 40, "max_position_embeddings": 32}
+MODERN = SMALL | {"num_attention_heads": 2, "local_attention": 6, "max_position_embeddings": 64}
+# Only values that the tests may use; the defaults lie outside of a small vocabulary.
+MODERN |= {f"{name}_token_id": i for i, name in enumerate(("pad", "eos", "bos", "cls", "sep"))}
+
+# transformers' family -> its config classes and further configs, beside the first.
+FAMILIES = {
+    "Bert": (
+        BERT,
+        {"hidden_act": "relu", "num_attention_heads": 1, "tie_word_embeddings": False},
+        {"hidden_act": "gelu_new", "hidden_size": 28, "num_attention_heads": 4, "layer_norm_eps": 1e-5},
+        {"hidden_act": "silu", "hidden_size": 21, "num_attention_heads": 3, "type_vocab_size": 4, "num_labels": 5},
+    ),
+    "Roberta": (
+        BERT,
+        {"pad_token_id": 0, "hidden_act": "gelu_pytorch_tanh", "tie_word_embeddings": False},
+        {"hidden_size": 21, "num_attention_heads": 3, "type_vocab_size": 1, "num_labels": 3},
+    ),
+    "XLMRoberta": (BERT, {"hidden_act": "quick_gelu", "type_vocab_size": 1}),
+    "DistilBert": (
+        DISTIL,
+        {"activation": "relu", "tie_word_embeddings": False, "sinusoidal_pos_embds": True},
+        {"dim": 21, "n_heads": 3, "num_labels": 4},
+    ),
+    "MPNet": (BERT, {"hidden_act": "relu", "tie_word_embeddings": False}, {"hidden_size": 21, "num_labels": 3}),
+    "ModernBert": (
+        MODERN,
+        {"norm_bias": True, "attention_bias": True, "mlp_bias": True, "classifier_bias": True, "decoder_bias": False},
+        {"tie_word_embeddings": False, "classifier_pooling": "mean", "classifier_activation": "silu", "num_labels": 3},
+        {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"], "hidden_activation": "gelu_new"},
+        {"hidden_size": 20, "num_attention_heads": 2, "local_attention": 3},
+        {
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1000.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
+            }
+        },
+    ),
+}
+CONFIGS = [(family, i) for family, configs in FAMILIES.items() for i in range(len(configs))]
+TASKS = ("Model", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
+
+LENGTH = 19
+MASK = np.ones((5, LENGTH), np.int64)
+MASK[1, 12:] = 0  # padding on the right
+MASK[2, :7] = 0  # on the left
+MASK[3, [3, 4, 9]] = 0  # holes
+MASK[4, 1:] = 0
+
+
+def made(torch, folder, family, changes, task):
+    """A random model of transformers, saved in `folder`, and ours of that folder."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(len(str(changes)))
+    config = getattr(transformers, f"{family}Config")(**FAMILIES[family][0] | changes)
+    config._attn_implementation = "eager"
+    theirs = getattr(transformers, family + task)(config).eval()
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            parameter += torch.randn_like(parameter) * (0.02 if name.endswith("bias") or parameter.ndim < 2 else 0.2)
+    theirs.save_pretrained(folder)
+    return theirs, load_model(folder)
+
+
+def inputs_of(config, types):
+    rng = np.random.default_rng(0)
+    ids = rng.integers(6, config.vocab_size, MASK.shape)
+    padding = config.pad_token_id if config.pad_token_id is not None else 0
+    ids[MASK == 0] = padding
+    ids[0, 5] = padding  # an id that is padding's own, but attended: RoBERTa does not count it
+    inputs = {"input_ids": ids, "attention_mask": MASK}
+    if types:
+        inputs["token_type_ids"] = rng.integers(0, config.type_vocab_size, MASK.shape)
+    return inputs
+
+
+def answers(torch, theirs, inputs):
+    with torch.no_grad():
+        found = theirs(
+            **{name: torch.from_numpy(array) for name, array in inputs.items()},
+            output_attentions=True,
+            output_hidden_states=True,
+        )
+    return {
+        name: [t.numpy() for t in value] if isinstance(value, tuple) else value.numpy()
+        for name, value in found.items()
+        if name != "cross_attentions"  # an empty tuple
+    }
+
+
+def agree(got, expected, mask):
+    """All fields, without places whose mask is 0; there ours are 0."""
+    keep = mask.astype(bool)
+    assert got.keys() == list(expected)
+    for name, value in expected.items():
+        assert type(got[name]) is tuple if isinstance(value, list) else True
+        pairs = zip(got[name], value, strict=True) if isinstance(value, list) else [(got[name], value)]
+        for one, other in pairs:
+            assert one.shape == other.shape and one.dtype == np.float32, name
+            if name == "attentions":
+                both = keep[:, None, :, None] & keep[:, None, None, :]
+                one, other = np.where(keep[:, None, :, None], one, 0), np.where(both, other, 0)
+            elif one.shape[:2] == mask.shape:
+                assert not one[~keep].any(), name
+                one, other = one[keep], other[keep]
+            np.testing.assert_allclose(one, other, atol=TOLERANCE, rtol=0, err_msg=name)
+
+
+@pytest.mark.parametrize("family, which", CONFIGS)
+@pytest.mark.parametrize("task", TASKS)
+def test_family(torch, isa, tmp_path, family, which, task):
+    changes = FAMILIES[family][which] if which else {}
+    if task == "ForQuestionAnswering":
+        changes = {name: value for name, value in changes.items() if name != "num_labels"}
+    theirs, ours = made(torch, tmp_path, family, changes, task)
+    assert type(ours).__name__ == family + task
+    inputs = inputs_of(theirs.config, family in ("Bert", "Roberta", "XLMRoberta"))
+    if family == "ModernBert" and task == "ForSequenceClassification":
+        # The first place of the row with padding on the left sees padding only: zeros here, an average there.
+        inputs = {name: array[[0, 1, 3, 4]] for name, array in inputs.items()}
+    mask = inputs["attention_mask"]
+    agree(ours(**inputs, output_attentions=True, output_hidden_states=True), answers(torch, theirs, inputs), mask)
+    plain = ours(**inputs)
+    reported = ours(**inputs, output_attentions=True, output_hidden_states=True)
+    assert plain.attentions is plain.hidden_states is None
+    assert all(np.array_equal(plain[name], reported[name]) for name in plain.keys()), "the same bits"
+
+
+@pytest.mark.parametrize("family, task", [("Bert", "ForPreTraining"), ("Bert", "ForNextSentencePrediction")])
+def test_heads_of_bert_alone(torch, tmp_path, family, task):
+    theirs, ours = made(torch, tmp_path, family, {}, task)
+    inputs = inputs_of(theirs.config, True)
+    agree(ours(**inputs, output_attentions=True, output_hidden_states=True), answers(torch, theirs, inputs), MASK)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_positions_and_longest_texts(torch, tmp_path, family):
+    theirs, ours = made(torch, tmp_path, family, {}, "Model")
+    rng = np.random.default_rng(1)
+    inputs = {"input_ids": rng.integers(6, 50, (2, ours.max_length))}
+    agree(
+        ours(**inputs, output_attentions=True, output_hidden_states=True),
+        answers(torch, theirs, inputs),
+        np.ones((2, ours.max_length)),
+    )
+    inputs = {"input_ids": rng.integers(6, 50, (2, 9)), "position_ids": rng.integers(0, 32, (2, 9))}
+    agree(
+        ours(**inputs, output_attentions=True, output_hidden_states=True),
+        answers(torch, theirs, inputs),
+        np.ones((2, 9)),
+    )
+
+
+@pytest.mark.parametrize("family, which", CONFIGS)
+@pytest.mark.parametrize("task", TASKS)
+def test_transformers_loads_what_we_save(torch, tmp_path, family, which, task):
+    """Every tensor under transformers' name: nothing missing, nothing left over, the same numbers."""
+    transformers = pytest.importorskip("transformers")
+    changes = FAMILIES[family][which] if which else {}
+    if task == "ForQuestionAnswering":
+        changes = {name: value for name, value in changes.items() if name != "num_labels"}
+    theirs, ours = made(torch, tmp_path / "theirs", family, changes, task)
+    ours.save_pretrained(tmp_path / "ours")
+    options = {"output_loading_info": True, "attn_implementation": "eager"}
+    again, info = getattr(transformers, family + task).from_pretrained(tmp_path / "ours", **options)
+    assert not any(info.values()), info
+    for (name, one), (other_name, other) in zip(theirs.named_parameters(), again.named_parameters(), strict=True):
+        unused = name in ("cls.predictions.bias", "lm_head.bias")  # by untied models, which have one behind it
+        same = np.array_equal(one.detach().numpy(), other.detach().numpy())
+        assert name == other_name and (same or (unused and not ours.config.tie_word_embeddings)), name
+    fresh = type(ours)(ours.config)
+    fresh.save_pretrained(tmp_path / "fresh")
+    _, info = getattr(transformers, family + task).from_pretrained(tmp_path / "fresh", **options)
+    assert not any(info.values()), info
