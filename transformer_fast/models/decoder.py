@@ -176,6 +176,7 @@ class CausalLM(GenerationMixin, PretrainedModel):
         self.lm_head = Linear(body.width, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = body.state_dict()[self.embedding_name]
+        self.expect_few_rows()
 
     @property
     def body(self) -> Decoder:
