@@ -65,8 +65,8 @@ MASK[3, [3, 4, 9]] = 0  # holes
 MASK[4, 1:] = 0
 
 
-def made(torch, folder, family, changes, task):
-    """A random model of transformers, saved in `folder`, and ours of that folder."""
+def made(torch, folder, family, changes, task, spread=0.2):
+    """A random model of transformers, saved in `folder`, and ours of that folder; spread: of the matrices."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(len(str(changes)))
     config = getattr(transformers, f"{family}Config")(**FAMILIES[family][0] | changes)
@@ -74,7 +74,7 @@ def made(torch, folder, family, changes, task):
     theirs = getattr(transformers, family + task)(config).eval()
     with torch.no_grad():
         for name, parameter in theirs.named_parameters():
-            parameter += torch.randn_like(parameter) * (0.02 if name.endswith("bias") or parameter.ndim < 2 else 0.2)
+            parameter += torch.randn_like(parameter) * (0.02 if name.endswith("bias") or parameter.ndim < 2 else spread)
     theirs.save_pretrained(folder)
     return theirs, load_model(folder)
 
@@ -150,6 +150,20 @@ def test_heads_of_bert_alone(torch, tmp_path, family, task):
     agree(ours(**inputs, output_attentions=True, output_hidden_states=True), answers(torch, theirs, inputs), MASK)
 
 
+@pytest.mark.parametrize("family", ["Bert", "Roberta", "XLMRoberta", "DistilBert", "MPNet"])
+def test_multiple_choice(torch, tmp_path, family):
+    transformers = pytest.importorskip("transformers")
+    theirs, ours = made(torch, tmp_path / "theirs", family, {}, "ForMultipleChoice")
+    inputs = inputs_of(theirs.config, family in ("Bert", "Roberta", "XLMRoberta"))
+    inputs = {name: array[:4].reshape(2, 2, -1) for name, array in inputs.items()}
+    found = ours(**inputs, output_attentions=True, output_hidden_states=True)
+    agree(found, answers(torch, theirs, inputs), inputs["attention_mask"].reshape(4, -1))
+    ours.save_pretrained(tmp_path / "ours")
+    made_again = getattr(transformers, f"{family}ForMultipleChoice")
+    _, info = made_again.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not any(info.values()), info
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_positions_and_longest_texts(torch, tmp_path, family):
     theirs, ours = made(torch, tmp_path, family, {}, "Model")
@@ -189,3 +203,18 @@ def test_transformers_loads_what_we_save(torch, tmp_path, family, which, task):
     fresh.save_pretrained(tmp_path / "fresh")
     _, info = getattr(transformers, family + task).from_pretrained(tmp_path / "fresh", **options)
     assert not any(info.values()), info
+
+
+@pytest.mark.parametrize("family", ["Roberta", "MPNet", "ModernBert"])
+def test_long_texts(torch, tmp_path, family):
+    """Beyond the farthest bucket of MPNet (128) and the window of ModernBERT (64 to each side)."""
+    changes = {"max_position_embeddings": 310, "hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2}
+    changes |= {"local_attention": 128} if family == "ModernBert" else {}
+    # With the spread of the narrower models, float32 itself is 1e-5 away from float64, here and there.
+    theirs, ours = made(torch, tmp_path, family, changes, "Model", spread=0.1)
+    mask = np.ones((3, 300), np.int64)
+    mask[1, :70], mask[2, 40:90] = 0, 0
+    ids = np.random.default_rng(2).integers(6, 50, mask.shape)
+    inputs = {"input_ids": np.where(mask, ids, theirs.config.pad_token_id), "attention_mask": mask}
+    mask = inputs["attention_mask"]
+    agree(ours(**inputs, output_attentions=True, output_hidden_states=True), answers(torch, theirs, inputs), mask)

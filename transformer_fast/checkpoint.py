@@ -275,7 +275,7 @@ def save_checkpoint(folder: Path, config: Mapping[str, Any], tensors: Mapping[st
     """
     library = optional_import("safetensors.numpy")
     folder.mkdir(parents=True, exist_ok=True)
-    dense = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    dense = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     with tempfile.TemporaryDirectory(dir=folder) as unfinished:
         written = Path(unfinished)
         # transformers refuses files that do not say for which framework they were written.

@@ -15,9 +15,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
-from transformer_fast.commands import attend, bench, common, embed, generate, info, search, transcribe
+from transformer_fast.commands import (
+    attend,
+    bench,
+    classify,
+    common,
+    embed,
+    generate,
+    info,
+    search,
+    similarity,
+    tag,
+    transcribe,
+)
 
-_COMMANDS = (info, embed, search, attend, generate, transcribe, bench)  # in the order of --help
+# In the order of --help.
+_COMMANDS = (info, embed, search, similarity, classify, tag, attend, generate, transcribe, bench)
 
 # What wrong input, a missing file or a missing package raise, here and in the layers below: told in one line. Anything
 # else is a fault of this program and keeps its traceback.

@@ -1,7 +1,7 @@
 """Sentence embeddings: `SentenceEncoder` takes texts, and gives vectors whose angles say how alike the texts are.
 
 The command and users come here. A folder in the layout of sentence-transformers (or a plain model folder) is read by
-`from_pretrained`; tokenising is the `tokenizers` package's work, the model's is `models`', and pooling stands here.
+`from_pretrained`; tokenising is `tokenization`'s work, the model's is `models`', and pooling stands here.
 What comes out follows sentence-transformers' `encode`. To add a way of pooling, see `_POOLING` and `_pool`.
 """
 
@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from transformer_fast.checkpoint import (
     read_json_object,
 )
 from transformer_fast.models import load_model
+from transformer_fast.tokenization import encoded_batch, lower_case, packed, read_tokenizer, typed
 
 # 1_Pooling/config.json's flags of older releases -> pooling_mode of newer ones, in the order of concatenation.
 _POOLING_FLAGS = {
@@ -289,7 +290,7 @@ class SentenceEncoder:
     def _runs(self, texts: list[str], job: _Job) -> Iterator[tuple[list[int], Sequence[np.ndarray]]]:
         """Indices of texts that ran together, and a view of the result of each, until all have run."""
         for indices, tokens in self._together(texts, job):
-            ids, cu_seqlens = _packed(tokens)
+            ids, cu_seqlens = packed(tokens)
             hidden = self.model.encode_packed(ids, cu_seqlens)
             if job.tokens_wanted:
                 yield indices, np.split(hidden, cu_seqlens[1:-1])
@@ -335,14 +336,7 @@ class SentenceEncoder:
         return len(encoding.ids) - (1 if encoding.special_tokens_mask[-1:] == [1] else 0)
 
     def _tokens(self, texts: list[str]) -> list[list[int]]:
-        try:
-            return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts)]
-        except TypeError:
-            # All are strings: what the tokenizer cannot take is one with half a surrogate pair.
-            bad = next((text for text in texts if any("\ud800" <= c <= "\udfff" for c in text)), None)
-            if bad is None:
-                raise
-            raise ValueError(f"the text {bad[:40]!r} holds a lone surrogate, which UTF-8 cannot write") from None
+        return [encoding.ids for encoding in encoded_batch(self.tokenizer, texts)]
 
     def _embed(self, hidden: np.ndarray, cu_seqlens: np.ndarray, job: _Job) -> np.ndarray:
         parts = [_pool(mode, hidden, cu_seqlens, job.skipped) for mode in self._settings.pooling]
@@ -357,13 +351,6 @@ class SentenceEncoder:
             f"SentenceEncoder({type(self.model).__name__}, dim={self.get_sentence_embedding_dimension()}, "
             f"pooling={'+'.join(self._settings.pooling)}, max_seq_length={self.max_seq_length})"
         )
-
-
-def _packed(tokens: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """The texts' tokens one after the other, (T,), and where each text starts, (B + 1,)."""
-    cu_seqlens = np.zeros(len(tokens) + 1, np.int64)
-    np.cumsum([len(ids) for ids in tokens], out=cu_seqlens[1:])
-    return np.fromiter(chain.from_iterable(tokens), np.int64, cu_seqlens[-1]), cu_seqlens
 
 
 def _pool(mode: str, hidden: np.ndarray, cu_seqlens: np.ndarray, skipped: int) -> np.ndarray:
@@ -457,19 +444,19 @@ def _read_pooling(source: Path, settings: _Settings) -> None:
     if not isinstance(modes, list) or not modes or any(mode not in _POOLING for mode in modes):
         raise CheckpointError(f"{source}: the pooling is {modes!r}; supported: {', '.join(_POOLING)}")
     settings.pooling = tuple(modes)
-    settings.include_prompt = _typed(source, config, "include_prompt", bool, True)
+    settings.include_prompt = typed(source, config, "include_prompt", bool, True)
 
 
 def _read_prompts(source: Path, settings: _Settings) -> None:
     if not source.exists():
         return
     config = read_json_object(source)
-    settings.prompts |= _typed(source, config, "prompts", dict, {})
+    settings.prompts |= typed(source, config, "prompts", dict, {})
     if not all(isinstance(prompt, str) for prompt in settings.prompts.values()):
         raise CheckpointError(f"{source}: prompts holds something else than strings")
-    settings.default_prompt_name = _typed(source, config, "default_prompt_name", str, None)
-    settings.similarity = _typed(source, config, "similarity_fn_name", str, "cosine")
-    settings.truncate_dim = _typed(source, config, "truncate_dim", int, None)
+    settings.default_prompt_name = typed(source, config, "default_prompt_name", str, None)
+    settings.similarity = typed(source, config, "similarity_fn_name", str, "cosine")
+    settings.truncate_dim = typed(source, config, "truncate_dim", int, None)
     if settings.default_prompt_name is not None and settings.default_prompt_name not in settings.prompts:
         raise CheckpointError(
             f"{source}: default_prompt_name {settings.default_prompt_name!r} is not one of the prompts"
@@ -478,75 +465,22 @@ def _read_prompts(source: Path, settings: _Settings) -> None:
 
 def _read_tokenizer(folder: Path, settings: _Settings) -> Any:
     """The tokenizer of the folder, with the lower-casing and the length limit that the files beside it ask for."""
-    tokenizers = optional_import("tokenizers")
-    source = folder / "tokenizer.json"
-    if not source.is_file():
-        raise CheckpointError(f"{source}: there is no such file; needed: the vocabulary in the tokenizers format")
-    try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(source))
-    except Exception as error:  # the package raises nothing more specific
-        raise CheckpointError(f"{source}: not a tokenizer: {error}") from None
-    # The file may say how some training run padded and cut off; here nothing is padded, and the limit is the model's.
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
+    files = read_tokenizer(folder)
+    tokenizer = files.tokenizer
     if any(tokenizer.encode("a").type_ids):
-        raise CheckpointError(f"{source}: gives a single text token types other than 0, which is not supported")
-    config_source = folder / "tokenizer_config.json"
-    config = read_json_object(config_source) if config_source.exists() else {}
-    _apply_bert_options(tokenizers.normalizers, tokenizer, config_source, config)
-    settings.truncation_side = _typed(config_source, config, "truncation_side", str, "right")
-    if settings.truncation_side not in ("left", "right"):
         raise CheckpointError(
-            f"{config_source}: truncation_side is {settings.truncation_side!r}; needed: left or right"
+            f"{folder / 'tokenizer.json'}: gives a single text token types other than 0, which is not supported"
         )
+    settings.truncation_side = files.truncation_side
     sentence_source = folder / "sentence_bert_config.json"
     sentence = read_json_object(sentence_source) if sentence_source.exists() else {}
     task = sentence.get("transformer_task", "feature-extraction")
     if task != "feature-extraction":
         raise CheckpointError(f"{sentence_source}: transformer_task is {task!r}; supported: 'feature-extraction'")
-    if _typed(sentence_source, sentence, "do_lower_case", bool, False):
-        _lower_case(tokenizers.normalizers, tokenizer)
-    # Where nothing was said, files hold 1e30 for "no limit".
-    limit = _typed(sentence_source, sentence, "max_seq_length", int, None)
-    if limit is None and isinstance(config.get("model_max_length"), (int, float)):
-        limit = int(config["model_max_length"])
+    if typed(sentence_source, sentence, "do_lower_case", bool, False):
+        lower_case(tokenizer)
+    limit = typed(sentence_source, sentence, "max_seq_length", int, None) or files.max_length
     if limit is not None and limit < tokenizer.num_special_tokens_to_add(False):
         raise CheckpointError(f"{folder}: the maximal length of a text is {limit} tokens, less than its special tokens")
     settings.max_seq_length = limit
     return tokenizer
-
-
-def _apply_bert_options(normalizers: Any, tokenizer: Any, source: Path, config: Mapping[str, Any]) -> None:
-    """What tokenizer_config.json says of BERT's normaliser wins over tokenizer.json, as in transformers."""
-    current = tokenizer.normalizer
-    if not isinstance(current, normalizers.BertNormalizer):
-        return
-    strip_accents = (
-        current.strip_accents if "strip_accents" not in config else _typed(source, config, "strip_accents", bool)
-    )
-    tokenizer.normalizer = normalizers.BertNormalizer(
-        clean_text=current.clean_text,
-        handle_chinese_chars=_typed(source, config, "tokenize_chinese_chars", bool, current.handle_chinese_chars),
-        strip_accents=strip_accents,
-        lowercase=_typed(source, config, "do_lower_case", bool, current.lowercase),
-    )
-
-
-def _lower_case(normalizers: Any, tokenizer: Any) -> None:
-    """Puts lower-casing before whatever the tokenizer normalises."""
-    parts = [normalizers.Lowercase()]
-    if tokenizer.normalizer is not None:
-        parts.append(tokenizer.normalizer)
-    tokenizer.normalizer = normalizers.Sequence(parts)
-
-
-def _typed(source: Path, config: Mapping[str, Any], name: str, kind: type, default: Any = None) -> Any:
-    """config[name], or the default where it is missing or null; anything but a `kind` is an error."""
-    value = config.get(name)
-    if value is None:
-        return default
-    if type(value) is not kind or (kind is int and value < 1):
-        raise CheckpointError(
-            f"{source}: {name} is {value!r}; needed: {'an integer >= 1' if kind is int else kind.__name__}"
-        )
-    return value

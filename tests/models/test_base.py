@@ -199,7 +199,7 @@ def test_ignored_tensors(tmp_path):
     [
         (["BertModel"], {}, "BertModel"),
         (["BertForMaskedLM"], {"head": False}, "BertModel"),
-        (["BertForMultipleChoice"], {}, "BertModel"),
+        (["BertLMHeadModel"], {}, "BertModel"),
         (None, {}, "BertModel"),
         ([3], {}, "BertModel"),
         ([], {}, "BertModel"),

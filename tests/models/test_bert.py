@@ -15,6 +15,7 @@ from transformer_fast.checkpoint import INDEX, CheckpointError
 from transformer_fast.models.bert import (
     BertConfig,
     BertForMaskedLM,
+    BertForMultipleChoice,
     BertForNextSentencePrediction,
     BertForPreTraining,
     BertForQuestionAnswering,
@@ -349,6 +350,19 @@ def test_an_output_layer_with_a_weight_of_its_own(tmp_path):
         again = load_model(tmp_path)
         assert np.array_equal(again.decoder.weight, model.decoder.weight)
         assert np.array_equal(again.base.word_embeddings.weight, model.base.word_embeddings.weight)
+
+
+def test_choices():
+    fields = {name: value for name, value in TINY_BERT.items() if name in BertConfig.__dataclass_fields__}
+    model, ids = BertForMultipleChoice(BertConfig(**fields)), ids_of(2, 3, 5)
+    found = model(ids, output_hidden_states=True)
+    assert found.logits.shape == (2, 3) and found.hidden_states[0].shape == (6, 5, 24)
+    for c in range(3):
+        assert np.array_equal(model(ids[:, c : c + 1]).logits[:, 0], found.logits[:, c])
+    with pytest.raises(ValueError, match=r"input_ids has shape \(3, 5\); needed: \(B, C, L\)"):
+        model(ids[0])
+    with pytest.raises(ValueError, match=r"attention_mask has shape \(3, 5\); needed: \(B, C, L\), the same for all"):
+        model(ids, np.ones((3, 5)))
 
 
 def test_answers_need_two_labels():

@@ -24,7 +24,10 @@ def test_fields_and_defaults():
     short = {k: v for k, v in TINY_BERT.items() if k not in ("type_vocab_size", "hidden_act", "layer_norm_eps")}
     config = read_config(BertConfig, short, SOURCE, BertModel.neutral)
     assert (config.type_vocab_size, config.hidden_act, config.layer_norm_eps) == (2, "gelu", 1e-12)
-    assert read(use_cache=True, hidden_dropout_prob=0.1, is_decoder=False, pruned_heads={}) == read()
+    assert (
+        read(use_cache=True, chunk_size_feed_forward=2, hidden_dropout_prob=0.1, is_decoder=False, pruned_heads={})
+        == read()
+    )
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from transformer_fast.models.t5 import (
     MT5ForConditionalGeneration,
     MT5Model,
     T5Config,
+    T5EncoderModel,
     T5ForConditionalGeneration,
     T5Model,
 )
@@ -53,6 +54,26 @@ def test_without_head(model, name):
     body = load_model(GOLDEN / name, head=False)
     assert isinstance(body, T5Model)
     assert np.array_equal(body(**given).last_hidden_state, model.model(**given).last_hidden_state)
+
+
+def test_encoder_alone(name, tmp_path):
+    """Of a whole file, and of one that holds nothing else."""
+    given, expected = golden_inputs(name), answers(name)["encoder_last_hidden_state"]
+    ids, mask = given["input_ids"], given["attention_mask"]
+
+    def encoder_alone(weights):
+        for key in [key for key in weights if key.startswith(("decoder", "lm_head"))]:
+            del weights[key]
+
+    fields = {"architectures": ["T5EncoderModel"], "is_encoder_decoder": False}
+    for folder in (GOLDEN / name, changed(name, tmp_path / "m", fields, encoder_alone)):
+        model = T5EncoderModel.from_pretrained(folder)
+        output = model(ids, mask, output_attentions=True, output_hidden_states=True)
+        np.testing.assert_allclose(output.last_hidden_state, expected * mask[:, :, None], atol=TOLERANCE, rtol=0)
+        assert len(output.attentions) == 2 and len(output.hidden_states) == 3
+    assert isinstance(load_model(tmp_path / "m"), T5EncoderModel)
+    model.save_pretrained(tmp_path / "saved")
+    assert np.array_equal(load_model(tmp_path / "saved")(ids, mask).last_hidden_state, output.last_hidden_state)
 
 
 def test_long_rows_take_memory_of_their_length(model):

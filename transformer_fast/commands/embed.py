@@ -22,8 +22,7 @@ def add(commands: Any) -> None:
         description="Embeds the texts given as arguments, or the lines of --file (- or nothing: stdin; an empty line is"
         " an empty text). Without -o one JSON object a line goes to stdout.",
     )
-    command.add_argument("texts", nargs="*", metavar="TEXT", help="a text to embed")
-    command.add_argument("--file", metavar="FILE", help="embed the lines of this UTF-8 file; - is stdin")
+    common.add_texts(command, "embed")
     command.add_argument("-o", "--output", metavar="OUT", help="write OUT.npy (texts x features) or OUT.jsonl instead")
     command.add_argument(
         "--batch-size", type=common.positive, default=32, metavar="N", help="texts a batch (default 32)"
@@ -37,7 +36,7 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     output = common.checked_output(options.output, (".npy", ".jsonl"))
-    texts = _texts(options)
+    texts = common.texts(options)
     common.set_threads(options)
     encoder = common.encoder(options)
     started = time.perf_counter()
@@ -58,32 +57,6 @@ def run(options: argparse.Namespace) -> None:
                     "texts_per_second": len(texts) / seconds,
                 }
             )
-
-
-def _texts(options: argparse.Namespace) -> list[str]:
-    if options.texts and options.file:
-        raise common.UsageError("texts are given both as arguments and by --file; give one of them")
-    if options.texts:
-        return options.texts
-    if options.file not in (None, "-"):
-        with open(options.file, encoding="utf-8-sig", newline="\n") as lines:
-            texts = _lines(lines, options.file)
-    elif options.file is None and sys.stdin.isatty():
-        raise common.UsageError("no text: give texts as arguments, --file FILE, or lines on stdin")
-    else:
-        if hasattr(sys.stdin, "reconfigure"):
-            sys.stdin.reconfigure(encoding="utf-8-sig", newline="\n")
-        texts = _lines(sys.stdin, "stdin")
-    if not texts:
-        raise ValueError(f"{options.file or 'stdin'}: holds no line to embed")
-    return texts
-
-
-def _lines(lines: IO[str], source: str) -> list[str]:
-    try:
-        return [line.removesuffix("\n").removesuffix("\r") for line in lines]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{source}: is no text in UTF-8 ({error.reason} at byte {error.start})") from None
 
 
 def _write_embeddings(path: Path, texts: list[str], embeddings: np.ndarray) -> None:

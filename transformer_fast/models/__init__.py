@@ -24,12 +24,25 @@ def _decoder_heads(language_model: str, classifier: str) -> dict[str, str]:
     return {name: name for name in names}
 
 
+def _named(*names: str) -> dict[str, str]:
+    """Classes that have the names of transformers' architectures."""
+    return {name: name for name in names}
+
+
 # model_type in config.json -> file in this folder, {name in its "architectures": class}, class without a head, which is
 # taken for architectures that are not listed.
 _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
     "bart": ("bart", {"BartForConditionalGeneration": "BartForConditionalGeneration"}, "BartModel"),
-    "bert": ("bert", _heads("Bert", "NextSentencePrediction", "PreTraining"), "BertModel"),
-    "distilbert": ("distilbert", _heads("DistilBert"), "DistilBertModel"),
+    "bert": ("bert", _heads("Bert", "MultipleChoice", "NextSentencePrediction", "PreTraining"), "BertModel"),
+    "clip": (
+        "clip",
+        _named("CLIPTextModel", "CLIPTextModelWithProjection", "CLIPVisionModel", "CLIPVisionModelWithProjection"),
+        "CLIPModel",
+    ),
+    "clip_text_model": ("clip", _named("CLIPTextModelWithProjection"), "CLIPTextModel"),
+    "clip_vision_model": ("clip", _named("CLIPVisionModelWithProjection"), "CLIPVisionModel"),
+    "deit": ("vit", _named("DeiTForImageClassification", "DeiTForImageClassificationWithTeacher"), "DeiTModel"),
+    "distilbert": ("distilbert", _heads("DistilBert", "MultipleChoice"), "DistilBertModel"),
     "gemma2": ("gemma2", _decoder_heads("Gemma2ForCausalLM", "Gemma2"), "Gemma2Model"),
     "gemma3_text": ("gemma3", _decoder_heads("Gemma3ForCausalLM", "Gemma3Text"), "Gemma3TextModel"),
     "gpt2": ("gpt2", _decoder_heads("GPT2LMHeadModel", "GPT2"), "GPT2Model"),
@@ -37,14 +50,15 @@ _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
     "marian": ("marian", {"MarianMTModel": "MarianMTModel"}, "MarianModel"),
     "mistral": ("mistral", _decoder_heads("MistralForCausalLM", "Mistral"), "MistralModel"),
     "modernbert": ("modernbert", _heads("ModernBert"), "ModernBertModel"),
-    "mpnet": ("mpnet", _heads("MPNet"), "MPNetModel"),
+    "mpnet": ("mpnet", _heads("MPNet", "MultipleChoice"), "MPNetModel"),
     "mt5": ("t5", {"MT5ForConditionalGeneration": "MT5ForConditionalGeneration"}, "MT5Model"),
     "qwen2": ("qwen2", _decoder_heads("Qwen2ForCausalLM", "Qwen2"), "Qwen2Model"),
     "qwen3": ("qwen3", _decoder_heads("Qwen3ForCausalLM", "Qwen3"), "Qwen3Model"),
-    "roberta": ("roberta", _heads("Roberta"), "RobertaModel"),
-    "t5": ("t5", {"T5ForConditionalGeneration": "T5ForConditionalGeneration"}, "T5Model"),
+    "roberta": ("roberta", _heads("Roberta", "MultipleChoice"), "RobertaModel"),
+    "t5": ("t5", {name: name for name in ("T5ForConditionalGeneration", "T5EncoderModel")}, "T5Model"),
+    "vit": ("vit", _named("ViTForImageClassification"), "ViTModel"),
     "whisper": ("whisper", {"WhisperForConditionalGeneration": "WhisperForConditionalGeneration"}, "WhisperModel"),
-    "xlm-roberta": ("roberta", _heads("XLMRoberta"), "XLMRobertaModel"),
+    "xlm-roberta": ("roberta", _heads("XLMRoberta", "MultipleChoice"), "XLMRobertaModel"),
 }
 
 __all__ = ["CheckpointError", "PretrainedModel", "find_folder", "load_model"]

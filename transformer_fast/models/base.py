@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Collection, Iterator, Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -102,7 +103,7 @@ class PretrainedModel(Module):
         model_types: what config.json calls the family.
         neutral: field -> the values that change nothing (see models/config.read_config).
         ignored: prefixes of tensors that the model does not need, after `canonical`.
-        stacks: prefix of numbered layers -> the field that says how many there are.
+        stacks: prefix of numbered layers -> the field that says how many there are (with dots into nested configs).
         base_prefix: what stands before the tensors of the model proper in the files of models with a head ("bert.").
         head_prefixes: prefixes of the head's tensors; empty for the model without a head.
 
@@ -239,7 +240,7 @@ class PretrainedModel(Module):
         """As many layers as config.json says: asked first, since a wrong number may be a huge one."""
         for prefix, field in cls.stacks.items():
             matches = (re.match(re.escape(prefix) + r"(\d+)\.", name) for name in checkpoint.tensors)
-            layers, needed = len({match[1] for match in matches if match}), getattr(config, field)
+            layers, needed = len({match[1] for match in matches if match}), attrgetter(field)(config)
             if layers != needed:
                 raise CheckpointError(
                     f"{checkpoint.folder / 'config.json'}: {field} is {needed}, "

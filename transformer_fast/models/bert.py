@@ -190,6 +190,19 @@ class BertForSequenceClassification(heads.ForSequenceClassification):
         return self.base.pooled(found.first)
 
 
+class BertForMultipleChoice(heads.ForMultipleChoice):
+    """BERT: logits (B, C) of C choices; see `heads.ForMultipleChoice`.
+
+    Example:
+        >>> import numpy as np
+        >>> model = BertForMultipleChoice(BertConfig(100, 16, 2, 4, 32, 64))
+        >>> model(np.array([[[7, 8, 9], [7, 8, 5]]])).logits.shape
+        (1, 2)
+    """
+
+    base_class = BertModel
+
+
 class BertForTokenClassification(heads.ForTokenClassification):
     """BERT: logits (B, L, num_labels) of each token; see `heads.ForTokenClassification`.
 

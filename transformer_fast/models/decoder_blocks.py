@@ -146,15 +146,15 @@ class GatedBlock(Module):
         self.heads, self.kv_heads, self.head_dim = H, Hkv, D
         self.activation = ACTIVATIONS[config.activation]
         self.attention_norm = norm(h, eps)
-        self.qkv_proj = FusedLinear(h, {"q": H * D, "k": Hkv * D, "v": Hkv * D}, options.qkv_bias, few_rows=True)
+        self.qkv_proj = FusedLinear(h, {"q": H * D, "k": Hkv * D, "v": Hkv * D}, options.qkv_bias)
         self.q_norm = norm(D, eps) if options.qk_norm else None
         self.k_norm = norm(D, eps) if options.qk_norm else None
-        self.out_proj = Linear(H * D, h, options.out_bias, few_rows=True)
+        self.out_proj = Linear(H * D, h, options.out_bias)
         self.attention_out_norm = norm(h, eps) if options.sandwich else None
         self.feed_forward_norm = norm(h, eps)
-        self.gate_proj = Linear(h, config.intermediate_size, options.mlp_bias, few_rows=True)
-        self.up_proj = Linear(h, config.intermediate_size, options.mlp_bias, few_rows=True)
-        self.down_proj = Linear(config.intermediate_size, h, options.mlp_bias, few_rows=True)
+        self.gate_proj = Linear(h, config.intermediate_size, options.mlp_bias)
+        self.up_proj = Linear(h, config.intermediate_size, options.mlp_bias)
+        self.down_proj = Linear(config.intermediate_size, h, options.mlp_bias)
         self.feed_forward_out_norm = norm(h, eps) if options.sandwich else None
 
     def forward(

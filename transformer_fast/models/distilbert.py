@@ -146,6 +146,21 @@ class DistilBertForSequenceClassification(heads.ForSequenceClassification):
         return self.pre_classifier(found.first, activation="relu")
 
 
+class DistilBertForMultipleChoice(heads.ForMultipleChoice):
+    """DistilBERT: logits (B, C) of C choices; see `heads.ForMultipleChoice`."""
+
+    base_class = DistilBertModel
+    head = DistilBertForSequenceClassification.head
+    head_prefixes = DistilBertForSequenceClassification.head_prefixes
+
+    def __init__(self, config: DistilBertConfig) -> None:
+        super().__init__(config)
+        self.pre_classifier = Linear(config.dim, config.dim)
+
+    def pooled(self, found: Encoded) -> np.ndarray:
+        return self.pre_classifier(found.first, activation="relu")
+
+
 class DistilBertForTokenClassification(heads.ForTokenClassification):
     """DistilBERT: logits (B, L, num_labels) of each token; see `heads.ForTokenClassification`."""
 

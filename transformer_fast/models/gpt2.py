@@ -64,11 +64,11 @@ class GPT2Block(Module):
         if config.scale_attn_by_inverse_layer_idx:
             self.scale /= number + 1
         self.attention_norm = LayerNorm(h, eps)
-        self.in_proj = Linear(h, 3 * h, few_rows=True)
-        self.out_proj = Linear(h, h, few_rows=True)
+        self.in_proj = Linear(h, 3 * h)
+        self.out_proj = Linear(h, h)
         self.feed_forward_norm = LayerNorm(h, eps)
-        self.linear1 = Linear(h, config.intermediate_size, few_rows=True)
-        self.linear2 = Linear(config.intermediate_size, h, few_rows=True)
+        self.linear1 = Linear(h, config.intermediate_size)
+        self.linear2 = Linear(config.intermediate_size, h)
         self.activation = ACTIVATIONS[config.activation_function]
 
     def forward(self, hidden: np.ndarray, batch: Batch | Step, number: int, tables: None) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Heads on encoders of text, for all families: masked words, labels for texts and for tokens, answers in a text.
+"""Heads on encoders of text, for all families: masked words, labels for texts and tokens, choices, answers.
 
 A family's file derives one class from each of these and gives it transformers' name, the encoder (`base_class`) and the
 checkpoint's names of the head's parameters (`head`). A new kind of head is one more class here and one more output.
@@ -15,6 +15,7 @@ from transformer_fast.models.base import PretrainedModel, Source, under
 from transformer_fast.models.encoder import Encoded, TextEncoder
 from transformer_fast.models.output import (
     MaskedLMOutput,
+    MultipleChoiceModelOutput,
     QuestionAnsweringModelOutput,
     SequenceClassifierOutput,
     TokenClassifierOutput,
@@ -143,6 +144,47 @@ class ForSequenceClassification(HeadModel):
         arguments = (input_ids, attention_mask, token_type_ids, position_ids)
         found = self._encode(arguments, self._reads_first(), options)
         return SequenceClassifierOutput(self.classifier(self.pooled(found)), found.hidden_states, found.attentions)
+
+
+class ForMultipleChoice(ForSequenceClassification):
+    """Logits (B, C): one for each of C texts, the choices, that stand in a row of (B, C, L).
+
+    What is read is the pooler's output; a family without a pooler overrides `pooled`.
+    """
+
+    head = {"classifier.weight": "classifier.weight", "classifier.bias": "classifier.bias"}
+    head_prefixes = ("classifier.",)
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.classifier = Linear(self.base.hidden_size, 1)
+
+    def pooled(self, found: Encoded) -> np.ndarray:
+        return self.base.pooled(found.first)
+
+    def forward(
+        self,
+        input_ids: np.ndarray,
+        attention_mask: np.ndarray | None = None,
+        token_type_ids: np.ndarray | None = None,
+        position_ids: np.ndarray | None = None,
+        *,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+    ) -> MultipleChoiceModelOutput:
+        """Arguments and errors of `TextEncoder.forward`, but each (B, C, L) -> logits (B, C)."""
+        shape = np.shape(input_ids)
+        arguments = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        arguments["position_ids"] = position_ids
+        for name, array in arguments.items():
+            if array is not None and (len(shape) != 3 or np.shape(array) != shape):
+                raise ValueError(f"{name} has shape {np.shape(array)}; needed: (B, C, L), the same for all")
+        rows = {
+            name: None if a is None else np.reshape(a, (shape[0] * shape[1], shape[2])) for name, a in arguments.items()
+        }
+        options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        found = super().forward(**rows, **options)
+        return MultipleChoiceModelOutput(found.logits.reshape(shape[:2]), found.hidden_states, found.attentions)
 
 
 class ForTokenClassification(HeadModel):

@@ -163,6 +163,12 @@ class MPNetForSequenceClassification(roberta.ForSequenceClassification):
     base_class = MPNetModel
 
 
+class MPNetForMultipleChoice(heads.ForMultipleChoice):
+    """MPNet: logits (B, C) of C choices; see `heads.ForMultipleChoice`."""
+
+    base_class = MPNetModel
+
+
 class MPNetForTokenClassification(heads.ForTokenClassification):
     """MPNet: logits (B, L, num_labels) of each token; see `heads.ForTokenClassification`."""
 

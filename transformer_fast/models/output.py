@@ -108,6 +108,15 @@ class QuestionAnsweringModelOutput(ModelOutput):
 
 
 @dataclasses.dataclass(eq=False)
+class MultipleChoiceModelOutput(ModelOutput):
+    """logits (B, C): of each of the choices. hidden_states and attentions have B * C rows."""
+
+    logits: np.ndarray
+    hidden_states: tuple[np.ndarray, ...] | None = None
+    attentions: tuple[np.ndarray, ...] | None = None
+
+
+@dataclasses.dataclass(eq=False)
 class NextSentencePredictorOutput(ModelOutput):
     """logits (B, 2): that the second text follows the first, that it does not."""
 

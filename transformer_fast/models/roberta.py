@@ -148,6 +148,12 @@ class RobertaForSequenceClassification(ForSequenceClassification):
     base_class = RobertaModel
 
 
+class RobertaForMultipleChoice(heads.ForMultipleChoice):
+    """RoBERTa: logits (B, C) of C choices; see `heads.ForMultipleChoice`."""
+
+    base_class = RobertaModel
+
+
 class RobertaForTokenClassification(heads.ForTokenClassification):
     """RoBERTa: logits (B, L, num_labels) of each token; see `heads.ForTokenClassification`."""
 
@@ -180,6 +186,12 @@ class XLMRobertaForMaskedLM(ForMaskedLM):
 
 class XLMRobertaForSequenceClassification(ForSequenceClassification):
     """XLM-RoBERTa: logits (B, num_labels) of each text; see `heads.ForSequenceClassification`."""
+
+    base_class = XLMRobertaModel
+
+
+class XLMRobertaForMultipleChoice(heads.ForMultipleChoice):
+    """XLM-RoBERTa: logits (B, C) of C choices; see `heads.ForMultipleChoice`."""
 
     base_class = XLMRobertaModel
 

@@ -1,6 +1,7 @@
 """Encoder-decoder models: the forward pass and the steps of generation that T5, BART, Marian and Whisper share.
 
-`EncoderDecoder` is the base of the models without a head, `ConditionalGeneration` of those with one. A family says how
+`EncoderDecoder` is the base of the models without a head, `ConditionalGeneration` of those with one, and
+`SourceEncoder` of encoders alone. A family says how
 its tokens become vectors, what biases its scores get, and where its parameters stand in a checkpoint. Rows run packed,
 without padding; outputs are padded again, zeros where a mask is 0.
 
@@ -37,22 +38,91 @@ class _Encoded:
         return BaseModelOutput(self.packing.unpack(self.states), self.hidden_states, self.attentions)
 
 
-class EncoderDecoder(PretrainedModel):
-    """An encoder, and a decoder that attends to it.
+class SourceEncoder(PretrainedModel):
+    """The encoder alone: the base of `EncoderDecoder`, and of models that have nothing else (T5EncoderModel).
 
-    A family sets `source_field` and `target_field`, the fields of its config that limit the length of input_ids and of
-    decoder_input_ids (None: no limit), and relative_positions, if a token's place counts by its distance to others
-    alone. It defines `embed_source` and `embed_target`, and source_bias and target_bias where scores have a bias.
+    A family sets `source_field`, the field of its config that limits the length of input_ids (None: no limit), and
+    relative_positions, if a token's place counts by its distance to others alone. It defines `embed_source`, and
+    source_bias where scores have a bias.
     """
 
     source_field: str | None = None
-    target_field: str | None = None
     relative_positions = False
 
-    def __init__(self, config: Any, encoder: Stack, decoder: Stack) -> None:
+    def __init__(self, config: Any, encoder: Stack) -> None:
         super().__init__(config)
         self.encoder = encoder
-        self.decoder = decoder
+
+    def embed_source(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Packed ids and positions (T,) -> the encoder's input (T, h)."""
+        raise NotImplementedError(f"{type(self).__name__} has no embed_source()")
+
+    def source_bias(self, length: int) -> np.ndarray | None:
+        """functional.varlen_attention's relative_bias of the encoder's rows, the longest of which has `length`."""
+        return None
+
+    def encode(
+        self,
+        input_ids: np.ndarray,
+        attention_mask: np.ndarray | None = None,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+    ) -> BaseModelOutput:
+        """The encoder alone: input_ids (B, L) -> last_hidden_state (B, L, h); see `forward`."""
+        return self._encode(input_ids, attention_mask, output_attentions, output_hidden_states).output()
+
+    def _encode(self, input_ids, attention_mask, output_attentions=False, output_hidden_states=False) -> _Encoded:
+        ids = self._checked("input_ids", input_ids, self.config.vocab_size, self.source_field)
+        packing = self._packing("attention_mask", attention_mask, ids.shape)
+        hidden = self.embed_source(packing.pack(ids), packing.positions)
+        return self._run_encoder(hidden, packing, output_attentions, output_hidden_states)
+
+    def _run_encoder(self, hidden, packing: Packing, output_attentions: bool, output_hidden_states: bool) -> _Encoded:
+        bias, scale = self.source_bias(packing.longest), self.encoder.shape.scale
+        if bias is None and not output_attentions and not output_hidden_states:
+            return _Encoded(self.encoder.encode(hidden, packing.cu_seqlens), packing)
+        attend = PackedAttention(packing, packing, relative_bias=bias, scale=scale, collect=output_attentions)
+        collected = [] if output_hidden_states else None
+        states = self.encoder(hidden, lambda _: attend, collect=collected)
+        return _Encoded(states, packing, _padded(packing, collected), _tuple(attend.weights))
+
+    def _checked(self, name: str, ids, vocab: int, field: str | None) -> np.ndarray:
+        if ids is None:
+            raise ValueError(f"{name} is None; needed: integers (B, L)")
+        ids = integers(name, ids, vocab)
+        limit = self._limit(field)
+        if ids.ndim != 2 or ids.shape[1] == 0:
+            raise ValueError(f"{name} has shape {ids.shape}; needed: (B, L) with L >= 1")
+        if limit is not None and ids.shape[1] > limit:
+            raise ValueError(f"{name} has shape {ids.shape}; needed: L <= {field}={limit}")
+        return ids
+
+    def _limit(self, field: str | None) -> int | None:
+        return None if field is None else getattr(self.config, field)
+
+    def _packing(self, name: str, mask, shape: tuple[int, int]) -> Packing:
+        tokens = token_mask(mask, shape)
+        if self.relative_positions and not tokens.all():
+            # Distances are counted between packed rows.
+            edges = np.diff(np.pad(tokens, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+            if ((edges == 1).sum(axis=1) > 1).any():
+                row = int(np.argmax((edges == 1).sum(axis=1) > 1))
+                raise ValueError(f"{name} has a gap in row {row}; needed: padding before or after a row's tokens")
+        return Packing(tokens)
+
+
+class EncoderDecoder(SourceEncoder):
+    """An encoder, and a decoder that attends to it.
+
+    Beyond what a SourceEncoder has, a family sets `target_field`, the limit of decoder_input_ids, and defines
+    `embed_target`, and target_bias where scores have a bias.
+    """
+
+    target_field: str | None = None
+
+    def __init__(self, config: Any, encoder: Stack, decoder: Stack) -> None:
+        super().__init__(config, encoder)
+        self.decoder = decoder.expect_few_rows()
 
     # ------------------------------------------------------------------------------------------------------------------
     # What a family defines
@@ -62,17 +132,9 @@ class EncoderDecoder(PretrainedModel):
         """The number of tokens that the decoder knows."""
         return config.vocab_size
 
-    def embed_source(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """Packed ids and positions (T,) -> the encoder's input (T, h)."""
-        raise NotImplementedError(f"{type(self).__name__} has no embed_source()")
-
     def embed_target(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Packed ids and positions (T,) -> the decoder's input (T, h)."""
         raise NotImplementedError(f"{type(self).__name__} has no embed_target()")
-
-    def source_bias(self, length: int) -> np.ndarray | None:
-        """functional.varlen_attention's relative_bias of the encoder's rows, the longest of which has `length`."""
-        return None
 
     def target_bias(self, queries: int, past: int) -> np.ndarray | None:
         """The decoder's relative_bias for `queries` tokens after `past` others."""
@@ -84,16 +146,6 @@ class EncoderDecoder(PretrainedModel):
 
     # ------------------------------------------------------------------------------------------------------------------
     # Calls
-
-    def encode(
-        self,
-        input_ids: np.ndarray,
-        attention_mask: np.ndarray | None = None,
-        output_attentions: bool = False,
-        output_hidden_states: bool = False,
-    ) -> BaseModelOutput:
-        """The encoder alone: input_ids (B, L) -> last_hidden_state (B, L, h); see `forward`."""
-        return self._encode(input_ids, attention_mask, output_attentions, output_hidden_states).output()
 
     def forward(
         self,
@@ -131,21 +183,6 @@ class EncoderDecoder(PretrainedModel):
         if encoder_outputs is None:
             return self._encode(input_ids, attention_mask, *collect)
         return self._given(encoder_outputs, attention_mask)
-
-    def _encode(self, input_ids, attention_mask, output_attentions=False, output_hidden_states=False) -> _Encoded:
-        ids = self._checked("input_ids", input_ids, self.config.vocab_size, self.source_field)
-        packing = self._packing("attention_mask", attention_mask, ids.shape)
-        hidden = self.embed_source(packing.pack(ids), packing.positions)
-        return self._run_encoder(hidden, packing, output_attentions, output_hidden_states)
-
-    def _run_encoder(self, hidden, packing: Packing, output_attentions: bool, output_hidden_states: bool) -> _Encoded:
-        bias, scale = self.source_bias(packing.longest), self.encoder.shape.scale
-        if bias is None and not output_attentions and not output_hidden_states:
-            return _Encoded(self.encoder.encode(hidden, packing.cu_seqlens), packing)
-        attend = PackedAttention(packing, packing, relative_bias=bias, scale=scale, collect=output_attentions)
-        collected = [] if output_hidden_states else None
-        states = self.encoder(hidden, lambda _: attend, collect=collected)
-        return _Encoded(states, packing, _padded(packing, collected), _tuple(attend.weights))
 
     def _given(self, encoder_outputs: Any, attention_mask) -> _Encoded:
         """What a caller passes as encoder_outputs."""
@@ -219,30 +256,6 @@ class EncoderDecoder(PretrainedModel):
             )
         return ids
 
-    def _checked(self, name: str, ids, vocab: int, field: str | None) -> np.ndarray:
-        if ids is None:
-            raise ValueError(f"{name} is None; needed: integers (B, L)")
-        ids = integers(name, ids, vocab)
-        limit = self._limit(field)
-        if ids.ndim != 2 or ids.shape[1] == 0:
-            raise ValueError(f"{name} has shape {ids.shape}; needed: (B, L) with L >= 1")
-        if limit is not None and ids.shape[1] > limit:
-            raise ValueError(f"{name} has shape {ids.shape}; needed: L <= {field}={limit}")
-        return ids
-
-    def _limit(self, field: str | None) -> int | None:
-        return None if field is None else getattr(self.config, field)
-
-    def _packing(self, name: str, mask, shape: tuple[int, int]) -> Packing:
-        tokens = token_mask(mask, shape)
-        if self.relative_positions and not tokens.all():
-            # Distances are counted between packed rows.
-            edges = np.diff(np.pad(tokens, ((0, 0), (1, 1))).astype(np.int8), axis=1)
-            if ((edges == 1).sum(axis=1) > 1).any():
-                row = int(np.argmax((edges == 1).sum(axis=1) > 1))
-                raise ValueError(f"{name} has a gap in row {row}; needed: padding before or after a row's tokens")
-        return Packing(tokens)
-
 
 class ConditionalGeneration(GenerationMixin, PretrainedModel):
     """An EncoderDecoder (`model_class`) as `model`, and the layer that scores the next token.
@@ -261,7 +274,7 @@ class ConditionalGeneration(GenerationMixin, PretrainedModel):
         super().__init__(config)
         self.model = self.model_class(config)
         vocab = self.model.vocab(self.config)
-        self.lm_head = Linear(self.model.decoder.shape.width, vocab, bias=False)
+        self.lm_head = Linear(self.model.decoder.shape.width, vocab, bias=False).expect_few_rows()
         bias = self.has_logits_bias if logits_bias is None else logits_bias
         self.register_parameter("final_logits_bias", (vocab,) if bias else None, init.zeros)
 

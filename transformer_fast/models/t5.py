@@ -15,7 +15,14 @@ import numpy as np
 
 from transformer_fast.models.base import Source
 from transformer_fast.models.config import ACTIVATIONS, Index, check_fields
-from transformer_fast.models.seq2seq import ConditionalGeneration, EncoderDecoder, attention_sources, embedding_sources
+from transformer_fast.models.output import BaseModelOutput
+from transformer_fast.models.seq2seq import (
+    ConditionalGeneration,
+    EncoderDecoder,
+    SourceEncoder,
+    attention_sources,
+    embedding_sources,
+)
 from transformer_fast.models.seq2seq_blocks import BlockShape, Stack
 from transformer_fast.nn import Embedding, RelativePositionBias
 
@@ -98,7 +105,56 @@ class MT5Config(T5Config):
     decoder_start_token_id: Index | None = 0
 
 
-class T5Model(EncoderDecoder):
+class _Encoding(SourceEncoder):
+    """What T5Model and T5EncoderModel have in common; they hold encoder_embeddings and encoder_bias."""
+
+    relative_positions = True
+
+    def embed_source(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Packed ids (T,) -> (T, h)."""
+        return self.encoder_embeddings(ids)
+
+    def source_bias(self, length: int) -> np.ndarray:
+        """(H, 2 length - 1): the bias of the distances from -(length - 1) to length - 1."""
+        return self.encoder_bias.table(length, length)
+
+
+class T5EncoderModel(_Encoding):
+    """The encoder alone, of a file that may hold the decoder too. Padding as in `T5Model`.
+
+    Example:
+        >>> model = T5EncoderModel.from_pretrained("t5-small")                                        # doctest: +SKIP
+        >>> model(input_ids).last_hidden_state.shape                                                  # doctest: +SKIP
+        (1, 3, 512)
+    """
+
+    config_class = T5Config
+    model_types = ("t5",)
+    neutral = {"is_decoder": (False, None), "quantization_config": (None,)}
+    ignored = ("shared.", "decoder.", "lm_head.")
+    stacks = {"encoder.block.": "num_layers"}
+
+    def __init__(self, config: T5Config) -> None:
+        super().__init__(config, Stack(_shape(config), config.num_layers))
+        self.encoder_embeddings = Embedding(config.vocab_size, config.d_model)
+        self.encoder_bias = _bias(config, bidirectional=True)
+
+    @classmethod
+    def sources(cls, config: T5Config, names: Collection[str]) -> dict[str, Source]:
+        return T5Model.sources(config, names)
+
+    def forward(
+        self,
+        input_ids: np.ndarray,
+        attention_mask: np.ndarray | None = None,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+    ) -> BaseModelOutput:
+        """As transformers' model: integers (B, L) -> last_hidden_state (B, L, h), 0 where the mask is 0."""
+        return self.encode(input_ids, attention_mask, output_attentions, output_hidden_states)
+
+
+class T5Model(_Encoding, EncoderDecoder):
     """The encoder and the decoder, without a head.
 
     Padding stands before or after a row's tokens, not between them: distances are counted between packed tokens.
@@ -125,29 +181,15 @@ class T5Model(EncoderDecoder):
         "qa_outputs.",
     )
     stacks = {"encoder.block.": "num_layers", "decoder.block.": "num_decoder_layers"}
-    relative_positions = True
 
     def __init__(self, config: T5Config) -> None:
-        shape = BlockShape(
-            config.d_model,
-            config.num_heads,
-            config.d_kv,
-            config.d_ff,
-            config.activation,
-            config.layer_norm_epsilon,
-            rms=True,
-            norm_first=True,
-            bias=False,
-            gated=config.gated,
-            scale=1.0,
-        )
+        shape = _shape(config)
         encoder, decoder = Stack(shape, config.num_layers), Stack(shape, config.num_decoder_layers, cross=True)
         super().__init__(config, encoder, decoder)
         self.encoder_embeddings = Embedding(config.vocab_size, config.d_model)
         self.decoder_embeddings = Embedding(config.vocab_size, config.d_model)
-        buckets = config.relative_attention_num_buckets, config.relative_attention_max_distance, config.num_heads
-        self.encoder_bias = RelativePositionBias(*buckets)
-        self.decoder_bias = RelativePositionBias(*buckets, bidirectional=False)
+        self.encoder_bias = _bias(config, bidirectional=True)
+        self.decoder_bias = _bias(config, bidirectional=False)
 
     @classmethod
     def sources(cls, config: T5Config, names: Collection[str]) -> dict[str, Source]:
@@ -160,17 +202,9 @@ class T5Model(EncoderDecoder):
                 sources |= _layer_sources(f"{stack}.layers.{i}", f"{stack}.block.{i}.layer", _PARTS[stack], config)
         return sources
 
-    def embed_source(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """Packed ids (T,) -> (T, h)."""
-        return self.encoder_embeddings(ids)
-
     def embed_target(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Packed ids (T,) -> (T, h)."""
         return self.decoder_embeddings(ids)
-
-    def source_bias(self, length: int) -> np.ndarray:
-        """(H, 2 length - 1): the bias of the distances from -(length - 1) to length - 1."""
-        return self.encoder_bias.table(length, length)
 
     def target_bias(self, queries: int, past: int) -> np.ndarray:
         """(H, 2 queries + past - 1): the bias of the distances from -(queries + past - 1) to queries - 1."""
@@ -212,6 +246,27 @@ class MT5ForConditionalGeneration(T5ForConditionalGeneration):
     model_class = MT5Model
     config_class = MT5Config
     model_types = MT5Model.model_types
+
+
+def _shape(config: T5Config) -> BlockShape:
+    return BlockShape(
+        config.d_model,
+        config.num_heads,
+        config.d_kv,
+        config.d_ff,
+        config.activation,
+        config.layer_norm_epsilon,
+        rms=True,
+        norm_first=True,
+        bias=False,
+        gated=config.gated,
+        scale=1.0,
+    )
+
+
+def _bias(config: T5Config, bidirectional: bool) -> RelativePositionBias:
+    buckets = config.relative_attention_num_buckets, config.relative_attention_max_distance
+    return RelativePositionBias(*buckets, config.num_heads, bidirectional)
 
 
 def _layer_sources(ours: str, theirs: str, parts: Mapping[str, tuple[int, str]], config: T5Config) -> dict[str, Source]:

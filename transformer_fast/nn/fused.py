@@ -20,8 +20,7 @@ class FusedLinear(Module):
     """[x W1^T + b1, x W2^T + b2, ...] side by side; parameters <part>_weight (n, in_features) and <part>_bias (n,).
 
     parts: name -> number of outputs, in the order of the result. bias: of all parts, of none, or the names of those
-    that have one. few_rows: how the weight is packed, see `functional.pack_weight`. Fresh parameters are those of
-    `Linear`.
+    that have one. Fresh parameters are those of `Linear`.
 
     Raises:
         ValueError: there is no part.
@@ -33,14 +32,7 @@ class FusedLinear(Module):
         (3, 16)
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        parts: Mapping[str, int],
-        bias: bool | Collection[str] = True,
-        *,
-        few_rows: bool = False,
-    ) -> None:
+    def __init__(self, in_features: int, parts: Mapping[str, int], bias: bool | Collection[str] = True) -> None:
         super().__init__()
         if not parts:
             raise ValueError("parts is empty; needed: at least one name with its number of outputs")
@@ -51,7 +43,7 @@ class FusedLinear(Module):
         for name, n in parts.items():
             self.register_parameter(f"{name}_weight", (n, in_features), init.uniform(in_features))
             self.register_parameter(f"{name}_bias", (n,) if name in biased else None, init.uniform(in_features))
-        self._pack = _Pack(few_rows)
+        self._pack = _Pack()
 
     def forward(self, input: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
         """(..., in_features) -> (..., out_features)."""
@@ -72,8 +64,7 @@ class FusedLinear(Module):
 class _Pack:
     """The packed weight and the whole bias, made when first asked for, and again if a part or the ISA has changed."""
 
-    def __init__(self, few_rows: bool) -> None:
-        self._few_rows = few_rows
+    def __init__(self) -> None:
         self._sources: list[np.ndarray] = []
         self._made: tuple[Any, np.ndarray | None] | None = None
 
@@ -89,9 +80,9 @@ class _Pack:
             if any(part is not None for part in biases):
                 zeros = (np.zeros(n, np.float32) for n in module.parts.values())
                 bias = np.concatenate([z if part is None else part for z, part in zip(zeros, biases, strict=True)])
-            self._made = F.pack_weight(np.concatenate(weights), few_rows=self._few_rows), bias
+            self._made = F.pack_weight(np.concatenate(weights), few_rows=module.few_rows), bias
             self._sources = list(parameters.values())
         return self._made
 
-    def __reduce__(self) -> tuple[type, tuple[bool]]:
-        return _Pack, (self._few_rows,)  # packed weights belong to this process and ISA
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return _Pack, ()  # packed weights belong to this process and ISA

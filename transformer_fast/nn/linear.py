@@ -18,28 +18,29 @@ from transformer_fast.nn.module import Module
 class PackedRows:
     """The packed forms of ranges of rows of one weight; each is made when it is first asked for."""
 
-    def __init__(self, few_rows: bool = False) -> None:
-        self._few_rows = few_rows
+    def __init__(self) -> None:
         self._packs: dict[tuple[int, int], tuple[np.ndarray, Any]] = {}
 
-    def get(self, weight: np.ndarray, first: int, last: int) -> Any:
-        """`weight[first:last]`, packed for the current ISA. `weight` must never change in place."""
+    def get(self, weight: np.ndarray, first: int, last: int, *, few_rows: bool = False) -> Any:
+        """`weight[first:last]`, packed for the current ISA.
+
+        `weight` must never change in place; few_rows is the same in all calls (see `Module.expect_few_rows`).
+        """
         source, packed = self._packs.get((first, last), (None, None))
         if source is not weight or packed.isa != F.get_isa():
-            packed = F.pack_weight(weight[first:last], few_rows=self._few_rows)
+            packed = F.pack_weight(weight[first:last], few_rows=few_rows)
             self._packs[first, last] = weight, packed
         return packed
 
-    def __reduce__(self) -> tuple[type, tuple[bool]]:
+    def __reduce__(self) -> tuple[type, tuple[()]]:
         # Packed forms belong to this process and ISA: copies and pickles start anew.
-        return PackedRows, (self._few_rows,)
+        return PackedRows, ()
 
 
 class Linear(Module):
     """y = x W^T + b, as torch.nn.Linear: weight (out_features, in_features), bias (out_features,) or None.
 
-    few_rows (our own): how the weight is packed, see `functional.pack_weight`; decoders set it. Fresh weights and
-    biases are U(-1/sqrt(in_features), 1/sqrt(in_features)).
+    Fresh weights and biases are U(-1/sqrt(in_features), 1/sqrt(in_features)).
 
     Example:
         >>> linear = nn.Linear(3, 2)
@@ -49,13 +50,13 @@ class Linear(Module):
         array([[ 6., 16.]], dtype=float32)
     """
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = True, *, few_rows: bool = False) -> None:
+    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         super().__init__()
         self.in_features = in_features
         self.out_features = out_features
         self.register_parameter("weight", (out_features, in_features), init.uniform(in_features))
         self.register_parameter("bias", (out_features,) if bias else None, init.uniform(in_features))
-        self._packs = PackedRows(few_rows)
+        self._packs = PackedRows()
 
     def forward(
         self,
@@ -70,7 +71,7 @@ class Linear(Module):
 
     def packed(self) -> Any:
         """The weight, packed for the instruction set in force."""
-        return self._packs.get(self.weight, 0, self.out_features)
+        return self._packs.get(self.weight, 0, self.out_features, few_rows=self.few_rows)
 
     def _loaded(self) -> None:
         self.packed()

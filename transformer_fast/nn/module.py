@@ -40,6 +40,8 @@ class Module:
         ['linear.weight', 'linear.bias']
     """
 
+    few_rows = False  # what expect_few_rows sets
+
     def __init__(self) -> None:
         self.__dict__["_parameters"] = {}
         self.__dict__["_modules"] = {}
@@ -113,6 +115,16 @@ class Module:
 
     def _loaded(self) -> None:
         """Called when own parameters have been loaded: the place to prepare what the first call would have to."""
+
+    def expect_few_rows(self) -> Module:
+        """Tells this module and all its parts that they will see a few dozen rows at a time at most.
+
+        A decoder that writes token by token is such a case. Weights are packed for that (see `functional.pack_weight`);
+        called before parameters are loaded. Returns the module.
+        """
+        for _, part in self.named_modules():
+            part.few_rows = True
+        return self
 
     def eval(self) -> Module:
         """Returns the module itself: it only ever runs inference. (For code that was written for torch.)"""

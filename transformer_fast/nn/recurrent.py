@@ -8,6 +8,7 @@ cell becomes a subclass of `_Recurrent` with its function.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -66,8 +67,7 @@ class _Recurrent(Module):
                     name = f"{name}_l{layer}{direction}"
                     self.register_parameter(name, shape, draw)
                     if name.startswith("weight"):
-                        # A step multiplies the batch alone by what is recurrent.
-                        self._packs[name] = PackedRows(few_rows=not name.startswith("weight_ih"))
+                        self._packs[name] = PackedRows()
 
     @property
     def state_size(self) -> int:
@@ -77,7 +77,12 @@ class _Recurrent(Module):
     def _packed(self, name: str, layer: int) -> tuple:
         """The packed weight of each direction."""
         names = [f"{name}_l{layer}{direction}" for direction in self._directions]
-        return tuple(self._packs[n].get(self._parameters[n], 0, len(self._parameters[n])) for n in names)
+        return tuple(self._packed_weight(n) for n in names)
+
+    def _packed_weight(self, name: str) -> Any:
+        # A step multiplies the batch alone by what is recurrent, and all steps together are multiplied by the rest.
+        weight = self._parameters[name]
+        return self._packs[name].get(weight, 0, len(weight), few_rows=not name.startswith("weight_ih"))
 
     def _bias(self, name: str, layer: int) -> np.ndarray | None:
         biases = [self._parameters[f"{name}_l{layer}{direction}"] for direction in self._directions]
@@ -125,8 +130,8 @@ class _Recurrent(Module):
         return state
 
     def _loaded(self) -> None:
-        for name, packs in self._packs.items():
-            packs.get(self._parameters[name], 0, len(self._parameters[name]))
+        for name in self._packs:
+            self._packed_weight(name)
 
     def extra_repr(self) -> str:
         options = f"num_layers={self.num_layers}, batch_first={self.batch_first}, bidirectional={self.bidirectional}"

@@ -68,7 +68,6 @@ class TransformerEncoderLayer(Module):
         Raises:
             ValueError, TypeError: shapes or types do not fit.
         """
-        src_mask, is_causal = split_causal(src_mask, is_causal)
 
         def attention(x: np.ndarray, residual: np.ndarray) -> np.ndarray:
             return self.self_attn._attend(x, x, x, src_key_padding_mask, src_mask, is_causal, residual=residual)[0]

@@ -72,8 +72,6 @@ class TransformerDecoderLayer(Module):
         Raises:
             ValueError, TypeError: shapes or types do not fit.
         """
-        tgt_mask, tgt_is_causal = split_causal(tgt_mask, tgt_is_causal)
-        memory_mask, memory_is_causal = split_causal(memory_mask, memory_is_causal)
 
         def attention(x: np.ndarray, residual: np.ndarray) -> np.ndarray:
             return self.self_attn._attend(x, x, x, tgt_key_padding_mask, tgt_mask, tgt_is_causal, residual=residual)[0]

@@ -191,8 +191,8 @@ class MultiheadAttention(Module):
         """The packed rows that make the projections from `first` to before `last`."""
         E, names = self.embed_dim, self._projections
         if len(names) == 1:
-            return self._packs[names[0]].get(self.in_proj_weight, first * E, last * E)
-        return self._packs[names[first]].get(getattr(self, names[first]), 0, E)
+            return self._packs[names[0]].get(self.in_proj_weight, first * E, last * E, few_rows=self.few_rows)
+        return self._packs[names[first]].get(getattr(self, names[first]), 0, E, few_rows=self.few_rows)
 
     def _heads(self, projected: np.ndarray, axis: int) -> np.ndarray:
         """(B, L, E) or (L, B, E), L on `axis` -> a view (B, H, L, D)."""

@@ -1,0 +1,54 @@
+"""Pipelines: from what a user has (texts, pictures, sound) to what a user wants, by one call of a folder's model.
+
+Each is one class in one file, made by `from_pretrained(folder)` and called with one input or a list of them; the
+results come in the order of the inputs. What several texts of different lengths have in common, batches and checks,
+stands in texts.py; labels and their scores in labels.py. A new pipeline is one more file and one more line here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformer_fast.checkpoint import find_folder, read_json_object
+from transformer_fast.pipelines.fill_mask import FillMask
+from transformer_fast.pipelines.image_classifier import ImageClassifier
+from transformer_fast.pipelines.image_text import ImageTextSimilarity
+from transformer_fast.pipelines.question_answerer import QuestionAnswerer
+from transformer_fast.pipelines.text_classifier import TextClassifier
+from transformer_fast.pipelines.text_to_text import Summariser, Translator
+from transformer_fast.pipelines.token_tagger import TokenTagger
+from transformer_fast.pipelines.transcriber import Transcriber
+
+__all__ = [
+    "FillMask",
+    "ImageClassifier",
+    "ImageTextSimilarity",
+    "QuestionAnswerer",
+    "Summariser",
+    "TextClassifier",
+    "TokenTagger",
+    "Transcriber",
+    "Translator",
+    "load_classifier",
+]
+
+_IMAGE_TYPES = ("vit", "deit")
+
+
+def load_classifier(path_or_hub_id: str | Path, **hub: Any) -> ImageClassifier | TextClassifier:
+    """The classifier that a folder's model is for: of pictures where it is a ViT or DeiT, else of texts.
+
+    hub: as in `load_model`.
+
+    Raises:
+        CheckpointError: as `from_pretrained` of both.
+
+    Example:
+        >>> classify = load_classifier("distilbert-base-uncased-finetuned-sst-2-english")             # doctest: +SKIP
+        >>> classify("What a day!")                                                                   # doctest: +SKIP
+        {'label': 'POSITIVE', 'score': 0.99}
+    """
+    folder = find_folder(path_or_hub_id, **hub)
+    seeing = read_json_object(folder / "config.json").get("model_type") in _IMAGE_TYPES
+    return (ImageClassifier if seeing else TextClassifier).from_pretrained(folder)

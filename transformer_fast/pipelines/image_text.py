@@ -1,0 +1,95 @@
+"""`ImageTextSimilarity`: which text belongs to which picture? CLIP's two towers behind one call.
+
+Users and `transformer-fast similarity` come here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from transformer_fast import functional as F
+from transformer_fast.checkpoint import CheckpointError, find_folder
+from transformer_fast.models import PretrainedModel, load_model
+from transformer_fast.models.clip import CLIPModel
+from transformer_fast.pipelines.pictures import in_batches, several_pictures
+from transformer_fast.pipelines.texts import batches, several
+from transformer_fast.tokenization import TokenizerFiles, encoded_batch, read_tokenizer
+from transformer_fast.vision import ImageProcessor
+
+
+class ImageTextSimilarity:
+    """Pictures and texts as vectors of one space, and how well they fit.
+
+    Attributes:
+        model: the CLIPModel.
+        processor: the `vision.ImageProcessor`.
+
+    Example:
+        >>> from transformer_fast.pipelines import ImageTextSimilarity
+        >>> clip = ImageTextSimilarity.from_pretrained("openai/clip-vit-base-patch32")                # doctest: +SKIP
+        >>> clip(["cat.jpg"], ["a photo of a cat", "a photo of a dog"]).round(2)                      # doctest: +SKIP
+        array([[0.99, 0.01]], dtype=float32)
+    """
+
+    def __init__(self, model: PretrainedModel, files: TokenizerFiles, processor: ImageProcessor) -> None:
+        self.model = model
+        self.processor = processor
+        most = model.config.text_config.max_position_embeddings
+        self._tokenizer = files.tokenizer
+        self._tokenizer.enable_truncation(min(files.max_length or most, most), direction=files.truncation_side)
+
+    @classmethod
+    def from_pretrained(cls, path_or_hub_id: str | Path, **hub: Any) -> ImageTextSimilarity:
+        """The model, tokenizer and image processor of a CLIP folder (hub: as in `load_model`).
+
+        Raises:
+            CheckpointError: there is no such folder, a file is malformed, or the model is one of another kind.
+        """
+        folder = find_folder(path_or_hub_id, **hub)
+        model = load_model(folder)
+        if not isinstance(model, CLIPModel):
+            raise CheckpointError(f"{folder}: holds a {type(model).__name__}; ImageTextSimilarity needs a CLIPModel")
+        return cls(model, read_tokenizer(folder), ImageProcessor.from_pretrained(folder))
+
+    def __call__(self, images: Any, texts: str | list[str]) -> np.ndarray:
+        """(images, texts): for each picture, how probable each of the texts is, as if it had to be one of them.
+
+        Raises:
+            TypeError, ValueError: an argument is of a wrong kind, or empty.
+            OSError: a picture's file cannot be read.
+        """
+        return self.compare(images, texts)[1]
+
+    def compare(self, images: Any, texts: str | list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """The cosines between pictures and texts, (images, texts), -1 to 1; and the result of calling this."""
+        cosines = F.linear(self.encode_images(images), self.encode_texts(texts))
+        return cosines, F.softmax(cosines * np.exp(self.model.logit_scale))
+
+    def encode_images(self, images: Any) -> np.ndarray:
+        """(N, dim): a vector of length 1 for each picture: paths, PIL images or uint8 arrays, one or several."""
+        pictures, _ = several_pictures(images)
+        rows = in_batches(pictures, lambda some: self.model.get_image_features(**self.processor(some)))
+        return _normalized(np.concatenate(rows))
+
+    def encode_texts(self, texts: str | list[str]) -> np.ndarray:
+        """(N, dim): a vector of length 1 for each text. What is longer than the model takes is cut off."""
+        inputs = several("texts", texts)
+        if not inputs:
+            raise ValueError("texts is empty; needed: at least one text")
+        encodings = encoded_batch(self._tokenizer, inputs)
+        rows = np.empty((len(inputs), self.model.config.projection_dim), np.float32)
+        for indices in batches([len(encoding) for encoding in encodings]):
+            longest = max(len(encodings[i]) for i in indices)
+            ids, mask = (np.zeros((len(indices), longest), np.int64) for _ in range(2))
+            for row, i in enumerate(indices):
+                ids[row, : len(encodings[i])] = encodings[i].ids
+                mask[row, : len(encodings[i])] = 1
+            rows[indices] = self.model.get_text_features(ids, mask)
+        return _normalized(rows)
+
+
+def _normalized(rows: np.ndarray) -> np.ndarray:
+    return rows / np.sqrt(np.add.reduce(rows * rows, axis=1, keepdims=True))

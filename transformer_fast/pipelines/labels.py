@@ -1,0 +1,54 @@
+"""Labels and their scores: what `TextClassifier` and `ImageClassifier` make of logits, as transformers' pipelines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from transformer_fast import functional as F
+from transformer_fast.checkpoint import CheckpointError, read_json_object
+
+_PROBLEMS = (None, "regression", "single_label_classification", "multi_label_classification")
+FUNCTIONS = ("softmax", "sigmoid", "none")
+
+
+def function_of(folder: Path, count: int) -> str:
+    """How logits of `count` labels become scores: "softmax", "sigmoid" or "none", by problem_type in config.json.
+
+    Raises:
+        CheckpointError: problem_type is not known.
+    """
+    source = folder / "config.json"
+    problem = read_json_object(source).get("problem_type")
+    if problem not in _PROBLEMS:
+        raise CheckpointError(f"{source}: problem_type is {problem!r}; supported: {', '.join(map(str, _PROBLEMS))}")
+    if problem == "regression":
+        return "none"
+    return "sigmoid" if problem == "multi_label_classification" or count == 1 else "softmax"
+
+
+def scores(logits: np.ndarray, function: str) -> np.ndarray:
+    """logits (B, n) -> scores (B, n).
+
+    Raises:
+        ValueError: the function is none of FUNCTIONS.
+    """
+    if function not in FUNCTIONS:
+        raise ValueError(f"function_to_apply is {function!r}; needed: one of {', '.join(FUNCTIONS)}")
+    if function == "softmax":
+        return F.softmax(logits)
+    # 1 / (1 + exp(-x)), written so that nothing overflows.
+    return (1 + F.tanh(logits / 2)) / 2 if function == "sigmoid" else logits
+
+
+def ranked(scores: np.ndarray, names: tuple[str, ...], top_k: int | None) -> list[dict[str, Any]]:
+    """The top_k labels (None: all) of scores (n,), as {"label", "score"}, the highest first."""
+    order = np.argsort(-scores, kind="stable")[:top_k]
+    return [{"label": names[i], "score": float(scores[i])} for i in order]
+
+
+def check_top_k(top_k: Any) -> None:
+    if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, (int, np.integer)) or top_k < 1):
+        raise ValueError(f"top_k is {top_k!r}; needed: an integer >= 1, or None for all")

@@ -1,0 +1,129 @@
+"""`Summariser` and `Translator`: texts in, other texts out, by encoder-decoder models (BART, T5, Marian, ...).
+
+What such a model needs for a task (words before the text, options of the search) stands in its config.json under
+task_specific_params; see `TextToText`. A new task is one more class with a `_task`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+from transformer_fast.checkpoint import CheckpointError, find_folder, read_json_object
+from transformer_fast.models import PretrainedModel, load_model
+from transformer_fast.models.seq2seq import ConditionalGeneration
+from transformer_fast.models.whisper import WhisperForConditionalGeneration
+from transformer_fast.pipelines.texts import TextPipeline, is_single, several
+from transformer_fast.tokenization import TokenizerFiles, read_tokenizer
+
+Pipeline = TypeVar("Pipeline", bound="TextToText")
+
+
+class TextToText(TextPipeline):
+    """A model that writes texts, with what it needs for its task.
+
+    Attributes:
+        prefix: what is put before each text.
+        options: options of `model.generate` for the task; those of a call come before them.
+    """
+
+    model_class = ConditionalGeneration
+
+    def __init__(self, model: PretrainedModel, files: TokenizerFiles, prefix: str = "", options=None) -> None:
+        super().__init__(model, files)
+        self.prefix = prefix
+        self.options = dict(options or {})
+
+    @classmethod
+    def _from_task(cls: type[Pipeline], path_or_hub_id: str | Path, task: str | None, hub: dict[str, Any]) -> Pipeline:
+        folder = find_folder(path_or_hub_id, **hub)
+        model = load_model(folder)
+        if not isinstance(model, cls.model_class) or isinstance(model, WhisperForConditionalGeneration):
+            raise CheckpointError(
+                f"{folder}: holds a {type(model).__name__}; {cls.__name__} needs an encoder-decoder that writes texts"
+            )
+        source = folder / "config.json"
+        tasks = read_json_object(source).get("task_specific_params") or {}
+        options = tasks.get(task, {}) if isinstance(tasks, dict) else None
+        if not isinstance(options, dict):
+            raise CheckpointError(f"{source}: task_specific_params is {tasks!r}; needed: an object of objects")
+        options = dict(options)
+        return cls(model, read_tokenizer(folder), options.pop("prefix", ""), options)
+
+    def _model_limit(self) -> int | None:
+        field = self.model.model_class.source_field
+        return None if field is None else getattr(self.model.config, field)
+
+    def __call__(self, texts, *, truncation: bool = True, **options: Any) -> Any:
+        """What the model makes of one text, a string, or of each of several.
+
+        texts: a string or a list of strings. truncation: cut off what the model cannot take. options: those of
+        `model.generate` (max_new_tokens, num_beams, do_sample, ...), except num_return_sequences.
+
+        Raises:
+            TypeError: a text is no string.
+            ValueError: another argument is out of range, or a text is too long with truncation=False.
+        """
+        if "num_return_sequences" in options:
+            raise ValueError("num_return_sequences is given; needed: one result a text, without it")
+        inputs = several("texts", texts)
+        encodings = self._encodings([self.prefix + text for text in inputs], truncation=truncation)
+        results: list[Any] = [None] * len(inputs)
+        for indices, arguments in self._batches(encodings):
+            ids = self.model.generate(**arguments, **{**self.options, **options})
+            for i, row in zip(indices, ids, strict=True):
+                results[i] = self.files.tokenizer.decode(row.tolist(), skip_special_tokens=True).strip()
+        return results[0] if is_single(texts) else results
+
+
+class Summariser(TextToText):
+    """Long texts in, short ones out.
+
+    Example:
+        >>> from transformer_fast.pipelines import Summariser
+        >>> summarise = Summariser.from_pretrained("sshleifer/distilbart-cnn-12-6")                   # doctest: +SKIP
+        >>> summarise(open("article.txt").read(), max_new_tokens=60)                                  # doctest: +SKIP
+        'The city council has voted to ...'
+    """
+
+    @classmethod
+    def from_pretrained(cls, path_or_hub_id: str | Path, **hub: Any) -> Summariser:
+        """The summariser of a model folder, or of a model on the Hugging Face hub (hub: as in `load_model`).
+
+        Raises:
+            CheckpointError: there is no such folder, a file is malformed, or the model is one of another kind.
+        """
+        return cls._from_task(path_or_hub_id, "summarization", hub)
+
+
+class Translator(TextToText):
+    """Texts in one language in, the same in another out.
+
+    Example:
+        >>> from transformer_fast.pipelines import Translator
+        >>> translate = Translator.from_pretrained("t5-small", source="en", target="de")              # doctest: +SKIP
+        >>> translate("The house is wonderful.")                                                      # doctest: +SKIP
+        'Das Haus ist wunderbar.'
+    """
+
+    @classmethod
+    def from_pretrained(
+        cls, path_or_hub_id: str | Path, source: str | None = None, target: str | None = None, **hub: Any
+    ) -> Translator:
+        """The translator of a model folder, or of a model on the Hugging Face hub (hub: as in `load_model`).
+
+        source, target: languages ("en", "de") of a model for several, by which it has translation_en_to_de among its
+        task_specific_params. A model for one pair of languages (Marian) needs neither.
+
+        Raises:
+            CheckpointError: there is no such folder, a file is malformed, or the model is one of another kind.
+            ValueError: the model does not know the languages.
+        """
+        if (source is None) != (target is None):
+            raise ValueError(f"source is {source!r} and target {target!r}; needed: both or neither")
+        if source is None:
+            return cls._from_task(path_or_hub_id, None, hub)
+        folder, task = find_folder(path_or_hub_id, **hub), f"translation_{source}_to_{target}"
+        if task not in (read_json_object(folder / "config.json").get("task_specific_params") or {}):
+            raise ValueError(f"source is {source!r} and target {target!r}; {folder / 'config.json'} has no {task}")
+        return cls._from_task(folder, task, {})

@@ -1,0 +1,113 @@
+"""`Transcriber`: speech in, text out, by Whisper.
+
+A recording that is longer than the model hears at once (30 s) is cut where it is quietest, and the texts of the parts
+are joined; transformers steers its way through long recordings by timestamps instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from transformer_fast.audio import WhisperFeatureExtractor, read_wav
+from transformer_fast.checkpoint import CheckpointError, find_folder
+from transformer_fast.models import PretrainedModel, load_model
+from transformer_fast.models.whisper import WhisperForConditionalGeneration
+from transformer_fast.tokenization import TokenizerFiles, read_tokenizer
+
+# Segments that run together: each has 1,500 places in the encoder.
+_BATCH = 4
+# A cut is looked for in the last part of a segment, and is the middle of the quietest stretch of so many seconds.
+_SEARCHED, _STRETCH = 0.2, 0.2
+
+
+class Transcriber:
+    """WAV files, or samples, in; what is said in them out.
+
+    Attributes:
+        model: the WhisperForConditionalGeneration.
+        extractor: the `audio.WhisperFeatureExtractor`; extractor.sampling_rate is that of samples.
+
+    Example:
+        >>> from transformer_fast.pipelines import Transcriber
+        >>> transcribe = Transcriber.from_pretrained("openai/whisper-tiny")                           # doctest: +SKIP
+        >>> transcribe("speech.wav", language="en")                                                   # doctest: +SKIP
+        'Mr. Quilter is the apostle of the middle classes.'
+    """
+
+    def __init__(self, model: PretrainedModel, extractor: WhisperFeatureExtractor, files: TokenizerFiles) -> None:
+        self.model = model
+        self.extractor = extractor
+        self._tokenizer = files.tokenizer
+
+    @classmethod
+    def from_pretrained(cls, path_or_hub_id: str | Path, **hub: Any) -> Transcriber:
+        """The transcriber of a model folder, or of a model on the Hugging Face hub (hub: as in `load_model`).
+
+        Raises:
+            CheckpointError: there is no such folder, a file is malformed, or the model is one of another kind.
+        """
+        folder = find_folder(path_or_hub_id, **hub)
+        model = load_model(folder)
+        if not isinstance(model, WhisperForConditionalGeneration):
+            raise CheckpointError(f"{folder}: holds a {type(model).__name__}; Transcriber needs a Whisper model")
+        return cls(model, WhisperFeatureExtractor.from_pretrained(folder), read_tokenizer(folder))
+
+    def __call__(self, sounds: Any, *, language: str | None = None, task: str | None = None, **options: Any) -> Any:
+        """The text of one recording, a string, or of each of several.
+
+        Args:
+            sounds: the path of a WAV file, or samples (n,) at extractor.sampling_rate, mono; or a list of such.
+            language: such as "en"; by default the model hears it, segment by segment.
+            task: "transcribe" (default), or "translate" to English.
+            options: of `model.generate` (num_beams, ...).
+
+        Raises:
+            TypeError, ValueError: an argument is of a wrong kind or out of range.
+            OSError: a file cannot be read.
+        """
+        single = isinstance(sounds, (str, Path)) or (isinstance(sounds, np.ndarray) and sounds.ndim == 1)
+        if not single and (isinstance(sounds, (bytes, Mapping)) or not isinstance(sounds, Iterable)):
+            raise TypeError(f"sounds is a {type(sounds).__name__}; needed: a path, samples (n,), or a list of them")
+        recordings = [sounds] if single else list(sounds)
+        owners, segments = [], []
+        for i, sound in enumerate(recordings):
+            for segment in self._segments(self._samples(sound, i)):
+                owners.append(i)
+                segments.append(segment)
+        texts: list[list[str]] = [[] for _ in recordings]
+        for start in range(0, len(segments), _BATCH):
+            features = self.extractor(segments[start : start + _BATCH])
+            ids = self.model.generate(**features, language=language, task=task, **options)
+            for owner, row in zip(owners[start : start + _BATCH], ids, strict=True):
+                texts[owner].append(self._tokenizer.decode(row.tolist(), skip_special_tokens=True).strip())
+        joined = [" ".join(part for part in parts if part) for parts in texts]
+        return joined[0] if single else joined
+
+    def _samples(self, sound: Any, index: int) -> np.ndarray:
+        if isinstance(sound, (str, Path)):
+            return read_wav(sound, self.extractor.sampling_rate)
+        if not isinstance(sound, np.ndarray) or sound.ndim != 1 or sound.dtype.kind != "f":
+            what = f"shape {sound.shape} and dtype {sound.dtype}" if isinstance(sound, np.ndarray) else type(sound)
+            raise TypeError(f"sounds[{index}] has {what}; needed: a path, or samples (n,) from -1 to 1")
+        return sound.astype(np.float32, copy=False)
+
+    def _segments(self, samples: np.ndarray) -> list[np.ndarray]:
+        """Parts that the model hears at once; an empty recording is one of them."""
+        segments, most = [], self.extractor.n_samples
+        while len(samples) > most:
+            cut = _quietest(samples[:most], int(self.extractor.sampling_rate * _STRETCH))
+            segments.append(samples[:cut])
+            samples = samples[cut:]
+        return [*segments, samples]
+
+
+def _quietest(samples: np.ndarray, stretch: int) -> int:
+    """The middle of the quietest stretch in the last part of the samples."""
+    start = int(len(samples) * (1 - _SEARCHED))
+    power = np.cumsum(np.concatenate([[0.0], np.square(samples[start:], dtype=np.float64)]))
+    stretch = min(stretch, len(power) - 1)
+    return start + int(np.argmin(power[stretch:] - power[:-stretch])) + stretch // 2
