@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmarks import ROOT, attention, backends, claims, linear, models, plots, report
 from benchmarks.runner import Lane, Run
+from transformer_fast import functional
 
 # Question -> (module, peers that have an answer).
 _QUESTIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
@@ -55,20 +56,23 @@ def _arguments() -> argparse.Namespace:
     return options
 
 
-def _lanes(peers: tuple[str, ...], chosen: list[str], threads: int, avx2: bool) -> list[Lane]:
+def _lanes(peers: tuple[str, ...], chosen: list[str], threads: int, below: list[str]) -> list[Lane]:
+    """below: levels of ours that are measured beside the one in force, on one thread."""
     lanes = [Lane("ours", "ours", threads)]
     lanes += [Lane(name, name, threads) for name in peers if name in chosen]
     if threads > 1:
         lanes.append(Lane("ours, 1 thread", "ours", 1))
-    elif avx2:
-        lanes.append(Lane("ours, avx2", "ours", threads, isa="avx2"))
+    else:
+        lanes += [Lane(f"ours, {isa}", "ours", threads, isa=isa) for isa in below]
     return lanes
 
 
 def _measure(question: str, threads: int, options: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
     module, peers = _QUESTIONS[question]
-    forced = options.isa or os.environ.get("TRANSFORMER_FAST_ISA")
-    lanes = _lanes(peers, options.peers, threads, avx2=question != "models" and forced != "scalar")
+    forced = options.isa or os.environ.get("TRANSFORMER_FAST_ISA") or functional.get_isa()
+    levels = functional.available_isas()
+    below = [isa for isa in levels[: levels.index(forced)] if isa != "scalar" and (isa, question) != ("avx2", "models")]
+    lanes = _lanes(peers, options.peers, threads, below)
     rounds, sample = (2, 0.005) if options.quick else (options.rounds, options.sample)
     with Run(question, lanes, isa=options.isa, rounds=rounds, sample_seconds=sample, report=say) as session:
         module.run(session, options.quick)

@@ -139,7 +139,7 @@ def _model_work(case: ModelCase, found: dict[str, Any]) -> Work:
         rows=[b * case.L + i for b in sequences for i in range(case.L)],
         expected=expected,
         tolerance=_TOLERANCE,
-        extra=("ours, 1 thread",),
+        extra=("ours, 1 thread", "ours, avx512"),
         artifacts=found,
     )
 
@@ -165,7 +165,7 @@ def _texts_work(case: TextsCase, found: dict[str, Any]) -> Work:
         rows=rows,
         expected=expected,
         tolerance=_TOLERANCE,
-        extra=("ours, 1 thread",),
+        extra=("ours, 1 thread", "ours, avx512"),
         artifacts=found,
     )
 
