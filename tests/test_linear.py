@@ -196,3 +196,9 @@ def test_infinity_in_the_weight(isa):
     got = linear(x, weight)
     assert np.isposinf(got[:, 9]).all() and np.isneginf(got[:, 20]).all()
     assert np.isfinite(np.delete(got, [9, 20], axis=1)).all()
+
+
+def test_numbers_next_to_denormals(isa):
+    """Parts of such numbers may be lost (AMX), but no more of them than the smallest normal number."""
+    x, weight = np.full((20, 40), 1.2345e-36, np.float32), np.ones((7, 40), np.float32)
+    np.testing.assert_allclose(linear(x, weight), 40 * 1.2345e-36, rtol=0, atol=40 * 2.0**-126)
