@@ -43,11 +43,12 @@ class BuildExt(build_ext):
     """Compiles files of csrc/isa with their level's flags, and with OpenMP where the compiler has it."""
 
     def build_extensions(self):
+        (built,) = self.extensions  # not `core`: Cython made another object of it
         for level in [name for name in ISA_FLAGS if name != "scalar"]:
             if self.compiles(ISA_PROBES[level], ISA_FLAGS[level]):
-                core.define_macros.append((f"TFAST_WITH_{level.upper()}", "1"))
+                built.define_macros.append((f"TFAST_WITH_{level.upper()}", "1"))
             elif level in OPTIONAL:
-                core.sources.remove(f"csrc/isa/{level}.c")
+                built.sources.remove(f"csrc/isa/{level}.c")
             else:
                 raise SystemExit(
                     f"the C compiler does not know the flags {ISA_FLAGS[level]} of the level {level!r}: "
@@ -56,9 +57,8 @@ class BuildExt(build_ext):
         openmp = os.environ.get("TRANSFORMER_FAST_OPENMP", "1") != "0" and self.compiles(
             "#include <omp.h>\nint f(void) { return omp_get_max_threads(); }", ["-fopenmp"]
         )
-        for extension in self.extensions:
-            extension.extra_compile_args = COMMON_FLAGS + (["-fopenmp"] if openmp else []) + EXTRA_FLAGS
-            extension.extra_link_args = (["-fopenmp"] if openmp else []) + EXTRA_FLAGS
+        built.extra_compile_args = COMMON_FLAGS + (["-fopenmp"] if openmp else []) + EXTRA_FLAGS
+        built.extra_link_args = (["-fopenmp"] if openmp else []) + EXTRA_FLAGS
         self.flags_by_file()
         super().build_extensions()
 

@@ -175,6 +175,20 @@ def test_rows_that_are_not_finite_leave_the_others_their_bits(value, isa):
     np.testing.assert_allclose(got[[3, 40]], expected[[3, 40]], rtol=1e-5)
 
 
+@pytest.mark.parametrize("multiply", [None, 2.0])
+def test_products_out_of_range(multiply, isa):
+    """Beyond the largest number lies infinity: parts of a product must not become infinities of both signs, and NaN."""
+    x, weight, gate = normal(40, 200), normal(50, 200) / 14, multiply and np.full((40, 50), multiply, np.float32)
+    x[[3, 17, 39], 150] = 3e38, -3e38, 1.3e30
+    weight[9, 150], weight[49, 150] = 3e38, -2.7e20
+    weight[[i for i in range(50) if i not in (9, 49)], 150] = 0
+    got = linear(x, weight, multiply=gate)
+    assert np.isposinf(got[[3, 39], 9]).all() and np.isneginf(got[17, 9])
+    assert np.isneginf(got[[3, 39], 49]).all() and np.isposinf(got[17, 49])
+    assert np.isfinite(np.delete(got[[3, 17, 39]], [9, 49], axis=1)).all()
+    assert_same_bits(linear(x[3:4], weight, multiply=None if gate is None else gate[3:4]), got[3:4])
+
+
 def test_infinity_in_the_weight(isa):
     x, weight = normal(40, 200), normal(50, 200) / 14
     weight[9, 3], weight[20, 199] = np.inf, -np.inf
@@ -182,3 +196,9 @@ def test_infinity_in_the_weight(isa):
     got = linear(x, weight)
     assert np.isposinf(got[:, 9]).all() and np.isneginf(got[:, 20]).all()
     assert np.isfinite(np.delete(got, [9, 20], axis=1)).all()
+
+
+def test_numbers_next_to_denormals(isa):
+    """Parts of such numbers may be lost (AMX), but no more of them than the smallest normal number."""
+    x, weight = np.full((20, 40), 1.2345e-36, np.float32), np.ones((7, 40), np.float32)
+    np.testing.assert_allclose(linear(x, weight), 40 * 1.2345e-36, rtol=0, atol=40 * 2.0**-126)

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
@@ -137,6 +139,22 @@ def test_command_in_an_empty_environment(installed, tmp_path):
     done = subprocess.run([command, "embed", "a"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1 and "pip install" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the level that may be missing is x86-64's")
+def test_build_with_a_compiler_that_lacks_amx(tmp_path):
+    checkout, older = tmp_path / "checkout", tmp_path / "cc"
+    shutil.copytree(ROOT, checkout, ignore=LEFT_OUT)
+    older.write_text(f"""#!/bin/sh
+case "$*" in *-mamx*) exit 1;; esac
+exec {sysconfig.get_config_var("CC") or "cc"} "$@"
+""")
+    older.chmod(0o755)
+    run("env", f"CC={older}", sys.executable, "setup.py", "--quiet", "build_ext", "--inplace", cwd=checkout)
+    print_isas = "import transformer_fast; print(*transformer_fast.available_isas())"
+    isas = run(sys.executable, "-c", print_isas, cwd=checkout).split()
+    assert isas == [isa for isa in transformer_fast.available_isas() if isa != "amx"]
 
 
 def test_headers_are_dependencies_of_the_build():

@@ -21,8 +21,9 @@
  * bits alone and among others.
  *
  * Infinities and NaN: inf * 0 would give NaN wherever the other factor has an empty part. Rows of A that hold one (or a
- * number that rounds to infinity as bfloat16) are computed by gemm.h, and all rows where the block of B holds one.
- * Denormals count as zero, as the unit has it. */
+ * number that rounds to infinity as bfloat16) are computed by gemm.h, and all rows where the block of B holds one. So
+ * are rows whose products leave the range of fp32: those of the parts may be infinities of both signs.
+ * Denormals count as zero, as the unit has it; they may be parts of a number, which is then off by up to 2^-126. */
 #ifndef TFAST_ISA_AMX_GEMM_H
 #define TFAST_ISA_AMX_GEMM_H
 
@@ -248,6 +249,15 @@ V_INLINE void finish_row_of_tile(const tfast_gemm_panel* p, float sums[4][256], 
     }
 }
 
+enum { NOT_FINITE = 0x99 }; /* for fpclass: NaN of both kinds, infinity of both signs */
+
+/* Whether no product of row r of `sums` left the range; columns that do not exist are 0. */
+V_INLINE int row_is_finite(float sums[4][256], int64_t r) {
+    float(*tile)[256] = sums + r / T_ROWS * 2;
+    return _kortestz_mask16_u8(_mm512_fpclass_ps_mask(v_load(tile[0] + r % T_ROWS * 16), NOT_FINITE),
+                               _mm512_fpclass_ps_mask(v_load(tile[1] + r % T_ROWS * 16), NOT_FINITE));
+}
+
 /* The same row by gemm.h. */
 static void rogue_row(const tfast_gemm_panel* p, int64_t row) {
     tfast_gemm_panel one = *p;
@@ -268,7 +278,7 @@ static void finish_rows(const tfast_gemm_panel* p, float sums[4][256], int64_t r
     const float* before = p->first ? p->bias : p->sums + row * PANEL;
     const int64_t to_step = direct ? p->y_stride : PANEL, before_step = p->first ? 0 : PANEL;
     for (int64_t i = 0; i < m; i++, to += to_step, before = before ? before + before_step : NULL) {
-        if (rogue[row + i]) {
+        if (rogue[row + i] || !row_is_finite(sums, i)) {
             rogue_row(p, row + i);
             continue;
         }

@@ -128,11 +128,10 @@ def matmul(a, b, *, out=None) -> np.ndarray:
     result = out if out is not None and out.flags.c_contiguous else np.empty(shape, arrays.FLOAT32)
     if result.size:
         if b.ndim == 2 and a.flags.c_contiguous:  # one product of many rows
-            a, rows = arrays.as_rows(a), result.reshape(1, -1, shape[-1])
+            a, rows, leading = arrays.as_rows(a), result.reshape(1, -1, shape[-1]), ()
         else:
             rows = result.reshape(-1, *shape[-2:])
-        entries = a.shape[:-2] if len(rows) == 1 and a.ndim == 2 else leading
-        _core.matmul(a, b, _offsets(a, entries), _offsets(b, entries), rows, 0)
+        _core.matmul(a, b, _offsets(a, leading), _offsets(b, leading), rows, 0)
     return arrays.finish(out, result)
 
 
