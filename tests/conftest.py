@@ -60,3 +60,19 @@ def threads(request):
 def torch():
     """torch, imported when an oracle test runs: a suite that was told ``-m "not oracle"`` never loads it."""
     return pytest.importorskip("torch")
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs transformer-fast in this process with these arguments: (exit code, stdout, stderr)."""
+    from transformer_fast import cli
+
+    def call(*arguments):
+        try:
+            code = cli.main(list(arguments))
+        except SystemExit as leaving:
+            code = leaving.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call

@@ -197,3 +197,19 @@ def far_apart(shape: tuple[int, ...], strides: tuple[int, ...]) -> np.ndarray:
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | noreserve
     base = np.frombuffer(mmap.mmap(-1, extent, flags=flags), np.float32, extent // 4)
     return np.lib.stride_tricks.as_strided(base, shape, strides, writeable=True)
+
+
+def alike(got, expected, tolerance: float = 1e-5) -> None:
+    """Lists and dicts of the same form; numbers within the tolerance, all else equal."""
+    if isinstance(expected, list):
+        assert isinstance(got, list) and len(got) == len(expected)
+        for one, other in zip(got, expected, strict=True):
+            alike(one, other, tolerance)
+    elif isinstance(expected, dict):
+        assert got.keys() == expected.keys()
+        for name, value in expected.items():
+            alike(got[name], value, tolerance)
+    elif isinstance(expected, (float, np.floating)):
+        assert type(got) is float and abs(got - float(expected)) <= tolerance
+    else:
+        assert got == expected

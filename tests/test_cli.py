@@ -20,7 +20,7 @@ import pytest
 from subprocesses import PACKAGE_PARENT, environment, run_python
 
 import transformer_fast
-from transformer_fast import bench, cli, visualize, weights
+from transformer_fast import bench, visualize, weights
 from transformer_fast.commands import common, embed
 
 
@@ -48,21 +48,6 @@ def encoder(monkeypatch):
     fake = FakeEncoder()
     monkeypatch.setattr(common, "encoder", lambda options: fake)
     return fake
-
-
-@pytest.fixture
-def run(capsys):
-    """Runs the command in this process: (exit code, stdout, stderr)."""
-
-    def call(*arguments):
-        try:
-            code = cli.main(list(arguments))
-        except SystemExit as leaving:
-            code = leaving.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def assert_one_line(err: str, *parts: str):

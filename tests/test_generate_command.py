@@ -50,18 +50,9 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def run(folder, capsys):
-    """Runs the command in this process: (exit code, stdout, stderr)."""
-
-    def call(*arguments):
-        try:
-            code = cli.main(["generate", "--model", str(folder), *arguments])
-        except SystemExit as leaving:
-            code = leaving.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+def run(folder, run):
+    """The suite's `run`, of this command with this model."""
+    return lambda *arguments: run("generate", "--model", str(folder), *arguments)
 
 
 def test_text_to_stdout_and_figures_to_stderr(run):

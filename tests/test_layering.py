@@ -42,7 +42,7 @@ PYTHON_ROOMS = {
     "text": {"models", "nn", "functional", "checkpoint", "tokenization", "weights"},
     "pipelines": {"pipelines", "models", "functional", "audio", "tokenization", "vision", "checkpoint"},
     "models": {"models", "generation", "nn", "functional", "checkpoint"},
-    "generation": {"generation", "checkpoint"},
+    "generation": {"generation", "checkpoint", "tokenization"},
     "integrations": {"integrations", "nn", "functional"},
     "audio": {"checkpoint"},
     "tokenization": {"checkpoint"},

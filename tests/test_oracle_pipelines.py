@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from support import alike
 
 from transformer_fast.pipelines import (
     FillMask,
@@ -94,22 +95,6 @@ def written(torch, folder, family, task, **changes):
     model.save_pretrained(folder)
     theirs.save_pretrained(folder)
     return model, theirs
-
-
-def alike(got, expected):
-    """Lists and dicts of the same form; numbers within the tolerance, all else equal."""
-    if isinstance(expected, list):
-        assert isinstance(got, list) and len(got) == len(expected)
-        for one, other in zip(got, expected, strict=True):
-            alike(one, other)
-    elif isinstance(expected, dict):
-        assert got.keys() == expected.keys()
-        for name, value in expected.items():
-            alike(got[name], value)
-    elif isinstance(expected, (float, np.floating)):
-        assert type(got) is float and abs(got - float(expected)) <= TOLERANCE
-    else:
-        assert got == expected
 
 
 @pytest.mark.parametrize("family", FAMILIES)

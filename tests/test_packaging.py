@@ -201,6 +201,20 @@ def test_import_adds_little_to_numpy():
     assert min(float(printed(code)) for _ in range(7)) <= MAX_IMPORT_SECONDS
 
 
+def test_sources_that_are_not_built_say_so(tmp_path):
+    """A Python that is started in a checkout finds the sources before the installed package."""
+    shutil.copytree(ROOT / "transformer_fast", tmp_path / "transformer_fast", ignore=LEFT_OUT)
+    done = subprocess.run(
+        [sys.executable, "-c", "import transformer_fast"],
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("ImportError: ") and "another current folder" in done.stderr
+
+
 def test_import_loads_nothing_heavy():
     code = "import sys, transformer_fast; print(*{name.split('.')[0] for name in sys.modules})"
     loaded = set(printed(code).split())

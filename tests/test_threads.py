@@ -129,6 +129,16 @@ def threads_in_a_fresh_process(code="", **variables):
     return int(printed(code, **variables))
 
 
+def together(caller):
+    """caller(i) in four Python threads at once, to the end."""
+    callers = [threading.Thread(target=caller, args=(i,)) for i in range(4)]
+    for thread in callers:
+        thread.start()
+    for thread in callers:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in callers)
+
+
 def test_order_of_the_settings():
     """The call, else TRANSFORMER_FAST_NUM_THREADS, else OMP_NUM_THREADS, else the CPUs that affinity gives."""
     own, omp = dict(TRANSFORMER_FAST_NUM_THREADS="3"), dict(OMP_NUM_THREADS="5")
@@ -148,18 +158,13 @@ def test_four_python_threads_at_once(name, isa, restored_threads):
     expected, wrong = run(), []
     start = threading.Barrier(4)
 
-    def caller():
+    def caller(_):
         start.wait()
         for _ in range(4):
             if not np.array_equal(run(), expected):
                 wrong.append(threading.get_ident())
 
-    callers = [threading.Thread(target=caller) for _ in range(4)]
-    for thread in callers:
-        thread.start()
-    for thread in callers:
-        thread.join(60)
-    assert not any(thread.is_alive() for thread in callers)
+    together(caller)
     assert not wrong
 
 
@@ -175,12 +180,7 @@ def test_different_ops_at_once(isa, restored_threads):
             if not np.array_equal(runs[at](), expected[at]):
                 wrong.append(at)
 
-    callers = [threading.Thread(target=caller, args=(i,)) for i in range(4)]
-    for thread in callers:
-        thread.start()
-    for thread in callers:
-        thread.join(60)
-    assert not any(thread.is_alive() for thread in callers)
+    together(caller)
     assert not wrong
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import wave
+from itertools import pairwise
 
 import pytest
 from seq2seq_golden import GOLDEN, changed
@@ -11,6 +12,7 @@ from seq2seq_models import VOCAB, sound
 
 from transformer_fast import cli, load_model
 from transformer_fast.audio import WhisperFeatureExtractor, read_wav
+from transformer_fast.pipelines.transcriber import _quietest
 
 tokenizers = pytest.importorskip("tokenizers")
 pytest.importorskip("scipy")
@@ -29,7 +31,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory):
-    """2.5 s, so three segments."""
+    """2.5 s, so at least three segments."""
     path = tmp_path_factory.mktemp("sound") / "speech.wav"
     with wave.open(str(path), "wb") as writer:
         writer.setnchannels(1)
@@ -40,12 +42,14 @@ def recording(tmp_path_factory):
 
 
 def texts(folder, recording, **options):
-    """The same by hand."""
+    """The same by hand: a text for each part, and the place where the next one begins, in seconds."""
     model, extractor = load_model(folder), WhisperFeatureExtractor.from_pretrained(folder)
-    samples = read_wav(recording, 16000)
-    parts = [samples[i : i + 16000] for i in range(0, len(samples), 16000)]
-    rows = [model.generate(**extractor(part), **options)[0] for part in parts]
-    return [" ".join(f"w{token}" for token in row) for row in rows]
+    samples, rate, cuts = read_wav(recording, 16000), 16000, [0]
+    while len(samples) - cuts[-1] > rate:
+        cuts.append(cuts[-1] + _quietest(samples[cuts[-1] : cuts[-1] + rate], rate // 5))
+    cuts.append(len(samples))
+    rows = [model.generate(**extractor(samples[i:j]), **options)[0] for i, j in pairwise(cuts)]
+    return [" ".join(f"w{token}" for token in row) for row in rows], [cut / rate for cut in cuts]
 
 
 @pytest.mark.parametrize(
@@ -59,15 +63,18 @@ def texts(folder, recording, **options):
 def test_transcribe(capsys, folder, recording, arguments, options):
     assert cli.main(["transcribe", str(recording), "--model", str(folder), *arguments]) in (0, None)
     out, err = capsys.readouterr()
-    assert out.splitlines() == texts(folder, recording, **options)
+    assert out.splitlines() == texts(folder, recording, **options)[0]
     assert "2.5 s of sound" in err
 
 
 def test_json(capsys, folder, recording):
     cli.main(["transcribe", str(recording), "--model", str(folder), "--json"])
     result = json.loads(capsys.readouterr().out)
-    assert [segment["text"] for segment in result["segments"]] == texts(folder, recording)
-    assert [(segment["start"], segment["end"]) for segment in result["segments"]] == [(0, 1), (1, 2), (2, 2.5)]
+    expected, cuts = texts(folder, recording)
+    assert [segment["text"] for segment in result["segments"]] == expected
+    assert result["text"] == " ".join(expected)
+    assert [(segment["start"], segment["end"]) for segment in result["segments"]] == list(pairwise(cuts))
+    assert cuts[-1] == 2.5
     assert result["file"] == str(recording) and result["seconds"] > 0
 
 
@@ -77,7 +84,7 @@ def test_refusals(capsys, folder, recording, tmp_path):
         assert code not in (0, None)
         return capsys.readouterr().err
 
-    assert "does not transcribe" in error(recording, "--model", GOLDEN / "bart")
+    assert "needs a Whisper model" in error(recording, "--model", GOLDEN / "bart")
     assert "missing.wav" in error(tmp_path / "missing.wav", "--model", folder)
     assert "klingon" in error(recording, "--model", folder, "--language", "klingon")
     empty = tmp_path / "empty.wav"

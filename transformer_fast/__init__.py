@@ -13,6 +13,16 @@ __version__ = "0.1.0"
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+try:
+    import_module(f"{__name__}._core")
+except ModuleNotFoundError as error:
+    if error.name != f"{__name__}._core":
+        raise
+    raise ImportError(
+        f"{__path__[0]} holds sources without the compiled module: a checkout hides the installed package from a "
+        "Python that is started in it; needed: pip install, and another current folder"
+    ) from None
+
 from transformer_fast import functional
 from transformer_fast.functional import (
     additive_attention,

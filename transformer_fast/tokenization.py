@@ -1,7 +1,7 @@
 """Tokenizers of model folders: tokenizer.json, read by the `tokenizers` package, and what the files beside it say.
 
-`text` and `pipelines` come here. `read_tokenizer` gives the tokenizer as the checkpoint means it, without padding or
-truncation of its own. What one caller alone needs of a folder's files stands with that caller.
+`text`, `pipelines` and `generation` come here. `read_tokenizer` gives the tokenizer as the checkpoint means it, without
+padding or truncation of its own. What one caller alone needs of a folder's files stands with that caller.
 """
 
 from __future__ import annotations
@@ -66,11 +66,12 @@ class TokenizerFiles:
         return token, number
 
 
-def read_tokenizer(folder: Path) -> TokenizerFiles:
-    """The tokenizer of a model folder.
+def open_tokenizer(folder: Path) -> Any:
+    """The `tokenizers.Tokenizer` of a folder's tokenizer.json, which pads nothing and cuts nothing off.
 
     Raises:
-        CheckpointError: a file is missing or malformed.
+        CheckpointError: there is no tokenizer.json, or it is none.
+        ImportError: the package tokenizers is not installed.
     """
     tokenizers = optional_import("tokenizers")
     source = folder / "tokenizer.json"
@@ -83,9 +84,20 @@ def read_tokenizer(folder: Path) -> TokenizerFiles:
     # The file may say how some training run padded and cut off.
     tokenizer.no_padding()
     tokenizer.no_truncation()
+    return tokenizer
+
+
+def read_tokenizer(folder: Path) -> TokenizerFiles:
+    """The tokenizer of a model folder, with what the files beside it say.
+
+    Raises:
+        CheckpointError: a file is missing or malformed.
+        ImportError: the package tokenizers is not installed.
+    """
+    tokenizer = open_tokenizer(folder)
     source = folder / "tokenizer_config.json"
     config = read_json_object(source) if source.exists() else {}
-    _apply_bert_options(tokenizers.normalizers, tokenizer, source, config)
+    _apply_bert_options(optional_import("tokenizers").normalizers, tokenizer, source, config)
     names = folder / "special_tokens_map.json"
     if names.exists():
         config = read_json_object(names) | config

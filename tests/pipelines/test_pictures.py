@@ -11,7 +11,7 @@ import pytest
 from model_folders import write_json, write_sentence_model
 from pipeline_folders import TEXTS, write_head
 
-from transformer_fast import cli, load_model
+from transformer_fast import load_model
 from transformer_fast.checkpoint import CheckpointError
 from transformer_fast.pipelines import (
     ImageClassifier,
@@ -68,21 +68,6 @@ def files(tmp_path_factory):
         paths.append(str(folder / f"{i}.png"))
         Image.fromarray(picture(*shape)).save(paths[-1])
     return paths
-
-
-@pytest.fixture
-def run(capsys):
-    """Runs the command in this process: (exit code, stdout, stderr)."""
-
-    def call(*arguments):
-        try:
-            code = cli.main(list(arguments))
-        except SystemExit as leaving:
-            code = leaving.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from model_folders import write_bert, write_json, write_tokenizer
 from pipeline_folders import LABELS, QUESTIONS, TEXTS, write_head
+from support import alike
 
 from transformer_fast import functional as F
 from transformer_fast.checkpoint import CheckpointError
@@ -18,7 +19,6 @@ pytest.importorskip("tokenizers")
 pytest.importorskip("safetensors")
 
 ANSWERS = json.loads((Path(__file__).parent.parent / "golden" / "pipelines.json").read_text(encoding="utf-8"))
-TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module")
@@ -52,22 +52,6 @@ def answerer(folders):
 @pytest.fixture
 def fill(folders):
     return FillMask.from_pretrained(folders("MaskedLM"))
-
-
-def alike(got, expected):
-    """The same lists and dicts; numbers within the tolerance."""
-    if isinstance(expected, list):
-        assert isinstance(got, list) and len(got) == len(expected)
-        for one, other in zip(got, expected, strict=True):
-            alike(one, other)
-    elif isinstance(expected, dict):
-        assert got.keys() == expected.keys()
-        for name in expected:
-            alike(got[name], expected[name])
-    elif isinstance(expected, float):
-        assert type(got) is float and abs(got - expected) <= TOLERANCE
-    else:
-        assert got == expected
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -187,6 +187,10 @@ def test_long_recordings_are_cut_where_they_are_quiet(transcribe):
     options = {"language": "de", "max_new_tokens": 4}
     parts = [text_of(transcribe, segment, **options) for segment in segments]
     assert transcribe(long, **options) == " ".join(part for part in parts if part)
+    streamed = list(transcribe.stream(long, **options))
+    assert [part.text for part in streamed] == parts
+    assert [part.start for part in streamed] == [0, *(part.end for part in streamed[:-1])]
+    assert streamed[-1].end == len(long) / rate
     assert len(transcribe._segments(sound(n))) == 1 and len(transcribe._segments(sound(0))) == 1
 
 

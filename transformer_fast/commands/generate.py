@@ -20,12 +20,7 @@ def add(commands: Any) -> None:
         " the model's own generation_config.json says otherwise.",
     )
     command.add_argument("prompt", nargs="?", metavar="PROMPT", help="the text to continue (default: stdin)")
-    command.add_argument(
-        "--model",
-        metavar="PATH_OR_ID",
-        required=True,
-        help="a folder with a language model and its tokenizer.json, or its name on the Hugging Face hub",
-    )
+    common.add_folder(command, "a language model and its tokenizer.json")
     command.add_argument(
         "--max-new-tokens", type=common.positive, default=100, metavar="N", help="at most so many (default 100)"
     )

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from transformer_fast.checkpoint import CheckpointError, optional_import
+from transformer_fast.checkpoint import find_folder
+from transformer_fast.tokenization import open_tokenizer
 
 _INCOMPLETE = "\ufffd"  # what decoders write for the first bytes of a character
 
@@ -77,11 +78,13 @@ class TextStreamer:
             self._shown = self._text()
 
 
-def load_tokenizer(folder: str | Path) -> Any:
-    """The tokenizer of a model folder, a `tokenizers.Tokenizer`: encode(text).ids, decode(ids).
+def load_tokenizer(path_or_hub_id: str | Path, **hub: Any) -> Any:
+    """The tokenizer of a model, a `tokenizers.Tokenizer`: encode(text).ids, decode(ids).
+
+    path_or_hub_id and hub are those of `load_model`: a folder, or a name on the Hugging Face hub.
 
     Raises:
-        CheckpointError: there is no tokenizer.json, or it is none.
+        CheckpointError: there is no such folder or model, or no tokenizer.json in it, or it is none.
         ImportError: the package tokenizers is not installed.
 
     Example:
@@ -89,14 +92,4 @@ def load_tokenizer(folder: str | Path) -> Any:
         >>> tokenizer.decode(tokenizer.encode("Hello world").ids)                                     # doctest: +SKIP
         'Hello world'
     """
-    tokenizers = optional_import("tokenizers")
-    source = Path(folder) / "tokenizer.json"
-    if not source.is_file():
-        raise CheckpointError(f"{source}: there is no such file; needed: the vocabulary in the tokenizers format")
-    try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(source))
-    except Exception as error:  # the package raises nothing more specific
-        raise CheckpointError(f"{source}: not a tokenizer: {error}") from None
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
+    return open_tokenizer(find_folder(path_or_hub_id, **hub))

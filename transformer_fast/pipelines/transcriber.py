@@ -6,9 +6,9 @@ are joined; transformers steers its way through long recordings by timestamps in
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,14 @@ from transformer_fast.tokenization import TokenizerFiles, read_tokenizer
 _BATCH = 4
 # A cut is looked for in the last part of a segment, and is the middle of the quietest stretch of so many seconds.
 _SEARCHED, _STRETCH = 0.2, 0.2
+
+
+class Segment(NamedTuple):
+    """A part of a recording, from `start` to `end` in seconds, and what is said in it."""
+
+    start: float
+    end: float
+    text: str
 
 
 class Transcriber:
@@ -78,14 +86,37 @@ class Transcriber:
             for segment in self._segments(self._samples(sound, i)):
                 owners.append(i)
                 segments.append(segment)
+        options = {"language": language, "task": task, **options}
         texts: list[list[str]] = [[] for _ in recordings]
         for start in range(0, len(segments), _BATCH):
-            features = self.extractor(segments[start : start + _BATCH])
-            ids = self.model.generate(**features, language=language, task=task, **options)
-            for owner, row in zip(owners[start : start + _BATCH], ids, strict=True):
-                texts[owner].append(self._tokenizer.decode(row.tolist(), skip_special_tokens=True).strip())
+            found = self._texts(segments[start : start + _BATCH], options)
+            for owner, text in zip(owners[start : start + _BATCH], found, strict=True):
+                texts[owner].append(text)
         joined = [" ".join(part for part in parts if part) for parts in texts]
         return joined[0] if single else joined
+
+    def stream(
+        self, sound: Any, *, language: str | None = None, task: str | None = None, **options: Any
+    ) -> Iterator[Segment]:
+        """The parts of one recording, each as soon as its text is known; their texts joined are those of a call.
+
+        Args and errors: as in a call, which takes several recordings.
+
+        Example:
+            >>> for part in transcribe.stream("speech.wav"):                                          # doctest: +SKIP
+            ...     print(part.start, part.end, part.text)
+            0.0 27.31 Mr. Quilter is the apostle of the middle classes, and ...
+        """
+        rate, first = self.extractor.sampling_rate, 0
+        for segment in self._segments(self._samples(sound, 0)):
+            (text,) = self._texts([segment], {"language": language, "task": task, **options})
+            last = first + len(segment)
+            yield Segment(first / rate, last / rate, text)
+            first = last
+
+    def _texts(self, segments: list[np.ndarray], options: dict[str, Any]) -> list[str]:
+        ids = self.model.generate(**self.extractor(segments), **options)
+        return [self._tokenizer.decode(row.tolist(), skip_special_tokens=True).strip() for row in ids]
 
     def _samples(self, sound: Any, index: int) -> np.ndarray:
         if isinstance(sound, (str, Path)):
