@@ -49,6 +49,11 @@ def isa_sources() -> list[Path]:
     return [ROOT / "csrc" / "isa" / f"{level}.c" for level in _setup_names()["ISA_FLAGS"]]
 
 
+def optional_isas() -> set[str]:
+    """The levels that a build goes without where the compiler does not know their flags."""
+    return _setup_names()["OPTIONAL"]
+
+
 def compile_command(source: Path, target: Path) -> list[str]:
     """The compiler and flags with which the build compiles a file of csrc/isa."""
     names = _setup_names()
