@@ -197,6 +197,8 @@ def table(result: dict[str, Any]) -> str:
         f"NumPy {result['numpy']['version']} on {numpy_threads} thread(s); "
         f"median of {result['rounds']} interleaved rounds"
     )
+    if config["isa"] == "amx":
+        about += " (the tile unit of linear layers may pass the peak of multiply-adds)"
     return "\n".join([about, line(head), line(["-" * width for width in widths]), *map(line, body)])
 
 
