@@ -66,8 +66,10 @@ class DecodeCase:
     steps: int
 
     def make_ids(self, vocab_size: int) -> np.ndarray:
-        """(B, L + steps) int64: what is in the cache, and a column for each step."""
-        return _drawn_ids(self.name, (self.B, self.L + self.steps), vocab_size)
+        """(B, L + steps) int64: what is in the cache, the same for all rows, and a column for each step."""
+        ids = _drawn_ids(self.name, (self.B, self.L + self.steps), vocab_size)
+        ids[:, : self.L] = ids[0, : self.L]
+        return ids
 
 
 @dataclass(frozen=True)

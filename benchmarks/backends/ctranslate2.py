@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.artifacts import ct2_id, ct2_token
 from benchmarks.backends import Backend, Variant, converted
 from benchmarks.texts import PaddedEncoder
-from benchmarks.wire import GenerateCase, ModelCase, TextsCase
+from benchmarks.wire import GenerateCase, ModelCase, PrefillCase, TextsCase
 
 
 class CTranslate2(Backend):
@@ -71,6 +71,20 @@ class CTranslate2(Backend):
         encode = PaddedEncoder(artifacts["checkpoint"], forward, case.batch_size)
         texts = json.loads(Path(artifacts["texts"]).read_text(encoding="utf-8"))
         return [Variant("Encoder.forward_batch, sorted padded batches", lambda: encode(texts))]
+
+    def prefill(self, case: PrefillCase, artifacts: dict[str, Any]) -> list[Variant]:
+        model = self._load(artifacts, ctranslate2.Generator)
+        ids = case.make_ids(artifacts["config"]["vocab_size"])
+        prompts = [[ct2_token(i) for i in row] for row in ids.tolist()]
+        # Its forward_batch gives the logits of all tokens; one generated token has those of the last alone.
+        options = {"min_length": 0, "max_length": 1, "include_prompt_in_result": False, "return_logits_vocab": True}
+        return [
+            Variant(
+                "generate_batch, max_length=1",
+                lambda: model.generate_batch(prompts, beam_size=1, **options),
+                lambda results: np.array([np.array(result.logits[0][0]) for result in results]),
+            )
+        ]
 
     def generate(self, case: GenerateCase, artifacts: dict[str, Any]) -> list[Variant]:
         source = case.model == "t5"

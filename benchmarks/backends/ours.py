@@ -93,7 +93,8 @@ class Ours(Backend):
     def decode(self, case: DecodeCase, artifacts: dict[str, Any]) -> list[Variant]:
         model = tf.load_model(artifacts["checkpoint"])
         ids = case.make_ids(model.config.vocab_size)
-        _, state = model.start(ids[:, : case.L], None, capacity=case.L + case.steps)
+        _, state = model.start(ids[:1, : case.L], None, capacity=case.L + case.steps)
+        state.reorder(np.zeros(case.B, np.int64))
         columns = [np.ascontiguousarray(ids[:, case.L + i]) for i in range(case.steps)]
 
         def call() -> np.ndarray:

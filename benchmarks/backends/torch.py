@@ -33,13 +33,6 @@ from benchmarks.wire import (
     operation,
 )
 
-_CLASSES = {
-    "gpt2": "GPT2LMHeadModel",
-    "t5": "T5ForConditionalGeneration",
-    "vit": "ViTModel",
-    "whisper": "WhisperModel",
-}
-
 
 class Torch(Backend):
     packages = ("torch",)
@@ -165,7 +158,7 @@ class Torch(Backend):
         features = torch.from_numpy(case.make_features())
         return [
             Variant(
-                f"transformers.{_CLASSES[case.model]}", lambda: part(features).last_hidden_state, torch.Tensor.numpy
+                f"transformers.{type(model).__name__}", lambda: part(features).last_hidden_state, torch.Tensor.numpy
             )
         ]
 
@@ -216,7 +209,8 @@ class Torch(Backend):
         options = {"attn_implementation": "sdpa", "dtype": torch.float32}
         if case.model == "t5":  # whose biases of positions leave it no choice in some releases
             del options["attn_implementation"]
-        return getattr(transformers, _CLASSES[case.model]).from_pretrained(artifacts["checkpoint"], **options).eval()
+        model_class = getattr(transformers, artifacts["config"]["architectures"][0])
+        return model_class.from_pretrained(artifacts["checkpoint"], **options).eval()
 
 
 def _prefill(model: torch.nn.Module, ids: torch.Tensor) -> tuple[torch.Tensor, Any]:
@@ -226,8 +220,12 @@ def _prefill(model: torch.nn.Module, ids: torch.Tensor) -> tuple[torch.Tensor, A
 
 
 def _decoding(model: torch.nn.Module, ids: torch.Tensor, L: int) -> Callable[[], torch.Tensor]:
-    """A call that goes through the columns of ids from L on, one step each, and gives the last one's logits."""
-    cache = _prefill(model, ids[:, :L])[1]
+    """A call that goes through the columns of ids from L on, one step each, and gives the last one's logits.
+
+    The first L columns are the same in all rows.
+    """
+    cache = _prefill(model, ids[:1, :L])[1]
+    cache.batch_repeat_interleave(len(ids))
 
     def call() -> torch.Tensor:
         # Without what came after the prompt in the last call. A negative number is how many go.
