@@ -36,7 +36,7 @@ demo: $(VENV)/.demo ## search Python's own documentation with a real model, then
 test: $(VENV)/.test ## the whole suite except the live comparisons; PYTEST_ARGS="-k linear" to choose
 	$(BIN)/pytest -m "not oracle" $(PYTEST_ARGS)
 
-bench: $(VENV)/.peers ## next to all peers, some 30 minutes (BENCH_ARGS="--quick": 5); writes benchmarks/results
+bench: $(VENV)/.peers ## next to all peers, some 40 minutes (BENCH_ARGS="--quick": 7); writes benchmarks/results
 	$(BIN)/python -m benchmarks all $(BENCH_ARGS)
 
 oracle: $(VENV)/.oracle ## live comparisons with torch, transformers, sentence-transformers and onnx

@@ -1,14 +1,14 @@
 """How fast the library is next to its peers and to what the processor can do: `python -m benchmarks --help`.
 
-    attention.py  linear.py  models.py     one file a question: its cases, and what they have to show
-         \\            |          /
+    attention.py  linear.py  models.py  families.py     one file a question: its cases, and what they have to show
+         \\            |          |         /
                    __main__.py             the command; report.py (tables) and plots.py read what it wrote
                        |
                    runner.py               turns, rounds, medians, the result file; claims.py judges it
                        |  JSON lines
                    worker.py               one process a peer; backends/<peer>.py calls the peer
                        |
-                   wire.py masks.py texts.py artifacts.py      what both sides share
+                   wire.py masks.py texts.py artifacts.py modules.py      what both sides share
 
 bench_attention.py and bench_linear.py are suites of pytest-benchmark beside that. A new peer is a file in backends/
 and a name in `backends.NAMES`; a new case is a line in its question's file. README.md says how to run everything.

@@ -1,5 +1,5 @@
-"""`python -m benchmarks attention|linear|models|all`: measures, judges, and writes one JSON file a question and
-thread count.
+"""`python -m benchmarks attention|linear|models|families|all`: measures, judges, and writes one JSON file a question
+and thread count.
 
 The command behind `make bench`. A new question is a module with `CLAIMS` and `run`, and a line in `_QUESTIONS`.
 """
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import ROOT, attention, backends, claims, linear, models, plots, report
+from benchmarks import ROOT, attention, backends, claims, families, linear, models, plots, report
 from benchmarks.runner import Lane, Run
 from transformer_fast import functional
 
@@ -23,6 +23,7 @@ _QUESTIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "attention": (attention, ("numpy", "torch", "onnxruntime", "openvino")),
     "linear": (linear, ("numpy", "torch", "onnxruntime", "openvino")),
     "models": (models, ("torch", "onnxruntime", "openvino", "ctranslate2", "sentence_transformers")),
+    "families": (families, ("torch", "onnxruntime", "openvino", "ctranslate2")),
 }
 _RESULTS = ROOT / "benchmarks" / "results"
 # Not among the results, where somebody might quote them.
@@ -71,7 +72,8 @@ def _measure(question: str, threads: int, options: argparse.Namespace, say: Call
     module, peers = _QUESTIONS[question]
     forced = options.isa or os.environ.get("TRANSFORMER_FAST_ISA") or functional.get_isa()
     levels = functional.available_isas()
-    below = [isa for isa in levels[: levels.index(forced)] if isa != "scalar" and (isa, question) != ("avx2", "models")]
+    left_out = ("scalar",) if question in ("attention", "linear") else ("scalar", "avx2")
+    below = [isa for isa in levels[: levels.index(forced)] if isa not in left_out]
     lanes = _lanes(peers, options.peers, threads, below)
     rounds, sample = (2, 0.005) if options.quick else (options.rounds, options.sample)
     with Run(question, lanes, isa=options.isa, rounds=rounds, sample_seconds=sample, report=say) as session:

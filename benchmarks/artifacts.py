@@ -1,8 +1,8 @@
 """What the model benchmarks run on: checkpoints, and each peer's own form of them, made once into build/benchmarks/.
 
-models.py calls `prepare`; the conversions run as `python -m benchmarks.artifacts <form> <checkpoint> <target>` in
-processes of their own, since they need torch, which must not be loaded where another peer is measured. A new form is
-a function in `_FORMS`.
+models.py and families.py call `prepare`; the conversions run as `python -m benchmarks.artifacts <form> <checkpoint>
+<target>` in processes of their own, since they need torch, which must not be loaded where another peer is measured. A
+new form is a function in `_FORMS`.
 """
 
 from __future__ import annotations
@@ -38,14 +38,26 @@ _BERT_BASE = {
 # The standard deviation that BERT was initialised with: larger ones make attention a choice of one key.
 _INITIAL_RANGE = 0.02
 _OPSET = 17
+# Models of families.py, made by transformers with random weights: the class, its config's class, and what differs from
+# the defaults, which are the shapes of GPT-2 small, T5 small, ViT base and Whisper tiny.
+_RANDOM: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "gpt2": ("GPT2LMHeadModel", "GPT2Config", {}),
+    "t5": ("T5ForConditionalGeneration", "T5Config", {"decoder_start_token_id": 0}),
+    "vit": ("ViTModel", "ViTConfig", {}),
+    "whisper": ("WhisperModel", "WhisperConfig", {}),
+}
 
 
 def prepare(model: str, forms: Sequence[str], report: Callable[[str], None], text_count: int = 0) -> dict[str, Any]:
-    """name -> path of what a backend may want of the model ("minilm" or "bert-base"), and "config", its config.json.
+    """name -> path of what a backend may want of the model ("minilm", "bert-base" or one of `_RANDOM`), and "config",
+    its config.json.
 
-    A form whose packages are missing, or whose conversion fails, is left out, and `report` says so.
+    A form whose packages are missing, or whose conversion fails, is left out, and `report` says so. Where that is the
+    checkpoint itself, {} is returned.
     """
-    checkpoint = _checkpoint(model)
+    checkpoint = _checkpoint(model, report)
+    if checkpoint is None:
+        return {}
     found: dict[str, Any] = {"checkpoint": str(checkpoint)}
     found["config"] = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     folder = _FOLDER / model
@@ -69,7 +81,16 @@ def prepare(model: str, forms: Sequence[str], report: Callable[[str], None], tex
     return found
 
 
-def _checkpoint(model: str) -> Path:
+def _checkpoint(model: str, report: Callable[[str], None]) -> Path | None:
+    if model in _RANDOM:
+        absent = [name for name in _TORCH if importlib.util.find_spec(name) is None]
+        if absent:
+            report(f"no {model}, since {', '.join(absent)} is not installed")
+            return None
+        place = _FOLDER / model / "checkpoint"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        made = place.exists() or _convert("random", Path(model), place, ".", report)
+        return place if made else None
     if model == "minilm":
         from transformer_fast.weights import find_minilm
 
@@ -105,10 +126,39 @@ def _convert(form: str, checkpoint: Path, place: Path, target: str, report: Call
 # Below: what runs in the conversions' own processes -------------------------------------------------------------------
 
 
-def _wrapped(checkpoint: Path, attention: str):
-    """The encoder as a torch module from ids and mask to hidden states, and an example of its inputs."""
+def random_model(model_class: str, config_class: str, fields: dict[str, Any]):
+    """transformers' model with its own initialisation, and vectors (biases, norms) that are not all 0 or 1."""
     import torch
-    from transformers import BertModel
+    import transformers
+
+    torch.manual_seed(0)
+    model = getattr(transformers, model_class)(getattr(transformers, config_class)(**fields)).eval()
+    for parameter in model.parameters():
+        if parameter.ndim == 1:
+            parameter.data += _INITIAL_RANGE * torch.randn_like(parameter)
+    return model
+
+
+def _to_random(name: Path, target: Path) -> None:
+    random_model(*_RANDOM[str(name)]).save_pretrained(target)
+
+
+def _wrapped(checkpoint: Path, attention: str):
+    """The encoder as a torch module from ids and mask, or from pixels, to hidden states; an example of its inputs."""
+    import torch
+    from transformers import BertModel, ViTModel
+
+    if json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["model_type"] == "vit":
+
+        class Pictures(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.vit = ViTModel.from_pretrained(checkpoint, attn_implementation=attention, dtype=torch.float32)
+
+            def forward(self, pixel_values):
+                return self.vit(pixel_values=pixel_values).last_hidden_state
+
+        return Pictures().eval(), {"pixel_values": torch.randn(2, 3, 224, 224)}
 
     class Encoder(torch.nn.Module):
         def __init__(self) -> None:
@@ -131,7 +181,7 @@ def _to_onnx(checkpoint: Path, target: Path) -> None:
 
     # Written with eager attention: its graph is the pattern that onnxruntime's optimiser knows.
     encoder, example = _wrapped(checkpoint, "eager")
-    free = {0: "B", 1: "L"}
+    free = {0: "B"} if "pixel_values" in example else {0: "B", 1: "L"}
     torch.onnx.export(
         encoder,
         tuple(example.values()),
@@ -175,17 +225,54 @@ def _to_openvino(checkpoint: Path, target: Path) -> None:
 def _to_ctranslate2(checkpoint: Path, target: Path) -> None:
     from ctranslate2.converters import TransformersConverter
 
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     # The converter asks for a tokenizer, which random weights do not have; only its vocabulary's size matters.
+    if config["model_type"] in _RANDOM:
+
+        class Converter(TransformersConverter):
+            def load_tokenizer(self, *names, **options):
+                return _Vocabulary(config)
+
+        Converter(str(checkpoint)).convert(str(target))
+        return
     if not (checkpoint / "vocab.txt").exists():
-        size = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+        size = config["vocab_size"]
         special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
         words = special + [f"word{i}" for i in range(size - len(special))]
         (checkpoint / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
     TransformersConverter(str(checkpoint)).convert(str(target))
 
 
+class _Vocabulary:
+    """What CTranslate2's converter asks of a tokenizer; the token of an id is that of `ct2_token`."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.size = config["vocab_size"]
+        special = {name: config.get(f"{name}_token_id") for name in ("bos", "eos", "pad")}
+        last = self.size - 1
+        self.bos_token, self.eos_token, self.pad_token = (ct2_token(last if i is None else i) for i in special.values())
+        self.unk_token = self.eos_token
+
+    def get_vocab(self) -> dict[str, int]:
+        return {ct2_token(i): i for i in range(self.size)}
+
+    def convert_ids_to_tokens(self, i: int) -> str:
+        return ct2_token(i)
+
+
+def ct2_token(i: int) -> str:
+    """CTranslate2 takes words, not ids: the one that stands for the id."""
+    return f"word{i}"
+
+
+def ct2_id(token: str) -> int:
+    """The other way."""
+    return int(token.removeprefix("word"))
+
+
 _TORCH = ("torch", "transformers")
 _FORMS = {
+    "random": (_to_random, _TORCH, "."),
     "onnx": (_to_onnx, (*_TORCH, "onnx"), "model.onnx"),
     "onnx_optimized": (_to_optimized_onnx, (*_TORCH, "onnx", "onnxruntime"), "optimized.onnx"),
     "openvino": (_to_openvino, (*_TORCH, "openvino"), "model.xml"),

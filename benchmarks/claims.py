@@ -1,8 +1,8 @@
 """What has to be shown, held against what was measured.
 
-attention.py, linear.py and models.py list their claims; `judge` makes verdicts of them for the result file, which
-report.py prints. A claim that a run did not measure (a missing peer, another number of threads) is said to be
-unmeasured, never held.
+attention.py, linear.py, models.py and families.py list their claims; `judge` makes verdicts of them for the result
+file, which report.py prints. A claim that a run did not measure (a missing peer, another number of threads) is said to
+be unmeasured, never held.
 """
 
 from __future__ import annotations

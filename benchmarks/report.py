@@ -134,6 +134,7 @@ _TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "attention": _speed_tables,
     "linear": _speed_tables,
     "models": _model_tables,
+    "families": _speed_tables,
 }
 
 

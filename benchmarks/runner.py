@@ -1,8 +1,8 @@
 """Measures cases on all peers: one process each, in turns within one run, beside what the processor can do.
 
-attention.py, linear.py and models.py hand their work to `Run`; __main__.py writes what it returns. In each round
-every peer has one turn, and before the first, between the rounds and after the last the FMA peak (and, where memory
-is the limit, the streaming read) is sampled: a change of clock frequency or a busy neighbour meets all alike. A
+attention.py, linear.py, models.py and families.py hand their work to `Run`; __main__.py writes what it returns. In
+each round every peer has one turn, and before the first, between the rounds and after the last the FMA peak (and, where
+memory is the limit, the streaming read) is sampled: a change of clock frequency or a busy neighbour meets all alike. A
 figure is the median of the rounds, and all samples stay in the result.
 """
 
@@ -53,7 +53,7 @@ class Work:
     flops: useful ones. stream_bytes: what the call has to read, if that and not arithmetic is its limit; else 0.
     rows: indices of the result's rows that are compared; expected: writes what they should be to a .npy of the path
     that it gets, and says whether it could. peers: False measures ours alone. extra: labels of lanes of ours beyond
-    the usual one that take part.
+    the usual one that take part. rounds: at most so many turns, if that is fewer than the run's.
     """
 
     case: wire.Case
@@ -65,6 +65,7 @@ class Work:
     stream_bytes: int = 0
     peers: bool = True
     extra: tuple[str, ...] = ()
+    rounds: int | None = None
     artifacts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -203,7 +204,7 @@ class Run:
         peaks: dict[str, list[float]] = {lane.label: [] for lane in ceilings}
         reads: dict[str, list[float]] = {lane.label: [] for lane in ceilings}
         samples: dict[str, list[dict[str, Any]]] = {lane.label: [] for lane in ready}
-        rounds, turn = self.rounds, 0
+        rounds, turn = min(self.rounds, work.rounds or self.rounds), 0
         while turn < rounds:
             self._sample_ceilings(work, peaks, reads)
             start = time.perf_counter()

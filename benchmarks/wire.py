@@ -36,13 +36,116 @@ class TextsCase:
     batch_size: int = 32
 
 
-Case = AttentionCase | LinearCase | ModelCase | TextsCase
-_KINDS = {"attention": AttentionCase, "linear": LinearCase, "model": ModelCase, "texts": TextsCase}
+def _drawn_ids(name: str, shape: tuple[int, ...], vocab_size: int) -> np.ndarray:
+    """int64 ids, none of which begins, pads or ends a row: families have those at either end of the vocabulary."""
+    return generator(name).integers(10, vocab_size - 10, shape)
+
+
+@dataclass(frozen=True)
+class PrefillCase:
+    """A decoder reads B prompts of L tokens: the logits that follow them, and what later steps need."""
+
+    name: str
+    model: str
+    B: int
+    L: int
+
+    def make_ids(self, vocab_size: int) -> np.ndarray:
+        """(B, L) int64."""
+        return _drawn_ids(self.name, (self.B, self.L), vocab_size)
+
+
+@dataclass(frozen=True)
+class DecodeCase:
+    """`steps` steps of a decoder for B rows with L tokens in the cache before the first; the time is one step's."""
+
+    name: str
+    model: str
+    B: int
+    L: int
+    steps: int
+
+    def make_ids(self, vocab_size: int) -> np.ndarray:
+        """(B, L + steps) int64: what is in the cache, the same for all rows, and a column for each step."""
+        ids = _drawn_ids(self.name, (self.B, self.L + self.steps), vocab_size)
+        ids[:, : self.L] = ids[0, : self.L]
+        return ids
+
+
+@dataclass(frozen=True)
+class GenerateCase:
+    """`new` tokens after B prompts (or for B sources) of L tokens: greedy search, or `beams` beams."""
+
+    name: str
+    model: str
+    B: int
+    L: int
+    new: int
+    beams: int = 1
+
+    def make_ids(self, vocab_size: int) -> np.ndarray:
+        """(B, L) int64."""
+        return _drawn_ids(self.name, (self.B, self.L), vocab_size)
+
+
+@dataclass(frozen=True)
+class FeaturesCase:
+    """An encoder's hidden states of pictures or sound: `shape` is that of its input, the batch first."""
+
+    name: str
+    model: str
+    shape: tuple[int, ...]
+
+    def make_features(self) -> np.ndarray:
+        """N(0, 1), float32, as normalised pixels and log-mel features nearly are."""
+        return generator(self.name).standard_normal(self.shape).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class ModuleCase:
+    """A module of torch.nn (modules.py has them by name), `width` features, for B sequences of L tokens."""
+
+    name: str
+    module: str
+    width: int
+    B: int
+    L: int
+
+
+Case = (
+    AttentionCase
+    | LinearCase
+    | ModelCase
+    | TextsCase
+    | PrefillCase
+    | DecodeCase
+    | GenerateCase
+    | FeaturesCase
+    | ModuleCase
+)
+_KINDS = {
+    "attention": AttentionCase,
+    "linear": LinearCase,
+    "model": ModelCase,
+    "texts": TextsCase,
+    "prefill": PrefillCase,
+    "decode": DecodeCase,
+    "generate": GenerateCase,
+    "features": FeaturesCase,
+    "module": ModuleCase,
+}
+# Those whose case says everything: the other ones need a model's files.
+_WITHOUT_ARTIFACTS = ("attention", "linear", "module")
 
 
 def operation(case: Case) -> str:
     """The name of the case's kind, and of the backends' method that prepares it."""
     return next(name for name, kind in _KINDS.items() if type(case) is kind)
+
+
+def needs_artifacts(case: Case) -> bool:
+    """Whether the backends' method takes the model's files, too."""
+    return operation(case) not in _WITHOUT_ARTIFACTS
 
 
 def to_json(case: Case) -> dict[str, Any]:

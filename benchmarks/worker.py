@@ -77,7 +77,7 @@ class Session:
         self.forget()
         case = wire.from_json(case)
         prepare = getattr(self.backend, wire.operation(case))
-        variants = prepare(case, artifacts) if wire.operation(case) in ("model", "texts") else prepare(case)
+        variants = prepare(case, artifacts) if wire.needs_artifacts(case) else prepare(case)
         expected = None if expected is None else np.load(expected)
         report = {}
         for variant in variants:
@@ -109,13 +109,14 @@ class Session:
         return {"max_error": difference, "seconds": seconds}
 
     def time(self) -> dict[str, Any]:
-        """Seconds a call of the prepared case, mean of enough calls to fill a sample, and the processors used."""
+        """Seconds of the prepared case, mean of enough calls to fill a sample, and the processors used."""
         call = self.variant.call
         if self.warm_up:
             call()
         processor = time.process_time()
         seconds = timing.seconds_a_call(call, self.repeat)
-        return {"seconds": seconds, "processors": (time.process_time() - processor) / (seconds * self.repeat)}
+        processors = (time.process_time() - processor) / (seconds * self.repeat)
+        return {"seconds": seconds / self.variant.parts, "processors": processors}
 
     def reference(
         self, case: dict[str, Any], artifacts: dict[str, Any], picked: list[int], path: str

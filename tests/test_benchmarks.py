@@ -29,26 +29,32 @@ def test_cases_survive_json(load):
     wire = load("wire")
     cases = [*load("attention").MUST_SHOW, *load("attention").GRID, *load("linear").CASES]
     cases += [wire.ModelCase("m", "minilm", 2, 8), wire.TextsCase("t", "minilm", 10)]
+    cases += [one.case for one in load("families").measured()]
     for case in cases:
         assert wire.from_json(json.loads(json.dumps(wire.to_json(case)))) == case
 
 
 def test_names_are_unique_and_the_grid_is_large(load):
-    attention, linear = load("attention"), load("linear")
+    attention, linear, families = load("attention"), load("linear"), load("families")
     names = [case.name for case in (*attention.MUST_SHOW, *attention.GRID)]
     assert len(set(names)) == len(names)
     assert len(attention.GRID) >= 80
     assert {1, 4, 16, 32} <= {case.Lq for case in attention.GRID}
     assert len({case.name for case in linear.CASES}) == len(linear.CASES)
+    measured = families.measured()
+    assert len({one.case.name for one in measured}) == len(measured)
+    assert {type(one.case) for one in measured if families.is_small(one)} == {type(one.case) for one in measured}
 
 
-@pytest.mark.parametrize("question", ["attention", "linear", "models"])
+@pytest.mark.parametrize("question", ["attention", "linear", "models", "families"])
 def test_claims_are_about_cases_that_exist(load, question):
     """A result in which everything lasts one second leaves no claim of its thread count unmeasured."""
     module, claims = load(question), load("claims")
     if question == "models":
         names = [name for model in module.MODELS for name in module._names(model)] + [module._TEXTS_NAME]
         works = [(name, 1) for name in names]
+    elif question == "families":
+        works = [(one.case.name, one.stream_bytes) for one in module.measured()]
     elif question == "attention":
         works = [(work.case.name, work.stream_bytes) for work in module.works(quick=False)]
     else:
@@ -80,6 +86,15 @@ def test_useful_flops_of_key_lengths(load):
     _, options = case.make_inputs()
     pairs = case.H * case.Lq * int(options["kv_lengths"].sum())
     assert attention.useful_flops(case) == 2 * pairs * (case.D + case.Dv)
+
+
+def test_what_a_step_of_gpt2_reads_and_computes(load):
+    """The matrices of GPT-2 small are 124 million numbers but for its positions and vectors."""
+    families = load("families")
+    numbers = families._gpt2_stream_bytes() / 4
+    assert 123e6 < numbers < 125e6
+    assert families._gpt2_flops(1, 0, 1, 1) == pytest.approx(2 * numbers, rel=1e-3)
+    assert families._gpt2_flops(2, 0, 3, 3) == 2 * sum(families._gpt2_flops(1, past, 1, 1) for past in range(3))
 
 
 def small_cases(load):
@@ -158,3 +173,66 @@ def test_a_missing_peer_is_named_and_skipped(load, tmp_path, monkeypatch):
         result = session.result()
     assert "no torch here" in result["backends"]["torch"]["missing"]
     assert any(line.startswith("torch is missing and skipped") for line in said)
+
+
+# Class and config of transformers with few numbers, for each model of families.py.
+TINY = {
+    "gpt2": (
+        "GPT2LMHeadModel",
+        "GPT2Config",
+        {"vocab_size": 90, "n_positions": 32, "n_embd": 8, "n_layer": 2, "n_head": 2, "bos_token_id": 89}
+        | {"eos_token_id": 89},
+    ),
+    "t5": (
+        "T5ForConditionalGeneration",
+        "T5Config",
+        {"vocab_size": 90, "d_model": 8, "d_kv": 4, "d_ff": 12, "num_layers": 1, "num_heads": 2}
+        | {"decoder_start_token_id": 0},
+    ),
+    "vit": (
+        "ViTModel",
+        "ViTConfig",
+        {"hidden_size": 8, "num_hidden_layers": 1, "intermediate_size": 12, "num_attention_heads": 2},
+    ),
+    "whisper": (
+        "WhisperModel",
+        "WhisperConfig",
+        {"vocab_size": 90, "d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2}
+        | {"decoder_attention_heads": 2, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8, "pad_token_id": 1}
+        | {"bos_token_id": 1, "eos_token_id": 1, "decoder_start_token_id": 2},
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.oracle
+def test_peers_of_families_agree(load, tmp_path):
+    """Each kind of case on tiny models: both peers are measured, and neither is beyond the tolerance."""
+    for name in ("torch", "transformers", "safetensors"):
+        pytest.importorskip(name)
+    artifacts, families, runner, wire = map(load, ("artifacts", "families", "runner", "wire"))
+    cases = [
+        wire.PrefillCase("prefill", "gpt2", 2, 5),
+        wire.DecodeCase("decode", "gpt2", 3, 5, 2),
+        wire.GenerateCase("generate", "gpt2", 2, 4, 3),
+        wire.GenerateCase("beams", "t5", 2, 5, 4, beams=3),
+        wire.FeaturesCase("pictures", "vit", (2, 3, 224, 224)),
+        wire.FeaturesCase("sound", "whisper", (1, 80, 3000)),
+        *(wire.ModuleCase(case.name, case.module, case.width, 2, 6) for case, _ in families._MODULES),
+    ]
+    found = {}
+    for model, (model_class, config_class, fields) in TINY.items():
+        folder = tmp_path / model
+        artifacts.random_model(model_class, config_class, fields).save_pretrained(folder)
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        found[model] = {"checkpoint": str(folder), "config": config}
+    lanes = [runner.Lane(name, name, 1) for name in ("ours", "torch")]
+    with runner.Run("families", lanes, isa=None, rounds=1, sample_seconds=0.001, report=lambda _: None) as session:
+        for case in cases:
+            one = families.Measured(case, "tiny", flops=1, stream_bytes=int(isinstance(case, wire.DecodeCase)))
+            session.measure(families.work(one, found.get(getattr(case, "model", ""), {})))
+        result = session.result()
+    for row in result["rows"]:
+        for label, entry in row["lanes"].items():
+            assert entry.get("max_error", 1) < 1e-5, (row["case"]["name"], label, entry)
+    assert result["rows"][1]["lanes"]["ours"]["of_read"] > 0

@@ -14,7 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.wire import AttentionCase, LinearCase, ModelCase, TextsCase
+from benchmarks.wire import (
+    AttentionCase,
+    DecodeCase,
+    FeaturesCase,
+    GenerateCase,
+    LinearCase,
+    ModelCase,
+    ModuleCase,
+    PrefillCase,
+    TextsCase,
+)
 
 NAMES = ("ours", "numpy", "torch", "onnxruntime", "openvino", "ctranslate2", "sentence_transformers")
 
@@ -25,11 +35,15 @@ class Unsupported(Exception):
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to compute a case. `read` turns what `call` returned into the array that all peers are compared by."""
+    """One way to compute a case. `read` turns what `call` returned into the array that all peers are compared by.
+
+    parts: how many of what the case is about (steps of a decoder) one call does; the time is that of one.
+    """
 
     name: str
     call: Callable[[], Any]
     read: Callable[[Any], np.ndarray] = np.asarray
+    parts: int = 1
 
 
 def converted(artifacts: dict[str, Any], form: str) -> str:
@@ -70,3 +84,23 @@ class Backend:
     def texts(self, case: TextsCase, artifacts: dict[str, Any]) -> list[Variant]:
         """Results (count, h) of length 1, in the order of the texts."""
         raise Unsupported("embeds no texts")
+
+    def prefill(self, case: PrefillCase, artifacts: dict[str, Any]) -> list[Variant]:
+        """Results (B, V): logits after the last token. The call leaves what a first step would need."""
+        raise Unsupported("runs no decoder whose logits it gives")
+
+    def decode(self, case: DecodeCase, artifacts: dict[str, Any]) -> list[Variant]:
+        """Results (B, V): logits after the last step. Each call begins with L tokens in the cache."""
+        raise Unsupported("runs no decoder step by step")
+
+    def generate(self, case: GenerateCase, artifacts: dict[str, Any]) -> list[Variant]:
+        """Results (B, new): the ids."""
+        raise Unsupported("generates no text")
+
+    def features(self, case: FeaturesCase, artifacts: dict[str, Any]) -> list[Variant]:
+        """Results (B, L, h): hidden states of the last layer, after its norm."""
+        raise Unsupported("runs no such model")
+
+    def module(self, case: ModuleCase) -> list[Variant]:
+        """Results (B, n): all outputs of a row in a line, as modules.py's `read` gives them."""
+        raise Unsupported("has no such module")

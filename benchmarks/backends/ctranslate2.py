@@ -1,4 +1,4 @@
-"""CTranslate2: BERT encoders through its converter from transformers.
+"""CTranslate2: BERT encoders, GPT-2 and T5 through its converter from transformers.
 
 As its documentation advises for latency: intra_threads is the number of threads, inter_threads 1, float32. Left alone
 it chose AVX2 on a processor with AVX-512; CT2_FORCE_CPU_ISA names the best level that the processor has instead, and
@@ -19,9 +19,10 @@ from typing import Any
 import ctranslate2
 import numpy as np
 
+from benchmarks.artifacts import ct2_id, ct2_token
 from benchmarks.backends import Backend, Variant, converted
 from benchmarks.texts import PaddedEncoder
-from benchmarks.wire import ModelCase, TextsCase
+from benchmarks.wire import GenerateCase, ModelCase, PrefillCase, TextsCase
 
 
 class CTranslate2(Backend):
@@ -71,15 +72,50 @@ class CTranslate2(Backend):
         texts = json.loads(Path(artifacts["texts"]).read_text(encoding="utf-8"))
         return [Variant("Encoder.forward_batch, sorted padded batches", lambda: encode(texts))]
 
-    def _load(self, artifacts: dict[str, Any]) -> ctranslate2.Encoder:
+    def prefill(self, case: PrefillCase, artifacts: dict[str, Any]) -> list[Variant]:
+        model = self._load(artifacts, ctranslate2.Generator)
+        ids = case.make_ids(artifacts["config"]["vocab_size"])
+        prompts = [[ct2_token(i) for i in row] for row in ids.tolist()]
+        # Its forward_batch gives the logits of all tokens; one generated token has those of the last alone.
+        options = {"min_length": 0, "max_length": 1, "include_prompt_in_result": False, "return_logits_vocab": True}
+        return [
+            Variant(
+                "generate_batch, max_length=1",
+                lambda: model.generate_batch(prompts, beam_size=1, **options),
+                lambda results: np.array([np.array(result.logits[0][0]) for result in results]),
+            )
+        ]
+
+    def generate(self, case: GenerateCase, artifacts: dict[str, Any]) -> list[Variant]:
+        source = case.model == "t5"
+        model = self._load(artifacts, ctranslate2.Translator if source else ctranslate2.Generator)
+        ids = case.make_ids(artifacts["config"]["vocab_size"])
+        prompts = [[ct2_token(i) for i in row] for row in ids.tolist()]
+        options: dict[str, Any] = {"beam_size": case.beams}
+        if source:
+            options |= {"min_decoding_length": case.new, "max_decoding_length": case.new}
+            return [Variant("translate_batch", lambda: model.translate_batch(prompts, **options), _translated)]
+        options |= {"min_length": case.new, "max_length": case.new, "include_prompt_in_result": False}
+        return [Variant("generate_batch", lambda: model.generate_batch(prompts, **options), _generated)]
+
+    def _load(self, artifacts: dict[str, Any], kind: type = ctranslate2.Encoder) -> Any:
         path = converted(artifacts, "ctranslate2")
         threads = {"inter_threads": 1, "intra_threads": self.threads}
         with _captured_stderr() as log:
-            encoder = ctranslate2.Encoder(path, device="cpu", compute_type="float32", **threads)
+            model = kind(path, device="cpu", compute_type="float32", **threads)
         # It says what it chose when the first model is loaded.
         found = re.findall(r"- (Selected ISA|Use Intel MKL|SGEMM backend): (.+)", log())
         self.chosen |= {name.lower().replace(" ", "_"): value.strip() for name, value in found}
-        return encoder
+        return model
+
+
+def _generated(results: list[Any]) -> np.ndarray:
+    return np.array([result.sequences_ids[0] for result in results])
+
+
+def _translated(results: list[Any]) -> np.ndarray:
+    """Of the best hypotheses, words into ids."""
+    return np.array([[ct2_id(word) for word in result.hypotheses[0]] for result in results])
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from onnx import TensorProto, helper
 from benchmarks import masks
 from benchmarks.backends import Backend, Unsupported, Variant, converted
 from benchmarks.texts import PaddedEncoder
-from benchmarks.wire import AttentionCase, LinearCase, ModelCase, TextsCase
+from benchmarks.wire import AttentionCase, FeaturesCase, LinearCase, ModelCase, TextsCase
 
 _TYPES = {
     np.dtype(np.float32): TensorProto.FLOAT,
@@ -177,18 +177,12 @@ class OnnxRuntime(Backend):
             session = self.session(converted(artifacts, name))
             ids = case.make_ids(artifacts["config"]["vocab_size"])
             feeds = _model_feeds(session, ids, np.ones_like(ids))
-            binding = session.io_binding()
-            for key, array in feeds.items():
-                binding.bind_cpu_input(key, array)
-            binding.bind_output("last_hidden_state", "cpu")
-            variants.append(
-                Variant(
-                    name,
-                    lambda session=session, binding=binding: (session.run_with_iobinding(binding), binding)[1],
-                    lambda binding: binding.copy_outputs_to_cpu()[0],
-                )
-            )
+            variants.append(_hidden_states(name, session, feeds))
         return variants
+
+    def features(self, case: FeaturesCase, artifacts: dict[str, Any]) -> list[Variant]:
+        session = self.session(converted(artifacts, "onnx"))
+        return [_hidden_states("onnx", session, {session.get_inputs()[0].name: case.make_features()})]
 
     def texts(self, case: TextsCase, artifacts: dict[str, Any]) -> list[Variant]:
         texts = json.loads(Path(artifacts["texts"]).read_text(encoding="utf-8"))
@@ -245,6 +239,19 @@ class OnnxRuntime(Backend):
             return results
 
         return run
+
+
+def _hidden_states(name: str, session: ort.InferenceSession, feeds: dict[str, np.ndarray]) -> Variant:
+    """An exported model with its inputs bound."""
+    binding = session.io_binding()
+    for key, array in feeds.items():
+        binding.bind_cpu_input(key, array)
+    binding.bind_output("last_hidden_state", "cpu")
+    return Variant(
+        name,
+        lambda: (session.run_with_iobinding(binding), binding)[1],
+        lambda binding: binding.copy_outputs_to_cpu()[0],
+    )
 
 
 def _joined(array: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ import openvino.opset13 as ops
 from benchmarks import masks
 from benchmarks.backends import Backend, Unsupported, Variant, converted
 from benchmarks.texts import PaddedEncoder
-from benchmarks.wire import AttentionCase, LinearCase, ModelCase, TextsCase
+from benchmarks.wire import AttentionCase, FeaturesCase, LinearCase, ModelCase, TextsCase
 
 
 class OpenVINO(Backend):
@@ -63,13 +63,10 @@ class OpenVINO(Backend):
 
     def model(self, case: ModelCase, artifacts: dict[str, Any]) -> list[Variant]:
         ids = case.make_ids(artifacts["config"]["vocab_size"])
-        variants = []
-        for name in ("static", "dynamic"):
-            model = self.core.read_model(converted(artifacts, "openvino"))
-            if name == "static":
-                model.reshape({tensor.get_any_name(): list(ids.shape) for tensor in model.inputs})
-            variants.append(Variant(f"{name} shape", *self._compiled(model, [ids, np.ones_like(ids)])))
-        return variants
+        return self._converted(artifacts, [ids, np.ones_like(ids)])
+
+    def features(self, case: FeaturesCase, artifacts: dict[str, Any]) -> list[Variant]:
+        return self._converted(artifacts, [case.make_features()])
 
     def texts(self, case: TextsCase, artifacts: dict[str, Any]) -> list[Variant]:
         request = self.core.compile_model(converted(artifacts, "openvino"), "CPU", self.options).create_infer_request()
@@ -80,6 +77,16 @@ class OpenVINO(Backend):
         encode = PaddedEncoder(artifacts["checkpoint"], forward, case.batch_size)
         texts = json.loads(Path(artifacts["texts"]).read_text(encoding="utf-8"))
         return [Variant("dynamic shape, sorted padded batches", lambda: encode(texts))]
+
+    def _converted(self, artifacts: dict[str, Any], arrays: list[np.ndarray]) -> list[Variant]:
+        """The model on these inputs, all of one shape, for that shape and for any."""
+        variants = []
+        for name in ("static", "dynamic"):
+            model = self.core.read_model(converted(artifacts, "openvino"))
+            if name == "static":
+                model.reshape({tensor.get_any_name(): list(arrays[0].shape) for tensor in model.inputs})
+            variants.append(Variant(f"{name} shape", *self._compiled(model, arrays)))
+        return variants
 
     def _compiled(self, model: ov.Model, arrays: list[np.ndarray]):
         """(call, read) of a compiled model on these inputs."""

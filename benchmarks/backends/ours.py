@@ -9,8 +9,18 @@ from typing import Any
 import numpy as np
 
 import transformer_fast as tf
-from benchmarks.backends import Backend, Variant
-from benchmarks.wire import AttentionCase, LinearCase, ModelCase, TextsCase
+from benchmarks.backends import Backend, Unsupported, Variant
+from benchmarks.wire import (
+    AttentionCase,
+    DecodeCase,
+    FeaturesCase,
+    GenerateCase,
+    LinearCase,
+    ModelCase,
+    ModuleCase,
+    PrefillCase,
+    TextsCase,
+)
 from transformer_fast import functional
 
 # As a decoder packs them: batches of so many rows are its steps.
@@ -74,6 +84,57 @@ class Ours(Backend):
                 lambda: encoder.encode(texts, batch_size=case.batch_size, show_progress_bar=False),
             )
         ]
+
+    def prefill(self, case: PrefillCase, artifacts: dict[str, Any]) -> list[Variant]:
+        model = tf.load_model(artifacts["checkpoint"])
+        ids = case.make_ids(model.config.vocab_size)
+        return [Variant("start", lambda: model.start(ids, None, capacity=case.L + 1)[0])]
+
+    def decode(self, case: DecodeCase, artifacts: dict[str, Any]) -> list[Variant]:
+        model = tf.load_model(artifacts["checkpoint"])
+        ids = case.make_ids(model.config.vocab_size)
+        _, state = model.start(ids[:1, : case.L], None, capacity=case.L + case.steps)
+        state.reorder(np.zeros(case.B, np.int64))
+        columns = [np.ascontiguousarray(ids[:, case.L + i]) for i in range(case.steps)]
+
+        def call() -> np.ndarray:
+            # No user goes back to the prompt, but each call has to begin there.
+            for cache in state.caches:
+                cache.lengths[:] = case.L
+                cache._count()
+            state.positions = np.full(case.B, case.L)
+            for column in columns:
+                logits = model.step(column, state)
+            return logits
+
+        return [Variant("step", call, parts=case.steps)]
+
+    def generate(self, case: GenerateCase, artifacts: dict[str, Any]) -> list[Variant]:
+        model = tf.load_model(artifacts["checkpoint"])
+        ids = case.make_ids(model.config.vocab_size)
+        mask = np.ones_like(ids)
+        options = {"min_new_tokens": case.new, "max_new_tokens": case.new, "num_beams": case.beams}
+        return [
+            Variant("generate", lambda: model.generate(ids, mask, **options), lambda result: result[:, -case.new :])
+        ]
+
+    def features(self, case: FeaturesCase, artifacts: dict[str, Any]) -> list[Variant]:
+        model = tf.load_model(artifacts["checkpoint"])
+        features = case.make_features()
+        if case.model == "whisper":
+            return [Variant("encode", lambda: model.encode(features).last_hidden_state)]
+        return [Variant("load_model(...)(pixel_values)", lambda: model(features).last_hidden_state)]
+
+    def module(self, case: ModuleCase) -> list[Variant]:
+        # torch's arithmetic is at rest here: it only makes the weights.
+        try:
+            from benchmarks import modules
+            from transformer_fast.integrations import from_torch
+        except ImportError as error:
+            raise Unsupported(f"from_torch needs torch ({error})") from None
+        module = from_torch(modules.build(case))
+        arrays, options = modules.inputs(case)
+        return [Variant("from_torch", lambda: module(*arrays, **options), modules.read)]
 
 
 BACKEND = Ours

@@ -1,4 +1,4 @@
-"""torch: scaled_dot_product_attention, F.linear, and transformers' BertModel on attn_implementation="sdpa".
+"""torch: scaled_dot_product_attention, F.linear, torch.nn, and transformers' models on attn_implementation="sdpa".
 
 As PyTorch's performance guide advises for inference on a CPU: `inference_mode`, `set_num_threads` to the number of
 threads, one inter-op thread, contiguous float32 tensors. torch.compile needs a C++ compiler at run time and is left
@@ -8,6 +8,7 @@ out.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,19 @@ import torch.nn.functional as F
 from benchmarks import masks
 from benchmarks.backends import Backend, Unsupported, Variant
 from benchmarks.texts import PaddedEncoder
-from benchmarks.wire import AttentionCase, LinearCase, ModelCase, TextsCase
+from benchmarks.wire import (
+    AttentionCase,
+    Case,
+    DecodeCase,
+    FeaturesCase,
+    GenerateCase,
+    LinearCase,
+    ModelCase,
+    ModuleCase,
+    PrefillCase,
+    TextsCase,
+    operation,
+)
 
 
 class Torch(Backend):
@@ -110,8 +123,71 @@ class Torch(Backend):
         texts = json.loads(Path(artifacts["texts"]).read_text(encoding="utf-8"))
         return [Variant("transformers.BertModel, sorted padded batches", lambda: encode(texts))]
 
-    def reference(self, case: ModelCase, artifacts: dict[str, Any], picked: list[int]) -> np.ndarray:
-        """Hidden states of these sequences of the case, (len(picked), L, h), computed in float64."""
+    def prefill(self, case: PrefillCase, artifacts: dict[str, Any]) -> list[Variant]:
+        model = self._load_family(case, artifacts)
+        ids = torch.from_numpy(case.make_ids(model.config.vocab_size))
+        return [Variant("use_cache, logits_to_keep=1", lambda: _prefill(model, ids)[0], torch.Tensor.numpy)]
+
+    def decode(self, case: DecodeCase, artifacts: dict[str, Any]) -> list[Variant]:
+        model = self._load_family(case, artifacts)
+        call = _decoding(model, torch.from_numpy(case.make_ids(model.config.vocab_size)), case.L)
+        return [Variant("past_key_values", call, torch.Tensor.numpy, parts=case.steps)]
+
+    def generate(self, case: GenerateCase, artifacts: dict[str, Any]) -> list[Variant]:
+        model = self._load_family(case, artifacts)
+        ids = torch.from_numpy(case.make_ids(model.config.vocab_size))
+        options = {
+            "attention_mask": torch.ones_like(ids),
+            "min_new_tokens": case.new,
+            "max_new_tokens": case.new,
+            "num_beams": case.beams,
+            "do_sample": False,
+            "pad_token_id": 0,
+        }
+        return [
+            Variant(
+                "transformers' generate",
+                lambda: model.generate(ids, **options),
+                lambda result: result[:, -case.new :].numpy(),
+            )
+        ]
+
+    def features(self, case: FeaturesCase, artifacts: dict[str, Any]) -> list[Variant]:
+        model = self._load_family(case, artifacts)
+        part = model.encoder if case.model == "whisper" else model
+        features = torch.from_numpy(case.make_features())
+        return [
+            Variant(
+                f"transformers.{type(model).__name__}", lambda: part(features).last_hidden_state, torch.Tensor.numpy
+            )
+        ]
+
+    def module(self, case: ModuleCase) -> list[Variant]:
+        from benchmarks import modules
+
+        module = modules.build(case)
+        arrays, options = modules.inputs(case)
+        tensors = [torch.from_numpy(array) for array in arrays]
+        options = {name: torch.from_numpy(o) if isinstance(o, np.ndarray) else o for name, o in options.items()}
+        return [Variant(f"torch.nn.{type(module).__name__}", lambda: module(*tensors, **options), modules.read)]
+
+    def reference(self, case: Case, artifacts: dict[str, Any], picked: list[int]) -> np.ndarray:
+        """What the case's method gives for these sequences of the case; models of operation "model" in float64.
+
+        The others in float32, by the plainest way: torch is what they have to agree with.
+        """
+        kind = operation(case)
+        if kind == "model":
+            return self._hidden(case, artifacts, picked)
+        if kind in ("prefill", "decode"):
+            model = self._load_family(case, artifacts)
+            ids = torch.from_numpy(case.make_ids(model.config.vocab_size)[picked])
+            return _prefill(model, ids)[0].numpy()
+        variants = self.module(case) if kind == "module" else getattr(self, kind)(case, artifacts)
+        return variants[0].read(variants[0].call())[picked]
+
+    def _hidden(self, case: ModelCase, artifacts: dict[str, Any], picked: list[int]) -> np.ndarray:
+        """Hidden states, (len(picked), L, h)."""
         model = self._load(artifacts).double()
         ids = torch.from_numpy(case.make_ids(model.config.vocab_size)[picked])
         return model(input_ids=ids).last_hidden_state.numpy()
@@ -124,6 +200,43 @@ class Torch(Backend):
         return BertModel.from_pretrained(
             artifacts["checkpoint"], attn_implementation="sdpa", add_pooling_layer=False, dtype=torch.float32
         ).eval()
+
+    def _load_family(self, case: Case, artifacts: dict[str, Any]) -> torch.nn.Module:
+        try:
+            import transformers
+        except ImportError as error:
+            raise Unsupported(f"transformers is not installed ({error})") from None
+        options = {"attn_implementation": "sdpa", "dtype": torch.float32}
+        if case.model == "t5":  # whose biases of positions leave it no choice in some releases
+            del options["attn_implementation"]
+        model_class = getattr(transformers, artifacts["config"]["architectures"][0])
+        return model_class.from_pretrained(artifacts["checkpoint"], **options).eval()
+
+
+def _prefill(model: torch.nn.Module, ids: torch.Tensor) -> tuple[torch.Tensor, Any]:
+    """Logits (B, V) after ids (B, L), and the cache."""
+    output = model(input_ids=ids, use_cache=True, logits_to_keep=1)
+    return output.logits[:, -1], output.past_key_values
+
+
+def _decoding(model: torch.nn.Module, ids: torch.Tensor, L: int) -> Callable[[], torch.Tensor]:
+    """A call that goes through the columns of ids from L on, one step each, and gives the last one's logits.
+
+    The first L columns are the same in all rows.
+    """
+    cache = _prefill(model, ids[:1, :L])[1]
+    cache.batch_repeat_interleave(len(ids))
+
+    def call() -> torch.Tensor:
+        # Without what came after the prompt in the last call. A negative number is how many go.
+        further = cache.get_seq_length() - L
+        if further:
+            cache.crop(-further)
+        for i in range(L, ids.shape[1]):
+            output = model(input_ids=ids[:, i : i + 1], past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return output.logits[:, -1]
+
+    return call
 
 
 def _optional_version(name: str) -> dict[str, str]:
