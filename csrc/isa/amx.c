@@ -45,6 +45,7 @@ void tfast_fill_amx(tfast_kernels* table) {
 
     table->attention_panel = PANEL;
     table->attention_block = ATTENTION_BLOCK;
+    table->piece_panels = UNIT_PIECE_PANELS;
     table->decode_rows = DECODE_ROWS;
     table->attention_f32_scratch_bytes = KERNEL(attention_f32_scratch_bytes);
     table->attention_f32_qblock = KERNEL(attention_f32_qblock);

@@ -212,7 +212,7 @@ V_INLINE void do_meanwhile(const meanwhile_t* m) {
         }                                             \
         do_meanwhile(&meanwhile);                     \
     } while (0)
-enum { PRODUCTS_PER_STEP = 6 };
+enum { PRODUCTS_PER_STEP = 6, SMALL_PRODUCTS = 5 };
 #define LOAD_A(tiles, part)                                                \
     do {                                                                   \
         _tile_loadd(4, a + (part) * T_BYTES, 64);                          \
@@ -240,6 +240,7 @@ V_INLINE void multiply_tiles(const char* a, int64_t a_tile, const char* b, int64
         _tile_zero(2);
         if (columns == 2) _tile_zero(3);
     }
+    const char *a0 = a, *b0 = b;
     for (int64_t s = 0; s < steps; s++, a += A_STEP_BYTES, b += B_STEP_BYTES) {
         TILES_READ_MEMORY(b);
         LOAD_A(tiles, 0);
@@ -253,7 +254,10 @@ V_INLINE void multiply_tiles(const char* a, int64_t a_tile, const char* b, int64
         MULTIPLY(tiles, columns);
         LOAD_A(tiles, 2);
         MULTIPLY(tiles, columns);
+    }
+    for (a = a0, b = b0; steps > 0; steps--, a += A_STEP_BYTES, b += B_STEP_BYTES) {
         LOAD_A(tiles, 0);
+        LOAD_B(0, columns);
         MULTIPLY(tiles, columns);
     }
     _tile_stored(0, to.at, to.stride * 4);

@@ -34,6 +34,8 @@
 /* A block of an additive bias is 48 rows of 8 lines, wanted within the 16 tiles of its product. */
 #define AHEAD_BIAS_LINES 24
 
+#define PIECE_PANELS 8
+
 typedef struct {
     int64_t panels, superblock;
     size_t states, q, o, scores, k, v, bytes; /* offsets, and how much it is */
@@ -441,6 +443,7 @@ static void redo_panel(work_t* w, int64_t index, const uint8_t* rogue) {
     w->unit = NULL;
     t->started = 0;
     t->careful = 1;
+    t->apart = 0;
     for (int64_t i = 0; i < PANEL; i++) {
         t->max[i] = -INFINITY;
         t->sum[i] = 0;

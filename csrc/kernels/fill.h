@@ -42,6 +42,7 @@ static void fill(tfast_kernels* table) {
 
     table->attention_panel = PANEL;
     table->attention_block = ATTENTION_BLOCK;
+    table->piece_panels = PIECE_PANELS;
     table->decode_rows = DECODE_ROWS;
     table->attention_f32_scratch_bytes = KERNEL(attention_f32_scratch_bytes);
     table->attention_f32_qblock = KERNEL(attention_f32_qblock);

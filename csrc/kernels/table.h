@@ -124,6 +124,7 @@ typedef struct tfast_kernels {
      * ------------------------------------------------------------------------------------------------ */
     int attention_panel; /* query rows that go through the tiles together */
     int attention_block; /* keys of one step of the online softmax */
+    int piece_panels;    /* of a piece at most: all of them share the work that keys take beforehand */
     int decode_rows;     /* attention_f32_decode takes up to so many rows */
     size_t (*attention_f32_scratch_bytes)(const tfast_attention* call, int64_t max_rows);
     void (*attention_f32_qblock)(const tfast_attention* call, const tfast_attention_piece* piece, void* scratch);

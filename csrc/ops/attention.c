@@ -18,8 +18,7 @@
 /* A split of fewer keys does not pay for its merge. */
 #define MIN_SPLIT_KEYS 256
 /* Queries and outputs of a piece stay below this, a quarter of a 2 MB L2: 8 panels of D = 64, 5 of 256. */
-#define PIECE_FLOATS     (128 * 1024)
-#define MAX_PIECE_PANELS 8
+#define PIECE_FLOATS (128 * 1024)
 /* Pieces for each thread: enough that the last one does not leave others idle for long. */
 #define PIECES_PER_THREAD 4
 
@@ -149,7 +148,7 @@ static void begin_plan(plan_t* p, const tfast_attention* call, int threads) {
     *p = (plan_t){
         .kernels = tfast_kernels_now(), .call = call, .threads = threads, .group = call->Hkv ? call->H / call->Hkv : 1};
     const int64_t panel = p->kernels->attention_panel;
-    int64_t panels = TFAST_MAX(1, TFAST_MIN(MAX_PIECE_PANELS, PIECE_FLOATS / ((call->D + call->Dv) * panel)));
+    int64_t panels = TFAST_MAX(1, TFAST_MIN(p->kernels->piece_panels, PIECE_FLOATS / ((call->D + call->Dv) * panel)));
     if (threads > 1) {
         int64_t total = 0;
         for (int64_t b = 0; b < call->B; b++) total += tfast_ceil_div(lengths_of(call, b).lq, panel) * call->H;
