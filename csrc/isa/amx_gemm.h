@@ -107,14 +107,16 @@ V_INLINE void split_nearest(__m512 lo, __m512 hi, char* to, __m512 left[2]) {
 
 /* A row of k numbers into its rows of the tiles, 32 a step, pairs (i, i + 16); whether all are finite. */
 V_INLINE int split_row(const float* x, int64_t k, char* to) {
-    __m512 left[2];
-    __mmask16 rogue = 0;
-    for (int64_t n = k; n > 0; n -= T_K, x += T_K, to += A_STEP_BYTES) {
-        split_nearest(v_load_n(x, TFAST_MIN(n, 16)), n > 16 ? v_load_n(x + 16, TFAST_MIN(n - 16, 16)) : v_zero(), to,
-                      left);
-        rogue |= _mm512_cmp_ps_mask(left[0], left[1], _CMP_UNORD_Q);
+    __m512 left[2], worst = v_zero();
+    for (; k >= T_K; k -= T_K, x += T_K, to += A_STEP_BYTES) {
+        split_nearest(v_load(x), v_load(x + 16), to, left);
+        worst = v_add(worst, v_add(left[0], left[1])); /* NaN stays */
     }
-    return !rogue;
+    if (k > 0) {
+        split_nearest(v_load_n(x, TFAST_MIN(k, 16)), k > 16 ? v_load_n(x + 16, k - 16) : v_zero(), to, left);
+        worst = v_add(worst, v_add(left[0], left[1]));
+    }
+    return !_mm512_cmp_ps_mask(worst, worst, _CMP_UNORD_Q);
 }
 
 static void clear_row(int64_t steps, char* to) {
