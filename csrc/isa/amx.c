@@ -45,6 +45,9 @@ void tfast_fill_amx(tfast_kernels* table) {
 
     table->attention_panel = PANEL;
     table->attention_block = ATTENTION_BLOCK;
+    table->attention_min_rows = UNIT_MIN_ROWS;
+    table->attention_min_keys = UNIT_MIN_KEYS;
+    table->attention_min_width = UNIT_MIN_WIDTH;
     table->piece_panels = UNIT_PIECE_PANELS;
     table->decode_rows = DECODE_ROWS;
     table->attention_f32_scratch_bytes = KERNEL(attention_f32_scratch_bytes);

@@ -18,13 +18,14 @@
  * any whose output is not finite. So a row's bits depend on itself and on the keys that it sees. Keys that no row of
  * the piece sees are not read.
  *
- * Few rows, few keys, additive scores and calls that want the weights stay with the register tile: the choice is made
- * by the row's own sequence. */
+ * Few rows, few keys, narrow heads, additive scores and calls that want the weights stay with the level below
+ * (attention_min_rows in table.h): the row's own sequence decides. */
 #ifndef TFAST_ISA_AMX_ATTENTION_H
 #define TFAST_ISA_AMX_ATTENTION_H
 
-/* Splitting K and V takes as long as the register tile takes for half a panel. */
-enum { UNIT_MIN_ROWS = 32, UNIT_MIN_KEYS = 32 };
+/* Splitting K and V takes its time for each 128 rows or fewer. Measured, time of avx512 by that of this: 96 rows and
+ * keys of D = 64 1.0, of 32 0.9; 48 rows 0.7. */
+enum { UNIT_MIN_ROWS = 128, UNIT_MIN_KEYS = 64, UNIT_MIN_WIDTH = 64 };
 /* Lines fetched after each product of two by two tiles, which runs for 64 cycles. */
 enum { UNIT_AHEAD_LINES = 8 };
 
@@ -65,12 +66,10 @@ static size_t unit_bytes(const tfast_attention* c, const layout_t* l) {
     return place_unit(c, l, from, &u);
 }
 
-/* The unit for a piece, or NULL where the register tile is better. */
+/* The unit for a piece, or NULL where it can not be used. */
 static struct unit* unit_begin(const work_t* w, char* at) {
     const tfast_attention* c = w->c;
-    const int64_t rows = w->s.lq < PANEL ? w->s.lq * (c->H / c->Hkv) : w->s.lq;
-    if (c->additive || c->weights || c->D == 0 || c->Dv == 0 || rows < UNIT_MIN_ROWS || w->s.lk < UNIT_MIN_KEYS)
-        return NULL;
+    if (c->additive || c->weights || c->D == 0 || c->Dv == 0) return NULL;
     struct unit* u = (struct unit*)at;
     place_unit(c, &w->l, at, u);
     w->ahead->lines_per_tile = UNIT_AHEAD_LINES;
