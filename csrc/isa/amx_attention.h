@@ -41,37 +41,39 @@ struct unit {
     int64_t d_steps, key_steps;
 };
 
-/* Where the arrays of a unit stand behind it, and how much they take. */
-static size_t place_unit(const tfast_attention* c, const layout_t* l, char* at, struct unit* u) {
-    u->d_steps = tfast_ceil_div(c->D, T_K);
-    u->key_steps = l->superblock / T_K;
-    const size_t size[] = {tfast_align64(sizeof *u), (size_t)(l->panels * u->d_steps * B_STEP_BYTES),
-                           (size_t)(l->superblock / T_ROWS * u->d_steps * A_STEP_BYTES),
-                           (size_t)(tfast_ceil_div(c->Dv, T_ROWS) * u->key_steps * A_STEP_BYTES),
-                           (size_t)(ATTENTION_BLOCK / T_K * B_STEP_BYTES)};
-    char* part[6] = {at};
-    for (int i = 0; i < 5; i++) part[i + 1] = part[i] + size[i];
-    u->q = part[1];
-    u->k = part[2];
-    u->v = part[3];
-    u->weights = part[4];
-    u->rogue = (uint8_t*)part[5];
-    return (size_t)(part[5] - at) + tfast_align64((size_t)l->superblock);
+/* Where the arrays of a unit stand behind it, in their order, and the end. */
+enum { UNIT_ARRAYS = 5 };
+static void unit_offsets(const tfast_attention* c, const layout_t* l, size_t at[UNIT_ARRAYS + 1]) {
+    const int64_t d_steps = tfast_ceil_div(c->D, T_K);
+    const int64_t bytes[UNIT_ARRAYS] = {l->panels * d_steps * B_STEP_BYTES,
+                                        l->superblock / T_ROWS * d_steps * A_STEP_BYTES,
+                                        tfast_ceil_div(c->Dv, T_ROWS) * (l->superblock / T_K) * A_STEP_BYTES,
+                                        ATTENTION_BLOCK / T_K * B_STEP_BYTES, l->superblock};
+    at[0] = tfast_align64(sizeof(struct unit));
+    for (int i = 0; i < UNIT_ARRAYS; i++) at[i + 1] = at[i] + tfast_align64((size_t)bytes[i]);
 }
 
 /* Bytes behind the layout that a unit takes. */
 static size_t unit_bytes(const tfast_attention* c, const layout_t* l) {
-    static char from[1];
-    struct unit u;
-    return place_unit(c, l, from, &u);
+    size_t at[UNIT_ARRAYS + 1];
+    unit_offsets(c, l, at);
+    return at[UNIT_ARRAYS];
 }
 
 /* The unit for a piece, or NULL where it can not be used. */
-static struct unit* unit_begin(const work_t* w, char* at) {
+static struct unit* unit_begin(const work_t* w, char* base) {
     const tfast_attention* c = w->c;
+    size_t at[UNIT_ARRAYS + 1];
     if (c->additive || c->weights || c->D == 0 || c->Dv == 0) return NULL;
-    struct unit* u = (struct unit*)at;
-    place_unit(c, &w->l, at, u);
+    unit_offsets(c, &w->l, at);
+    struct unit* u = (struct unit*)base;
+    *u = (struct unit){.q = base + at[0],
+                       .k = base + at[1],
+                       .v = base + at[2],
+                       .weights = base + at[3],
+                       .rogue = (uint8_t*)base + at[4],
+                       .d_steps = tfast_ceil_div(c->D, T_K),
+                       .key_steps = w->l.superblock / T_K};
     w->ahead->lines_per_tile = UNIT_AHEAD_LINES;
     configure_tiles(T_ROWS);
     return u;

@@ -121,12 +121,12 @@ static const float* keys_from(const work_t* w, int64_t k0, int64_t* stride) {
 #include ATTENTION_UNIT
 #else
 /* A level with a matrix unit replaces these (isa/amx_attention.h has them in full, and their contracts). */
-#define unit_bytes(c, l)                              0
-#define unit_begin(w, at)                             NULL
-#define unit_end(w)                                   (void)(w)
-#define unit_take_query(w, index)                     (void)(w)
-#define unit_take_keys(w, n)                          (void)(w)
-#define unit_scores(w, t, k0, t0, t1)                 (void)(w)
+#define unit_bytes(c, l)                               0
+#define unit_begin(w, at)                              NULL
+#define unit_end(w)                                    (void)(w)
+#define unit_take_query(w, index)                      (void)(w)
+#define unit_take_keys(w, n)                           (void)(w)
+#define unit_scores(w, t, k0, t0, t1)                  (void)(w)
 #define unit_values(w, t, k0, g, n_segments, alpha, o) (void)(w)
 #endif
 
@@ -430,7 +430,9 @@ static void finish_panel(const work_t* w, int64_t index, const uint8_t* only) {
         return;
     }
     for (int64_t i = 0; i < t->nv * V_LANES; i++)
-        factor[i] = i < t->n && (!only || only[i]) ? finish_row(w->c, p, &w->s, t->head[i], t->query[i], t->max[i], t->sum[i]) : 0;
+        factor[i] = i < t->n && (!only || only[i])
+                        ? finish_row(w->c, p, &w->s, t->head[i], t->query[i], t->max[i], t->sum[i])
+                        : 0;
     store_panel(w, t, o, factor, NULL, only);
 }
 
@@ -518,7 +520,8 @@ static void write_weights(work_t* w) {
 }
 
 static int stages(const work_t* w, int64_t stride, int64_t width) {
-    return w->c->dtype != TFAST_F32 || (!w->unit && w->l.panels >= (stride == width ? STAGE_PANELS_DENSE : STAGE_PANELS_APART));
+    return w->c->dtype != TFAST_F32 ||
+           (!w->unit && w->l.panels >= (stride == width ? STAGE_PANELS_DENSE : STAGE_PANELS_APART));
 }
 
 static work_t begin_work(const tfast_attention* c, const tfast_attention_piece* p, void* scratch, ahead_list* ahead) {
@@ -548,7 +551,8 @@ static void KERNEL(attention_f32_qblock)(const tfast_attention* c, const tfast_a
     for (int64_t i = 0; i < w.l.panels; i++) {
         uint8_t rogue[PANEL];
         finish_panel(&w, i, NULL);
-        if ((w.unit || w.panels[i].ragged) && find_rogue_lanes(&w, w.panels + i, output_of(&w, i), rogue)) redo_panel(&w, i, rogue);
+        if ((w.unit || w.panels[i].ragged) && find_rogue_lanes(&w, w.panels + i, output_of(&w, i), rogue))
+            redo_panel(&w, i, rogue);
     }
     if (c->weights && !p->partial) write_weights(&w);
     if (w.unit) unit_end(&w);

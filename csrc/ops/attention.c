@@ -42,7 +42,7 @@ typedef struct {
     const tfast_attention* call;
     int64_t group;                           /* query heads of a kv head */
     int64_t piece_rows, few_rows_piece_rows; /* at most */
-    int64_t max_rows;   /* of any piece that was cut */
+    int64_t max_rows;                        /* of any piece that was cut */
     int64_t n_pieces, n_units, partial_floats;
     int decode_pieces, few_pieces, threads;
     tfast_attention_piece* pieces; /* NULL while they are only counted */
@@ -85,8 +85,7 @@ static row_cut cut_of(const plan_t* p, const lengths_t* l, int few, int64_t rows
     const int64_t panel = kernels_of(p, few)->attention_panel, most = few ? p->few_rows_piece_rows : p->piece_rows;
     const int64_t units = p->call->Hkv * units_per_kv_head * tfast_ceil_div(rows, panel);
     row_cut cut = {.rows = rows, .splits = 1, .key_step = l->lk};
-    cut.row_step =
-        rows <= panel ? panel : tfast_round_up(tfast_ceil_div(rows, tfast_ceil_div(rows, most)), panel);
+    cut.row_step = rows <= panel ? panel : tfast_round_up(tfast_ceil_div(rows, tfast_ceil_div(rows, most)), panel);
     if (p->call->weights || units >= UNITS_WANTED || l->lk < 2 * MIN_SPLIT_KEYS) return cut;
     cut.splits = TFAST_MIN(tfast_ceil_div(UNITS_WANTED, units), l->lk / MIN_SPLIT_KEYS);
     if (cut.splits > 1) cut.key_step = tfast_round_up(tfast_ceil_div(l->lk, cut.splits), p->kernels->attention_block);
@@ -212,9 +211,11 @@ static void merge_unit(void* ctx, int64_t unit, void* scratch) {
 
 /* Of one thread. */
 static size_t scratch_bytes(const plan_t* p) {
-    const size_t many = p->kernels->attention_f32_scratch_bytes(p->call, p->max_rows),
-                 few = p->few->attention_f32_scratch_bytes(p->call, p->max_rows);
-    return TFAST_MAX(many, few);
+    size_t bytes = 0;
+    for (int few = 0; few < 2; few++)
+        if (few ? p->few_pieces > 0 : p->few_pieces < p->n_pieces)
+            bytes = TFAST_MAX(bytes, kernels_of(p, few)->attention_f32_scratch_bytes(p->call, p->max_rows));
+    return bytes;
 }
 
 tfast_status tfast_attention_run(const tfast_attention* call, int n_threads) {
@@ -232,9 +233,8 @@ tfast_status tfast_attention_run(const tfast_attention* call, int n_threads) {
     const int64_t partial_floats = p.partial_floats;
     cut(&p);
     const int by_batch = call->weights && call->weights_mean;
-    tfast_parallel loop = {.n_tasks = by_batch ? call->B : p.n_pieces,
-                           .n_threads = n_threads,
-                           .scratch_bytes = scratch_bytes(&p)};
+    tfast_parallel loop = {
+        .n_tasks = by_batch ? call->B : p.n_pieces, .n_threads = n_threads, .scratch_bytes = scratch_bytes(&p)};
     loop.task_ns = ns / (double)loop.n_tasks;
     tfast_status status = tfast_parallel_for(&loop, by_batch ? run_batch : run_piece, &p);
     if (status == TFAST_OK && partial_floats > 0) {
@@ -260,6 +260,5 @@ void tfast_attention_explain(const tfast_attention* call, int n_threads, tfast_a
                                    .score_flops = visible * 2.0 * (double)(call->D + call->Dv),
                                    .decode = p.decode_pieces};
     plan->visible_fraction = flops > 0 ? plan->score_flops / flops : 0;
-    plan->scratch_bytes =
-        plan->threads * (int64_t)scratch_bytes(&p) + p.partial_floats * 4;
+    plan->scratch_bytes = plan->threads * (int64_t)scratch_bytes(&p) + p.partial_floats * 4;
 }
