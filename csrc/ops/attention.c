@@ -21,6 +21,8 @@
 #define PIECE_FLOATS (128 * 1024)
 /* Pieces for each thread: enough that the last one does not leave others idle for long. */
 #define PIECES_PER_THREAD 4
+/* Of a piece where several threads work: the last one does not keep the others waiting for longer. */
+#define MAX_SHARED_PANELS 16
 
 /* One batch entry. */
 typedef struct {
@@ -166,6 +168,7 @@ static int64_t rows_of_piece(const tfast_attention* call, const tfast_kernels* k
     if (threads > 1) {
         int64_t total = 0;
         for (int64_t b = 0; b < call->B; b++) total += tfast_ceil_div(lengths_of(call, b).lq, panel) * call->H;
+        panels = TFAST_MIN(panels, MAX_SHARED_PANELS);
         panels = TFAST_MAX(1, TFAST_MIN(panels, total / (PIECES_PER_THREAD * threads)));
     }
     return panels * panel;
