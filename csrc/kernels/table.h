@@ -129,7 +129,8 @@ typedef struct tfast_kernels {
     int piece_panels;    /* of a piece at most: all of them share the work that keys take beforehand */
     int decode_rows;     /* attention_f32_decode takes up to so many rows */
     /* Fewer rows of a head or group, keys, or D + Dv than this, additive scores and calls with weights are few_rows': 0
-     * where it makes no difference. A width that k_unit does not divide needs more rows. */
+     * where it makes no difference. Widths below twice that, panels and multiples of k_unit that are not
+     * full need more rows. */
     int attention_min_rows, attention_min_keys, attention_min_width;
     size_t (*attention_f32_scratch_bytes)(const tfast_attention* call, int64_t max_rows);
     void (*attention_f32_qblock)(const tfast_attention* call, const tfast_attention_piece* piece, void* scratch);

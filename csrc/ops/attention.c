@@ -75,7 +75,9 @@ static int is_few(const plan_t* p, const lengths_t* l) {
     const tfast_kernels* k = p->kernels;
     const int64_t rows = l->lq < k->attention_panel ? l->lq * p->group : l->lq;
     const int64_t width = c->D + c->Dv, padded = tfast_round_up(c->D, k->k_unit) + tfast_round_up(c->Dv, k->k_unit);
-    return c->additive || c->weights || rows * width < k->attention_min_rows * padded ||
+    const int64_t wide = TFAST_MAX(padded, 2 * k->attention_min_width);
+    return c->additive || c->weights ||
+           rows * rows * width < k->attention_min_rows * tfast_round_up(rows, k->attention_panel) * wide ||
            l->lk < k->attention_min_keys || width < k->attention_min_width;
 }
 
