@@ -34,9 +34,11 @@
 /* A block of an additive bias is 48 rows of 8 lines, wanted within the 16 tiles of its product. */
 #define AHEAD_BIAS_LINES 24
 
+#define PIECE_PANELS 8
+
 typedef struct {
     int64_t panels, superblock;
-    size_t states, q, o, scores, k, v, bytes; /* offsets */
+    size_t states, q, o, scores, k, v, bytes; /* offsets, and how much it is */
 } layout_t;
 
 /* Buffers in one scratch area. Padding to 64 bytes keeps every part on a cache line. */
@@ -67,8 +69,9 @@ typedef struct {
     panel_t* panels;
     float *q, *o, *scores, *k_stage, *v_stage;
     int stage_k, stage_v; /* K, V are read from the copies below */
-    int64_t s0;           /* first key of the superblock */
+    int64_t begin, s0;    /* first key that is seen, first of the superblock */
     ahead_list* ahead;
+    struct unit* unit; /* what computes the products in place of the register tile, or NULL */
 } work_t;
 
 /* Rows [s0, s0 + n) of K, widened. */
@@ -96,6 +99,36 @@ static void stage_v(const work_t* w, int64_t n) {
                 v_store(to + j * V_LANES, load_row(rows + j * row_bytes, d, width, w->c->dtype));
     }
 }
+
+/* V from key k0 on, as columns: element (d, key) is at[d / V_LANES * group_step + d % V_LANES + key * key_stride]. */
+typedef struct {
+    const float* at;
+    int64_t key_stride, group_step;
+} values_t;
+
+static values_t values_from(const work_t* w, int64_t k0) {
+    if (w->stage_v) return (values_t){w->v_stage + (k0 - w->s0) * V_LANES, V_LANES, w->l.superblock * V_LANES};
+    return (values_t){(const float*)w->s.v + k0 * w->c->v_stride[2], w->c->v_stride[2], V_LANES};
+}
+
+/* K from key k0 on. */
+static const float* keys_from(const work_t* w, int64_t k0, int64_t* stride) {
+    *stride = w->stage_k ? w->c->D : w->c->k_stride[2];
+    return w->stage_k ? w->k_stage + (k0 - w->s0) * w->c->D : (const float*)w->s.k + k0 * *stride;
+}
+
+#ifdef ATTENTION_UNIT
+#include ATTENTION_UNIT
+#else
+/* A level with a matrix unit replaces these (isa/amx_attention.h has them in full, and their contracts). */
+#define unit_bytes(c, l)                               0
+#define unit_begin(w, at)                              NULL
+#define unit_end(w)                                    (void)(w)
+#define unit_take_query(w, index)                      (void)(w)
+#define unit_take_keys(w, n)                           (void)(w)
+#define unit_scores(w, t, k0, t0, t1)                  (void)(w)
+#define unit_values(w, t, k0, g, n_segments, alpha, o) (void)(w)
+#endif
 
 static void keys_ahead(const work_t* w, const sequence_t* s, int64_t from, int64_t end) {
     const tfast_attention* c = w->c;
@@ -132,6 +165,7 @@ static void begin_superblock(work_t* w, int64_t s0, int64_t end) {
     const int64_t n = TFAST_MIN(w->l.superblock, end - s0);
     if (w->stage_k) stage_k(w, n);
     if (w->stage_v) stage_v(w, n);
+    if (w->unit) unit_take_keys(w, n);
     w->ahead->parts = 0;
     if (s0 + n < end)
         keys_ahead(w, &w->s, s0 + n, end);
@@ -175,14 +209,15 @@ static void bias_ahead(const work_t* w, const panel_t* t, int64_t k0, int64_t n)
 static void score_block(const work_t* w, const panel_t* t, const float* q, int64_t k0, const segment_t* g,
                         int n_segments) {
     const tfast_attention* c = w->c;
-    const int64_t k_stride = w->stage_k ? c->D : c->k_stride[2];
-    const float* k = w->stage_k ? w->k_stage + (k0 - w->s0) * c->D : (const float*)w->s.k + k0 * k_stride;
+    int64_t k_stride;
+    const float* k = keys_from(w, k0, &k_stride);
     if (n_segments == 0) return;
     bias_ahead(w, t, k0 + g[0].t0, g[n_segments - 1].t1 - g[0].t0);
+    if (w->unit) unit_scores(w, t, k0, g[0].t0, g[n_segments - 1].t1);
     for (int i = 0; i < n_segments; i++) {
         if (c->additive)
             additive_scores(c, q, k + g[i].t0 * k_stride, k_stride, &g[i], w->scores);
-        else
+        else if (!w->unit)
             multiply_scores(w, q, k, k_stride, &g[i]);
         shape_scores(c, t, w->s.offset, k0, &g[i], w->scores);
     }
@@ -195,17 +230,6 @@ static void scale_output(const work_t* w, const panel_t* t, const float* alpha, 
             float* x = o + d * PANEL + v * V_LANES;
             v_store(x, t->started ? v_mul(v_load(x), v_load(alpha + v * V_LANES)) : v_zero());
         }
-}
-
-/* V from key k0 on, as columns: element (d, key) is at[d / V_LANES * group_step + d % V_LANES + key * key_stride]. */
-typedef struct {
-    const float* at;
-    int64_t key_stride, group_step;
-} values_t;
-
-static values_t values_from(const work_t* w, int64_t k0) {
-    if (w->stage_v) return (values_t){w->v_stage + (k0 - w->s0) * V_LANES, V_LANES, w->l.superblock * V_LANES};
-    return (values_t){(const float*)w->s.v + k0 * w->c->v_stride[2], w->c->v_stride[2], V_LANES};
 }
 
 /* add_values_by_tile for a ragged segment where V holds NaN or infinity: 0 * NaN would reach lanes that do not see that
@@ -267,7 +291,6 @@ static void add_values(const work_t* w, panel_t* t, int64_t k0, const segment_t*
         else
             add_values_by_tile(w, k0, &g[i], end, alpha, o);
     }
-    t->started = 1;
 }
 
 static void panel_block(const work_t* w, panel_t* t, const float* q, float* o, int64_t k0, int64_t n) {
@@ -278,7 +301,11 @@ static void panel_block(const work_t* w, panel_t* t, const float* q, float* o, i
     for (int i = 0; i < n_segments; i++) t->ragged |= g[i].ragged;
     score_block(w, t, q, k0, g, n_segments);
     softmax_step(t, g, n_segments, w->scores, alpha);
-    add_values(w, t, k0, g, n_segments, alpha, o);
+    if (w->unit)
+        unit_values(w, t, k0, g, n_segments, alpha, o);
+    else
+        add_values(w, t, k0, g, n_segments, alpha, o);
+    t->started = 1;
 }
 
 /* Blocks begin at multiples of ATTENTION_BLOCK of the sequence, so that a row's sums do not depend on the cut into
@@ -304,6 +331,7 @@ static void over_superblocks(work_t* w, int64_t first, int64_t last, superblock_
         end = TFAST_MAX(end, w->panels[i].end);
     }
     if (!end) return;
+    w->begin = begin;
     for (int64_t s0 = begin / ATTENTION_BLOCK * ATTENTION_BLOCK; s0 < end; s0 += w->l.superblock) {
         begin_superblock(w, s0, end);
         for (int64_t i = first; i < last; i++) fn(w, i);
@@ -314,7 +342,7 @@ static float* output_of(const work_t* w, int64_t index) {
     return w->o + index * tfast_round_up(w->c->Dv, V_LANES) * PANEL;
 }
 
-/* Which lanes have NaN or infinity in their output; whether any has. */
+/* Which lanes have NaN or infinity in their output, or in what a matrix unit was given; whether any has. */
 static int find_rogue_lanes(const work_t* w, const panel_t* t, const float* o, uint8_t rogue[PANEL]) {
     const vf inf = v_set1(INFINITY);
     int any = 0;
@@ -326,7 +354,7 @@ static int find_rogue_lanes(const work_t* w, const panel_t* t, const float* o, u
         }
         float lanes[V_LANES];
         v_store(lanes, worst);
-        for (int64_t i = 0; i < V_LANES; i++) any |= rogue[v * V_LANES + i] = lanes[i] > 0;
+        for (int64_t i = 0; i < V_LANES; i++) any |= rogue[v * V_LANES + i] = lanes[i] > 0 || t->rogue[v * V_LANES + i];
     }
     return any;
 }
@@ -393,6 +421,7 @@ static void finish_panel(const work_t* w, int64_t index, const uint8_t* only) {
     if (p->partial) {
         const int64_t row = index * PANEL;
         for (int64_t i = 0; i < t->n; i++) {
+            if (only && !only[i]) continue;
             p->partial[p->n_rows * w->c->Dv + row + i] = t->max[i];
             p->partial[p->n_rows * (w->c->Dv + 1) + row + i] = t->sum[i];
         }
@@ -401,22 +430,29 @@ static void finish_panel(const work_t* w, int64_t index, const uint8_t* only) {
         return;
     }
     for (int64_t i = 0; i < t->nv * V_LANES; i++)
-        factor[i] = i < t->n ? finish_row(w->c, p, &w->s, t->head[i], t->query[i], t->max[i], t->sum[i]) : 0;
+        factor[i] = i < t->n && (!only || only[i])
+                        ? finish_row(w->c, p, &w->s, t->head[i], t->query[i], t->max[i], t->sum[i])
+                        : 0;
     store_panel(w, t, o, factor, NULL, only);
 }
 
 /* NaN or infinity at a key that only some lanes see has reached others through 0 * NaN: once more, lane by lane, for
- * those whose output shows it. The other lanes keep their bits. */
+ * those whose output shows it. The other lanes keep their bits. A matrix unit leaves all rows with NaN or infinity to
+ * this. */
 static void redo_panel(work_t* w, int64_t index, const uint8_t* rogue) {
     panel_t* t = w->panels + index;
+    struct unit* unit = w->unit;
+    w->unit = NULL;
     t->started = 0;
     t->careful = 1;
+    t->apart = 0;
     for (int64_t i = 0; i < PANEL; i++) {
         t->max[i] = -INFINITY;
         t->sum[i] = 0;
     }
     over_superblocks(w, index, index + 1, panel_superblock);
     finish_panel(w, index, rogue);
+    w->unit = unit;
 }
 
 /* Where the weight of a lane and key stands. */
@@ -484,7 +520,8 @@ static void write_weights(work_t* w) {
 }
 
 static int stages(const work_t* w, int64_t stride, int64_t width) {
-    return w->c->dtype != TFAST_F32 || w->l.panels >= (stride == width ? STAGE_PANELS_DENSE : STAGE_PANELS_APART);
+    return w->c->dtype != TFAST_F32 ||
+           (!w->unit && w->l.panels >= (stride == width ? STAGE_PANELS_DENSE : STAGE_PANELS_APART));
 }
 
 static work_t begin_work(const tfast_attention* c, const tfast_attention_piece* p, void* scratch, ahead_list* ahead) {
@@ -496,6 +533,7 @@ static work_t begin_work(const tfast_attention* c, const tfast_attention_piece* 
     w.scores = (float*)(base + w.l.scores);
     w.k_stage = (float*)(base + w.l.k);
     w.v_stage = (float*)(base + w.l.v);
+    w.unit = unit_begin(&w, base + w.l.bytes);
     w.stage_k = stages(&w, c->k_stride[2], c->D);
     w.stage_v = stages(&w, c->v_stride[2], c->Dv);
     return w;
@@ -507,18 +545,22 @@ static void KERNEL(attention_f32_qblock)(const tfast_attention* c, const tfast_a
     for (int64_t i = 0; i < w.l.panels; i++) {
         panel_set_rows(c, p, &w.s, w.panels + i, p->row + i * PANEL, TFAST_MIN(PANEL, p->n_rows - i * PANEL));
         panel_pack_q(c, &w.s, w.panels + i, query_factor(c), w.q + i * c->D * PANEL);
+        if (w.unit) unit_take_query(&w, i);
     }
     over_superblocks(&w, 0, w.l.panels, panel_superblock);
     for (int64_t i = 0; i < w.l.panels; i++) {
         uint8_t rogue[PANEL];
         finish_panel(&w, i, NULL);
-        if (w.panels[i].ragged && find_rogue_lanes(&w, w.panels + i, output_of(&w, i), rogue)) redo_panel(&w, i, rogue);
+        if ((w.unit || w.panels[i].ragged) && find_rogue_lanes(&w, w.panels + i, output_of(&w, i), rogue))
+            redo_panel(&w, i, rogue);
     }
     if (c->weights && !p->partial) write_weights(&w);
+    if (w.unit) unit_end(&w);
 }
 
 static size_t KERNEL(attention_f32_scratch_bytes)(const tfast_attention* c, int64_t max_rows) {
-    return layout_of(c, max_rows).bytes;
+    const layout_t l = layout_of(c, max_rows);
+    return l.bytes + unit_bytes(c, &l);
 }
 
 #include "attention_decode.h"

@@ -29,7 +29,8 @@ typedef struct {
     int bias_uniform[2];            /* all lanes have the same row */
     float slope[PANEL];             /* ALiBi, times log2(e) */
     float max[PANEL], sum[PANEL];   /* running, base 2 */
-    int started, ragged, careful;
+    int started, ragged, careful, apart;
+    uint8_t rogue[PANEL]; /* lanes that a matrix unit cannot compute */
 } panel_t;
 
 static int64_t element_bytes(tfast_dtype dtype) {
@@ -117,7 +118,8 @@ static void panel_set_rows(const tfast_attention* c, const tfast_attention_piece
                            int64_t row, int64_t n) {
     t->n = n;
     t->nv = tfast_ceil_div(n, V_LANES);
-    t->started = t->ragged = t->careful = 0;
+    t->started = t->ragged = t->careful = t->apart = 0;
+    memset(t->rogue, 0, sizeof t->rogue);
     int64_t head = p->head, query = row;
     for (; query >= s->lq; query -= s->lq) head++; /* few heads: cheaper than a division */
     for (int64_t i = 0; i < t->nv * V_LANES; i++) {

@@ -238,6 +238,28 @@ V_INLINE vf segment_exp(const segment_t* g, int64_t v, float* S, vf max, vf sum)
     return sum;
 }
 
+/* The same with the sum of four chains, which has a fourth of the error. The register tile adds up the values in the
+ * order of the one chain, so that errors cancel; a matrix unit, which has hardly any, does not. */
+V_INLINE vf segment_exp_apart(const segment_t* g, int64_t v, float* S, vf max, vf sum) {
+    vf part[4] = {v_zero(), v_zero(), v_zero(), v_zero()};
+    float* s = S + g->t0 * PANEL + v * V_LANES;
+    int64_t n = g->t1 - g->t0;
+    for (; n >= 4; n -= 4) {
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++, s += PANEL) {
+            const vf e = v_exp2(v_sub(v_load(s), max));
+            v_store(s, e);
+            part[i] = v_add(part[i], e);
+        }
+    }
+    for (; n > 0; n--, s += PANEL) {
+        const vf e = v_exp2(v_sub(v_load(s), max));
+        v_store(s, e);
+        part[0] = v_add(part[0], e);
+    }
+    return v_add(sum, v_add(v_add(part[0], part[1]), v_add(part[2], part[3])));
+}
+
 /* Lanes whose maximum is still -infinity subtract 0 instead: exp gives 0 for them, not NaN. */
 V_INLINE vf finite_max(vf m) {
     return v_select(v_lt(v_set1(-INFINITY), m), m, v_select(v_le(m, v_set1(-INFINITY)), v_zero(), m));
@@ -254,7 +276,8 @@ static void softmax_step(panel_t* p, const segment_t* g, int n_segments, float* 
         const vf used = finite_max(max), factor = v_exp2(v_sub(before, used));
         vf sum = v_mul(v_load(p->sum + v * V_LANES), factor);
         for (int i = 0; i < n_segments; i++)
-            if (g[i].v0 <= v && v < g[i].v1) sum = segment_exp(&g[i], v, S, used, sum);
+            if (g[i].v0 <= v && v < g[i].v1)
+                sum = p->apart ? segment_exp_apart(&g[i], v, S, used, sum) : segment_exp(&g[i], v, S, used, sum);
         v_store(p->max + v * V_LANES, max);
         v_store(p->sum + v * V_LANES, sum);
         v_store(alpha + v * V_LANES, factor);

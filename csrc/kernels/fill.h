@@ -42,6 +42,10 @@ static void fill(tfast_kernels* table) {
 
     table->attention_panel = PANEL;
     table->attention_block = ATTENTION_BLOCK;
+    table->attention_min_rows = 0;
+    table->attention_min_keys = 0;
+    table->attention_min_width = 0;
+    table->piece_panels = PIECE_PANELS;
     table->decode_rows = DECODE_ROWS;
     table->attention_f32_scratch_bytes = KERNEL(attention_f32_scratch_bytes);
     table->attention_f32_qblock = KERNEL(attention_f32_qblock);

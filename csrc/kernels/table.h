@@ -88,6 +88,7 @@ typedef struct tfast_attention_piece {
     int64_t batch, kv_head, head, row, n_rows, key_begin, key_end;
     const struct tfast_attention_piece*
         next;   /* what this thread will probably run then (its operands are prefetched), or NULL */
+    int few;    /* the table's few_rows runs it */
     int decode; /* the rows of the whole sequence and group are few: attention_f32_decode (its sums run in another
                    order) */
     float* partial;
@@ -117,14 +118,20 @@ typedef struct tfast_kernels {
     void (*gemm_f32_pack)(const float* w, int64_t w_stride, int64_t n, int64_t k, float* panel);
     /* The same panel from B (k, n), rows b_stride apart: what matmul is given. */
     void (*gemm_f32_pack_rows)(const float* b, int64_t b_stride, int64_t n, int64_t k, float* panel);
-    /* The table whose group is better for weights that meet few rows at a time; itself where there is no better. */
+    /* The table whose group is better for weights that meet few rows at a time, and for attention that the group below
+     * says; itself where there is no better. */
     const struct tfast_kernels* few_rows;
 
     /* --- group: attention
      * ------------------------------------------------------------------------------------------------ */
     int attention_panel; /* query rows that go through the tiles together */
     int attention_block; /* keys of one step of the online softmax */
+    int piece_panels;    /* of a piece at most: all of them share the work that keys take beforehand */
     int decode_rows;     /* attention_f32_decode takes up to so many rows */
+    /* Fewer rows of a head or group, keys, or D + Dv than this, additive scores and calls with weights are few_rows': 0
+     * where it makes no difference. Widths below twice that, panels and multiples of k_unit that are not
+     * full need more rows. */
+    int attention_min_rows, attention_min_keys, attention_min_width;
     size_t (*attention_f32_scratch_bytes)(const tfast_attention* call, int64_t max_rows);
     void (*attention_f32_qblock)(const tfast_attention* call, const tfast_attention_piece* piece, void* scratch);
     void (*attention_f32_decode)(const tfast_attention* call, const tfast_attention_piece* piece, void* scratch);

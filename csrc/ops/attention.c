@@ -18,10 +18,11 @@
 /* A split of fewer keys does not pay for its merge. */
 #define MIN_SPLIT_KEYS 256
 /* Queries and outputs of a piece stay below this, a quarter of a 2 MB L2: 8 panels of D = 64, 5 of 256. */
-#define PIECE_FLOATS     (128 * 1024)
-#define MAX_PIECE_PANELS 8
+#define PIECE_FLOATS (128 * 1024)
 /* Pieces for each thread: enough that the last one does not leave others idle for long. */
 #define PIECES_PER_THREAD 4
+/* Of a piece where several threads work: the last one does not keep the others waiting for longer. */
+#define MAX_SHARED_PANELS 16
 
 /* One batch entry. */
 typedef struct {
@@ -39,13 +40,13 @@ static lengths_t lengths_of(const tfast_attention* c, int64_t b) {
 }
 
 typedef struct {
-    const tfast_kernels* kernels;
+    const tfast_kernels *kernels, *few; /* for a sequence of few rows or keys: kernels->few_rows */
     const tfast_attention* call;
-    int64_t group;      /* query heads of a kv head */
-    int64_t piece_rows; /* at most */
-    int64_t max_rows;   /* of any piece that was cut */
+    int64_t group;                           /* query heads of a kv head */
+    int64_t piece_rows, few_rows_piece_rows; /* at most */
+    int64_t max_rows;                        /* of any piece that was cut */
     int64_t n_pieces, n_units, partial_floats;
-    int decode_pieces, threads;
+    int decode_pieces, few_pieces, threads;
     tfast_attention_piece* pieces; /* NULL while they are only counted */
     int64_t* unit_begin;           /* first piece of each unit that is split, else of one piece */
     float* partials;
@@ -58,6 +59,7 @@ static void add_piece(plan_t* p, const tfast_attention_piece* piece, int partial
     }
     if (partial) p->partial_floats += tfast_round_up(piece->n_rows * (p->call->Dv + 2), 16);
     p->decode_pieces += piece->decode;
+    p->few_pieces += piece->few;
     p->max_rows = TFAST_MAX(p->max_rows, piece->n_rows);
     p->n_pieces++;
 }
@@ -67,12 +69,27 @@ typedef struct {
     int64_t rows, row_step, splits, key_step;
 } row_cut;
 
-static row_cut cut_of(const plan_t* p, const lengths_t* l, int64_t rows, int64_t units_per_kv_head) {
-    const int64_t panel = p->kernels->attention_panel;
+/* By the sequence's own lengths: a row has the same bits in every batch. */
+static int is_few(const plan_t* p, const lengths_t* l) {
+    const tfast_attention* c = p->call;
+    const tfast_kernels* k = p->kernels;
+    const int64_t rows = l->lq < k->attention_panel ? l->lq * p->group : l->lq;
+    const int64_t width = c->D + c->Dv, padded = tfast_round_up(c->D, k->k_unit) + tfast_round_up(c->Dv, k->k_unit);
+    const int64_t wide = TFAST_MAX(padded, 2 * k->attention_min_width);
+    return c->additive || c->weights ||
+           rows * rows * width < k->attention_min_rows * tfast_round_up(rows, k->attention_panel) * wide ||
+           l->lk < k->attention_min_keys || width < k->attention_min_width;
+}
+
+static const tfast_kernels* kernels_of(const plan_t* p, int few) {
+    return few ? p->few : p->kernels;
+}
+
+static row_cut cut_of(const plan_t* p, const lengths_t* l, int few, int64_t rows, int64_t units_per_kv_head) {
+    const int64_t panel = kernels_of(p, few)->attention_panel, most = few ? p->few_rows_piece_rows : p->piece_rows;
     const int64_t units = p->call->Hkv * units_per_kv_head * tfast_ceil_div(rows, panel);
     row_cut cut = {.rows = rows, .splits = 1, .key_step = l->lk};
-    cut.row_step =
-        rows <= panel ? panel : tfast_round_up(tfast_ceil_div(rows, tfast_ceil_div(rows, p->piece_rows)), panel);
+    cut.row_step = rows <= panel ? panel : tfast_round_up(tfast_ceil_div(rows, tfast_ceil_div(rows, most)), panel);
     if (p->call->weights || units >= UNITS_WANTED || l->lk < 2 * MIN_SPLIT_KEYS) return cut;
     cut.splits = TFAST_MIN(tfast_ceil_div(UNITS_WANTED, units), l->lk / MIN_SPLIT_KEYS);
     if (cut.splits > 1) cut.key_step = tfast_round_up(tfast_ceil_div(l->lk, cut.splits), p->kernels->attention_block);
@@ -103,18 +120,20 @@ static void cut_batch(plan_t* p, int64_t b) {
     const tfast_attention* c = p->call;
     const lengths_t l = lengths_of(c, b);
     if (l.lq == 0 || c->H == 0) return;
-    const int grouped = l.lq < p->kernels->attention_panel; /* the heads of a group go through the tiles together */
-    const row_cut cut = grouped ? cut_of(p, &l, l.lq * p->group, 1) : cut_of(p, &l, l.lq, p->group);
+    const int few = is_few(p, &l);
+    const tfast_kernels* kernels = kernels_of(p, few);
+    const int grouped = l.lq < kernels->attention_panel; /* the heads of a group go through the tiles together */
+    const row_cut cut = grouped ? cut_of(p, &l, few, l.lq * p->group, 1) : cut_of(p, &l, few, l.lq, p->group);
     for (int64_t g = 0; g < c->Hkv; g++) {
-        tfast_attention_piece base = {.batch = b, .kv_head = g, .head = g * p->group};
-        base.decode = grouped && !c->weights && !c->additive && cut.rows <= p->kernels->decode_rows;
+        tfast_attention_piece base = {.batch = b, .kv_head = g, .head = g * p->group, .few = few};
+        base.decode = grouped && !c->weights && !c->additive && cut.rows <= kernels->decode_rows;
         for (int64_t h = 0; h < (grouped ? 1 : p->group); h++, base.head++) add_rows(p, base, &l, &cut);
     }
 }
 
 /* Counts the pieces, or, with p->pieces set, writes them. */
 static void cut(plan_t* p) {
-    p->n_pieces = p->n_units = p->partial_floats = p->decode_pieces = 0;
+    p->n_pieces = p->n_units = p->partial_floats = p->decode_pieces = p->few_pieces = 0;
     for (int64_t b = 0; b < p->call->B; b++) cut_batch(p, b);
     if (p->unit_begin) p->unit_begin[p->n_units] = p->n_pieces;
     for (int64_t i = 0; p->pieces && i + p->threads < p->n_pieces; i++) p->pieces[i].next = &p->pieces[i + p->threads];
@@ -145,27 +164,35 @@ static double visible_scores(const tfast_attention* c) {
     return n * (double)c->H;
 }
 
-static void begin_plan(plan_t* p, const tfast_attention* call, int threads) {
-    *p = (plan_t){
-        .kernels = tfast_kernels_now(), .call = call, .threads = threads, .group = call->Hkv ? call->H / call->Hkv : 1};
-    const int64_t panel = p->kernels->attention_panel;
-    int64_t panels = TFAST_MAX(1, TFAST_MIN(MAX_PIECE_PANELS, PIECE_FLOATS / ((call->D + call->Dv) * panel)));
+static int64_t rows_of_piece(const tfast_attention* call, const tfast_kernels* kernels, int threads) {
+    const int64_t panel = kernels->attention_panel;
+    int64_t panels = TFAST_MAX(1, TFAST_MIN(kernels->piece_panels, PIECE_FLOATS / ((call->D + call->Dv) * panel)));
     if (threads > 1) {
         int64_t total = 0;
         for (int64_t b = 0; b < call->B; b++) total += tfast_ceil_div(lengths_of(call, b).lq, panel) * call->H;
+        panels = TFAST_MIN(panels, MAX_SHARED_PANELS);
         panels = TFAST_MAX(1, TFAST_MIN(panels, total / (PIECES_PER_THREAD * threads)));
     }
-    p->piece_rows = panels * panel;
+    return panels * panel;
+}
+
+static void begin_plan(plan_t* p, const tfast_attention* call, int threads) {
+    *p = (plan_t){
+        .kernels = tfast_kernels_now(), .call = call, .threads = threads, .group = call->Hkv ? call->H / call->Hkv : 1};
+    p->few = p->kernels->few_rows;
+    p->piece_rows = rows_of_piece(call, p->kernels, threads);
+    p->few_rows_piece_rows = rows_of_piece(call, p->few, threads);
     cut(p);
 }
 
 static void run_piece(void* ctx, int64_t task, void* scratch) {
     const plan_t* p = ctx;
     const tfast_attention_piece* piece = &p->pieces[task];
+    const tfast_kernels* kernels = kernels_of(p, piece->few);
     if (piece->decode)
-        p->kernels->attention_f32_decode(p->call, piece, scratch);
+        kernels->attention_f32_decode(p->call, piece, scratch);
     else
-        p->kernels->attention_f32_qblock(p->call, piece, scratch);
+        kernels->attention_f32_qblock(p->call, piece, scratch);
 }
 
 /* Heads add into one matrix of weights: one task a batch entry, so that the order of the sum is fixed. */
@@ -184,7 +211,16 @@ static void merge_unit(void* ctx, int64_t unit, void* scratch) {
     const float* parts = piece.partial;
     const int64_t stride = tfast_round_up(piece.n_rows * (p->call->Dv + 2), 16);
     piece.partial = NULL;
-    p->kernels->attention_f32_merge(p->call, &piece, parts, stride, n);
+    kernels_of(p, piece.few)->attention_f32_merge(p->call, &piece, parts, stride, n);
+}
+
+/* Of one thread. */
+static size_t scratch_bytes(const plan_t* p) {
+    size_t bytes = 0;
+    for (int few = 0; few < 2; few++)
+        if (few ? p->few_pieces > 0 : p->few_pieces < p->n_pieces)
+            bytes = TFAST_MAX(bytes, kernels_of(p, few)->attention_f32_scratch_bytes(p->call, p->max_rows));
+    return bytes;
 }
 
 tfast_status tfast_attention_run(const tfast_attention* call, int n_threads) {
@@ -202,9 +238,8 @@ tfast_status tfast_attention_run(const tfast_attention* call, int n_threads) {
     const int64_t partial_floats = p.partial_floats;
     cut(&p);
     const int by_batch = call->weights && call->weights_mean;
-    tfast_parallel loop = {.n_tasks = by_batch ? call->B : p.n_pieces,
-                           .n_threads = n_threads,
-                           .scratch_bytes = p.kernels->attention_f32_scratch_bytes(call, p.max_rows)};
+    tfast_parallel loop = {
+        .n_tasks = by_batch ? call->B : p.n_pieces, .n_threads = n_threads, .scratch_bytes = scratch_bytes(&p)};
     loop.task_ns = ns / (double)loop.n_tasks;
     tfast_status status = tfast_parallel_for(&loop, by_batch ? run_batch : run_piece, &p);
     if (status == TFAST_OK && partial_floats > 0) {
@@ -226,10 +261,9 @@ void tfast_attention_explain(const tfast_attention* call, int n_threads, tfast_a
                                    .threads = TFAST_MAX(1, TFAST_MIN(threads, p.n_pieces)),
                                    .key_splits = p.n_units ? tfast_ceil_div(p.n_pieces, p.n_units) : 1,
                                    .key_block = p.kernels->attention_block,
-                                   .query_panel = p.kernels->attention_panel,
+                                   .query_panel = kernels_of(&p, p.few_pieces > 0)->attention_panel,
                                    .score_flops = visible * 2.0 * (double)(call->D + call->Dv),
                                    .decode = p.decode_pieces};
     plan->visible_fraction = flops > 0 ? plan->score_flops / flops : 0;
-    plan->scratch_bytes =
-        plan->threads * (int64_t)p.kernels->attention_f32_scratch_bytes(call, p.max_rows) + p.partial_floats * 4;
+    plan->scratch_bytes = plan->threads * (int64_t)scratch_bytes(&p) + p.partial_floats * 4;
 }
