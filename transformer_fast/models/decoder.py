@@ -173,10 +173,9 @@ class CausalLM(GenerationMixin, PretrainedModel):
         super().__init__(config)
         body = self.body_class(config)
         setattr(self, self.body_name, body)
-        self.lm_head = Linear(body.width, config.vocab_size, bias=False)
+        self.lm_head = Linear(body.width, config.vocab_size, bias=False).expect_few_rows()
         if config.tie_word_embeddings:
             self.lm_head.weight = body.state_dict()[self.embedding_name]
-        self.expect_few_rows()
 
     @property
     def body(self) -> Decoder:
