@@ -80,8 +80,14 @@ static void find_brand(tfast_cpu* cpu) {
     cpu->brand[48] = 0;
 }
 
+static int is_intel(void) {
+    unsigned a, b, c, d;
+    return __get_cpuid(0, &a, &b, &c, &d) && b == signature_INTEL_ebx && c == signature_INTEL_ecx;
+}
+
 static void fill(tfast_cpu* cpu) {
     cpu->levels = find_levels();
+    cpu->intel = is_intel();
     find_caches(cpu, 4);
     if (!cpu->l1d_bytes) find_caches(cpu, 0x8000001Du);
     find_brand(cpu);

@@ -17,6 +17,7 @@ typedef struct {
     unsigned levels; /* bits of the enumeration above */
     int64_t l1d_bytes, l2_bytes, l3_bytes;
     char brand[49];
+    int intel; /* the maker: for what is measured to be better on its processors alone */
 } tfast_cpu;
 
 /* Filled at the first call; safe to call from several threads (each would write the same values). */

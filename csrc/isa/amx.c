@@ -44,6 +44,7 @@ void tfast_fill_amx(tfast_kernels* table) {
     table->gemm_f32_pack_rows = KERNEL(gemm_f32_pack_rows);
 
     table->attention_panel = PANEL;
+    table->attention_alone = 0;
     table->attention_block = ATTENTION_BLOCK;
     table->attention_min_rows = UNIT_MIN_ROWS;
     table->attention_min_keys = UNIT_MIN_KEYS;

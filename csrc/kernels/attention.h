@@ -21,13 +21,6 @@
 
 /* K and V of a superblock together take about this much, half of a 1 MB L2. */
 #define STAGE_FLOATS (96 * 1024)
-/* K and V are copied where at least so many panels read them: a copy costs one load and store an element, each panel 2
- * * PANEL / V_LANES FMAs. What it buys is reading in order. Measured on Granite Rapids at L = 128 (three panels),
- * GFLOP/s with and without: rows of 256 bytes side by side 135 and 141; rows of 256 bytes in a fused projection, 9 KB
- * apart, 131 and 126; D = 128, 12 KB apart, L = 512: 135 and 109. */
-#define STAGE_PANELS_DENSE 4
-#define STAGE_PANELS_APART 3
-
 /* Cache lines fetched ahead for each tile: a tile of 8 x 48 x 64 runs for about 800 cycles, and the three operands of a
  * head at L = 128 are 21 lines for each of its tiles. */
 #define AHEAD_LINES 16
@@ -58,6 +51,14 @@ static layout_t layout_of(const tfast_attention* c, int64_t max_rows) {
     }
     l.bytes = at;
     return l;
+}
+
+/* Rows of a piece of n_rows that panel `index` begins with. One vector alone would leave the tile with too few
+ * accumulators: it shares evenly with the panel before. */
+static int64_t panel_begin(int64_t n_rows, int64_t index) {
+    const int64_t last = TFAST_MAX(1, tfast_ceil_div(n_rows, PANEL)) - 1, rest = n_rows - last * PANEL;
+    if (index > last) return n_rows;
+    return index * PANEL - (TILE_VECTORS == 3 && index == last && index > 0 && rest <= V_LANES ? V_LANES : 0);
 }
 
 /* Everything the steps of one piece share. */
@@ -134,8 +135,8 @@ static void keys_ahead(const work_t* w, const sequence_t* s, int64_t from, int64
     const tfast_attention* c = w->c;
     const int64_t n = TFAST_MIN(w->l.superblock, end - from), ks = c->k_stride[2] * s->element,
                   vs = c->v_stride[2] * s->element;
-    add_ahead(w->ahead, s->v + from * vs, n, c->Dv * s->element, vs, 0);
-    add_ahead(w->ahead, s->k + from * ks, n, c->D * s->element, ks, 0);
+    add_ahead(w->ahead, s->v + from * vs, n, c->Dv * s->element, vs);
+    add_ahead(w->ahead, s->k + from * ks, n, c->D * s->element, ks);
 }
 
 static void next_operands_ahead(const work_t* w, const tfast_attention_piece* p) {
@@ -143,8 +144,7 @@ static void next_operands_ahead(const work_t* w, const tfast_attention_piece* p)
     const sequence_t s = sequence_of(c, p);
     if (p->row + p->n_rows <= s.lq) {
         const int64_t qs = c->q_stride[2] * s.element;
-        add_ahead(w->ahead, s.q + p->head * c->q_stride[1] * s.element + p->row * qs, p->n_rows, c->D * s.element, qs,
-                  0);
+        add_ahead(w->ahead, s.q + p->head * c->q_stride[1] * s.element + p->row * qs, p->n_rows, c->D * s.element, qs);
     }
     if (p->batch != w->p->batch || p->kv_head != w->p->kv_head)
         keys_ahead(w, &s, p->key_begin, TFAST_MIN(s.lk, p->key_end));
@@ -158,7 +158,7 @@ static void next_piece_ahead(const work_t* w) {
     if (w->p->partial || w->p->row + w->p->n_rows > w->s.lq) return;
     const int64_t os = c->out_stride[2] * w->s.element;
     add_ahead(w->ahead, w->s.out + w->p->head * c->out_stride[1] * w->s.element + w->p->row * os, w->p->n_rows,
-              c->Dv * w->s.element, os, 1);
+              c->Dv * w->s.element, os);
 }
 static void begin_superblock(work_t* w, int64_t s0, int64_t end) {
     w->s0 = s0;
@@ -201,7 +201,7 @@ static void bias_ahead(const work_t* w, const panel_t* t, int64_t k0, int64_t n)
     for (int term = 0; term < 2; term++) {
         const tfast_bias* b = &w->c->bias[term];
         if (bias_comes_from_afar(b) && !t->bias_uniform[term] && t->head[0] == t->head[t->n - 1])
-            add_ahead(w->ahead, t->bias_row[term][0] + k0 * 4, t->n, n * 4, b->stride[2] * 4, 0);
+            add_ahead(w->ahead, t->bias_row[term][0] + k0 * 4, t->n, n * 4, b->stride[2] * 4);
     }
 }
 
@@ -256,7 +256,7 @@ static void add_values_by_lane(const work_t* w, const panel_t* t, int64_t k0, co
     }
 }
 
-/* One segment's weighted sum into O^T, V_LANES columns of V at a time. */
+/* One segment's weighted sum into O^T. */
 static void add_values_by_tile(const work_t* w, int64_t k0, const segment_t* g, tile_end end, const float* alpha,
                                float* o) {
     const values_t values = values_from(w, k0);
@@ -274,9 +274,10 @@ static void add_values_by_tile(const work_t* w, int64_t k0, const segment_t* g, 
                    .end = end,
                    .n = nv * V_LANES,
                    .ahead = w->ahead};
-    for (int64_t d = 0; d < w->c->Dv; d += V_LANES) {
+    const int64_t together = values.group_step == V_LANES ? w->c->Dv : V_LANES; /* in place: all columns in a row */
+    for (int64_t d = 0; d < w->c->Dv; d += together) {
         a.a = values.at + d / V_LANES * values.group_step + g->t0 * values.key_stride;
-        tile_rows(&a, TFAST_MIN(V_LANES, w->c->Dv - d), nv);
+        tile_rows(&a, TFAST_MIN(together, w->c->Dv - d), nv);
     }
 }
 
@@ -419,7 +420,7 @@ static void finish_panel(const work_t* w, int64_t index, const uint8_t* only) {
     float* o = output_of(w, index);
     if (!t->started) memset(o, 0, (size_t)(w->c->Dv * PANEL) * 4);
     if (p->partial) {
-        const int64_t row = index * PANEL;
+        const int64_t row = panel_begin(p->n_rows, index);
         for (int64_t i = 0; i < t->n; i++) {
             if (only && !only[i]) continue;
             p->partial[p->n_rows * w->c->Dv + row + i] = t->max[i];
@@ -519,11 +520,6 @@ static void write_weights(work_t* w) {
     over_superblocks(w, 0, w->l.panels, weights_superblock);
 }
 
-static int stages(const work_t* w, int64_t stride, int64_t width) {
-    return w->c->dtype != TFAST_F32 ||
-           (!w->unit && w->l.panels >= (stride == width ? STAGE_PANELS_DENSE : STAGE_PANELS_APART));
-}
-
 static work_t begin_work(const tfast_attention* c, const tfast_attention_piece* p, void* scratch, ahead_list* ahead) {
     work_t w = {.c = c, .p = p, .ahead = ahead, .s = sequence_of(c, p), .l = layout_of(c, p->n_rows)};
     char* base = scratch;
@@ -534,8 +530,9 @@ static work_t begin_work(const tfast_attention* c, const tfast_attention_piece* 
     w.k_stage = (float*)(base + w.l.k);
     w.v_stage = (float*)(base + w.l.v);
     w.unit = unit_begin(&w, base + w.l.bytes);
-    w.stage_k = stages(&w, c->k_stride[2], c->D);
-    w.stage_v = stages(&w, c->v_stride[2], c->Dv);
+    const int copied = p->copy_keys && !w.unit;
+    w.stage_k = copied || c->dtype != TFAST_F32;
+    w.stage_v = copied || c->dtype != TFAST_F32;
     return w;
 }
 
@@ -543,7 +540,8 @@ static void KERNEL(attention_f32_qblock)(const tfast_attention* c, const tfast_a
     ahead_list ahead = {.lines_per_tile = AHEAD_LINES + (bias_comes_from_afar(&c->bias[0]) ? AHEAD_BIAS_LINES : 0)};
     work_t w = begin_work(c, p, scratch, &ahead);
     for (int64_t i = 0; i < w.l.panels; i++) {
-        panel_set_rows(c, p, &w.s, w.panels + i, p->row + i * PANEL, TFAST_MIN(PANEL, p->n_rows - i * PANEL));
+        const int64_t row = panel_begin(p->n_rows, i);
+        panel_set_rows(c, p, &w.s, w.panels + i, p->row + row, panel_begin(p->n_rows, i + 1) - row);
         panel_pack_q(c, &w.s, w.panels + i, query_factor(c), w.q + i * c->D * PANEL);
         if (w.unit) unit_take_query(&w, i);
     }

@@ -214,50 +214,62 @@ static void additive_scores(const tfast_attention* c, const float* q, const floa
         }
 }
 
-V_INLINE vf segment_max(const segment_t* g, int64_t v, const float* S, vf max) {
-    vf m0 = max, m1 = max, m2 = max, m3 = max; /* four chains: vmaxps has a latency of four */
+/* The three below do `n` vectors of lanes together, from v on: independent chains, and one load of each constant. n is
+ * a constant after inlining. */
+V_INLINE void segment_max(const segment_t* g, int64_t v, const int n, const float* S, vf max[TILE_VECTORS]) {
+    vf other[TILE_VECTORS]; /* a second chain for each: vmaxps has a latency of two to four */
     const float* s = S + g->t0 * PANEL + v * V_LANES;
-    int64_t n = g->t1 - g->t0;
-    for (; n >= 4; n -= 4, s += 4 * PANEL) {
-        m0 = v_max(v_load(s), m0); /* NaN is passed over here and comes back through exp */
-        m1 = v_max(v_load(s + PANEL), m1);
-        m2 = v_max(v_load(s + 2 * PANEL), m2);
-        m3 = v_max(v_load(s + 3 * PANEL), m3);
+    int64_t t = g->t1 - g->t0;
+#pragma GCC unroll 4
+    for (int i = 0; i < n; i++) other[i] = max[i];
+    for (; t >= 2; t -= 2, s += 2 * PANEL) {
+#pragma GCC unroll 4
+        for (int i = 0; i < n; i++) {
+            max[i] = v_max(v_load(s + i * V_LANES), max[i]); /* NaN is passed over here and comes back through exp */
+            other[i] = v_max(v_load(s + PANEL + i * V_LANES), other[i]);
+        }
     }
-    for (; n > 0; n--, s += PANEL) m0 = v_max(v_load(s), m0);
-    return v_max(v_max(m0, m1), v_max(m2, m3));
+#pragma GCC unroll 4
+    for (int i = 0; i < n; i++) {
+        if (t) max[i] = v_max(v_load(s + i * V_LANES), max[i]);
+        max[i] = v_max(max[i], other[i]);
+    }
 }
 
-V_INLINE vf segment_exp(const segment_t* g, int64_t v, float* S, vf max, vf sum) {
-    float* s = S + g->t0 * PANEL + v * V_LANES;
-    for (int64_t n = g->t1 - g->t0; n > 0; n--, s += PANEL) {
-        const vf e = v_exp2(v_sub(v_load(s), max));
-        v_store(s, e);
-        sum = v_add(sum, e);
+V_INLINE void segment_exp_row(float* s, const int n, const vf max[TILE_VECTORS], vf sum[TILE_VECTORS]) {
+#pragma GCC unroll 4
+    for (int i = 0; i < n; i++) {
+        const vf e = v_exp2(v_sub(v_load(s + i * V_LANES), max[i]));
+        v_store(s + i * V_LANES, e);
+        sum[i] = v_add(sum[i], e);
     }
-    return sum;
+}
+
+V_INLINE void segment_exp(const segment_t* g, int64_t v, const int n, float* S, const vf max[TILE_VECTORS],
+                          vf sum[TILE_VECTORS]) {
+    float* s = S + g->t0 * PANEL + v * V_LANES;
+    for (int64_t t = g->t1 - g->t0; t > 0; t--, s += PANEL) segment_exp_row(s, n, max, sum);
 }
 
 /* The same with the sum of four chains, which has a fourth of the error. The register tile adds up the values in the
  * order of the one chain, so that errors cancel; a matrix unit, which has hardly any, does not. */
-V_INLINE vf segment_exp_apart(const segment_t* g, int64_t v, float* S, vf max, vf sum) {
-    vf part[4] = {v_zero(), v_zero(), v_zero(), v_zero()};
+V_INLINE void segment_exp_apart(const segment_t* g, int64_t v, const int n, float* S, const vf max[TILE_VECTORS],
+                                vf sum[TILE_VECTORS]) {
+    vf part[4][TILE_VECTORS];
     float* s = S + g->t0 * PANEL + v * V_LANES;
-    int64_t n = g->t1 - g->t0;
-    for (; n >= 4; n -= 4) {
+    int64_t t = g->t1 - g->t0;
 #pragma GCC unroll 4
-        for (int i = 0; i < 4; i++, s += PANEL) {
-            const vf e = v_exp2(v_sub(v_load(s), max));
-            v_store(s, e);
-            part[i] = v_add(part[i], e);
-        }
+    for (int c = 0; c < 4; c++)
+#pragma GCC unroll 4
+        for (int i = 0; i < n; i++) part[c][i] = v_zero();
+    for (; t >= 4; t -= 4) {
+#pragma GCC unroll 4
+        for (int c = 0; c < 4; c++, s += PANEL) segment_exp_row(s, n, max, part[c]);
     }
-    for (; n > 0; n--, s += PANEL) {
-        const vf e = v_exp2(v_sub(v_load(s), max));
-        v_store(s, e);
-        part[0] = v_add(part[0], e);
-    }
-    return v_add(sum, v_add(v_add(part[0], part[1]), v_add(part[2], part[3])));
+    for (; t > 0; t--, s += PANEL) segment_exp_row(s, n, max, part[0]);
+#pragma GCC unroll 4
+    for (int i = 0; i < n; i++)
+        sum[i] = v_add(sum[i], v_add(v_add(part[0][i], part[1][i]), v_add(part[2][i], part[3][i])));
 }
 
 /* Lanes whose maximum is still -infinity subtract 0 instead: exp gives 0 for them, not NaN. */
@@ -265,23 +277,43 @@ V_INLINE vf finite_max(vf m) {
     return v_select(v_lt(v_set1(-INFINITY), m), m, v_select(v_le(m, v_set1(-INFINITY)), v_zero(), m));
 }
 
+V_INLINE void softmax_vectors(panel_t* p, const segment_t* g, int n_segments, int64_t v, const int n, float* S,
+                              float* alpha) {
+    vf max[TILE_VECTORS], used[TILE_VECTORS], sum[TILE_VECTORS];
+#pragma GCC unroll 4
+    for (int i = 0; i < n; i++) max[i] = v_load(p->max + (v + i) * V_LANES);
+    for (int k = 0; k < n_segments; k++)
+        if (g[k].v0 <= v && v < g[k].v1) segment_max(&g[k], v, n, S, max);
+#pragma GCC unroll 4
+    for (int i = 0; i < n; i++) {
+        const int64_t lane = (v + i) * V_LANES;
+        used[i] = finite_max(max[i]);
+        const vf factor = v_exp2(v_sub(v_load(p->max + lane), used[i]));
+        sum[i] = v_mul(v_load(p->sum + lane), factor);
+        v_store(alpha + lane, factor);
+    }
+    for (int k = 0; k < n_segments; k++) {
+        if (v < g[k].v0 || g[k].v1 <= v) continue;
+        if (p->apart)
+            segment_exp_apart(&g[k], v, n, S, used, sum);
+        else
+            segment_exp(&g[k], v, n, S, used, sum);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < n; i++) {
+        v_store(p->max + (v + i) * V_LANES, max[i]);
+        v_store(p->sum + (v + i) * V_LANES, sum[i]);
+    }
+}
+
 /* One step of the online softmax: S becomes weights, max and sum move on, `alpha` (PANEL floats) is what earlier sums
  * are multiplied by. */
 static void softmax_step(panel_t* p, const segment_t* g, int n_segments, float* S, float* alpha) {
-    for (int64_t v = 0; v < p->nv; v++) {
-        const vf before = v_load(p->max + v * V_LANES);
-        vf max = before;
-        for (int i = 0; i < n_segments; i++)
-            if (g[i].v0 <= v && v < g[i].v1) max = segment_max(&g[i], v, S, max);
-        const vf used = finite_max(max), factor = v_exp2(v_sub(before, used));
-        vf sum = v_mul(v_load(p->sum + v * V_LANES), factor);
-        for (int i = 0; i < n_segments; i++)
-            if (g[i].v0 <= v && v < g[i].v1)
-                sum = p->apart ? segment_exp_apart(&g[i], v, S, used, sum) : segment_exp(&g[i], v, S, used, sum);
-        v_store(p->max + v * V_LANES, max);
-        v_store(p->sum + v * V_LANES, sum);
-        v_store(alpha + v * V_LANES, factor);
-    }
+    const int whole = n_segments == 1 && g->v0 == 0 && g->v1 == TILE_VECTORS;
+    if (whole)
+        softmax_vectors(p, g, 1, 0, TILE_VECTORS, S, alpha);
+    else
+        for (int64_t v = 0; v < p->nv; v++) softmax_vectors(p, g, n_segments, v, 1, S, alpha);
 }
 
 #endif

@@ -41,6 +41,7 @@ static void fill(tfast_kernels* table) {
     table->gemm_f32_pack_rows = KERNEL(gemm_f32_pack_rows);
 
     table->attention_panel = PANEL;
+    table->attention_alone = TILE_VECTORS == 3 ? V_LANES : 0;
     table->attention_block = ATTENTION_BLOCK;
     table->attention_min_rows = 0;
     table->attention_min_keys = 0;

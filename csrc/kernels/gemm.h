@@ -32,7 +32,6 @@ typedef struct {
     const char* at;
     int64_t rows, row_bytes, stride; /* stride in bytes */
     int64_t done;                    /* bytes of the row at `at` */
-    int write;                       /* it will be written: take the line for this core */
 } ahead_t;
 
 enum { MAX_AHEAD = 8 };
@@ -43,24 +42,17 @@ typedef struct {
     int64_t lines_per_tile;
 } ahead_list;
 
-/* A tile of 8 x 48 x 192 runs for 2,300 cycles, in which L2 can take some 50 lines from L3 beside the tile's own
- * traffic. Where more would have to come for each tile (fewer than 96 rows), they are fetched within the tiles, evenly;
- * one tile alone reads its panel in order, and fetches that far ahead in it. Measured, 16 rows, a 42 MB model: 47
- * GFLOP/s without, 72 with. */
-enum { MAX_LINES_PER_TILE = 48 };
-
 /* Bytes. Weights from memory (154 MB), GB/s where reading alone gives 16: one row 13.9 without and 14.5 with, four 10.1
  * and 12.0, eight 8.2 and 10.4; 2 to 16 KB are alike, 32 KB is slower; weights in cache: no difference. */
 enum { STREAM_AHEAD = 8192 };
 
 static void fetch_ahead(ahead_list* list) {
-    for (int i = 0; i < list->lines_per_tile && list->parts; i++) {
+    for (int64_t lines = list->lines_per_tile; lines > 0 && list->parts;) {
         ahead_t* a = &list->part[list->parts - 1];
-        if (a->write)
-            __builtin_prefetch(a->at + a->done, 1, 2);
-        else
-            __builtin_prefetch(a->at + a->done, 0, 2);
-        a->done += 64;
+        const int64_t n = TFAST_MIN(lines, (a->row_bytes - a->done + 63) / 64);
+        for (int64_t i = 0; i < n; i++) __builtin_prefetch(a->at + a->done + 64 * i, 0, 2);
+        lines -= n;
+        a->done += 64 * n;
         if (a->done < a->row_bytes) continue;
         a->done = 0;
         a->at += a->stride;
@@ -68,9 +60,13 @@ static void fetch_ahead(ahead_list* list) {
     }
 }
 
-static void add_ahead(ahead_list* list, const char* at, int64_t rows, int64_t row_bytes, int64_t stride, int write) {
-    if (rows > 0 && row_bytes > 0 && list->parts < MAX_AHEAD)
-        list->part[list->parts++] = (ahead_t){at, rows, row_bytes, stride, 0, write};
+static void add_ahead(ahead_list* list, const char* at, int64_t rows, int64_t row_bytes, int64_t stride) {
+    if (rows <= 0 || row_bytes <= 0 || list->parts == MAX_AHEAD) return;
+    if (stride == row_bytes) {
+        row_bytes *= rows;
+        rows = 1;
+    }
+    list->part[list->parts++] = (ahead_t){at, rows, row_bytes, stride, 0};
 }
 
 /* What the tile's sum becomes: C, row + sum, C + sum, or C * row + sum, where `row` has one value a column. The sum
@@ -92,7 +88,7 @@ typedef struct {
     const float* row;
     int64_t n;          /* columns of C that exist */
     ahead_list* ahead;  /* or NULL */
-    const char* stream; /* or NULL: what is needed after these rows, fetched stream_step bytes a step of k */
+    const char* stream; /* or NULL: what is fetched between the steps of k, stream_step bytes a step */
     int64_t stream_step;
 } tile_args;
 
@@ -140,9 +136,9 @@ V_INLINE void tile_sums(const tile_args* t, const int m, const int nv, vf acc[TI
             bk[j] = v_load(b + j * V_LANES);
         }
         if (stream) {
-            __builtin_prefetch(next);
-            if (step > 64) __builtin_prefetch(next + 64);
-            if (step > 128) __builtin_prefetch(next + 128);
+            __builtin_prefetch(next, 0, 2);
+            if (step > 64) __builtin_prefetch(next + 64, 0, 2);
+            if (step > 128) __builtin_prefetch(next + 128, 0, 2);
             next += step;
         }
 #pragma GCC unroll 16
@@ -213,18 +209,31 @@ static const tile_fn tiles[TILE_VECTORS][TILE_ROWS] = {TILE_NAMES(1), TILE_NAMES
 static const tile_fn tiles[TILE_VECTORS][TILE_ROWS] = {TILE_NAMES(1), TILE_NAMES(2)};
 #endif
 
-/* All m rows of A, MR at a time. Moves t->a, t->from and t->c on. */
+/* All m rows of A, MR at a time. Moves t->a, t->from and t->c on. What is wanted next and lies in one row is fetched
+ * between the steps of the tiles, evenly; shorter rows before each tile. */
 static void tile_rows(tile_args* t, int64_t m, int64_t nv) {
     const int64_t c_step = TILE_ROWS * t->c_stride, from_step = TILE_ROWS * t->from_stride;
     const tile_fn* by_rows = tiles[nv - 1];
+    ahead_list* list = t->ahead;
+    ahead_t* row = NULL;
+    if (list && list->parts && list->part[list->parts - 1].rows == 1) {
+        row = &list->part[list->parts - 1];
+        t->stream = row->at + row->done;
+        t->stream_step = tfast_ceil_div(list->lines_per_tile * 64, t->k);
+    }
+    const int64_t fetched = t->stream_step * t->k;
     for (; m > 0; m -= TILE_ROWS) {
-        if (t->ahead) fetch_ahead(t->ahead);
+        if (list && !row) fetch_ahead(list);
         by_rows[TFAST_MIN(m, TILE_ROWS) - 1](t);
-        if (t->stream) t->stream += t->stream_step * t->k;
+        if (t->stream) t->stream += fetched;
         t->a += t->a_step;
         t->from += from_step;
         t->c += c_step;
     }
+    if (!row) return;
+    row->done = t->stream - row->at;
+    t->stream = NULL;
+    if (row->done >= row->row_bytes) list->parts--;
 }
 
 /* From sums that a tile has just stored, and that still lie in L1, to y: an activation has 6-20 instructions for the
@@ -269,13 +278,9 @@ static void KERNEL(gemm_f32_panel)(const tfast_gemm_panel* p) {
                                     : END_STORE,
                    .row = p->bias,
                    .n = p->n};
-    ahead_list ahead = {.lines_per_tile = tfast_ceil_div(p->next_bytes / 64, tfast_ceil_div(p->m, TILE_ROWS))};
-    if (ahead.lines_per_tile > MAX_LINES_PER_TILE && p->m > TILE_ROWS) {
+    if (p->m > TILE_ROWS && p->next_bytes) {
         t.stream = (const char*)p->next;
         t.stream_step = tfast_ceil_div(p->next_bytes, p->k * tfast_ceil_div(p->m, TILE_ROWS));
-    } else if (p->m > TILE_ROWS) {
-        add_ahead(&ahead, (const char*)p->next, 1, p->next_bytes, 0, 0);
-        t.ahead = &ahead;
     } else if (p->m <= TILE_ROWS) {
         t.stream = (const char*)p->b + STREAM_AHEAD;
         t.stream_step = PANEL * sizeof(float);

@@ -87,10 +87,12 @@ typedef struct {
 typedef struct tfast_attention_piece {
     int64_t batch, kv_head, head, row, n_rows, key_begin, key_end;
     const struct tfast_attention_piece*
-        next;   /* what this thread will probably run then (its operands are prefetched), or NULL */
-    int few;    /* the table's few_rows runs it */
-    int decode; /* the rows of the whole sequence and group are few: attention_f32_decode (its sums run in another
-                   order) */
+        next;      /* what this thread will probably run then (its operands are prefetched), or NULL */
+    int few;       /* the table's few_rows runs it */
+    int copy_keys; /* K and V are copied, block by block, before they are read: so many panels read them that it pays
+                    */
+    int decode;    /* the rows of the whole sequence and group are few: attention_f32_decode (its sums run in another
+                      order) */
     float* partial;
 } tfast_attention_piece;
 
@@ -125,6 +127,8 @@ typedef struct tfast_kernels {
     /* --- group: attention
      * ------------------------------------------------------------------------------------------------ */
     int attention_panel; /* query rows that go through the tiles together */
+    int attention_alone; /* rows of a last panel that would be too few: it takes as many from the one before; 0: never
+                          */
     int attention_block; /* keys of one step of the online softmax */
     int piece_panels;    /* of a piece at most: all of them share the work that keys take beforehand */
     int decode_rows;     /* attention_f32_decode takes up to so many rows */

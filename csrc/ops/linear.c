@@ -18,17 +18,11 @@
 #define ROWS_SHARE_OF_L2 0.5
 #define MAX_BLOCK_ROWS   768
 #define TASKS_PER_THREAD 4
-/* With so many blocks of k or more, and as many panels that read them, x is copied block by block: a tile's rows then
- * lie 768 bytes apart and not K * 4, pages and sets of the L1 apart. */
-#define GATHER_K_BLOCKS 3
-#define GATHER_PANELS   4
-
 typedef struct {
     const tfast_linear* call;
     const tfast_kernels* kernels;
     int64_t k_block, row_block, n_row_blocks, n_panels, panels_per_task, n_col_blocks;
-    int gather;         /* rows of x are copied into dense blocks first */
-    int64_t rows_bytes; /* else, of a block of k in the kernel's own form; 0: x is read in place */
+    int64_t rows_bytes; /* of a block of k of x in the kernel's own form; 0: x is read in place */
     int by_k;           /* all panels of a block of k, then the next: every panel keeps its sums */
 } plan_t;
 
@@ -68,17 +62,7 @@ tfast_status tfast_pack(const float* w, int64_t w_stride, tfast_packed* p, int n
     return tfast_parallel_for(&loop, pack_panel, &t);
 }
 
-/* Rows [row, row + m) of x as dense blocks of k: [K / k_block][m][k_block]. */
-static void gather_rows(const plan_t* p, int64_t row, int64_t m, float* to) {
-    const tfast_linear* c = p->call;
-    const int64_t K = c->weight->K;
-    for (int64_t k = 0; k < K; k += p->k_block) {
-        const size_t bytes = (size_t)TFAST_MIN(p->k_block, K - k) * sizeof(float);
-        for (int64_t i = 0; i < m; i++, to += p->k_block) memcpy(to, c->x + (row + i) * c->x_stride + k, bytes);
-    }
-}
-
-/* One block of k of the same rows in the form that the kernel wants. */
+/* One block of k of rows [row, row + m) of x in the form that the kernel wants. */
 static void prepare_rows(const plan_t* p, int64_t row, int64_t m, int64_t k, char* to) {
     const tfast_linear* c = p->call;
     const int64_t n = TFAST_MIN(p->k_block, c->weight->K - k);
@@ -91,7 +75,7 @@ typedef struct {
     int64_t row, m, first, last;
     void* work;
     float* sums;
-    char* copied; /* what gather_rows or prepare_rows made */
+    char* copied; /* what prepare_rows made */
 } block_t;
 
 /* One block of k of one panel; the next call's is that of `next_panel` and `next_k`. */
@@ -104,8 +88,8 @@ static void run_step(const block_t* b, int64_t panel, int64_t k, const char* row
     const tfast_gemm_panel g = {.m = b->m,
                                 .n = TFAST_MIN(width, N - n),
                                 .k = TFAST_MIN(p->k_block, K - k),
-                                .a = p->gather ? (const float*)b->copied + k * b->m : c->x + b->row * c->x_stride + k,
-                                .a_stride = p->gather ? p->k_block : c->x_stride,
+                                .a = c->x + b->row * c->x_stride + k,
+                                .a_stride = c->x_stride,
                                 .rows = rows,
                                 .b = c->weight->panels + n * K + k * width,
                                 .sums = sums,
@@ -130,7 +114,6 @@ static void run_step(const block_t* b, int64_t panel, int64_t k, const char* row
 static void run_by_panel(const block_t* b) {
     const plan_t* p = b->p;
     const tfast_packed* w = b->p->call->weight;
-    if (p->gather) gather_rows(p, b->row, b->m, (float*)b->copied);
     for (int64_t k = 0; p->rows_bytes && k < w->K; k += p->k_block)
         prepare_rows(p, b->row, b->m, k, b->copied + k / p->k_block * p->rows_bytes);
     for (int64_t j = b->first; j < b->last; j++)
@@ -209,18 +192,14 @@ static void make_plan(plan_t* p, const tfast_linear* c, int threads) {
     p->n_row_blocks = tfast_ceil_div(c->M, p->row_block);
     p->panels_per_task = tfast_ceil_div(p->n_panels, p->n_col_blocks);
     p->n_col_blocks = tfast_ceil_div(p->n_panels, p->panels_per_task);
-    if (p->kernels->gemm_f32_rows)
-        p->rows_bytes = (int64_t)p->kernels->gemm_f32_rows_bytes(p->row_block, p->k_block);
-    else
-        p->gather = K >= GATHER_K_BLOCKS * p->k_block && p->panels_per_task >= GATHER_PANELS && p->row_block > tile;
+    if (p->kernels->gemm_f32_rows) p->rows_bytes = (int64_t)p->kernels->gemm_f32_rows_bytes(p->row_block, p->k_block);
 }
 
 /* Partial sums, and the copy of x. */
 static size_t scratch_bytes(const plan_t* p) {
     const int64_t blocks = tfast_ceil_div(p->call->weight->K, p->k_block);
     const int64_t sums = p->row_block * p->kernels->panel_width * (p->by_k ? p->panels_per_task : 1);
-    const int64_t gathered = p->gather ? p->row_block * blocks * p->k_block : 0;
-    return tfast_align64(p->kernels->gemm_f32_work_bytes) + (size_t)(sums + gathered) * sizeof(float) +
+    return tfast_align64(p->kernels->gemm_f32_work_bytes) + (size_t)sums * sizeof(float) +
            (size_t)(p->rows_bytes * (p->by_k ? 1 : blocks));
 }
 
