@@ -35,6 +35,8 @@ void tfast_fill_amx(tfast_kernels* table) {
     table->k_block = MAX_STEPS * T_K;
     table->rows_block = ROWS_BLOCK;
     table->gemm_f32_panel = KERNEL(gemm_f32_panel_tiles);
+    table->few = 0;
+    table->gemm_f32_few = NULL;
     table->gemm_f32_work_bytes = sizeof(tile_work);
     table->gemm_f32_begin = KERNEL(gemm_f32_begin);
     table->gemm_f32_end = KERNEL(gemm_f32_end);

@@ -1,86 +1,110 @@
 /* Attention for few query rows (one token of a decoder, times the query heads that share its K and V): bound by reading
  * K and V.
  *
- * Called by ops/attention.c through attention_f32_decode and attention_f32_merge; included by attention.h, whose panel,
- * segments and softmax it shares. Every byte of K and V is read once for all rows; nothing is packed. Lanes of a vector
- * are elements of a head here, not queries: with one row, the register tile of gemm.h would leave 15 of 16 lanes idle.
+ * Called by ops/attention.c through attention_f32_decode and attention_f32_merge; included by attention.h, whose lanes,
+ * bias terms and rows it shares. Every byte of K and V is read once for all rows; nothing is packed. Lanes of a vector
+ * are elements of a head, or keys, not queries: with one row, the register tile of gemm.h and its softmax would leave
+ * 15 of 16 lanes idle.
  *
- *   scores:  V_LANES accumulators (rows x keys) over D, one v_sums of them gives V_LANES scores     -> S[key][row]
- *   softmax: softmax_step on one vector of lanes
- *   values:  O[row][Dv] += S[key][row] * V[key]        accumulators: rows x vectors of Dv, V in order */
+ *   scores:  V_LANES accumulators (rows x keys) over D, one v_sums of them gives V_LANES scores     -> S[row][key]
+ *   logits:  soft cap, bias terms, ALiBi, what the row does not see: vectors of keys
+ *   softmax: row by row, vectors of keys; the lanes of its sum are added up at the end
+ *   values:  O[row][Dv] += S[row][key] * V[key]        accumulators: rows x vectors of Dv, V in order */
 #ifndef TFAST_KERNELS_ATTENTION_DECODE_H
 #define TFAST_KERNELS_ATTENTION_DECODE_H
 
-/* Keys in advance for prefetches of V; those of K run one group of keys ahead. Measured with 8 rows, 4 kv heads, 8192
- * keys of D = 128: 24 takes 0.87-0.97 of the time of 8; 48 is as slow as 8. */
-enum { PREFETCH_KEYS = 24 };
+/* Keys in advance for prefetches of K and V. Measured on Zen 5, 8192 keys of D = 128, microseconds for 12, 16, 24, 32
+ * keys: one row, 32 kv heads 8050, 8330, 8630, 8870; eight rows, 4 kv heads 1453, 1243, 981, 955. */
+#define PREFETCH_KEYS(rows) ((rows) == 1 ? 12 : 28)
 /* Registers for sums of values: half of what the machine has, the rest holds a row of V and its weights. */
 enum { DECODE_ACCUMULATORS = V_LANES == 16 ? 16 : 8 };
+/* Keys whose rows of V pass by all accumulators before the next: 16 KB at Dv = 128, so that they stay in L1. */
+enum { VALUE_KEYS = 32 };
 
 typedef struct {
     const tfast_attention* c;
     sequence_t s;
-    panel_t* t;
-    float *q, *o, *scores;
+    panel_t* t; /* lanes are rows: ranges, heads and bias rows; its max and sum are the rows' */
+    float *q, *o, *scores,
+        *sums; /* q: [D / V_LANES][row][V_LANES]; scores: ATTENTION_BLOCK a row; sums: V_LANES a row */
     int64_t d_padded, dv_padded;
 } decode_t;
 
-/* Scores of `keys` (a constant: V_LANES / rows) keys from k0 on, of which n exist; the others repeat the last. */
-V_INLINE void dot_group(const decode_t* w, int64_t k0, int64_t n, const int rows, float* S) {
+/* Whole vectors of fp32, the usual case, need no test in the inner loop. `plain` is a constant after inlining. */
+V_INLINE vf decode_load(const char* row, int64_t d, int64_t width, tfast_dtype dtype, const int plain) {
+    return plain ? v_load((const float*)row + d) : load_row(row, d, width, dtype);
+}
+
+/* Scores of `keys` (a constant: V_LANES / rows) keys from k0 on, of which n exist; the others repeat the last. One row
+ * takes K key by key, as it lies in memory; more share each of their loads of K. */
+V_INLINE void dot_group(const decode_t* w, int64_t k0, int64_t n, const int rows, const int plain, float* S) {
     const int keys = V_LANES / rows;
-    const int64_t stride = w->c->k_stride[2] * w->s.element, D = w->c->D;
+    const tfast_dtype dtype = w->c->dtype;
+    const int64_t element = w->s.element, stride = w->c->k_stride[2] * element, D = w->c->D;
     const char* row[V_LANES];
     vf acc[V_LANES];
 #pragma GCC unroll 16
     for (int j = 0; j < keys; j++) row[j] = w->s.k + (k0 + TFAST_MIN(j, n - 1)) * stride;
 #pragma GCC unroll 16
     for (int i = 0; i < V_LANES; i++) acc[i] = v_zero();
-    for (int64_t d = 0; d < D; d += V_LANES) {
-        const int64_t width = D - d;
-        vf q[V_LANES];
-#pragma GCC unroll 8
-        for (int r = 0; r < rows; r++) q[r] = v_load(w->q + r * w->d_padded + d);
+    if (rows == 1) {
 #pragma GCC unroll 16
-        for (int j = 0; j < keys; j++) {
-            const vf k = load_row(row[j], d, width, w->c->dtype);
-            __builtin_prefetch(row[j] + d * w->s.element + keys * stride);
+        for (int j = 0; j < keys; j++)
+            for (int64_t d = 0; d < D; d += V_LANES) {
+                __builtin_prefetch(row[j] + d * element + PREFETCH_KEYS(rows) * stride);
+                acc[j] = v_fma(v_load(w->q + d), decode_load(row[j], d, D - d, dtype, plain), acc[j]);
+            }
+    } else {
+        for (int64_t d = 0; d < D; d += V_LANES) {
+            vf q[V_LANES];
 #pragma GCC unroll 8
-            for (int r = 0; r < rows; r++) acc[j * rows + r] = v_fma(q[r], k, acc[j * rows + r]);
+            for (int r = 0; r < rows; r++) q[r] = v_load(w->q + d * rows + r * V_LANES);
+#pragma GCC unroll 16
+            for (int j = 0; j < keys; j++) {
+                const vf k = decode_load(row[j], d, D - d, dtype, plain);
+                __builtin_prefetch(row[j] + d * element + PREFETCH_KEYS(rows) * stride);
+#pragma GCC unroll 8
+                for (int r = 0; r < rows; r++) acc[r * keys + j] = v_fma(q[r], k, acc[r * keys + j]);
+            }
         }
     }
     float sums[V_LANES];
     v_store(sums, v_sums(acc));
-    for (int64_t j = 0; j < n; j++)
-        for (int r = 0; r < rows; r++) S[j * PANEL + r] = sums[j * rows + r];
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++) memcpy(S + r * ATTENTION_BLOCK, sums + r * keys, (size_t)keys * 4);
 }
 
-V_INLINE void dot_block(const decode_t* w, int64_t k0, int64_t n, const int rows) {
+/* S has room for whole groups: ATTENTION_BLOCK is a multiple of them. */
+V_INLINE void dot_block(const decode_t* w, int64_t k0, int64_t n, const int rows, const int plain) {
     const int64_t keys = V_LANES / rows;
-    for (int64_t j = 0; j < n; j += keys) dot_group(w, k0 + j, TFAST_MIN(keys, n - j), rows, w->scores + j * PANEL);
+    for (int64_t j = 0; j < n; j += keys) dot_group(w, k0 + j, TFAST_MIN(keys, n - j), rows, plain, w->scores + j);
 }
 
-/* Columns [d, d + vectors * V_LANES) of O for all rows; `last` is the width of the last vector. */
-V_INLINE void value_columns(const decode_t* w, int64_t k0, int64_t n, int64_t d, int64_t last, const float* alpha,
-                            const int rows, const int vectors) {
-    const int64_t stride = w->c->v_stride[2] * w->s.element;
+/* Keys [k0, k0 + n), vectors of Dv from d on; `last` is the width of the last of them. O is multiplied by alpha first,
+ * where it is given. */
+V_INLINE void value_columns(const decode_t* w, int64_t k0, int64_t n, const float* S, int64_t d, int64_t last,
+                            const float* alpha, const int rows, const int vectors, const int plain) {
+    const int64_t element = w->s.element, stride = w->c->v_stride[2] * element;
+    const tfast_dtype dtype = w->c->dtype;
     const char* v = w->s.v + k0 * stride;
-    const float* S = w->scores;
     vf acc[8][4];
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
-        for (int i = 0; i < vectors; i++)
-            acc[r][i] = v_mul(v_load(w->o + r * w->dv_padded + d + i * V_LANES), v_set1(alpha[r]));
-    for (int64_t j = 0; j < n; j++, v += stride, S += PANEL) {
+        for (int i = 0; i < vectors; i++) {
+            acc[r][i] = v_load(w->o + r * w->dv_padded + d + i * V_LANES);
+            if (alpha) acc[r][i] = v_mul(acc[r][i], v_set1(alpha[r]));
+        }
+    for (int64_t j = 0; j < n; j++, v += stride) {
         vf x[4];
 #pragma GCC unroll 4
         for (int i = 0; i < vectors; i++) {
-            x[i] = load_row(v, d + i * V_LANES, i == vectors - 1 ? last : V_LANES, w->c->dtype);
-            __builtin_prefetch(v + (d + i * V_LANES) * w->s.element + PREFETCH_KEYS * stride);
+            x[i] = decode_load(v, d + i * V_LANES, i == vectors - 1 ? last : V_LANES, dtype, plain);
+            __builtin_prefetch(v + (d + i * V_LANES) * element + PREFETCH_KEYS(rows) * stride);
         }
 #pragma GCC unroll 8
         for (int r = 0; r < rows; r++) {
-            const vf weight = v_set1(S[r]);
+            const vf weight = v_set1(S[r * ATTENTION_BLOCK + j]);
 #pragma GCC unroll 4
             for (int i = 0; i < vectors; i++) acc[r][i] = v_fma(weight, x[i], acc[r][i]);
         }
@@ -91,53 +115,57 @@ V_INLINE void value_columns(const decode_t* w, int64_t k0, int64_t n, int64_t d,
         for (int i = 0; i < vectors; i++) v_store(w->o + r * w->dv_padded + d + i * V_LANES, acc[r][i]);
 }
 
-V_INLINE void value_block_rows(const decode_t* w, int64_t k0, int64_t n, const float* alpha, const int rows) {
+V_INLINE void value_block(const decode_t* w, int64_t k0, int64_t n, const float* alpha, const int rows,
+                          const int plain) {
     const int wide = rows >= DECODE_ACCUMULATORS / 4 ? DECODE_ACCUMULATORS / rows : 4;
-    int64_t d = 0;
-    for (; d + wide * V_LANES <= w->c->Dv; d += wide * V_LANES) value_columns(w, k0, n, d, V_LANES, alpha, rows, wide);
-    for (; d < w->c->Dv; d += V_LANES) value_columns(w, k0, n, d, w->c->Dv - d, alpha, rows, 1);
+    for (int64_t j = 0; j < n; j += VALUE_KEYS) {
+        const int64_t keys = TFAST_MIN(VALUE_KEYS, n - j), step = wide * V_LANES;
+        const float *S = w->scores + j, *scale = j == 0 ? alpha : NULL;
+        int64_t d = 0;
+        for (; d + step <= w->c->Dv; d += step) value_columns(w, k0 + j, keys, S, d, V_LANES, scale, rows, wide, plain);
+        for (; d < w->c->Dv; d += V_LANES) value_columns(w, k0 + j, keys, S, d, w->c->Dv - d, scale, rows, 1, plain);
+    }
 }
 
-static void decode_scores(const decode_t* w, int64_t k0, int64_t n, int rows) {
+/* All rows over one block: products, and weighted sums. A lane without a row repeats the last. */
+typedef enum { DECODE_DOTS, DECODE_VALUES } decode_part;
+
+V_INLINE void decode_rows(const decode_t* w, int64_t k0, int64_t n, const float* alpha, decode_part part,
+                          const int rows) {
+    const tfast_attention* c = w->c;
+    if (part == DECODE_DOTS) {
+        if (c->dtype == TFAST_F32 && c->D % V_LANES == 0)
+            dot_block(w, k0, n, rows, 1);
+        else
+            dot_block(w, k0, n, rows, 0);
+    } else if (c->dtype == TFAST_F32 && c->Dv % V_LANES == 0)
+        value_block(w, k0, n, alpha, rows, 1);
+    else
+        value_block(w, k0, n, alpha, rows, 0);
+}
+
+static void decode_part_of_rows(const decode_t* w, int64_t k0, int64_t n, const float* alpha, decode_part part,
+                                int rows) {
     switch (rows) {
     case 1:
-        dot_block(w, k0, n, 1);
+        decode_rows(w, k0, n, alpha, part, 1);
         break;
     case 2:
-        dot_block(w, k0, n, 2);
+        decode_rows(w, k0, n, alpha, part, 2);
         break;
     case 4:
-        dot_block(w, k0, n, 4);
+        decode_rows(w, k0, n, alpha, part, 4);
         break;
 #if DECODE_ROWS == 8
     case 8:
-        dot_block(w, k0, n, 8);
+        decode_rows(w, k0, n, alpha, part, 8);
         break;
 #endif
     }
 }
 
-static void decode_values(const decode_t* w, int64_t k0, int64_t n, const float* alpha, int rows) {
-    switch (rows) {
-    case 1:
-        value_block_rows(w, k0, n, alpha, 1);
-        break;
-    case 2:
-        value_block_rows(w, k0, n, alpha, 2);
-        break;
-    case 4:
-        value_block_rows(w, k0, n, alpha, 4);
-        break;
-#if DECODE_ROWS == 8
-    case 8:
-        value_block_rows(w, k0, n, alpha, 8);
-        break;
-#endif
-    }
-}
-
-/* As decode_values, for a block in which a row does not see every key: a key adds to the rows that see it and to no
- * other. */
+/* Where a row does not see every key of a block: a key adds to the rows that see it and to no other, since 0 * NaN is
+ * NaN. */
 static void decode_values_by_row(const decode_t* w, int64_t k0, int64_t n, const float* alpha) {
     for (int64_t r = 0; r < w->t->n; r++) {
         float* o = w->o + r * w->dv_padded;
@@ -147,29 +175,91 @@ static void decode_values_by_row(const decode_t* w, int64_t k0, int64_t n, const
                 if (k0 + j < w->t->lo[r] || k0 + j >= w->t->hi[r]) continue;
                 const vf x =
                     load_row(w->s.v + (k0 + j) * w->c->v_stride[2] * w->s.element, d, w->c->Dv - d, w->c->dtype);
-                acc = v_fma(v_set1(w->scores[j * PANEL + r]), x, acc);
+                acc = v_fma(v_set1(w->scores[r * ATTENTION_BLOCK + j]), x, acc);
             }
             v_store(o + d, acc);
         }
     }
 }
 
-static void decode_block(const decode_t* w, int64_t k0, int64_t n, int rows) {
-    segment_t g[MAX_SEGMENTS];
-    float alpha[PANEL] __attribute__((aligned(64)));
-    const int n_segments = cut_segments(w->t, k0, n, g);
-    if (n_segments == 0) return;
-    int ragged = 0;
-    decode_scores(w, k0, n, rows);
-    for (int i = 0; i < n_segments; i++) {
-        shape_scores(w->c, w->t, w->s.offset, k0, &g[i], w->scores);
-        ragged |= g[i].ragged;
+static void decode_add_bias(const tfast_bias* b, const char* row, int64_t k0, int64_t n, float* S) {
+    for (int64_t j = 0; j < n; j += V_LANES) {
+        const int64_t width = TFAST_MIN(V_LANES, n - j);
+        vf x;
+        if (b->stride[3] == 1 && b->kind == TFAST_BIAS_FLOAT)
+            x = v_load_n((const float*)row + k0 + j, width);
+        else if (b->stride[3] == 1)
+            x = v_from_mask_bytes((const uint8_t*)row + k0 + j, width);
+        else {
+            float one[V_LANES] = {0};
+            for (int64_t i = 0; i < width; i++) one[i] = bias_value(b, row, k0 + j + i);
+            x = v_load(one);
+        }
+        v_store(S + j, biased(b->kind == TFAST_BIAS_FLOAT, v_load(S + j), x));
     }
-    softmax_step(w->t, g, n_segments, w->scores, alpha);
+}
+
+/* Raw products of row r to final logits (base 2), -infinity for keys that it does not see; ranges as in the panels. */
+static void decode_shape(const decode_t* w, int64_t r, int64_t k0, int64_t n, float* S) {
+    const tfast_attention* c = w->c;
+    const panel_t* t = w->t;
+    float count[V_LANES];
+    for (int64_t i = 0; i < V_LANES; i++) count[i] = (float)i;
+    if (c->softcap > 0)
+        for (int64_t j = 0; j < n; j += V_LANES)
+            v_store(S + j, v_mul(v_tanh(v_load(S + j)), v_set1(c->softcap * V_LOG2E)));
+    for (int term = 0; term < 2; term++)
+        if (c->bias[term].kind != TFAST_BIAS_NONE) decode_add_bias(&c->bias[term], t->bias_row[term][r], k0, n, S);
+    if (c->alibi_slopes) {
+        const float origin = (float)(t->query[r] + w->s.offset - k0);
+        for (int64_t j = 0; j < n; j += V_LANES) {
+            const vf at = v_sub(v_add(v_set1((float)j), v_load(count)), v_set1(origin));
+            v_store(S + j, v_fma(v_set1(t->slope[r]), at, v_load(S + j)));
+        }
+    }
+    for (int64_t j = 0; j < t->lo[r] - k0 && j < n; j++) S[j] = -INFINITY;
+    for (int64_t j = TFAST_MAX(0, t->hi[r] - k0); j < n; j++) S[j] = -INFINITY;
+}
+
+/* One step of row r's online softmax over n keys, the last vector filled up with -infinity: S becomes weights. Returns
+ * what earlier sums are multiplied by. */
+static float decode_softmax(const decode_t* w, int64_t r, int64_t n, float* S) {
+    const int64_t padded = tfast_round_up(n, V_LANES);
+    float *max = &w->t->max[r], *sums = w->sums + r * V_LANES;
+    for (int64_t j = n; j < padded; j++) S[j] = -INFINITY;
+    const float before = *max;
+    vf top = v_set1(before);
+    for (int64_t j = 0; j < padded; j += V_LANES) top = v_max(v_load(S + j), top); /* passes over NaN: exp has it */
+    const float now = v_hmax(top);
+    const vf used = v_set1(now == -INFINITY ? 0 : now);
+    const vf factor = v_exp2(v_sub(v_set1(before), used));
+    vf sum = v_mul(v_load(sums), factor);
+    for (int64_t j = 0; j < padded; j += V_LANES) {
+        const vf e = v_exp2(v_sub(v_load(S + j), used));
+        v_store(S + j, e);
+        sum = v_add(sum, e);
+    }
+    v_store(sums, sum);
+    *max = now;
+    float first[V_LANES];
+    v_store(first, factor);
+    return first[0];
+}
+
+static void decode_block(const decode_t* w, int64_t k0, int64_t n, int rows) {
+    float alpha[DECODE_ROWS];
+    int ragged = 0;
+    decode_part_of_rows(w, k0, n, NULL, DECODE_DOTS, rows);
+    for (int64_t r = 0; r < rows; r++) {
+        float* S = w->scores + r * ATTENTION_BLOCK;
+        decode_shape(w, r, k0, n, S);
+        alpha[r] = decode_softmax(w, r, n, S);
+        ragged |= k0 < w->t->lo[r] || k0 + n > w->t->hi[r];
+    }
     if (ragged)
         decode_values_by_row(w, k0, n, alpha);
     else
-        decode_values(w, k0, n, alpha, rows);
+        decode_part_of_rows(w, k0, n, alpha, DECODE_VALUES, rows);
 }
 
 static void decode_store(const decode_t* w, const tfast_attention_piece* p) {
@@ -190,8 +280,8 @@ static void decode_store(const decode_t* w, const tfast_attention_piece* p) {
     }
 }
 
-/* At most DECODE_ROWS rows. The scratch of attention_f32_qblock is larger than what is placed here: its Q and O have
- * PANEL floats where these have DECODE_ROWS, and room for K and V besides. */
+/* At most DECODE_ROWS rows. The scratch of attention_f32_qblock is larger than what is placed here: its scores have
+ * PANEL floats a key, its Q and O PANEL floats an element, where these have DECODE_ROWS. */
 static decode_t begin_decode(const tfast_attention* c, const tfast_attention_piece* p, char* scratch, int rows) {
     decode_t w = {.c = c,
                   .s = sequence_of(c, p),
@@ -199,24 +289,22 @@ static decode_t begin_decode(const tfast_attention* c, const tfast_attention_pie
                   .d_padded = tfast_round_up(c->D, V_LANES),
                   .dv_padded = tfast_round_up(c->Dv, V_LANES)};
     w.scores = (float*)(scratch + (sizeof(panel_t) + 63) / 64 * 64);
-    w.q = w.scores + ATTENTION_BLOCK * PANEL;
+    w.sums = w.scores + rows * ATTENTION_BLOCK;
+    w.q = w.sums + rows * V_LANES;
     w.o = w.q + rows * w.d_padded;
-    memset(w.q, 0, (size_t)(rows * (w.d_padded + w.dv_padded)) * 4);
+    memset(w.sums, 0, (size_t)(rows * (V_LANES + w.d_padded + w.dv_padded)) * 4);
     panel_set_rows(c, p, &w.s, w.t, p->row, p->n_rows);
-    /* Lanes without a row go through the softmax with the others. */
-    for (int64_t j = TFAST_MIN(ATTENTION_BLOCK, w.t->end - w.t->first); j > 0; j--)
-        v_store(w.scores + (j - 1) * PANEL, v_zero());
     return w;
 }
 
-static void load_queries(const decode_t* w, int64_t n_rows) {
+static void load_queries(const decode_t* w, int64_t n_rows, int rows) {
     const tfast_attention* c = w->c;
     const vf factor = v_set1(query_factor(c));
     for (int64_t r = 0; r < n_rows; r++) {
         const int64_t at = w->t->head[r] * c->q_stride[1] + w->t->query[r] * c->q_stride[2];
         const char* row = w->s.q + at * w->s.element;
         for (int64_t d = 0; d < c->D; d += V_LANES)
-            v_store(w->q + r * w->d_padded + d, v_mul(load_row(row, d, c->D - d, c->dtype), factor));
+            v_store(w->q + d * rows + r * V_LANES, v_mul(load_row(row, d, c->D - d, c->dtype), factor));
     }
 }
 
@@ -224,12 +312,13 @@ static void KERNEL(attention_f32_decode)(const tfast_attention* c, const tfast_a
     int rows = 1;
     while (rows < p->n_rows) rows *= 2;
     const decode_t w = begin_decode(c, p, scratch, rows);
-    load_queries(&w, p->n_rows);
+    load_queries(&w, p->n_rows, rows);
     for (int64_t k0 = w.t->first; k0 < w.t->end;) {
         const int64_t next = TFAST_MIN((k0 / ATTENTION_BLOCK + 1) * ATTENTION_BLOCK, w.t->end);
         decode_block(&w, k0, next - k0, rows);
         k0 = next;
     }
+    for (int64_t r = 0; r < p->n_rows; r++) w.t->sum[r] = v_sum(v_load(w.sums + r * V_LANES));
     decode_store(&w, p);
 }
 

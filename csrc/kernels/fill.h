@@ -15,6 +15,7 @@
 
 #include "activation.h"
 #include "gemm.h"
+#include "gemm_few.h"
 #include "norm.h"
 #include "probe.h"
 #include "recurrent.h"
@@ -32,6 +33,8 @@ static void fill(tfast_kernels* table) {
     table->k_block = MAX_K_BLOCK;
     table->rows_block = MIN_BLOCK_ROWS;
     table->gemm_f32_panel = KERNEL(gemm_f32_panel);
+    table->few = FEW_ROWS;
+    table->gemm_f32_few = KERNEL(gemm_f32_few);
     table->gemm_f32_work_bytes = 0;
     table->gemm_f32_begin = NULL;
     table->gemm_f32_end = NULL;

@@ -24,6 +24,7 @@
  * nothing else writes. The caller cuts k by its length alone: the cut decides the rounding. */
 typedef struct {
     int64_t m, n, k;
+    int64_t k_block; /* gemm_f32_few only */
     const float* a;
     int64_t a_stride;
     const void* rows; /* what gemm_f32_rows made of A, where that is a slot */
@@ -107,6 +108,11 @@ typedef struct tfast_kernels {
     int k_block;     /* and not longer than this */
     int rows_block;  /* fewer rows than this read a panel too often for what they compute */
     void (*gemm_f32_panel)(const tfast_gemm_panel* p);
+    /* The same for up to `few` rows, with all of K and any number of consecutive panels at once: k is K, cut into
+     * blocks of k_block inside, n counts columns over panels; first, last, rows, next and work are not read. few is 0
+     * where there is none. */
+    int few;
+    void (*gemm_f32_few)(const tfast_gemm_panel* p);
     /* Before and after a row of gemm_f32_panel calls on one thread, of at most m rows each, that share `work`; NULL:
      * there is nothing to do. */
     size_t gemm_f32_work_bytes;

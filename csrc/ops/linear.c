@@ -78,34 +78,46 @@ typedef struct {
     char* copied; /* what prepare_rows made */
 } block_t;
 
+/* The block's rows, and its columns from n on, all of k. */
+static tfast_gemm_panel columns_from(const block_t* b, int64_t n) {
+    const tfast_linear* c = b->p->call;
+    const int64_t row = b->row, end = TFAST_MIN(b->last * b->p->kernels->panel_width, c->weight->N);
+    return (tfast_gemm_panel){.m = b->m,
+                              .n = end - n,
+                              .k = c->weight->K,
+                              .k_block = b->p->k_block,
+                              .a = c->x + row * c->x_stride,
+                              .a_stride = c->x_stride,
+                              .b = c->weight->panels + n * c->weight->K,
+                              .sums = b->sums,
+                              .y = c->y + row * c->y_stride + n,
+                              .y_stride = c->y_stride,
+                              .bias = c->bias ? c->bias + n : NULL,
+                              .multiply = c->multiply ? c->multiply + row * c->multiply_stride + n : NULL,
+                              .multiply_stride = c->multiply_stride,
+                              .residual = c->residual ? c->residual + row * c->residual_stride + n : NULL,
+                              .residual_stride = c->residual_stride,
+                              .activation = c->activation};
+}
+
 /* One block of k of one panel; the next call's is that of `next_panel` and `next_k`. */
 static void run_step(const block_t* b, int64_t panel, int64_t k, const char* rows, float* sums, int64_t next_panel,
                      int64_t next_k) {
     const plan_t* p = b->p;
-    const tfast_linear* c = p->call;
-    const int64_t width = p->kernels->panel_width, N = c->weight->N, K = c->weight->K, n = panel * width;
+    const int64_t width = p->kernels->panel_width, K = p->call->weight->K;
     const int64_t next_rows = next_panel < b->last ? TFAST_MIN(p->k_block, K - next_k) : 0;
-    const tfast_gemm_panel g = {.m = b->m,
-                                .n = TFAST_MIN(width, N - n),
-                                .k = TFAST_MIN(p->k_block, K - k),
-                                .a = c->x + b->row * c->x_stride + k,
-                                .a_stride = c->x_stride,
-                                .rows = rows,
-                                .b = c->weight->panels + n * K + k * width,
-                                .sums = sums,
-                                .y = c->y + b->row * c->y_stride + n,
-                                .y_stride = c->y_stride,
-                                .bias = c->bias ? c->bias + n : NULL,
-                                .multiply = c->multiply ? c->multiply + b->row * c->multiply_stride + n : NULL,
-                                .multiply_stride = c->multiply_stride,
-                                .residual = c->residual ? c->residual + b->row * c->residual_stride + n : NULL,
-                                .residual_stride = c->residual_stride,
-                                .activation = c->activation,
-                                .first = k == 0,
-                                .last = k + p->k_block >= K,
-                                .work = b->work,
-                                .next = c->weight->panels + (next_panel * K + next_k) * width,
-                                .next_bytes = next_rows * width * (int64_t)sizeof(float)};
+    tfast_gemm_panel g = columns_from(b, panel * width);
+    g.n = TFAST_MIN(width, g.n);
+    g.k = TFAST_MIN(p->k_block, K - k);
+    g.a += k;
+    g.rows = rows;
+    g.b += k * width;
+    g.sums = sums;
+    g.first = k == 0;
+    g.last = k + p->k_block >= K;
+    g.work = b->work;
+    g.next = p->call->weight->panels + (next_panel * K + next_k) * width;
+    g.next_bytes = next_rows * width * (int64_t)sizeof(float);
     p->kernels->gemm_f32_panel(&g);
 }
 
@@ -151,7 +163,10 @@ static void run_block(void* ctx, int64_t task, void* scratch) {
                        .sums = sums,
                        .copied = (char*)(sums + kept * p->row_block * p->kernels->panel_width)};
     if (p->kernels->gemm_f32_begin) p->kernels->gemm_f32_begin(b.m, work);
-    if (p->by_k)
+    if (b.m <= p->kernels->few) {
+        const tfast_gemm_panel all = columns_from(&b, b.first * p->kernels->panel_width);
+        p->kernels->gemm_f32_few(&all);
+    } else if (p->by_k)
         run_by_k(&b);
     else
         run_by_panel(&b);
