@@ -91,6 +91,18 @@ def test_one_by_one_as_all_at_once(model):
         close(logits[b], model(np.concatenate([ids[b, mask[b] == 1], new[b]])[None]).logits[0, -1])
 
 
+def test_prompts_in_groups_as_all_at_once(model, monkeypatch):
+    """Rows of a prompt that go through the layers a few at a time: the same bits, then and at the next step."""
+    ids, mask, _ = inputs(40)
+    results = []
+    for tokens in (1, 9, 1000):
+        monkeypatch.setattr("transformer_fast.models.decoder._PROMPT_TOKENS", tokens)
+        logits, state = model.start(ids, mask, capacity=20)
+        results.append((logits, model.step(np.array([5, 6, 7]), state)))
+    for logits, after in results[1:]:
+        assert np.array_equal(logits, results[0][0]) and np.array_equal(after, results[0][1])
+
+
 def test_forward_then_steps(model):
     """What forward returned can be generated from, but not the other way round."""
     ids = inputs(40)[0]

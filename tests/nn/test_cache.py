@@ -40,6 +40,15 @@ def test_packed_rows():
         assert np.array_equal(stored(cache, b)[0], expected) and np.array_equal(stored(cache, b)[1], -expected)
 
 
+def test_packed_rows_in_turns_need_no_more_room():
+    """The rows of a batch may come one after the other, each as long as the capacity."""
+    cache, rows = KeyValueCache(2, 1, 4, capacity=5), values(5, 1, 4)
+    for cu_seqlens in ([0, 5, 5], [0, 0, 5]):
+        cache.append_packed(rows, rows, np.array(cu_seqlens))
+    assert cache.capacity == 5 and cache.lengths.tolist() == [5, 5]
+    assert all(np.array_equal(stored(cache, b)[0], rows.swapaxes(0, 1)) for b in range(2))
+
+
 def test_a_step_never_copies_the_past():
     cache = KeyValueCache(1, 1, 2, capacity=100)
     memory = cache._keys

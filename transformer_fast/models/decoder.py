@@ -26,6 +26,9 @@ from transformer_fast.nn import Linear
 # Positions that a row's caches reserve at most from the beginning: a system may refuse much more memory than it has,
 # even if nobody writes to it. Beyond, caches double.
 _RESERVED = 32768
+# Tokens of a prompt that run through the layers together: what passes between two layers then stays in cache, and in
+# memory that the process already has. GPT-2 small, 8 rows of 512: 2 to 5 % faster than all at once, with 512 to 2048.
+_PROMPT_TOKENS = 1024
 
 
 class Decoder(PretrainedModel):
@@ -67,6 +70,16 @@ class Decoder(PretrainedModel):
                 states.append(hidden.copy())
             hidden = layer(hidden, batch, number, tables)
         return hidden
+
+    def run_prompt(self, ids: np.ndarray, tokens: np.ndarray, rows: slice, state: DecoderState) -> np.ndarray:
+        """`rows` of ids and tokens (B, L), all of the row into an empty state -> what the last layer gives for the last
+        token of each."""
+        counts = np.zeros(len(ids), np.int64)
+        counts[rows] = tokens[rows].sum(axis=1)
+        positions = (np.cumsum(tokens[rows], axis=1) - 1)[tokens[rows]]
+        batch = Batch(np.concatenate([[0], np.cumsum(counts)]), state.caches)
+        hidden = self.run(ids[rows][tokens[rows]], positions, batch)
+        return hidden[np.cumsum(counts[rows]) - 1]
 
     def forward(
         self,
@@ -137,6 +150,17 @@ class Decoder(PretrainedModel):
                 "sliding window: padding on the left or on the right only"
             )
         return tokens
+
+
+def _groups(lengths: np.ndarray) -> list[slice]:
+    """Rows in a row, cut so that each group has _PROMPT_TOKENS at most, or is one row."""
+    groups, first, total = [], 0, 0
+    for row, length in enumerate(lengths):
+        if row > first and total + length > _PROMPT_TOKENS:
+            groups.append(slice(first, row))
+            first, total = row, 0
+        total += length
+    return [*groups, slice(first, len(lengths))]
 
 
 def unpacked(rows: np.ndarray, tokens: np.ndarray) -> np.ndarray:
@@ -244,13 +268,9 @@ class CausalLM(GenerationMixin, PretrainedModel):
             )
         body.check_capacity(capacity)
         state = body.new_state(len(input_ids), capacity, trimmed=True)
-        lengths = tokens.sum(axis=1)
-        positions = (np.cumsum(tokens, axis=1) - 1)[tokens]
-        batch = Batch(offsets(tokens), state.caches)
-        hidden = body.run(input_ids[tokens], positions, batch)
-        state.positions, state.generating = lengths, True
-        last = np.cumsum(lengths) - 1
-        return self.logits(body.final_norm(hidden[last])), state
+        state.positions, state.generating = tokens.sum(axis=1), True
+        last = [body.run_prompt(input_ids, tokens, rows, state) for rows in _groups(state.positions)]
+        return self.logits(body.final_norm(np.concatenate(last))), state
 
     def step(self, ids: np.ndarray, state: DecoderState) -> np.ndarray:
         """See `transformer_fast.generation`: ids (B,) -> logits (B, V)."""

@@ -81,7 +81,7 @@ class Batch:
         self.scratch = Scratch(int(cu_seqlens[-1]))
         self._caches = caches
         self._weights = weights
-        self._fresh = caches is None or not caches or not caches[0].lengths.any()
+        self._fresh = not caches or not caches[0].lengths[np.diff(cu_seqlens) > 0].any()
 
     def over(self, array: np.ndarray) -> np.ndarray:
         """Where a block may write a result that replaces `array`."""

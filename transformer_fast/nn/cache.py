@@ -77,7 +77,8 @@ class KeyValueCache:
         self._check(key, value, (0, 1, 3))
         n = key.shape[2]
         if counts is None:
-            self._reserve(n)
+            if self._longest + n > self.capacity:
+                self._reserve(np.full(len(self), n))
             if self.uniform:
                 place = slice(self._longest, self._longest + n)
                 self._keys[:, :, place] = key
@@ -89,7 +90,7 @@ class KeyValueCache:
         counts = np.asarray(counts)
         if counts.shape != (len(self),) or ((counts < 0) | (counts > n)).any():
             raise ValueError(f"counts is {counts}; needed: {len(self)} numbers from 0 to {n}")
-        self._reserve(int(counts.max(initial=0)))
+        self._reserve(counts)
         for b, count in enumerate(counts):
             self._put(b, key[b, :, :count], value[b, :, :count])
         self._count()
@@ -109,7 +110,7 @@ class KeyValueCache:
         first, last = cu_seqlens[:-1], cu_seqlens[1:]
         if self.window is not None:
             first = np.maximum(first, last - (self.window - 1))
-        self._reserve(int((last - first).max(initial=0)))
+        self._reserve(last - first)
         for b in range(len(self)):
             rows = slice(first[b], last[b])
             self._put(b, key[rows].swapaxes(0, 1), value[rows].swapaxes(0, 1))
@@ -144,16 +145,20 @@ class KeyValueCache:
         self._longest = int(self.lengths.max(initial=0))
         self.uniform = bool((self.lengths == self._longest).all())
 
-    def _reserve(self, n: int) -> None:
-        """Makes room for n more positions in every row."""
-        if self._longest + n <= self.capacity:
+    def _reserve(self, counts: np.ndarray) -> None:
+        """Makes room for counts[b] more positions in row b."""
+        if self._needed(counts) <= self.capacity:
             return
         if self.window is not None:
             self._drop()
-        if self._longest + n > self.capacity:
-            capacity = max(self._longest + n, 2 * self.capacity)
+        needed = self._needed(counts)
+        if needed > self.capacity:
+            capacity = max(needed, 2 * self.capacity)
             self._keys = _copied(self._keys, self._longest, capacity)
             self._values = _copied(self._values, self._longest, capacity)
+
+    def _needed(self, counts: np.ndarray) -> int:
+        return int((self.lengths + counts).max(initial=0))
 
     def _drop(self) -> None:
         """Moves the last window - 1 positions of each row to the front: the next query sees no others."""
