@@ -5,8 +5,10 @@ Called by transformer_fast.functional alone, which has checked shapes, types and
 would crash the process otherwise. No loops over data, no defaults, no threads. A new op: its prototype below (from
 csrc/tfast.h), its function, its line in _core.pyi.
 """
+from libc.math cimport sqrt
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
+from libc.string cimport memset
 from posix.stdlib cimport posix_memalign
 
 cimport numpy as cnp
@@ -17,6 +19,7 @@ cnp.import_array()
 cdef extern from "tfast.h" nogil:
     ctypedef enum tfast_status:
         TFAST_OK, TFAST_NO_MEMORY, TFAST_UNKNOWN_ISA, TFAST_ISA_MISSING, TFAST_WRONG_LAYOUT
+    const int64_t TFAST_UNLIMITED
     ctypedef enum tfast_dtype:
         TFAST_F32
     ctypedef enum tfast_activation:
@@ -415,6 +418,52 @@ def attention(tuple arguments, int n_threads):
     with nogil:
         status = tfast_attention_run(&call, n_threads)
     check(status)
+
+
+cdef int plain_operand(object x) except -1:
+    """Whether it is a float32 array of four axes, none empty, that the engine can read as it is."""
+    cdef cnp.ndarray a
+    if not cnp.PyArray_CheckExact(x):
+        return 0
+    a = x
+    if cnp.PyArray_NDIM(a) != 4 or cnp.PyArray_TYPE(a) != cnp.NPY_FLOAT32 or cnp.PyArray_SIZE(a) == 0:
+        return 0
+    return readable(a)
+
+
+def plain_attention(object query, object key, object value, bint is_causal, int n_threads):
+    """attention() without any option, on arrays that need no preparation, into a new array; None for all others.
+
+    On tiny arrays Python's share of the general call is twice what the engine takes.
+    """
+    if not (plain_operand(query) and plain_operand(key) and plain_operand(value)):
+        return None
+    cdef cnp.npy_intp *q = cnp.PyArray_DIMS(<cnp.ndarray>query)
+    cdef cnp.npy_intp *k = cnp.PyArray_DIMS(<cnp.ndarray>key)
+    cdef cnp.npy_intp *v = cnp.PyArray_DIMS(<cnp.ndarray>value)
+    if q[0] != k[0] or q[0] != v[0] or q[1] != k[1] or q[1] != v[1] or k[2] != v[2] or q[3] != k[3]:
+        return None
+    cdef cnp.npy_intp shape[4]
+    shape[0], shape[1], shape[2], shape[3] = q[0], q[1], q[2], v[3]
+    cdef cnp.ndarray out = cnp.PyArray_EMPTY(4, shape, cnp.NPY_FLOAT32, 0)
+    cdef tfast_attention c
+    cdef const void *data
+    cdef tfast_status status
+    memset(&c, 0, sizeof(c))
+    set_operand(query, 0, c.q_stride, &c.q)
+    set_operand(key, 0, c.k_stride, &c.k)
+    set_operand(value, 0, c.v_stride, &c.v)
+    set_operand(out, 0, c.out_stride, &data)
+    c.out = <void *>data
+    c.dtype = TFAST_F32
+    c.B, c.H, c.Hkv, c.Lq, c.Lk, c.D, c.Dv = q[0], q[1], q[1], q[2], k[2], q[3], v[3]
+    c.left = TFAST_UNLIMITED
+    c.right = 0 if is_causal else TFAST_UNLIMITED
+    c.scale = <float>(1 / sqrt(<double>c.D))
+    with nogil:
+        status = tfast_attention_run(&c, n_threads)
+    check(status)
+    return out
 
 
 def explain_attention(tuple arguments, int n_threads):

@@ -141,7 +141,8 @@ static void keys_ahead(const work_t* w, const sequence_t* s, int64_t from, int64
 
 static void next_operands_ahead(const work_t* w, const tfast_attention_piece* p) {
     const tfast_attention* c = w->c;
-    const sequence_t s = sequence_of(c, p);
+    sequence_t s;
+    set_sequence(c, p, &s);
     if (p->row + p->n_rows <= s.lq) {
         const int64_t qs = c->q_stride[2] * s.element;
         add_ahead(w->ahead, s.q + p->head * c->q_stride[1] * s.element + p->row * qs, p->n_rows, c->D * s.element, qs);
@@ -430,10 +431,16 @@ static void finish_panel(const work_t* w, int64_t index, const uint8_t* only) {
         store_panel(w, t, o, factor, p->partial + row * w->c->Dv, only);
         return;
     }
-    for (int64_t i = 0; i < t->nv * V_LANES; i++)
-        factor[i] = i < t->n && (!only || only[i])
-                        ? finish_row(w->c, p, &w->s, t->head[i], t->query[i], t->max[i], t->sum[i])
-                        : 0;
+    if (w->c->sinks || w->c->lse)
+        for (int64_t i = 0; i < t->nv * V_LANES; i++)
+            factor[i] = i < t->n && (!only || only[i])
+                            ? finish_row(w->c, p, &w->s, t->head[i], t->query[i], t->max[i], t->sum[i])
+                            : 0;
+    else
+        for (int64_t v = 0; v < t->nv; v++) { /* what finish_row gives then */
+            const vf sum = v_load(t->sum + v * V_LANES);
+            v_store(factor + v * V_LANES, v_select(v_le(sum, v_zero()), v_zero(), v_div(v_set1(1), sum)));
+        }
     store_panel(w, t, o, factor, NULL, only);
 }
 
@@ -521,7 +528,8 @@ static void write_weights(work_t* w) {
 }
 
 static work_t begin_work(const tfast_attention* c, const tfast_attention_piece* p, void* scratch, ahead_list* ahead) {
-    work_t w = {.c = c, .p = p, .ahead = ahead, .s = sequence_of(c, p), .l = layout_of(c, p->n_rows)};
+    work_t w = {.c = c, .p = p, .ahead = ahead, .l = layout_of(c, p->n_rows)};
+    set_sequence(c, p, &w.s);
     char* base = scratch;
     w.panels = (panel_t*)(base + w.l.states);
     w.q = (float*)(base + w.l.q);

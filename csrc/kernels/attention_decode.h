@@ -28,6 +28,7 @@ typedef struct {
     float *q, *o, *scores,
         *sums; /* q: [D / V_LANES][row][V_LANES]; scores: ATTENTION_BLOCK a row; sums: V_LANES a row */
     int64_t d_padded, dv_padded;
+    int64_t first, end; /* keys that any row sees */
 } decode_t;
 
 /* Whole vectors of fp32, the usual case, need no test in the inner loop. `plain` is a constant after inlining. */
@@ -49,11 +50,13 @@ V_INLINE void dot_group(const decode_t* w, int64_t k0, int64_t n, const int rows
     for (int i = 0; i < V_LANES; i++) acc[i] = v_zero();
     if (rows == 1) {
 #pragma GCC unroll 16
-        for (int j = 0; j < keys; j++)
-            for (int64_t d = 0; d < D; d += V_LANES) {
+        for (int j = 0; j < keys; j++) {
+            const int64_t width = j < n ? D : 0;
+            for (int64_t d = 0; d < width; d += V_LANES) {
                 __builtin_prefetch(row[j] + d * element + PREFETCH_KEYS(rows) * stride);
                 acc[j] = v_fma(v_load(w->q + d), decode_load(row[j], d, D - d, dtype, plain), acc[j]);
             }
+        }
     } else {
         for (int64_t d = 0; d < D; d += V_LANES) {
             vf q[V_LANES];
@@ -282,19 +285,26 @@ static void decode_store(const decode_t* w, const tfast_attention_piece* p) {
 
 /* At most DECODE_ROWS rows. The scratch of attention_f32_qblock is larger than what is placed here: its scores have
  * PANEL floats a key, its Q and O PANEL floats an element, where these have DECODE_ROWS. */
-static decode_t begin_decode(const tfast_attention* c, const tfast_attention_piece* p, char* scratch, int rows) {
-    decode_t w = {.c = c,
-                  .s = sequence_of(c, p),
-                  .t = (panel_t*)scratch,
-                  .d_padded = tfast_round_up(c->D, V_LANES),
-                  .dv_padded = tfast_round_up(c->Dv, V_LANES)};
-    w.scores = (float*)(scratch + (sizeof(panel_t) + 63) / 64 * 64);
-    w.sums = w.scores + rows * ATTENTION_BLOCK;
-    w.q = w.sums + rows * V_LANES;
-    w.o = w.q + rows * w.d_padded;
-    memset(w.sums, 0, (size_t)(rows * (V_LANES + w.d_padded + w.dv_padded)) * 4);
-    panel_set_rows(c, p, &w.s, w.t, p->row, p->n_rows);
-    return w;
+static void begin_decode(const tfast_attention* c, const tfast_attention_piece* p, char* scratch, int rows,
+                         decode_t* w) {
+    panel_t* t = (panel_t*)scratch;
+    w->c = c;
+    w->t = t;
+    set_sequence(c, p, &w->s);
+    w->d_padded = tfast_round_up(c->D, V_LANES);
+    w->dv_padded = tfast_round_up(c->Dv, V_LANES);
+    w->scores = (float*)(scratch + (sizeof(panel_t) + 63) / 64 * 64);
+    w->sums = w->scores + rows * ATTENTION_BLOCK;
+    w->q = w->sums + rows * V_LANES;
+    w->o = w->q + rows * w->d_padded;
+    memset(w->sums, 0, (size_t)(rows * (V_LANES + w->d_padded + w->dv_padded)) * 4);
+    panel_set_lanes(c, p, &w->s, t, p->row, p->n_rows, rows);
+    w->first = INT64_MAX;
+    w->end = 0;
+    for (int r = 0; r < rows; r++) {
+        if (t->lo[r] < t->hi[r]) w->first = TFAST_MIN(w->first, t->lo[r]);
+        w->end = TFAST_MAX(w->end, t->hi[r]);
+    }
 }
 
 static void load_queries(const decode_t* w, int64_t n_rows, int rows) {
@@ -311,10 +321,11 @@ static void load_queries(const decode_t* w, int64_t n_rows, int rows) {
 static void KERNEL(attention_f32_decode)(const tfast_attention* c, const tfast_attention_piece* p, void* scratch) {
     int rows = 1;
     while (rows < p->n_rows) rows *= 2;
-    const decode_t w = begin_decode(c, p, scratch, rows);
+    decode_t w;
+    begin_decode(c, p, scratch, rows, &w);
     load_queries(&w, p->n_rows, rows);
-    for (int64_t k0 = w.t->first; k0 < w.t->end;) {
-        const int64_t next = TFAST_MIN((k0 / ATTENTION_BLOCK + 1) * ATTENTION_BLOCK, w.t->end);
+    for (int64_t k0 = w.first; k0 < w.end;) {
+        const int64_t next = TFAST_MIN((k0 / ATTENTION_BLOCK + 1) * ATTENTION_BLOCK, w.end);
         decode_block(&w, k0, next - k0, rows);
         k0 = next;
     }
@@ -324,7 +335,8 @@ static void KERNEL(attention_f32_decode)(const tfast_attention* c, const tfast_a
 
 static void KERNEL(attention_f32_merge)(const tfast_attention* c, const tfast_attention_piece* p, const float* parts,
                                         int64_t part_stride, int64_t n_parts) {
-    const sequence_t s = sequence_of(c, p);
+    sequence_t s;
+    set_sequence(c, p, &s);
     const int64_t rows = p->n_rows, dv = c->Dv;
     for (int64_t r = 0; r < rows; r++) {
         const float *max = parts + rows * dv + r, *sum = parts + rows * (dv + 1) + r;

@@ -37,26 +37,29 @@ static int64_t element_bytes(tfast_dtype dtype) {
     return dtype == TFAST_F32 ? 4 : 2;
 }
 
-static sequence_t sequence_of(const tfast_attention* c, const tfast_attention_piece* p) {
+static void set_sequence(const tfast_attention* c, const tfast_attention_piece* p, sequence_t* s) {
     const int64_t b = p->batch, e = element_bytes(c->dtype);
-    sequence_t s = {.lq = c->Lq, .lk = c->Lk, .element = e, .offset = c->offset ? c->offset[b] : 0};
     int64_t q0 = b * c->q_stride[0], k0 = b * c->k_stride[0], v0 = b * c->v_stride[0], o0 = b * c->out_stride[0];
+    s->element = e;
+    s->offset = c->offset ? c->offset[b] : 0;
+    s->lq = c->Lq;
+    s->lk = c->Lk;
+    s->q_row0 = s->k_row0 = 0;
     if (c->cu_q) {
-        s.q_row0 = c->cu_q[b];
-        s.k_row0 = c->cu_k[b];
-        s.lq = c->cu_q[b + 1] - s.q_row0;
-        s.lk = c->cu_k[b + 1] - s.k_row0;
-        q0 = s.q_row0 * c->q_stride[2];
-        k0 = s.k_row0 * c->k_stride[2];
-        v0 = s.k_row0 * c->v_stride[2];
-        o0 = s.q_row0 * c->out_stride[2];
+        s->q_row0 = c->cu_q[b];
+        s->k_row0 = c->cu_k[b];
+        s->lq = c->cu_q[b + 1] - s->q_row0;
+        s->lk = c->cu_k[b + 1] - s->k_row0;
+        q0 = s->q_row0 * c->q_stride[2];
+        k0 = s->k_row0 * c->k_stride[2];
+        v0 = s->k_row0 * c->v_stride[2];
+        o0 = s->q_row0 * c->out_stride[2];
     }
-    if (c->kv_length) s.lk = TFAST_MIN(s.lk, c->kv_length[b]);
-    s.q = (const char*)c->q + q0 * e;
-    s.k = (const char*)c->k + (k0 + p->kv_head * c->k_stride[1]) * e;
-    s.v = (const char*)c->v + (v0 + p->kv_head * c->v_stride[1]) * e;
-    s.out = (char*)c->out + o0 * e;
-    return s;
+    if (c->kv_length) s->lk = TFAST_MIN(s->lk, c->kv_length[b]);
+    s->q = (const char*)c->q + q0 * e;
+    s->k = (const char*)c->k + (k0 + p->kv_head * c->k_stride[1]) * e;
+    s->v = (const char*)c->v + (v0 + p->kv_head * c->v_stride[1]) * e;
+    s->out = (char*)c->out + o0 * e;
 }
 
 /* The keys that query i sees, cut to the piece; (0, 0) where there are none. */
@@ -98,13 +101,13 @@ static void panel_set_bounds(panel_t* t) {
     t->first = t->end ? first : 0;
 }
 
-static void panel_set_bias(const tfast_attention* c, const tfast_attention_piece* p, panel_t* t) {
+static void panel_set_bias(const tfast_attention* c, const tfast_attention_piece* p, panel_t* t, int64_t lanes) {
     for (int term = 0; term < 2; term++) {
         const tfast_bias* b = &c->bias[term];
         if (b->kind == TFAST_BIAS_NONE) continue;
         const int64_t size = b->kind == TFAST_BIAS_FLOAT ? 4 : 1;
         int uniform = 1;
-        for (int64_t i = 0; i < t->nv * V_LANES; i++) {
+        for (int64_t i = 0; i < lanes; i++) {
             const int64_t at = p->batch * b->stride[0] + t->head[i] * b->stride[1] + t->query[i] * b->stride[2];
             t->bias_row[term][i] = (const char*)b->data + at * size;
             uniform &= t->bias_row[term][i] == t->bias_row[term][0];
@@ -113,19 +116,24 @@ static void panel_set_bias(const tfast_attention* c, const tfast_attention_piece
     }
 }
 
-/* Lanes behind the last row repeat it: they cost nothing, see the same keys, and are never stored. */
-static void panel_set_rows(const tfast_attention* c, const tfast_attention_piece* p, const sequence_t* s, panel_t* t,
-                           int64_t row, int64_t n) {
+/* The first `lanes` lanes for n rows. Those behind the last row repeat it: they cost nothing, see the same keys, and
+ * are never stored. */
+static void panel_set_lanes(const tfast_attention* c, const tfast_attention_piece* p, const sequence_t* s, panel_t* t,
+                            int64_t row, int64_t n, int64_t lanes) {
+    const int alike = c->left == TFAST_UNLIMITED && c->right == TFAST_UNLIMITED; /* every row sees the same keys */
+    int64_t head = p->head, query = row, lo, hi;
     t->n = n;
     t->nv = tfast_ceil_div(n, V_LANES);
     t->started = t->ragged = t->careful = t->apart = 0;
     memset(t->rogue, 0, sizeof t->rogue);
-    int64_t head = p->head, query = row;
     for (; query >= s->lq; query -= s->lq) head++; /* few heads: cheaper than a division */
-    for (int64_t i = 0; i < t->nv * V_LANES; i++) {
+    visible_range(c, s, p, query, &lo, &hi);
+    for (int64_t i = 0; i < lanes; i++) {
         t->head[i] = head;
         t->query[i] = query;
-        visible_range(c, s, p, query, &t->lo[i], &t->hi[i]);
+        if (!alike) visible_range(c, s, p, query, &lo, &hi);
+        t->lo[i] = lo;
+        t->hi[i] = hi;
         t->max[i] = -INFINITY;
         t->sum[i] = 0;
         if (c->alibi_slopes) t->slope[i] = c->alibi_slopes[head] * V_LOG2E;
@@ -134,8 +142,14 @@ static void panel_set_rows(const tfast_attention* c, const tfast_attention_piece
             head++;
         }
     }
+    panel_set_bias(c, p, t, lanes);
+}
+
+/* All lanes of the vectors that n rows take. */
+static void panel_set_rows(const tfast_attention* c, const tfast_attention_piece* p, const sequence_t* s, panel_t* t,
+                           int64_t row, int64_t n) {
+    panel_set_lanes(c, p, s, t, row, n, tfast_round_up(n, V_LANES));
     panel_set_bounds(t);
-    panel_set_bias(c, p, t);
 }
 
 /* V_LANES elements (or the first n, the others 0) of a row of any type. */
