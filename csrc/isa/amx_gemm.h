@@ -192,6 +192,21 @@ static int end_split(split_t* s) {
 /* --- products ------------------------------------------------------------------------------------------------------
  */
 
+/* The next lines of a list, in a row: the loads of tiles do not wait for them as those of the register tile do. */
+static void fetch_ahead(ahead_list* list) {
+    for (int64_t lines = list->lines_per_tile; lines > 0 && list->parts;) {
+        ahead_t* a = &list->part[list->parts - 1];
+        const int64_t n = TFAST_MIN(lines, (a->row_bytes - a->done + 63) / 64);
+        for (int64_t i = 0; i < n; i++) __builtin_prefetch(a->at + a->done + 64 * i, 0, 2);
+        lines -= n;
+        a->done += 64 * n;
+        if (a->done < a->row_bytes) continue;
+        a->done = 0;
+        a->at += a->stride;
+        if (--a->rows <= 0) list->parts--;
+    }
+}
+
 /* What the vector units, idle while tiles are multiplied, do after each product: a block, or NULL, of which so many
  * pairs are split, and memory, or NULL, to fetch ahead. */
 typedef struct {

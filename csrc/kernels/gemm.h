@@ -26,8 +26,9 @@ enum { MAX_K_BLOCK = 192 };
 /* Of 48 columns: 96 rows compute 2.7 times as long as their panel takes to arrive from L3. */
 enum { MIN_BLOCK_ROWS = 96 };
 
-/* Memory that will be needed next: fetched into L2 a few cache lines for each tile, so that it arrives while the FMAs
- * run. */
+/* Memory that will be needed next, in rows: fetched into L2 between the steps of the tiles, evenly, so that it arrives
+ * while the FMAs run. Zen 5, 96 rows, 768 -> 768, of the FMA peak: a panel's 48 lines before each tile 0.91, between
+ * its steps 0.96, not at all 0.96 (in L2) and less from L3. */
 typedef struct {
     const char* at;
     int64_t rows, row_bytes, stride; /* stride in bytes */
@@ -45,20 +46,6 @@ typedef struct {
 /* Bytes. Weights from memory (154 MB), GB/s where reading alone gives 16: one row 13.9 without and 14.5 with, four 10.1
  * and 12.0, eight 8.2 and 10.4; 2 to 16 KB are alike, 32 KB is slower; weights in cache: no difference. */
 enum { STREAM_AHEAD = 8192 };
-
-static void fetch_ahead(ahead_list* list) {
-    for (int64_t lines = list->lines_per_tile; lines > 0 && list->parts;) {
-        ahead_t* a = &list->part[list->parts - 1];
-        const int64_t n = TFAST_MIN(lines, (a->row_bytes - a->done + 63) / 64);
-        for (int64_t i = 0; i < n; i++) __builtin_prefetch(a->at + a->done + 64 * i, 0, 2);
-        lines -= n;
-        a->done += 64 * n;
-        if (a->done < a->row_bytes) continue;
-        a->done = 0;
-        a->at += a->stride;
-        if (--a->rows <= 0) list->parts--;
-    }
-}
 
 static void add_ahead(ahead_list* list, const char* at, int64_t rows, int64_t row_bytes, int64_t stride) {
     if (rows <= 0 || row_bytes <= 0 || list->parts == MAX_AHEAD) return;
@@ -90,6 +77,8 @@ typedef struct {
     ahead_list* ahead;  /* or NULL */
     const char* stream; /* or NULL: what is fetched between the steps of k, stream_step bytes a step */
     int64_t stream_step;
+    int64_t stream_steps,
+        stream_skip; /* after so many steps so many bytes further from where they began; skip 0: never */
 } tile_args;
 
 V_INLINE vf load_upto(const float* p, int cut, int64_t n) {
@@ -122,33 +111,49 @@ V_INLINE void tile_finish(vf acc[TILE_ROWS][TILE_VECTORS], const int m, const in
     }
 }
 
-/* The sums over k. With `stream`, each step also fetches some of what t->stream points to: where few rows share a block
- * of B, the next block has to arrive during all of their steps. */
-V_INLINE void tile_sums(const tile_args* t, const int m, const int nv, vf acc[TILE_ROWS][TILE_VECTORS],
-                        const int stream) {
-    const float *a = t->a, *b = t->b;
-    const int64_t rs = t->row_stride, cs = t->col_stride, step = t->stream_step;
-    const char* next = t->stream;
-    for (int64_t k = t->k; k > 0; k--) {
-        vf bk[TILE_VECTORS];
+/* One step of k; what `next` points to, if not NULL, is fetched besides. */
+V_INLINE void tile_step(const float* a, int64_t row_stride, const float* b, const char* next, const int m, const int nv,
+                        vf acc[TILE_ROWS][TILE_VECTORS]) {
+    vf bk[TILE_VECTORS];
 #pragma GCC unroll 4
-        for (int j = 0; j < nv; j++) {
-            bk[j] = v_load(b + j * V_LANES);
-        }
-        if (stream) {
-            __builtin_prefetch(next, 0, 2);
-            if (step > 64) __builtin_prefetch(next + 64, 0, 2);
-            if (step > 128) __builtin_prefetch(next + 128, 0, 2);
-            next += step;
-        }
+    for (int j = 0; j < nv; j++) bk[j] = v_load(b + j * V_LANES);
+    if (next) __builtin_prefetch(next, 0, 2);
 #pragma GCC unroll 16
-        for (int i = 0; i < m; i++) {
-            const vf x = v_set1(a[i * rs]);
+    for (int i = 0; i < m; i++) {
+        const vf x = v_set1(a[i * row_stride]);
 #pragma GCC unroll 4
-            for (int j = 0; j < nv; j++) acc[i][j] = v_fma(x, bk[j], acc[i][j]);
+        for (int j = 0; j < nv; j++) acc[i][j] = v_fma(x, bk[j], acc[i][j]);
+    }
+}
+
+V_INLINE void tile_sums(const tile_args* t, const int m, const int nv, vf acc[TILE_ROWS][TILE_VECTORS]) {
+    const float *a = t->a, *b = t->b;
+    for (int64_t k = t->k; k > 0; k--, a += t->col_stride, b += PANEL) tile_step(a, t->row_stride, b, NULL, m, nv, acc);
+}
+
+/* The same, and memory that is wanted later, in a row. */
+V_INLINE void tile_sums_streaming(const tile_args* t, const int m, const int nv, vf acc[TILE_ROWS][TILE_VECTORS]) {
+    const float *a = t->a, *b = t->b;
+    const int64_t step = t->stream_step;
+    const char* next = t->stream;
+    for (int64_t k = t->k; k > 0; k--, a += t->col_stride, b += PANEL) {
+        tile_step(a, t->row_stride, b, next, m, nv, acc);
+        if (step > 64) __builtin_prefetch(next + 64, 0, 2);
+        if (step > 128) __builtin_prefetch(next + 128, 0, 2);
+        next += step;
+    }
+}
+
+/* The same with rows that lie apart, t->stream_steps steps of k for each. */
+V_INLINE void tile_sums_skipping(const tile_args* t, const int m, const int nv, vf acc[TILE_ROWS][TILE_VECTORS]) {
+    const float *a = t->a, *b = t->b;
+    const char* row = t->stream;
+    for (int64_t k = t->k; k > 0; k -= t->stream_steps, row += t->stream_skip) {
+        const char* next = row;
+        for (int64_t i = TFAST_MIN(k, t->stream_steps); i > 0; i--, a += t->col_stride, b += PANEL) {
+            tile_step(a, t->row_stride, b, next, m, nv, acc);
+            next += t->stream_step;
         }
-        a += cs;
-        b += PANEL;
     }
 }
 
@@ -159,10 +164,12 @@ V_INLINE void tile_body(const tile_args* t, const int m, const int nv) {
     for (int i = 0; i < m; i++)
 #pragma GCC unroll 4
         for (int j = 0; j < nv; j++) acc[i][j] = v_zero();
-    if (t->stream)
-        tile_sums(t, m, nv, acc, 1);
+    if (!t->stream)
+        tile_sums(t, m, nv, acc);
+    else if (!t->stream_skip)
+        tile_sums_streaming(t, m, nv, acc);
     else
-        tile_sums(t, m, nv, acc, 0);
+        tile_sums_skipping(t, m, nv, acc);
     const int64_t n_last = t->n - (nv - 1) * V_LANES;
     const tile_end end = t->end;
     if (n_last < V_LANES) {
@@ -209,31 +216,50 @@ static const tile_fn tiles[TILE_VECTORS][TILE_ROWS] = {TILE_NAMES(1), TILE_NAMES
 static const tile_fn tiles[TILE_VECTORS][TILE_ROWS] = {TILE_NAMES(1), TILE_NAMES(2)};
 #endif
 
-/* All m rows of A, MR at a time. Moves t->a, t->from and t->c on. What is wanted next and lies in one row is fetched
- * between the steps of the tiles, evenly; shorter rows before each tile. */
+/* Sets up what each of the next tiles fetches of the list's last part; how many of its rows. */
+static int64_t begin_stream(tile_args* t) {
+    const ahead_t* a = &t->ahead->part[t->ahead->parts - 1];
+    const int64_t bytes = t->ahead->lines_per_tile * 64;
+    t->stream = a->at + a->done;
+    t->stream_skip = 0;
+    t->stream_step = tfast_ceil_div(bytes, t->k);
+    if (a->rows == 1) return 0;
+    const int64_t rows = TFAST_MAX(1, bytes / a->row_bytes);
+    t->stream_steps = tfast_ceil_div(t->k, rows);
+    t->stream_step = tfast_ceil_div(a->row_bytes, t->stream_steps);
+    t->stream_skip = a->stride;
+    return tfast_ceil_div(t->k, t->stream_steps);
+}
+
+/* All m rows of A, MR at a time. Moves t->a, t->from and t->c on. What the list holds is fetched between the steps of
+ * the tiles, evenly: prefetches in a row make the tile's own loads wait. */
 static void tile_rows(tile_args* t, int64_t m, int64_t nv) {
     const int64_t c_step = TILE_ROWS * t->c_stride, from_step = TILE_ROWS * t->from_stride;
     const tile_fn* by_rows = tiles[nv - 1];
     ahead_list* list = t->ahead;
-    ahead_t* row = NULL;
-    if (list && list->parts && list->part[list->parts - 1].rows == 1) {
-        row = &list->part[list->parts - 1];
-        t->stream = row->at + row->done;
-        t->stream_step = tfast_ceil_div(list->lines_per_tile * 64, t->k);
-    }
-    const int64_t fetched = t->stream_step * t->k;
+    int64_t rows = list && list->parts ? begin_stream(t) : 0;
     for (; m > 0; m -= TILE_ROWS) {
-        if (list && !row) fetch_ahead(list);
         by_rows[TFAST_MIN(m, TILE_ROWS) - 1](t);
-        if (t->stream) t->stream += fetched;
         t->a += t->a_step;
         t->from += from_step;
         t->c += c_step;
+        if (!t->stream) continue;
+        const int64_t moved = rows ? rows * t->stream_skip : t->stream_step * t->k;
+        t->stream += moved;
+        if (!list) continue;
+        ahead_t* a = &list->part[list->parts - 1];
+        if (rows) {
+            a->at += moved;
+            a->rows -= rows;
+            if (a->rows > 0) continue;
+        } else {
+            a->done += moved;
+            if (a->done < a->row_bytes) continue;
+        }
+        t->stream = NULL;
+        if (--list->parts) rows = begin_stream(t);
     }
-    if (!row) return;
-    row->done = t->stream - row->at;
-    t->stream = NULL;
-    if (row->done >= row->row_bytes) list->parts--;
+    if (list) t->stream = NULL;
 }
 
 /* From sums that a tile has just stored, and that still lie in L1, to y: an activation has 6-20 instructions for the
