@@ -54,6 +54,30 @@ def test_asking_for_more_does_not_change_the_output(isa):
 # Shapes
 
 
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda x: x,
+        lambda x: x.swapaxes(1, 2).copy().swapaxes(1, 2),
+        lambda x: x[:, :, ::-1],
+        lambda x: x[..., ::2],
+        lambda x: x[0],
+        lambda x: np.asfortranarray(x),
+        lambda x: x.astype(">f4"),
+    ],
+    ids=["dense", "swapped", "backwards", "wide", "no batch", "fortran", "other byte order"],
+)
+def test_the_short_way_is_the_long_way(view, is_causal, isa):
+    """A call without options is made without preparation where the arrays allow it: with an option that says nothing
+    (out=) the result has the same bits."""
+    q, k, v = (view(x) for x in (normal(2, 3, 5, 16), normal(2, 3, 20, 16), normal(2, 3, 20, 16)))
+    got = scaled_dot_product_attention(q, k, v, is_causal=is_causal)
+    assert got.flags.c_contiguous and got.dtype == np.float32
+    out = np.empty_like(got)
+    assert_same_bits(scaled_dot_product_attention(q, k, v, is_causal=is_causal, out=out), got)
+
+
 def test_leading_dimensions_broadcast(isa):
     q, k, v = normal(5, 1, 2, 7, 8), normal(3, 2, 9, 8), normal(1, 2, 9, 4)
     out = both("scaled_dot_product_attention", q, k, v)

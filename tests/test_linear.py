@@ -39,6 +39,17 @@ def test_leading_dimensions(shape, isa):
     assert out.shape == shape[:-1] + (20,)
 
 
+@pytest.mark.parametrize("bias", [None, normal(20), normal(20).astype(np.float64), normal(40)[::2]])
+@pytest.mark.parametrize(
+    "x", [normal(3, 50), normal(50), normal(3, 2, 50)[:, 0], normal(3, 100)[:, ::2], normal(0, 50)]
+)
+def test_the_short_way_is_the_long_way(x, bias, isa):
+    """As in test_attention.py: with an option that says nothing the result has the same bits."""
+    packed = pack_weight(normal(20, 50))
+    got = linear(x, packed, bias, activation="gelu")
+    assert_same_bits(linear(x, packed, bias, activation="gelu", out=np.empty_like(got)), got)
+
+
 def test_residual_broadcasts(isa):
     for shape in ((20,), (1, 20), (2, 1, 20)):
         both("linear", normal(2, 3, 50), normal(20, 50) / 7, residual=normal(*shape))

@@ -26,6 +26,7 @@ class PackedWeight:
     @property
     def shape(self) -> tuple[int, int]: ...
 
+def plain_linear(x: Any, weight: PackedWeight, bias: Any, activation: int, n_threads: int) -> ndarray | None: ...
 def linear(
     x: ndarray,
     weight: PackedWeight,

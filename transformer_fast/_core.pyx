@@ -540,6 +540,51 @@ def linear(cnp.ndarray x, PackedWeight weight, bias, int activation, multiply, r
     check(status)
 
 
+def plain_linear(object x, PackedWeight weight, object bias, int activation, int n_threads):
+    """linear() of a C-contiguous float32 array (..., K) into a new one; None for all others.
+
+    bias: None, or dense float32 (N,), else None is returned, too. With one row Python's share of the general call is half
+    of what the engine takes.
+    """
+    cdef tfast_linear call
+    cdef tfast_status status
+    cdef cnp.ndarray a, b, y
+    cdef cnp.npy_intp shape[8]
+    cdef int i, last
+    if not cnp.PyArray_CheckExact(x):
+        return None
+    a = x
+    last = cnp.PyArray_NDIM(a) - 1
+    if not 0 <= last < 8 or not cnp.PyArray_ISCARRAY_RO(a) or cnp.PyArray_TYPE(a) != cnp.NPY_FLOAT32:
+        return None
+    if cnp.PyArray_DIM(a, last) != weight.packed.K or cnp.PyArray_SIZE(a) == 0:
+        return None
+    memset(&call, 0, sizeof(call))
+    if bias is not None:
+        if not cnp.PyArray_CheckExact(bias):
+            return None
+        b = bias
+        if (cnp.PyArray_NDIM(b) != 1 or cnp.PyArray_DIM(b, 0) != weight.packed.N
+                or cnp.PyArray_TYPE(b) != cnp.NPY_FLOAT32 or not cnp.PyArray_ISCARRAY_RO(b)):
+            return None
+        call.bias = <const float *>cnp.PyArray_DATA(b)
+    for i in range(last):
+        shape[i] = cnp.PyArray_DIM(a, i)
+    shape[last] = weight.packed.N
+    y = cnp.PyArray_EMPTY(last + 1, shape, cnp.NPY_FLOAT32, 0)
+    call.M = cnp.PyArray_SIZE(a) // weight.packed.K
+    call.x = <const float *>cnp.PyArray_DATA(a)
+    call.x_stride = weight.packed.K
+    call.weight = &weight.packed
+    call.activation = <tfast_activation>activation
+    call.y = <float *>cnp.PyArray_DATA(y)
+    call.y_stride = weight.packed.N
+    with nogil:
+        status = tfast_linear_run(&call, n_threads)
+    check(status)
+    return y
+
+
 def matmul(cnp.ndarray a, cnp.ndarray b, cnp.ndarray a_offsets, cnp.ndarray b_offsets, cnp.ndarray y, int n_threads):
     """a (..., M, K) with dense rows, b (..., K, N) with dense rows or dense columns, y (entries, M, N) dense.
 
