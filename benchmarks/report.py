@@ -43,7 +43,8 @@ def write_into(document: Path, text: str) -> None:
 def _section(path: Path) -> str:
     result = json.loads(path.read_text(encoding="utf-8"))
     threads = result["threads"]
-    title = f"## {result['benchmark'].capitalize()}, {threads} thread{'s' * (threads > 1)}"
+    machine = f"{result['machine']['cpu'].split(' Processor')[0]}, {result['isa']}"
+    title = f"## {result['benchmark'].capitalize()}, {threads} thread{'s' * (threads > 1)}: {machine}"
     parts = [title, _about(result, path), _verdicts(result), *_TABLES[result["benchmark"]](result), _peers(result)]
     return "\n\n".join(part for part in parts if part)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import inspect
 
 import ml_dtypes
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from cases import ATTENTION, AttentionCase, tagged
 from support import TOLERANCE, assert_close, assert_same_bits, both, normal, widened
 
-from transformer_fast import functional, reference
+from transformer_fast import _core, functional, reference
 from transformer_fast.functional import scaled_dot_product_attention, varlen_attention
 
 
@@ -76,6 +78,32 @@ def test_the_short_way_is_the_long_way(view, is_causal, isa):
     assert got.flags.c_contiguous and got.dtype == np.float32
     out = np.empty_like(got)
     assert_same_bits(scaled_dot_product_attention(q, k, v, is_causal=is_causal, out=out), got)
+
+
+def test_the_short_way_knows_every_option(monkeypatch):
+    """No option may be lost on the way without options: each, given alone, has to go the long way."""
+    given = {
+        "attn_mask": np.ones((4, 4), bool),
+        "dropout_p": 0.5,
+        "scale": 1.0,
+        "causal_offset": 1,
+        "window": (1, 1),
+        "kv_lengths": np.array([3]),
+        "softcap": 5.0,
+        "relative_bias": normal(2, 7),
+        "alibi_slopes": normal(2),
+        "sinks": normal(2),
+        "return_weights": "mean",
+        "return_lse": True,
+        "out": np.empty((1, 2, 4, 8), np.float32),
+    }
+    names = set(inspect.signature(scaled_dot_product_attention).parameters) - {"query", "key", "value"}
+    assert set(given) == names - {"is_causal", "enable_gqa"}  # these two it takes
+    x = normal(1, 2, 4, 8)
+    monkeypatch.setattr(_core, "plain_attention", lambda *_: pytest.fail("the short way"))
+    for name, option in given.items():
+        with contextlib.suppress(ValueError):  # dropout
+            scaled_dot_product_attention(x, x, x, **{name: option})
 
 
 def test_leading_dimensions_broadcast(isa):

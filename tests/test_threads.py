@@ -62,6 +62,11 @@ WORK = {
     "attention-many-heads": lambda: attention(3, 5, 130, 130, 40),
     "attention-one-head": lambda: attention(1, 1, 700, 700, 32),
     "attention-causal": lambda: attention(1, 3, 515, 515, 32, is_causal=True),
+    # Rests of 8 and 4 rows, for which the last two panels share (panel_begin and block_begin in csrc).
+    "attention-causal-536": lambda: attention(1, 3, 536, 536, 32, is_causal=True),
+    "attention-window-groups": lambda: attention(
+        1, 8, 25, 300, 32, Hkv=2, causal_offset="bottom_right", window=(90, 0)
+    ),
     "attention-mask": lambda: attention(1, 2, 300, 300, 32, attn_mask=normal(300, 300) > 0),
     "attention-long-rows": lambda: attention(1, 1, 100, 5000, 32),
     "attention-lengths": lambda: attention(4, 2, 100, 300, 32, kv_lengths=np.array([300, 0, 1, 77])),

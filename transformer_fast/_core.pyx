@@ -2,8 +2,9 @@
 """The compiled module: NumPy arrays to pointers and strides, one C call without the GIL, status codes to exceptions.
 
 Called by transformer_fast.functional alone, which has checked shapes, types and overlap; what is checked here again
-would crash the process otherwise. No loops over data, no defaults, no threads. A new op: its prototype below (from
-csrc/tfast.h), its function, its line in _core.pyi.
+would crash the process otherwise. No loops over data, no threads. Functions called plain_* see what users gave: they
+check for themselves, and leave all that is not simple to the others. A new op: its prototype below (from csrc/tfast.h),
+its function, its line in _core.pyi.
 """
 from libc.math cimport sqrt
 from libc.stdint cimport int64_t
@@ -543,8 +544,8 @@ def linear(cnp.ndarray x, PackedWeight weight, bias, int activation, multiply, r
 def plain_linear(object x, PackedWeight weight, object bias, int activation, int n_threads):
     """linear() of a C-contiguous float32 array (..., K) into a new one; None for all others.
 
-    bias: None, or dense float32 (N,), else None is returned, too. With one row Python's share of the general call is half
-    of what the engine takes.
+    bias: None, or dense float32 (N,), else None is returned, too. With one row Python's share of the general call is
+    half of what the engine takes.
     """
     cdef tfast_linear call
     cdef tfast_status status
@@ -556,6 +557,8 @@ def plain_linear(object x, PackedWeight weight, object bias, int activation, int
     a = x
     last = cnp.PyArray_NDIM(a) - 1
     if not 0 <= last < 8 or not cnp.PyArray_ISCARRAY_RO(a) or cnp.PyArray_TYPE(a) != cnp.NPY_FLOAT32:
+        return None
+    if weight.packed.N == 0:
         return None
     if cnp.PyArray_DIM(a, last) != weight.packed.K or cnp.PyArray_SIZE(a) == 0:
         return None

@@ -35,7 +35,7 @@ void tfast_fill_amx(tfast_kernels* table) {
     table->k_block = MAX_STEPS * T_K;
     table->rows_block = ROWS_BLOCK;
     table->gemm_f32_panel = KERNEL(gemm_f32_panel_tiles);
-    table->few = 0;
+    table->most_few = 0;
     table->gemm_f32_few = NULL;
     table->gemm_f32_work_bytes = sizeof(tile_work);
     table->gemm_f32_begin = KERNEL(gemm_f32_begin);
@@ -46,7 +46,7 @@ void tfast_fill_amx(tfast_kernels* table) {
     table->gemm_f32_pack_rows = KERNEL(gemm_f32_pack_rows);
 
     table->attention_panel = PANEL;
-    table->attention_alone = 0;
+    table->attention_alone = ATTENTION_ALONE;
     table->attention_block = ATTENTION_BLOCK;
     table->attention_min_rows = UNIT_MIN_ROWS;
     table->attention_min_keys = UNIT_MIN_KEYS;

@@ -55,12 +55,13 @@ static layout_t layout_of(const tfast_attention* c, int64_t max_rows) {
     return l;
 }
 
-/* Rows of a piece of n_rows that panel `index` begins with. One vector alone would leave the tile with too few
- * accumulators: it shares evenly with the panel before. */
+/* The row of a piece of n_rows with which panel `index` begins. Pieces are cut so that the panels of a sequence come
+ * out the same (block_begin in ops/attention.c): along a diagonal they decide where sums are cut, and so the rounding.
+ */
 static int64_t panel_begin(int64_t n_rows, int64_t index) {
     const int64_t last = TFAST_MAX(1, tfast_ceil_div(n_rows, PANEL)) - 1, rest = n_rows - last * PANEL;
     if (index > last) return n_rows;
-    return index * PANEL - (TILE_VECTORS == 3 && index == last && index > 0 && rest <= V_LANES ? V_LANES : 0);
+    return index * PANEL - (index == last && index > 0 && rest <= ATTENTION_ALONE ? ATTENTION_ALONE : 0);
 }
 
 /* Everything the steps of one piece share. */
@@ -439,7 +440,7 @@ static void finish_panel(const work_t* w, int64_t index, const uint8_t* only) {
                             ? finish_row(w->c, p, &w->s, t->head[i], t->query[i], t->max[i], t->sum[i])
                             : 0;
     else
-        for (int64_t v = 0; v < t->nv; v++) { /* what finish_row gives then */
+        for (int64_t v = 0; v < t->nv; v++) { /* what finish_row, through row_factor, gives then */
             const vf sum = v_load(t->sum + v * V_LANES);
             v_store(factor + v * V_LANES, v_select(v_le(sum, v_zero()), v_zero(), v_div(v_set1(1), sum)));
         }
@@ -566,11 +567,11 @@ static void KERNEL(attention_f32_qblock)(const tfast_attention* c, const tfast_a
     if (w.unit) unit_end(&w);
 }
 
+#include "attention_decode.h"
+
 static size_t KERNEL(attention_f32_scratch_bytes)(const tfast_attention* c, int64_t max_rows) {
     const layout_t l = layout_of(c, max_rows);
-    return l.bytes + unit_bytes(c, &l);
+    return TFAST_MAX(l.bytes + unit_bytes(c, &l), decode_bytes(c));
 }
-
-#include "attention_decode.h"
 
 #endif

@@ -14,8 +14,13 @@
 #define TFAST_KERNELS_ATTENTION_DECODE_H
 
 /* Keys in advance for prefetches of K and V. Measured on Zen 5, 8192 keys of D = 128, microseconds for 12, 16, 24, 32
- * keys: one row, 32 kv heads 8050, 8330, 8630, 8870; eight rows, 4 kv heads 1453, 1243, 981, 955. */
+ * keys: one row, 32 kv heads 8050, 8330, 8630, 8870; eight rows, 4 kv heads 1453, 1243, 981, 955. Two and four rows
+ * were not measured by themselves. */
 #define PREFETCH_KEYS(rows) ((rows) == 1 ? 12 : 28)
+/* Keys of one step of the online softmax, at multiples of it: K and V are read in turns of so many rows. Zen 5, 8192
+ * keys of D = 128, microseconds for 128, 256, 512, 1024: 32 heads 8650, 8260, 8380, 8370; 4 heads 856, 829, 815, 698.
+ */
+enum { DECODE_BLOCK = 512 };
 /* Registers for sums of values: half of what the machine has, the rest holds a row of V and its weights. */
 enum { DECODE_ACCUMULATORS = V_LANES == 16 ? 16 : 8 };
 /* Keys whose rows of V pass by all accumulators before the next: 16 KB at Dv = 128, so that they stay in L1. */
@@ -24,9 +29,8 @@ enum { VALUE_KEYS = 32 };
 typedef struct {
     const tfast_attention* c;
     sequence_t s;
-    panel_t* t; /* lanes are rows: ranges, heads and bias rows; its max and sum are the rows' */
-    float *q, *o, *scores,
-        *sums; /* q: [D / V_LANES][row][V_LANES]; scores: ATTENTION_BLOCK a row; sums: V_LANES a row */
+    panel_t* t;                   /* lanes are rows: ranges, heads and bias rows; its max and sum are the rows' */
+    float *q, *o, *scores, *sums; /* q: [D / V_LANES][row][V_LANES]; scores: DECODE_BLOCK a row; sums: V_LANES a row */
     int64_t d_padded, dv_padded;
     int64_t first, end; /* keys that any row sees */
 } decode_t;
@@ -74,10 +78,10 @@ V_INLINE void dot_group(const decode_t* w, int64_t k0, int64_t n, const int rows
     float sums[V_LANES];
     v_store(sums, v_sums(acc));
 #pragma GCC unroll 8
-    for (int r = 0; r < rows; r++) memcpy(S + r * ATTENTION_BLOCK, sums + r * keys, (size_t)keys * 4);
+    for (int r = 0; r < rows; r++) memcpy(S + r * DECODE_BLOCK, sums + r * keys, (size_t)keys * 4);
 }
 
-/* S has room for whole groups: ATTENTION_BLOCK is a multiple of them. */
+/* S has room for whole groups: DECODE_BLOCK is a multiple of them. */
 V_INLINE void dot_block(const decode_t* w, int64_t k0, int64_t n, const int rows, const int plain) {
     const int64_t keys = V_LANES / rows;
     for (int64_t j = 0; j < n; j += keys) dot_group(w, k0 + j, TFAST_MIN(keys, n - j), rows, plain, w->scores + j);
@@ -107,7 +111,7 @@ V_INLINE void value_columns(const decode_t* w, int64_t k0, int64_t n, const floa
         }
 #pragma GCC unroll 8
         for (int r = 0; r < rows; r++) {
-            const vf weight = v_set1(S[r * ATTENTION_BLOCK + j]);
+            const vf weight = v_set1(S[r * DECODE_BLOCK + j]);
 #pragma GCC unroll 4
             for (int i = 0; i < vectors; i++) acc[r][i] = v_fma(weight, x[i], acc[r][i]);
         }
@@ -130,7 +134,7 @@ V_INLINE void value_block(const decode_t* w, int64_t k0, int64_t n, const float*
     }
 }
 
-/* All rows over one block: products, and weighted sums. A lane without a row repeats the last. */
+/* All rows over one block: products, and weighted sums. Rows are filled up to a power of two with queries of 0. */
 typedef enum { DECODE_DOTS, DECODE_VALUES } decode_part;
 
 V_INLINE void decode_rows(const decode_t* w, int64_t k0, int64_t n, const float* alpha, decode_part part,
@@ -178,7 +182,7 @@ static void decode_values_by_row(const decode_t* w, int64_t k0, int64_t n, const
                 if (k0 + j < w->t->lo[r] || k0 + j >= w->t->hi[r]) continue;
                 const vf x =
                     load_row(w->s.v + (k0 + j) * w->c->v_stride[2] * w->s.element, d, w->c->Dv - d, w->c->dtype);
-                acc = v_fma(v_set1(w->scores[r * ATTENTION_BLOCK + j]), x, acc);
+                acc = v_fma(v_set1(w->scores[r * DECODE_BLOCK + j]), x, acc);
             }
             v_store(o + d, acc);
         }
@@ -254,7 +258,7 @@ static void decode_block(const decode_t* w, int64_t k0, int64_t n, int rows) {
     int ragged = 0;
     decode_part_of_rows(w, k0, n, NULL, DECODE_DOTS, rows);
     for (int64_t r = 0; r < rows; r++) {
-        float* S = w->scores + r * ATTENTION_BLOCK;
+        float* S = w->scores + r * DECODE_BLOCK;
         decode_shape(w, r, k0, n, S);
         alpha[r] = decode_softmax(w, r, n, S);
         ragged |= k0 < w->t->lo[r] || k0 + n > w->t->hi[r];
@@ -283,8 +287,11 @@ static void decode_store(const decode_t* w, const tfast_attention_piece* p) {
     }
 }
 
-/* At most DECODE_ROWS rows. The scratch of attention_f32_qblock is larger than what is placed here: its scores have
- * PANEL floats a key, its Q and O PANEL floats an element, where these have DECODE_ROWS. */
+static size_t decode_bytes(const tfast_attention* c) {
+    const int64_t row = DECODE_BLOCK + V_LANES + tfast_round_up(c->D, V_LANES) + tfast_round_up(c->Dv, V_LANES);
+    return (sizeof(panel_t) + 63) / 64 * 64 + (size_t)(DECODE_ROWS * row) * 4;
+}
+
 static void begin_decode(const tfast_attention* c, const tfast_attention_piece* p, char* scratch, int rows,
                          decode_t* w) {
     panel_t* t = (panel_t*)scratch;
@@ -294,7 +301,7 @@ static void begin_decode(const tfast_attention* c, const tfast_attention_piece* 
     w->d_padded = tfast_round_up(c->D, V_LANES);
     w->dv_padded = tfast_round_up(c->Dv, V_LANES);
     w->scores = (float*)(scratch + (sizeof(panel_t) + 63) / 64 * 64);
-    w->sums = w->scores + rows * ATTENTION_BLOCK;
+    w->sums = w->scores + rows * DECODE_BLOCK;
     w->q = w->sums + rows * V_LANES;
     w->o = w->q + rows * w->d_padded;
     memset(w->sums, 0, (size_t)(rows * (V_LANES + w->d_padded + w->dv_padded)) * 4);
@@ -325,7 +332,7 @@ static void KERNEL(attention_f32_decode)(const tfast_attention* c, const tfast_a
     begin_decode(c, p, scratch, rows, &w);
     load_queries(&w, p->n_rows, rows);
     for (int64_t k0 = w.first; k0 < w.end;) {
-        const int64_t next = TFAST_MIN((k0 / ATTENTION_BLOCK + 1) * ATTENTION_BLOCK, w.end);
+        const int64_t next = TFAST_MIN((k0 / DECODE_BLOCK + 1) * DECODE_BLOCK, w.end);
         decode_block(&w, k0, next - k0, rows);
         k0 = next;
     }

@@ -1,13 +1,18 @@
 /* A panel of query rows: who its lanes are, which keys each of them sees, and where their values come from and go to.
  *
- * Used by attention.h and attention_decode.h. One lane of a vector is one query row all the way through: scores are
- * held transposed (a row of the score block is one key, its lanes are queries), so that the softmax needs no horizontal
- * operation, structure is a comparison of lanes, and K and V are read where they lie. A new kind of structure:
- * panel_set_rows (the range of a lane) or, where it is no range, a term in attention_scores.h. */
+ * Used by attention.h, where one lane of a vector is one query row all the way through: scores are held transposed (a
+ * row of the score block is one key, its lanes are queries), so that the softmax needs no horizontal operation,
+ * structure is a comparison of lanes, and K and V are read where they lie; and by attention_decode.h, for which a lane
+ * is just a row's number. A new kind of structure: visible_range (the range of a lane; panel_set_lanes says when it is
+ * the same for all) or, where it is no range, a term in attention_scores.h. */
 #ifndef TFAST_KERNELS_ATTENTION_PANEL_H
 #define TFAST_KERNELS_ATTENTION_PANEL_H
 
 #define ATTENTION_BLOCK 128
+
+/* Rows that are too few for a last panel, which takes as many from the one before: one vector alone would leave the
+ * tile with too few accumulators. */
+#define ATTENTION_ALONE (TILE_VECTORS == 3 ? V_LANES : 0)
 
 /* The batch of a piece: lengths and base addresses, packed or not. */
 typedef struct {

@@ -1,9 +1,9 @@
 /* What happens to a block of scores between Q K^T and the weighted sum: segments, soft cap, bias terms, ALiBi,
  * structure, softmax.
  *
- * Used by attention.h and attention_decode.h. The block is S[key][lane], PANEL lanes a key, in base-2 logarithms. A new
- * term of the scores is a sweep like the others here, called in shape_scores, in the order that docs/kernels.md gives.
- */
+ * Used by attention.h; attention_decode.h, whose scores lie the other way, takes the values of a bias from here. The
+ * block is S[key][lane], PANEL lanes a key, in base-2 logarithms. A new term of the scores is a sweep like the others
+ * here, called in shape_scores, in the order that docs/kernels.md gives, and one in decode_shape. */
 #ifndef TFAST_KERNELS_ATTENTION_SCORES_H
 #define TFAST_KERNELS_ATTENTION_SCORES_H
 

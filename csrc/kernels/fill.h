@@ -33,7 +33,7 @@ static void fill(tfast_kernels* table) {
     table->k_block = MAX_K_BLOCK;
     table->rows_block = MIN_BLOCK_ROWS;
     table->gemm_f32_panel = KERNEL(gemm_f32_panel);
-    table->few = FEW_ROWS;
+    table->most_few = FEW_ROWS;
     table->gemm_f32_few = KERNEL(gemm_f32_few);
     table->gemm_f32_work_bytes = 0;
     table->gemm_f32_begin = NULL;
@@ -44,7 +44,7 @@ static void fill(tfast_kernels* table) {
     table->gemm_f32_pack_rows = KERNEL(gemm_f32_pack_rows);
 
     table->attention_panel = PANEL;
-    table->attention_alone = TILE_VECTORS == 3 ? V_LANES : 0;
+    table->attention_alone = ATTENTION_ALONE;
     table->attention_block = ATTENTION_BLOCK;
     table->attention_min_rows = 0;
     table->attention_min_keys = 0;

@@ -62,7 +62,7 @@ static void add_ahead(ahead_list* list, const char* at, int64_t rows, int64_t ro
 typedef enum { END_STORE, END_ADD_ROW, END_ADD_C, END_SCALE_C } tile_end;
 
 typedef struct {
-    int64_t k;
+    int64_t k; /* at least 1 where there is a list */
     const float* a;
     int64_t row_stride, col_stride;
     int64_t a_step; /* from one tile of rows to the next */
@@ -111,13 +111,13 @@ V_INLINE void tile_finish(vf acc[TILE_ROWS][TILE_VECTORS], const int m, const in
     }
 }
 
-/* One step of k; what `next` points to, if not NULL, is fetched besides. */
-V_INLINE void tile_step(const float* a, int64_t row_stride, const float* b, const char* next, const int m, const int nv,
-                        vf acc[TILE_ROWS][TILE_VECTORS]) {
+/* One step of k; with `fetch`, a constant, what `next` points to is fetched besides. */
+V_INLINE void tile_step(const float* a, int64_t row_stride, const float* b, const int fetch, const char* next,
+                        const int m, const int nv, vf acc[TILE_ROWS][TILE_VECTORS]) {
     vf bk[TILE_VECTORS];
 #pragma GCC unroll 4
     for (int j = 0; j < nv; j++) bk[j] = v_load(b + j * V_LANES);
-    if (next) __builtin_prefetch(next, 0, 2);
+    if (fetch) __builtin_prefetch(next, 0, 2);
 #pragma GCC unroll 16
     for (int i = 0; i < m; i++) {
         const vf x = v_set1(a[i * row_stride]);
@@ -128,7 +128,8 @@ V_INLINE void tile_step(const float* a, int64_t row_stride, const float* b, cons
 
 V_INLINE void tile_sums(const tile_args* t, const int m, const int nv, vf acc[TILE_ROWS][TILE_VECTORS]) {
     const float *a = t->a, *b = t->b;
-    for (int64_t k = t->k; k > 0; k--, a += t->col_stride, b += PANEL) tile_step(a, t->row_stride, b, NULL, m, nv, acc);
+    for (int64_t k = t->k; k > 0; k--, a += t->col_stride, b += PANEL)
+        tile_step(a, t->row_stride, b, 0, NULL, m, nv, acc);
 }
 
 /* The same, and memory that is wanted later, in a row. */
@@ -137,7 +138,7 @@ V_INLINE void tile_sums_streaming(const tile_args* t, const int m, const int nv,
     const int64_t step = t->stream_step;
     const char* next = t->stream;
     for (int64_t k = t->k; k > 0; k--, a += t->col_stride, b += PANEL) {
-        tile_step(a, t->row_stride, b, next, m, nv, acc);
+        tile_step(a, t->row_stride, b, 1, next, m, nv, acc);
         if (step > 64) __builtin_prefetch(next + 64, 0, 2);
         if (step > 128) __builtin_prefetch(next + 128, 0, 2);
         next += step;
@@ -151,7 +152,7 @@ V_INLINE void tile_sums_skipping(const tile_args* t, const int m, const int nv, 
     for (int64_t k = t->k; k > 0; k -= t->stream_steps, row += t->stream_skip) {
         const char* next = row;
         for (int64_t i = TFAST_MIN(k, t->stream_steps); i > 0; i--, a += t->col_stride, b += PANEL) {
-            tile_step(a, t->row_stride, b, next, m, nv, acc);
+            tile_step(a, t->row_stride, b, 1, next, m, nv, acc);
             next += t->stream_step;
         }
     }
@@ -224,8 +225,8 @@ static int64_t begin_stream(tile_args* t) {
     t->stream_skip = 0;
     t->stream_step = tfast_ceil_div(bytes, t->k);
     if (a->rows == 1) return 0;
-    const int64_t rows = TFAST_MAX(1, bytes / a->row_bytes);
-    t->stream_steps = tfast_ceil_div(t->k, rows);
+    const int64_t rows = TFAST_MAX(1, bytes / a->row_bytes), lines = tfast_ceil_div(a->row_bytes, 64);
+    t->stream_steps = TFAST_MAX(tfast_ceil_div(t->k, rows), TFAST_MIN(lines, t->k)); /* a line a step at most */
     t->stream_step = tfast_ceil_div(a->row_bytes, t->stream_steps);
     t->stream_skip = a->stride;
     return tfast_ceil_div(t->k, t->stream_steps);

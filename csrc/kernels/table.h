@@ -24,7 +24,7 @@
  * nothing else writes. The caller cuts k by its length alone: the cut decides the rounding. */
 typedef struct {
     int64_t m, n, k;
-    int64_t k_block; /* gemm_f32_few only */
+    int64_t k_block; /* gemm_f32_few alone reads it */
     const float* a;
     int64_t a_stride;
     const void* rows; /* what gemm_f32_rows made of A, where that is a slot */
@@ -90,8 +90,8 @@ typedef struct tfast_attention_piece {
     const struct tfast_attention_piece*
         next;      /* what this thread will probably run then (its operands are prefetched), or NULL */
     int few;       /* the table's few_rows runs it */
-    int copy_keys; /* K and V are copied, block by block, before they are read: so many panels read them that it pays
-                    */
+    int copy_keys; /* fp32 K and V are copied, superblock by superblock, before they are read: enough panels read them.
+                      Half types always are; a matrix unit ignores it */
     int decode;    /* the rows of the whole sequence and group are few: attention_f32_decode (its sums run in another
                       order) */
     float* partial;
@@ -108,10 +108,10 @@ typedef struct tfast_kernels {
     int k_block;     /* and not longer than this */
     int rows_block;  /* fewer rows than this read a panel too often for what they compute */
     void (*gemm_f32_panel)(const tfast_gemm_panel* p);
-    /* The same for up to `few` rows, with all of K and any number of consecutive panels at once: k is K, cut into
-     * blocks of k_block inside, n counts columns over panels; first, last, rows, next and work are not read. few is 0
-     * where there is none. */
-    int few;
+    /* The same for up to `most_few` rows (0: there is no such kernel), all of K and any number of consecutive panels at
+     * once: k is K, cut into blocks of k_block inside, n counts columns over panels; `sums` (m x panel_width) is
+     * written where there is an epilogue; first, last, rows, next and work are not read. */
+    int most_few;
     void (*gemm_f32_few)(const tfast_gemm_panel* p);
     /* Before and after a row of gemm_f32_panel calls on one thread, of at most m rows each, that share `work`; NULL:
      * there is nothing to do. */
@@ -133,8 +133,8 @@ typedef struct tfast_kernels {
     /* --- group: attention
      * ------------------------------------------------------------------------------------------------ */
     int attention_panel; /* query rows that go through the tiles together */
-    int attention_alone; /* rows of a last panel that would be too few: it takes as many from the one before; 0: never
-                          */
+    int attention_alone; /* a last panel of no more rows than this takes as many from the one before (0: never); a piece
+                            that is not the last of its sequence ends where a panel does */
     int attention_block; /* keys of one step of the online softmax */
     int piece_panels;    /* of a piece at most: all of them share the work that keys take beforehand */
     int decode_rows;     /* attention_f32_decode takes up to so many rows */

@@ -1,12 +1,10 @@
 /* Linear layers: packing of weights, and blocks of rows and columns over the threads.
  *
- * Called by transformer_fast/_core.pyx. The kernel (kernels/gemm.h) multiplies a block of rows of x, in place, by one
- * packed panel of the weight; here is the order of the blocks. Every element of y is a sum over blocks of K, whose
- * lengths depend on K and L1 alone, added in order: neither the number of threads nor the other rows change a bit of
- * it. */
+ * Called by transformer_fast/_core.pyx. The kernels (kernels/gemm.h; gemm_few.h for a few rows) multiply a block of
+ * rows of x, in place, by packed panels of the weight; here is the order of the blocks. Every element of y is a sum
+ * over blocks of K, whose lengths depend on K and L1 alone, added in order: neither the number of threads nor the other
+ * rows change a bit of it. */
 #include "../tfast.h"
-
-#include <string.h>
 
 #include "../base/cpu.h"
 #include "../runtime/dispatch.h"
@@ -18,6 +16,7 @@
 #define ROWS_SHARE_OF_L2 0.5
 #define MAX_BLOCK_ROWS   768
 #define TASKS_PER_THREAD 4
+
 typedef struct {
     const tfast_linear* call;
     const tfast_kernels* kernels;
@@ -163,7 +162,7 @@ static void run_block(void* ctx, int64_t task, void* scratch) {
                        .sums = sums,
                        .copied = (char*)(sums + kept * p->row_block * p->kernels->panel_width)};
     if (p->kernels->gemm_f32_begin) p->kernels->gemm_f32_begin(b.m, work);
-    if (b.m <= p->kernels->few) {
+    if (b.m <= p->kernels->most_few) {
         const tfast_gemm_panel all = columns_from(&b, b.first * p->kernels->panel_width);
         p->kernels->gemm_f32_few(&all);
     } else if (p->by_k)
@@ -210,7 +209,7 @@ static void make_plan(plan_t* p, const tfast_linear* c, int threads) {
     if (p->kernels->gemm_f32_rows) p->rows_bytes = (int64_t)p->kernels->gemm_f32_rows_bytes(p->row_block, p->k_block);
 }
 
-/* Partial sums, and the copy of x. */
+/* Partial sums, and what prepare_rows makes. */
 static size_t scratch_bytes(const plan_t* p) {
     const int64_t blocks = tfast_ceil_div(p->call->weight->K, p->k_block);
     const int64_t sums = p->row_block * p->kernels->panel_width * (p->by_k ? p->panels_per_task : 1);

@@ -127,8 +127,8 @@ def test_windows_keep_what_later_queries_see(window):
 
 
 def test_empty_caches():
-    cache = KeyValueCache(0, 2, 4, capacity=0)
-    cache.append(values(0, 2, 1, 4), values(0, 2, 1, 4))
+    cache = KeyValueCache(0, 2, 4, capacity=2)
+    cache.append(values(0, 2, 3, 4), values(0, 2, 3, 4))
     assert cache.keys.shape[0] == 0
     cache = KeyValueCache(2, 1, 4, capacity=0)
     assert cache.keys.shape == (2, 1, 0, 4)

@@ -3,8 +3,8 @@
 Called by users, nn.attention and models. What is checked (attention_checks.py) makes one tuple (in the order of
 fill_call in _core.pyx) that becomes the C structure tfast_attention; semantics of each option stand in the docstring of
 scaled_dot_product_attention, and in NumPy in reference.py.
-To add an option: its argument here, its check in attention_checks.py, its place in the tuple, in _core.pyx and in
-csrc/kernels/table.h.
+To add an option: its argument here, also in the condition of the short way (a test goes through all of them), its check
+in attention_checks.py, its place in the tuple, in _core.pyx and in csrc/kernels/table.h.
 """
 
 from __future__ import annotations

@@ -72,8 +72,8 @@ class Decoder(PretrainedModel):
         return hidden
 
     def run_prompt(self, ids: np.ndarray, tokens: np.ndarray, rows: slice, state: DecoderState) -> np.ndarray:
-        """`rows` of ids and tokens (B, L), all of the row into an empty state -> what the last layer gives for the last
-        token of each."""
+        """Runs the prompts of `rows` (of ids and tokens (B, L)), whose caches are empty -> what the last layer gives
+        for the last token of each."""
         counts = np.zeros(len(ids), np.int64)
         counts[rows] = tokens[rows].sum(axis=1)
         positions = (np.cumsum(tokens[rows], axis=1) - 1)[tokens[rows]]

@@ -76,6 +76,8 @@ class KeyValueCache:
         """
         self._check(key, value, (0, 1, 3))
         n = key.shape[2]
+        if not len(self):
+            return
         if counts is None:
             if self._longest + n > self.capacity:
                 self._reserve(np.full(len(self), n))
