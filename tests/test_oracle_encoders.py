@@ -39,6 +39,11 @@ FAMILIES = {
         {"activation": "relu", "tie_word_embeddings": False, "sinusoidal_pos_embds": True},
         {"dim": 21, "n_heads": 3, "num_labels": 4},
     ),
+    "Electra": (
+        BERT | {"embedding_size": 10},
+        {"embedding_size": 24, "hidden_act": "relu", "tie_word_embeddings": False},
+        {"embedding_size": 40, "hidden_act": "gelu_new", "hidden_size": 21, "type_vocab_size": 4, "num_labels": 3},
+    ),
     "MPNet": (BERT, {"hidden_act": "relu", "tie_word_embeddings": False}, {"hidden_size": 21, "num_labels": 3}),
     "ModernBert": (
         MODERN,
@@ -79,14 +84,14 @@ def made(torch, folder, family, changes, task, spread=0.2):
     return theirs, load_model(folder)
 
 
-def inputs_of(config, types):
+def inputs_of(config):
     rng = np.random.default_rng(0)
     ids = rng.integers(6, config.vocab_size, MASK.shape)
     padding = config.pad_token_id if config.pad_token_id is not None else 0
     ids[MASK == 0] = padding
     ids[0, 5] = padding  # an id that is padding's own, but attended: RoBERTa does not count it
     inputs = {"input_ids": ids, "attention_mask": MASK}
-    if types:
+    if hasattr(config, "type_vocab_size"):
         inputs["token_type_ids"] = rng.integers(0, config.type_vocab_size, MASK.shape)
     return inputs
 
@@ -131,7 +136,7 @@ def test_family(torch, isa, tmp_path, family, which, task):
         changes = {name: value for name, value in changes.items() if name != "num_labels"}
     theirs, ours = made(torch, tmp_path, family, changes, task)
     assert type(ours).__name__ == family + task
-    inputs = inputs_of(theirs.config, family in ("Bert", "Roberta", "XLMRoberta"))
+    inputs = inputs_of(theirs.config)
     if family == "ModernBert" and task == "ForSequenceClassification":
         # The first place of the row with padding on the left sees padding only: zeros here, an average there.
         inputs = {name: array[[0, 1, 3, 4]] for name, array in inputs.items()}
@@ -143,18 +148,37 @@ def test_family(torch, isa, tmp_path, family, which, task):
     assert all(np.array_equal(plain[name], reported[name]) for name in plain.keys()), "the same bits"
 
 
-@pytest.mark.parametrize("family, task", [("Bert", "ForPreTraining"), ("Bert", "ForNextSentencePrediction")])
-def test_heads_of_bert_alone(torch, tmp_path, family, task):
-    theirs, ours = made(torch, tmp_path, family, {}, task)
-    inputs = inputs_of(theirs.config, True)
-    agree(ours(**inputs, output_attentions=True, output_hidden_states=True), answers(torch, theirs, inputs), MASK)
+# Heads that one family alone has.
+OWN_HEADS = [
+    ("Bert", "ForPreTraining", {}),
+    ("Bert", "ForNextSentencePrediction", {}),
+    ("Electra", "ForPreTraining", {}),
+    ("Electra", "ForPreTraining", {"embedding_size": 24, "hidden_act": "tanh"}),
+]
 
 
-@pytest.mark.parametrize("family", ["Bert", "Roberta", "XLMRoberta", "DistilBert", "MPNet"])
-def test_multiple_choice(torch, tmp_path, family):
+@pytest.mark.parametrize("family, task, changes", OWN_HEADS, ids=str)
+def test_heads_of_one_family(torch, isa, tmp_path, family, task, changes):
     transformers = pytest.importorskip("transformers")
-    theirs, ours = made(torch, tmp_path / "theirs", family, {}, "ForMultipleChoice")
-    inputs = inputs_of(theirs.config, family in ("Bert", "Roberta", "XLMRoberta"))
+    theirs, ours = made(torch, tmp_path / "theirs", family, changes, task)
+    assert type(ours).__name__ == family + task
+    inputs = inputs_of(theirs.config)
+    agree(ours(**inputs, output_attentions=True, output_hidden_states=True), answers(torch, theirs, inputs), MASK)
+    ours.save_pretrained(tmp_path / "ours")
+    _, info = getattr(transformers, family + task).from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not any(info.values()), info
+
+
+# Families with a head for choices, and options that this head alone reads.
+CHOICES = [(family, {}) for family in ("Bert", "Roberta", "XLMRoberta", "DistilBert", "Electra", "MPNet")]
+CHOICES += [("Electra", {"summary_activation": name}) for name in ("tanh", "")]
+
+
+@pytest.mark.parametrize("family, changes", CHOICES, ids=str)
+def test_multiple_choice(torch, tmp_path, family, changes):
+    transformers = pytest.importorskip("transformers")
+    theirs, ours = made(torch, tmp_path / "theirs", family, changes, "ForMultipleChoice")
+    inputs = inputs_of(theirs.config)
     inputs = {name: array[:4].reshape(2, 2, -1) for name, array in inputs.items()}
     found = ours(**inputs, output_attentions=True, output_hidden_states=True)
     agree(found, answers(torch, theirs, inputs), inputs["attention_mask"].reshape(4, -1))

@@ -10,6 +10,7 @@ from model_folders import WORDS, write_json, write_sentence_model, write_tokeniz
 
 from transformer_fast import nn
 from transformer_fast.models.distilbert import DistilBertConfig, DistilBertModel
+from transformer_fast.models.electra import ElectraConfig, ElectraModel
 from transformer_fast.models.modernbert import ModernBertConfig, ModernBertModel
 from transformer_fast.models.mpnet import MPNetConfig, MPNetModel
 from transformer_fast.models.roberta import RobertaConfig, RobertaModel, XLMRobertaModel
@@ -23,9 +24,11 @@ MODELS = {
     "roberta": (RobertaModel, RobertaConfig(*SIZES, pad_token_id=0), 15),
     "xlm-roberta": (XLMRobertaModel, RobertaConfig(*SIZES, pad_token_id=0, type_vocab_size=1), 15),
     "distilbert": (DistilBertModel, DistilBertConfig(len(WORDS), 24, 2, 3, 40, 16), 16),
+    "electra": (ElectraModel, ElectraConfig(*SIZES, embedding_size=10), 16),
     "mpnet": (MPNetModel, MPNetConfig(*SIZES), 14),
     "modernbert": (ModernBertModel, ModernBertConfig(len(WORDS), 24, 40, 3, 3, local_attention=4, pad_token_id=0), 20),
 }
+TYPED = ("roberta", "xlm-roberta", "electra")  # families with token types
 TEXTS = ["the cat sat on the mat.", "", "dog", "the dog ran far! " * 5]
 
 
@@ -49,7 +52,7 @@ def test_embeddings_are_the_mean_of_the_model(family):
     limit = MODELS[name][2]
     assert encoder.max_seq_length == limit and encoder.get_sentence_embedding_dimension() == 24
     inputs = encoder.tokenize(TEXTS)
-    assert inputs["input_ids"].shape == (4, limit) and ("token_type_ids" in inputs) == ("roberta" in name)
+    assert inputs["input_ids"].shape == (4, limit) and ("token_type_ids" in inputs) == (name in TYPED)
     hidden, mask = model(**inputs).last_hidden_state, inputs["attention_mask"]
     expected = hidden.sum(axis=1) / mask.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(encoder.encode(TEXTS), expected, atol=1e-5)

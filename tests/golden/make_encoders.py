@@ -2,7 +2,8 @@
 
 Needs the extra `oracle`. Run it from anywhere:
 
-    python tests/golden/make_encoders.py
+    python tests/golden/make_encoders.py            # all
+    python tests/golden/make_encoders.py electra    # these folders only; the others keep their bits
 
 The weights are bfloat16, which is what they are rounded to before transformers answers; one model is cut into shards.
 The tests of models/ read the files through tests/encoder_checks.py, without torch.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,8 @@ MODELS = {
     "roberta": ("Roberta", "ForMaskedLM", BERT | {"hidden_act": "relu", "tie_word_embeddings": False}),
     "xlm-roberta": ("XLMRoberta", "ForTokenClassification", BERT | {"type_vocab_size": 1, "id2label": LABELS}),
     "distilbert": ("DistilBert", "ForQuestionAnswering", DISTIL),
+    "electra": ("Electra", "ForPreTraining", BERT | {"embedding_size": 15, "hidden_act": "gelu_new"}),
+    "electra-generator": ("Electra", "ForMaskedLM", BERT | {"embedding_size": 20, "hidden_act": "relu"}),
     "mpnet": ("MPNet", "ForMaskedLM", BERT | {"hidden_act": "gelu_pytorch_tanh"}),
     "modernbert": ("ModernBert", "ForMaskedLM", MODERN | {"norm_bias": True, "classifier_activation": "silu"}),
 }
@@ -68,7 +72,11 @@ def make(name: str, family: str, task: str, options: dict) -> None:
 
 
 if __name__ == "__main__":
-    shutil.rmtree(FOLDER, ignore_errors=True)
-    for name, options in MODELS.items():
+    wanted = {name: MODELS[name] for name in sys.argv[1:]}
+    if not wanted:
+        shutil.rmtree(FOLDER, ignore_errors=True)
+        wanted = MODELS
+    for name, options in wanted.items():
+        shutil.rmtree(FOLDER / name, ignore_errors=True)
         make(name, *options)
     print(sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()), "bytes")

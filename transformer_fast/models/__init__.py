@@ -43,6 +43,7 @@ _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
     "clip_vision_model": ("clip", _named("CLIPVisionModelWithProjection"), "CLIPVisionModel"),
     "deit": ("vit", _named("DeiTForImageClassification", "DeiTForImageClassificationWithTeacher"), "DeiTModel"),
     "distilbert": ("distilbert", _heads("DistilBert", "MultipleChoice"), "DistilBertModel"),
+    "electra": ("electra", _heads("Electra", "MultipleChoice", "PreTraining"), "ElectraModel"),
     "gemma2": ("gemma2", _decoder_heads("Gemma2ForCausalLM", "Gemma2"), "Gemma2Model"),
     "gemma3_text": ("gemma3", _decoder_heads("Gemma3ForCausalLM", "Gemma3Text"), "Gemma3TextModel"),
     "gpt2": ("gpt2", _decoder_heads("GPT2LMHeadModel", "GPT2"), "GPT2Model"),

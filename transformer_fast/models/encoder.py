@@ -1,8 +1,8 @@
 """`TextEncoder`: what the encoders of text share: checks, padding dropped and filled again, positions, collecting.
 
-BERT, RoBERTa, DistilBERT, MPNet and ModernBERT derive from it and say how tokens become rows (`_embed`) and how rows
-run through the layers (`_run`); models/heads.py puts heads on them; `text` calls `encode_packed`. Tokens run packed,
-(T, h) without padding, through everything. A new kind of input to all of them is a new argument of `encode`.
+BERT, RoBERTa, DistilBERT, ELECTRA, MPNet and ModernBERT derive from it and say how tokens become rows (`_embed`) and
+how rows run through the layers (`_run`); models/heads.py puts heads on them; `text` calls `encode_packed`. Tokens run
+packed, (T, h) without padding, through everything. A new kind of input to all of them is a new argument of `encode`.
 """
 
 from __future__ import annotations

@@ -24,13 +24,26 @@ from transformer_fast.nn import LayerNorm, Linear, Module
 
 
 class PredictionHead(Module):
-    """norm(activation(dense(x))), (..., h) -> (..., h): what stands between an encoder and its output layer."""
+    """norm(activation(dense(x))), (..., h) -> (..., width): what stands between an encoder and its output layer.
 
-    def __init__(self, h: int, activation: str, eps: float, *, dense_bias: bool = True, norm_bias: bool = True) -> None:
+    width: by default h; another where the output layer shares embeddings of that width.
+    """
+
+    def __init__(
+        self,
+        h: int,
+        activation: str,
+        eps: float,
+        *,
+        width: int | None = None,
+        dense_bias: bool = True,
+        norm_bias: bool = True,
+    ) -> None:
         super().__init__()
+        width = h if width is None else width
         self.activation = activation
-        self.dense = Linear(h, h, dense_bias)
-        self.norm = LayerNorm(h, eps, bias=norm_bias)
+        self.dense = Linear(h, width, dense_bias)
+        self.norm = LayerNorm(width, eps, bias=norm_bias)
 
     def forward(self, input: np.ndarray) -> np.ndarray:
         return self.norm(self.dense(input, activation=self.activation))

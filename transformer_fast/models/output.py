@@ -136,6 +136,15 @@ class BertForPreTrainingOutput(ModelOutput):
 
 
 @dataclasses.dataclass(eq=False)
+class ElectraForPreTrainingOutput(ModelOutput):
+    """logits (B, L): of each place, that its word was replaced."""
+
+    logits: np.ndarray
+    hidden_states: tuple[np.ndarray, ...] | None = None
+    attentions: tuple[np.ndarray, ...] | None = None
+
+
+@dataclasses.dataclass(eq=False)
 class BaseModelOutputWithPast(ModelOutput):
     """A decoder's output: last_hidden_state (B, L, h), and what was asked for.
 
