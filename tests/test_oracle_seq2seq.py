@@ -31,8 +31,9 @@ load_file, save_file = safetensors.load_file, safetensors.save_file
 pytestmark = pytest.mark.oracle
 
 TOLERANCE = 1e-5
-# Hidden states of T5 are sums that no norm has passed: 1e-5 of one that is 8 is ten of its last places. Of such an element
-# (random weights, scores that T5 does not scale) ours differed from float64 by 1.04e-5 at level avx2, torch by 0.4e-5.
+# Hidden states of T5 are sums that no norm has passed: 1e-5 of one that is 8 is ten of its last places. Of such an
+# element (random weights, scores that T5 does not scale) ours differed from float64 by 1.04e-5 at level avx2, torch by
+# 0.4e-5.
 RELATIVE = 1e-6
 MODELS = {
     "t5": (make_t5, {}),

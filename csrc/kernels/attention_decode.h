@@ -13,10 +13,10 @@
 #ifndef TFAST_KERNELS_ATTENTION_DECODE_H
 #define TFAST_KERNELS_ATTENTION_DECODE_H
 
-/* Keys in advance for prefetches of K and V. Measured on Zen 5, 8192 keys of D = 128, microseconds for 12, 16, 24, 32
- * keys: one row, 32 kv heads 8050, 8330, 8630, 8870; eight rows, 4 kv heads 1453, 1243, 981, 955. Two and four rows
- * were not measured by themselves. */
-#define PREFETCH_KEYS(rows) ((rows) == 1 ? 12 : 28)
+/* Bytes in advance for prefetches of K and V. Measured on Zen 5, 8192 keys of D = 128 (512 bytes), microseconds for 12,
+ * 16, 24, 32 keys: one row, 32 kv heads 8050, 8330, 8630, 8870; eight rows, 4 kv heads 1453, 1243, 981, 955. Two and
+ * four rows were not measured by themselves. */
+#define PREFETCH_BYTES(rows) ((rows) == 1 ? 6144 : 14336)
 /* Keys of one step of the online softmax, at multiples of it: K and V are read in turns of so many rows. Zen 5, 8192
  * keys of D = 128, microseconds for 128, 256, 512, 1024: 32 heads 8650, 8260, 8380, 8370; 4 heads 856, 829, 815, 698.
  */
@@ -32,7 +32,8 @@ typedef struct {
     panel_t* t;                   /* lanes are rows: ranges, heads and bias rows; its max and sum are the rows' */
     float *q, *o, *scores, *sums; /* q: [D / V_LANES][row][V_LANES]; scores: DECODE_BLOCK a row; sums: V_LANES a row */
     int64_t d_padded, dv_padded;
-    int64_t first, end; /* keys that any row sees */
+    int64_t first, end;       /* keys that any row sees */
+    int64_t k_ahead, v_ahead; /* from a row to the one that is fetched meanwhile, bytes */
 } decode_t;
 
 /* Whole vectors of fp32, the usual case, need no test in the inner loop. `plain` is a constant after inlining. */
@@ -45,7 +46,7 @@ V_INLINE vf decode_load(const char* row, int64_t d, int64_t width, tfast_dtype d
 V_INLINE void dot_group(const decode_t* w, int64_t k0, int64_t n, const int rows, const int plain, float* S) {
     const int keys = V_LANES / rows;
     const tfast_dtype dtype = w->c->dtype;
-    const int64_t element = w->s.element, stride = w->c->k_stride[2] * element, D = w->c->D;
+    const int64_t element = w->s.element, stride = w->c->k_stride[2] * element, D = w->c->D, ahead = w->k_ahead;
     const char* row[V_LANES];
     vf acc[V_LANES];
 #pragma GCC unroll 16
@@ -57,7 +58,7 @@ V_INLINE void dot_group(const decode_t* w, int64_t k0, int64_t n, const int rows
         for (int j = 0; j < keys; j++) {
             const int64_t width = j < n ? D : 0;
             for (int64_t d = 0; d < width; d += V_LANES) {
-                __builtin_prefetch(row[j] + d * element + PREFETCH_KEYS(rows) * stride);
+                __builtin_prefetch(row[j] + d * element + ahead);
                 acc[j] = v_fma(v_load(w->q + d), decode_load(row[j], d, D - d, dtype, plain), acc[j]);
             }
         }
@@ -69,7 +70,7 @@ V_INLINE void dot_group(const decode_t* w, int64_t k0, int64_t n, const int rows
 #pragma GCC unroll 16
             for (int j = 0; j < keys; j++) {
                 const vf k = decode_load(row[j], d, D - d, dtype, plain);
-                __builtin_prefetch(row[j] + d * element + PREFETCH_KEYS(rows) * stride);
+                __builtin_prefetch(row[j] + d * element + ahead);
 #pragma GCC unroll 8
                 for (int r = 0; r < rows; r++) acc[r * keys + j] = v_fma(q[r], k, acc[r * keys + j]);
             }
@@ -91,7 +92,7 @@ V_INLINE void dot_block(const decode_t* w, int64_t k0, int64_t n, const int rows
  * where it is given. */
 V_INLINE void value_columns(const decode_t* w, int64_t k0, int64_t n, const float* S, int64_t d, int64_t last,
                             const float* alpha, const int rows, const int vectors, const int plain) {
-    const int64_t element = w->s.element, stride = w->c->v_stride[2] * element;
+    const int64_t element = w->s.element, stride = w->c->v_stride[2] * element, ahead = w->v_ahead;
     const tfast_dtype dtype = w->c->dtype;
     const char* v = w->s.v + k0 * stride;
     vf acc[8][4];
@@ -107,7 +108,7 @@ V_INLINE void value_columns(const decode_t* w, int64_t k0, int64_t n, const floa
 #pragma GCC unroll 4
         for (int i = 0; i < vectors; i++) {
             x[i] = decode_load(v, d + i * V_LANES, i == vectors - 1 ? last : V_LANES, dtype, plain);
-            __builtin_prefetch(v + (d + i * V_LANES) * element + PREFETCH_KEYS(rows) * stride);
+            __builtin_prefetch(v + (d + i * V_LANES) * element + ahead);
         }
 #pragma GCC unroll 8
         for (int r = 0; r < rows; r++) {
@@ -298,6 +299,9 @@ static void begin_decode(const tfast_attention* c, const tfast_attention_piece* 
     w->c = c;
     w->t = t;
     set_sequence(c, p, &w->s);
+    w->k_ahead = tfast_ceil_div(PREFETCH_BYTES(rows), c->D * w->s.element) * c->k_stride[2] * w->s.element;
+    w->v_ahead =
+        tfast_ceil_div(PREFETCH_BYTES(rows), TFAST_MAX(c->Dv, 1) * w->s.element) * c->v_stride[2] * w->s.element;
     w->d_padded = tfast_round_up(c->D, V_LANES);
     w->dv_padded = tfast_round_up(c->Dv, V_LANES);
     w->scores = (float*)(scratch + (sizeof(panel_t) + 63) / 64 * 64);
