@@ -37,12 +37,12 @@ class ElectraConfig(BertConfig):
     summary_activation: str | None = "gelu"
 
 
-# Where parameters stand in the checkpoint.
 def _both(parts: dict[str, str]) -> dict[str, str]:
     """The names of the weight and the bias of each part: ours -> the checkpoint's."""
     return {f"{ours}.{kind}": f"{theirs}.{kind}" for ours, theirs in parts.items() for kind in ("weight", "bias")}
 
 
+# Where it stands in the checkpoint.
 _PROJECTION = _both({"embeddings_project": "embeddings_project"})
 
 
