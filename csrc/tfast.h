@@ -91,14 +91,16 @@ typedef struct {
 } tfast_encoder_layer; /* biases and norm parameters: dense, or NULL */
 
 /* n_layers encoder layers over B packed sequences: x (T, hidden) -> y (T, hidden), both dense; y may be x. With
- * first_rows only the first row of each sequence goes through the last layer: y is (B, hidden), and may not be x. */
+ * pooled only row pooled[b] of each sequence, counted from its first, goes through the last layer: y is (B, hidden)
+ * then, may not be x, and no sequence is empty. */
 typedef struct {
     int64_t T, B, hidden, heads, inner, n_layers;
     const int64_t* cu; /* B + 1 */
     const tfast_encoder_layer* layers;
     tfast_activation activation;
     float eps1, eps2;
-    int norm_first, rms, causal, first_rows;
+    int norm_first, rms, causal;
+    const int64_t* pooled; /* B, or NULL */
     const float* x;
     float* y;
 } tfast_encoder;

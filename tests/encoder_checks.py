@@ -34,6 +34,8 @@ def golden(name: str, class_name: str) -> None:
     got = {name: found[name] for name in found.keys()}
     got["hidden_states"], got["attentions"] = np.stack(got["hidden_states"]), got["attentions"][-1]
     assert got.keys() == answers.keys()
+    plain = model(**inputs)
+    assert all(np.array_equal(plain[name], got[name]) for name in plain.keys()), "the same bits, whatever is reported"
     answers["attentions"] *= keep[:, None, :, None] & keep[:, None, None, :]
     for name, array in answers.items():
         places = array.shape[-3:-1] if name == "hidden_states" else array.shape[:2]
@@ -91,6 +93,17 @@ def packing(model, low: int = 6) -> None:
     padded[mask[:, ::-1] == 1] = positions
     shifted = model(left, mask[:, ::-1], position_ids=padded)[0]
     np.testing.assert_allclose(shifted[mask[:, ::-1] == 1], packed, atol=TOLERANCE)
+    # One row of each text through the last layer: as all, but for the order of sums, which no other text decides.
+    filled, starts = [b for b, n in enumerate(lengths) if n], cu_seqlens[[0, 2, 3, 5, 6]]
+    places = np.array([0, 3, 2, 8])
+    pooled = model.encode_packed(ids, starts, pooled_rows=places)
+    np.testing.assert_allclose(pooled, packed[starts[:-1] + places], atol=TOLERANCE)
+    for row, b, place in zip(pooled, filled, places, strict=True):
+        own = ids[cu_seqlens[b] : cu_seqlens[b + 1]]
+        assert np.array_equal(model.encode_packed(own, np.array([0, len(own)]), pooled_rows=place)[0], row)
+    first = model.encode(right, mask, first=True, rows=False).first
+    np.testing.assert_allclose(first, model.encode(right, mask, first=True).first, atol=TOLERANCE)
+    assert np.array_equal(first[1:2], model.encode(ids[:1][None], first=True, rows=False).first)
     assert model.encode_packed(np.zeros(0, int), np.zeros(1, int)).shape == (0, packed.shape[1])
     assert model(np.zeros((0, 4), int))[0].shape == (0, 4, packed.shape[1])
 

@@ -99,20 +99,29 @@ def test_rms_norm_gate_and_causal(lengths, norm_first, causal, isa, threads):
     np.testing.assert_array_equal(encoder(x, starts), expected)
 
 
+@pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("norm_first", [False, True])
 @pytest.mark.parametrize("lengths", [[7], [130], [3, 5, 1], [40] * 12, [1] * 300, [200, 2, 90, 150, 60]], ids=len)
-def test_first_rows_only(lengths, norm_first, isa, threads):
+@pytest.mark.parametrize("where", ["first", "last", "anywhere"])
+def test_pooled_rows(where, lengths, norm_first, causal, isa, threads):
     """As all rows, up to the order of sums: a query alone takes another kernel of the attention."""
+    rng = np.random.default_rng(9)
     starts = np.cumsum([0, *lengths])
-    x = np.random.default_rng(9).standard_normal((starts[-1], H)).astype(np.float32)
+    places = {"first": 0, "last": np.array(lengths) - 1, "anywhere": rng.integers(0, lengths)}[where]
+    x = rng.standard_normal((starts[-1], H)).astype(np.float32)
     before = x.copy()
-    encoder = Encoder([packed(arrays_of_a_layer(seed)) for seed in range(3)], HEADS, norm_first=norm_first)
-    got = encoder(x, starts, first_rows_only=True)
+    layers = [packed(arrays_of_a_layer(seed)) for seed in range(3)]
+    encoder = Encoder(layers, HEADS, norm_first=norm_first, causal=causal)
+    got = encoder(x, starts, pooled_rows=places)
     assert got.shape == (len(lengths), H)
-    np.testing.assert_allclose(got, encoder(x, starts)[starts[:-1]], atol=1e-5)
+    np.testing.assert_allclose(got, encoder(x, starts)[starts[:-1] + places], atol=1e-5)
     np.testing.assert_array_equal(x, before)
-    alone = encoder(x[: lengths[0]], starts[:2], first_rows_only=True)
-    np.testing.assert_array_equal(alone[0], got[0])
+    own = np.broadcast_to(places, len(lengths))[-1:]
+    alone = encoder(x[starts[-2] :], [0, lengths[-1]], pooled_rows=own)
+    np.testing.assert_array_equal(alone[0], got[-1])
+    out = np.empty_like(got)
+    assert encoder(x, starts, pooled_rows=places, out=out) is out
+    np.testing.assert_array_equal(out, got)
 
 
 def test_a_sequence_alone(isa):
@@ -167,10 +176,18 @@ def test_bad_input():
         Encoder([layer], HEADS, norm="batch")
     with pytest.raises(ValueError, match=r"norm1_bias is given"):
         Encoder([layer], HEADS, norm="rms")
-    with pytest.raises(ValueError, match="empty sequence"):
-        encoder(x, [0, 4, 4, 10], first_rows_only=True)
+    for starts, rows, wrong in (([0, 4, 4, 10], 0, "0 for sequence 1"), ([0, 4, 10], [3, 6], "6 for sequence 1")):
+        with pytest.raises(ValueError, match=f"pooled_rows has {wrong}; a row below its length"):
+            encoder(x, starts, pooled_rows=rows)
+    with pytest.raises(ValueError, match="pooled_rows has -1"):
+        encoder(x, [0, 10], pooled_rows=-1)
+    with pytest.raises(ValueError, match=r"pooled_rows has shape \(3,\)"):
+        encoder(x, [0, 4, 10], pooled_rows=[0, 0, 0])
+    for rows in (0.0, True, "first"):
+        with pytest.raises(TypeError, match="pooled_rows"):
+            encoder(x, [0, 4, 10], pooled_rows=rows)
     with pytest.raises(ValueError, match="out overlaps x"):
-        encoder(x, [0, 4, 10], first_rows_only=True, out=x[:2])
+        encoder(x, [0, 4, 10], pooled_rows=0, out=x[:2])
     for starts in ([0, 9], [1, 10], [0, 7, 3, 10], []):
         with pytest.raises(ValueError, match="cu_seqlens"):
             encoder(x, starts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,26 @@ def test_embeddings_are_the_mean_of_the_model(family):
     np.testing.assert_allclose(encoder.encode(TEXTS), expected, atol=1e-5)
     with pytest.raises(ValueError, match=f"needed: 2 to {model.max_length}"):
         encoder.max_seq_length = 10**6
+
+
+def test_embeddings_are_the_first_state_of_the_model(family):
+    """The pooling "cls", with and without the prompt: one row of each text, which no other text has a say in."""
+    _, folder, model = family
+    pooling = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False, "include_prompt": False}
+    write_json(folder / "1_Pooling" / "config.json", pooling)
+    encoder = SentenceEncoder.from_pretrained(folder)
+    expected = model(**encoder.tokenize(TEXTS)).last_hidden_state[:, 0]
+    got = encoder.encode(TEXTS)
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+    assert all(np.array_equal(encoder.encode(text), row) for text, row in zip(TEXTS, got, strict=True))
+    # [CLS] and the two tokens of the prompt do not count.
+    states = model(**encoder.tokenize([f"the cat {text}" for text in TEXTS])).last_hidden_state[:, 3]
+    np.testing.assert_allclose(encoder.encode(TEXTS, prompt="the cat "), states, atol=1e-5)
+    # Without [CLS] and [SEP] the empty text has no token, and no state.
+    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    write_json(folder / "tokenizer.json", tokenizer | {"post_processor": None})
+    bare = SentenceEncoder.from_pretrained(folder).encode(TEXTS)
+    assert not bare[1].any() and bare[[0, 2, 3]].any(axis=1).all()
 
 
 def test_padding_is_found_under_its_other_name(family):

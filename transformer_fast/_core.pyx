@@ -125,7 +125,8 @@ cdef extern from "tfast.h" nogil:
         const tfast_encoder_layer *layers
         tfast_activation activation
         float eps1, eps2
-        int norm_first, rms, causal, first_rows
+        int norm_first, rms, causal
+        const int64_t *pooled
         const float *x
         float *y
 
@@ -650,8 +651,8 @@ cdef class EncoderStack:
 
 
 def encoder(cnp.ndarray x, cnp.ndarray cu, EncoderStack stack, int64_t heads, int activation, float eps1, float eps2,
-            bint norm_first, bint rms, bint causal, bint first_rows, cnp.ndarray y, int n_threads):
-    """x, y (T, hidden) dense, y (B, hidden) with first_rows; cu (B + 1,) dense int64."""
+            bint norm_first, bint rms, bint causal, pooled, cnp.ndarray y, int n_threads):
+    """x, y (T, hidden) dense, y (B, hidden) with pooled; cu (B + 1,) and pooled (B,), or None, dense int64."""
     cdef tfast_encoder call
     cdef tfast_status status
     call.T = cnp.PyArray_DIM(x, 0)
@@ -668,7 +669,7 @@ def encoder(cnp.ndarray x, cnp.ndarray cu, EncoderStack stack, int64_t heads, in
     call.norm_first = norm_first
     call.rms = rms
     call.causal = causal
-    call.first_rows = first_rows
+    call.pooled = integers(pooled)
     call.x = floats(x)
     call.y = <float *>floats(y)
     with nogil:

@@ -290,12 +290,11 @@ class SentenceEncoder:
     def _runs(self, texts: list[str], job: _Job) -> Iterator[tuple[list[int], Sequence[np.ndarray]]]:
         """Indices of texts that ran together, and a view of the result of each, until all have run."""
         for indices, tokens in self._together(texts, job):
-            ids, cu_seqlens = packed(tokens)
-            hidden = self.model.encode_packed(ids, cu_seqlens)
             if job.tokens_wanted:
-                yield indices, np.split(hidden, cu_seqlens[1:-1])
+                ids, cu_seqlens = packed(tokens)
+                yield indices, np.split(self.model.encode_packed(ids, cu_seqlens), cu_seqlens[1:-1])
             else:
-                yield indices, self._embed(hidden, cu_seqlens, job)
+                yield indices, self._finished(self._pooled(tokens, job.skipped), job)
 
     def _together(self, texts: list[str], job: _Job) -> Iterator[tuple[list[int], list[list[int]]]]:
         """Indices and tokens of the texts that run together: batches, merged and cut by their number of tokens."""
@@ -338,9 +337,25 @@ class SentenceEncoder:
     def _tokens(self, texts: list[str]) -> list[list[int]]:
         return [encoding.ids for encoding in encoded_batch(self.tokenizer, texts)]
 
-    def _embed(self, hidden: np.ndarray, cu_seqlens: np.ndarray, job: _Job) -> np.ndarray:
-        parts = [_pool(mode, hidden, cu_seqlens, job.skipped) for mode in self._settings.pooling]
-        embeddings = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+    def _pooled(self, tokens: list[list[int]], skipped: int) -> np.ndarray:
+        """The model's hidden states of each text, pooled; the first `skipped` tokens do not count."""
+        if self._settings.pooling == ("cls",):
+            return self._first(tokens, skipped)
+        ids, cu_seqlens = packed(tokens)
+        hidden = self.model.encode_packed(ids, cu_seqlens)
+        parts = [_pool(mode, hidden, cu_seqlens, skipped) for mode in self._settings.pooling]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    def _first(self, tokens: list[list[int]], skipped: int) -> np.ndarray:
+        """The pooling "cls" alone, for which one row of each text goes through the last layer."""
+        long_enough = [i for i, ids in enumerate(tokens) if len(ids) > skipped]
+        pooled = np.zeros((len(tokens), self.model.hidden_size), np.float32)
+        if long_enough:
+            ids, cu_seqlens = packed([tokens[i] for i in long_enough])
+            pooled[long_enough] = self.model.encode_packed(ids, cu_seqlens, pooled_rows=skipped)
+        return pooled
+
+    def _finished(self, embeddings: np.ndarray, job: _Job) -> np.ndarray:
         if self._settings.normalize:
             embeddings = _normalized(embeddings)
         embeddings = embeddings[:, : job.truncate_dim]

@@ -31,8 +31,8 @@ typedef struct {
 typedef struct {
     const tfast_encoder* call;
     int64_t rows, sequences;
-    const int64_t* cu;
-    int64_t* count;              /* with first_rows: room for 0, 1, ... sequences */
+    const int64_t *cu, *pooled;  /* of these sequences */
+    int64_t* count;              /* with pooled: room for 0, 1, ... sequences */
     float *state, *other, *wide; /* (rows, h), (rows, h), (rows, max(4h, inner)) */
     int n_threads;
 } rows_t;
@@ -60,9 +60,9 @@ static tfast_status product(const rows_t* r, const tfast_packed* weight, const f
 }
 
 /* Queries (q_stride apart, sequence b from row cu_q[b] on) over the keys and values of qkv (rows, 3h) -> context, heads
- * side by side. */
-static tfast_status attend(const rows_t* r, const float* q, int64_t q_stride, const int64_t* cu_q, const float* qkv,
-                           float* context) {
+ * side by side. places: of each sequence's first query among its keys; NULL for 0. */
+static tfast_status attend(const rows_t* r, const float* q, int64_t q_stride, const int64_t* cu_q,
+                           const int64_t* places, const float* qkv, float* context) {
     const int64_t h = r->call->hidden, D = h / r->call->heads;
     const tfast_attention call = {.dtype = TFAST_F32,
                                   .B = r->sequences,
@@ -80,6 +80,7 @@ static tfast_status attend(const rows_t* r, const float* q, int64_t q_stride, co
                                   .out_stride = {0, D, h},
                                   .cu_q = cu_q,
                                   .cu_k = r->cu,
+                                  .offset = r->call->causal ? places : NULL,
                                   .left = TFAST_UNLIMITED,
                                   .right = r->call->causal ? 0 : TFAST_UNLIMITED,
                                   .scale = (float)(1 / sqrt((double)D))};
@@ -137,33 +138,34 @@ static tfast_status layer(const rows_t* r, const tfast_encoder_layer* l) {
     const int64_t h = r->call->hidden;
     float *qkv = r->wide, *context = qkv + 3 * h * r->rows;
     STEP(project(r, l, qkv));
-    STEP(attend(r, qkv, 3 * h, r->cu, qkv, context));
+    STEP(attend(r, qkv, 3 * h, r->cu, NULL, qkv, context));
     return after_attention(r, l, context);
 }
 
-/* All rows are attended, the first of each sequence alone goes on: it is moved to the front of `state`. */
-static tfast_status layer_of_first_rows(const rows_t* r, const tfast_encoder_layer* l) {
+/* All rows are attended, one of each sequence alone goes on: it is moved to the front of `state`. */
+static tfast_status layer_of_pooled_rows(const rows_t* r, const tfast_encoder_layer* l) {
     const int64_t h = r->call->hidden;
     const size_t row_bytes = (size_t)h * sizeof(float);
     float *qkv = r->wide, *context = qkv + 3 * h * r->rows;
     STEP(project(r, l, qkv));
     for (int64_t b = 0; b < r->sequences; b++) {
-        memcpy(r->other + b * h, qkv + r->cu[b] * 3 * h, row_bytes);
-        memmove(r->state + b * h, r->state + r->cu[b] * h, row_bytes);
+        const int64_t row = r->cu[b] + r->pooled[b];
+        memcpy(r->other + b * h, qkv + row * 3 * h, row_bytes);
+        memmove(r->state + b * h, r->state + row * h, row_bytes);
     }
     for (int64_t b = 0; b <= r->sequences; b++) r->count[b] = b;
-    STEP(attend(r, r->other, h, r->count, qkv, context));
-    rows_t firsts = *r;
-    firsts.rows = r->sequences;
-    return after_attention(&firsts, l, context);
+    STEP(attend(r, r->other, h, r->count, r->pooled, qkv, context));
+    rows_t pooled = *r;
+    pooled.rows = r->sequences;
+    return after_attention(&pooled, l, context);
 }
 
 /* The layers over r->state, which y receives. */
 static tfast_status run_layers(const rows_t* r, float* y) {
     const tfast_encoder* c = r->call;
     for (int64_t i = 0; i < c->n_layers; i++) {
-        const int shortened = c->first_rows && i == c->n_layers - 1;
-        STEP(shortened ? layer_of_first_rows(r, &c->layers[i]) : layer(r, &c->layers[i]));
+        const int shortened = c->pooled && i == c->n_layers - 1;
+        STEP(shortened ? layer_of_pooled_rows(r, &c->layers[i]) : layer(r, &c->layers[i]));
     }
     if (y != r->state) memcpy(y, r->state, (size_t)(r->sequences * c->hidden) * sizeof(float));
     return TFAST_OK;
@@ -176,22 +178,25 @@ static size_t place_buffers(const tfast_encoder* c, int64_t tokens, int64_t sequ
     const size_t counts = tfast_align64((size_t)(sequences + 1) * sizeof(int64_t));
     if (r) {
         r->other = (float*)area;
-        if (c->first_rows) {
+        if (c->pooled) {
             r->state = (float*)(area + row);
             r->count = (int64_t*)(area + 2 * row);
             area += row + counts;
         }
         r->wide = (float*)(area + row);
     }
-    return row + (c->first_rows ? row + counts : 0) + tfast_align64((size_t)(tokens * wide_width(c)) * sizeof(float));
+    return row + (c->pooled ? row + counts : 0) + tfast_align64((size_t)(tokens * wide_width(c)) * sizeof(float));
 }
 
 static tfast_status run_rows(rows_t* r, int64_t first_sequence, int64_t first_row) {
     const tfast_encoder* c = r->call;
     const int64_t h = c->hidden;
     const float* x = c->x + first_row * h;
-    float* y = c->y + (c->first_rows ? first_sequence : first_row) * h;
-    if (!c->first_rows) r->state = y;
+    float* y = c->y + (c->pooled ? first_sequence : first_row) * h;
+    if (c->pooled)
+        r->pooled = c->pooled + first_sequence;
+    else
+        r->state = y;
     if (x != r->state) memcpy(r->state, x, (size_t)(r->rows * h) * sizeof(float));
     return run_layers(r, y);
 }

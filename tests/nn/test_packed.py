@@ -127,6 +127,58 @@ def test_rows_that_are_not_attended(isa, norm_first):
     assert not collect.hidden_states[-1][~tokens].any()
 
 
+FILLED = [5, 1, 9, 2, 4]
+CU_FILLED = np.cumsum([0, *FILLED])
+PLACES = [0, np.array([4, 0, 3, 1, 2])]
+
+
+@pytest.mark.parametrize("places", PLACES, ids=["first", "anywhere"])
+@pytest.mark.parametrize("norm_first", [False, True])
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "+".join(o) or "plain")
+def test_pooled_rows(isa, norm_first, options, places):
+    """One row of each sequence through the last layer: as all rows, but for the order of its sums."""
+    model, x = encoder(norm_first), values(CU_FILLED[-1], h)
+    before = x.copy()
+    got = model(x, CU_FILLED, pooled_rows=places, **options)
+    assert got.shape == (5, h) and np.array_equal(x, before)
+    np.testing.assert_allclose(got, model(x, CU_FILLED, **options)[CU_FILLED[:-1] + places], atol=1e-5)
+    out = np.empty_like(got)
+    assert model(x, CU_FILLED, pooled_rows=places, out=out, **options) is out and np.array_equal(out, got)
+    # What is reported is of all rows, and changes nothing.
+    shown, expected = (nn.Collector(tokens_of(FILLED), hidden_states=True, attentions=True) for _ in range(2))
+    assert np.array_equal(model(x, CU_FILLED, pooled_rows=places, collect=shown, **options), got)
+    model(x, CU_FILLED, collect=expected, **options)
+    assert np.array_equal(shown.hidden_states, expected.hidden_states)
+    assert np.array_equal(shown.attentions, expected.attentions)
+
+
+@pytest.mark.parametrize("places", PLACES, ids=["first", "anywhere"])
+@pytest.mark.parametrize("norm_first", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+def test_pooled_rows_have_the_same_bits_in_one_call_and_layer_by_layer(isa, causal, norm_first, places):
+    """A padded text among others decides which of both runs: it must not decide the others' results."""
+    model, x = encoder(norm_first), values(CU_FILLED[-1], h)
+    all_rows = np.arange(len(x)), CU_FILLED
+    options = {"is_causal": causal, "pooled_rows": places}
+    assert np.array_equal(model(x, CU_FILLED, **options), model(x, CU_FILLED, all_rows, **options))
+
+
+def test_a_pooled_row_that_is_not_attended(isa):
+    model, x = encoder(), values(10, h)
+    cu, keys = np.array([0, 4, 10]), (np.array([1, 2, 3, 4, 5, 6, 7, 8, 9]), np.array([0, 3, 9]))
+    got = model(x, cu, keys, pooled_rows=0)
+    np.testing.assert_allclose(got, model(x, cu, keys)[[0, 4]], atol=1e-5)
+    assert np.array_equal(got[1], model(x[4:], np.array([0, 6]), pooled_rows=0)[0])
+
+
+def test_pooled_rows_that_do_not_fit():
+    model, x = encoder(), values(CU[-1], h)
+    with pytest.raises(ValueError, match="pooled_rows has 0 for sequence 3; a row below its length, 0, is needed"):
+        model(x, CU, pooled_rows=0)
+    with pytest.raises(ValueError, match="pooled_rows has 5 for sequence 0"):
+        model(x, CU, (np.arange(len(x)), CU), pooled_rows=np.array([5, 0, 0, 0, 0]))
+
+
 @pytest.mark.parametrize("options", [{}, {"is_causal": True}], ids=str)
 def test_out_may_be_the_input(options):
     model, x = encoder(), values(CU[-1], h)
@@ -141,6 +193,7 @@ def test_without_bias_and_without_layers():
     assert not any(name.endswith(("in_proj.bias", "linear1.bias")) for name in model.state_dict())
     assert np.array_equal(model(x, CU), model(x, CU, collect=nn.Collector(tokens_of())))
     assert np.array_equal(encoder(layers=0)(x, CU), x)
+    assert np.array_equal(encoder(layers=0)(x, [0, 9, len(x)], pooled_rows=[8, 0]), x[[8, 9]])
 
 
 def test_new_weights_and_copies_are_used():

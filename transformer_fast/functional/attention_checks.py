@@ -223,3 +223,15 @@ def starts(cu_seqlens, name: str, total: int, rows: str) -> np.ndarray:
             f"rising values from 0 to {total} (the rows of {rows}) are needed"
         )
     return values
+
+
+def rows_within(rows, name: str, lengths: np.ndarray) -> np.ndarray:
+    """(B,) int64: a row of each sequence, of lengths (B,); rows: an integer, or (B,) of them."""
+    values = np.asarray(rows)
+    values = np.broadcast_to(values, lengths.shape) if values.ndim == 0 else values
+    values = arrays.integers(values, name, len(lengths))
+    wrong = np.flatnonzero((values < 0) | (values >= lengths))
+    if len(wrong):
+        b = wrong[0]
+        raise ValueError(f"{name} has {values[b]} for sequence {b}; a row below its length, {lengths[b]}, is needed")
+    return values

@@ -13,7 +13,7 @@ import numpy as np
 
 from transformer_fast import _core
 from transformer_fast.functional import arrays
-from transformer_fast.functional.attention_checks import starts
+from transformer_fast.functional.attention_checks import rows_within, starts
 from transformer_fast.functional.linear import ACTIVATIONS, PackedWeight
 
 # The vectors of a layer, in the order in which _core.EncoderStack takes them.
@@ -95,29 +95,29 @@ class Encoder:
             tuple(_checked(layer, i, self.hidden, inner, norm == "rms") for i, layer in enumerate(layers))
         )
 
-    def __call__(self, x, cu_seqlens, *, first_rows_only=False, out=None) -> np.ndarray:
+    def __call__(self, x, cu_seqlens, *, pooled_rows=None, out=None) -> np.ndarray:
         """x (T, h) float32, sequence b in the rows cu_seqlens[b]:cu_seqlens[b + 1] -> (T, h). out may be x itself.
 
         With enough sequences each thread takes some of them through all layers; a sequence's rows do not depend on
-        that, nor on the other sequences, to the bit. first_rows_only: the first row of each sequence -> (B, h), at
-        the cost of the last layer's attention and feed-forward for those rows alone; there is no empty sequence then.
-        Raises TypeError, ValueError, and RuntimeError under another instruction set than the weights'.
+        that, nor on the other sequences, to the bit. pooled_rows, an int or (B,) integers: the one row of each
+        sequence that is wanted, counted from its first (0: what a class token gives) -> (B, h), at the cost of the last
+        layer's attention and feed-forward for those rows alone. Their sums are in another order than without.
+        Raises TypeError, ValueError (a sequence without that row among them), and RuntimeError under another
+        instruction set than the weights'.
         """
         x = arrays.float32(x, "x", last=self.hidden)
         if x.ndim != 2:
             raise ValueError(f"x has shape {x.shape}; (T, {self.hidden}) is needed")
         cu_seqlens = starts(cu_seqlens, "cu_seqlens", len(x), "x")
-        if first_rows_only and (np.diff(cu_seqlens) == 0).any():
-            raise ValueError("cu_seqlens holds an empty sequence; with first_rows_only each needs a first row")
-        shape = (len(cu_seqlens) - 1, self.hidden) if first_rows_only else x.shape
+        pooled = None if pooled_rows is None else rows_within(pooled_rows, "pooled_rows", np.diff(cu_seqlens))
+        shape = x.shape if pooled is None else (len(pooled), self.hidden)
         if out is not None:
-            in_place = () if first_rows_only else ("x",)
-            arrays.check_out(out, shape, arrays.FLOAT32, {"x": x, "cu_seqlens": cu_seqlens}, in_place=in_place)
+            operands = {"x": x, "cu_seqlens": cu_seqlens, "pooled_rows": pooled_rows}
+            arrays.check_out(out, shape, arrays.FLOAT32, operands, in_place=("x",) if pooled is None else ())
         dense = np.ascontiguousarray(x)
         result = out if out is not None and out.flags.c_contiguous else np.empty(shape, arrays.FLOAT32)
-        activation, rms = ACTIVATIONS[self.activation], self.norm == "rms"
-        options = (activation, *self.eps, self.norm_first, rms, self.causal, first_rows_only)
-        _core.encoder(dense, cu_seqlens, self._stack, self.num_heads, *options, result, 0)
+        options = (ACTIVATIONS[self.activation], *self.eps, self.norm_first, self.norm == "rms", self.causal)
+        _core.encoder(dense, cu_seqlens, self._stack, self.num_heads, *options, pooled, result, 0)
         return arrays.finish(out, result)
 
 

@@ -290,7 +290,7 @@ class BertForPreTraining(heads.ForMaskedLM):
     ) -> BertForPreTrainingOutput:
         """Arguments and errors of `TextEncoder.forward`."""
         options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
-        found = self._encode((input_ids, attention_mask, token_type_ids, position_ids), True, options)
+        found = self._encode((input_ids, attention_mask, token_type_ids, position_ids), options, first=True)
         return BertForPreTrainingOutput(
             found.unpacked(self.predictions(found.rows)),
             self.next(self.base.pooled(found.first)),

@@ -213,6 +213,32 @@ class CLIPTextModel(_Tower):
                 would be read is masked.
             IndexError: an id is outside of its table.
         """
+        ids, tokens, positions, ends = self._checked(input_ids, attention_mask, position_ids)
+        collect = Collector(tokens, hidden_states=output_hidden_states, attentions=output_attentions)
+        wanted = collect if output_hidden_states or output_attentions else None
+        rows = self._embed(ids[tokens], positions[tokens])
+        hidden = self.layers(rows, offsets(tokens), is_causal=True, collect=wanted)
+        state = collect.unpacked(self.norm(hidden))
+        pooled = state[np.arange(len(ids)), ends]
+        return BaseModelOutputWithPooling(state, pooled, collect.hidden_states, collect.attentions)
+
+    def end_states(
+        self,
+        input_ids: np.ndarray,
+        attention_mask: np.ndarray | None = None,
+        position_ids: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """pooler_output of `forward`, (B, h), without what it does not depend on: tokens behind the end, and the last
+        layer of those before it."""
+        ids, tokens, positions, ends = self._checked(input_ids, attention_mask, position_ids)
+        tokens = tokens & (np.arange(ids.shape[1]) <= ends[:, None])
+        rows, cu_seqlens = self._embed(ids[tokens], positions[tokens]), offsets(tokens)
+        return self.norm(self.layers(rows, cu_seqlens, is_causal=True, pooled_rows=np.diff(cu_seqlens) - 1))
+
+    def _checked(
+        self, input_ids, attention_mask, position_ids
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Ids, tokens (True) and positions, (B, L), and the place of each row's end-of-text token, (B,)."""
         config = self.config
         ids = integers("input_ids", input_ids, config.vocab_size)
         if ids.ndim != 2 or ids.shape[1] == 0:
@@ -229,13 +255,11 @@ class CLIPTextModel(_Tower):
         if len(hidden_ends):
             raise ValueError(f"attention_mask is 0 at the end-of-text token of row {hidden_ends[0]}; needed: 1")
         positions = np.arange(L) if position_ids is None else position_ids
-        positions = integers("position_ids", positions, config.max_position_embeddings, (B, L))[tokens]
-        hidden = self.token_embedding(ids[tokens]) + self.position_embedding(positions)
-        collect = Collector(tokens, hidden_states=output_hidden_states, attentions=output_attentions)
-        wanted = collect if output_hidden_states or output_attentions else None
-        hidden = self.layers(hidden, offsets(tokens), is_causal=True, collect=wanted)
-        state = collect.unpacked(self.norm(hidden))
-        return BaseModelOutputWithPooling(state, state[np.arange(B), ends], collect.hidden_states, collect.attentions)
+        return ids, tokens, integers("position_ids", positions, config.max_position_embeddings, (B, L)), ends
+
+    def _embed(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Both (T,) -> (T, h)."""
+        return self.token_embedding(ids) + self.position_embedding(positions)
 
 
 class CLIPVisionModel(_Tower):
@@ -282,9 +306,18 @@ class CLIPVisionModel(_Tower):
         Raises:
             ValueError, TypeError: the shape or type of the pixel values does not fit.
         """
-        tokens = self.first_norm(self.embeddings(pixel_values, interpolate_pos_encoding))
+        tokens = self._embed(pixel_values, interpolate_pos_encoding)
         hidden, collect = encoded(self.layers, tokens, output_attentions, output_hidden_states)
         return BaseModelOutputWithPooling(hidden, self.norm(hidden[:, 0]), collect.hidden_states, collect.attentions)
+
+    def class_states(self, pixel_values: np.ndarray, interpolate_pos_encoding: bool = False) -> np.ndarray:
+        """pooler_output of `forward`, (B, h), without the other tokens' last layer."""
+        hidden, _ = encoded(self.layers, self._embed(pixel_values, interpolate_pos_encoding), first=True)
+        return self.norm(hidden)
+
+    def _embed(self, pixel_values: np.ndarray, interpolate: bool) -> np.ndarray:
+        """Pictures -> their tokens (B, 1 + patches, h), normalised."""
+        return self.first_norm(self.embeddings(pixel_values, interpolate))
 
 
 class CLIPTextModelWithProjection(_Tower):
@@ -414,17 +447,16 @@ class CLIPModel(PretrainedModel):
         sources |= {name: Source(name) for name in ("text_projection.weight", "visual_projection.weight")}
         return sources | {"logit_scale": Source("logit_scale", shape=())}
 
-    def get_text_features(self, input_ids, attention_mask=None, position_ids=None, **options: bool) -> np.ndarray:
+    def get_text_features(self, input_ids, attention_mask=None, position_ids=None) -> np.ndarray:
         """The texts' places in the common space, (B, projection_dim), not of length 1. Arguments of `CLIPTextModel`.
 
         transformers 5 returns a whole output, where this array is the pooler_output.
         """
-        return self.text_projection(self.text_model(input_ids, attention_mask, position_ids, **options).pooler_output)
+        return self.text_projection(self.text_model.end_states(input_ids, attention_mask, position_ids))
 
-    def get_image_features(self, pixel_values, interpolate_pos_encoding=False, **options: bool) -> np.ndarray:
+    def get_image_features(self, pixel_values, interpolate_pos_encoding=False) -> np.ndarray:
         """The pictures' places in the common space, (B, projection_dim). Arguments of `CLIPVisionModel`."""
-        base = self.vision_model(pixel_values, interpolate_pos_encoding, **options)
-        return self.visual_projection(base.pooler_output)
+        return self.visual_projection(self.vision_model.class_states(pixel_values, interpolate_pos_encoding))
 
     def forward(
         self,

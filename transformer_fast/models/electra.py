@@ -143,7 +143,7 @@ class ElectraForPreTraining(heads.HeadModel):
     ) -> ElectraForPreTrainingOutput:
         """Arguments and errors of `TextEncoder.forward` -> logits (B, L)."""
         options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
-        found = self._encode((input_ids, attention_mask, token_type_ids, position_ids), False, options)
+        found = self._encode((input_ids, attention_mask, token_type_ids, position_ids), options)
         rows = self.dense(found.rows, activation=ACTIVATIONS[self.config.hidden_act])
         logits = found.unpacked(self.prediction(rows))[..., 0]
         return ElectraForPreTrainingOutput(logits, found.hidden_states, found.attentions)

@@ -8,6 +8,7 @@ packed, (T, h) without padding, through everything. A new kind of input to all o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -38,13 +39,15 @@ class Batch:
 
     positions (T,): what the family makes of input_ids, or the caller's. places (T,): where each row stands in its
     sequence, padding counted. keys: rows that are attended and their offsets, as
-    in nn.PackedSelfAttention; None means all.
+    in nn.PackedSelfAttention; None means all. pooled_rows: of nn.PackedEncoder, the one row of each sequence that is
+    wanted; None means all.
     """
 
     cu_seqlens: np.ndarray
     positions: np.ndarray
     places: np.ndarray
     keys: tuple[np.ndarray, np.ndarray] | None = None
+    pooled_rows: int | np.ndarray | None = None
 
     def dense(self) -> bool:
         """Are all rows attended, and neighbours in their sequence neighbours here?"""
@@ -72,10 +75,11 @@ class Batch:
 class Encoded:
     """What `TextEncoder.encode` found: rows (N, h) of the tokens, which stand where tokens (B, L) is True.
 
-    first (B, h): the first place of each row, where it was asked for. hidden_states, attentions: as in the outputs.
+    first (B, h): the first place of each row. Either is None where it was not asked for. hidden_states, attentions: as
+    in the outputs.
     """
 
-    rows: np.ndarray
+    rows: np.ndarray | None
     tokens: np.ndarray
     first: np.ndarray | None
     hidden_states: tuple[np.ndarray, ...] | None
@@ -116,8 +120,14 @@ class TextEncoder(PretrainedModel):
         raise NotImplementedError(f"{type(self).__name__} has no _embed()")
 
     def _run(self, hidden: np.ndarray, batch: Batch, collect: Collector | None) -> np.ndarray:
-        """(T, h) -> (T, h), which may be written over hidden."""
-        return self.layers(hidden, batch.cu_seqlens, batch.keys, collect=collect, out=hidden)
+        """(T, h) -> (T, h), which may be written over hidden; with batch.pooled_rows (B, h)."""
+        return self._layers(hidden, batch, collect)
+
+    def _layers(self, hidden: np.ndarray, batch: Batch, collect: Collector | None, **options: Any) -> np.ndarray:
+        """`_run` by `layers`, a nn.PackedEncoder; options: relative_bias or attn_mask."""
+        pooled = batch.pooled_rows
+        options |= {"pooled_rows": pooled, "collect": collect, "out": hidden if pooled is None else None}
+        return self.layers(hidden, batch.cu_seqlens, batch.keys, **options)
 
     def _positions(self, input_ids: np.ndarray, cu_seqlens: np.ndarray) -> np.ndarray:
         """Positions (T,) of packed input_ids: 0, 1, ... in each sequence."""
@@ -137,12 +147,14 @@ class TextEncoder(PretrainedModel):
         position_ids: np.ndarray | None = None,
         *,
         first: bool = False,
+        rows: bool = True,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
     ) -> Encoded:
         """What `forward` and the heads begin with; arguments and errors as in `forward`.
 
-        first: keep the first place of each row. It runs even where it is padding, but nobody attends it then.
+        first: keep the first place of each row. It runs even where it is padding, but nobody attends it then. Without
+        rows it alone goes through the last layer (and once more with all, if attentions or hidden states show them).
         """
         input_ids = integers("input_ids", input_ids, self.config.vocab_size)
         if input_ids.ndim != 2 or input_ids.shape[1] == 0:
@@ -161,22 +173,32 @@ class TextEncoder(PretrainedModel):
         if token_type_ids is not None:
             token_type_ids = self._token_types(token_type_ids, (B, L))[computed]
         places = np.broadcast_to(np.arange(L), (B, L))[computed]
-        batch = Batch(offsets(computed), position_ids[computed], places, keys)
+        only_first = first and not rows
+        batch = Batch(offsets(computed), position_ids[computed], places, keys, 0 if only_first else None)
         collect = None
         if output_attentions or output_hidden_states:
             collect = Collector(tokens, computed, hidden_states=output_hidden_states, attentions=output_attentions)
         hidden = self._embed(input_ids[computed], batch.positions, token_type_ids)
         hidden = self._run(hidden, batch, collect)
-        rows = hidden if keys is None else hidden[keys[0]]
         states = (None, None) if collect is None else (collect.hidden_states, collect.attentions)
-        return Encoded(rows, tokens, hidden[batch.cu_seqlens[:-1]] if first else None, *states)
+        if only_first:
+            return Encoded(None, tokens, hidden, *states)
+        first_rows = hidden[batch.cu_seqlens[:-1]] if first else None
+        return Encoded(hidden if keys is None else hidden[keys[0]], tokens, first_rows, *states)
 
     def encode_packed(
-        self, input_ids: np.ndarray, cu_seqlens: np.ndarray, token_type_ids: np.ndarray | None = None
+        self,
+        input_ids: np.ndarray,
+        cu_seqlens: np.ndarray,
+        token_type_ids: np.ndarray | None = None,
+        *,
+        pooled_rows: int | np.ndarray | None = None,
     ) -> np.ndarray:
         """Packed sequences: input_ids (T,), sequence b at cu_seqlens[b]:cu_seqlens[b + 1] -> hidden states (T, h).
 
-        A sequence's rows do not depend on what else is in the call, bit for bit.
+        pooled_rows, an int or (B,) integers: the one row of each sequence that is wanted, counted from its first
+        -> (B, h); the others save their last layer. A sequence's rows do not depend on what else is in the call, bit
+        for bit.
 
         Raises:
             ValueError, TypeError, IndexError: as in `forward`.
@@ -194,7 +216,7 @@ class TextEncoder(PretrainedModel):
             token_type_ids = self._token_types(token_type_ids, input_ids.shape)
         places = np.arange(len(input_ids)) - np.repeat(cu_seqlens[:-1], lengths)
         hidden = self._embed(input_ids, positions, token_type_ids)
-        return self._run(hidden, Batch(cu_seqlens, positions, places), None)
+        return self._run(hidden, Batch(cu_seqlens, positions, places, pooled_rows=pooled_rows), None)
 
     def _check_length(self, positions: np.ndarray, what: str = "") -> None:
         """positions: as `_positions` made them, the first max_length of which there are rows."""

@@ -80,8 +80,8 @@ class HeadModel(PretrainedModel):
         own = {ours: Source(theirs) for ours, theirs in cls.head.items()}
         return under("base", cls.base_class.sources(config, names)) | own
 
-    def _encode(self, arguments: tuple, first: bool, options: dict[str, bool]) -> Encoded:
-        return self.base.encode(*arguments, first=first, **options)
+    def _encode(self, arguments: tuple, options: dict[str, bool], first: bool = False, rows: bool = True) -> Encoded:
+        return self.base.encode(*arguments, first=first, rows=rows, **options)
 
 
 class ForMaskedLM(HeadModel):
@@ -121,7 +121,7 @@ class ForMaskedLM(HeadModel):
     ) -> MaskedLMOutput:
         """Arguments and errors of `TextEncoder.forward` -> logits (B, L, V)."""
         options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
-        found = self._encode((input_ids, attention_mask, token_type_ids, position_ids), False, options)
+        found = self._encode((input_ids, attention_mask, token_type_ids, position_ids), options)
         logits = found.unpacked(self.predictions(found.rows))
         return MaskedLMOutput(logits, found.hidden_states, found.attentions)
 
@@ -136,7 +136,7 @@ class ForSequenceClassification(HeadModel):
     classifier: Linear
 
     def pooled(self, found: Encoded) -> np.ndarray:
-        """What the classifier reads, (B, h); found.first is there if `_reads_first`."""
+        """What the classifier reads, (B, h); found.first is there if `_reads_first`, else found.rows."""
         raise NotImplementedError(f"{type(self).__name__} has no pooled()")
 
     def _reads_first(self) -> bool:
@@ -155,7 +155,8 @@ class ForSequenceClassification(HeadModel):
         """Arguments and errors of `TextEncoder.forward` -> logits (B, num_labels)."""
         options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         arguments = (input_ids, attention_mask, token_type_ids, position_ids)
-        found = self._encode(arguments, self._reads_first(), options)
+        first = self._reads_first()
+        found = self._encode(arguments, options, first=first, rows=not first)
         return SequenceClassifierOutput(self.classifier(self.pooled(found)), found.hidden_states, found.attentions)
 
 
@@ -222,7 +223,7 @@ class ForTokenClassification(HeadModel):
     ) -> TokenClassifierOutput:
         """Arguments and errors of `TextEncoder.forward` -> logits (B, L, num_labels)."""
         options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
-        found = self._encode((input_ids, attention_mask, token_type_ids, position_ids), False, options)
+        found = self._encode((input_ids, attention_mask, token_type_ids, position_ids), options)
         logits = found.unpacked(self.classifier(self._transformed(found.rows)))
         return TokenClassifierOutput(logits, found.hidden_states, found.attentions)
 
@@ -254,7 +255,7 @@ class ForQuestionAnswering(HeadModel):
     ) -> QuestionAnsweringModelOutput:
         """Arguments and errors of `TextEncoder.forward` -> start_logits and end_logits (B, L)."""
         options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
-        found = self._encode((input_ids, attention_mask, token_type_ids, position_ids), False, options)
+        found = self._encode((input_ids, attention_mask, token_type_ids, position_ids), options)
         logits = found.unpacked(self.outputs(self._transformed(found.rows)))
         start, end = (np.ascontiguousarray(logits[..., i]) for i in range(2))
         return QuestionAnsweringModelOutput(start, end, found.hidden_states, found.attentions)

@@ -102,13 +102,22 @@ def _cubic(x: np.ndarray) -> np.ndarray:
     return np.where(x <= 1, near, far)
 
 
-def encoded(layers: PackedEncoder, tokens: np.ndarray, attentions: bool, states: bool) -> tuple[np.ndarray, Collector]:
-    """tokens (B, L, h) through the layers, each row for itself; and what was asked for on the way."""
+def encoded(
+    layers: PackedEncoder, tokens: np.ndarray, attentions: bool = False, states: bool = False, first: bool = False
+) -> tuple[np.ndarray, Collector]:
+    """tokens (B, L, h) through the layers, each row for itself; and what was asked for on the way.
+
+    first: only the first token of each row is wanted, (B, h); the others save the last layer.
+    """
     B, L, h = tokens.shape
     collect = Collector(np.ones((B, L), np.bool_), hidden_states=states, attentions=attentions)
-    rows = tokens.reshape(B * L, h)
-    hidden = layers(rows, np.arange(B + 1) * L, collect=collect if attentions or states else None)
-    return hidden.reshape(B, L, h), collect
+    hidden = layers(
+        tokens.reshape(B * L, h),
+        np.arange(B + 1) * L,
+        pooled_rows=0 if first else None,
+        collect=collect if attentions or states else None,
+    )
+    return hidden if first else hidden.reshape(B, L, h), collect
 
 
 def pair(size: int | list[int]) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from transformer_fast.models.config import ACTIVATIONS, Index, Labels, check_act
 from transformer_fast.models.encoder import Batch, Encoded, TextEncoder
 from transformer_fast.nn import Collector, Embedding, LayerNorm, Linear, Module, ModuleList, RotaryEmbedding, init
 from transformer_fast.nn.linear import PackedRows
+from transformer_fast.nn.packed import for_pooled_rows
 
 _FULL, _WINDOW = "full_attention", "sliding_attention"
 
@@ -145,22 +146,29 @@ class ModernBertLayer(Module):
         angles: tuple[np.ndarray, np.ndarray],
         options: dict[str, Any],
         collect: Collector | None,
+        pooled: np.ndarray | None = None,
     ) -> np.ndarray:
-        """hidden (T, h) -> (T, h), a new array. angles: cos and sin (T, D / 2). options: of varlen_attention."""
+        """hidden (T, h) -> (T, h), a new array. angles: cos and sin (T, D / 2). options: of varlen_attention.
+
+        With pooled (B,), a row of each sequence, counted from row 0 of hidden, those alone: (B, h); options are theirs
+        then.
+        """
         T, h = hidden.shape
         H, D = self.num_heads, h // self.num_heads
         projected = self.Wqkv(hidden if self.attn_norm is None else self.attn_norm(hidden))
         rotated = projected[:, : 2 * h].reshape(T, 2 * H, D).swapaxes(0, 1)
         F.rotary_embedding(rotated, *angles, out=rotated)
         query, key, value = (projected[:, i * h : (i + 1) * h].reshape(T, H, D) for i in range(3))
-        cu_keys = batch.cu_seqlens
+        cu_queries = cu_keys = batch.cu_seqlens
         if batch.keys is not None:
             rows, cu_keys = batch.keys
             key, value = key[rows], value[rows]
-        context = F.varlen_attention(query, key, value, batch.cu_seqlens, cu_keys, **options)
+        if pooled is not None:
+            query, hidden, cu_queries = query[pooled], hidden[pooled], np.arange(len(pooled) + 1)
+        context = F.varlen_attention(query, key, value, cu_queries, cu_keys, **options)
         if collect is not None:
             collect.add_weights(query, key, options)
-        hidden = self.Wo(context.reshape(T, h), residual=hidden)
+        hidden = self.Wo(context.reshape(hidden.shape), residual=hidden)
         return self.mlp(self.mlp_norm(hidden), residual=hidden, out=hidden)
 
     def extra_repr(self) -> str:
@@ -230,14 +238,20 @@ class ModernBertModel(TextEncoder):
             options[_WINDOW] = {"attn_mask": (np.abs(batch.distances()) <= reach)[:, None]}
         if collect is not None:
             collect.add_hidden(hidden)
-        for i, layer in enumerate(self.layers):
+        *layers, last = self.layers
+        for layer in layers:
             hidden = layer(hidden, batch, angles[layer.kind], options[layer.kind], collect)
-            if collect is not None and i + 1 < len(self.layers):
+            if collect is not None:
                 collect.add_hidden(hidden)
-        hidden = self.final_norm(hidden)
+        options = options[last.kind]
+        if collect is not None or batch.pooled_rows is None:
+            state = self.final_norm(last(hidden, batch, angles[last.kind], options, collect))
         if collect is not None:
-            collect.add_hidden(hidden)
-        return hidden
+            collect.add_hidden(state)
+        if batch.pooled_rows is None:
+            return state
+        pooled, options = for_pooled_rows(batch.pooled_rows, batch.cu_seqlens, batch.keys, options)
+        return self.final_norm(last(hidden, batch, angles[last.kind], options, None, pooled))
 
 
 # ----------------------------------------------------------------------------------------------------------------------

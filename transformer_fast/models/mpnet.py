@@ -137,7 +137,7 @@ class MPNetModel(PoolingEncoder):
             reach = int(np.abs(distances).max(initial=0)) + 1
             bias = self.relative_bias.table(reach, reach)[:, distances + reach - 1]
             options = {"attn_mask": np.ascontiguousarray(bias.swapaxes(0, 1))}
-        return self.layers(hidden, batch.cu_seqlens, batch.keys, **options, collect=collect, out=hidden)
+        return self._layers(hidden, batch, collect, **options)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

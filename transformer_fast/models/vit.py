@@ -17,7 +17,7 @@ from transformer_fast.models.config import ACTIVATIONS, Labels, check_fields
 from transformer_fast.models.image_embedding import ImageEmbedding, encoded, pair
 from transformer_fast.models.output import BaseModelOutputWithPooling
 from transformer_fast.models.vision_output import ImageClassifierOutput, TwoHeadedImageClassifierOutput
-from transformer_fast.nn import LayerNorm, Linear, PackedEncoder
+from transformer_fast.nn import Collector, LayerNorm, Linear, PackedEncoder
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,14 @@ class ViTModel(PretrainedModel):
             pooled = self.pooler(state[:, 0], activation=ACTIVATIONS[self.config.pooler_act])
         return BaseModelOutputWithPooling(state, pooled, collect.hidden_states, collect.attentions)
 
+    def class_states(
+        self, pixel_values: np.ndarray, interpolate_pos_encoding: bool, attentions: bool, states: bool
+    ) -> tuple[np.ndarray, Collector]:
+        """last_hidden_state[:, 0] of `forward`, (B, h), without the other tokens' last layer; and what is reported."""
+        tokens = self.embeddings(pixel_values, interpolate_pos_encoding)
+        hidden, collect = encoded(self.layers, tokens, attentions, states, first=True)
+        return self.norm(hidden), collect
+
 
 class ViTForImageClassification(PretrainedModel):
     """The encoder and a linear head on the class token.
@@ -187,12 +195,9 @@ class ViTForImageClassification(PretrainedModel):
         output_hidden_states: bool = False,
     ) -> ImageClassifierOutput:
         """pixel_values (B, C, H, W) -> logits (B, labels); the rest as in `ViTModel`."""
-        base = self._base_output(pixel_values, interpolate_pos_encoding, output_attentions, output_hidden_states)
-        logits = self.classifier(base.last_hidden_state[:, 0])
-        return ImageClassifierOutput(logits, base.hidden_states, base.attentions)
-
-    def _base_output(self, pixel_values, interpolate, attentions, states) -> BaseModelOutputWithPooling:
-        return self.base(pixel_values, interpolate, output_attentions=attentions, output_hidden_states=states)
+        options = (interpolate_pos_encoding, output_attentions, output_hidden_states)
+        states, collect = self.base.class_states(pixel_values, *options)
+        return ImageClassifierOutput(self.classifier(states), collect.hidden_states, collect.attentions)
 
 
 class DeiTModel(ViTModel):
@@ -244,7 +249,8 @@ class DeiTForImageClassificationWithTeacher(DeiTForImageClassification):
         output_hidden_states: bool = False,
     ) -> TwoHeadedImageClassifierOutput:
         """pixel_values (B, C, H, W) -> logits, cls_logits, distillation_logits (B, labels)."""
-        base = self._base_output(pixel_values, interpolate_pos_encoding, output_attentions, output_hidden_states)
+        options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        base = self.base(pixel_values, interpolate_pos_encoding, **options)
         first, second = (base.last_hidden_state[:, i] for i in range(2))
         logits = self.cls_classifier(first), self.distillation_classifier(second)
         mean = (logits[0] + logits[1]) / np.float32(2)

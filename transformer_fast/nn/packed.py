@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from transformer_fast import functional as F
+from transformer_fast.functional.attention_checks import rows_within
 from transformer_fast.nn.attention import PackedSelfAttention
 from transformer_fast.nn.feed_forward import FeedForward
 from transformer_fast.nn.module import Module, ModuleList
@@ -95,6 +96,35 @@ def _for_sequence(options: dict[str, Any], b: int, longest: int, Lq: int, Lk: in
     return own
 
 
+def for_pooled_rows(
+    pooled_rows: int | np.ndarray,
+    cu_seqlens: np.ndarray,
+    keys: tuple[np.ndarray, np.ndarray] | None,
+    options: dict[str, Any],
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """What a last layer needs for one row of each sequence: those rows (B,), counted from row 0, and their options.
+
+    pooled_rows, cu_seqlens and keys: of `PackedEncoder`. options: of varlen_attention, for all rows. A relative bias
+    becomes a mask, since the rows may stand in different places.
+    """
+    lengths = np.diff(cu_seqlens)
+    places = rows_within(pooled_rows, "pooled_rows", lengths)
+    own = dict(options)
+    if own.get("is_causal") or "window" in own:
+        own["causal_offset"] = places
+    mask, bias = own.pop("attn_mask", None), own.pop("relative_bias", None)
+    if mask is not None:
+        mask = np.broadcast_to(mask, (len(places), *mask.shape[1:]))[np.arange(len(places)), :, places]
+    if bias is not None:
+        key_lengths = lengths if keys is None else np.diff(keys[1])
+        distances = np.arange(key_lengths.max(initial=0)) - places[:, None]
+        bias = bias[:, distances + lengths.max(initial=0) - 1].swapaxes(0, 1)
+        mask = bias if mask is None else mask + bias
+    if mask is not None:
+        own["attn_mask"] = np.ascontiguousarray(mask[:, :, None])
+    return cu_seqlens[:-1] + places, own
+
+
 class Scratch:
     """The intermediate arrays of a layer; all layers of one call use the same ones."""
 
@@ -127,19 +157,25 @@ class PackedEncoderLayer(Module):
         scratch: Scratch,
         collect: Collector | None,
         out: np.ndarray,
+        pooled: np.ndarray | None = None,
     ) -> np.ndarray:
-        """hidden (T, h) -> (T, h), written to out, which may be hidden."""
-        rows, attended = scratch.rows, scratch.attended
+        """hidden (T, h) -> (T, h), written to out, which may be hidden.
+
+        With pooled (B,), a row of each sequence, counted from row 0 of hidden, those alone: (B, h), not hidden; options
+        are theirs then.
+        """
+        own = hidden if pooled is None else hidden[pooled]
+        rows, attended, inner = (array[: len(own)] for array in (scratch.rows, scratch.attended, scratch.inner))
         buffers = {"projected": scratch.projected, "context": attended, "out": rows}
+        attend = {"keys": keys, "pooled": pooled, "residual": own} | buffers | options
         if self.norm_first:
-            normed = self.attention_norm(hidden, out=attended)
-            self.attention(normed, cu_seqlens, keys=keys, residual=hidden, **buffers, **options)
+            self.attention(self.attention_norm(hidden, out=scratch.attended), cu_seqlens, **attend)
             normed = self.feed_forward_norm(rows, out=attended)
-            self.feed_forward(normed, residual=rows, hidden=scratch.inner, out=out)
+            self.feed_forward(normed, residual=rows, hidden=inner, out=out)
         else:
-            self.attention(hidden, cu_seqlens, keys=keys, residual=hidden, **buffers, **options)
+            self.attention(hidden, cu_seqlens, **attend)
             normed = self.attention_norm(rows, out=attended)
-            self.feed_forward(normed, residual=normed, hidden=scratch.inner, out=rows)
+            self.feed_forward(normed, residual=normed, hidden=inner, out=rows)
             self.feed_forward_norm(rows, out=out)
         if collect is not None:
             query, key = np.split(scratch.projected, 3, axis=1)[:2]
@@ -205,6 +241,7 @@ class PackedEncoder(ModuleList):
         is_causal: bool = False,
         relative_bias: np.ndarray | None = None,
         attn_mask: np.ndarray | None = None,
+        pooled_rows: int | np.ndarray | None = None,
         collect: Collector | None = None,
         out: np.ndarray | None = None,
     ) -> np.ndarray:
@@ -212,7 +249,8 @@ class PackedEncoder(ModuleList):
 
         keys = (rows, cu_seqlens_k) attends only those rows; by default all. is_causal, relative_bias (H or 1,
         Mq + Mk - 1) and attn_mask (B or 1, H or 1, Mq, Mk): of varlen_attention, the same in every layer. collect
-        keeps attentions and hidden states, the input among them. out may be hidden itself.
+        keeps attentions and hidden states, the input among them. out may be hidden itself. pooled_rows: of
+        functional.Encoder, the one row of each sequence that is wanted -> (B, h), not over hidden.
 
         Raises:
             ValueError, TypeError: shapes or types do not fit.
@@ -221,15 +259,33 @@ class PackedEncoder(ModuleList):
         options = {"is_causal": is_causal, "relative_bias": relative_bias, "attn_mask": attn_mask}
         options = {name: value for name, value in options.items() if value is not None and value is not False}
         if keys is None and relative_bias is None and attn_mask is None and collect is None and len(self):
-            return self._engine.get(self, is_causal)(hidden, cu_seqlens, out=out)
+            return self._engine.get(self, is_causal)(hidden, cu_seqlens, pooled_rows=pooled_rows, out=out)
         if collect is not None:
             collect.add_hidden(hidden)
+        if pooled_rows is not None:
+            return self._pooled(hidden, cu_seqlens, keys, options, pooled_rows, collect, out)
         if out is None:
             out = np.empty_like(hidden)
         scratch = Scratch(len(hidden), self.h, self.inner)
         for layer in self:
             hidden = layer(hidden, cu_seqlens, keys, options, scratch, collect, out)
         return hidden
+
+    def _pooled(self, hidden, cu_seqlens, keys, options, pooled_rows, collect, out) -> np.ndarray:
+        """`forward` with pooled_rows, layer by layer."""
+        pooled, own_options = for_pooled_rows(pooled_rows, np.asarray(cu_seqlens), keys, options)
+        if out is None:
+            out = np.empty((len(pooled), self.h), np.float32)
+        if not len(self):
+            out[...] = hidden[pooled]
+            return out
+        *layers, last = self
+        scratch, state = Scratch(len(hidden), self.h, self.inner), np.empty_like(hidden)
+        for layer in layers:
+            hidden = layer(hidden, cu_seqlens, keys, options, scratch, collect, state)
+        if collect is not None:  # all rows of the last layer are only reported: the result has the bits as without
+            last(hidden, cu_seqlens, keys, options, scratch, collect, np.empty_like(hidden))
+        return last(hidden, cu_seqlens, keys, own_options, scratch, None, out, pooled)
 
     def extra_repr(self) -> str:
         return f"{self.h}, num_heads={self.num_heads}, inner={self.inner}, norm_first={self.norm_first}"

@@ -40,6 +40,7 @@ class PackedSelfAttention(Module):
         cu_seqlens: np.ndarray,
         *,
         keys: tuple[np.ndarray, np.ndarray] | None = None,
+        pooled: np.ndarray | None = None,
         residual: np.ndarray | None = None,
         projected: np.ndarray | None = None,
         context: np.ndarray | None = None,
@@ -48,9 +49,10 @@ class PackedSelfAttention(Module):
     ) -> np.ndarray:
         """input (T, E), sequence b in rows cu_seqlens[b]:cu_seqlens[b + 1] -> (T, E), with the residual added.
 
-        keys = (rows, cu_seqlens_k) attends only those rows of the input; by default all. projected (T, 3E) and
-        context (T, E) are scratch that a caller may reuse. options: is_causal, window, relative_bias, ... of
-        functional.varlen_attention.
+        keys = (rows, cu_seqlens_k) attends only those rows of the input; by default all. pooled (B,): rows of the
+        input, one of each sequence, that alone attend -> (B, E), as are residual, context and out then. projected
+        (T, 3E) and context (T, E) are scratch that a caller may reuse. options: is_causal, window, relative_bias, ...
+        of functional.varlen_attention.
         """
         E, heads = self.embed_dim, (-1, self.num_heads, self.embed_dim // self.num_heads)
         projected = self.in_proj(input, out=projected)
@@ -59,8 +61,10 @@ class PackedSelfAttention(Module):
         if keys is not None:
             rows, cu_seqlens_k = keys
             key, value = key[rows], value[rows]
+        if pooled is not None:
+            query, cu_seqlens = query[pooled], np.arange(len(pooled) + 1)
         if context is None:
-            context = np.empty((len(input), E), np.float32)
+            context = np.empty((len(query), E), np.float32)
         F.varlen_attention(query, key, value, cu_seqlens, cu_seqlens_k, out=context.reshape(heads), **options)
         return self.out_proj(context, residual=residual, out=out)
 
