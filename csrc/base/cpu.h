@@ -18,6 +18,7 @@ typedef struct {
     int64_t l1d_bytes, l2_bytes, l3_bytes;
     char brand[49];
     int intel; /* the maker: for what is measured to be better on its processors alone */
+    int zen4;  /* AMD's family 19h (Zen 3 and 4): likewise */
 } tfast_cpu;
 
 /* Filled at the first call; safe to call from several threads (each would write the same values). */

@@ -17,12 +17,19 @@
  * 16, 24, 32 keys: one row, 32 kv heads 8050, 8330, 8630, 8870; eight rows, 4 kv heads 1453, 1243, 981, 955. Two and
  * four rows were not measured by themselves. */
 #define PREFETCH_BYTES(rows) ((rows) == 1 ? 6144 : 14336)
+/* Zen 4 loses by fetching into L1. From memory, 2048 keys, GB/s (reading alone gives 30) for what is measured above,
+ * for the same into L2, and for what is done there instead: one row, V alone, 3 KB ahead or, where V is passed in
+ * pieces of its width, a piece further on: D = 64 21, 22, 29; D = 128 16, 24, 28. Four rows, D = 128: 11 and 21, into
+ * L2. */
+enum { FAR_VALUE_BYTES = 3072 };
 /* Keys of one step of the online softmax, at multiples of it: K and V are read in turns of so many rows. Zen 5, 8192
  * keys of D = 128, microseconds for 128, 256, 512, 1024: 32 heads 8650, 8260, 8380, 8370; 4 heads 856, 829, 815, 698.
  */
 enum { DECODE_BLOCK = 512 };
 /* Registers for sums of values: half of what the machine has, the rest holds a row of V and its weights. */
 enum { DECODE_ACCUMULATORS = V_LANES == 16 ? 16 : 8 };
+/* Vectors of V that one row takes together. */
+enum { ONE_ROW_VECTORS = 4 };
 /* Keys whose rows of V pass by all accumulators before the next: 16 KB at Dv = 128, so that they stay in L1. */
 enum { VALUE_KEYS = 32 };
 
@@ -34,6 +41,7 @@ typedef struct {
     int64_t d_padded, dv_padded;
     int64_t first, end;       /* keys that any row sees */
     int64_t k_ahead, v_ahead; /* from a row to the one that is fetched meanwhile, bytes */
+    int fetch_far;            /* of the piece */
 } decode_t;
 
 /* Whole vectors of fp32, the usual case, need no test in the inner loop. `plain` is a constant after inlining. */
@@ -41,9 +49,17 @@ V_INLINE vf decode_load(const char* row, int64_t d, int64_t width, tfast_dtype d
     return plain ? v_load((const float*)row + d) : load_row(row, d, width, dtype);
 }
 
+V_INLINE void fetch_kv(const char* p, const int far) {
+    if (far)
+        __builtin_prefetch(p, 0, 2);
+    else
+        __builtin_prefetch(p);
+}
+
 /* Scores of `keys` (a constant: V_LANES / rows) keys from k0 on, of which n exist; the others repeat the last. One row
  * takes K key by key, as it lies in memory; more share each of their loads of K. */
-V_INLINE void dot_group(const decode_t* w, int64_t k0, int64_t n, const int rows, const int plain, float* S) {
+V_INLINE void dot_group(const decode_t* w, int64_t k0, int64_t n, const int rows, const int plain, const int far,
+                        float* S) {
     const int keys = V_LANES / rows;
     const tfast_dtype dtype = w->c->dtype;
     const int64_t element = w->s.element, stride = w->c->k_stride[2] * element, D = w->c->D, ahead = w->k_ahead;
@@ -58,7 +74,7 @@ V_INLINE void dot_group(const decode_t* w, int64_t k0, int64_t n, const int rows
         for (int j = 0; j < keys; j++) {
             const int64_t width = j < n ? D : 0;
             for (int64_t d = 0; d < width; d += V_LANES) {
-                __builtin_prefetch(row[j] + d * element + ahead);
+                if (!far) fetch_kv(row[j] + d * element + ahead, 0);
                 acc[j] = v_fma(v_load(w->q + d), decode_load(row[j], d, D - d, dtype, plain), acc[j]);
             }
         }
@@ -70,7 +86,7 @@ V_INLINE void dot_group(const decode_t* w, int64_t k0, int64_t n, const int rows
 #pragma GCC unroll 16
             for (int j = 0; j < keys; j++) {
                 const vf k = decode_load(row[j], d, D - d, dtype, plain);
-                __builtin_prefetch(row[j] + d * element + ahead);
+                fetch_kv(row[j] + d * element + ahead, far);
 #pragma GCC unroll 8
                 for (int r = 0; r < rows; r++) acc[r * keys + j] = v_fma(q[r], k, acc[r * keys + j]);
             }
@@ -83,19 +99,19 @@ V_INLINE void dot_group(const decode_t* w, int64_t k0, int64_t n, const int rows
 }
 
 /* S has room for whole groups: DECODE_BLOCK is a multiple of them. */
-V_INLINE void dot_block(const decode_t* w, int64_t k0, int64_t n, const int rows, const int plain) {
+V_INLINE void dot_block(const decode_t* w, int64_t k0, int64_t n, const int rows, const int plain, const int far) {
     const int64_t keys = V_LANES / rows;
-    for (int64_t j = 0; j < n; j += keys) dot_group(w, k0 + j, TFAST_MIN(keys, n - j), rows, plain, w->scores + j);
+    for (int64_t j = 0; j < n; j += keys) dot_group(w, k0 + j, TFAST_MIN(keys, n - j), rows, plain, far, w->scores + j);
 }
 
 /* Keys [k0, k0 + n), vectors of Dv from d on; `last` is the width of the last of them. O is multiplied by alpha first,
  * where it is given. */
 V_INLINE void value_columns(const decode_t* w, int64_t k0, int64_t n, const float* S, int64_t d, int64_t last,
-                            const float* alpha, const int rows, const int vectors, const int plain) {
+                            const float* alpha, const int rows, const int vectors, const int plain, const int far) {
     const int64_t element = w->s.element, stride = w->c->v_stride[2] * element, ahead = w->v_ahead;
     const tfast_dtype dtype = w->c->dtype;
     const char* v = w->s.v + k0 * stride;
-    vf acc[8][4];
+    vf acc[8][ONE_ROW_VECTORS];
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
@@ -104,11 +120,11 @@ V_INLINE void value_columns(const decode_t* w, int64_t k0, int64_t n, const floa
             if (alpha) acc[r][i] = v_mul(acc[r][i], v_set1(alpha[r]));
         }
     for (int64_t j = 0; j < n; j++, v += stride) {
-        vf x[4];
+        vf x[ONE_ROW_VECTORS];
 #pragma GCC unroll 4
         for (int i = 0; i < vectors; i++) {
             x[i] = decode_load(v, d + i * V_LANES, i == vectors - 1 ? last : V_LANES, dtype, plain);
-            __builtin_prefetch(v + (d + i * V_LANES) * element + ahead);
+            fetch_kv(v + (d + i * V_LANES) * element + ahead, far);
         }
 #pragma GCC unroll 8
         for (int r = 0; r < rows; r++) {
@@ -123,33 +139,41 @@ V_INLINE void value_columns(const decode_t* w, int64_t k0, int64_t n, const floa
         for (int i = 0; i < vectors; i++) v_store(w->o + r * w->dv_padded + d + i * V_LANES, acc[r][i]);
 }
 
-V_INLINE void value_block(const decode_t* w, int64_t k0, int64_t n, const float* alpha, const int rows,
-                          const int plain) {
-    const int wide = rows >= DECODE_ACCUMULATORS / 4 ? DECODE_ACCUMULATORS / rows : 4;
+V_INLINE void value_block(const decode_t* w, int64_t k0, int64_t n, const float* alpha, const int rows, const int plain,
+                          const int far) {
+    const int wide = rows >= DECODE_ACCUMULATORS / ONE_ROW_VECTORS ? DECODE_ACCUMULATORS / rows : ONE_ROW_VECTORS;
     for (int64_t j = 0; j < n; j += VALUE_KEYS) {
         const int64_t keys = TFAST_MIN(VALUE_KEYS, n - j), step = wide * V_LANES;
         const float *S = w->scores + j, *scale = j == 0 ? alpha : NULL;
         int64_t d = 0;
-        for (; d + step <= w->c->Dv; d += step) value_columns(w, k0 + j, keys, S, d, V_LANES, scale, rows, wide, plain);
-        for (; d < w->c->Dv; d += V_LANES) value_columns(w, k0 + j, keys, S, d, w->c->Dv - d, scale, rows, 1, plain);
+        for (; d + step <= w->c->Dv; d += step)
+            value_columns(w, k0 + j, keys, S, d, V_LANES, scale, rows, wide, plain, far);
+        for (; d < w->c->Dv; d += V_LANES)
+            value_columns(w, k0 + j, keys, S, d, w->c->Dv - d, scale, rows, 1, plain, far);
     }
 }
 
 /* All rows over one block: products, and weighted sums. Rows are filled up to a power of two with queries of 0. */
 typedef enum { DECODE_DOTS, DECODE_VALUES } decode_part;
 
+/* `plain` and `far` are constants where they are both; half types and odd widths load more slowly than they branch. */
 V_INLINE void decode_rows(const decode_t* w, int64_t k0, int64_t n, const float* alpha, decode_part part,
                           const int rows) {
-    const tfast_attention* c = w->c;
+    const int64_t width = part == DECODE_DOTS ? w->c->D : w->c->Dv;
+    const int plain = w->c->dtype == TFAST_F32 && width % V_LANES == 0, far = w->fetch_far;
     if (part == DECODE_DOTS) {
-        if (c->dtype == TFAST_F32 && c->D % V_LANES == 0)
-            dot_block(w, k0, n, rows, 1);
+        if (!plain)
+            dot_block(w, k0, n, rows, 0, far);
+        else if (far)
+            dot_block(w, k0, n, rows, 1, 1);
         else
-            dot_block(w, k0, n, rows, 0);
-    } else if (c->dtype == TFAST_F32 && c->Dv % V_LANES == 0)
-        value_block(w, k0, n, alpha, rows, 1);
+            dot_block(w, k0, n, rows, 1, 0);
+    } else if (!plain)
+        value_block(w, k0, n, alpha, rows, 0, far);
+    else if (far)
+        value_block(w, k0, n, alpha, rows, 1, 1);
     else
-        value_block(w, k0, n, alpha, rows, 0);
+        value_block(w, k0, n, alpha, rows, 1, 0);
 }
 
 static void decode_part_of_rows(const decode_t* w, int64_t k0, int64_t n, const float* alpha, decode_part part,
@@ -299,9 +323,13 @@ static void begin_decode(const tfast_attention* c, const tfast_attention_piece* 
     w->c = c;
     w->t = t;
     set_sequence(c, p, &w->s);
-    w->k_ahead = tfast_ceil_div(PREFETCH_BYTES(rows), c->D * w->s.element) * c->k_stride[2] * w->s.element;
-    w->v_ahead =
-        tfast_ceil_div(PREFETCH_BYTES(rows), TFAST_MAX(c->Dv, 1) * w->s.element) * c->v_stride[2] * w->s.element;
+    const int64_t element = w->s.element;
+    const int64_t k_bytes = PREFETCH_BYTES(rows);
+    const int64_t far_bytes = c->Dv <= ONE_ROW_VECTORS * V_LANES ? FAR_VALUE_BYTES : VALUE_KEYS * c->Dv * element;
+    const int64_t v_bytes = p->fetch_far && rows == 1 ? far_bytes : k_bytes;
+    w->fetch_far = p->fetch_far;
+    w->k_ahead = tfast_ceil_div(k_bytes, c->D * element) * c->k_stride[2] * element;
+    w->v_ahead = tfast_ceil_div(v_bytes, TFAST_MAX(c->Dv, 1) * element) * c->v_stride[2] * element;
     w->d_padded = tfast_round_up(c->D, V_LANES);
     w->dv_padded = tfast_round_up(c->Dv, V_LANES);
     w->scores = (float*)(scratch + (sizeof(panel_t) + 63) / 64 * 64);

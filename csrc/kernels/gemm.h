@@ -78,7 +78,9 @@ typedef struct {
     const char* stream; /* or NULL: what is fetched between the steps of k, stream_step bytes a step */
     int64_t stream_step;
     int64_t stream_steps,
-        stream_skip; /* after so many steps so many bytes further from where they began; skip 0: never */
+        stream_skip;  /* after so many steps so many bytes further from where they began; skip 0: never */
+    const float* y;   /* or NULL: rows of a panel's width that the tile or its epilogue writes, out of cache maybe: */
+    int64_t y_stride; /* with a stream, they are fetched in the first steps of k */
 } tile_args;
 
 V_INLINE vf load_upto(const float* p, int cut, int64_t n) {
@@ -132,12 +134,21 @@ V_INLINE void tile_sums(const tile_args* t, const int m, const int nv, vf acc[TI
         tile_step(a, t->row_stride, b, 0, NULL, m, nv, acc);
 }
 
-/* The same, and memory that is wanted later, in a row. */
+/* The same, and memory that is wanted later, in a row. The rows of y come first: a store that misses the caches keeps
+ * those behind it waiting, up to the sums of the next tile. Zen 4, 1024 rows, 384 -> 1536: 0.918 of the peak without,
+ * 0.936 with; into L2 alone 0.920. */
 V_INLINE void tile_sums_streaming(const tile_args* t, const int m, const int nv, vf acc[TILE_ROWS][TILE_VECTORS]) {
-    const float *a = t->a, *b = t->b;
+    const float *a = t->a, *b = t->b, *y = t->y;
     const int64_t step = t->stream_step;
     const char* next = t->stream;
-    for (int64_t k = t->k; k > 0; k--, a += t->col_stride, b += PANEL) {
+    int64_t k = t->k;
+#pragma GCC unroll 1
+    for (int i = 0; y && i < m && k > 0; i++, k--, a += t->col_stride, b += PANEL, y += t->y_stride) {
+        tile_step(a, t->row_stride, b, 1, next, m, nv, acc);
+        for (int j = 0; j < nv * V_LANES; j += 16) __builtin_prefetch(y + j, 1);
+        next += step;
+    }
+    for (; k > 0; k--, a += t->col_stride, b += PANEL) {
         tile_step(a, t->row_stride, b, 1, next, m, nv, acc);
         if (step > 64) __builtin_prefetch(next + 64, 0, 2);
         if (step > 128) __builtin_prefetch(next + 128, 0, 2);
@@ -244,6 +255,7 @@ static void tile_rows(tile_args* t, int64_t m, int64_t nv) {
         t->a += t->a_step;
         t->from += from_step;
         t->c += c_step;
+        if (t->y) t->y += TILE_ROWS * t->y_stride;
         if (!t->stream) continue;
         const int64_t moved = rows ? rows * t->stream_skip : t->stream_step * t->k;
         t->stream += moved;
@@ -304,7 +316,9 @@ static void KERNEL(gemm_f32_panel)(const tfast_gemm_panel* p) {
                           : p->bias ? END_ADD_ROW
                                     : END_STORE,
                    .row = p->bias,
-                   .n = p->n};
+                   .n = p->n,
+                   .y = p->last ? p->y : NULL,
+                   .y_stride = p->y_stride};
     if (p->m > TILE_ROWS && p->next_bytes) {
         t.stream = (const char*)p->next;
         t.stream_step = tfast_ceil_div(p->next_bytes, p->k * tfast_ceil_div(p->m, TILE_ROWS));

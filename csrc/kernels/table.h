@@ -24,7 +24,8 @@
  * nothing else writes. The caller cuts k by its length alone: the cut decides the rounding. */
 typedef struct {
     int64_t m, n, k;
-    int64_t k_block; /* gemm_f32_few alone reads it */
+    int64_t k_block; /* gemm_f32_few alone reads it, and */
+    int fetch;       /* whether it fetches B ahead of its loads */
     const float* a;
     int64_t a_stride;
     const void* rows; /* what gemm_f32_rows made of A, where that is a slot */
@@ -93,7 +94,8 @@ typedef struct tfast_attention_piece {
     int copy_keys; /* fp32 K and V are copied, superblock by superblock, before they are read: enough panels read them.
                       Half types always are; a matrix unit ignores it */
     int decode;    /* the rows of the whole sequence and group are few: attention_f32_decode (its sums run in another
-                      order) */
+                      order), */
+    int fetch_far; /* which fetches K and V into L2, not into L1, and K of one row not at all */
     float* partial;
 } tfast_attention_piece;
 

@@ -150,6 +150,7 @@ static void cut_batch(plan_t* p, int64_t b) {
     const row_cut cut = grouped ? cut_of(p, &l, few, l.lq * p->group, 1) : cut_of(p, &l, few, l.lq, p->group);
     for (int64_t g = 0; g < c->Hkv; g++) {
         tfast_attention_piece base = {.batch = b, .kv_head = g, .head = g * p->group, .few = few};
+        base.fetch_far = tfast_cpu_info()->zen4; /* measured in attention_decode.h */
         base.decode = grouped && !c->weights && !c->additive && cut.rows <= kernels->decode_rows;
         for (int64_t h = 0; h < (grouped ? 1 : p->group); h++, base.head++) add_rows(p, base, &l, &cut);
     }

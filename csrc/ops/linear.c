@@ -2,7 +2,7 @@
  *
  * Called by transformer_fast/_core.pyx. The kernels (kernels/gemm.h; gemm_few.h for a few rows) multiply a block of
  * rows of x, in place, by packed panels of the weight; here is the order of the blocks. Every element of y is a sum
- * over blocks of K, whose lengths depend on K and L1 alone, added in order: neither the number of threads nor the other
+ * over blocks of K, whose lengths depend on K alone, added in order: neither the number of threads nor the other
  * rows change a bit of it. */
 #include "../tfast.h"
 
@@ -10,8 +10,6 @@
 #include "../runtime/dispatch.h"
 #include "../runtime/parallel.h"
 
-/* A block of a panel stays in L1 while all rows of a row block pass by it: 3/4 of L1, the rest is for x and y. */
-#define PANEL_SHARE_OF_L1 0.75
 /* A row block of x, and of sums where they are kept, stays in L2 while all panels pass by it. */
 #define ROWS_SHARE_OF_L2 0.5
 #define MAX_BLOCK_ROWS   768
@@ -85,6 +83,7 @@ static tfast_gemm_panel columns_from(const block_t* b, int64_t n) {
                               .n = end - n,
                               .k = c->weight->K,
                               .k_block = b->p->k_block,
+                              .fetch = !tfast_cpu_info()->zen4, /* measured in gemm_few.h */
                               .a = c->x + row * c->x_stride,
                               .a_stride = c->x_stride,
                               .b = c->weight->panels + n * c->weight->K,
@@ -190,8 +189,7 @@ static int64_t most_rows(plan_t* p, int64_t N, int64_t K) {
 
 static void make_plan(plan_t* p, const tfast_linear* c, int threads) {
     const int64_t tile = p->kernels->tile_rows, width = p->kernels->panel_width, K = TFAST_MAX(c->weight->K, 1);
-    const int64_t fits = (int64_t)(PANEL_SHARE_OF_L1 * (double)tfast_cpu_info()->l1d_bytes) / (width * 4);
-    const int64_t blocks = tfast_ceil_div(K, tfast_clamp(fits, 64, p->kernels->k_block));
+    const int64_t blocks = tfast_ceil_div(K, p->kernels->k_block);
     p->k_block = tfast_round_up(tfast_ceil_div(K, blocks), p->kernels->k_unit);
     const int64_t rows = most_rows(p, c->weight->N, K), wanted = (int64_t)threads * TASKS_PER_THREAD;
     p->n_panels = tfast_ceil_div(c->weight->N, width);
