@@ -141,14 +141,13 @@ V_INLINE void tile_sums_streaming(const tile_args* t, const int m, const int nv,
     const float *a = t->a, *b = t->b, *y = t->y;
     const int64_t step = t->stream_step;
     const char* next = t->stream;
-    int64_t k = t->k;
-#pragma GCC unroll 1
-    for (int i = 0; y && i < m && k > 0; i++, k--, a += t->col_stride, b += PANEL, y += t->y_stride) {
+    const int64_t fetching = y ? TFAST_MIN(m, t->k) : 0;
+    for (int64_t i = fetching; i > 0; i--, a += t->col_stride, b += PANEL, y += t->y_stride) {
         tile_step(a, t->row_stride, b, 1, next, m, nv, acc);
         for (int j = 0; j < nv * V_LANES; j += 16) __builtin_prefetch(y + j, 1);
         next += step;
     }
-    for (; k > 0; k--, a += t->col_stride, b += PANEL) {
+    for (int64_t k = t->k - fetching; k > 0; k--, a += t->col_stride, b += PANEL) {
         tile_step(a, t->row_stride, b, 1, next, m, nv, acc);
         if (step > 64) __builtin_prefetch(next + 64, 0, 2);
         if (step > 128) __builtin_prefetch(next + 128, 0, 2);
