@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--sample", type=float, default=0.02, help="seconds a turn lasts at least (default: 0.02)")
     parser.add_argument("--quick", action="store_true", help="small cases, two short rounds: does everything work?")
     parser.add_argument("--out", type=Path, help="the JSON file; only with one question and one number of threads")
+    parser.add_argument("--machine", help='what titles and file names call the machine: "Zen 4" (default: nothing)')
     parser.add_argument("--folder", type=Path, help="where files without --out go, and the plots")
     options = parser.parse_args()
     options.folder = options.folder or (_QUICK_RESULTS if options.quick else _RESULTS)
@@ -80,8 +82,16 @@ def _measure(question: str, threads: int, options: argparse.Namespace, say: Call
         module.run(session, options.quick)
         result = session.result()
     result["quick"] = options.quick
+    if options.machine:
+        result["machine"]["name"] = options.machine
     result["claims"] = claims.judge(result, module.CLAIMS)
     return result
+
+
+def _file_name(result: dict[str, Any]) -> str:
+    machine = re.sub(r"[^a-z0-9]", "", result["machine"].get("name", "").lower())
+    threads = f"{result['threads']}thread{'s' * (result['threads'] > 1)}"
+    return "-".join(part for part in (result["benchmark"], machine, result["isa"], threads) if part) + ".json"
 
 
 def main() -> None:
@@ -94,8 +104,7 @@ def main() -> None:
     for threads in options.threads:
         for question in options.question:
             result = _measure(question, threads, options, say)
-            plural = "" if threads == 1 else "s"
-            path = options.out or options.folder / f"{question}-{result['isa']}-{threads}thread{plural}.json"
+            path = options.out or options.folder / _file_name(result)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
             written.append(path)

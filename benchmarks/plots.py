@@ -63,7 +63,8 @@ def _caption(result: dict[str, Any]) -> str:
         versions |= backend.get("versions", {})
     listed = ", ".join(f"{name} {version}" for name, version in versions.items())
     threads = f"{result['threads']} thread{'s' * (result['threads'] > 1)}"
-    return f"{result['machine']['cpu']}, {result['isa']}, {threads}, float32; {result['date']}; {listed}"
+    machine = result["machine"].get("name") or result["machine"]["cpu"]
+    return f"{machine}, {result['isa']}, {threads}, float32; {result['date']}; {listed}"
 
 
 def _draw_curves(result: dict[str, Any]) -> Any:

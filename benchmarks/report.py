@@ -43,8 +43,9 @@ def write_into(document: Path, text: str) -> None:
 def _section(path: Path) -> str:
     result = json.loads(path.read_text(encoding="utf-8"))
     threads = result["threads"]
-    machine = f"{result['machine']['cpu'].split(' Processor')[0]}, {result['isa']}"
-    title = f"## {result['benchmark'].capitalize()}, {threads} thread{'s' * (threads > 1)}: {machine}"
+    name = result["machine"].get("name")
+    machine = result["machine"]["cpu"].split(" Processor")[0] + (f" ({name})" if name else "")
+    title = f"## {result['benchmark'].capitalize()}, {threads} thread{'s' * (threads > 1)}: {machine}, {result['isa']}"
     parts = [title, _about(result, path), _verdicts(result), *_TABLES[result["benchmark"]](result), _peers(result)]
     return "\n\n".join(part for part in parts if part)
 

@@ -72,6 +72,15 @@ def test_claims_are_about_cases_that_exist(load, question):
         assert verdicts and not [v["claim"] for v in verdicts if v["value"] is None]
 
 
+@pytest.mark.parametrize(
+    "machine, n, name", [("Zen 4", 1, "linear-zen4-avx512-1thread"), ("", 2, "linear-avx512-2threads")]
+)
+def test_results_of_different_machines_go_to_different_files(load, machine, n, name):
+    called = {"name": machine} if machine else {}
+    result = {"benchmark": "linear", "machine": called, "isa": "avx512", "threads": n}
+    assert load("__main__")._file_name(result) == f"{name}.json"
+
+
 def test_what_is_missing_is_never_held(load):
     claims = load("claims")
     result = {"threads": 1, "isa": "avx512", "rows": []}
