@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Sized
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -28,6 +30,8 @@ from transformer_fast.checkpoint import (
 )
 from transformer_fast.models import load_model
 from transformer_fast.tokenization import encoded_batch, lower_case, packed, read_tokenizer, typed
+
+_T = TypeVar("_T")
 
 # 1_Pooling/config.json's flags of older releases -> pooling_mode of newer ones, in the order of concatenation.
 _POOLING_FLAGS = {
@@ -169,7 +173,8 @@ class SentenceEncoder:
         Args:
             prompt_name, prompt: what is put before each text: one of `prompts`, or a text of its own.
             batch_size: texts of a batch. Batches that follow each other run together until they hold 1,024 tokens for
-                each thread; more than 16,384 run in parts. It changes speed and memory, not one bit of the result.
+                each thread; more than 16,384 run in parts. While they run, the next ones are tokenised on a thread of
+                its own (not after `set_num_threads(1)`). It changes speed and memory, not one bit of the result.
             show_progress_bar: None shows it in a terminal if the work is long. It goes to stderr.
             output_value: "sentence_embedding", or "token_embeddings" for a list of (L, h) arrays.
             convert_to_numpy: False gives a list of vectors instead of one array.
@@ -289,14 +294,18 @@ class SentenceEncoder:
 
     def _runs(self, texts: list[str], job: _Job) -> Iterator[tuple[list[int], Sequence[np.ndarray]]]:
         """Indices of texts that ran together, and a view of the result of each, until all have run."""
-        for indices, tokens in self._together(texts, job):
-            if job.tokens_wanted:
-                ids, cu_seqlens = packed(tokens)
-                yield indices, np.split(self.model.encode_packed(ids, cu_seqlens), cu_seqlens[1:-1])
-            else:
-                yield indices, self._finished(self._pooled(tokens, job.skipped), job)
+        together = self._together(texts, job)
+        if F.get_num_threads() > 1 and len(texts) > job.batch_size:
+            together = _made_ahead(together)
+        with closing(together):  # whatever happens here, the other thread ends
+            for indices, tokens in together:
+                if job.tokens_wanted:
+                    ids, cu_seqlens = packed(tokens)
+                    yield indices, np.split(self.model.encode_packed(ids, cu_seqlens), cu_seqlens[1:-1])
+                else:
+                    yield indices, self._finished(self._pooled(tokens, job.skipped), job)
 
-    def _together(self, texts: list[str], job: _Job) -> Iterator[tuple[list[int], list[list[int]]]]:
+    def _together(self, texts: list[str], job: _Job) -> Generator[tuple[list[int], list[list[int]]]]:
         """Indices and tokens of the texts that run together: batches, merged and cut by their number of tokens."""
         # The longest first: the memory needed is known at once, and the progress bar speeds up rather than slows down.
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]), reverse=True)
@@ -386,6 +395,15 @@ def _pool(mode: str, hidden: np.ndarray, cu_seqlens: np.ndarray, skipped: int) -
         else:
             pooled[b] = rows[0]
     return pooled
+
+
+def _made_ahead(items: Iterator[_T]) -> Generator[_T]:
+    """The items; each is made by another thread while the one before it is used. Tokenizers work without the GIL."""
+    with ThreadPoolExecutor(1, "tokenizing") as pool:
+        coming = pool.submit(list, islice(items, 1))
+        while found := coming.result():
+            coming = pool.submit(list, islice(items, 1))
+            yield from found
 
 
 def _normalized(vectors: np.ndarray) -> np.ndarray:
