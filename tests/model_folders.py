@@ -36,6 +36,13 @@ WORDS = [
     *(f"##{c}" for c in "abcdeinorst"),
 ]
 WORDS += ["the", "cat", "sat", "on", "mat", "dog", "ran", "far", "The", "Cat", ".", ",", "!", "query", ":"]
+SENTENCES = [
+    "the cat sat on the mat.",
+    "",
+    "dog",
+    "The Cat ran, far!",
+    "a b c d e f g h i j k l m n o p q r s t u v w x y z",
+]
 
 
 def bert_tensors(

@@ -1,0 +1,179 @@
+# cython: language_level=3
+"""csrc/tfast.h as Cython sees it: what _core.pyx calls. A new op of the engine: its prototype here."""
+from libc.stdint cimport int64_t
+
+
+cdef extern from "tfast.h" nogil:
+    ctypedef enum tfast_status:
+        TFAST_OK, TFAST_NO_MEMORY, TFAST_UNKNOWN_ISA, TFAST_ISA_MISSING, TFAST_WRONG_LAYOUT
+    const int64_t TFAST_UNLIMITED
+    ctypedef enum tfast_dtype:
+        TFAST_F32
+    ctypedef enum tfast_activation:
+        TFAST_IDENTITY
+    ctypedef enum tfast_bias_kind:
+        TFAST_BIAS_NONE, TFAST_BIAS_FLOAT, TFAST_BIAS_BOOL
+    ctypedef struct tfast_bias:
+        tfast_bias_kind kind
+        const void *data
+        int64_t stride[4]
+    ctypedef struct tfast_attention:
+        tfast_dtype dtype
+        int64_t B, H, Hkv, Lq, Lk, D, Dv
+        const void *q
+        const void *k
+        const void *v
+        void *out
+        int64_t q_stride[3]
+        int64_t k_stride[3]
+        int64_t v_stride[3]
+        int64_t out_stride[3]
+        const int64_t *cu_q
+        const int64_t *cu_k
+        const int64_t *kv_length
+        const int64_t *offset
+        int64_t left, right
+        float scale, softcap
+        const float *additive
+        tfast_bias bias[2]
+        const float *alibi_slopes
+        const float *sinks
+        float *lse
+        int64_t lse_stride[2]
+        float *weights
+        int64_t weights_stride[4]
+        int weights_mean
+    ctypedef struct tfast_attention_plan:
+        int64_t pieces, rows_per_piece, key_splits, threads, key_block, query_panel, scratch_bytes
+        double score_flops, visible_fraction
+        int decode
+    ctypedef struct tfast_packed:
+        int64_t N, K
+        const char *isa
+        float *panels
+    ctypedef struct tfast_linear:
+        int64_t M
+        const float *x
+        int64_t x_stride
+        const tfast_packed *weight
+        const float *bias
+        tfast_activation activation
+        const float *multiply
+        int64_t multiply_stride
+        const float *residual
+        int64_t residual_stride
+        float *y
+        int64_t y_stride
+
+    void tfast_set_num_threads(int n)
+    int tfast_get_num_threads()
+    int tfast_has_openmp()
+    tfast_status tfast_set_isa(const char *name)
+    const char *tfast_get_isa()
+    const char *tfast_available_isa(int i)
+    size_t tfast_workspace_release()
+    const char *tfast_cpu_brand()
+    void tfast_cache_bytes(int64_t *l1d, int64_t *l2, int64_t *l3)
+    tfast_status tfast_attention_run(const tfast_attention *call, int n_threads)
+    void tfast_attention_explain(const tfast_attention *call, int n_threads, tfast_attention_plan *plan)
+    void tfast_packed_begin(int64_t N, int64_t K, int few_rows, tfast_packed *p)
+    size_t tfast_packed_bytes(const tfast_packed *p)
+    tfast_status tfast_pack(const float *w, int64_t w_stride, tfast_packed *p, int n_threads)
+    tfast_status tfast_linear_run(const tfast_linear *call, int n_threads)
+    ctypedef struct tfast_matmul:
+        int64_t entries, M, N, K
+        const float *a
+        const float *b
+        const int64_t *a_offsets
+        const int64_t *b_offsets
+        int64_t a_stride, b_stride
+        int b_columns
+        float *y
+    tfast_status tfast_matmul_run(const tfast_matmul *call, int n_threads)
+    ctypedef struct tfast_encoder_layer:
+        const tfast_packed *qkv
+        const tfast_packed *out
+        const tfast_packed *up
+        const tfast_packed *down
+        const tfast_packed *gate
+        const float *qkv_bias
+        const float *out_bias
+        const float *up_bias
+        const float *down_bias
+        const float *gate_bias
+        const float *norm1_weight
+        const float *norm1_bias
+        const float *norm2_weight
+        const float *norm2_bias
+    ctypedef struct tfast_encoder:
+        int64_t T, B, hidden, heads, inner, n_layers
+        const int64_t *cu
+        const tfast_encoder_layer *layers
+        tfast_activation activation
+        float eps1, eps2
+        int norm_first, rms, causal
+        const int64_t *pooled
+        const float *x
+        float *y
+
+    tfast_status tfast_encoder_run(const tfast_encoder *call, int n_threads)
+    ctypedef enum tfast_cell:
+        TFAST_LSTM
+    ctypedef struct tfast_recurrent:
+        tfast_cell cell
+        int64_t L, B, inputs, hidden, width, directions
+        int reverse
+        const float *x
+        int64_t x_stride[2]
+        const tfast_packed *input_weight[2]
+        const tfast_packed *weight[2]
+        const float *input_bias
+        const float *bias
+        const tfast_packed *projection[2]
+        const int64_t *order
+        const int64_t *lengths
+        float *h
+        float *c
+        float *y
+        int64_t y_stride[2]
+
+    tfast_status tfast_recurrent_run(const tfast_recurrent *call, int n_threads)
+    tfast_status tfast_layernorm(int64_t m, int64_t n, const float *x, int64_t x_stride, const float *residual,
+                                 int64_t residual_stride, const float *weight, const float *bias, float eps, float *y,
+                                 int64_t y_stride, int n_threads)
+    tfast_status tfast_softmax(int64_t m, int64_t n, const float *x, int64_t x_stride, float *y, int64_t y_stride,
+                               int n_threads)
+    tfast_status tfast_activate(int64_t n, const float *x, float *y, tfast_activation kind, int n_threads)
+    tfast_status tfast_embedding(int64_t n, const int64_t *ids, int64_t width, const float *table,
+                                 int64_t table_stride, float *y, int64_t y_stride, int n_threads)
+    tfast_status tfast_rmsnorm(int64_t m, int64_t n, const float *x, int64_t x_stride, const float *residual,
+                               int64_t residual_stride, const float *weight, float eps, float *y, int64_t y_stride,
+                               int n_threads)
+    enum:
+        TFAST_MAX_TABLES
+    ctypedef struct tfast_embedding_sum:
+        int64_t n, width
+        int n_tables
+        const int64_t *ids[8]
+        const float *tables[8]
+        int64_t table_stride[8]
+        const float *weight
+        const float *bias
+        float eps
+        float *y
+    tfast_status tfast_embedding_sum_run(const tfast_embedding_sum *call, int n_threads)
+    ctypedef struct tfast_rope:
+        int64_t B, H, L, D, half
+        int interleaved
+        const float *x
+        const float *cos
+        const float *sin
+        int64_t x_stride[3]
+        int64_t angle_stride[2]
+        int64_t y_stride[3]
+        float *y
+    tfast_status tfast_rope_run(const tfast_rope *call, int n_threads)
+    tfast_status tfast_copy_heads(int64_t B, int64_t H, int64_t L, int64_t row_bytes, const char *x,
+                                  const int64_t *x_stride, char *y, const int64_t *y_stride, int n_threads)
+    double tfast_measure_fma(double seconds, int n_threads)
+    double tfast_measure_read(const float *x, int64_t n, int repeats, int n_threads)
