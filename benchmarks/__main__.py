@@ -51,6 +51,8 @@ def _arguments() -> argparse.Namespace:
     unknown = set(options.peers) - set(backends.NAMES)
     if unknown:
         parser.error(f"--peers names {', '.join(sorted(unknown))}; known: {', '.join(backends.NAMES[1:])}")
+    if options.machine is not None and not _for_file(options.machine):
+        parser.error(f"--machine is {options.machine!r}; letters or digits are needed, for the name of the file")
     if options.out and len(options.threads) * len(options.question) > 1:
         parser.error("--out takes one question and one number of threads")
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -88,8 +90,12 @@ def _measure(question: str, threads: int, options: argparse.Namespace, say: Call
     return result
 
 
+def _for_file(machine: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", machine.lower())
+
+
 def _file_name(result: dict[str, Any]) -> str:
-    machine = re.sub(r"[^a-z0-9]", "", result["machine"].get("name", "").lower())
+    machine = _for_file(result["machine"].get("name", ""))
     threads = f"{result['threads']}thread{'s' * (result['threads'] > 1)}"
     return "-".join(part for part in (result["benchmark"], machine, result["isa"], threads) if part) + ".json"
 

@@ -17,6 +17,9 @@ int tfast_get_num_threads(void);
 int tfast_has_openmp(void);
 tfast_status tfast_set_isa(const char* name);
 const char* tfast_get_isa(void);
+/* For tests: "intel", "zen4" or "other" runs the variants that are meant for such a processor, NULL those of this one.
+ * Results are the same to the bit. 0: no such name. Not while a call runs. */
+int tfast_set_tuning(const char* name);
 const char* tfast_available_isa(int i);
 size_t tfast_workspace_release(void);
 const char* tfast_cpu_brand(void);

@@ -114,6 +114,8 @@ def bad_input(model, *, too_long: int | None = None, types: bool = False) -> Non
         model([[model.config.vocab_size]])
     with pytest.raises(ValueError, match=r"attention_mask has shape \(2,\)"):
         model([[7, 8]], [1, 1])
+    with pytest.raises(ValueError, match="first and rows are both False"):
+        model.encode([[7]], rows=False)
     with pytest.raises(ValueError, match="cu_seqlens ends at 3"):
         model.encode_packed([7, 8], [0, 3])
     if too_long is not None:

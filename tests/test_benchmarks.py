@@ -81,6 +81,13 @@ def test_results_of_different_machines_go_to_different_files(load, machine, n, n
     assert load("__main__")._file_name(result) == f"{name}.json"
 
 
+def test_a_machine_without_a_name_for_its_files(load, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["benchmarks", "linear", "--machine", "*"])
+    with pytest.raises(SystemExit):
+        load("__main__")._arguments()
+    assert "--machine is '*'; letters or digits are needed" in capsys.readouterr().err
+
+
 def test_what_is_missing_is_never_held(load):
     claims = load("claims")
     result = {"threads": 1, "isa": "avx512", "rows": []}

@@ -6,6 +6,7 @@ A new module or folder needs a line in the table here; that is the moment to thi
 from __future__ import annotations
 
 import ast
+import inspect
 import platform
 import re
 import shutil
@@ -15,6 +16,8 @@ from pathlib import Path
 import pytest
 from setup_tables import compile_command, isa_sources, optional_isas
 from subprocesses import ROOT
+
+from transformer_fast import _core
 
 PACKAGE = ROOT / "transformer_fast"
 CSRC = ROOT / "csrc"
@@ -137,6 +140,17 @@ def test_compiled_module_imports_nothing_of_the_package():
     headers = set(re.findall(r'cdef extern from "([^"]+)"', source))
     assert {Path(header).name for header in headers} <= {"tfast.h"}, "tfast.h is the only header that Cython sees"
     assert "prange" not in source
+
+
+def test_the_stub_says_what_the_compiled_module_takes():
+    stub = ast.parse((PACKAGE / "_core.pyi").read_text(encoding="utf-8"))
+    declared = {node.name: [a.arg for a in node.args.args] for node in stub.body if isinstance(node, ast.FunctionDef)}
+    compiled = {
+        name: list(inspect.signature(function).parameters)
+        for name, function in vars(_core).items()
+        if not name.startswith("_") and inspect.isroutine(function)
+    }
+    assert declared == compiled
 
 
 def included(path: Path) -> list[tuple[bool, str]]:

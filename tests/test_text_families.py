@@ -61,14 +61,22 @@ def test_embeddings_are_the_mean_of_the_model(family):
         encoder.max_seq_length = 10**6
 
 
-def test_embeddings_are_the_first_state_of_the_model(family):
+def test_embeddings_are_the_first_state_of_the_model(family, monkeypatch):
     """The pooling "cls", with and without the prompt: one row of each text, which no other text has a say in."""
     _, folder, model = family
     pooling = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False, "include_prompt": False}
     write_json(folder / "1_Pooling" / "config.json", pooling)
     encoder = SentenceEncoder.from_pretrained(folder)
     expected = model(**encoder.tokenize(TEXTS)).last_hidden_state[:, 0]
+    run, asked = encoder.model.encode_packed, []
+
+    def noted(*arguments, **options):
+        asked.append(options)
+        return run(*arguments, **options)
+
+    monkeypatch.setattr(encoder.model, "encode_packed", noted)
     got = encoder.encode(TEXTS)
+    assert asked == [{"pooled_rows": 0}]
     np.testing.assert_allclose(got, expected, atol=1e-5)
     assert all(np.array_equal(encoder.encode(text), row) for text, row in zip(TEXTS, got, strict=True))
     # [CLS] and the two tokens of the prompt do not count.

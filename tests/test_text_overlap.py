@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 
 import numpy as np
 import pytest
 from model_folders import write_sentence_model
+from subprocesses import run_python
 
 from transformer_fast import functional, text
 
@@ -69,7 +72,7 @@ def test_the_next_batch_is_tokenised_while_one_runs(encoder, calls, monkeypatch,
         assert not threads[0].is_alive()
 
 
-def test_one_batch_needs_no_thread(encoder, calls):
+def test_one_batch_needs_no_thread(encoder, calls, number):
     encoder.encode(TEXTS[:2], batch_size=2)
     assert calls[0] == [threading.current_thread()]
 
@@ -88,11 +91,26 @@ def test_errors_of_the_other_thread_arrive(encoder, number):
         list(encoder.encode_stream(bad, batch_size=2))
 
 
-def test_a_stream_that_is_left_leaves_no_thread(encoder, calls, number):
-    stream = encoder.encode_stream(TEXTS, batch_size=2)
-    next(stream)
-    stream.close()
-    assert all(thread is threading.current_thread() or not thread.is_alive() for thread in calls[0])
+def test_a_stream_that_is_left_leaves_no_thread(encoder, calls, monkeypatch, number):
+    """Left between two runs of one window, while the next batch is being tokenised."""
+    threads, _ = calls
+    left = threading.Event()
+    tokens = encoder._tokens
+
+    def held(texts):
+        found = tokens(texts)
+        if len(threads) == 2:
+            left.wait(PATIENCE)
+        return found
+
+    monkeypatch.setattr(encoder, "_tokens", held)
+    runs = encoder._runs(TEXTS, encoder._job(None, None, 2, "sentence_embedding", False, None))
+    next(runs)
+    assert number == 1 or threads[0].is_alive()
+    left.set()
+    runs.close()
+    assert len(threads) <= 2
+    assert all(thread is threading.current_thread() or not thread.is_alive() for thread in threads)
 
 
 def test_what_fails_while_another_batch_is_tokenised(encoder, calls, monkeypatch, number):
@@ -101,3 +119,68 @@ def test_what_fails_while_another_batch_is_tokenised(encoder, calls, monkeypatch
         encoder.encode(TEXTS, batch_size=2)
     assert caught.value.__traceback__ is not None  # which keeps all frames
     assert all(thread is threading.current_thread() or not thread.is_alive() for thread in calls[0])
+
+
+def test_runs_are_as_large_as_the_callers_threads_want(encoder, monkeypatch):
+    """The number of threads may be the calling thread's own: OpenMP's limits are."""
+    here, asked = threading.current_thread(), []
+
+    def get_num_threads():
+        asked.append(threading.current_thread())
+        return 2
+
+    monkeypatch.setattr(text.F, "get_num_threads", get_num_threads)
+    encoder.encode(TEXTS, batch_size=2)
+    assert set(asked) == {here}
+
+
+def test_an_error_keeps_no_texts(encoder, monkeypatch, number):
+    """What is caught and dropped is gone at once, without the collector of cycles."""
+
+    class Text(str):
+        pass
+
+    monkeypatch.setattr(encoder, "_tokens", lambda texts: 1 / 0)
+    texts = [Text("dog") for _ in range(20)]
+    kept = weakref.ref(texts[0])
+    gc.disable()
+    try:
+        with pytest.raises(ZeroDivisionError):
+            encoder.encode(texts, batch_size=2)
+        del texts
+        assert kept() is None
+    finally:
+        gc.enable()
+
+
+ENDING = """
+    import atexit, sys, threading, time
+    import numpy as np
+    from transformer_fast import functional, text
+    functional.set_num_threads(2)
+    text._ENOUGH_TOKENS = 1
+    encoder = text.SentenceEncoder.from_pretrained(sys.argv[1])
+    texts = ["the cat sat on the mat.", "dog", "a"] * 20
+    expected = encoder.encode(texts)
+    def work():
+        main.join()
+        print(np.array_equal(encoder.encode(texts, batch_size=2), expected), flush=True)
+    def stream():
+        for i, row in enumerate(encoder.encode_stream(texts * 20, batch_size=2)):
+            assert np.array_equal(row, expected[i % 60])
+            if i == 0:
+                main.join()
+                time.sleep(0.1)
+        print(i, flush=True)
+    main = threading.main_thread()
+    text._WINDOW = 100
+    atexit.register(lambda: print(np.array_equal(encoder.encode(texts, batch_size=2), expected), flush=True))
+    threading.Thread(target=work).start()
+    threading.Thread(target=stream).start()
+"""
+
+
+def test_what_runs_while_the_interpreter_ends(tmp_path):
+    """It starts no more threads then: threads that outlive the main one, and atexit, tokenise by themselves."""
+    lines = run_python(str(write_sentence_model(tmp_path / "model")), code=ENDING).stdout.split()
+    assert sorted(lines) == ["1199", "True", "True"]

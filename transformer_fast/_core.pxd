@@ -69,6 +69,7 @@ cdef extern from "tfast.h" nogil:
     int tfast_get_num_threads()
     int tfast_has_openmp()
     tfast_status tfast_set_isa(const char *name)
+    int tfast_set_tuning(const char *name)
     const char *tfast_get_isa()
     const char *tfast_available_isa(int i)
     size_t tfast_workspace_release()

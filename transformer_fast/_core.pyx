@@ -109,13 +109,18 @@ def cache_bytes():
 
 def set_isa(name):
     """False: the level is unknown, None: this machine lacks it, True: it is in force now. None as name: the best."""
-    cdef bytes text
-    cdef const char *chosen = NULL
-    if name is not None:
-        text = name.encode()
-        chosen = text
-    cdef tfast_status status = tfast_set_isa(chosen)
+    cdef bytes text = b"" if name is None else name.encode()
+    cdef const char *chosen = text
+    cdef tfast_status status = tfast_set_isa(NULL) if name is None else tfast_set_isa(chosen)
     return None if status == TFAST_ISA_MISSING else status == TFAST_OK
+
+
+def set_tuning(name):
+    """For tests: the variants meant for "intel", "zen4" or "other" processors, or (None) for this one."""
+    cdef bytes text = b"" if name is None else name.encode()
+    cdef const char *chosen = text
+    if not (tfast_set_tuning(NULL) if name is None else tfast_set_tuning(chosen)):
+        raise ValueError(f"name is {name!r}; 'intel', 'zen4', 'other' or None is needed")
 
 
 def get_isa():

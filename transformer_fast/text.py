@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Sized
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
@@ -294,8 +294,9 @@ class SentenceEncoder:
 
     def _runs(self, texts: list[str], job: _Job) -> Iterator[tuple[list[int], Sequence[np.ndarray]]]:
         """Indices of texts that ran together, and a view of the result of each, until all have run."""
-        together = self._together(texts, job)
-        if F.get_num_threads() > 1 and len(texts) > job.batch_size:
+        n_threads = F.get_num_threads()  # asked here: a limit may be the calling thread's own
+        together = self._together(texts, job, _ENOUGH_TOKENS * n_threads)
+        if n_threads > 1 and len(texts) > job.batch_size:
             together = _made_ahead(together)
         with closing(together):  # whatever happens here, the other thread ends
             for indices, tokens in together:
@@ -305,11 +306,10 @@ class SentenceEncoder:
                 else:
                     yield indices, self._finished(self._pooled(tokens, job.skipped), job)
 
-    def _together(self, texts: list[str], job: _Job) -> Generator[tuple[list[int], list[list[int]]]]:
-        """Indices and tokens of the texts that run together: batches, merged and cut by their number of tokens."""
+    def _together(self, texts: list[str], job: _Job, enough: int) -> Generator[tuple[list[int], list[list[int]]]]:
+        """Indices and tokens of the texts that run together: batches, merged until they hold enough tokens, and cut."""
         # The longest first: the memory needed is known at once, and the progress bar speeds up rather than slows down.
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]), reverse=True)
-        enough = _ENOUGH_TOKENS * F.get_num_threads()
         indices, tokens, total = [], [], 0
         for start in range(0, len(order), job.batch_size):
             batch = order[start : start + job.batch_size]
@@ -399,11 +399,25 @@ def _pool(mode: str, hidden: np.ndarray, cu_seqlens: np.ndarray, skipped: int) -
 
 def _made_ahead(items: Iterator[_T]) -> Generator[_T]:
     """The items; each is made by another thread while the one before it is used. Tokenizers work without the GIL."""
+
+    def begin(pool: ThreadPoolExecutor) -> Future[list[_T]] | None:
+        try:
+            return pool.submit(list, islice(items, 1))
+        except RuntimeError:  # the interpreter is ending: what still runs, or runs atexit, goes on alone
+            return None
+
     with ThreadPoolExecutor(1, "tokenizing") as pool:
-        coming = pool.submit(list, islice(items, 1))
-        while found := coming.result():
-            coming = pool.submit(list, islice(items, 1))
+        coming = begin(pool)
+        while coming is not None:
+            try:
+                found = coming.result()
+            finally:
+                coming = None  # an error, which it holds, holds this frame: all would stay until the next collection
+            if not found:
+                return
+            coming = begin(pool)
             yield from found
+        yield from items
 
 
 def _normalized(vectors: np.ndarray) -> np.ndarray:

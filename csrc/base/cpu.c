@@ -85,18 +85,19 @@ static int is_intel(void) {
     return __get_cpuid(0, &a, &b, &c, &d) && b == signature_INTEL_ebx && c == signature_INTEL_ecx;
 }
 
-static int is_zen4(void) {
+/* Zen 3 is of the same family, and has no AVX-512. */
+static int is_zen4(unsigned levels) {
     unsigned a, b, c, d;
     if (!__get_cpuid(0, &a, &b, &c, &d) || b != signature_AMD_ebx || c != signature_AMD_ecx) return 0;
     if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
     const unsigned family = (a >> 8 & 15) + (a >> 20 & 255); /* the base is 15 where the extension counts */
-    return family == 0x19;
+    return family == 0x19 && (levels & TFAST_CPU_X86_64_V4);
 }
 
 static void fill(tfast_cpu* cpu) {
     cpu->levels = find_levels();
-    cpu->intel = is_intel();
-    cpu->zen4 = is_zen4();
+    if (is_intel()) cpu->tuning = TFAST_TUNING_INTEL;
+    if (is_zen4(cpu->levels)) cpu->tuning = TFAST_TUNING_ZEN4;
     find_caches(cpu, 4);
     if (!cpu->l1d_bytes) find_caches(cpu, 0x8000001Du);
     find_brand(cpu);

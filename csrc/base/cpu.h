@@ -13,12 +13,14 @@ enum {
     TFAST_CPU_AMX_BF16 = 1 << 2   /* AMX-TILE, AMX-BF16, AVX512-BF16, and the system lets this process use the tiles */
 };
 
+/* For what is measured to be better on some processors alone, and changes no result. What is in force: dispatch.h. */
+typedef enum { TFAST_TUNING_OTHER, TFAST_TUNING_INTEL, TFAST_TUNING_ZEN4 } tfast_tuning;
+
 typedef struct {
     unsigned levels; /* bits of the enumeration above */
     int64_t l1d_bytes, l2_bytes, l3_bytes;
     char brand[49];
-    int intel; /* the maker: for what is measured to be better on its processors alone */
-    int zen4;  /* AMD's family 19h (Zen 3 and 4): likewise */
+    tfast_tuning tuning;
 } tfast_cpu;
 
 /* Filled at the first call; safe to call from several threads (each would write the same values). */

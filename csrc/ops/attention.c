@@ -8,7 +8,6 @@
 
 #include <string.h>
 
-#include "../base/cpu.h"
 #include "../runtime/dispatch.h"
 #include "../runtime/parallel.h"
 #include "../runtime/workspace.h"
@@ -115,7 +114,7 @@ static int64_t block_begin(const row_cut* cut, int64_t row) {
 
 static int copy_pays(const tfast_attention* c, const row_cut* cut, int64_t n_rows) {
     const int dense = c->k_stride[2] == c->D && c->v_stride[2] == c->Dv;
-    return tfast_cpu_info()->intel &&
+    return tfast_tuning_now() == TFAST_TUNING_INTEL &&
            tfast_ceil_div(n_rows, cut->panel) >= (dense ? COPY_PANELS_DENSE : COPY_PANELS_APART);
 }
 
@@ -150,7 +149,7 @@ static void cut_batch(plan_t* p, int64_t b) {
     const row_cut cut = grouped ? cut_of(p, &l, few, l.lq * p->group, 1) : cut_of(p, &l, few, l.lq, p->group);
     for (int64_t g = 0; g < c->Hkv; g++) {
         tfast_attention_piece base = {.batch = b, .kv_head = g, .head = g * p->group, .few = few};
-        base.fetch_far = tfast_cpu_info()->zen4; /* measured in attention_decode.h */
+        base.fetch_far = tfast_tuning_now() == TFAST_TUNING_ZEN4; /* measured in attention_decode.h */
         base.decode = grouped && !c->weights && !c->additive && cut.rows <= kernels->decode_rows;
         for (int64_t h = 0; h < (grouped ? 1 : p->group); h++, base.head++) add_rows(p, base, &l, &cut);
     }

@@ -83,7 +83,7 @@ static tfast_gemm_panel columns_from(const block_t* b, int64_t n) {
                               .n = end - n,
                               .k = c->weight->K,
                               .k_block = b->p->k_block,
-                              .fetch = !tfast_cpu_info()->zen4, /* measured in gemm_few.h */
+                              .fetch = tfast_tuning_now() != TFAST_TUNING_ZEN4, /* measured in gemm_few.h */
                               .a = c->x + row * c->x_stride,
                               .a_stride = c->x_stride,
                               .b = c->weight->panels + n * c->weight->K,

@@ -59,6 +59,24 @@ const char* tfast_get_isa(void) {
     return tfast_kernels_now()->isa;
 }
 
+static int forced_tuning = -1;
+
+tfast_tuning tfast_tuning_now(void) {
+    const int forced = __atomic_load_n(&forced_tuning, __ATOMIC_RELAXED);
+    return forced < 0 ? tfast_cpu_info()->tuning : (tfast_tuning)forced;
+}
+
+int tfast_set_tuning(const char* name) {
+    static const char* const names[] = {
+        [TFAST_TUNING_OTHER] = "other", [TFAST_TUNING_INTEL] = "intel", [TFAST_TUNING_ZEN4] = "zen4"};
+    int found = -1;
+    for (int i = 0; name && i < (int)(sizeof names / sizeof names[0]); i++)
+        if (strcmp(names[i], name) == 0) found = i;
+    if (name && found < 0) return 0;
+    __atomic_store_n(&forced_tuning, found, __ATOMIC_RELAXED);
+    return 1;
+}
+
 const char* tfast_available_isa(int i) {
     for (int k = 0; k < N_LEVELS; k++)
         if (machine_has(k) && i-- == 0) return levels[k].name;

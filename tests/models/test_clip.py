@@ -59,6 +59,18 @@ def test_features_point_where_the_embeddings_do(model, golden):
         np.testing.assert_allclose(rows / np.linalg.norm(rows, axis=1, keepdims=True), embeds, atol=1e-6)
 
 
+def test_features_do_not_depend_on_others(isa, model, golden, threads):
+    """Nor on how long the longest text is."""
+    ids, pixels = golden["input_ids"], golden["pixel_values"]
+    texts, pictures = model.get_text_features(ids), model.get_image_features(pixels)
+    for i in range(len(ids)):
+        np.testing.assert_array_equal(model.get_text_features(ids[i : i + 1])[0], texts[i])
+    for i in range(len(pixels)):
+        np.testing.assert_array_equal(model.get_image_features(pixels[i : i + 1])[0], pictures[i])
+    assert model.get_text_features(ids[:0]).shape == (0, texts.shape[1])
+    assert model.get_image_features(pixels[:0]).shape == (0, pictures.shape[1])
+
+
 def test_towers_alone(isa, model, golden):
     ids, pixels = golden["input_ids"], golden["pixel_values"]
     whole = model(ids, pixels, output_hidden_states=True)

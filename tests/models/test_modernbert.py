@@ -6,8 +6,9 @@ import encoder_checks as checks
 import numpy as np
 import pytest
 
-from transformer_fast import load_model
+from transformer_fast import load_model, nn
 from transformer_fast.models.modernbert import (
+    ModernBertConfig,
     ModernBertForMaskedLM,
     ModernBertForQuestionAnswering,
     ModernBertForSequenceClassification,
@@ -43,6 +44,27 @@ def test_what_is_saved_is_loaded(tmp_path):
 
 def test_packing_and_padding(isa, model):
     checks.packing(model)
+
+
+@pytest.mark.parametrize("kinds", [["sliding", "sliding"], ["sliding", "full"], ["full", "sliding"]], ids="-".join)
+def test_padding_in_one_text_does_not_change_another(isa, kinds):
+    """Texts long enough for whole blocks of keys, beside one with a hole and one with padding on the left."""
+    nn.manual_seed(0)
+    kinds = [f"{kind}_attention" for kind in kinds]
+    config = CONFIG | {"num_hidden_layers": 2, "layer_types": kinds, "local_attention": 64}
+    model = ModernBertModel(ModernBertConfig(**config))
+    ids = np.random.default_rng(0).integers(6, 30, (4, 600))
+    mask = np.ones((4, 600), int)
+    mask[1, 5:9] = mask[2, :7] = mask[3, 300:] = 0
+    together = model.encode(ids, mask, first=True)
+    only = model.encode(ids, mask, first=True, rows=False).first
+    alone = model.encode(ids[:1], mask[:1], first=True)
+    assert np.array_equal(alone.rows, together.rows[:600]) and np.array_equal(alone.first[0], together.first[0])
+    short = model.encode(ids[3:, :300], first=True)
+    assert np.array_equal(short.rows, together.rows[-300:]) and np.array_equal(short.first[0], together.first[3])
+    np.testing.assert_allclose(only, together.first, atol=1e-5)
+    for row, b, L in ((0, 0, 600), (3, 3, 300)):
+        assert np.array_equal(model.encode(ids[b : b + 1, :L], first=True, rows=False).first[0], only[row])
 
 
 def test_bad_input(model):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from model_folders import write_json
 
-from transformer_fast import functional, load_model
+from transformer_fast import functional, load_model, nn
 from transformer_fast.checkpoint import CheckpointError
 from transformer_fast.models.vit import (
     DeiTForImageClassificationWithTeacher,
@@ -94,6 +94,35 @@ def test_pictures_do_not_depend_on_each_other(model, threads):
         np.testing.assert_array_equal(alone.last_hidden_state[0], together.last_hidden_state[i])
         np.testing.assert_array_equal(alone.pooler_output[0], together.pooler_output[i])
     assert model(pixels[:0]).last_hidden_state.shape == (0, 10, 16)
+
+
+@pytest.fixture
+def classifier():
+    nn.manual_seed(0)
+    return ViTForImageClassification(
+        ViTConfig(16, 2, 2, 20, image_size=12, patch_size=4, id2label={"0": "a", "1": "b"})
+    )
+
+
+def test_what_is_reported_does_not_change_the_logits(isa, classifier):
+    pixels = np.random.default_rng(0).standard_normal((3, 3, 12, 12)).astype(np.float32)
+    plain, base = classifier(pixels), classifier.base(pixels, output_attentions=True, output_hidden_states=True)
+    assert plain.attentions is None and plain.hidden_states is None
+    for asked in (["attentions"], ["hidden_states"], ["attentions", "hidden_states"]):
+        output = classifier(pixels, **{f"output_{name}": True for name in asked})
+        np.testing.assert_array_equal(output.logits, plain.logits)
+        assert set(output.keys()) == {"logits", *asked}
+        for name in asked:
+            np.testing.assert_array_equal(np.stack(output[name]), np.stack(base[name]))
+    np.testing.assert_allclose(plain.logits, classifier.classifier(base.last_hidden_state[:, 0]), atol=TOLERANCE)
+
+
+def test_logits_do_not_depend_on_other_pictures(isa, classifier, threads):
+    pixels = np.random.default_rng(0).standard_normal((20, 3, 12, 12)).astype(np.float32)
+    together = classifier(pixels).logits
+    for i in (0, 7, 19):
+        np.testing.assert_array_equal(classifier(pixels[i : i + 1]).logits[0], together[i])
+    assert classifier(pixels[:0]).logits.shape == (0, 2)
 
 
 def test_fresh_models_and_patches_that_do_not_fill_the_picture():

@@ -69,6 +69,10 @@ OPTIONS = [
     {"is_causal": True, "relative_bias": values(1, 17)},
     {"attn_mask": values(5, H, 9, 9)},
     {"attn_mask": np.tri(9, 9, 1, dtype=bool)[None, None]},
+    {"attn_mask": np.tri(9, 9, 1, dtype=bool)},
+    {"attn_mask": values(5, 1, 1, 9)},
+    {"attn_mask": np.tri(9, 9, 1, dtype=bool)[None, None], "relative_bias": values(H, 17)},
+    {"attn_mask": values(1, H, 9, 9), "relative_bias": values(1, 17)},
 ]
 
 
@@ -177,6 +181,48 @@ def test_pooled_rows_that_do_not_fit():
         model(x, CU, pooled_rows=0)
     with pytest.raises(ValueError, match="pooled_rows has 5 for sequence 0"):
         model(x, CU, (np.arange(len(x)), CU), pooled_rows=np.array([5, 0, 0, 0, 0]))
+
+
+@pytest.mark.parametrize(
+    "options, error, message",
+    [
+        ({"attn_mask": np.zeros((9, 8), np.float32)}, ValueError, r"attn_mask has shape \(9, 8\)"),
+        ({"attn_mask": np.zeros((9, 9), int)}, TypeError, "attn_mask has dtype int64"),
+        ({"relative_bias": values(H, 25)}, ValueError, r"relative_bias has shape \(3, 25\)"),
+        ({"relative_bias": [[1, 2]]}, TypeError, "relative_bias has dtype int64"),
+        ({"keys": (np.arange(21), np.array([0, 5, 6, 15, 17]))}, ValueError, "cu_seqlens_k reaches from 0 to 17"),
+        ({"keys": (np.arange(21), np.array([0, 5, 21]))}, ValueError, "keys have 2 sequences; as many as hidden, 5,"),
+        ({"keys": (np.arange(21), CU_FILLED), "cu_seqlens": [0, 4, 30]}, ValueError, "cu_seqlens reaches from 0 to 30"),
+        ({"keys": (np.arange(21), CU_FILLED), "cu_seqlens": CU_FILLED * 1.0}, TypeError, "cu_seqlens has dtype float"),
+        ({"pooled_rows": [0, 0]}, ValueError, r"pooled_rows has shape \(2,\)"),
+        ({"pooled_rows": 0.0}, TypeError, "pooled_rows has dtype float64"),
+        ({"pooled_rows": np.full(5, 2**63, np.uint64)}, ValueError, "pooled_rows reaches 9223372036854775808"),
+        ({"out": np.empty((5, h))}, TypeError, "out has dtype float64"),
+        ({"out": np.empty((21, h), np.float32)}, ValueError, r"out has shape \(21, 24\); \(5, 24\) is needed"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("layers", [0, 1, 3])
+def test_what_pooled_rows_refuse(layers, options, error, message):
+    """However many layers there are: the last one alone sees other arguments than the rest."""
+    model, x = encoder(layers=layers), values(CU_FILLED[-1], h)
+    call = {"cu_seqlens": CU_FILLED, "pooled_rows": 0} | options
+    with pytest.raises(error, match=message):
+        model(x, **call)
+
+
+@pytest.mark.parametrize("layers", [0, 1, 3])
+def test_pooled_rows_do_not_go_over_the_input(layers):
+    model, x = encoder(layers=layers), values(CU_FILLED[-1], h)
+    for keys in (None, (np.arange(21), CU_FILLED)):
+        with pytest.raises(ValueError, match=r"out overlaps (x|hidden)"):
+            model(x, CU_FILLED, keys, pooled_rows=0, out=x[:5])
+
+
+@pytest.mark.parametrize("layers", [0, 1])
+def test_pooled_rows_of_no_sequences(layers):
+    for keys in (None, (np.arange(0), [0])):
+        assert encoder(layers=layers)(values(0, h), [0], keys, pooled_rows=[]).shape == (0, h)
 
 
 @pytest.mark.parametrize("options", [{}, {"is_causal": True}], ids=str)

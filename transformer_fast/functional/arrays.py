@@ -15,6 +15,7 @@ import numpy as np
 from transformer_fast import _core
 
 FLOAT32 = np.dtype(np.float32)
+_LARGEST = np.iinfo(np.int64).max
 
 
 def dense(x: np.ndarray) -> np.ndarray:
@@ -66,10 +67,12 @@ def vector(x, name: str, n: int) -> np.ndarray:
 def integers(x, name: str, n: int) -> np.ndarray:
     """A dense int64 vector of n numbers."""
     x = np.asarray(x)
-    if x.dtype.kind not in "iu":
+    if x.dtype.kind not in "iu" and x.size:  # an empty list is an array of float64
         raise TypeError(f"{name} has dtype {x.dtype}; integers are needed")
     if x.shape != (n,):
         raise ValueError(f"{name} has shape {x.shape}; ({n},) is needed")
+    if x.dtype.kind == "u" and (x > _LARGEST).any():
+        raise ValueError(f"{name} reaches {x.max()}; integers below 2**63 are needed")
     return np.ascontiguousarray(x if x.flags.aligned else x.copy(), dtype=np.int64)
 
 

@@ -228,8 +228,8 @@ class CLIPTextModel(_Tower):
         attention_mask: np.ndarray | None = None,
         position_ids: np.ndarray | None = None,
     ) -> np.ndarray:
-        """pooler_output of `forward`, (B, h), without what it does not depend on: tokens behind the end, and the last
-        layer of those before it."""
+        """pooler_output of `forward` but for the order of its sums, (B, h), without what it does not depend on: tokens
+        behind the end, and the last layer of those before it."""
         ids, tokens, positions, ends = self._checked(input_ids, attention_mask, position_ids)
         tokens = tokens & (np.arange(ids.shape[1]) <= ends[:, None])
         rows, cu_seqlens = self._embed(ids[tokens], positions[tokens]), offsets(tokens)
@@ -311,7 +311,7 @@ class CLIPVisionModel(_Tower):
         return BaseModelOutputWithPooling(hidden, self.norm(hidden[:, 0]), collect.hidden_states, collect.attentions)
 
     def class_states(self, pixel_values: np.ndarray, interpolate_pos_encoding: bool = False) -> np.ndarray:
-        """pooler_output of `forward`, (B, h), without the other tokens' last layer."""
+        """pooler_output of `forward` but for the order of its sums, (B, h), without the other tokens' last layer."""
         hidden, _ = encoded(self.layers, self._embed(pixel_values, interpolate_pos_encoding), first=True)
         return self.norm(hidden)
 

@@ -156,6 +156,8 @@ class TextEncoder(PretrainedModel):
         first: keep the first place of each row. It runs even where it is padding, but nobody attends it then. Without
         rows it alone goes through the last layer (and once more with all, if attentions or hidden states show them).
         """
+        if not (first or rows):
+            raise ValueError("first and rows are both False; needed: one of them")
         input_ids = integers("input_ids", input_ids, self.config.vocab_size)
         if input_ids.ndim != 2 or input_ids.shape[1] == 0:
             raise ValueError(f"input_ids has shape {input_ids.shape}; needed: (B, L) with L >= 1")
@@ -173,7 +175,7 @@ class TextEncoder(PretrainedModel):
         if token_type_ids is not None:
             token_type_ids = self._token_types(token_type_ids, (B, L))[computed]
         places = np.broadcast_to(np.arange(L), (B, L))[computed]
-        only_first = first and not rows
+        only_first = not rows
         batch = Batch(offsets(computed), position_ids[computed], places, keys, 0 if only_first else None)
         collect = None
         if output_attentions or output_hidden_states:

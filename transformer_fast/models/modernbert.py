@@ -234,24 +234,29 @@ class ModernBertModel(TextEncoder):
         reach = self.config.local_attention // 2
         options: dict[str, dict[str, Any]] = {_FULL: {}, _WINDOW: {"window": (reach, reach)}}
         if not batch.dense():
-            # Padding inside of a sequence counts as distance, so that a window of rows will not do.
-            options[_WINDOW] = {"attn_mask": (np.abs(batch.distances()) <= reach)[:, None]}
+            # Padding inside of a sequence counts as distance, so that a window of rows alone will not do. It stays
+            # beside the mask: a sequence has the same bits whether others of the batch have such padding or not.
+            # The first place runs without being a key where it is padding: then rows are one ahead of their keys.
+            mask = (np.abs(batch.distances()) <= reach)[:, None]
+            options[_WINDOW] |= {"causal_offset": "bottom_right", "attn_mask": mask}
+        *layers, last = self.layers
+        if batch.pooled_rows is not None:
+            pooled, pooled_options = for_pooled_rows(
+                batch.pooled_rows, batch.cu_seqlens, batch.keys, options[last.kind]
+            )
         if collect is not None:
             collect.add_hidden(hidden)
-        *layers, last = self.layers
         for layer in layers:
             hidden = layer(hidden, batch, angles[layer.kind], options[layer.kind], collect)
             if collect is not None:
                 collect.add_hidden(hidden)
-        options = options[last.kind]
         if collect is not None or batch.pooled_rows is None:
-            state = self.final_norm(last(hidden, batch, angles[last.kind], options, collect))
+            state = self.final_norm(last(hidden, batch, angles[last.kind], options[last.kind], collect))
         if collect is not None:
             collect.add_hidden(state)
         if batch.pooled_rows is None:
             return state
-        pooled, options = for_pooled_rows(batch.pooled_rows, batch.cu_seqlens, batch.keys, options)
-        return self.final_norm(last(hidden, batch, angles[last.kind], options, None, pooled))
+        return self.final_norm(last(hidden, batch, angles[last.kind], pooled_options, None, pooled))
 
 
 # ----------------------------------------------------------------------------------------------------------------------

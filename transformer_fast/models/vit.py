@@ -151,7 +151,8 @@ class ViTModel(PretrainedModel):
     def class_states(
         self, pixel_values: np.ndarray, interpolate_pos_encoding: bool, attentions: bool, states: bool
     ) -> tuple[np.ndarray, Collector]:
-        """last_hidden_state[:, 0] of `forward`, (B, h), without the other tokens' last layer; and what is reported."""
+        """last_hidden_state[:, 0] of `forward` but for the order of its sums, (B, h), without the other tokens' last
+        layer; and what is reported."""
         tokens = self.embeddings(pixel_values, interpolate_pos_encoding)
         hidden, collect = encoded(self.layers, tokens, attentions, states, first=True)
         return self.norm(hidden), collect

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from transformer_fast import functional as F
-from transformer_fast.functional.attention_checks import rows_within
+from transformer_fast.functional import attention_checks as checks
+from transformer_fast.functional.arrays import FLOAT32, check_out
 from transformer_fast.nn.attention import PackedSelfAttention
 from transformer_fast.nn.feed_forward import FeedForward
 from transformer_fast.nn.module import Module, ModuleList
@@ -104,22 +105,27 @@ def for_pooled_rows(
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """What a last layer needs for one row of each sequence: those rows (B,), counted from row 0, and their options.
 
-    pooled_rows, cu_seqlens and keys: of `PackedEncoder`. options: of varlen_attention, for all rows. A relative bias
-    becomes a mask, since the rows may stand in different places.
+    pooled_rows, cu_seqlens and keys: of `PackedEncoder`. options: of varlen_attention, for all rows, attn_mask with
+    all its axes. All but pooled_rows is checked already. A relative bias becomes a mask, since the rows may stand in
+    different places.
     """
-    lengths = np.diff(cu_seqlens)
-    places = rows_within(pooled_rows, "pooled_rows", lengths)
+    B, lengths = len(cu_seqlens) - 1, np.diff(cu_seqlens)
+    places = checks.rows_within(pooled_rows, "pooled_rows", lengths)
+    key_lengths = lengths if keys is None else np.diff(keys[1])
     own = dict(options)
     if own.get("is_causal") or "window" in own:
-        own["causal_offset"] = places
-    mask, bias = own.pop("attn_mask", None), own.pop("relative_bias", None)
+        before = checks.offsets(own.get("causal_offset", 0), B, key_lengths - lengths)
+        own["causal_offset"] = places if before is None else places + before
+    mask, table = own.pop("attn_mask", None), own.pop("relative_bias", None)
     if mask is not None:
-        mask = np.broadcast_to(mask, (len(places), *mask.shape[1:]))[np.arange(len(places)), :, places]
-    if bias is not None:
-        key_lengths = lengths if keys is None else np.diff(keys[1])
+        mask = mask[np.arange(B), :, places]
+    if table is not None:
         distances = np.arange(key_lengths.max(initial=0)) - places[:, None]
-        bias = bias[:, distances + lengths.max(initial=0) - 1].swapaxes(0, 1)
-        mask = bias if mask is None else mask + bias
+        bias = table[:, distances + lengths.max(initial=0) - 1].swapaxes(0, 1)
+        if mask is None:
+            mask = bias
+        else:
+            mask = np.where(mask, bias, np.float32(-np.inf)) if mask.dtype == bool else mask + bias
     if mask is not None:
         own["attn_mask"] = np.ascontiguousarray(mask[:, :, None])
     return cu_seqlens[:-1] + places, own
@@ -260,6 +266,9 @@ class PackedEncoder(ModuleList):
         options = {name: value for name, value in options.items() if value is not None and value is not False}
         if keys is None and relative_bias is None and attn_mask is None and collect is None and len(self):
             return self._engine.get(self, is_causal)(hidden, cu_seqlens, pooled_rows=pooled_rows, out=out)
+        if hidden.ndim != 2 or hidden.shape[1] != self.h:
+            raise ValueError(f"hidden has shape {hidden.shape}; (T, {self.h}) is needed")
+        cu_seqlens, keys = _checked(cu_seqlens, keys, len(hidden), self.num_heads, options)
         if collect is not None:
             collect.add_hidden(hidden)
         if pooled_rows is not None:
@@ -273,9 +282,12 @@ class PackedEncoder(ModuleList):
 
     def _pooled(self, hidden, cu_seqlens, keys, options, pooled_rows, collect, out) -> np.ndarray:
         """`forward` with pooled_rows, layer by layer."""
-        pooled, own_options = for_pooled_rows(pooled_rows, np.asarray(cu_seqlens), keys, options)
+        pooled, own_options = for_pooled_rows(pooled_rows, cu_seqlens, keys, options)
+        shape = (len(pooled), self.h)
         if out is None:
-            out = np.empty((len(pooled), self.h), np.float32)
+            out = np.empty(shape, np.float32)
+        else:
+            check_out(out, shape, FLOAT32, {"hidden": hidden, "cu_seqlens": cu_seqlens} | options)
         if not len(self):
             out[...] = hidden[pooled]
             return out
@@ -289,6 +301,26 @@ class PackedEncoder(ModuleList):
 
     def extra_repr(self) -> str:
         return f"{self.h}, num_heads={self.num_heads}, inner={self.inner}, norm_first={self.norm_first}"
+
+
+def _checked(cu_seqlens, keys, T: int, num_heads: int, options: dict[str, Any]) -> tuple[np.ndarray, tuple | None]:
+    """cu_seqlens and keys; attn_mask (with all its axes) and relative_bias are put into options."""
+    cu_seqlens = cu_keys = checks.starts(cu_seqlens, "cu_seqlens", T, "hidden")
+    if keys is not None:
+        rows, cu_keys = keys
+        cu_keys = checks.starts(cu_keys, "cu_seqlens_k", len(rows), "keys")
+        if len(cu_keys) != len(cu_seqlens):
+            raise ValueError(
+                f"keys have {len(cu_keys) - 1} sequences; as many as hidden, {len(cu_seqlens) - 1}, are needed"
+            )
+        keys = rows, cu_keys
+    longest = (int(np.diff(cu).max(initial=0)) for cu in (cu_seqlens, cu_keys))
+    shape = (num_heads, *longest)
+    if "attn_mask" in options:
+        options["attn_mask"] = checks.mask(options["attn_mask"], (len(cu_seqlens) - 1,), shape)
+    if "relative_bias" in options:
+        options["relative_bias"] = checks.table(options["relative_bias"], *shape)
+    return cu_seqlens, keys
 
 
 class _Engine:
