@@ -146,6 +146,8 @@ tfast_status tfast_activate(int64_t n, const float* x, float* y, tfast_activatio
 /* --- copies (ops/embedding.c, heads.c)
  * ------------------------------------------------------------------------------------------ */
 /* y[i] = table[ids[i]]; the ids have been checked. */
+/* Where the first of n ids stands that is not in [0, limit); -1: nowhere. */
+int64_t tfast_first_outside(int64_t n, const int64_t* ids, int64_t limit);
 tfast_status tfast_embedding(int64_t n, const int64_t* ids, int64_t width, const float* table, int64_t table_stride,
                              float* y, int64_t y_stride, int n_threads);
 /* y[i] = layer norm of the sum of tables[t][ids[t][i]]; y (n, width) dense. */

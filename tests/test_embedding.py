@@ -96,3 +96,19 @@ def test_sum_of_bad_input():
             embedding_sum(*arguments)
     with pytest.raises(IndexError, match="ids holds 5"):
         embedding_sum([[0], [5]], [table, table])
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.uint64, ">i8"])
+@pytest.mark.parametrize("n", [1, 7, 100])
+def test_ids_outside_the_table_wherever_they_stand(dtype, n):
+    table = normal(5, 3)
+    info = np.iinfo(dtype)
+    for bad in {info.min, -1, 5, info.max} - {0}:
+        if not info.min <= bad <= info.max:
+            continue
+        for at in {0, n // 2, n - 1}:
+            ids = np.zeros(n, dtype)
+            ids[at] = bad
+            with pytest.raises(IndexError, match=f"ids holds {bad}; values in \\[0, 5\\)"):
+                embedding(ids, table)
+    assert np.array_equal(embedding(np.full(n, 4, dtype), table), np.broadcast_to(table[4], (n, 3)))

@@ -145,6 +145,7 @@ cdef extern from "tfast.h" nogil:
     tfast_status tfast_softmax(int64_t m, int64_t n, const float *x, int64_t x_stride, float *y, int64_t y_stride,
                                int n_threads)
     tfast_status tfast_activate(int64_t n, const float *x, float *y, tfast_activation kind, int n_threads)
+    int64_t tfast_first_outside(int64_t n, const int64_t *ids, int64_t limit)
     tfast_status tfast_embedding(int64_t n, const int64_t *ids, int64_t width, const float *table,
                                  int64_t table_stride, float *y, int64_t y_stride, int n_threads)
     tfast_status tfast_rmsnorm(int64_t m, int64_t n, const float *x, int64_t x_stride, const float *residual,

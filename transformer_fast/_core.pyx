@@ -634,6 +634,11 @@ def activate(cnp.ndarray x, cnp.ndarray y, int kind, int n_threads):
     check(status)
 
 
+def first_outside(cnp.ndarray ids, int64_t limit):
+    """Where the first of ids (n,), dense int64, stands that is not in [0, limit); -1: nowhere."""
+    return tfast_first_outside(cnp.PyArray_DIM(ids, 0), integers(ids), limit)
+
+
 def embedding(cnp.ndarray ids, cnp.ndarray table, cnp.ndarray y, int n_threads):
     """ids (n,) dense int64, all in [0, V); table (V, N), y (n, N), last axes dense."""
     cdef const int64_t *pi = integers(ids)

@@ -6,6 +6,14 @@
 #include "../tfast.h"
 #include "rows.h"
 
+int64_t tfast_first_outside(int64_t n, const int64_t* ids, int64_t limit) {
+    uint64_t outside = 0; /* without a branch, for the compiler to take several at once */
+    for (int64_t i = 0; i < n; i++) outside |= (uint64_t)ids[i] >= (uint64_t)limit;
+    for (int64_t i = 0; outside && i < n; i++)
+        if ((uint64_t)ids[i] >= (uint64_t)limit) return i;
+    return -1;
+}
+
 typedef struct {
     rows_plan plan;
     const int64_t* ids;

@@ -76,6 +76,17 @@ def integers(x, name: str, n: int) -> np.ndarray:
     return np.ascontiguousarray(x if x.flags.aligned else x.copy(), dtype=np.int64)
 
 
+def outside(ids: np.ndarray, limit: int) -> int | None:
+    """The first of `ids`, an array of integers, that is not in [0, limit); None: all are."""
+    at = _core.first_outside(flat_integers(ids), limit)
+    return None if at < 0 else int(ids.flat[at])
+
+
+def flat_integers(x: np.ndarray) -> np.ndarray:
+    """An array of integers as a dense int64 vector; what is too large for it becomes negative."""
+    return np.ascontiguousarray(x if x.flags.aligned else x.copy(), dtype=np.int64).reshape(-1)
+
+
 def as_rows(x: np.ndarray) -> np.ndarray:
     """(..., N) as (M, N): a view where the strides allow it."""
     return x if x.ndim == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])

@@ -28,7 +28,7 @@ def embedding(ids, weight, *, out=None) -> np.ndarray:
         arrays.check_out(out, shape, arrays.FLOAT32, {"weight": weight, "ids": ids})
     result = out if out is not None and out.flags.c_contiguous else np.empty(shape, arrays.FLOAT32)
     if result.size:
-        _core.embedding(_flat(ids), weight, result.reshape(-1, shape[-1]), 0)
+        _core.embedding(arrays.flat_integers(ids), weight, result.reshape(-1, shape[-1]), 0)
     return arrays.finish(out, result)
 
 
@@ -59,14 +59,16 @@ def embedding_sum(ids, tables, weight=None, bias=None, eps=1e-5, *, out=None) ->
     bias = None if bias is None else arrays.vector(bias, "bias", N)
     if arrays.number(eps, "eps") < 0:
         raise ValueError(f"eps is {eps!r}; a number >= 0 is needed")
-    spread = np.broadcast_arrays(*[ids for ids, _ in pairs])
+    spread = [ids for ids, _ in pairs]
+    if any(ids.shape != spread[0].shape for ids in spread):
+        spread = np.broadcast_arrays(*spread)
     shape = (*spread[0].shape, N)
     if out is not None:
         inputs = {f"tables[{i}]": table for i, (_, table) in enumerate(pairs)}
         arrays.check_out(out, shape, arrays.FLOAT32, {**inputs, "weight": weight, "bias": bias})
     result = out if out is not None and out.flags.c_contiguous else np.empty(shape, arrays.FLOAT32)
     if result.size:
-        flat = tuple(_flat(ids) for ids in spread)
+        flat = tuple(arrays.flat_integers(ids) for ids in spread)
         _core.embedding_sum(flat, tuple(table for _, table in pairs), weight, bias, eps, result.reshape(-1, N), 0)
     return arrays.finish(out, result)
 
@@ -78,19 +80,10 @@ def _table(ids, weight) -> tuple[np.ndarray, np.ndarray]:
     weight = arrays.float32(weight, "weight")
     if weight.ndim != 2:
         raise ValueError(f"weight has shape {weight.shape}; (V, N) is needed")
-    _check_ids(ids, weight.shape[0])
+    bad = arrays.outside(ids, weight.shape[0])
+    if bad is not None:
+        raise IndexError(f"ids holds {bad}; values in [0, {weight.shape[0]}), the rows of weight, are needed")
     return ids, weight
-
-
-def _flat(ids: np.ndarray) -> np.ndarray:
-    """`ids` as a dense vector of int64."""
-    return np.ascontiguousarray(ids if ids.flags.aligned else ids.copy(), dtype=np.int64).reshape(-1)
-
-
-def _check_ids(ids: np.ndarray, V: int) -> None:
-    if ids.size and (ids.min() < 0 or ids.max() >= V):
-        bad = ids[(ids < 0) | (ids >= V)].flat[0]
-        raise IndexError(f"ids holds {bad}; values in [0, {V}), the rows of weight, are needed")
 
 
 def _copied(source: np.ndarray, shape: tuple[int, ...], view) -> np.ndarray:

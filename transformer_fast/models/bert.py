@@ -123,7 +123,7 @@ class BertModel(PoolingEncoder):
 
     def _embed(self, input_ids: np.ndarray, positions: np.ndarray, token_type_ids: np.ndarray | None) -> np.ndarray:
         tables = [self.word_embeddings.weight, self.token_type_embeddings.weight, self.position_embeddings.weight]
-        types = np.zeros(1, np.int64) if token_type_ids is None else token_type_ids
+        types = np.zeros(len(input_ids), np.int64) if token_type_ids is None else token_type_ids
         norm = self.embeddings_norm
         return F.embedding_sum([input_ids, types, positions], tables, norm.weight, norm.bias, norm.eps)
 

@@ -100,7 +100,7 @@ class ElectraModel(TextEncoder):
 
     def _embed(self, input_ids: np.ndarray, positions: np.ndarray, token_type_ids: np.ndarray | None) -> np.ndarray:
         tables = [self.word_embeddings.weight, self.token_type_embeddings.weight, self.position_embeddings.weight]
-        types = np.zeros(1, np.int64) if token_type_ids is None else token_type_ids
+        types = np.zeros(len(input_ids), np.int64) if token_type_ids is None else token_type_ids
         norm = self.embeddings_norm
         rows = F.embedding_sum([input_ids, types, positions], tables, norm.weight, norm.bias, norm.eps)
         return rows if self.embeddings_project is None else self.embeddings_project(rows)

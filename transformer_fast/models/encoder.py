@@ -38,19 +38,21 @@ class Batch:
     """Rows that run: the tokens of each sequence one after the other, and what else a block may have to know of them.
 
     positions (T,): what the family makes of input_ids, or the caller's. places (T,): where each row stands in its
-    sequence, padding counted. keys: rows that are attended and their offsets, as
+    sequence, padding counted; None means that there is no padding. keys: rows that are attended and their offsets, as
     in nn.PackedSelfAttention; None means all. pooled_rows: of nn.PackedEncoder, the one row of each sequence that is
     wanted; None means all.
     """
 
     cu_seqlens: np.ndarray
     positions: np.ndarray
-    places: np.ndarray
+    places: np.ndarray | None
     keys: tuple[np.ndarray, np.ndarray] | None = None
     pooled_rows: int | np.ndarray | None = None
 
     def dense(self) -> bool:
         """Are all rows attended, and neighbours in their sequence neighbours here?"""
+        if self.places is None:
+            return self.keys is None
         neighbours = np.diff(self.places) == 1
         starts = self.cu_seqlens[(self.cu_seqlens > 0) & (self.cu_seqlens < len(self.places))]
         neighbours[starts - 1] = True  # from one sequence to the next
@@ -60,7 +62,7 @@ class Batch:
         return int(np.diff(self.cu_seqlens).max(initial=0))
 
     def distances(self) -> np.ndarray:
-        """(B, Mq, Mk): the place of key j minus that of query i; 0 beyond the ends of a sequence."""
+        """(B, Mq, Mk): the place of key j minus that of query i; 0 beyond the ends of a sequence. Needs places."""
         rows, cu_keys = self.keys or (np.arange(len(self.places)), self.cu_seqlens)
         key_places = self.places[rows]
         counts, key_counts = np.diff(self.cu_seqlens), np.diff(cu_keys)
@@ -216,9 +218,8 @@ class TextEncoder(PretrainedModel):
         self._check_length(positions)
         if token_type_ids is not None:
             token_type_ids = self._token_types(token_type_ids, input_ids.shape)
-        places = np.arange(len(input_ids)) - np.repeat(cu_seqlens[:-1], lengths)
         hidden = self._embed(input_ids, positions, token_type_ids)
-        return self._run(hidden, Batch(cu_seqlens, positions, places, pooled_rows=pooled_rows), None)
+        return self._run(hidden, Batch(cu_seqlens, positions, None, pooled_rows=pooled_rows), None)
 
     def _check_length(self, positions: np.ndarray, what: str = "") -> None:
         """positions: as `_positions` made them, the first max_length of which there are rows."""

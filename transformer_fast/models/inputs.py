@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from transformer_fast.functional.arrays import outside
+
 
 def offsets(mask: np.ndarray) -> np.ndarray:
     """cu_seqlens (B + 1,) of the places of (B, L) where mask is True."""
@@ -19,10 +21,10 @@ def integers(name: str, array, limit: int | None = None, shape: tuple[int, ...] 
     array = np.asarray(array)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} has dtype {array.dtype}; needed: integers")
-    if limit is not None and array.size:
-        low, high = int(array.min()), int(array.max())
-        if low < 0 or high >= limit:
-            raise IndexError(f"{name} holds {low if low < 0 else high}; needed: 0 to {limit - 1}")
+    if limit is not None:
+        bad = outside(array, limit)
+        if bad is not None:
+            raise IndexError(f"{name} holds {bad}; needed: 0 to {limit - 1}")
     if shape is not None and array.shape != shape:
         if array.ndim > len(shape) or array.shape[-1:] != shape[-1:] or array.shape[:-1] not in ((), (1,)):
             raise ValueError(f"{name} has shape {array.shape}; needed: {shape}")

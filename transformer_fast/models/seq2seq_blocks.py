@@ -18,6 +18,7 @@ import numpy as np
 from transformer_fast import functional as F
 from transformer_fast.models.inputs import offsets
 from transformer_fast.nn import FeedForward, FusedLinear, KeyValueCache, LayerNorm, Linear, Module, ModuleList, RMSNorm
+from transformer_fast.nn.engine import Description, Engine
 
 Attend = Callable[..., None]
 
@@ -318,7 +319,7 @@ class Stack(Module):
         self.shape = shape
         self.layers = ModuleList([Block(shape, cross) for _ in range(layers)])
         self.final_norm = shape.norm() if shape.norm_first else None
-        self._engine = _Engine()
+        self._engine = Engine()
 
     def forward(
         self,
@@ -343,30 +344,10 @@ class Stack(Module):
 
     def encode(self, hidden: np.ndarray, cu_seqlens: np.ndarray) -> np.ndarray:
         """`forward` of an encoder whose scores have no bias, in one call of the engine, to the same bits."""
-        hidden = self._engine.get(self)(hidden, cu_seqlens)
+        hidden = self._engine.get(self._description)(hidden, cu_seqlens)
         return hidden if self.final_norm is None else self.final_norm(hidden)
 
-
-class _Engine:
-    """An encoder's layers as one functional.Encoder: made when first needed, and again when a part has changed."""
-
-    def __init__(self) -> None:
-        self._parts: list = []
-        self._encoder: F.Encoder | None = None
-
-    def get(self, stack: Stack) -> F.Encoder:
-        layers, shape = [layer.engine_layer() for layer in stack.layers], stack.shape
-        parts = [part for layer in layers for part in layer]
-        if len(parts) != len(self._parts) or any(a is not b for a, b in zip(parts, self._parts, strict=True)):
-            self._encoder = F.Encoder(
-                [F.EncoderLayer(*layer) for layer in layers],
-                shape.heads,
-                shape.activation,
-                (shape.eps, shape.eps),
-                shape.norm_first,
-            )
-            self._parts = parts
-        return self._encoder
-
-    def __reduce__(self) -> tuple[type, tuple[()]]:
-        return _Engine, ()  # packed weights belong to this process and ISA
+    def _description(self) -> Description:
+        shape = self.shape
+        options = shape.heads, shape.activation, (shape.eps, shape.eps), shape.norm_first
+        return Description([layer.engine_layer() for layer in self.layers], options)

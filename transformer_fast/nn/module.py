@@ -17,6 +17,22 @@ import numpy as np
 
 from transformer_fast.nn import init
 
+_last_change = object()
+
+
+def last_change() -> object:
+    """Another object after every change of an attribute, a parameter or a part of any module.
+
+    What is made of parts may be kept for as long as it stays the same: see `nn.engine`.
+    """
+    return _last_change
+
+
+def note_change() -> None:
+    """To be called after the change."""
+    global _last_change
+    _last_change = object()
+
 
 class IncompatibleKeys(NamedTuple):
     """What a `load_state_dict(strict=False)` left aside."""
@@ -57,6 +73,7 @@ class Module:
         self._parameters[name] = None
         if shape is not None:
             self._parameters[name] = _read_only(init.create(shape, initialize))
+        note_change()
 
     def parameters(self) -> Iterator[np.ndarray]:
         for _, array in self.named_parameters():
@@ -109,6 +126,7 @@ class Module:
             loaded = [name for name, full in names.items() if full in arrays]
             for name in loaded:
                 module._parameters[name] = arrays[names[name]]
+            note_change()
             if loaded:
                 module._loaded()
         return IncompatibleKeys(missing, unexpected)
@@ -141,6 +159,7 @@ class Module:
         else:
             self._modules.pop(name, None)
             object.__setattr__(self, name, value)
+        note_change()
 
     def __getattr__(self, name: str) -> Any:
         for table in ("_parameters", "_modules"):
@@ -166,6 +185,7 @@ class Module:
         if not isinstance(name, str) or not name or "." in name:
             raise ValueError(f"{type(self).__name__} was given the name {name!r}; needed: a string without dots")
         self._modules[name] = module
+        note_change()
 
     def extra_repr(self) -> str:
         """What stands in the brackets of `repr(module)`."""

@@ -16,6 +16,7 @@ from transformer_fast import functional as F
 from transformer_fast.functional import attention_checks as checks
 from transformer_fast.functional.arrays import FLOAT32, check_out
 from transformer_fast.nn.attention import PackedSelfAttention
+from transformer_fast.nn.engine import Description, Engine
 from transformer_fast.nn.feed_forward import FeedForward
 from transformer_fast.nn.module import Module, ModuleList
 from transformer_fast.nn.norm import LayerNorm
@@ -236,7 +237,7 @@ class PackedEncoder(ModuleList):
         super().__init__([PackedEncoderLayer(*layer) for _ in range(num_layers)])
         self.h, self.num_heads, self.inner = h, num_heads, inner
         self.activation, self.eps, self.norm_first = activation, eps, norm_first
-        self._engine = _Engine()
+        self._engine = Engine()
 
     def forward(
         self,
@@ -265,7 +266,7 @@ class PackedEncoder(ModuleList):
         options = {"is_causal": is_causal, "relative_bias": relative_bias, "attn_mask": attn_mask}
         options = {name: value for name, value in options.items() if value is not None and value is not False}
         if keys is None and relative_bias is None and attn_mask is None and collect is None and len(self):
-            return self._engine.get(self, is_causal)(hidden, cu_seqlens, pooled_rows=pooled_rows, out=out)
+            return self._engine.get(self._description, is_causal)(hidden, cu_seqlens, pooled_rows=pooled_rows, out=out)
         if hidden.ndim != 2 or hidden.shape[1] != self.h:
             raise ValueError(f"hidden has shape {hidden.shape}; (T, {self.h}) is needed")
         cu_seqlens, keys = _checked(cu_seqlens, keys, len(hidden), self.num_heads, options)
@@ -299,6 +300,10 @@ class PackedEncoder(ModuleList):
             last(hidden, cu_seqlens, keys, options, scratch, collect, np.empty_like(hidden))
         return last(hidden, cu_seqlens, keys, own_options, scratch, None, out, pooled)
 
+    def _description(self) -> Description:
+        options = self.num_heads, self.activation, (self.eps, self.eps), self.norm_first
+        return Description([layer.engine_layer() for layer in self], options)
+
     def extra_repr(self) -> str:
         return f"{self.h}, num_heads={self.num_heads}, inner={self.inner}, norm_first={self.norm_first}"
 
@@ -321,30 +326,3 @@ def _checked(cu_seqlens, keys, T: int, num_heads: int, options: dict[str, Any]) 
     if "relative_bias" in options:
         options["relative_bias"] = checks.table(options["relative_bias"], *shape)
     return cu_seqlens, keys
-
-
-class _Engine:
-    """All layers as one functional.Encoder: made when first needed, and again when a weight or the ISA has changed."""
-
-    def __init__(self) -> None:
-        self._parts: list = []
-        self._encoders: dict[bool, F.Encoder] = {}
-
-    def get(self, encoder: PackedEncoder, causal: bool) -> F.Encoder:
-        layers = [layer.engine_layer() for layer in encoder]
-        parts = [part for layer in layers for part in layer]
-        if len(parts) != len(self._parts) or any(a is not b for a, b in zip(parts, self._parts, strict=True)):
-            self._parts, self._encoders = parts, {}
-        if causal not in self._encoders:
-            self._encoders[causal] = F.Encoder(
-                [F.EncoderLayer(*layer) for layer in layers],
-                encoder.num_heads,
-                encoder.activation,
-                (encoder.eps, encoder.eps),
-                encoder.norm_first,
-                causal=causal,
-            )
-        return self._encoders[causal]
-
-    def __reduce__(self) -> tuple[type, tuple[()]]:
-        return _Engine, ()  # packed weights belong to this process and ISA

@@ -11,6 +11,7 @@ import numpy as np
 from transformer_fast import functional as F
 from transformer_fast.nn import init
 from transformer_fast.nn.attention import MultiheadAttention
+from transformer_fast.nn.engine import Description, Engine
 from transformer_fast.nn.feed_forward import Activation, feed_forward
 from transformer_fast.nn.linear import Linear
 from transformer_fast.nn.masks import split_causal, square_subsequent_mask
@@ -85,32 +86,14 @@ class TransformerEncoderLayer(Module):
         return f"norm_first={self.norm_first}"
 
 
-class _Engine:
-    """Layers as one functional.Encoder: made when needed, and again when a weight, an option or the ISA has changed."""
-
-    def __init__(self) -> None:
-        self._key: list = []
-        self._encoder: F.Encoder | None = None
-
-    def get(self, layers: ModuleList, causal: bool) -> F.Encoder | None:
-        """None where the layers hold something that the engine's own loop does not know."""
-        if not all(_is_plain(layer) for layer in layers):
-            return None
-        options = [_options(layer) for layer in layers]
-        if any(other != options[0] for other in options):
-            return None
-        parts = [_parts(layer) for layer in layers]
-        key = [causal, options[0], *(part for layer in parts for part in layer)]
-        same = len(key) == len(self._key) and key[:2] == self._key[:2]
-        if not same or any(a is not b for a, b in zip(key[2:], self._key[2:], strict=True)):
-            heads, activation, norm_first, *eps = options[0]
-            encoder_layers = [F.EncoderLayer(*layer) for layer in parts]
-            self._encoder = F.Encoder(encoder_layers, heads, activation, tuple(eps), norm_first, causal=causal)
-            self._key = key
-        return self._encoder
-
-    def __reduce__(self) -> tuple[type, tuple[()]]:
-        return _Engine, ()  # packed weights belong to this process and ISA
+def _description(layers: ModuleList) -> Description | None:
+    """None where the layers hold something that the engine's own loop does not know."""
+    if not all(_is_plain(layer) for layer in layers):
+        return None
+    options = [_options(layer) for layer in layers]
+    if any(other != options[0] for other in options):
+        return None
+    return Description([_parts(layer) for layer in layers], options[0])
 
 
 def _is_plain(layer: Module) -> bool:
@@ -131,7 +114,7 @@ def _is_plain(layer: Module) -> bool:
 
 
 def _options(layer: TransformerEncoderLayer) -> tuple:
-    return layer.self_attn.num_heads, layer.activation, layer.norm_first, layer.norm1.eps, layer.norm2.eps
+    return layer.self_attn.num_heads, layer.activation, (layer.norm1.eps, layer.norm2.eps), layer.norm_first
 
 
 def _parts(layer: TransformerEncoderLayer) -> tuple:
@@ -173,7 +156,7 @@ class TransformerEncoder(Module):
         self.norm = norm
         self.enable_nested_tensor = enable_nested_tensor
         self.mask_check = mask_check
-        self._engine = _Engine()
+        self._engine = Engine()
 
     def forward(
         self,
@@ -198,7 +181,9 @@ class TransformerEncoder(Module):
         """
         mask, is_causal = split_causal(mask, is_causal)
         x = np.asarray(src)
-        encoder = self._engine.get(self.layers, is_causal) if mask is None and self.num_layers else None
+        encoder = None
+        if mask is None and self.num_layers:
+            encoder = self._engine.get(lambda: _description(self.layers), is_causal)
         tokens = None
         if encoder is not None and src_key_padding_mask is not None:
             tokens = None if is_causal else self._nested_tokens(x, src_key_padding_mask)
