@@ -383,6 +383,54 @@ def test_number_of_threads_from_affinity():
     assert threads_seen() <= len(allowed)
 
 
+needs_processors = pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="needs two processors"
+)
+
+
+@needs_openmp
+@needs_proc
+@needs_processors
+def test_a_helper_leaves_the_processor_of_its_caller():
+    """Both on one processor, free to go: one of them goes, and may run where it might before."""
+    code = """
+        before = set(os.listdir("/proc/self/task"))
+        expected = work()
+        (helper,) = (int(name) for name in set(os.listdir("/proc/self/task")) - before)
+        allowed = os.sched_getaffinity(0)
+        here = min(allowed)
+
+        def processor(thread):
+            with open(f"/proc/self/task/{thread}/stat") as file:
+                return int(file.read().rsplit(")", 1)[1].split()[36])
+
+        os.sched_setaffinity(0, {here})
+        left = 0
+        for _ in range(10):
+            os.sched_setaffinity(helper, {here})
+            os.sched_setaffinity(helper, allowed)
+            assert work() == expected
+            assert os.sched_getaffinity(helper) == allowed
+            left += processor(helper) != here
+        print(left)
+    """
+    assert int(child(code)) >= 8, "it stays every time where it is not made to leave"
+
+
+@needs_openmp
+@pytest.mark.parametrize("asked, variables", [(2, {"OMP_THREAD_LIMIT": "1"}), (3, {"OMP_THREAD_LIMIT": "2"}), (9, {})])
+def test_fewer_threads_or_processors_than_asked_for(asked, variables):
+    """OpenMP may give fewer than asked for; threads that find no processor of their own stay where they are."""
+    code = """
+        expected = work()
+        if hasattr(os, "sched_setaffinity"):
+            for thread in os.listdir("/proc/self/task"):
+                os.sched_setaffinity(int(thread), {min(os.sched_getaffinity(0))})
+        print(all(work() == expected for _ in range(5)))
+    """
+    assert child(code, TRANSFORMER_FAST_NUM_THREADS=str(asked), **variables) == "True"
+
+
 @pytest.mark.parametrize("value", ["0", "-1", "+2", "many", "1.5", "4096", "2,2", " 2", "2 ", "99999", "\u0662"])
 def test_nonsense_number_of_threads_in_the_environment_fails_loudly(value):
     code = "import transformer_fast; print('imported')"

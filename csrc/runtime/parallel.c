@@ -6,8 +6,9 @@
  * parallel at a time, the others run serial beside it;
  * - libgomp's threads do not survive a fork, and a parallel region in the child would wait for them for ever: such a
  * child is serial;
- * - the number of threads has to follow affinity, cgroup quota, the library's own setting and threadpoolctl. */
-#define _GNU_SOURCE /* sched_getaffinity */
+ * - the number of threads has to follow affinity, cgroup quota, the library's own setting and threadpoolctl;
+ * - Linux may wake a helper on the processor of the thread that calls, and leave it there: see `settle`. */
+#define _GNU_SOURCE /* sched_getaffinity, sched_getcpu */
 #include "parallel.h"
 
 #include <pthread.h>
@@ -28,6 +29,9 @@
 /* Fork and join of two threads measured at 1-3 us warm (docs/threading.md): below this much work a loop stays serial.
  */
 #define SERIAL_BELOW_NS 20e3
+
+/* A helper that is awake begins within 0.3 us. */
+#define SPINS_BEFORE_YIELD 1000
 
 static int configured_threads; /* set_num_threads; 0: none */
 
@@ -162,19 +166,81 @@ static void run_serial(const tfast_parallel* loop, tfast_task_fn fn, void* ctx, 
 }
 
 #ifdef _OPENMP
+#if defined(__linux__)
+typedef struct {
+    uint64_t taken[CPU_SETSIZE / 64]; /* a bit for each processor that a thread of the team runs on */
+} places_t;
+
+static int take_place(places_t* p) {
+    const int cpu = sched_getcpu();
+    if (cpu < 0 || cpu >= CPU_SETSIZE) return 1;
+    const uint64_t bit = (uint64_t)1 << cpu % 64;
+    return !(__atomic_fetch_or(&p->taken[cpu / 64], bit, __ATOMIC_RELAXED) & bit);
+}
+
+/* Two threads of the team on one processor: after a pause Linux was seen to wake the helper where the caller runs, with
+ * the other processor idle, and both then waited for each other by turns of a time slice: a call of 26 us took 1.4 to
+ * 4 ms, for as long as the calls went on (two processors, Linux 6.18). The one that comes second moves: its affinity
+ * goes without the processors that are taken, and is what it was again at once. */
+static void settle(places_t* p) {
+    if (take_place(p)) return;
+    cpu_set_t allowed, others;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+    others = allowed;
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+        if (__atomic_load_n(&p->taken[cpu / 64], __ATOMIC_RELAXED) >> cpu % 64 & 1) CPU_CLR(cpu, &others);
+    if (CPU_COUNT(&others) == 0 || sched_setaffinity(0, sizeof others, &others) != 0) return;
+    take_place(p);
+    sched_setaffinity(0, sizeof allowed, &allowed);
+}
+
+/* A helper that has not begun may be waiting for the caller's processor: it has to run there once in order to leave. */
+static void let_begin(const int* begun, int helpers) {
+    for (int spins = 0; __atomic_load_n(begun, __ATOMIC_RELAXED) < helpers;)
+        if (++spins > SPINS_BEFORE_YIELD) {
+            sched_yield();
+            spins = 0;
+        }
+}
+#else
+typedef struct {
+    char none;
+} places_t;
+static int take_place(places_t* p) {
+    (void)p;
+    return 1;
+}
+static void settle(places_t* p) {
+    (void)p;
+}
+static void let_begin(const int* begun, int helpers) {
+    (void)begun;
+    (void)helpers;
+}
+#endif
+
 /* Tasks are counted out one by one: a thread that the machine slows down takes fewer. No result depends on who runs a
  * task. */
 static void run_team(const tfast_parallel* loop, tfast_task_fn fn, void* ctx, char* scratch, size_t stride, int n) {
     int64_t next = 0;
+    int begun = 0; /* helpers; OpenMP may have given fewer than were asked for */
+    places_t places = {0};
+    take_place(&places);
     pool_started = 1;
 #pragma omp parallel num_threads(n)
     {
-        void* mine = scratch + stride * (size_t)omp_get_thread_num();
+        const int id = omp_get_thread_num();
+        if (id > 0) {
+            settle(&places);
+            __atomic_fetch_add(&begun, 1, __ATOMIC_RELAXED);
+        }
+        void* mine = scratch + stride * (size_t)id;
         for (;;) {
             const int64_t i = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED);
             if (i >= loop->n_tasks) break;
             fn(ctx, i, mine);
         }
+        if (id == 0) let_begin(&begun, omp_get_num_threads() - 1);
     }
 }
 #endif
