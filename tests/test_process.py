@@ -1,4 +1,4 @@
-"""What happens to the process around the library: fork, flush-to-zero, leaks, other OpenMP runtimes, the environment.
+"""What happens to the process around the library: fork, flush-to-zero, leaks, OpenMP runtimes, processors, settings.
 
 Each test runs a process of its own: what is looked for would otherwise stay behind in the suite's. To add one, print
 what the child found and compare it here; `PREAMBLE` gives the child work that is large enough for several threads.

@@ -177,15 +177,14 @@ class TextEncoder(PretrainedModel):
         if token_type_ids is not None:
             token_type_ids = self._token_types(token_type_ids, (B, L))[computed]
         places = np.broadcast_to(np.arange(L), (B, L))[computed]
-        only_first = not rows
-        batch = Batch(offsets(computed), position_ids[computed], places, keys, 0 if only_first else None)
+        batch = Batch(offsets(computed), position_ids[computed], places, keys, None if rows else 0)
         collect = None
         if output_attentions or output_hidden_states:
             collect = Collector(tokens, computed, hidden_states=output_hidden_states, attentions=output_attentions)
         hidden = self._embed(input_ids[computed], batch.positions, token_type_ids)
         hidden = self._run(hidden, batch, collect)
         states = (None, None) if collect is None else (collect.hidden_states, collect.attentions)
-        if only_first:
+        if not rows:
             return Encoded(None, tokens, hidden, *states)
         first_rows = hidden[batch.cu_seqlens[:-1]] if first else None
         return Encoded(hidden if keys is None else hidden[keys[0]], tokens, first_rows, *states)
