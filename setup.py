@@ -88,7 +88,7 @@ class BuildExt(build_ext):
 
 
 def sources():
-    files = [path for folder in ("base", "runtime", "ops") for path in sorted(glob.glob(f"csrc/{folder}/*.c"))]
+    files = [path for folder in ("base", "tuning", "runtime", "ops") for path in sorted(glob.glob(f"csrc/{folder}/*.c"))]
     return files + [f"csrc/isa/{level}.c" for level in ISA_FLAGS]
 
 

@@ -8,7 +8,7 @@
 #define TFAST_H
 
 #include "base/types.h"
-#include "kernels/table.h" /* tfast_attention */
+#include "kernels/api.h" /* tfast_attention */
 
 /* --- settings (runtime/)
  * --------------------------------------------------------------------------------------------------- */
@@ -17,9 +17,12 @@ int tfast_get_num_threads(void);
 int tfast_has_openmp(void);
 tfast_status tfast_set_isa(const char* name);
 const char* tfast_get_isa(void);
-/* For tests: "intel", "zen4" or "other" runs the variants that are meant for such a processor, NULL those of this one.
- * Results are the same to the bit. 0: no such name. Not while a call runs. */
+/* For tests: the tuning record of that name (tuning/tuning.c), NULL: that of this processor. Results are the same to the
+ * bit. 0: no such name. Not while a call runs. */
 int tfast_set_tuning(const char* name);
+const char* tfast_get_tuning(void);
+/* The i-th record's name; NULL behind the last. */
+const char* tfast_tuning_name(int i);
 const char* tfast_available_isa(int i);
 size_t tfast_workspace_release(void);
 const char* tfast_cpu_brand(void);
@@ -41,21 +44,30 @@ void tfast_attention_explain(const tfast_attention* call, int n_threads, tfast_a
 
 /* --- linear layers (ops/linear.c)
  * -------------------------------------------------------------------------------------------- */
+/* A weight (N, K) as products read it. */
 typedef struct {
     int64_t N, K;
-    const tfast_kernels* kernels; /* that it is packed for: those in force, or their few_rows */
-    const char* isa;              /* in force then */
-    float* panels;                /* 64-byte aligned, tfast_packed_bytes of them */
+    const struct tfast_gemm* gemm; /* that it was packed by (kernels/api.h) */
+    void* data;                    /* 64-byte aligned, tfast_packed_bytes of them */
 } tfast_packed;
 
-/* For the kernels in force: sets all but panels, which the caller allocates then. few_rows: it will be multiplied with
- * some dozens of rows at most, or with one. */
-void tfast_packed_begin(int64_t N, int64_t K, int few_rows, tfast_packed* p);
-/* Whether the kernels in force can read it. */
-int tfast_packed_fits(const tfast_packed* p);
+/* n rows of a weight in the type of its file, rows `stride` elements apart, each dense. */
+typedef struct {
+    const void* data;
+    int64_t n, stride;
+} tfast_row_block;
+
+/* For the level in force: sets all but data, which the caller allocates then. for_decode: products will have some dozens
+ * of rows at most, or one. */
+void tfast_packed_begin(int64_t N, int64_t K, tfast_format format, int for_decode, tfast_packed* p);
 size_t tfast_packed_bytes(const tfast_packed* p);
-/* w (N, K), rows w_stride apart, dense -> p->panels. */
-tfast_status tfast_pack(const float* w, int64_t w_stride, tfast_packed* p, int n_threads);
+/* Whether the level in force can read its layout. */
+int tfast_packed_fits(const tfast_packed* p);
+/* The rows of all blocks, N together, -> p->data. dtype: of every block. */
+tfast_status tfast_pack(const tfast_row_block* blocks, int64_t n_blocks, tfast_dtype dtype, tfast_packed* p,
+                        int n_threads);
+/* The values that products use -> w (N, K), dense. */
+tfast_status tfast_unpack(const tfast_packed* p, float* w, int n_threads);
 
 typedef struct {
     int64_t M;
@@ -145,19 +157,24 @@ tfast_status tfast_activate(int64_t n, const float* x, float* y, tfast_activatio
 
 /* --- copies (ops/embedding.c, heads.c)
  * ------------------------------------------------------------------------------------------ */
-/* y[i] = table[ids[i]]; the ids have been checked. */
-/* Where the first of n ids stands that is not in [0, limit); -1: nowhere. */
+/* The index of the first of n ids that is not in [0, limit), or -1. */
 int64_t tfast_first_outside(int64_t n, const int64_t* ids, int64_t limit);
-tfast_status tfast_embedding(int64_t n, const int64_t* ids, int64_t width, const float* table, int64_t table_stride,
-                             float* y, int64_t y_stride, int n_threads);
+/* Rows in the type of their file, `stride` elements apart, each dense. */
+typedef struct {
+    tfast_dtype dtype;
+    const void* data;
+    int64_t stride;
+} tfast_table;
+/* y[i] = table[ids[i]]; the ids have been checked. */
+tfast_status tfast_embedding(int64_t n, const int64_t* ids, int64_t width, const tfast_table* table, float* y,
+                             int64_t y_stride, int n_threads);
 /* y[i] = layer norm of the sum of tables[t][ids[t][i]]; y (n, width) dense. */
 #define TFAST_MAX_TABLES 8
 typedef struct {
     int64_t n, width;
     int n_tables; /* 1 to TFAST_MAX_TABLES */
     const int64_t* ids[TFAST_MAX_TABLES];
-    const float* tables[TFAST_MAX_TABLES];
-    int64_t table_stride[TFAST_MAX_TABLES];
+    tfast_table tables[TFAST_MAX_TABLES];
     const float *weight, *bias; /* or NULL */
     float eps, *y;
 } tfast_embedding_sum;

@@ -165,7 +165,7 @@ def test_a_gate_of_another_shape():
 def test_packed_for_few_rows(M, isa, threads):
     """Another layout on some machines, the same product up to rounding, and a row's bits do not depend on M."""
     x, weight, bias = normal(M, 200), normal(97, 200) / 14, normal(97)
-    packed = pack_weight(weight, few_rows=True)
+    packed = pack_weight(weight, for_decode=True)
     assert packed.isa == isa
     got = linear(x, packed, bias, activation="gelu")
     assert_close(got, reference.linear(*widened([x, weight, bias]), activation="gelu"))

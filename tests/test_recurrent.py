@@ -137,7 +137,7 @@ def test_packed_weights_and_out(op, isa):
     x, weight_ih, weight_hh, *rest = operands(op, 5, 4, 6, 11, 2)
     expected = getattr(functional, op)(x, weight_ih, weight_hh, *rest, direction="both")
     packs = [
-        tuple(pack_weight(part, few_rows=few) for part in np.split(weight, 2))
+        tuple(pack_weight(part, for_decode=few) for part in np.split(weight, 2))
         for weight, few in ((weight_ih, False), (weight_hh, True))
     ]
     out = np.full((5, 4, 44), np.nan, np.float32)[:, :, ::2]

@@ -8,7 +8,7 @@ cdef extern from "tfast.h" nogil:
         TFAST_OK, TFAST_NO_MEMORY, TFAST_UNKNOWN_ISA, TFAST_ISA_MISSING, TFAST_WRONG_LAYOUT
     const int64_t TFAST_UNLIMITED
     ctypedef enum tfast_dtype:
-        TFAST_F32
+        TFAST_F32, TFAST_F16, TFAST_BF16
     ctypedef enum tfast_activation:
         TFAST_IDENTITY
     ctypedef enum tfast_bias_kind:
@@ -47,10 +47,14 @@ cdef extern from "tfast.h" nogil:
         int64_t pieces, rows_per_piece, key_splits, threads, key_block, query_panel, scratch_bytes
         double score_flops, visible_fraction
         int decode
+    ctypedef enum tfast_format:
+        TFAST_FORMAT_F32
     ctypedef struct tfast_packed:
         int64_t N, K
-        const char *isa
-        float *panels
+        void *data
+    ctypedef struct tfast_row_block:
+        const void *data
+        int64_t n, stride
     ctypedef struct tfast_linear:
         int64_t M
         const float *x
@@ -70,6 +74,8 @@ cdef extern from "tfast.h" nogil:
     int tfast_has_openmp()
     tfast_status tfast_set_isa(const char *name)
     int tfast_set_tuning(const char *name)
+    const char *tfast_get_tuning()
+    const char *tfast_tuning_name(int i)
     const char *tfast_get_isa()
     const char *tfast_available_isa(int i)
     size_t tfast_workspace_release()
@@ -77,9 +83,12 @@ cdef extern from "tfast.h" nogil:
     void tfast_cache_bytes(int64_t *l1d, int64_t *l2, int64_t *l3)
     tfast_status tfast_attention_run(const tfast_attention *call, int n_threads)
     void tfast_attention_explain(const tfast_attention *call, int n_threads, tfast_attention_plan *plan)
-    void tfast_packed_begin(int64_t N, int64_t K, int few_rows, tfast_packed *p)
+    void tfast_packed_begin(int64_t N, int64_t K, tfast_format format, int for_decode, tfast_packed *p)
     size_t tfast_packed_bytes(const tfast_packed *p)
-    tfast_status tfast_pack(const float *w, int64_t w_stride, tfast_packed *p, int n_threads)
+    int tfast_packed_fits(const tfast_packed *p)
+    tfast_status tfast_pack(const tfast_row_block *blocks, int64_t n_blocks, tfast_dtype dtype, tfast_packed *p,
+                            int n_threads)
+    tfast_status tfast_unpack(const tfast_packed *p, float *w, int n_threads)
     tfast_status tfast_linear_run(const tfast_linear *call, int n_threads)
     ctypedef struct tfast_matmul:
         int64_t entries, M, N, K
@@ -146,8 +155,12 @@ cdef extern from "tfast.h" nogil:
                                int n_threads)
     tfast_status tfast_activate(int64_t n, const float *x, float *y, tfast_activation kind, int n_threads)
     int64_t tfast_first_outside(int64_t n, const int64_t *ids, int64_t limit)
-    tfast_status tfast_embedding(int64_t n, const int64_t *ids, int64_t width, const float *table,
-                                 int64_t table_stride, float *y, int64_t y_stride, int n_threads)
+    ctypedef struct tfast_table:
+        tfast_dtype dtype
+        const void *data
+        int64_t stride
+    tfast_status tfast_embedding(int64_t n, const int64_t *ids, int64_t width, const tfast_table *table, float *y,
+                                 int64_t y_stride, int n_threads)
     tfast_status tfast_rmsnorm(int64_t m, int64_t n, const float *x, int64_t x_stride, const float *residual,
                                int64_t residual_stride, const float *weight, float eps, float *y, int64_t y_stride,
                                int n_threads)
@@ -157,8 +170,7 @@ cdef extern from "tfast.h" nogil:
         int64_t n, width
         int n_tables
         const int64_t *ids[8]
-        const float *tables[8]
-        int64_t table_stride[8]
+        tfast_table tables[8]
         const float *weight
         const float *bias
         float eps

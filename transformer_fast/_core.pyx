@@ -35,8 +35,8 @@ cdef int check(tfast_status status) except -1:
         raise MemoryError("the workspace of the call could not be allocated; nothing was computed")
     if status == TFAST_WRONG_LAYOUT:
         raise RuntimeError(
-            f"weight was packed for another instruction set than the one in force ({get_isa()}): "
-            "pack it again after set_isa()"
+            f"weight is packed in a layout that the level in force ({get_isa()}) does not read; "
+            "needed: pack it again after set_isa()"
         )
     raise RuntimeError(f"internal status {<int>status}")
 
@@ -116,11 +116,24 @@ def set_isa(name):
 
 
 def set_tuning(name):
-    """For tests: the variants meant for "intel", "zen4" or "other" processors, or (None) for this one."""
+    """For tests: the tuning record of that microarchitecture, or (None) of this processor."""
     cdef bytes text = b"" if name is None else name.encode()
     cdef const char *chosen = text
     if not (tfast_set_tuning(NULL) if name is None else tfast_set_tuning(chosen)):
-        raise ValueError(f"name is {name!r}; 'intel', 'zen4', 'other' or None is needed")
+        raise ValueError(f"name is {name!r}, needed: one of {', '.join(tunings())}, or None")
+
+
+def get_tuning():
+    return tfast_get_tuning().decode()
+
+
+def tunings():
+    """The names of all tuning records."""
+    names, i = [], 0
+    while tfast_tuning_name(i) != NULL:
+        names.append(tfast_tuning_name(i).decode())
+        i += 1
+    return tuple(names)
 
 
 def get_isa():
@@ -309,45 +322,89 @@ def explain_attention(tuple arguments, int n_threads):
 
 # --- linear layers ----------------------------------------------------------------------------------------------------
 
+cdef tfast_dtype weight_dtype(cnp.ndarray a) except *:
+    """The type of a weight or table as the engine names it. bfloat16 is a type of its own in NumPy: it has a name."""
+    cdef int number = cnp.PyArray_TYPE(a)
+    if number == cnp.NPY_FLOAT32:
+        return TFAST_F32
+    if number == cnp.NPY_FLOAT16:
+        return TFAST_F16
+    if a.dtype.name == "bfloat16":
+        return TFAST_BF16
+    raise TypeError(f"dtype is {a.dtype}, needed: float32, float16 or bfloat16")
+
+
 cdef class PackedWeight:
-    """A weight (N, K) in the layout of one instruction set; immutable, shared freely between threads.
+    """A weight (N, K) in the layout of a level; immutable, shared freely between threads.
+
+    Attributes: shape (N, K), format ("float32" or "bfloat16"), nbytes, isa (the level that it was packed under).
 
     Example:
         >>> packed = F.pack_weight(np.ones((3, 4), np.float32))
-        >>> packed.shape, packed.isa == F.get_isa()
-        ((3, 4), True)
+        >>> packed.shape, packed.format, packed.isa == F.get_isa()
+        ((3, 4), 'float32', True)
     """
     cdef tfast_packed packed
-    cdef readonly str isa
+    cdef readonly str isa, format
     cdef readonly size_t nbytes
 
-    def __cinit__(self, cnp.ndarray weight not None, bint few_rows, int n_threads):
-        if cnp.PyArray_NDIM(weight) != 2 or not readable(weight):
-            raise ValueError("weight has to be of shape (N, K) with a dense last axis: pack_weight() makes it so")
-        cdef const float *w = floats(weight)
-        cdef int64_t stride = step(weight, 0)
+    def __cinit__(self, tuple blocks not None, int number, str format not None, bint for_decode, int n_threads):
+        """blocks: arrays (n, K) of one type with dense last axes, whose rows follow each other; number: of format."""
+        cdef tfast_row_block *c_blocks
+        cdef cnp.ndarray block = blocks[0]
+        cdef tfast_dtype dtype = weight_dtype(block)
         cdef tfast_status status
         cdef void *memory = NULL
-        tfast_packed_begin(cnp.PyArray_DIM(weight, 0), cnp.PyArray_DIM(weight, 1), few_rows,
-                           &self.packed)
+        cdef Py_ssize_t i, n_blocks = len(blocks)
+        cdef int64_t N = 0, K = cnp.PyArray_DIM(block, 1)
+        for block in blocks:
+            if (cnp.PyArray_NDIM(block) != 2 or cnp.PyArray_DIM(block, 1) != K or not readable(block)
+                    or weight_dtype(block) != dtype):
+                raise ValueError("blocks are not (n, K) of one type with a dense last axis: pack_weight() makes them so")
+            N += cnp.PyArray_DIM(block, 0)
+        tfast_packed_begin(N, K, <tfast_format>number, for_decode, &self.packed)
         self.nbytes = tfast_packed_bytes(&self.packed)
-        self.isa = self.packed.isa.decode()
+        self.isa, self.format = get_isa(), format
         if posix_memalign(&memory, 64, self.nbytes + 64) != 0:
             raise MemoryError(f"packed weight {self.shape}: {self.nbytes} bytes could not be allocated")
-        self.packed.panels = <float *>memory
+        self.packed.data = memory
+        c_blocks = <tfast_row_block *>calloc(n_blocks, sizeof(tfast_row_block))
+        if c_blocks == NULL:
+            raise MemoryError("the list of row blocks could not be allocated")
+        for i in range(n_blocks):
+            block = blocks[i]
+            c_blocks[i] = tfast_row_block(cnp.PyArray_DATA(block), cnp.PyArray_DIM(block, 0), step(block, 0))
         with nogil:
-            status = tfast_pack(w, stride, &self.packed, n_threads)
+            status = tfast_pack(c_blocks, n_blocks, dtype, &self.packed, n_threads)
+        free(c_blocks)
         check(status)
 
     def __dealloc__(self):
-        free(self.packed.panels)
+        free(self.packed.data)
 
     @property
     def shape(self):
         return self.packed.N, self.packed.K
 
+    @property
+    def fits(self):
+        """Whether the level in force reads this layout."""
+        return bool(tfast_packed_fits(&self.packed))
+
+    def unpack(self):
+        """The values that products use, (N, K) float32."""
+        cdef cnp.ndarray w
+        cdef cnp.npy_intp[2] shape = [self.packed.N, self.packed.K]
+        cdef tfast_status status
+        w = cnp.PyArray_EMPTY(2, shape, cnp.NPY_FLOAT32, 0)
+        cdef float *to = <float *>cnp.PyArray_DATA(w)
+        with nogil:
+            status = tfast_unpack(&self.packed, to, 0)
+        check(status)
+        return w
+
     def __repr__(self):
-        return f"PackedWeight(shape={self.shape}, isa={self.isa!r}, nbytes={self.nbytes})"
+        return f"PackedWeight(shape={self.shape}, format={self.format!r}, isa={self.isa!r}, nbytes={self.nbytes})"
 
 
 def linear(cnp.ndarray x, PackedWeight weight, bias, int activation, multiply, residual, cnp.ndarray y,
@@ -639,15 +696,23 @@ def first_outside(cnp.ndarray ids, int64_t limit):
     return tfast_first_outside(cnp.PyArray_DIM(ids, 0), integers(ids), limit)
 
 
+cdef tfast_table table_of(cnp.ndarray a) except *:
+    cdef tfast_table table
+    table.dtype = weight_dtype(a)
+    table.data = cnp.PyArray_DATA(a)
+    table.stride = step(a, 0)
+    return table
+
+
 def embedding(cnp.ndarray ids, cnp.ndarray table, cnp.ndarray y, int n_threads):
-    """ids (n,) dense int64, all in [0, V); table (V, N), y (n, N), last axes dense."""
+    """ids (n,) dense int64, all in [0, V); table (V, N) float32, float16 or bfloat16, y (n, N), last axes dense."""
     cdef const int64_t *pi = integers(ids)
-    cdef const float *pt = floats(table)
+    cdef tfast_table rows = table_of(table)
     cdef float *py = <float *>floats(y)
-    cdef int64_t n = cnp.PyArray_DIM(ids, 0), width = cnp.PyArray_DIM(table, 1), ts = step(table, 0), ys = step(y, 0)
+    cdef int64_t n = cnp.PyArray_DIM(ids, 0), width = cnp.PyArray_DIM(table, 1), ys = step(y, 0)
     cdef tfast_status status
     with nogil:
-        status = tfast_embedding(n, pi, width, pt, ts, py, ys, n_threads)
+        status = tfast_embedding(n, pi, width, &rows, py, ys, n_threads)
     check(status)
 
 
@@ -663,8 +728,7 @@ def embedding_sum(tuple ids, tuple tables, weight, bias, float eps, cnp.ndarray 
     call.n_tables = len(tables)
     for t in range(call.n_tables):
         call.ids[t] = integers(ids[t])
-        call.tables[t] = floats(tables[t])
-        call.table_stride[t] = step(tables[t], 0)
+        call.tables[t] = table_of(tables[t])
     call.weight = floats(weight)
     call.bias = floats(bias)
     call.eps = eps

@@ -59,7 +59,7 @@ class Ours(Backend):
 
     def linear(self, case: LinearCase) -> list[Variant]:
         (x, weight), options = case.make_inputs()
-        packed = functional.pack_weight(weight, few_rows=case.M <= _FEW_ROWS)
+        packed = functional.pack_weight(weight, for_decode=case.M <= _FEW_ROWS)
         return [Variant("linear, packed weight", lambda: functional.linear(x, packed, **options))]
 
     def model(self, case: ModelCase, artifacts: dict[str, Any]) -> list[Variant]:

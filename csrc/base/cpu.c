@@ -80,24 +80,20 @@ static void find_brand(tfast_cpu* cpu) {
     cpu->brand[48] = 0;
 }
 
-static int is_intel(void) {
+static void find_model(tfast_cpu* cpu) {
     unsigned a, b, c, d;
-    return __get_cpuid(0, &a, &b, &c, &d) && b == signature_INTEL_ebx && c == signature_INTEL_ecx;
-}
-
-/* Zen 3 is of the same family, and has no AVX-512. */
-static int is_zen4(unsigned levels) {
-    unsigned a, b, c, d;
-    if (!__get_cpuid(0, &a, &b, &c, &d) || b != signature_AMD_ebx || c != signature_AMD_ecx) return 0;
-    if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
-    const unsigned family = (a >> 8 & 15) + (a >> 20 & 255); /* the base is 15 where the extension counts */
-    return family == 0x19 && (levels & TFAST_CPU_X86_64_V4);
+    if (!__get_cpuid(0, &a, &b, &c, &d)) return;
+    if (b == signature_INTEL_ebx && c == signature_INTEL_ecx) cpu->vendor = TFAST_INTEL;
+    if (b == signature_AMD_ebx && c == signature_AMD_ecx) cpu->vendor = TFAST_AMD;
+    if (!__get_cpuid(1, &a, &b, &c, &d)) return;
+    const int family = (int)(a >> 8 & 15), model = (int)(a >> 4 & 15);
+    cpu->family = family == 15 ? family + (int)(a >> 20 & 255) : family;
+    cpu->model = family == 15 || family == 6 ? model + (int)(a >> 16 & 15) * 16 : model;
 }
 
 static void fill(tfast_cpu* cpu) {
     cpu->levels = find_levels();
-    if (is_intel()) cpu->tuning = TFAST_TUNING_INTEL;
-    if (is_zen4(cpu->levels)) cpu->tuning = TFAST_TUNING_ZEN4;
+    find_model(cpu);
     find_caches(cpu, 4);
     if (!cpu->l1d_bytes) find_caches(cpu, 0x8000001Du);
     find_brand(cpu);

@@ -22,6 +22,9 @@ typedef enum {
 
 typedef enum { TFAST_F32 = 0, TFAST_F64 = 1, TFAST_F16 = 2, TFAST_BF16 = 3 } tfast_dtype;
 
+/* How the values of a packed weight are stored. */
+typedef enum { TFAST_FORMAT_F32 = 0, TFAST_FORMAT_BF16 = 1, TFAST_N_FORMATS } tfast_format;
+
 /* Element-wise functions, alone and as the epilogue of a linear layer. */
 typedef enum {
     TFAST_IDENTITY = 0,

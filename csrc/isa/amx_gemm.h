@@ -63,20 +63,20 @@ static void configure_tiles(int64_t m) {
     _tile_loadconfig(&config);
 }
 
-static void KERNEL(gemm_f32_begin)(int64_t m, void* work) {
+static void KERNEL(begin_tiles)(int64_t m, void* work) {
     configure_tiles(m);
     tile_work* w = work;
     w->block[0].of = w->block[1].of = NULL;
 }
 
-static void KERNEL(gemm_f32_end)(void) {
+static void KERNEL(end_tiles)(void) {
     _tile_release();
 }
 
 /* --- A: rows of x as parts, [tile of 16 rows][step of 32 k][part][16][32], and behind them one byte a row: it holds
  * infinity or NaN -------------------------------------------------------------------------------------------------- */
 
-static size_t KERNEL(gemm_f32_rows_bytes)(int64_t m, int64_t k) {
+static size_t KERNEL(split_rows_bytes)(int64_t m, int64_t k) {
     const int64_t rows = tfast_round_up(m, T_ROWS);
     return (size_t)(rows * tfast_round_up(k, T_K) * 2 * PARTS + tfast_round_up(rows, 64));
 }
@@ -126,7 +126,7 @@ static void clear_row(int64_t steps, char* to) {
         for (int part = 0; part < PARTS; part++) _mm512_store_si512(to + part * T_BYTES, _mm512_setzero_si512());
 }
 
-static void KERNEL(gemm_f32_rows)(int64_t m, int64_t k, const float* x, int64_t x_stride, void* out) {
+static void KERNEL(split_rows)(int64_t m, int64_t k, const float* x, int64_t x_stride, void* out) {
     const int64_t steps = tfast_ceil_div(k, T_K), rows = tfast_round_up(m, T_ROWS);
     char* to = out;
     uint8_t* rogue = (uint8_t*)out + rows * steps * T_K * 2 * PARTS;
@@ -289,7 +289,7 @@ V_INLINE void multiply_tiles(const char* a, int64_t a_tile, const char* b, int64
 }
 
 /* Row r of `sums`, plus bias or what the blocks before left; `whole` (a constant): all 32 columns exist. */
-V_INLINE void finish_row_of_tile(const tfast_gemm_panel* p, float sums[4][256], int64_t r, const float* before,
+V_INLINE void finish_row_of_tile(const tfast_gemm_call* p, float sums[4][256], int64_t r, const float* before,
                                  float* to, const int whole) {
     float(*tile)[256] = sums + r / T_ROWS * 2;
 #pragma GCC unroll 2
@@ -316,20 +316,20 @@ V_INLINE int row_is_finite(float sums[4][256], int64_t r) {
 }
 
 /* The same row by gemm.h. */
-static void rogue_row(const tfast_gemm_panel* p, int64_t row) {
-    tfast_gemm_panel one = *p;
+static void rogue_row(const tfast_gemm_call* p, int64_t row) {
+    tfast_gemm_call one = *p;
     one.m = 1;
     one.a += row * p->a_stride;
     one.sums += row * PANEL;
     one.y += row * p->y_stride;
     if (p->multiply) one.multiply += row * p->multiply_stride;
     if (p->residual) one.residual += row * p->residual_stride;
-    KERNEL(gemm_f32_panel)(&one);
+    KERNEL(f32_panel)(&one);
 }
 
 /* Rows [row, row + m), m <= 32, whose products stand in `sums`. */
-static void finish_rows(const tfast_gemm_panel* p, float sums[4][256], int64_t row, int64_t m, const uint8_t* rogue) {
-    const int epilogue = p->last && (p->activation != TFAST_IDENTITY || p->residual || p->multiply);
+static void finish_rows(const tfast_gemm_call* p, float sums[4][256], int64_t row, int64_t m, const uint8_t* rogue) {
+    const int epilogue = p->last && has_epilogue(p);
     const int direct = p->last && !epilogue;
     float* to = direct ? p->y + row * p->y_stride : p->sums + row * PANEL;
     const float* before = p->first ? p->bias : p->sums + row * PANEL;
@@ -348,7 +348,7 @@ static void finish_rows(const tfast_gemm_panel* p, float sums[4][256], int64_t r
 }
 
 /* Parts of the block at hand, from the call before or made now. */
-static const split_block* block_at_hand(const tfast_gemm_panel* p, tile_work* w) {
+static const split_block* block_at_hand(const tfast_gemm_call* p, tile_work* w) {
     if (w->block[0].of == p->b) return &w->block[0];
     if (w->block[1].of == p->b) return &w->block[1];
     split_t split = begin_split(p->b, p->k, p->next, w->block[0].parts);
@@ -357,18 +357,18 @@ static const split_block* block_at_hand(const tfast_gemm_panel* p, tile_work* w)
     return &w->block[0];
 }
 
-static void KERNEL(gemm_f32_panel_tiles)(const tfast_gemm_panel* p) {
+static void KERNEL(f32_panel_tiles)(const tfast_gemm_call* p) {
     /* Two of them: one is finished while the tile unit works on the other. */
     float sums[2][4][256] __attribute__((aligned(64)));
     tile_work* w = p->work;
     if (p->k == 0) {
-        KERNEL(gemm_f32_panel)(p);
+        KERNEL(f32_panel)(p);
         return;
     }
     const split_block* b = block_at_hand(p, w);
     split_block* other = &w->block[b == &w->block[0]];
-    const int64_t next_k = p->next_bytes / (PANEL * (int64_t)sizeof(float));
-    split_t next = begin_split(p->next, next_k, p->next + (p->next - p->b), other->parts);
+    const float* following = p->next;
+    split_t next = begin_split(following, p->next_k, following + (following - (const float*)p->b), other->parts);
     const int64_t steps = tfast_ceil_div(p->k, T_K), tiles = tfast_ceil_div(p->m, T_ROWS);
     const int64_t pairs = tfast_ceil_div(next.end, steps * PRODUCTS_PER_STEP * tfast_ceil_div(tiles, 2));
     const meanwhile_t meanwhile = {&next, pairs, NULL};
@@ -387,9 +387,9 @@ static void KERNEL(gemm_f32_panel_tiles)(const tfast_gemm_panel* p) {
         i -= 2 * T_ROWS;
         finish_rows(p, sums[!now], i, p->m - i, rogue);
     } else {
-        KERNEL(gemm_f32_panel)(p);
+        KERNEL(f32_panel)(p);
     }
-    other->of = next_k ? p->next : NULL;
+    other->of = p->next_k ? following : NULL;
     other->finite = end_split(&next);
 }
 

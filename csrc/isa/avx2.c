@@ -1,5 +1,4 @@
 /* The kernels compiled for the level "avx2": constants of the tile, then the templates. The flags stand in setup.py. */
-#define ISA_NAME     "avx2"
 #define KERNEL(name) name##__avx2
 #define TILE_ROWS    4
 #define TILE_VECTORS 3
@@ -7,8 +6,6 @@
 
 #include "../simd/avx2.h"
 
-#include "../kernels/fill.h"
+#include "../kernels/level.h"
 
-void tfast_fill_avx2(tfast_kernels* table) {
-    fill(table);
-}
+const tfast_level tfast_level_avx2 = LEVEL("avx2");

@@ -1,6 +1,5 @@
 /* The kernels compiled for the level "avx512": constants of the tile, then the templates. The flags stand in setup.py.
  */
-#define ISA_NAME     "avx512"
 #define KERNEL(name) name##__avx512
 #define TILE_ROWS    8
 #define TILE_VECTORS 3
@@ -8,8 +7,6 @@
 
 #include "../simd/avx512.h"
 
-#include "../kernels/fill.h"
+#include "../kernels/level.h"
 
-void tfast_fill_avx512(tfast_kernels* table) {
-    fill(table);
-}
+const tfast_level tfast_level_avx512 = LEVEL("avx512");

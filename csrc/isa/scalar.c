@@ -1,6 +1,5 @@
 /* The kernels compiled for the level "scalar": constants of the tile, then the templates. The flags stand in setup.py.
  */
-#define ISA_NAME     "scalar"
 #define KERNEL(name) name##__scalar
 #define TILE_ROWS    4
 #define TILE_VECTORS 2
@@ -8,8 +7,6 @@
 
 #include "../simd/scalar.h"
 
-#include "../kernels/fill.h"
+#include "../kernels/level.h"
 
-void tfast_fill_scalar(tfast_kernels* table) {
-    fill(table);
-}
+const tfast_level tfast_level_scalar = LEVEL("scalar");

@@ -9,7 +9,7 @@ V_INLINE void activate_span(int64_t n, const float* x, float* y, const tfast_act
     if (i < n) v_store_n(y + i, v_activate(v_load_n(x + i, n - i), kind), n - i);
 }
 
-static void KERNEL(activation_f32_span)(int64_t n, const float* x, float* y, tfast_activation kind) {
+static void KERNEL(activation)(int64_t n, const float* x, float* y, tfast_activation kind) {
     switch (kind) {
     case TFAST_IDENTITY:
         activate_span(n, x, y, TFAST_IDENTITY);

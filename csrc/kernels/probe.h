@@ -6,7 +6,7 @@
 
 enum { PROBE_ACCUMULATORS = 12 };
 
-static double KERNEL(fma_f32_probe)(int64_t rounds) {
+static double KERNEL(fma_probe)(int64_t rounds) {
     vf acc[PROBE_ACCUMULATORS];
     const vf x = v_set1(0.999f), y = v_set1(0.001f);
 #pragma GCC unroll 12
@@ -24,7 +24,7 @@ static double KERNEL(fma_f32_probe)(int64_t rounds) {
     return (double)rounds * PROBE_ACCUMULATORS * V_LANES * 2;
 }
 
-static float KERNEL(read_f32_probe)(const float* x, int64_t n) {
+static float KERNEL(read_probe)(const float* x, int64_t n) {
     vf s0 = v_zero(), s1 = s0, s2 = s0, s3 = s0;
     int64_t i = 0;
     for (; i + 4 * V_LANES <= n; i += 4 * V_LANES) {

@@ -26,7 +26,7 @@ V_INLINE vf gate_sum(const float* x, const float* s, int64_t w) {
     return v_add(gate_part(x, w), gate_part(s, w));
 }
 
-static void KERNEL(lstm_f32_span)(int64_t n, const float* x, const float* s, float* c, float* h) {
+static void KERNEL(lstm)(int64_t n, const float* x, const float* s, float* c, float* h) {
     for (int64_t j = 0; j < n; j += V_LANES) {
         const int64_t w = TFAST_MIN(V_LANES, n - j);
         const vf in = v_sigmoid(gate_sum(x + j, s + j, w)), forget = v_sigmoid(gate_sum(x + n + j, s + n + j, w));
@@ -38,7 +38,7 @@ static void KERNEL(lstm_f32_span)(int64_t n, const float* x, const float* s, flo
     }
 }
 
-static void KERNEL(gru_f32_span)(int64_t n, const float* x, const float* s, float* h) {
+static void KERNEL(gru)(int64_t n, const float* x, const float* s, float* h) {
     for (int64_t j = 0; j < n; j += V_LANES) {
         const int64_t w = TFAST_MIN(V_LANES, n - j);
         const vf reset = v_sigmoid(gate_sum(x + j, s + j, w)), keep = v_sigmoid(gate_sum(x + n + j, s + n + j, w));

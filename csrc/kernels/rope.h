@@ -24,7 +24,7 @@ static void rope_pairs(int64_t half, const float* x, const float* cos, const flo
     }
 }
 
-static void KERNEL(rope_f32_rows)(int64_t m, int64_t n, int64_t half, int interleaved, const float* x, int64_t x_stride,
+static void KERNEL(rope)(int64_t m, int64_t n, int64_t half, int interleaved, const float* x, int64_t x_stride,
                                   const float* cos, const float* sin, int64_t angle_stride, float* y,
                                   int64_t y_stride) {
     for (int64_t row = 0; row < m; row++, x += x_stride, y += y_stride, cos += angle_stride, sin += angle_stride) {

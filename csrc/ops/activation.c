@@ -5,7 +5,7 @@
 
 typedef struct {
     rows_plan plan;
-    const tfast_kernels* kernels;
+    const tfast_row_kernels* kernels;
     const float* x;
     float* y;
     tfast_activation kind;
@@ -16,10 +16,10 @@ static void run(void* ctx, int64_t task, void* scratch) {
     const call_t* c = ctx;
     int64_t i;
     const int64_t n = rows_of_task(&c->plan, task, &i);
-    c->kernels->activation_f32_span(n, c->x + i, c->y + i, c->kind);
+    c->kernels->activation(n, c->x + i, c->y + i, c->kind);
 }
 
 tfast_status tfast_activate(int64_t n, const float* x, float* y, tfast_activation kind, int n_threads) {
-    call_t c = {rows_plan_for(n, 1), tfast_kernels_now(), x, y, kind};
+    call_t c = {rows_plan_for(n, 1), tfast_kernels_now()->rows, x, y, kind};
     return rows_run(&c.plan, 1, 0.5, n_threads, run, &c);
 }

@@ -1,6 +1,6 @@
 /* Cuts an attention call into pieces, runs them on the threads, and merges what was split over keys.
  *
- * Called by transformer_fast/_core.pyx. Kernels see one piece at a time (kernels/table.h); everything about order,
+ * Called by transformer_fast/_core.pyx. Kernels see one piece at a time (kernels/api.h); everything about order,
  * threads and memory is here. What may influence the cut: rows into pieces, also the number of threads, since a row's
  * result does not depend on it; keys into splits, only the row's own sequence and the head counts, since it changes the
  * rounding. */
@@ -11,6 +11,7 @@
 #include "../runtime/dispatch.h"
 #include "../runtime/parallel.h"
 #include "../runtime/workspace.h"
+#include "../tuning/tuning.h"
 
 /* With fewer (kv head) units than this in a sequence, few query rows and long keys, keys are split: 16 leaves work for
  * 8 threads, two each. */
@@ -23,14 +24,6 @@
 #define PIECES_PER_THREAD 4
 /* Of a piece where several threads work: the last one does not keep the others waiting for longer. */
 #define MAX_SHARED_PANELS 16
-
-/* On Intel's processors K and V are copied where at least so many panels read them: a copy costs one load and store an
- * element, each panel 2 * panel / lanes FMAs, and what it buys is reading in order. Measured on Granite Rapids (level
- * avx512) at L = 128, three panels, GFLOP/s with and without: rows of 256 bytes side by side 135 and 141; rows of 256
- * bytes in a fused projection, 9 KB apart, 131 and 126; D = 128, 12 KB apart, L = 512: 135 and 109. On AMD's Zen 5
- * every one of ten such cases is faster without, by 1 to 7 %. */
-#define COPY_PANELS_DENSE 4
-#define COPY_PANELS_APART 3
 
 /* One batch entry. */
 typedef struct {
@@ -48,7 +41,7 @@ static lengths_t lengths_of(const tfast_attention* c, int64_t b) {
 }
 
 typedef struct {
-    const tfast_kernels *kernels, *few; /* for a sequence of few rows or keys: kernels->few_rows */
+    const tfast_attention_kernels *kernels, *few; /* few: for a sequence of few rows or keys */
     const tfast_attention* call;
     int64_t group;                           /* query heads of a kv head */
     int64_t piece_rows, few_rows_piece_rows; /* at most */
@@ -81,28 +74,28 @@ typedef struct {
 /* By the sequence's own lengths: a row has the same bits in every batch. */
 static int is_few(const plan_t* p, const lengths_t* l) {
     const tfast_attention* c = p->call;
-    const tfast_kernels* k = p->kernels;
-    const int64_t rows = l->lq < k->attention_panel ? l->lq * p->group : l->lq;
+    const tfast_attention_kernels* k = p->kernels;
+    const int64_t rows = l->lq < k->panel ? l->lq * p->group : l->lq;
     const int64_t width = c->D + c->Dv, padded = tfast_round_up(c->D, k->k_unit) + tfast_round_up(c->Dv, k->k_unit);
-    const int64_t wide = TFAST_MAX(padded, 2 * k->attention_min_width);
+    const int64_t wide = TFAST_MAX(padded, 2 * k->min_width);
     return c->additive || c->weights ||
-           rows * rows * width < k->attention_min_rows * tfast_round_up(rows, k->attention_panel) * wide ||
-           l->lk < k->attention_min_keys || width < k->attention_min_width;
+           rows * rows * width < k->min_rows * tfast_round_up(rows, k->panel) * wide ||
+           l->lk < k->min_keys || width < k->min_width;
 }
 
-static const tfast_kernels* kernels_of(const plan_t* p, int few) {
+static const tfast_attention_kernels* kernels_of(const plan_t* p, int few) {
     return few ? p->few : p->kernels;
 }
 
 static row_cut cut_of(const plan_t* p, const lengths_t* l, int few, int64_t rows, int64_t units_per_kv_head) {
-    const tfast_kernels* kernels = kernels_of(p, few);
-    const int64_t panel = kernels->attention_panel, most = few ? p->few_rows_piece_rows : p->piece_rows;
+    const tfast_attention_kernels* kernels = kernels_of(p, few);
+    const int64_t panel = kernels->panel, most = few ? p->few_rows_piece_rows : p->piece_rows;
     const int64_t units = p->call->Hkv * units_per_kv_head * tfast_ceil_div(rows, panel);
-    row_cut cut = {.rows = rows, .splits = 1, .key_step = l->lk, .panel = panel, .alone = kernels->attention_alone};
+    row_cut cut = {.rows = rows, .splits = 1, .key_step = l->lk, .panel = panel, .alone = kernels->min_tail_rows};
     cut.row_step = rows <= panel ? panel : tfast_round_up(tfast_ceil_div(rows, tfast_ceil_div(rows, most)), panel);
     if (p->call->weights || units >= UNITS_WANTED || l->lk < 2 * MIN_SPLIT_KEYS) return cut;
     cut.splits = TFAST_MIN(tfast_ceil_div(UNITS_WANTED, units), l->lk / MIN_SPLIT_KEYS);
-    if (cut.splits > 1) cut.key_step = tfast_round_up(tfast_ceil_div(l->lk, cut.splits), p->kernels->attention_block);
+    if (cut.splits > 1) cut.key_step = tfast_round_up(tfast_ceil_div(l->lk, cut.splits), p->kernels->key_block);
     return cut;
 }
 
@@ -114,8 +107,9 @@ static int64_t block_begin(const row_cut* cut, int64_t row) {
 
 static int copy_pays(const tfast_attention* c, const row_cut* cut, int64_t n_rows) {
     const int dense = c->k_stride[2] == c->D && c->v_stride[2] == c->Dv;
-    return tfast_tuning_now() == TFAST_TUNING_INTEL &&
-           tfast_ceil_div(n_rows, cut->panel) >= (dense ? COPY_PANELS_DENSE : COPY_PANELS_APART);
+    const tfast_tuning* tuning = tfast_tuning_now();
+    const int64_t least = dense ? tuning->copy_keys_min_panels_dense : tuning->copy_keys_min_panels_strided;
+    return least && tfast_ceil_div(n_rows, cut->panel) >= least;
 }
 
 /* Blocks of rows, the last first, since causal rows grow heavier. */
@@ -144,12 +138,12 @@ static void cut_batch(plan_t* p, int64_t b) {
     const lengths_t l = lengths_of(c, b);
     if (l.lq == 0 || c->H == 0) return;
     const int few = is_few(p, &l);
-    const tfast_kernels* kernels = kernels_of(p, few);
-    const int grouped = l.lq < kernels->attention_panel; /* the heads of a group go through the tiles together */
+    const tfast_attention_kernels* kernels = kernels_of(p, few);
+    const int grouped = l.lq < kernels->panel; /* the heads of a group go through the tiles together */
     const row_cut cut = grouped ? cut_of(p, &l, few, l.lq * p->group, 1) : cut_of(p, &l, few, l.lq, p->group);
     for (int64_t g = 0; g < c->Hkv; g++) {
         tfast_attention_piece base = {.batch = b, .kv_head = g, .head = g * p->group, .few = few};
-        base.fetch_far = tfast_tuning_now() == TFAST_TUNING_ZEN4; /* measured in attention_decode.h */
+        base.fetch_far = tfast_tuning_now()->decode_prefetches_into_l2;
         base.decode = grouped && !c->weights && !c->additive && cut.rows <= kernels->decode_rows;
         for (int64_t h = 0; h < (grouped ? 1 : p->group); h++, base.head++) add_rows(p, base, &l, &cut);
     }
@@ -188,8 +182,8 @@ static double visible_scores(const tfast_attention* c) {
     return n * (double)c->H;
 }
 
-static int64_t rows_of_piece(const tfast_attention* call, const tfast_kernels* kernels, int threads) {
-    const int64_t panel = kernels->attention_panel;
+static int64_t rows_of_piece(const tfast_attention* call, const tfast_attention_kernels* kernels, int threads) {
+    const int64_t panel = kernels->panel;
     int64_t panels = TFAST_MAX(1, TFAST_MIN(kernels->piece_panels, PIECE_FLOATS / ((call->D + call->Dv) * panel)));
     if (threads > 1) {
         int64_t total = 0;
@@ -201,9 +195,12 @@ static int64_t rows_of_piece(const tfast_attention* call, const tfast_kernels* k
 }
 
 static void begin_plan(plan_t* p, const tfast_attention* call, int threads) {
-    *p = (plan_t){
-        .kernels = tfast_kernels_now(), .call = call, .threads = threads, .group = call->Hkv ? call->H / call->Hkv : 1};
-    p->few = p->kernels->few_rows;
+    const tfast_kernels* now = tfast_kernels_now();
+    *p = (plan_t){.kernels = now->attention,
+                  .few = now->attention_fallback,
+                  .call = call,
+                  .threads = threads,
+                  .group = call->Hkv ? call->H / call->Hkv : 1};
     p->piece_rows = rows_of_piece(call, p->kernels, threads);
     p->few_rows_piece_rows = rows_of_piece(call, p->few, threads);
     cut(p);
@@ -212,11 +209,11 @@ static void begin_plan(plan_t* p, const tfast_attention* call, int threads) {
 static void run_piece(void* ctx, int64_t task, void* scratch) {
     const plan_t* p = ctx;
     const tfast_attention_piece* piece = &p->pieces[task];
-    const tfast_kernels* kernels = kernels_of(p, piece->few);
+    const tfast_attention_kernels* kernels = kernels_of(p, piece->few);
     if (piece->decode)
-        kernels->attention_f32_decode(p->call, piece, scratch);
+        kernels->decode(p->call, piece, scratch);
     else
-        kernels->attention_f32_qblock(p->call, piece, scratch);
+        kernels->qblock(p->call, piece, scratch);
 }
 
 /* Heads add into one matrix of weights: one task a batch entry, so that the order of the sum is fixed. */
@@ -235,7 +232,7 @@ static void merge_unit(void* ctx, int64_t unit, void* scratch) {
     const float* parts = piece.partial;
     const int64_t stride = tfast_round_up(piece.n_rows * (p->call->Dv + 2), 16);
     piece.partial = NULL;
-    kernels_of(p, piece.few)->attention_f32_merge(p->call, &piece, parts, stride, n);
+    kernels_of(p, piece.few)->merge(p->call, &piece, parts, stride, n);
 }
 
 /* Of one thread. */
@@ -243,12 +240,12 @@ static size_t scratch_bytes(const plan_t* p) {
     size_t bytes = 0;
     for (int few = 0; few < 2; few++)
         if (few ? p->few_pieces > 0 : p->few_pieces < p->n_pieces)
-            bytes = TFAST_MAX(bytes, kernels_of(p, few)->attention_f32_scratch_bytes(p->call, p->max_rows));
+            bytes = TFAST_MAX(bytes, kernels_of(p, few)->scratch_bytes(p->call, p->max_rows));
     return bytes;
 }
 
 tfast_status tfast_attention_run(const tfast_attention* call, int n_threads) {
-    const double ns = call_flops(call) / 50.0; /* 50 GFLOP/s: between a scalar and an AVX-512 core */
+    const double ns = tfast_flops_ns(call_flops(call));
     plan_t p;
     begin_plan(&p, call, tfast_threads_for(ns, n_threads));
     if (p.n_pieces == 0) return TFAST_OK;
@@ -277,15 +274,15 @@ tfast_status tfast_attention_run(const tfast_attention* call, int n_threads) {
 
 void tfast_attention_explain(const tfast_attention* call, int n_threads, tfast_attention_plan* plan) {
     const double flops = call_flops(call), visible = visible_scores(call);
-    const int threads = tfast_threads_for(flops / 50.0, n_threads);
+    const int threads = tfast_threads_for(tfast_flops_ns(flops), n_threads);
     plan_t p;
     begin_plan(&p, call, threads);
     *plan = (tfast_attention_plan){.pieces = p.n_pieces,
                                    .rows_per_piece = p.max_rows,
                                    .threads = TFAST_MAX(1, TFAST_MIN(threads, p.n_pieces)),
                                    .key_splits = p.n_units ? tfast_ceil_div(p.n_pieces, p.n_units) : 1,
-                                   .key_block = p.kernels->attention_block,
-                                   .query_panel = kernels_of(&p, p.few_pieces > 0)->attention_panel,
+                                   .key_block = p.kernels->key_block,
+                                   .query_panel = kernels_of(&p, p.few_pieces > 0)->panel,
                                    .score_flops = visible * 2.0 * (double)(call->D + call->Dv),
                                    .decode = p.decode_pieces};
     plan->visible_fraction = flops > 0 ? plan->score_flops / flops : 0;

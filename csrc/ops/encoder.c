@@ -13,6 +13,7 @@
 #include "../runtime/dispatch.h"
 #include "../runtime/parallel.h"
 #include "../runtime/workspace.h"
+#include "../tuning/tuning.h"
 
 /* Tokens that go through the layers together. Fewer read the weights too often (linear layers reach 0.85 of their speed
  * at 128 rows, 0.95 at 416), more leave L2 with the intermediate of the feed-forward (384 x 1536 floats are 2.4 MB). */
@@ -254,10 +255,9 @@ static tfast_status check_weights(const tfast_encoder* c) {
 tfast_status tfast_encoder_run(const tfast_encoder* c, int n_threads) {
     STEP(check_weights(c));
     if (c->T == 0) return TFAST_OK;
-    /* 50 GFLOP/s, as in linear.c */
     const double flops = 2.0 * (double)(c->T * c->hidden) *
                          (double)(4 * c->hidden + (c->layers[0].gate ? 3 : 2) * c->inner) * (double)c->n_layers;
-    const int threads = tfast_threads_for(flops / 50, n_threads);
+    const int threads = tfast_threads_for(tfast_flops_ns(flops), n_threads);
     const int64_t share = c->T / (threads * CHUNKS_PER_THREAD);
     const int64_t tokens = threads == 1 ? CHUNK_TOKENS : TFAST_MAX(MIN_CHUNK_TOKENS, TFAST_MIN(CHUNK_TOKENS, share));
     plan_t p = {.call = c, .status = TFAST_OK};
@@ -267,7 +267,7 @@ tfast_status tfast_encoder_run(const tfast_encoder* c, int n_threads) {
     if (!p.first) return TFAST_NO_MEMORY;
     cut_chunks(&p, tokens);
     const tfast_parallel loop = {.n_tasks = p.n_chunks,
-                                 .task_ns = flops / 50 / (double)p.n_chunks,
+                                 .task_ns = tfast_flops_ns(flops) / (double)p.n_chunks,
                                  .n_threads = n_threads,
                                  .scratch_bytes = tfast_align64((size_t)(p.max_sequences + 1) * sizeof(int64_t)) +
                                                   place_buffers(c, p.max_tokens, p.max_sequences, NULL, NULL)};

@@ -7,10 +7,11 @@
 #include "../runtime/parallel.h"
 #include "../runtime/workspace.h"
 #include "../tfast.h"
+#include "../tuning/tuning.h"
 
 typedef struct {
     const tfast_matmul* call;
-    tfast_packed packed; /* all but panels */
+    tfast_packed packed; /* all but data */
     tfast_status status;
 } run_t;
 
@@ -24,21 +25,25 @@ static void pack_panel(void* ctx, int64_t panel, void* scratch) {
     (void)scratch;
     const pack_t* t = ctx;
     const tfast_packed* p = t->packed;
-    const int64_t width = p->kernels->panel_width, n = panel * width, present = TFAST_MIN(width, p->N - n);
-    float* to = p->panels + n * p->K;
-    if (t->call->b_columns)
-        p->kernels->gemm_f32_pack(t->b + n * t->call->b_stride, t->call->b_stride, present, p->K, to);
-    else
-        p->kernels->gemm_f32_pack_rows(t->b + n, t->call->b_stride, present, p->K, to);
+    const tfast_layout* layout = &p->gemm->layout;
+    const int64_t n = panel * layout->panel_width, present = TFAST_MIN(layout->panel_width, p->N - n);
+    const int64_t stride = t->call->b_stride;
+    char* to = (char*)p->data + panel * tfast_panel_bytes(layout, p->K);
+    if (t->call->b_columns) {
+        const tfast_weight_rows columns = {TFAST_F32, t->b + n * stride, stride};
+        p->gemm->pack(&columns, present, p->K, to);
+    } else {
+        p->gemm->pack_rows(t->b + n, stride, present, p->K, to);
+    }
 }
 
 static tfast_status multiply(const run_t* r, int64_t entry, float* panels, int n_threads) {
     const tfast_matmul* c = r->call;
     tfast_packed packed = r->packed;
-    packed.panels = panels;
+    packed.data = panels;
     pack_t pack = {c, &packed, c->b + c->b_offsets[entry]};
-    const tfast_parallel loop = {.n_tasks = tfast_ceil_div(c->N, packed.kernels->panel_width),
-                                 .task_ns = 0.5 * (double)(c->K * packed.kernels->panel_width),
+    const tfast_parallel loop = {.n_tasks = tfast_ceil_div(c->N, packed.gemm->layout.panel_width),
+                                 .task_ns = 0.5 * (double)(c->K * packed.gemm->layout.panel_width), /* as in linear.c */
                                  .n_threads = n_threads};
     const tfast_status status = tfast_parallel_for(&loop, pack_panel, &pack);
     if (status != TFAST_OK) return status;
@@ -59,10 +64,9 @@ static void run_entry(void* ctx, int64_t entry, void* scratch) {
 
 tfast_status tfast_matmul_run(const tfast_matmul* c, int n_threads) {
     run_t r = {.call = c, .status = TFAST_OK};
-    tfast_packed_begin(c->N, c->K, 0, &r.packed);
+    tfast_packed_begin(c->N, c->K, TFAST_FORMAT_F32, 0, &r.packed);
     const size_t bytes = tfast_align64(tfast_packed_bytes(&r.packed));
-    /* 50 GFLOP/s, as in linear.c */
-    const double ns = 2.0 * (double)c->M * (double)c->N * (double)c->K / 50.0;
+    const double ns = tfast_flops_ns(2.0 * (double)c->M * (double)c->N * (double)c->K);
     if (c->entries >= 2 * tfast_threads_for(ns * (double)c->entries, n_threads)) {
         const tfast_parallel loop = {
             .n_tasks = c->entries, .task_ns = ns, .scratch_bytes = bytes, .n_threads = n_threads};

@@ -6,7 +6,7 @@
 
 typedef struct {
     rows_plan plan;
-    const tfast_kernels* kernels;
+    const tfast_row_kernels* kernels;
     int64_t n, x_stride, r_stride, y_stride;
     const float *x, *r, *weight, *bias;
     float eps, *y;
@@ -21,17 +21,17 @@ static void run(void* ctx, int64_t task, void* scratch) {
     const float *x = c->x + i * c->x_stride, *r = c->r ? c->r + i * c->r_stride : NULL;
     float* y = c->y + i * c->y_stride;
     if (c->centred)
-        c->kernels->layernorm_f32_rows(m, c->n, x, c->x_stride, r, c->r_stride, c->weight, c->bias, c->eps, y,
+        c->kernels->layernorm(m, c->n, x, c->x_stride, r, c->r_stride, c->weight, c->bias, c->eps, y,
                                        c->y_stride);
     else
-        c->kernels->rmsnorm_f32_rows(m, c->n, x, c->x_stride, r, c->r_stride, c->weight, c->eps, y, c->y_stride);
+        c->kernels->rmsnorm(m, c->n, x, c->x_stride, r, c->r_stride, c->weight, c->eps, y, c->y_stride);
 }
 
 tfast_status tfast_layernorm(int64_t m, int64_t n, const float* x, int64_t x_stride, const float* residual,
                              int64_t residual_stride, const float* weight, const float* bias, float eps, float* y,
                              int64_t y_stride, int n_threads) {
     call_t c = {rows_plan_for(m, n),
-                tfast_kernels_now(),
+                tfast_kernels_now()->rows,
                 n,
                 x_stride,
                 residual_stride,
@@ -50,7 +50,7 @@ tfast_status tfast_rmsnorm(int64_t m, int64_t n, const float* x, int64_t x_strid
                            int64_t residual_stride, const float* weight, float eps, float* y, int64_t y_stride,
                            int n_threads) {
     call_t c = {rows_plan_for(m, n),
-                tfast_kernels_now(),
+                tfast_kernels_now()->rows,
                 n,
                 x_stride,
                 residual_stride,

@@ -25,7 +25,7 @@ static double now(void) {
 }
 
 typedef struct {
-    const tfast_kernels* kernels;
+    const tfast_row_kernels* kernels;
     const float* x;
     int64_t n, parts, rounds;
 } probe_t;
@@ -33,14 +33,14 @@ typedef struct {
 static void run_fma(void* ctx, int64_t task, void* scratch) {
     (void)task, (void)scratch;
     const probe_t* p = ctx;
-    p->kernels->fma_f32_probe(p->rounds);
+    p->kernels->fma_probe(p->rounds);
 }
 
 static void run_read(void* ctx, int64_t task, void* scratch) {
     (void)scratch;
     const probe_t* p = ctx;
     const int64_t first = p->n * task / p->parts, last = p->n * (task + 1) / p->parts;
-    volatile float sink = p->kernels->read_f32_probe(p->x + first, last - first);
+    volatile float sink = p->kernels->read_probe(p->x + first, last - first);
     (void)sink;
 }
 
@@ -61,15 +61,15 @@ static double best_seconds(const tfast_parallel* loop, tfast_task_fn fn, probe_t
 
 double tfast_measure_fma(double seconds, int n_threads) {
     const int threads = n_threads > 0 ? n_threads : tfast_get_num_threads();
-    probe_t p = {.kernels = tfast_kernels_now(), .rounds = FMA_ROUNDS};
+    probe_t p = {.kernels = tfast_kernels_now()->rows, .rounds = FMA_ROUNDS};
     const tfast_parallel loop = {.n_tasks = threads, .task_ns = 1e6, .n_threads = threads};
-    const double flops = p.kernels->fma_f32_probe(1) * (double)p.rounds * threads;
+    const double flops = p.kernels->fma_probe(1) * (double)p.rounds * threads;
     return flops / best_seconds(&loop, run_fma, &p, seconds, 3) * 1e-9;
 }
 
 double tfast_measure_read(const float* x, int64_t n, int repeats, int n_threads) {
     const int threads = n_threads > 0 ? n_threads : tfast_get_num_threads();
-    probe_t p = {.kernels = tfast_kernels_now(), .x = x, .n = n, .parts = threads};
+    probe_t p = {.kernels = tfast_kernels_now()->rows, .x = x, .n = n, .parts = threads};
     const tfast_parallel loop = {.n_tasks = threads, .task_ns = 1e6, .n_threads = threads};
     return (double)n * 4 / best_seconds(&loop, run_read, &p, 0, repeats + 1) * 1e-9;
 }

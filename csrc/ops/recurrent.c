@@ -16,9 +16,11 @@
 #include <string.h>
 
 #include "../base/cpu.h"
+#include "../kernels/api.h"
 #include "../runtime/dispatch.h"
 #include "../runtime/parallel.h"
 #include "../runtime/workspace.h"
+#include "../tuning/tuning.h"
 
 /* What the gates of one unit cost, in ns: measured at about 2 with AVX-512, next to products of width 1. */
 #define GATES_NS 2.0
@@ -30,7 +32,7 @@
 
 typedef struct {
     const tfast_recurrent* call;
-    const tfast_kernels* kernels;
+    const tfast_row_kernels* kernels;
     int64_t gates, rows_per_task, block_steps, tasks_per_direction;
     tfast_status status;
 } plan_t;
@@ -107,9 +109,9 @@ static void run_gates(void* ctx, int64_t i, void* scratch) {
     const int64_t width = r->plan->gates * c->hidden;
     const float *x = r->share + i * width, *s = r->gates + i * width;
     if (c->cell == TFAST_GRU)
-        r->plan->kernels->gru_f32_span(c->hidden, x, s, r->h + i * c->width);
+        r->plan->kernels->gru(c->hidden, x, s, r->h + i * c->width);
     else
-        r->plan->kernels->lstm_f32_span(c->hidden, x, s, r->c + i * c->hidden,
+        r->plan->kernels->lstm(c->hidden, x, s, r->c + i * c->hidden,
                                         (c->projection[0] ? r->unprojected : r->h) + i * c->hidden);
     if (!c->projection[0]) copy_state(r, i);
 }
@@ -228,7 +230,7 @@ static tfast_status run_whole(const plan_t* p, int n_threads) {
 }
 
 tfast_status tfast_recurrent_run(const tfast_recurrent* c, int n_threads) {
-    plan_t p = {.call = c, .kernels = tfast_kernels_now(), .gates = gates_of(c), .status = TFAST_OK};
+    plan_t p = {.call = c, .kernels = tfast_kernels_now()->rows, .gates = gates_of(c), .status = TFAST_OK};
     for (int64_t d = 0; d < c->directions; d++)
         if (!tfast_packed_fits(c->weight[d]) || (c->input_weight[d] && !tfast_packed_fits(c->input_weight[d])) ||
             (c->projection[d] && !tfast_packed_fits(c->projection[d])))
@@ -236,11 +238,11 @@ tfast_status tfast_recurrent_run(const tfast_recurrent* c, int n_threads) {
     if (c->B == 0 || c->L == 0) return TFAST_OK;
     const double weights = (double)(p.gates * c->hidden * (c->inputs + c->width));
     const double ns = (double)(c->L * c->B * c->directions) *
-                      (2.0 * weights / 50 + GATES_NS * (double)c->hidden); /* 50 GFLOP/s, as in linear.c */
+                      (tfast_flops_ns(2.0 * weights) + GATES_NS * (double)c->hidden);
     const int threads = tfast_threads_for(ns, n_threads);
     /* Rows are cut into as many tasks as there are threads for each direction, whole tiles each. */
     const int64_t wanted = tfast_ceil_div(threads, c->directions);
-    p.rows_per_task = TFAST_MIN(c->B, tfast_round_up(tfast_ceil_div(c->B, wanted), p.kernels->tile_rows));
+    p.rows_per_task = TFAST_MIN(c->B, tfast_round_up(tfast_ceil_div(c->B, wanted), c->weight[0]->gemm->tile_rows));
     p.tasks_per_direction = tfast_ceil_div(c->B, p.rows_per_task);
     const int64_t tasks = p.tasks_per_direction * c->directions;
     const double bytes = (double)(p.gates * c->hidden * c->width) * (double)sizeof(float);

@@ -23,13 +23,19 @@ static inline int64_t rows_of_task(const rows_plan* p, int64_t task, int64_t* fi
     return TFAST_MIN(p->per_task, p->rows - *first);
 }
 
-/* `ns` is what one number costs. */
-static inline tfast_status rows_run(const rows_plan* p, int64_t width, double ns, int n_threads, tfast_task_fn fn,
-                                    void* ctx) {
+/* `ns` is what one number costs, scratch_bytes what each thread gets. */
+static inline tfast_status rows_run_with_scratch(const rows_plan* p, int64_t width, double ns, size_t scratch_bytes,
+                                                 int n_threads, tfast_task_fn fn, void* ctx) {
     const tfast_parallel loop = {.n_tasks = tfast_ceil_div(p->rows, p->per_task),
                                  .n_threads = n_threads,
+                                 .scratch_bytes = scratch_bytes,
                                  .task_ns = ns * (double)(p->per_task * width)};
     return tfast_parallel_for(&loop, fn, ctx);
+}
+
+static inline tfast_status rows_run(const rows_plan* p, int64_t width, double ns, int n_threads, tfast_task_fn fn,
+                                    void* ctx) {
+    return rows_run_with_scratch(p, width, ns, 0, n_threads, fn, ctx);
 }
 
 #endif

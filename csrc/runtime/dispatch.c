@@ -1,5 +1,4 @@
-/* The list of levels, what each of them needs, and one filled table for each prefix of the list that the machine has.
- */
+/* The list of levels, what each of them needs, and what is in force for each prefix of the list that the machine has. */
 #include "dispatch.h"
 
 #include <string.h>
@@ -7,37 +6,66 @@
 #include "../base/cpu.h"
 
 typedef struct {
-    const char* name;
+    const tfast_level* level;
     unsigned needs;
-    void (*fill)(tfast_kernels*);
-    int many_rows; /* its products pay from some dozens of rows on; few are better served by the level below */
 } level_t;
 
 static const level_t levels[] = {
-    {"scalar", 0, tfast_fill_scalar, 0},
+    {&tfast_level_scalar, 0},
 #if defined(__x86_64__)
-    {"avx2", TFAST_CPU_X86_64_V3, tfast_fill_avx2, 0},
-    {"avx512", TFAST_CPU_X86_64_V4, tfast_fill_avx512, 0},
+    {&tfast_level_avx2, TFAST_CPU_X86_64_V3},
+    {&tfast_level_avx512, TFAST_CPU_X86_64_V4},
 #endif
 #if defined(TFAST_WITH_AMX)
-    {"amx", TFAST_CPU_X86_64_V4 | TFAST_CPU_AMX_BF16, tfast_fill_amx, 1},
+    {&tfast_level_amx, TFAST_CPU_X86_64_V4 | TFAST_CPU_AMX_BF16},
 #endif
 };
 enum { N_LEVELS = sizeof levels / sizeof levels[0] };
 
-static tfast_kernels tables[N_LEVELS]; /* tables[i]: levels 0 .. i laid over each other */
+static tfast_kernels overlays[N_LEVELS]; /* overlays[i]: levels 0 .. i laid over each other */
 static const tfast_kernels* now;
 
 static int machine_has(int i) {
     return (tfast_cpu_info()->levels & levels[i].needs) == levels[i].needs;
 }
 
-__attribute__((constructor)) static void fill_tables(void) {
+static int same_layout(const tfast_layout* a, const tfast_layout* b) {
+    return a->format == b->format && a->panel_width == b->panel_width && a->k_group == b->k_group &&
+           a->k_group_bytes == b->k_group_bytes;
+}
+
+/* Descriptors of the level first, then those from below for whose format and number of rows it has none. */
+static void lay_gemms_over(tfast_kernels* k, const tfast_gemm* const* own) {
+    const tfast_gemm* below[TFAST_MAX_GEMMS + 1];
+    memcpy(below, k->gemms, sizeof below);
+    int n = 0;
+    for (; own && own[n]; n++) k->gemms[n] = own[n];
+    const int n_own = n;
+    for (int i = 0; below[i]; i++) {
+        int replaced = 0;
+        for (int j = 0; j < n_own; j++)
+            replaced |= own[j]->layout.format == below[i]->layout.format && own[j]->many_rows == below[i]->many_rows;
+        if (!replaced && n < TFAST_MAX_GEMMS) k->gemms[n++] = below[i];
+    }
+    k->gemms[n] = NULL;
+}
+
+static void lay_over(tfast_kernels* k, const tfast_level* level) {
+    k->name = level->name;
+    lay_gemms_over(k, level->gemms);
+    if (level->attention) {
+        const int leaves_some = level->attention->min_rows > 0;
+        k->attention_fallback = leaves_some ? k->attention : level->attention;
+        k->attention = level->attention;
+    }
+    if (level->rows) k->rows = level->rows;
+}
+
+__attribute__((constructor)) static void lay_levels(void) {
     for (int top = 0; top < N_LEVELS; top++) {
         for (int i = 0; i <= top; i++)
-            if (machine_has(i)) levels[i].fill(&tables[top]);
-        tables[top].few_rows = &tables[levels[top].many_rows ? top - 1 : top];
-        if (machine_has(top)) now = &tables[top];
+            if (machine_has(i)) lay_over(&overlays[top], levels[i].level);
+        if (machine_has(top)) now = &overlays[top];
     }
 }
 
@@ -45,40 +73,36 @@ const tfast_kernels* tfast_kernels_now(void) {
     return __atomic_load_n(&now, __ATOMIC_ACQUIRE);
 }
 
+const tfast_gemm* tfast_gemm_for(const tfast_kernels* kernels, tfast_format format, int for_decode) {
+    for (const tfast_gemm* const* g = kernels->gemms; *g; g++)
+        if ((*g)->layout.format == format && !(for_decode && (*g)->many_rows)) return *g;
+    return NULL;
+}
+
+const tfast_gemm* tfast_gemm_that_reads(const tfast_kernels* kernels, const tfast_gemm* packer) {
+    for (const tfast_gemm* const* g = kernels->gemms; *g; g++)
+        if (*g == packer) return packer;
+    for (const tfast_gemm* const* g = kernels->gemms; *g; g++)
+        if (same_layout(&(*g)->layout, &packer->layout)) return *g;
+    return NULL;
+}
+
 tfast_status tfast_set_isa(const char* name) {
     int found = -1;
     for (int i = 0; i < N_LEVELS; i++)
-        if (name ? strcmp(levels[i].name, name) == 0 : machine_has(i)) found = i;
+        if (name ? strcmp(levels[i].level->name, name) == 0 : machine_has(i)) found = i;
     if (found < 0) return TFAST_UNKNOWN_ISA;
     if (!machine_has(found)) return TFAST_ISA_MISSING;
-    __atomic_store_n(&now, &tables[found], __ATOMIC_RELEASE);
+    __atomic_store_n(&now, &overlays[found], __ATOMIC_RELEASE);
     return TFAST_OK;
 }
 
 const char* tfast_get_isa(void) {
-    return tfast_kernels_now()->isa;
-}
-
-static int forced_tuning = -1;
-
-tfast_tuning tfast_tuning_now(void) {
-    const int forced = __atomic_load_n(&forced_tuning, __ATOMIC_RELAXED);
-    return forced < 0 ? tfast_cpu_info()->tuning : (tfast_tuning)forced;
-}
-
-int tfast_set_tuning(const char* name) {
-    static const char* const names[] = {
-        [TFAST_TUNING_OTHER] = "other", [TFAST_TUNING_INTEL] = "intel", [TFAST_TUNING_ZEN4] = "zen4"};
-    int found = -1;
-    for (int i = 0; name && i < (int)(sizeof names / sizeof names[0]); i++)
-        if (strcmp(names[i], name) == 0) found = i;
-    if (name && found < 0) return 0;
-    __atomic_store_n(&forced_tuning, found, __ATOMIC_RELAXED);
-    return 1;
+    return tfast_kernels_now()->name;
 }
 
 const char* tfast_available_isa(int i) {
     for (int k = 0; k < N_LEVELS; k++)
-        if (machine_has(k) && i-- == 0) return levels[k].name;
+        if (machine_has(k) && i-- == 0) return levels[k].level->name;
     return NULL;
 }

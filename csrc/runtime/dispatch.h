@@ -1,27 +1,34 @@
-/* Which table of kernels is in force, and which variants of them. Called by ops/ and by the Python settings (the
- * names).
+/* Which kernels are in force. Called by ops/ and by the Python settings (the names).
  *
- * The table is an overlay: scalar fills every slot, each level that the machine has overwrites the slots it improves. A
- * level is added to the list in dispatch.c. */
+ * Levels are laid over each other: portable has all kernels, each level that the machine has replaces the descriptors
+ * that it improves. A level is added to the list in dispatch.c. */
 #ifndef TFAST_RUNTIME_DISPATCH_H
 #define TFAST_RUNTIME_DISPATCH_H
 
-#include "../base/cpu.h"
 #include "../base/types.h"
-#include "../kernels/table.h"
+#include "../kernels/api.h"
 
-/* The kernels in force. A table never changes once it is filled: a call keeps the one it began with. */
+enum { TFAST_MAX_GEMMS = 16 };
+
+typedef struct {
+    const char* name;                           /* of the topmost level */
+    const tfast_gemm* gemms[TFAST_MAX_GEMMS + 1]; /* best first; ends with NULL */
+    const tfast_attention_kernels *attention, *attention_fallback; /* fallback: itself, or of the level below */
+    const tfast_row_kernels* rows;
+} tfast_kernels;
+
+/* What is in force. It never changes once it is made: a call keeps the one it began with. */
 const tfast_kernels* tfast_kernels_now(void);
 
-/* "scalar", "avx2", ...; NULL: the best that the machine has. */
+/* The descriptor that new weights of a format are packed for; for_decode: they meet some dozens of rows at most. */
+const tfast_gemm* tfast_gemm_for(const tfast_kernels* kernels, tfast_format format, int for_decode);
+/* The descriptor that reads what `packer` packed; NULL where no layout is the same. */
+const tfast_gemm* tfast_gemm_that_reads(const tfast_kernels* kernels, const tfast_gemm* packer);
+
+/* "portable", "avx2", ...; NULL: the best that the machine has. */
 tfast_status tfast_set_isa(const char* name);
 const char* tfast_get_isa(void);
 /* The i-th level that this machine can run, in ascending order; NULL behind the last. */
 const char* tfast_available_isa(int i);
-
-/* The machine's, unless a test has set another. */
-tfast_tuning tfast_tuning_now(void);
-/* "other", "intel", "zen4"; NULL: the machine's. 0: no such name. Not while a call runs. */
-int tfast_set_tuning(const char* name);
 
 #endif

@@ -111,6 +111,12 @@ V_INLINE vf v_load_bf16(const uint16_t* p) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16));
 }
 
+V_INLINE void v_load_bf16_pairs(const uint16_t* p, vf* even, vf* odd) {
+    const __m256i x = _mm256_loadu_si256((const __m256i*)p);
+    *even = _mm256_castsi256_ps(_mm256_slli_epi32(x, 16));
+    *odd = _mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32(-65536)));
+}
+
 V_INLINE void v_transpose(vf x[8]) {
     vf t[8];
 #pragma GCC unroll 4

@@ -104,6 +104,12 @@ V_INLINE vf v_load_bf16(const uint16_t* p) {
 }
 
 /* x[i] lane j -> x[j] lane i, in four rounds: 32-bit pairs, 64-bit pairs, 128-bit blocks twice. */
+V_INLINE void v_load_bf16_pairs(const uint16_t* p, vf* even, vf* odd) {
+    const __m512i x = _mm512_loadu_si512(p);
+    *even = _mm512_castsi512_ps(_mm512_slli_epi32(x, 16));
+    *odd = _mm512_castsi512_ps(_mm512_and_si512(x, _mm512_set1_epi32(-65536)));
+}
+
 V_INLINE void v_transpose(vf x[16]) {
     vf t[16];
 #pragma GCC unroll 8

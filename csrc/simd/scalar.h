@@ -11,6 +11,7 @@
  *   v_exp2_clamp, v_frac, v_scale2    2^x = v_scale2(polynomial(v_frac(c)), c) with c = v_exp2_clamp(x); see math.h
  *   v_from_mask_bytes(p, n)   0 where the byte is not 0, -infinity where it is 0 (n bytes are read)
  *   v_load_f16, v_load_bf16   V_LANES half-precision numbers, widened
+ *   v_load_bf16_pairs         2 * V_LANES of them: the even ones in one vector, the odd ones in the other
  *   v_transpose(x)            the V_LANES x V_LANES block, in place
  *   v_sums(x)                 one vector: lane i is the sum of x[i]
  *
@@ -139,6 +140,13 @@ V_INLINE vf v_load_f16(const uint16_t* p) {
 V_INLINE vf v_load_bf16(const uint16_t* p) {
     vm x = {p[0], p[1], p[2], p[3]};
     return (vf)(x << 16);
+}
+/* Element 2 i of p widened to lane i of even, 2 i + 1 of odd. */
+V_INLINE void v_load_bf16_pairs(const uint16_t* p, vf* even, vf* odd) {
+    vm x;
+    memcpy(&x, p, sizeof x);
+    *even = (vf)(x << 16);
+    *odd = (vf)(x & (vm){-65536, -65536, -65536, -65536});
 }
 V_INLINE void v_transpose(vf x[4]) {
     for (int i = 0; i < 4; i++)

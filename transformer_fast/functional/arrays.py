@@ -15,6 +15,8 @@ import numpy as np
 from transformer_fast import _core
 
 FLOAT32 = np.dtype(np.float32)
+# What weights and tables may be stored as: the types of checkpoints. Products and sums are float32.
+WEIGHT_TYPES = ("float32", "float16", "bfloat16")
 _LARGEST = np.iinfo(np.int64).max
 
 
@@ -31,6 +33,16 @@ def float32(x, name: str, *, last: int | None = None) -> np.ndarray:
         raise TypeError(f"{name} has dtype {x.dtype}; float32 is needed")
     if last is not None and (x.ndim == 0 or x.shape[-1] != last):
         raise ValueError(f"{name} has shape {x.shape}; its last axis must have length {last}")
+    return dense(x)
+
+
+def weight(x, name: str) -> np.ndarray:
+    """`x` as an array that the engine can read as a weight or a table: float32, float16 or bfloat16, two axes."""
+    x = np.asarray(x)
+    if x.dtype.name not in WEIGHT_TYPES:
+        raise TypeError(f"{name} has dtype {x.dtype}; {', '.join(WEIGHT_TYPES[:-1])} or {WEIGHT_TYPES[-1]} is needed")
+    if x.ndim != 2:
+        raise ValueError(f"{name} has shape {x.shape}; two axes are needed")
     return dense(x)
 
 

@@ -11,7 +11,9 @@ _MAX_TABLES = 8  # TFAST_MAX_TABLES of csrc/tfast.h
 
 
 def embedding(ids, weight, *, out=None) -> np.ndarray:
-    """weight[ids]: ids (...) integers in [0, V), weight (V, N) float32 -> (..., N).
+    """weight[ids]: ids (...) integers in [0, V), weight (V, N) -> (..., N) float32.
+
+    weight: float32, float16 or bfloat16; the rows that are read are widened.
 
     Raises IndexError for an id outside the table, and TypeError and ValueError; nothing is written then. Source:
     torch.nn.Embedding.
@@ -35,7 +37,7 @@ def embedding(ids, weight, *, out=None) -> np.ndarray:
 def embedding_sum(ids, tables, weight=None, bias=None, eps=1e-5, *, out=None) -> np.ndarray:
     """layer_norm(tables[0][ids[0]] + tables[1][ids[1]] + ..., weight, bias, eps), in one pass over the rows.
 
-    ids: 1 to 8 integer arrays that broadcast to one shape (...); tables: as many float32 arrays (V_i, N);
+    ids: 1 to 8 integer arrays that broadcast to one shape (...); tables: as many arrays (V_i, N), float32, float16 or bfloat16;
     weight and bias (N,) -> (..., N). What BERT-like models begin with: words, positions, token types.
     Raises IndexError for an id outside its table, and TypeError and ValueError; nothing is written then.
 
@@ -77,9 +79,7 @@ def _table(ids, weight) -> tuple[np.ndarray, np.ndarray]:
     ids = np.asarray(ids)
     if ids.dtype.kind not in "iu":
         raise TypeError(f"ids has dtype {ids.dtype}; integers are needed")
-    weight = arrays.float32(weight, "weight")
-    if weight.ndim != 2:
-        raise ValueError(f"weight has shape {weight.shape}; (V, N) is needed")
+    weight = arrays.weight(weight, "weight")
     bad = arrays.outside(ids, weight.shape[0])
     if bad is not None:
         raise IndexError(f"ids holds {bad}; values in [0, {weight.shape[0]}), the rows of weight, are needed")

@@ -1,6 +1,6 @@
 """Linear layers on packed weights, and products of plain matrices.
 
-Called by users and nn.linear; the kernel is csrc/kernels/gemm.h, the blocking csrc/ops/linear.c and matmul.c.
+Called by users and nn.linear; the kernels are csrc/kernels/gemm/, the blocking csrc/ops/linear.c and matmul.c.
 """
 
 from __future__ import annotations
@@ -14,27 +14,45 @@ from transformer_fast.functional import arrays
 
 PackedWeight = _core.PackedWeight
 
+# tfast_format of csrc/base/types.h; a new weight format has its line here (docs/adding_a_weight_format.md)
+FORMATS = {"float32": 0, "bfloat16": 1}
+
 # tfast_activation of csrc/base/types.h
 ACTIVATIONS = {None: 0, "relu": 1, "gelu": 2, "gelu_tanh": 3, "quick_gelu": 4, "silu": 5, "tanh": 6}
 
 
-def pack_weight(weight, *, few_rows=False) -> PackedWeight:
-    """A weight (N, K), as torch.nn.Linear has it, in the layout of the instruction set in force: done once, at load.
+def pack_weight(weight, *, format="float32", for_decode=False) -> PackedWeight:
+    """A weight (N, K), as torch.nn.Linear has it, in the layout of the level in force: done once, at load.
 
-    The result has shape, isa and nbytes, and goes wherever a weight goes. It holds a copy; `weight` may be a view of a
-    mapped file and is not kept. few_rows: it will meet a few dozen rows at a time at most, as in a decoder that writes
-    token by token; on machines with a tile unit (AMX) that is another layout, elsewhere the same. Under another
-    instruction set (set_isa) its use is a RuntimeError. Raises TypeError (not float32) and ValueError (not two axes).
+    weight: float32, float16 or bfloat16, packed from that type without a float32 copy; or a sequence of such arrays
+    (n_i, K), whose rows follow each other: a fused projection. The result holds a copy and goes wherever a weight goes;
+    it has shape, format, nbytes, isa, and unpack() gives the values that products use.
+
+    format: "float32", or "bfloat16" for half the bytes. bfloat16 rounds a weight to 8 significant bits (to the nearest,
+    ties to even; a relative error of at most 2^-8); products and sums are float32, with the bits that a float32 weight of
+    the rounded values gives. One row of a weight that comes from memory takes about half the time.
+    for_decode: the weight will meet a few dozen rows at a time at most, as in a decoder that writes token by token; on
+    machines with a matrix engine (AMX) that is another layout, elsewhere the same.
+
+    A weight whose layout the level in force does not read (set_isa) raises RuntimeError when it is used.
+    Raises TypeError (another type of numbers) and ValueError (not two axes, blocks of different width, no such format).
 
     Example:
         >>> weight = F.pack_weight(np.array([[1, 2, 3], [4, 5, 6]], np.float32))
         >>> F.linear(np.ones((1, 3), np.float32), weight)
         array([[ 6., 15.]], dtype=float32)
+        >>> F.pack_weight(np.array([[1.0, 1.001]], np.float32), format="bfloat16").unpack()
+        array([[1., 1.]], dtype=float32)
     """
-    weight = arrays.float32(weight, "weight")
-    if weight.ndim != 2:
-        raise ValueError(f"weight has shape {weight.shape}; (N, K) is needed")
-    return PackedWeight(weight, few_rows, 0)
+    if format not in FORMATS:
+        raise ValueError(f"format is {format!r}; one of {', '.join(FORMATS)} is needed")
+    several = isinstance(weight, (list, tuple)) and any(np.ndim(block) == 2 for block in weight)
+    blocks = tuple(arrays.weight(block, "weight") for block in (weight if several else [weight]))
+    if len({block.shape[1] for block in blocks}) > 1:
+        raise ValueError(f"weight has blocks of shapes {[block.shape for block in blocks]}; one width is needed")
+    if len({block.dtype for block in blocks}) > 1:
+        blocks = tuple(block.astype(np.float32) for block in blocks)
+    return PackedWeight(blocks, FORMATS[format], format, for_decode, 0)
 
 
 def linear(x, weight, bias=None, *, activation=None, multiply=None, residual=None, out=None) -> np.ndarray:

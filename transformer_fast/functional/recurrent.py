@@ -103,13 +103,13 @@ def _layer(cell, x, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, h_0, c_0,
     if x.ndim != 3:
         raise ValueError(f"x has shape {x.shape}; {'(B, L, I)' if batch_first else '(L, B, I)'} is needed")
     L, B = (x.shape[1], x.shape[0]) if batch_first else x.shape[:2]
-    weights = _packed(weight_hh, "weight_hh", D, few_rows=True)
+    weights = _packed(weight_hh, "weight_hh", D, for_decode=True)
     rows, P = weights[0].shape
     Hc = rows // gates
     if rows != gates * Hc or not Hc:
         raise ValueError(f"weight_hh has {rows} rows for each direction; a multiple of {gates} (the gates) is needed")
     _check_weights(weights, "weight_hh", (gates * Hc, P))
-    projections = () if weight_hr is None else _packed(weight_hr, "weight_hr", D, few_rows=True)
+    projections = () if weight_hr is None else _packed(weight_hr, "weight_hr", D, for_decode=True)
     _check_weights(projections, "weight_hr", (P, Hc))
     if not projections and P != Hc:
         raise ValueError(f"weight_hh has shape {(rows, P)}; ({rows}, {Hc}) is needed without weight_hr")
@@ -135,7 +135,7 @@ def _layer(cell, x, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, h_0, c_0,
     return (y, h) if c is None else (y, h, c)
 
 
-def _packed(weight, name: str, directions: int, *, few_rows: bool = False) -> tuple:
+def _packed(weight, name: str, directions: int, *, for_decode: bool = False) -> tuple:
     """One packed weight a direction: given so, or the rows of an array in equal parts."""
     if isinstance(weight, tuple) and all(type(part) is PackedWeight for part in weight):
         if len(weight) != directions:
@@ -144,7 +144,7 @@ def _packed(weight, name: str, directions: int, *, few_rows: bool = False) -> tu
     weight = arrays.float32(weight, name)
     if weight.ndim != 2 or len(weight) % directions:
         raise ValueError(f"{name} has shape {weight.shape}; two axes, and rows for {directions} directions, are needed")
-    return tuple(pack_weight(part, few_rows=few_rows) for part in np.split(weight, directions))
+    return tuple(pack_weight(part, for_decode=for_decode) for part in np.split(weight, directions))
 
 
 def _check_weights(weights: tuple, name: str, shape: tuple[int, int]) -> None:

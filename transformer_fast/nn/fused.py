@@ -80,7 +80,7 @@ class _Pack:
             if any(part is not None for part in biases):
                 zeros = (np.zeros(n, np.float32) for n in module.parts.values())
                 bias = np.concatenate([z if part is None else part for z, part in zip(zeros, biases, strict=True)])
-            self._made = F.pack_weight(np.concatenate(weights), few_rows=module.few_rows), bias
+            self._made = F.pack_weight(np.concatenate(weights), for_decode=module.few_rows), bias
             self._sources = list(parameters.values())
         return self._made
 

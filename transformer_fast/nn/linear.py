@@ -28,7 +28,7 @@ class PackedRows:
         """
         source, packed = self._packs.get((first, last), (None, None))
         if source is not weight or packed.isa != F.get_isa():
-            packed = F.pack_weight(weight[first:last], few_rows=few_rows)
+            packed = F.pack_weight(weight[first:last], for_decode=few_rows)
             self._packs[first, last] = weight, packed
         return packed
 

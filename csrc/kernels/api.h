@@ -1,0 +1,219 @@
+/* What a level offers: descriptors of kernels, and the contract of every kernel.
+ *
+ * isa/<level>.c fills descriptors (through fill.h) and exports one tfast_level; runtime/dispatch.c lays levels over each
+ * other; ops/ calls what is in force. A new weight format: docs/adding_a_weight_format.md. Another kernel: its slot and
+ * contract here, its template in a folder of kernels/, its line in fill.h, its caller in ops/
+ * (docs/adding_a_kernel.md).
+ *
+ * All kernels: single-threaded, re-entrant, no allocation, no globals; strides in elements; nothing outside the stated
+ * extent is read or written; edges are handled inside; fp32 accumulation; a row's result depends on that row and the
+ * shape alone, never on its neighbours or on the cut into tasks. Scratch comes from the caller. */
+#ifndef TFAST_KERNELS_API_H
+#define TFAST_KERNELS_API_H
+
+#include "../base/types.h"
+
+/* --- products with a packed weight --------------------------------------------------------------------------------
+ *
+ * A packed weight W (N, K) is a row of panels, one after the other: panel j holds the columns [j * panel_width, ...) of
+ * W^T, k by k in groups of k_group, each group k_group_bytes long. What a group holds is the format's own business. */
+
+/* Where the bytes of a packed weight lie. A weight fits a level that has a descriptor of the same layout. */
+typedef struct {
+    tfast_format format;
+    int panel_width;
+    int k_group;       /* values of k that are packed together; a last group is padded with zeros */
+    int k_group_bytes; /* of a whole panel */
+} tfast_layout;
+
+/* Bytes of k values of one panel, from a multiple of k_group on. */
+static inline int64_t tfast_panel_bytes(const tfast_layout* layout, int64_t k) {
+    return tfast_ceil_div(k, layout->k_group) * layout->k_group_bytes;
+}
+
+/* One product y (m, n) = activation(A (m, k) * B (k, n) + bias) * multiply + residual, as `panel` and `small_m` read it.
+ * A is row-major with unit column stride. */
+typedef struct {
+    int64_t m, n, k;
+    const float* a;
+    int64_t a_stride;
+    const void* b; /* packed, 64-byte aligned where the layout makes every panel so */
+    float* sums;   /* scratch, m x panel_width */
+    float* y;
+    int64_t y_stride;
+    const float* bias;     /* n, or NULL for 0 */
+    const float* multiply; /* (m, n), or NULL for 1: the other half of a gated feed-forward */
+    int64_t multiply_stride;
+    const float* residual; /* (m, n), or NULL for 0; may be y itself */
+    int64_t residual_stride;
+    tfast_activation activation;
+    int first, last;    /* `panel` alone: this is the first block of k, the last one */
+    const void* rows;   /* `panel` alone: what `prepare` made of A, where that is a slot */
+    const void* next;   /* `panel` alone: what the next call will probably read as b, */
+    int64_t next_k;     /* and its k: fetched or prepared while this one runs; 0: nothing */
+    void* work;         /* `panel` alone: work_bytes that `begin` has seen, 64-byte aligned */
+    int64_t k_block;    /* `small_m` alone: the length of a block of k */
+    int prefetch_b;     /* `small_m` alone: whether B is fetched ahead of its loads */
+} tfast_gemm_call;
+
+/* Rows of a weight as the caller has them: n rows of k values. */
+typedef struct {
+    tfast_dtype dtype;
+    const void* data;
+    int64_t stride; /* between rows, elements */
+} tfast_weight_rows;
+
+/* The products of one weight format on one level. */
+typedef struct tfast_gemm {
+    tfast_layout layout;
+    int many_rows; /* pays from some dozens of rows on: weights that are packed for decoding take the next descriptor of
+                      the format that is not so */
+    int tile_rows; /* rows of A that share each load of B */
+    int k_unit;    /* blocks of k are multiples of it (itself one of k_group), but for the last, */
+    int max_k_block; /* and not longer than this */
+    int min_row_block; /* fewer rows than this read a panel too often for what they compute */
+
+    /* One block of k of one panel (n <= panel_width). With `first`: the block's sum plus bias, else plus what `sums`
+     * holds from the blocks before; it goes to `sums`, or, with `last`, through the epilogue to y, which nothing else
+     * writes. The caller cuts k by its length alone: the cut decides the rounding. */
+    void (*panel)(const tfast_gemm_call* call);
+    /* Up to max_small_m rows (0: there is no such kernel), all of k and any number of consecutive panels at once: k is
+     * cut into blocks of k_block inside, and n counts columns over panels. The same bits as `panel` gives. */
+    int max_small_m;
+    void (*small_m)(const tfast_gemm_call* call);
+    /* Before and after a row of `panel` calls on one thread, of at most m rows each, that share `work`; NULL: there is
+     * nothing to do. */
+    size_t work_bytes;
+    void (*begin)(int64_t m, void* work);
+    void (*end)(void);
+    /* A (m, k) in the form that `panel` reads, for a block of k, once for all panels; 64-byte aligned. NULL: A is read
+     * in place. */
+    size_t (*prepared_bytes)(int64_t m, int64_t k);
+    void (*prepare)(int64_t m, int64_t k, const float* a, int64_t a_stride, void* rows);
+    /* n <= panel_width rows of W -> one panel; missing columns are 0. */
+    void (*pack)(const tfast_weight_rows* w, int64_t n, int64_t k, void* panel);
+    /* The same panel from B (k, n), rows b_stride apart: what matmul is given. NULL: the format is not for matmul. */
+    void (*pack_rows)(const float* b, int64_t b_stride, int64_t n, int64_t k, void* panel);
+    /* One panel -> n rows of W, w_stride apart: the values that products use. */
+    void (*unpack)(const void* panel, int64_t n, int64_t k, float* w, int64_t w_stride);
+} tfast_gemm;
+
+/* --- attention -----------------------------------------------------------------------------------------------------
+ */
+
+/* An additive term of the scores: float values, or bytes where 0 means "not allowed" (-infinity). */
+typedef enum { TFAST_BIAS_NONE = 0, TFAST_BIAS_FLOAT = 1, TFAST_BIAS_BOOL = 2 } tfast_bias_kind;
+typedef struct {
+    tfast_bias_kind kind;
+    const void* data;
+    int64_t stride[4]; /* batch, head, query, key; 0 broadcasts, negative is allowed (a table over offsets has -1, 1) */
+} tfast_bias;
+
+#define TFAST_UNLIMITED INT64_MAX
+
+/* One attention call. The order of operations on a score: q.k * scale, soft cap, bias terms, ALiBi, structure; then
+ * softmax with sink. Key j is visible to query i of batch b iff  j < kv_length[b]  and  offset - left <= j - i <=
+ * offset + right  (right is 0 when causal; TFAST_UNLIMITED: no bound), offset = offset[b]. Packed sequences: cu_q and
+ * cu_k hold B + 1 row offsets, batch strides are unused. */
+typedef struct {
+    tfast_dtype dtype; /* of q, k, v, out: F32, F16 or BF16 */
+    int64_t B, H, Hkv, Lq, Lk, D, Dv;
+    const void *q, *k, *v;
+    void* out;
+    int64_t q_stride[3], k_stride[3], v_stride[3], out_stride[3]; /* batch, head, position; the last axis is dense */
+    const int64_t *cu_q, *cu_k;
+    const int64_t* kv_length; /* B values or NULL */
+    const int64_t* offset;    /* B values or NULL: 0 */
+    int64_t left, right;
+    float scale, softcap;  /* softcap 0: none */
+    const float* additive; /* D values, or NULL: the score is then additive . tanh(q + k) (Bahdanau) in place of q . k;
+                              scale 1, no soft cap */
+    tfast_bias bias[2];
+    const float *alibi_slopes, *sinks; /* H values or NULL */
+    float* lse;                        /* natural logarithm, or NULL */
+    int64_t lse_stride[2];             /* batch, head; positions are dense */
+    float* weights;                    /* or NULL: zeroed by the caller; what is invisible is not written */
+    int64_t weights_stride[4];         /* batch, head, query, key */
+    int weights_mean; /* add weight / H of every head into one matrix: the pieces of a batch then run in one task */
+} tfast_attention;
+
+/* A piece of an attention call: rows [row, row + n_rows) of one batch and kv head over the keys [key_begin, key_end) of
+ * it. Rows count over query heads from `head` on, one after the other (row r is query r % Lq of head + r / Lq): a group
+ * of query heads that shares K and V can go in one piece. With `partial` NULL the piece covers all keys and writes out,
+ * lse and weights; else it writes there n_rows * (Dv + 2) floats: unnormalised outputs row by row, then the maxima
+ * (base-2 logarithm), then the sums. */
+typedef struct tfast_attention_piece {
+    int64_t batch, kv_head, head, row, n_rows, key_begin, key_end;
+    const struct tfast_attention_piece*
+        next;      /* what this thread will probably run then (its operands are prefetched), or NULL */
+    int few;       /* the kernels of the fallback level run it */
+    int copy_keys; /* fp32 K and V are copied, superblock by superblock, before they are read: enough panels read them.
+                      Half types always are; a matrix unit ignores it */
+    int decode;    /* the rows of the whole sequence and group are few: `decode` (its sums run in another
+                      order), */
+    int fetch_far; /* which fetches K and V into L2, not into L1, and K of one row not at all */
+    float* partial;
+} tfast_attention_piece;
+
+/* Attention of one level. */
+typedef struct tfast_attention_kernels {
+    int panel; /* query rows that go through the tiles together */
+    int min_tail_rows; /* a last panel of no more rows than this takes as many from the one before (0: never); a piece
+                          that is not the last of its sequence ends where a panel does */
+    int key_block;     /* keys of one step of the online softmax */
+    int k_unit;        /* full multiples of it in D and Dv cost nothing extra */
+    int piece_panels;  /* of a piece at most: all of them share the work that keys take beforehand */
+    int decode_rows;   /* `decode` takes up to so many rows */
+    /* Fewer rows of a head or group, keys, or D + Dv than this, additive scores and calls with weights go to the
+     * fallback level: 0 where it makes no difference. Widths below twice that, panels and multiples of k_unit that are
+     * not full need more rows. */
+    int min_rows, min_keys, min_width;
+    size_t (*scratch_bytes)(const tfast_attention* call, int64_t max_rows);
+    void (*qblock)(const tfast_attention* call, const tfast_attention_piece* piece, void* scratch);
+    void (*decode)(const tfast_attention* call, const tfast_attention_piece* piece, void* scratch);
+    /* n_parts partial results of the same rows (as above, part_stride floats apart) -> out and lse of the piece. */
+    void (*merge)(const tfast_attention* call, const tfast_attention_piece* piece, const float* parts,
+                  int64_t part_stride, int64_t n_parts);
+} tfast_attention_kernels;
+
+/* --- rows and spans ------------------------------------------------------------------------------------------------ */
+typedef struct tfast_row_kernels {
+    /* y = (x + r - mean) / sqrt(var + eps) * weight + bias for each of m rows of n; r, weight and bias may be NULL; y
+     * may be x. */
+    void (*layernorm)(int64_t m, int64_t n, const float* x, int64_t x_stride, const float* r, int64_t r_stride,
+                      const float* weight, const float* bias, float eps, float* y, int64_t y_stride);
+    /* y = (x + r) / sqrt(mean((x + r)^2) + eps) * weight, likewise. */
+    void (*rmsnorm)(int64_t m, int64_t n, const float* x, int64_t x_stride, const float* r, int64_t r_stride,
+                    const float* weight, float eps, float* y, int64_t y_stride);
+    /* m rows of n: pairs of the first 2 * half elements turned by the angles whose cosines and sines stand in the rows
+     * of cos and sin (half of them a row); pair i is (i, i + half), or (2i, 2i + 1) if interleaved. The rest is copied;
+     * y may be x. */
+    void (*rope)(int64_t m, int64_t n, int64_t half, int interleaved, const float* x, int64_t x_stride,
+                 const float* cos, const float* sin, int64_t angle_stride, float* y, int64_t y_stride);
+    /* y = exp(x - max) / sum for each of m rows of n; y may be x. */
+    void (*softmax)(int64_t m, int64_t n, const float* x, int64_t x_stride, float* y, int64_t y_stride);
+    void (*activation)(int64_t n, const float* x, float* y, tfast_activation kind);
+    /* n values of another type, widened. */
+    void (*widen)(int64_t n, const void* x, tfast_dtype dtype, float* y);
+    /* The gates of one row of a recurrent step with n units: x and s, the shares of the input and of the state, hold 4
+     * (LSTM: i, f, g, o) or 3 (GRU: r, z, n) times n numbers. c and h are the state: c is read and written, and so is h
+     * of a GRU; h of an LSTM is only written. */
+    void (*lstm)(int64_t n, const float* x, const float* s, float* c, float* h);
+    void (*gru)(int64_t n, const float* x, const float* s, float* h);
+    /* What this machine can do: runs `rounds` of independent FMAs and returns the flops done; reads n floats in order. */
+    double (*fma_probe)(int64_t rounds);
+    float (*read_probe)(const float* x, int64_t n);
+} tfast_row_kernels;
+
+/* --- a level ---------------------------------------------------------------------------------------------------------
+ * What isa/<level>.c exports, under the one name that leaves its object: NULL where the level below is as good. */
+typedef struct tfast_level {
+    const char* name;
+    const tfast_gemm* const* gemms; /* ends with NULL */
+    const tfast_attention_kernels* attention;
+    const tfast_row_kernels* rows;
+} tfast_level;
+
+extern const tfast_level tfast_level_scalar, tfast_level_avx2, tfast_level_avx512, tfast_level_amx;
+
+#endif

@@ -1,0 +1,124 @@
+/* The weight format "float32": panels of k rows of PANEL floats, read by the tile as they are.
+ *
+ * Its descriptor is made in fill.h. matmul packs its B operand in it; formats that expand a block to floats go through
+ * multiply_panel, too. */
+#ifndef TFAST_KERNELS_GEMM_F32_H
+#define TFAST_KERNELS_GEMM_F32_H
+
+#include "epilogue.h"
+#include "pack.h"
+#include "small_m.h"
+
+/* A sum of 192 products has less than half the rounding error of one of 1,024. */
+enum { MAX_K_BLOCK = 192 };
+/* Blocks of k are multiples of it: of every format's group, so that a weight has the same cut in all of them. */
+enum { K_UNIT = 8 };
+/* Of 48 columns: 96 rows compute 2.7 times as long as their panel takes to arrive from L3. */
+enum { MIN_ROW_BLOCK = 96 };
+_Static_assert(MAX_K_BLOCK % K_UNIT == 0, "the longest block of k must be one that the cut can give");
+
+/* The contract of `panel` with B as floats, and what is fetched while the tiles run. */
+static void multiply_panel(const tfast_gemm_call* p, const float* b, stream_t stream) {
+    const int64_t nv = tfast_ceil_div(p->n, V_LANES);
+    const int epilogue = p->last && has_epilogue(p), direct = p->last && !epilogue;
+    tile_args t = {.k = p->k,
+                   .a = p->a,
+                   .row_stride = p->a_stride,
+                   .col_stride = 1,
+                   .a_step = TILE_ROWS * p->a_stride,
+                   .b = b,
+                   .from = p->sums,
+                   .from_stride = PANEL,
+                   .c = direct ? p->y : p->sums,
+                   .c_stride = direct ? p->y_stride : PANEL,
+                   .end = !p->first ? END_ADD_C
+                          : p->bias ? END_ADD_ROW
+                                    : END_STORE,
+                   .row = p->bias,
+                   .n = p->n,
+                   .stream = stream,
+                   .y = p->last ? p->y : NULL,
+                   .y_stride = p->y_stride};
+    if (!epilogue) {
+        tile_rows(&t, p->m, nv);
+        return;
+    }
+    for (int64_t i = 0; i < p->m; i += TILE_ROWS) {
+        const int64_t m = TFAST_MIN(TILE_ROWS, p->m - i);
+        float* sums = t.c;
+        tile_rows(&t, m, nv);
+        epilogue_rows(p, sums, i, m);
+    }
+}
+
+/* The next block, evenly over the steps of all tiles; with a single tile of rows, whose loads are what takes the time,
+ * the weights STREAM_AHEAD bytes further on. */
+static stream_t panel_stream(const tfast_gemm_call* p, int64_t k_bytes) {
+    if (p->m <= TILE_ROWS) return (stream_t){.at = (const char*)p->b + STREAM_AHEAD, .step = k_bytes};
+    if (!p->next_k) return (stream_t){NULL, 0, 0, 0};
+    const int64_t steps = p->k * tfast_ceil_div(p->m, TILE_ROWS);
+    return (stream_t){.at = p->next, .step = tfast_ceil_div(p->next_k * k_bytes, steps)};
+}
+
+static void KERNEL(f32_panel)(const tfast_gemm_call* p) {
+    multiply_panel(p, p->b, panel_stream(p, PANEL * sizeof(float)));
+}
+
+/* Unused where the matrix engine takes the format. */
+static __attribute__((unused)) void KERNEL(f32_small_m)(const tfast_gemm_call* p) {
+    if (p->prefetch_b)
+        small_m_rows(TFAST_FORMAT_F32, p, 1);
+    else
+        small_m_rows(TFAST_FORMAT_F32, p, 0);
+}
+
+/* One block of V_LANES rows, transposed into columns [0, V_LANES) of the panel; rows from n on are 0. dtype is a
+ * constant. */
+V_INLINE void pack_block(const tfast_weight_rows* w, const tfast_dtype dtype, int64_t n, int64_t k, float* panel) {
+    vf x[V_LANES];
+    int64_t d = 0;
+    for (; n >= V_LANES && d + V_LANES <= k; d += V_LANES) { /* full blocks stay in registers */
+#pragma GCC unroll 16
+        for (int i = 0; i < V_LANES; i++) x[i] = load_weight(w, dtype, i, d);
+        v_transpose(x);
+#pragma GCC unroll 16
+        for (int i = 0; i < V_LANES; i++) v_store(panel + (d + i) * PANEL, x[i]);
+    }
+    for (; d < k; d += V_LANES) {
+        const int64_t width = TFAST_MIN(V_LANES, k - d);
+        for (int64_t i = 0; i < V_LANES; i++)
+            x[i] = i >= n             ? v_zero()
+                   : width == V_LANES ? load_weight(w, dtype, i, d)
+                                      : load_weight_n(w, dtype, i, d, width);
+        v_transpose(x);
+        for (int64_t i = 0; i < width; i++) v_store(panel + (d + i) * PANEL, x[i]);
+    }
+}
+
+static void KERNEL(f32_pack)(const tfast_weight_rows* w, int64_t n, int64_t k, void* to) {
+    float* panel = to;
+    for (int64_t j = 0; j < PANEL; j += V_LANES) {
+        const tfast_weight_rows rows = rows_from(w, TFAST_MIN(j, n));
+        if (w->dtype == TFAST_F32)
+            pack_block(&rows, TFAST_F32, n - j, k, panel + j);
+        else if (w->dtype == TFAST_F16)
+            pack_block(&rows, TFAST_F16, n - j, k, panel + j);
+        else
+            pack_block(&rows, TFAST_BF16, n - j, k, panel + j);
+    }
+}
+
+static void KERNEL(f32_pack_rows)(const float* b, int64_t b_stride, int64_t n, int64_t k, void* to) {
+    float* panel = to;
+    for (int64_t i = 0; i < k; i++, b += b_stride, panel += PANEL)
+        for (int64_t j = 0; j < PANEL; j += V_LANES)
+            v_store(panel + j, j + V_LANES <= n ? v_load(b + j) : j < n ? v_load_n(b + j, n - j) : v_zero());
+}
+
+static void KERNEL(f32_unpack)(const void* panel, int64_t n, int64_t k, float* w, int64_t w_stride) {
+    const float* from = panel;
+    for (int64_t d = 0; d < k; d++, from += PANEL)
+        for (int64_t j = 0; j < n; j++) w[j * w_stride + d] = from[j];
+}
+
+#endif

@@ -1,0 +1,30 @@
+/* Rows of a weight in the type that the caller has them in, widened to floats while they are packed.
+ *
+ * Used by the `pack` of every format. */
+#ifndef TFAST_KERNELS_GEMM_PACK_H
+#define TFAST_KERNELS_GEMM_PACK_H
+
+/* V_LANES values of row i from d on; dtype, the type of w, is a constant. */
+V_INLINE vf load_weight(const tfast_weight_rows* w, const tfast_dtype dtype, int64_t i, int64_t d) {
+    const int64_t at = i * w->stride + d;
+    if (dtype == TFAST_F32) return v_load((const float*)w->data + at);
+    const uint16_t* half = (const uint16_t*)w->data + at;
+    return dtype == TFAST_F16 ? v_load_f16(half) : v_load_bf16(half);
+}
+
+/* The first n of them, the others 0. */
+V_INLINE vf load_weight_n(const tfast_weight_rows* w, const tfast_dtype dtype, int64_t i, int64_t d, int64_t n) {
+    const int64_t at = i * w->stride + d;
+    if (dtype == TFAST_F32) return v_load_n((const float*)w->data + at, n);
+    uint16_t some[V_LANES] = {0};
+    memcpy(some, (const uint16_t*)w->data + at, (size_t)n * sizeof *some);
+    return dtype == TFAST_F16 ? v_load_f16(some) : v_load_bf16(some);
+}
+
+/* The rows from `row` on. */
+static tfast_weight_rows rows_from(const tfast_weight_rows* w, int64_t row) {
+    const int64_t bytes = w->dtype == TFAST_F32 ? 4 : 2;
+    return (tfast_weight_rows){w->dtype, (const char*)w->data + row * w->stride * bytes, w->stride};
+}
+
+#endif

@@ -1,0 +1,84 @@
+/* All kernels of one level, and their descriptors.
+ *
+ * Included by isa/<level>.c after its simd/<isa>.h and after it has defined KERNEL(name), the name with the suffix of the
+ * level (f32_panel__avx512, so that a profile shows it), and the constants TILE_ROWS, TILE_VECTORS and DECODE_ROWS. The
+ * file then exports LEVEL(name). A new weight format: its header and its descriptor here.
+ *
+ * Everything in here is static: inline code compiled for AVX must not leak into the baseline through the linker. */
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+#include "api.h"
+
+#include "../simd/math.h"
+
+#include "activation.h"
+#include "gemm/bf16.h"
+#include "gemm/f32.h"
+#include "norm.h"
+#include "probe.h"
+#include "recurrent.h"
+#include "rope.h"
+#include "softmax.h"
+#include "widen.h"
+
+#include "attention.h"
+
+static const tfast_gemm f32_gemm = {
+    .layout = {TFAST_FORMAT_F32, PANEL, 1, PANEL * sizeof(float)},
+    .tile_rows = TILE_ROWS,
+    .k_unit = K_UNIT,
+    .max_k_block = MAX_K_BLOCK,
+    .min_row_block = MIN_ROW_BLOCK,
+    .panel = KERNEL(f32_panel),
+    .max_small_m = SMALL_M,
+    .small_m = KERNEL(f32_small_m),
+    .pack = KERNEL(f32_pack),
+    .pack_rows = KERNEL(f32_pack_rows),
+    .unpack = KERNEL(f32_unpack),
+};
+
+static const tfast_gemm bf16_gemm = {
+    .layout = {TFAST_FORMAT_BF16, PANEL, BF16_GROUP, PANEL * BF16_GROUP * sizeof(uint16_t)},
+    .tile_rows = TILE_ROWS,
+    .k_unit = K_UNIT,
+    .max_k_block = MAX_K_BLOCK,
+    .min_row_block = MIN_ROW_BLOCK,
+    .panel = KERNEL(bf16_panel),
+    .max_small_m = SMALL_M,
+    .small_m = KERNEL(bf16_small_m),
+    .work_bytes = MAX_K_BLOCK * PANEL * sizeof(float),
+    .pack = KERNEL(bf16_pack),
+    .unpack = KERNEL(bf16_unpack),
+};
+
+static const tfast_gemm* const gemms[] = {&f32_gemm, &bf16_gemm, NULL};
+
+static const tfast_attention_kernels attention_kernels = {
+    .panel = PANEL,
+    .min_tail_rows = ATTENTION_ALONE,
+    .key_block = ATTENTION_BLOCK,
+    .k_unit = K_UNIT,
+    .piece_panels = PIECE_PANELS,
+    .decode_rows = DECODE_ROWS,
+    .scratch_bytes = KERNEL(attention_f32_scratch_bytes),
+    .qblock = KERNEL(attention_f32_qblock),
+    .decode = KERNEL(attention_f32_decode),
+    .merge = KERNEL(attention_f32_merge),
+};
+
+static const tfast_row_kernels row_kernels = {
+    .layernorm = KERNEL(layernorm),
+    .rmsnorm = KERNEL(rmsnorm),
+    .rope = KERNEL(rope),
+    .softmax = KERNEL(softmax),
+    .activation = KERNEL(activation),
+    .widen = KERNEL(widen),
+    .lstm = KERNEL(lstm),
+    .gru = KERNEL(gru),
+    .fma_probe = KERNEL(fma_probe),
+    .read_probe = KERNEL(read_probe),
+};
+
+#define LEVEL(name) {name, gemms, &attention_kernels, &row_kernels}
