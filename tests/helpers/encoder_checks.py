@@ -16,7 +16,7 @@ from transformer_fast import functional, load_model, nn
 from transformer_fast.checkpoint import Checkpoint, CheckpointError, read_json_object
 from transformer_fast.models.config import read_config
 
-GOLDEN = Path(__file__).parent / "golden" / "encoders"
+GOLDEN = Path(__file__).parent.parent / "golden" / "encoders"
 TOLERANCE = 1e-5
 REPORT = {"output_attentions": True, "output_hidden_states": True}
 
