@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from model_folders import write_json
 
-from transformer_fast.checkpoint import INDEX, WEIGHTS, Checkpoint, CheckpointError, member, read_json
+from transformer_fast.files.checkpoint import INDEX, WEIGHTS, Checkpoint, CheckpointError, member, read_json
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 save_file = pytest.importorskip("safetensors.numpy").save_file

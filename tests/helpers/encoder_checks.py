@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from transformer_fast import functional, load_model, nn
-from transformer_fast.checkpoint import Checkpoint, CheckpointError, read_json_object
-from transformer_fast.models.config import read_config
+from transformer_fast.files.checkpoint import Checkpoint, CheckpointError, read_json_object
+from transformer_fast.models.common.config import read_config
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "encoders"
 TOLERANCE = 1e-5

@@ -1,4 +1,4 @@
-"""models/electra.py against transformers' own numbers (golden); its checkpoints, its checks, its heads."""
+"""families/electra.py against transformers' own numbers (golden); its checkpoints, its checks, its heads."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from transformer_fast import load_model
-from transformer_fast.checkpoint import Checkpoint, CheckpointError, read_json_object
-from transformer_fast.models.electra import (
+from transformer_fast.files.checkpoint import Checkpoint, CheckpointError, read_json_object
+from transformer_fast.models.families.electra import (
     ElectraConfig,
     ElectraForMaskedLM,
     ElectraForMultipleChoice,

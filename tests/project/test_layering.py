@@ -28,36 +28,28 @@ PYTHON_ROOMS = {
     "cli": {"commands"},
     "commands": {
         "commands",
-        "audio",
         "bench",
+        "files",
         "functional",
         "generation",
         "models",
-        "passages",
         "pipelines",
-        "text",
         "visualize",
-        "weights",
         "__init__",
     },
     "bench": {"functional", "timing"},
     "visualize": {"visualize"},
-    "text": {"models", "nn", "functional", "checkpoint", "tokenization", "weights"},
-    "pipelines": {"pipelines", "models", "functional", "audio", "tokenization", "vision", "checkpoint"},
-    "models": {"models", "generation", "nn", "functional", "checkpoint"},
-    "generation": {"generation", "checkpoint", "tokenization"},
+    "pipelines": {"pipelines", "models", "nn", "functional", "files"},
+    "models": {"models", "generation", "nn", "functional", "files"},
+    "generation": {"generation", "files"},
     "integrations": {"integrations", "nn", "functional"},
-    "audio": {"checkpoint"},
-    "tokenization": {"checkpoint"},
+    "files": {"files"},
     "nn": {"nn", "functional"},
     "functional": {"functional", "_core", "reference"},  # reference: float64, which only an oracle needs
-    "vision": {"checkpoint"},
-    "checkpoint": set(),
-    "passages": set(),
     "timing": set(),
     "reference": set(),
-    "weights": {"checkpoint"},
-    "__init__": {"functional", "generation", "models", "nn", "text", "visualize"},
+    "weights": {"files"},
+    "__init__": {"functional", "generation", "models", "nn", "pipelines", "visualize"},
 }
 # Imported by one room alone, whose files are imported by nobody else.
 FOREIGN_ROOM = "integrations"
@@ -119,6 +111,12 @@ def test_python_module_imports_only_what_lies_below_it(path):
     allowed = PYTHON_ROOMS[room]
     above = imported_rooms(path) - allowed
     assert not above, f"{relative(path)} may import {sorted(allowed)}, but imports {sorted(above)}"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "models" / "common").glob("*.py")), ids=relative)
+def test_what_families_share_knows_no_family(path):
+    families = f"{PACKAGE.name}.models.families"
+    assert not {name for name in imported_modules(path) if name.startswith(families)}
 
 
 @pytest.mark.parametrize("path", PYTHON_FILES, ids=relative)

@@ -181,7 +181,7 @@ def test_all_public_names_are_there():
 def test_lazy_names_are_there():
     pytest.importorskip("safetensors")
     from transformer_fast.models import load_model
-    from transformer_fast.text import SentenceEncoder
+    from transformer_fast.pipelines import SentenceEncoder
 
     assert transformer_fast.SentenceEncoder is SentenceEncoder
     assert transformer_fast.load_model is load_model

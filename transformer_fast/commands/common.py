@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from transformer_fast.text import SentenceEncoder
+    from transformer_fast.pipelines import SentenceEncoder
 
 
 class UsageError(ValueError):
@@ -85,8 +85,8 @@ def set_threads(options: argparse.Namespace) -> None:
 
 
 def encoder(options: argparse.Namespace) -> SentenceEncoder:
-    from transformer_fast.text import SentenceEncoder
-    from transformer_fast.weights import find_minilm
+    from transformer_fast.files.weights import find_minilm
+    from transformer_fast.pipelines import SentenceEncoder
 
     return SentenceEncoder.from_pretrained(options.model or find_minilm(), compute_type=options.compute_type)
 

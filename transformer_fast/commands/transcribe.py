@@ -27,7 +27,7 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from transformer_fast.audio import read_wav
+    from transformer_fast.files.sound import read_wav
     from transformer_fast.pipelines import Transcriber
 
     common.set_threads(options)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from transformer_fast.checkpoint import write_json
+from transformer_fast.files.checkpoint import write_json
 from transformer_fast.generation.beams import beam_search
 from transformer_fast.generation.config import FIELDS, GenerationConfig, read_generation_config, split
 from transformer_fast.generation.logits import Processor, processors

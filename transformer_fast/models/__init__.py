@@ -1,15 +1,18 @@
-"""Models: one file a family. `load_model` finds the class of a Hugging Face folder by its model_type and architectures.
+"""Models: `load_model`, and the classes of all families, which are imported when they are first asked for.
 
-A new family is a new file here with classes that derive from `base.PretrainedModel`, and a line in `_FAMILIES`.
+`common` has what families share, `families` one file each. `load_model` finds the class of a Hugging Face folder by its
+model_type and architectures. A new family is a new file in `families` with classes that derive from
+`common.base.PretrainedModel`, and a line in `_FAMILIES`.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-from transformer_fast.checkpoint import Checkpoint, CheckpointError, find_folder
-from transformer_fast.models.base import PretrainedModel
+from transformer_fast.files.checkpoint import Checkpoint, CheckpointError, find_folder
+from transformer_fast.models.common.base import PretrainedModel
 
 
 def _heads(family: str, *further: str) -> dict[str, str]:
@@ -29,7 +32,7 @@ def _named(*names: str) -> dict[str, str]:
     return {name: name for name in names}
 
 
-# model_type in config.json -> file in this folder, {name in its "architectures": class}, class without a head, which is
+# model_type in config.json -> file in families/, {name in its "architectures": class}, class without a head, which is
 # taken for architectures that are not listed.
 _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
     "bart": ("bart", {"BartForConditionalGeneration": "BartForConditionalGeneration"}, "BartModel"),
@@ -61,6 +64,9 @@ _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
     "whisper": ("whisper", {"WhisperForConditionalGeneration": "WhisperForConditionalGeneration"}, "WhisperModel"),
     "xlm-roberta": ("roberta", _heads("XLMRoberta", "MultipleChoice"), "XLMRobertaModel"),
 }
+
+# Public class -> file in families/. A config is in the file of its model.
+_FILES = {name: file for file, classes, base in _FAMILIES.values() for name in (*classes.values(), base)}
 
 __all__ = ["CheckpointError", "PretrainedModel", "find_folder", "load_model"]
 
@@ -111,5 +117,19 @@ def load_model(
     architectures = checkpoint.config.get("architectures")
     if head and isinstance(architectures, list) and architectures and isinstance(architectures[0], str):
         name = classes.get(architectures[0], name)
-    model_class = getattr(import_module(f"transformer_fast.models.{file}"), name)
-    return model_class.from_checkpoint(checkpoint, compute_type=compute_type)
+    return getattr(_family(file), name).from_checkpoint(checkpoint, compute_type=compute_type)
+
+
+def __getattr__(name: str) -> Any:
+    file = _FILES.get(f"{name.removesuffix('Config')}Model" if name.endswith("Config") else name)
+    if file is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(_family(file), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_FILES})
+
+
+def _family(file: str) -> Any:
+    return import_module(f"transformer_fast.models.families.{file}")

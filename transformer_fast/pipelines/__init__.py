@@ -10,11 +10,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformer_fast.checkpoint import find_folder, read_json_object
+from transformer_fast.files.checkpoint import find_folder, read_json_object
 from transformer_fast.pipelines.fill_mask import FillMask
 from transformer_fast.pipelines.image_classifier import ImageClassifier
 from transformer_fast.pipelines.image_text import ImageTextSimilarity
 from transformer_fast.pipelines.question_answerer import QuestionAnswerer
+from transformer_fast.pipelines.sentence_encoder import SentenceEncoder
 from transformer_fast.pipelines.text_classifier import TextClassifier
 from transformer_fast.pipelines.text_to_text import Summariser, Translator
 from transformer_fast.pipelines.token_tagger import TokenTagger
@@ -25,6 +26,7 @@ __all__ = [
     "ImageClassifier",
     "ImageTextSimilarity",
     "QuestionAnswerer",
+    "SentenceEncoder",
     "Summariser",
     "TextClassifier",
     "TokenTagger",

@@ -7,19 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from transformer_fast.checkpoint import CheckpointError, find_folder
+from transformer_fast.files.checkpoint import CheckpointError, find_folder
+from transformer_fast.files.pictures import ImageProcessor
 from transformer_fast.models import PretrainedModel, load_model
-from transformer_fast.models.vit import ViTForImageClassification
+from transformer_fast.models.families.vit import ViTForImageClassification
 from transformer_fast.pipelines.labels import check_top_k, function_of, ranked, scores
 from transformer_fast.pipelines.pictures import in_batches, several_pictures
-from transformer_fast.vision import ImageProcessor
 
 
 class ImageClassifier:
     """Pictures in; labels and their scores out. As transformers' image-classification pipeline.
 
     Attributes:
-        model: the model (`models.vit`).
+        model: the model (`models.families.vit`).
         processor: the `vision.ImageProcessor`.
         labels: the names of the labels, by number.
         function: how logits become scores, "softmax", "sigmoid" or "none", as config.json says by problem_type.

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from transformer_fast import functional as F
-from transformer_fast.checkpoint import CheckpointError, find_folder
+from transformer_fast.files.checkpoint import CheckpointError, find_folder
+from transformer_fast.files.pictures import ImageProcessor
+from transformer_fast.files.tokenizer import TokenizerFiles, encoded_batch, read_tokenizer
 from transformer_fast.models import PretrainedModel, load_model
-from transformer_fast.models.clip import CLIPModel
+from transformer_fast.models.families.clip import CLIPModel
 from transformer_fast.pipelines.pictures import in_batches, several_pictures
 from transformer_fast.pipelines.texts import batches, several
-from transformer_fast.tokenization import TokenizerFiles, encoded_batch, read_tokenizer
-from transformer_fast.vision import ImageProcessor
 
 
 class ImageTextSimilarity:

@@ -9,12 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, TypeVar
 
-from transformer_fast.checkpoint import CheckpointError, find_folder, read_json_object
+from transformer_fast.files.checkpoint import CheckpointError, find_folder, read_json_object
+from transformer_fast.files.tokenizer import TokenizerFiles, read_tokenizer
 from transformer_fast.models import PretrainedModel, load_model
-from transformer_fast.models.seq2seq import ConditionalGeneration
-from transformer_fast.models.whisper import WhisperForConditionalGeneration
+from transformer_fast.models.common.seq2seq import ConditionalGeneration
+from transformer_fast.models.families.whisper import WhisperForConditionalGeneration
 from transformer_fast.pipelines.texts import TextPipeline, is_single, several
-from transformer_fast.tokenization import TokenizerFiles, read_tokenizer
 
 Pipeline = TypeVar("Pipeline", bound="TextToText")
 

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from transformer_fast import functional as F
-from transformer_fast.checkpoint import CheckpointError, find_folder
+from transformer_fast.files.checkpoint import CheckpointError, find_folder
+from transformer_fast.files.tokenizer import TokenizerFiles, encoded_batch, read_tokenizer
 from transformer_fast.models import PretrainedModel, load_model
-from transformer_fast.tokenization import TokenizerFiles, encoded_batch, read_tokenizer
 
 Pipeline = TypeVar("Pipeline", bound="TextPipeline")
 Text = str | tuple[str, str]

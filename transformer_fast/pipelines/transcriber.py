@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from transformer_fast.audio import WhisperFeatureExtractor, read_wav
-from transformer_fast.checkpoint import CheckpointError, find_folder
+from transformer_fast.files.checkpoint import CheckpointError, find_folder
+from transformer_fast.files.sound import WhisperFeatureExtractor, read_wav
+from transformer_fast.files.tokenizer import TokenizerFiles, read_tokenizer
 from transformer_fast.models import PretrainedModel, load_model
-from transformer_fast.models.whisper import WhisperForConditionalGeneration
-from transformer_fast.tokenization import TokenizerFiles, read_tokenizer
+from transformer_fast.models.families.whisper import WhisperForConditionalGeneration
 
 # Segments that run together: each has 1,500 places in the encoder.
 _BATCH = 4
