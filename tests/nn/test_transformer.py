@@ -170,7 +170,7 @@ def test_one_call_has_the_bits_of_layer_by_layer(batch_first, norm_first, causal
     for shape in ((9, 5, 24), (70, 3, 24), (1, 1, 24), (33, 24), (0, 2, 24), (2, 0, 24)):
         x = np.random.default_rng(2).standard_normal(shape).astype(np.float32)
         assert_same_bits(encoder(x, is_causal=causal), one_by_one(encoder, x, is_causal=causal))
-    assert encoder._engine._made.encoders.keys() == {causal}
+    assert encoder._encoder._kept.encoders.keys() == {causal}
 
 
 def test_padding_is_left_out_of_one_call(isa):

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformer_fast.nn.activation import Elementwise
 from transformer_fast.nn.linear import Linear
-from transformer_fast.nn.module import Module, ModuleList, note_change
+from transformer_fast.nn.module import Module, ModuleList
 
 
 class Sequential(ModuleList):
@@ -71,7 +71,7 @@ class ModuleDict(Module):
 
     def __delitem__(self, name: str) -> None:
         del self._modules[name]
-        note_change()
+        self._changed()
 
     def __len__(self) -> int:
         return len(self._modules)

@@ -11,33 +11,16 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from transformer_fast import functional as F
 from transformer_fast.nn import init
 from transformer_fast.nn.module import Module
+from transformer_fast.nn.packed_weights import PackedParameters
 
 Sizes = int | Sequence[int]
-
-
-class _PackedMatrices:
-    """The packed forms of the matrices that one weight is made into; made anew when the weight or the ISA changes."""
-
-    def __init__(self) -> None:
-        self._kept: tuple[Any, list[Any]] = (None, [])
-
-    def get(self, weight: np.ndarray, matrices: Callable[[], list[np.ndarray]]) -> list[Any]:
-        source, packs = self._kept
-        if source is not weight or packs[0].isa != F.get_isa():
-            packs = [F.pack_weight(matrix) for matrix in matrices()]
-            self._kept = weight, packs
-        return packs
-
-    def __reduce__(self) -> tuple[type, tuple[()]]:
-        # Packed forms belong to this process and ISA: copies and pickles start anew.
-        return _PackedMatrices, ()
 
 
 class _Convolution(Module):
@@ -79,7 +62,11 @@ class _Convolution(Module):
             "weight", (out_channels, in_channels // groups, *self.kernel_size), init.uniform(fan_in)
         )
         self.register_parameter("bias", (out_channels,) if bias else None, init.uniform(fan_in))
-        self._packs = _PackedMatrices()
+        each = out_channels // groups
+        self._packs = [
+            PackedParameters("weight", rows=(i * each, (i + 1) * each), format="float32", to_matrix=_channels_last)
+            for i in range(groups)
+        ]
 
     def forward(self, input: np.ndarray, *, activation: str | None = None) -> np.ndarray:
         """(B, in_channels, ...) or (in_channels, ...) -> (B, out_channels, ...) or (out_channels, ...); float32.
@@ -176,13 +163,9 @@ class _Convolution(Module):
             result += self.bias
         return result if activation is None else _ACTIVATIONS[activation](result)
 
-    def _packed(self) -> list[Any]:
+    def _packed(self) -> list[F.PackedWeight]:
         """The weight of each group as a matrix (outputs, places of the kernel * inputs), packed."""
-        return self._packs.get(self.weight, self._matrices)
-
-    def _matrices(self) -> list[np.ndarray]:
-        matrix = np.moveaxis(self.weight, 1, -1).reshape(self.out_channels, -1)
-        return np.split(matrix, self.groups)
+        return [pack.get(self) for pack in self._packs]
 
     def extra_repr(self) -> str:
         return (
@@ -244,7 +227,7 @@ class PatchEmbedding(Module):
         fan_in = in_channels * math.prod(self.patch_size)
         self.register_parameter("weight", (embed_dim, in_channels, *self.patch_size), init.uniform(fan_in))
         self.register_parameter("bias", (embed_dim,) if bias else None, init.uniform(fan_in))
-        self._packs = _PackedMatrices()
+        self._packed_weight = PackedParameters("weight", format="float32", to_matrix=_flat)
 
     def forward(self, input: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
         """(B, in_channels, H, W) float32 -> (B, (H // height) * (W // width), embed_dim).
@@ -262,8 +245,7 @@ class PatchEmbedding(Module):
         whole = input[:, :, : down * height, : across * width]
         patches = whole.reshape(B, C, down, height, across, width).transpose(0, 2, 4, 1, 3, 5)
         rows = patches.reshape(B, down * across, C * height * width)
-        (packed,) = self._packs.get(self.weight, lambda: [self.weight.reshape(self.embed_dim, -1)])
-        return F.linear(rows, packed, self.bias, out=out)
+        return F.linear(rows, self._packed_weight.get(self), self.bias, out=out)
 
     def extra_repr(self) -> str:
         return f"{self.in_channels}, {self.embed_dim}, patch_size={self.patch_size}, bias={self.bias is not None}"
@@ -293,6 +275,16 @@ def _blocks(places: tuple[int, ...], columns: int) -> Iterator[tuple[slice, slic
     for image in range(0, places[0], images):
         for first in range(0, places[1], length):
             yield slice(image, image + images), slice(first, first + length)
+
+
+def _channels_last(weight: np.ndarray) -> np.ndarray:
+    """(outputs, inputs, kernel...) -> (outputs, kernel... * inputs)."""
+    return np.moveaxis(weight, 1, -1).reshape(len(weight), -1)
+
+
+def _flat(weight: np.ndarray) -> np.ndarray:
+    """(outputs, inputs, kernel...) -> (outputs, inputs * kernel...)."""
+    return weight.reshape(len(weight), -1)
 
 
 def _sizes(name: str, value: Sizes, axes: int, least: int) -> tuple[int, ...]:

@@ -7,13 +7,13 @@ file cost nothing); only the packed form, which the product reads, has them one 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
 
 import numpy as np
 
 from transformer_fast import functional as F
 from transformer_fast.nn import init
 from transformer_fast.nn.module import Module
+from transformer_fast.nn.packed_weights import JoinedBias, PackedParameters
 
 
 class FusedLinear(Module):
@@ -43,48 +43,21 @@ class FusedLinear(Module):
         for name, n in parts.items():
             self.register_parameter(f"{name}_weight", (n, in_features), init.uniform(in_features), half=True)
             self.register_parameter(f"{name}_bias", (n,) if name in biased else None, init.uniform(in_features))
-        self._pack = _Pack()
+        weights, biases = ([f"{name}_{kind}" for name in parts] for kind in ("weight", "bias"))
+        self._packed_weight = PackedParameters(*weights)
+        self._joined_bias = JoinedBias(tuple(biases), tuple(parts.values()))
 
     def forward(self, input: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
         """(..., in_features) -> (..., out_features)."""
         packed, bias = self.packed()
         return F.linear(input, packed, bias, out=out)
 
-    def packed(self) -> tuple[Any, np.ndarray | None]:
+    def packed(self) -> tuple[F.PackedWeight, np.ndarray | None]:
         """All weights, packed for the instruction set in force, and all biases (None without any)."""
-        return self._pack.get(self)
+        return self._packed_weight.get(self), self._joined_bias.get(self)
 
     def _loaded(self) -> None:
         self.packed()
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, parts={self.parts}"
-
-
-class _Pack:
-    """The packed weight and the whole bias, made when first asked for, and again if a part or the ISA has changed."""
-
-    def __init__(self) -> None:
-        self._sources: list[np.ndarray] = []
-        self._made: tuple[Any, np.ndarray | None] | None = None
-
-    def get(self, module: FusedLinear) -> tuple[Any, np.ndarray | None]:
-        parameters = module._parameters
-        if (
-            self._made is None
-            or self._made[0].isa != F.get_isa()
-            or self._made[0].format != module.weight_format
-            or any(a is not b for a, b in zip(self._sources, parameters.values(), strict=True))
-        ):
-            weights, biases = ([parameters[f"{n}_{kind}"] for n in module.parts] for kind in ("weight", "bias"))
-            bias = None
-            if any(part is not None for part in biases):
-                zeros = (np.zeros(n, np.float32) for n in module.parts.values())
-                bias = np.concatenate([z if part is None else part for z, part in zip(zeros, biases, strict=True)])
-            packed = F.pack_weight(weights, format=module.weight_format, for_decode=module.few_rows)
-            self._made = packed, bias
-            self._sources = list(parameters.values())
-        return self._made
-
-    def __reduce__(self) -> tuple[type, tuple[()]]:
-        return _Pack, ()  # packed weights belong to this process and ISA

@@ -12,6 +12,7 @@ Names and behaviour follow torch.nn.Module as far as inference needs it.
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -19,22 +20,6 @@ import numpy as np
 
 from transformer_fast.functional.linear import FORMATS
 from transformer_fast.nn import init
-
-_last_change = object()
-
-
-def last_change() -> object:
-    """Another object after every change of an attribute, a parameter or a part of any module.
-
-    What is made of parts may be kept for as long as it stays the same: see `nn.engine`.
-    """
-    return _last_change
-
-
-def note_change() -> None:
-    """To be called after the change."""
-    global _last_change
-    _last_change = object()
 
 
 class IncompatibleKeys(NamedTuple):
@@ -59,10 +44,13 @@ class Module:
         ['linear.weight', 'linear.bias']
     """
 
-    few_rows = False  # what expect_few_rows sets
-    weight_format = "float32"  # what set_weight_format sets
+    packs_for_decode = False  # set by pack_for_decode
+    _version: object  # another object after each change of this module or of a part of it, at any depth
+    weight_format = "float32"  # set by set_weight_format
 
     def __init__(self) -> None:
+        self.__dict__["_version"] = object()
+        self.__dict__["_owners"] = {}  # weak references to modules that have had this one as a part -> None
         self.__dict__["_parameters"] = {}
         self.__dict__["_half_names"] = set()  # names of parameters that may be float16 or bfloat16
         self.__dict__["_modules"] = {}
@@ -85,7 +73,7 @@ class Module:
             self._half_names.add(name)
         if shape is not None:
             self._parameters[name] = _read_only(init.create(shape, initialize))
-        note_change()
+        self._changed()
 
     def parameters(self) -> Iterator[np.ndarray]:
         for _, array in self.named_parameters():
@@ -140,8 +128,8 @@ class Module:
             loaded = [name for name, full in names.items() if full in arrays]
             for name in loaded:
                 module._parameters[name] = arrays[names[name]]
-            note_change()
             if loaded:
+                module._changed()
                 module._loaded()
         return IncompatibleKeys(missing, unexpected)
 
@@ -173,14 +161,14 @@ class Module:
             part.weight_format = name
         return self
 
-    def expect_few_rows(self) -> Module:
-        """Tells this module and all its parts that they will see a few dozen rows at a time at most.
+    def pack_for_decode(self) -> Module:
+        """Packs the weights of this module and all its parts for small M: a few dozen rows at a time at most.
 
-        A decoder that writes token by token is such a case. Weights are packed for that (see `functional.pack_weight`);
-        called before parameters are loaded. Returns the module.
+        A decoder that writes token by token needs that; see for_decode of `functional.pack_weight`. Called before
+        parameters are loaded, it saves packing twice. Returns the module.
         """
         for _, part in self.named_modules():
-            part.few_rows = True
+            part.packs_for_decode = True
         return self
 
     def eval(self) -> Module:
@@ -194,11 +182,15 @@ class Module:
             self._parameters[name] = self._checked(name, value)
         elif isinstance(value, Module):
             self.__dict__.pop(name, None)
-            self._modules[name] = value
+            self._put(name, value)
         else:
             self._modules.pop(name, None)
             object.__setattr__(self, name, value)
-        note_change()
+        self._changed()
+
+    def __delattr__(self, name: str) -> None:
+        object.__delattr__(self, name)
+        self._changed()
 
     def __getattr__(self, name: str) -> Any:
         for table in ("_parameters", "_modules"):
@@ -218,13 +210,46 @@ class Module:
         return array
 
     def _add(self, name: str, module: Module) -> None:
-        """A part whose name need not be an identifier: what containers are made of."""
+        """Adds a part under a name that need not be an identifier, as the parts of containers have."""
         if not isinstance(module, Module):
             raise TypeError(f"{type(self).__name__}[{name!r}] was given a {type(module).__name__}; needed: a Module")
         if not isinstance(name, str) or not name or "." in name:
             raise ValueError(f"{type(self).__name__} was given the name {name!r}; needed: a string without dots")
+        self._put(name, module)
+        self._changed()
+
+    def _put(self, name: str, module: Module) -> None:
         self._modules[name] = module
-        note_change()
+        module._note_owner(self)
+
+    def _note_owner(self, owner: Module) -> None:
+        for dead in [reference for reference in list(self._owners) if reference() is None]:
+            self._owners.pop(dead, None)
+        self._owners[weakref.ref(owner)] = None
+
+    def _changed(self) -> None:
+        """Gives this module, and all that it is a part of, another version; called after the change.
+
+        A module that is no longer a part still changes its former owner's version, which costs that one a look.
+        """
+        waiting, seen = [self], set()
+        while waiting:
+            module = waiting.pop()
+            if id(module) not in seen:  # a former part may own its former owner now
+                seen.add(id(module))
+                module.__dict__["_version"] = object()
+                # list() is atomic: another thread may note an owner.
+                waiting += [owner for reference in list(module._owners) if (owner := reference()) is not None]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_version", "_owners")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # copy.copy passes the original's own tables: a copy that shared them would change it without a new version.
+        tables = {name: copy.copy(state[name]) for name in ("_parameters", "_half_names", "_modules")}
+        self.__dict__.update(state, **tables, _version=object(), _owners={})
+        for part in self._modules.values():
+            part._note_owner(self)
 
     def extra_repr(self) -> str:
         """What stands in the brackets of `repr(module)`."""

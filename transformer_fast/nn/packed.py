@@ -16,7 +16,7 @@ from transformer_fast import functional as F
 from transformer_fast.functional import attention_checks as checks
 from transformer_fast.functional.arrays import FLOAT32, check_out
 from transformer_fast.nn.attention import PackedSelfAttention
-from transformer_fast.nn.engine import Description, Engine
+from transformer_fast.nn.encoder_stack import EncoderStackCache, StackSpec
 from transformer_fast.nn.feed_forward import FeedForward
 from transformer_fast.nn.module import Module, ModuleList
 from transformer_fast.nn.norm import LayerNorm
@@ -193,8 +193,8 @@ class PackedEncoderLayer(Module):
             collect.add_hidden(out)
         return out
 
-    def engine_layer(self) -> tuple:
-        """The fields of functional.EncoderLayer: what `forward` computes, for the engine's own loop over layers."""
+    def encoder_layer(self) -> tuple:
+        """The fields of functional.EncoderLayer, which computes what `forward` does."""
         attention, ffn = self.attention, self.feed_forward
         linears = (attention.in_proj, attention.out_proj, ffn.linear1, ffn.linear2)
         norms = (self.attention_norm, self.feed_forward_norm)
@@ -237,7 +237,7 @@ class PackedEncoder(ModuleList):
         super().__init__([PackedEncoderLayer(*layer) for _ in range(num_layers)])
         self.h, self.num_heads, self.inner = h, num_heads, inner
         self.activation, self.eps, self.norm_first = activation, eps, norm_first
-        self._engine = Engine()
+        self._encoder = EncoderStackCache()
 
     def forward(
         self,
@@ -266,7 +266,7 @@ class PackedEncoder(ModuleList):
         options = {"is_causal": is_causal, "relative_bias": relative_bias, "attn_mask": attn_mask}
         options = {name: value for name, value in options.items() if value is not None and value is not False}
         if keys is None and relative_bias is None and attn_mask is None and collect is None and len(self):
-            return self._engine.get(self._description, is_causal)(hidden, cu_seqlens, pooled_rows=pooled_rows, out=out)
+            return self._encoder.get(self, self._spec, is_causal)(hidden, cu_seqlens, pooled_rows=pooled_rows, out=out)
         if hidden.ndim != 2 or hidden.shape[1] != self.h:
             raise ValueError(f"hidden has shape {hidden.shape}; (T, {self.h}) is needed")
         cu_seqlens, keys = _checked(cu_seqlens, keys, len(hidden), self.num_heads, options)
@@ -300,9 +300,9 @@ class PackedEncoder(ModuleList):
             last(hidden, cu_seqlens, keys, options, scratch, collect, np.empty_like(hidden))
         return last(hidden, cu_seqlens, keys, own_options, scratch, None, out, pooled)
 
-    def _description(self) -> Description:
+    def _spec(self) -> StackSpec:
         options = self.num_heads, self.activation, (self.eps, self.eps), self.norm_first
-        return Description([layer.engine_layer() for layer in self], options)
+        return StackSpec([layer.encoder_layer() for layer in self], options)
 
     def extra_repr(self) -> str:
         return f"{self.h}, num_heads={self.num_heads}, inner={self.inner}, norm_first={self.norm_first}"

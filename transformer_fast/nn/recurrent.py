@@ -8,14 +8,13 @@ cell becomes a subclass of `_Recurrent` with its function.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from transformer_fast import functional as F
 from transformer_fast.nn import init
-from transformer_fast.nn.linear import PackedRows
 from transformer_fast.nn.module import Module
+from transformer_fast.nn.packed_weights import PackedParameters
 
 
 class _Recurrent(Module):
@@ -50,7 +49,7 @@ class _Recurrent(Module):
         self.bidirectional = bidirectional
         self.proj_size = proj_size
         self._directions = ("", "_reverse") if bidirectional else ("",)
-        self._packs: dict[str, PackedRows] = {}
+        self._packs: dict[str, PackedParameters] = {}
         rows, draw = self.gates * hidden_size, init.uniform(hidden_size)
         for layer in range(num_layers):
             width = input_size if layer == 0 else len(self._directions) * self.state_size
@@ -67,7 +66,8 @@ class _Recurrent(Module):
                     name = f"{name}_l{layer}{direction}"
                     self.register_parameter(name, shape, draw, half=name.startswith("weight"))
                     if name.startswith("weight"):
-                        self._packs[name] = PackedRows()
+                        # All steps at once are multiplied by weight_ih, one step of the batch by the others.
+                        self._packs[name] = PackedParameters(name, for_decode=not name.startswith("weight_ih"))
 
     @property
     def state_size(self) -> int:
@@ -77,13 +77,7 @@ class _Recurrent(Module):
     def _packed(self, name: str, layer: int) -> tuple:
         """The packed weight of each direction."""
         names = [f"{name}_l{layer}{direction}" for direction in self._directions]
-        return tuple(self._packed_weight(n) for n in names)
-
-    def _packed_weight(self, name: str) -> Any:
-        # A step multiplies the batch alone by what is recurrent, and all steps together are multiplied by the rest.
-        weight = self._parameters[name]
-        few_rows = not name.startswith("weight_ih")
-        return self._packs[name].get(weight, 0, len(weight), format=self.weight_format, few_rows=few_rows)
+        return tuple(self._packs[n].get(self) for n in names)
 
     def _bias(self, name: str, layer: int) -> np.ndarray | None:
         biases = [self._parameters[f"{name}_l{layer}{direction}"] for direction in self._directions]
@@ -131,8 +125,8 @@ class _Recurrent(Module):
         return state
 
     def _loaded(self) -> None:
-        for name in self._packs:
-            self._packed_weight(name)
+        for pack in self._packs.values():
+            pack.get(self)
 
     def extra_repr(self) -> str:
         options = f"num_layers={self.num_layers}, batch_first={self.batch_first}, bidirectional={self.bidirectional}"

@@ -11,7 +11,7 @@ import numpy as np
 from transformer_fast import functional as F
 from transformer_fast.nn import init
 from transformer_fast.nn.attention import MultiheadAttention
-from transformer_fast.nn.engine import Description, Engine
+from transformer_fast.nn.encoder_stack import EncoderStackCache, StackSpec
 from transformer_fast.nn.feed_forward import Activation, feed_forward
 from transformer_fast.nn.linear import Linear
 from transformer_fast.nn.masks import split_causal, square_subsequent_mask
@@ -86,14 +86,14 @@ class TransformerEncoderLayer(Module):
         return f"norm_first={self.norm_first}"
 
 
-def _description(layers: ModuleList) -> Description | None:
-    """None where the layers hold something that the engine's own loop does not know."""
+def _spec(layers: ModuleList) -> StackSpec | None:
+    """The layers for functional.Encoder; None where they hold something that it does not know."""
     if not all(_is_plain(layer) for layer in layers):
         return None
     options = [_options(layer) for layer in layers]
     if any(other != options[0] for other in options):
         return None
-    return Description([_parts(layer) for layer in layers], options[0])
+    return StackSpec([_parts(layer) for layer in layers], options[0])
 
 
 def _is_plain(layer: Module) -> bool:
@@ -156,7 +156,7 @@ class TransformerEncoder(Module):
         self.norm = norm
         self.enable_nested_tensor = enable_nested_tensor
         self.mask_check = mask_check
-        self._engine = Engine()
+        self._encoder = EncoderStackCache()
 
     def forward(
         self,
@@ -183,7 +183,7 @@ class TransformerEncoder(Module):
         x = np.asarray(src)
         encoder = None
         if mask is None and self.num_layers:
-            encoder = self._engine.get(lambda: _description(self.layers), is_causal)
+            encoder = self._encoder.get(self, lambda: _spec(self.layers), is_causal)
         tokens = None
         if encoder is not None and src_key_padding_mask is not None:
             tokens = None if is_causal else self._nested_tokens(x, src_key_padding_mask)

@@ -197,7 +197,7 @@ class CausalLM(GenerationMixin, PretrainedModel):
         super().__init__(config)
         body = self.body_class(config)
         setattr(self, self.body_name, body)
-        self.lm_head = Linear(body.width, config.vocab_size, bias=False).expect_few_rows()
+        self.lm_head = Linear(body.width, config.vocab_size, bias=False).pack_for_decode()
         if config.tie_word_embeddings:
             self.lm_head.weight = body.state_dict()[self.embedding_name]
 

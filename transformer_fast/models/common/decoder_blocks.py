@@ -240,7 +240,7 @@ class GatedDecoder(Gated, Decoder):
         self.width = config.hidden_size
         blocks = [config.block(i) for i in range(config.num_hidden_layers)]
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
-        self.layers = ModuleList([GatedBlock(config, options) for options in blocks]).expect_few_rows()
+        self.layers = ModuleList([GatedBlock(config, options) for options in blocks]).pack_for_decode()
         norm = OffsetRMSNorm if blocks[0].offset_norms else RMSNorm
         self.final_norm = norm(config.hidden_size, config.rms_norm_eps)
         self._rotations = {options.rotation: config.rotation(options.rotation) for options in blocks}

@@ -122,7 +122,7 @@ class EncoderDecoder(SourceEncoder):
 
     def __init__(self, config: Any, encoder: Stack, decoder: Stack) -> None:
         super().__init__(config, encoder)
-        self.decoder = decoder.expect_few_rows()
+        self.decoder = decoder.pack_for_decode()
 
     # ------------------------------------------------------------------------------------------------------------------
     # What a family defines
@@ -274,7 +274,7 @@ class ConditionalGeneration(GenerationMixin, PretrainedModel):
         super().__init__(config)
         self.model = self.model_class(config)
         vocab = self.model.vocab(self.config)
-        self.lm_head = Linear(self.model.decoder.shape.width, vocab, bias=False).expect_few_rows()
+        self.lm_head = Linear(self.model.decoder.shape.width, vocab, bias=False).pack_for_decode()
         bias = self.has_logits_bias if logits_bias is None else logits_bias
         self.register_parameter("final_logits_bias", (vocab,) if bias else None, init.zeros)
 

@@ -18,7 +18,7 @@ import numpy as np
 from transformer_fast import functional as F
 from transformer_fast.models.common.inputs import offsets
 from transformer_fast.nn import FeedForward, FusedLinear, KeyValueCache, LayerNorm, Linear, Module, ModuleList, RMSNorm
-from transformer_fast.nn.engine import Description, Engine
+from transformer_fast.nn.encoder_stack import EncoderStackCache, StackSpec
 
 Attend = Callable[..., None]
 
@@ -292,8 +292,8 @@ class Block(Module):
             )
         return self._part(hidden, self.feed_forward_norm, lambda x, residual: self.feed_forward(x, residual=residual))
 
-    def engine_layer(self) -> tuple:
-        """The fields of functional.EncoderLayer: what `forward` computes, for the engine's own loop over layers."""
+    def encoder_layer(self) -> tuple:
+        """The fields of functional.EncoderLayer, which computes what `forward` does."""
         qkv, qkv_bias = self.self_attention.in_proj.packed()
         linears = (self.self_attention.out_proj, self.feed_forward.linear1, self.feed_forward.linear2)
         norms = (self.self_attention_norm, self.feed_forward_norm)
@@ -319,7 +319,7 @@ class Stack(Module):
         self.shape = shape
         self.layers = ModuleList([Block(shape, cross) for _ in range(layers)])
         self.final_norm = shape.norm() if shape.norm_first else None
-        self._engine = Engine()
+        self._encoder = EncoderStackCache()
 
     def forward(
         self,
@@ -344,10 +344,10 @@ class Stack(Module):
 
     def encode(self, hidden: np.ndarray, cu_seqlens: np.ndarray) -> np.ndarray:
         """`forward` of an encoder whose scores have no bias, in one call of the engine, to the same bits."""
-        hidden = self._engine.get(self._description)(hidden, cu_seqlens)
+        hidden = self._encoder.get(self, self._spec)(hidden, cu_seqlens)
         return hidden if self.final_norm is None else self.final_norm(hidden)
 
-    def _description(self) -> Description:
+    def _spec(self) -> StackSpec:
         shape = self.shape
         options = shape.heads, shape.activation, (shape.eps, shape.eps), shape.norm_first
-        return Description([layer.engine_layer() for layer in self.layers], options)
+        return StackSpec([layer.encoder_layer() for layer in self.layers], options)

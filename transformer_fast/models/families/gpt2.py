@@ -127,7 +127,7 @@ class GPT2Model(_GPT2, Decoder):
         self.width = config.n_embd
         self.wte = Embedding(config.vocab_size, config.n_embd)
         self.wpe = Embedding(config.n_positions, config.n_embd)
-        self.layers = ModuleList([GPT2Block(config, i) for i in range(config.n_layer)]).expect_few_rows()
+        self.layers = ModuleList([GPT2Block(config, i) for i in range(config.n_layer)]).pack_for_decode()
         self.final_norm = LayerNorm(config.n_embd, config.layer_norm_epsilon)
 
     @classmethod

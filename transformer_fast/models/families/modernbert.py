@@ -18,8 +18,8 @@ from transformer_fast.models.common.base import Source
 from transformer_fast.models.common.config import ACTIVATIONS, Index, Labels, check_activation, check_fields
 from transformer_fast.models.common.encoder import Batch, Encoded, TextEncoder
 from transformer_fast.nn import Collector, Embedding, LayerNorm, Linear, Module, ModuleList, RotaryEmbedding, init
-from transformer_fast.nn.linear import PackedRows
 from transformer_fast.nn.packed import for_pooled_rows
+from transformer_fast.nn.packed_weights import PackedParameters
 
 _FULL, _WINDOW = "full_attention", "sliding_attention"
 
@@ -107,7 +107,7 @@ class ModernBertMLP(Module):
         self.register_parameter("Wi", (2 * inner, h), init.uniform(h), half=True)
         self.register_parameter("Wi_bias", (2 * inner,) if bias else None, init.uniform(h))
         self.Wo = Linear(inner, h, bias)
-        self._packs = PackedRows()
+        self._packs = [PackedParameters("Wi", rows=(i * inner, (i + 1) * inner)) for i in range(2)]
 
     def forward(self, input: np.ndarray, *, residual: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         gate = self._half(input, 1)
@@ -116,16 +116,12 @@ class ModernBertMLP(Module):
         )
 
     def _half(self, input: np.ndarray, i: int, **options: Any) -> np.ndarray:
-        first, last = i * self.inner, (i + 1) * self.inner
-        bias = None if self.Wi_bias is None else self.Wi_bias[first:last]
-        return F.linear(input, self._packed(first, last), bias, **options)
-
-    def _packed(self, first: int, last: int) -> Any:
-        return self._packs.get(self.Wi, first, last, format=self.weight_format)
+        bias = None if self.Wi_bias is None else self.Wi_bias[i * self.inner : (i + 1) * self.inner]
+        return F.linear(input, self._packs[i].get(self), bias, **options)
 
     def _loaded(self) -> None:
-        for i in range(2):
-            self._packed(i * self.inner, (i + 1) * self.inner)
+        for pack in self._packs:
+            pack.get(self)
 
 
 class ModernBertLayer(Module):

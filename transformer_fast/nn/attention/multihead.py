@@ -15,8 +15,9 @@ import numpy as np
 from transformer_fast import functional as F
 from transformer_fast.nn import init
 from transformer_fast.nn.attention.masks import check_heads, visible
-from transformer_fast.nn.linear import Linear, PackedRows
+from transformer_fast.nn.linear import Linear
 from transformer_fast.nn.module import Module
+from transformer_fast.nn.packed_weights import PackedParameters
 
 
 class MultiheadAttention(Module):
@@ -77,7 +78,12 @@ class MultiheadAttention(Module):
         self.out_proj = Linear(embed_dim, embed_dim, bias)
         if bias:
             self.out_proj.bias = init.zeros((embed_dim,))
-        self._packs = {name: PackedRows() for name in self._projections}
+        E = embed_dim
+        if stacked:
+            ranges = ((0, 3), (0, 1), (1, 3), (1, 2), (2, 3))
+            self._packs = {(a, b): PackedParameters("in_proj_weight", rows=(a * E, b * E)) for a, b in ranges}
+        else:
+            self._packs = {(i, i + 1): PackedParameters(f"{part}_proj_weight") for i, part in enumerate("qkv")}
 
     def forward(
         self,
@@ -181,20 +187,9 @@ class MultiheadAttention(Module):
             return [(0, 3)] if query is key else [(0, 1), (1, 3)]
         return [(0, 1), (1, 2), (2, 3)]
 
-    @property
-    def _projections(self) -> tuple[str, ...]:
-        """The names of the input projections: one for all, or one each."""
-        return (
-            ("q_proj_weight", "k_proj_weight", "v_proj_weight") if self.in_proj_weight is None else ("in_proj_weight",)
-        )
-
-    def _packed(self, first: int, last: int):
+    def _packed(self, first: int, last: int) -> F.PackedWeight:
         """The packed rows that make the projections from `first` to before `last`."""
-        E, names = self.embed_dim, self._projections
-        how = {"format": self.weight_format, "few_rows": self.few_rows}
-        if len(names) == 1:
-            return self._packs[names[0]].get(self.in_proj_weight, first * E, last * E, **how)
-        return self._packs[names[first]].get(getattr(self, names[first]), 0, E, **how)
+        return self._packs[first, last].get(self)
 
     def _heads(self, projected: np.ndarray, axis: int) -> np.ndarray:
         """(B, L, E) or (L, B, E), L on `axis` -> a view (B, H, L, D)."""
