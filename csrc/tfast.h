@@ -154,8 +154,7 @@ tfast_status tfast_matmul_run(const tfast_matmul* call, int n_threads);
 /* --- encoder layers (ops/encoder.c) ------------------------------------------------------------------------ */
 typedef struct {
     const tfast_packed *qkv, *out, *up, *down; /* (3h, h), (h, h), (inner, h), (h, inner) */
-    const tfast_packed* gate;                  /* (inner, h), or NULL: the inner rows are activation(gate) * up */
-    const float *qkv_bias, *out_bias, *up_bias, *down_bias, *gate_bias;
+    const float *qkv_bias, *out_bias, *up_bias, *down_bias;
     const float *norm1_weight, *norm1_bias, *norm2_weight, *norm2_bias;
 } tfast_encoder_layer; /* biases and norm parameters: dense, or NULL */
 
@@ -168,7 +167,7 @@ typedef struct {
     const tfast_encoder_layer* layers;
     tfast_activation activation;
     float eps1, eps2;
-    int norm_first, rms, causal;
+    int norm_first, causal;
     const int64_t* pooled; /* B, or NULL */
     const float* x;
     float* y;

@@ -113,12 +113,10 @@ cdef extern from "tfast.h" nogil:
         const tfast_packed *out
         const tfast_packed *up
         const tfast_packed *down
-        const tfast_packed *gate
         const float *qkv_bias
         const float *out_bias
         const float *up_bias
         const float *down_bias
-        const float *gate_bias
         const float *norm1_weight
         const float *norm1_bias
         const float *norm2_weight
@@ -129,7 +127,7 @@ cdef extern from "tfast.h" nogil:
         const tfast_encoder_layer *layers
         tfast_activation activation
         float eps1, eps2
-        int norm_first, rms, causal
+        int norm_first, causal
         const int64_t *pooled
         const float *x
         float *y

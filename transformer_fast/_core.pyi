@@ -86,7 +86,6 @@ def encoder(
     eps1: float,
     eps2: float,
     norm_first: bool,
-    rms: bool,
     causal: bool,
     pooled: ndarray | None,
     y: ndarray,

@@ -346,8 +346,8 @@ def matmul(cnp.ndarray a, cnp.ndarray b, cnp.ndarray a_offsets, cnp.ndarray b_of
 cdef class EncoderStack:
     """The weights of encoder layers as the engine takes them; immutable. Holds what they point to.
 
-    layers: tuples (qkv, out, up, down: PackedWeight, gate: PackedWeight or None; their five biases, then weight and
-    bias of both norms: dense float32 vectors or None).
+    layers: tuples (qkv, out, up, down: PackedWeight; their four biases, then weight and bias of both norms: dense
+    float32 vectors or None).
     """
     cdef tfast_encoder_layer *layers
     cdef tuple kept
@@ -355,21 +355,16 @@ cdef class EncoderStack:
 
     def __cinit__(self, tuple layers):
         cdef Py_ssize_t i
-        cdef PackedWeight qkv, out, up, down, gate
-        cdef const tfast_packed *gate_packed
+        cdef PackedWeight qkv, out, up, down
         self.kept = layers
         self.layers = <tfast_encoder_layer *>calloc(max(len(layers), 1), sizeof(tfast_encoder_layer))
         if self.layers == NULL:
             raise MemoryError("the table of encoder layers could not be allocated")
         for i in range(len(layers)):
-            (qkv, out, up, down, gate, qkv_bias, out_bias, up_bias, down_bias, gate_bias, weight1, bias1, weight2,
-             bias2) = layers[i]
-            gate_packed = NULL
-            if gate is not None:
-                gate_packed = &gate.packed
+            (qkv, out, up, down, qkv_bias, out_bias, up_bias, down_bias, weight1, bias1, weight2, bias2) = layers[i]
             self.layers[i] = tfast_encoder_layer(
-                &qkv.packed, &out.packed, &up.packed, &down.packed, gate_packed,
-                floats(qkv_bias), floats(out_bias), floats(up_bias), floats(down_bias), floats(gate_bias),
+                &qkv.packed, &out.packed, &up.packed, &down.packed,
+                floats(qkv_bias), floats(out_bias), floats(up_bias), floats(down_bias),
                 floats(weight1), floats(bias1), floats(weight2), floats(bias2))
             self.hidden, self.inner = up.packed.K, up.packed.N
 
@@ -378,7 +373,7 @@ cdef class EncoderStack:
 
 
 def encoder(cnp.ndarray x, cnp.ndarray cu, EncoderStack stack, int64_t heads, int activation, float eps1, float eps2,
-            bint norm_first, bint rms, bint causal, pooled, cnp.ndarray y, int n_threads):
+            bint norm_first, bint causal, pooled, cnp.ndarray y, int n_threads):
     """x, y (T, hidden) dense, y (B, hidden) with pooled; cu (B + 1,) and pooled (B,), or None, dense int64."""
     cdef tfast_encoder call
     cdef tfast_status status
@@ -394,7 +389,6 @@ def encoder(cnp.ndarray x, cnp.ndarray cu, EncoderStack stack, int64_t heads, in
     call.eps1 = eps1
     call.eps2 = eps2
     call.norm_first = norm_first
-    call.rms = rms
     call.causal = causal
     call.pooled = integers(pooled)
     call.x = floats(x)

@@ -44,15 +44,13 @@ static int64_t wide_width(const tfast_encoder* c) {
 
 /* y = activation(x W^T + bias) * multiply + residual, all arrays dense; multiply and residual may be y. */
 static tfast_status product(const rows_t* r, const tfast_packed* weight, const float* bias, const float* x,
-                            tfast_activation activation, const float* multiply, const float* residual, float* y) {
+                            tfast_activation activation, const float* residual, float* y) {
     const tfast_linear call = {.M = r->rows,
                                .x = x,
                                .x_stride = weight->K,
                                .weight = weight,
                                .bias = bias,
                                .activation = activation,
-                               .multiply = multiply,
-                               .multiply_stride = weight->N,
                                .residual = residual,
                                .residual_stride = weight->N,
                                .y = y,
@@ -91,7 +89,6 @@ static tfast_status attend(const rows_t* r, const float* q, int64_t q_stride, co
 
 static tfast_status norm(const rows_t* r, const float* x, const float* weight, const float* bias, float eps, float* y) {
     const int64_t h = r->call->hidden;
-    if (r->call->rms) return tfast_rmsnorm(r->rows, h, x, h, NULL, 0, weight, eps, y, h, r->n_threads);
     return tfast_layernorm(r->rows, h, x, h, NULL, 0, weight, bias, eps, y, h, r->n_threads);
 }
 
@@ -102,25 +99,24 @@ static tfast_status norm(const rows_t* r, const float* x, const float* weight, c
         if (status_ != TFAST_OK) return status_;   \
     } while (0)
 
-/* y = down(activation(up x)) + residual, gated or not. */
+/* y = down(activation(up x)) + residual. */
 static tfast_status feed_forward(const rows_t* r, const tfast_encoder_layer* l, const float* x, const float* residual,
                                  float* y) {
     const tfast_activation activation = r->call->activation;
     float* inner = r->wide;
-    STEP(product(r, l->up, l->up_bias, x, l->gate ? TFAST_IDENTITY : activation, NULL, NULL, inner));
-    if (l->gate) STEP(product(r, l->gate, l->gate_bias, x, activation, inner, NULL, inner));
-    return product(r, l->down, l->down_bias, inner, TFAST_IDENTITY, NULL, residual, y);
+    STEP(product(r, l->up, l->up_bias, x, activation, NULL, inner));
+    return product(r, l->down, l->down_bias, inner, TFAST_IDENTITY, residual, y);
 }
 
 static tfast_status after_attention(const rows_t* r, const tfast_encoder_layer* l, const float* context) {
     const tfast_encoder* c = r->call;
     float *state = r->state, *other = r->other;
     if (c->norm_first) {
-        STEP(product(r, l->out, l->out_bias, context, TFAST_IDENTITY, NULL, state, state));
+        STEP(product(r, l->out, l->out_bias, context, TFAST_IDENTITY, state, state));
         STEP(norm(r, state, l->norm2_weight, l->norm2_bias, c->eps2, other));
         return feed_forward(r, l, other, state, state);
     }
-    STEP(product(r, l->out, l->out_bias, context, TFAST_IDENTITY, NULL, state, other));
+    STEP(product(r, l->out, l->out_bias, context, TFAST_IDENTITY, state, other));
     STEP(norm(r, other, l->norm1_weight, l->norm1_bias, c->eps1, state));
     STEP(feed_forward(r, l, state, state, other));
     return norm(r, other, l->norm2_weight, l->norm2_bias, c->eps2, state);
@@ -133,7 +129,7 @@ static tfast_status project(const rows_t* r, const tfast_encoder_layer* l, float
         STEP(norm(r, x, l->norm1_weight, l->norm1_bias, r->call->eps1, r->other));
         x = r->other;
     }
-    return product(r, l->qkv, l->qkv_bias, x, TFAST_IDENTITY, NULL, NULL, qkv);
+    return product(r, l->qkv, l->qkv_bias, x, TFAST_IDENTITY, NULL, qkv);
 }
 
 static tfast_status layer(const rows_t* r, const tfast_encoder_layer* l) {
@@ -246,9 +242,9 @@ static tfast_status run_whole(const tfast_encoder* c, int n_threads) {
 static tfast_status check_weights(const tfast_encoder* c) {
     for (int64_t i = 0; i < c->n_layers; i++) {
         const tfast_encoder_layer* l = &c->layers[i];
-        const tfast_packed* weights[] = {l->qkv, l->out, l->up, l->down, l->gate};
-        for (int k = 0; k < 5; k++)
-            if (weights[k] && !tfast_packed_fits(weights[k])) return TFAST_WRONG_LAYOUT;
+        const tfast_packed* weights[] = {l->qkv, l->out, l->up, l->down};
+        for (int k = 0; k < 4; k++)
+            if (!tfast_packed_fits(weights[k])) return TFAST_WRONG_LAYOUT;
     }
     return TFAST_OK;
 }
@@ -256,8 +252,8 @@ static tfast_status check_weights(const tfast_encoder* c) {
 tfast_status tfast_encoder_run(const tfast_encoder* c, int n_threads) {
     STEP(check_weights(c));
     if (c->T == 0) return TFAST_OK;
-    const double flops = 2.0 * (double)(c->T * c->hidden) *
-                         (double)(4 * c->hidden + (c->layers[0].gate ? 3 : 2) * c->inner) * (double)c->n_layers;
+    const double flops =
+        2.0 * (double)(c->T * c->hidden) * (double)(4 * c->hidden + 2 * c->inner) * (double)c->n_layers;
     const int threads = tfast_threads_for(tfast_flops_ns(flops), n_threads);
     const int64_t share = c->T / (threads * CHUNKS_PER_THREAD);
     const int64_t tokens = threads == 1 ? CHUNK_TOKENS : TFAST_MAX(MIN_CHUNK_TOKENS, TFAST_MIN(CHUNK_TOKENS, share));

@@ -25,19 +25,12 @@ def arrays_of_a_layer(seed: int, hidden: int = H, inner: int = INNER) -> dict[st
     return layer
 
 
-def modern_layer(seed: int) -> dict[str, np.ndarray]:
-    """With a gate, and as RMS norms have it, without their biases."""
-    layer, gate = arrays_of_a_layer(seed), arrays_of_a_layer(seed + 50)
-    layer |= {"norm1_bias": None, "norm2_bias": None}
-    return layer | {"gate": gate["up"], "gate_bias": gate["up_bias"]}
-
-
 def packed(layer: dict[str, np.ndarray]) -> EncoderLayer:
-    weights = ("qkv", "out", "up", "down", "gate")
+    weights = ("qkv", "out", "up", "down")
     return EncoderLayer(**{k: functional.pack_weight(v) if k in weights else v for k, v in layer.items()})
 
 
-def op_by_op(F, x, starts, layers, activation, norm_first, rms=False, causal=False):
+def op_by_op(F, x, starts, layers, activation, norm_first, causal=False):
     """The layers through the ops of F: functional for the bits, reference for the truth."""
     for w in layers:
 
@@ -48,14 +41,10 @@ def op_by_op(F, x, starts, layers, activation, norm_first, rms=False, causal=Fal
             return F.linear(context, w["out"], w["out_bias"], residual=residual)
 
         def feed_forward(x, residual, w=w):
-            inner = F.linear(x, w["up"], w["up_bias"], activation=None if "gate" in w else activation)
-            if "gate" in w:
-                inner = F.linear(x, w["gate"], w["gate_bias"], activation=activation, multiply=inner)
+            inner = F.linear(x, w["up"], w["up_bias"], activation=activation)
             return F.linear(inner, w["down"], w["down_bias"], residual=residual)
 
         def norm(x, name, w=w):
-            if rms:
-                return F.rms_norm(x, w[f"{name}_weight"], 1e-5)
             return F.layer_norm(x, w[f"{name}_weight"], w[f"{name}_bias"], 1e-5)
 
         if norm_first:
@@ -89,13 +78,13 @@ def test_same_bits_as_op_by_op(lengths, activation, norm_first, isa, threads):
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("norm_first", [False, True])
 @pytest.mark.parametrize("lengths", LENGTHS, ids=lambda lengths: f"{len(lengths)}x{max(lengths)}")
-def test_rms_norm_gate_and_causal(lengths, norm_first, causal, isa, threads):
-    layers = [modern_layer(seed) for seed in range(2)]
+def test_causal(lengths, norm_first, causal, isa, threads):
+    layers = [arrays_of_a_layer(seed) for seed in range(2)]
     starts = np.cumsum([0, *lengths])
     x = np.random.default_rng(9).standard_normal((starts[-1], H)).astype(np.float32)
     stack = [packed(layer) for layer in layers]
-    encoder = Encoder(stack, HEADS, "silu", norm_first=norm_first, norm="rms", causal=causal)
-    expected = op_by_op(functional, x, starts, layers, "silu", norm_first, True, causal)
+    encoder = Encoder(stack, HEADS, "silu", norm_first=norm_first, causal=causal)
+    expected = op_by_op(functional, x, starts, layers, "silu", norm_first, causal)
     np.testing.assert_array_equal(encoder(x, starts), expected)
 
 
@@ -172,10 +161,6 @@ def test_bad_input():
         Encoder([layer, packed(arrays_of_a_layer(0, hidden=64))], HEADS)
     with pytest.raises(ValueError, match=r"layers\[0\]\.up_bias"):
         Encoder([packed(arrays_of_a_layer(0) | {"up_bias": np.zeros(3, np.float32)})], HEADS)
-    with pytest.raises(ValueError, match="norm is 'batch'"):
-        Encoder([layer], HEADS, norm="batch")
-    with pytest.raises(ValueError, match=r"norm1_bias is given"):
-        Encoder([layer], HEADS, norm="rms")
     for starts, rows, wrong in (([0, 4, 4, 10], 0, "0 for sequence 1"), ([0, 4, 10], [3, 6], "6 for sequence 1")):
         with pytest.raises(ValueError, match=f"pooled_rows has {wrong}; a row below its length"):
             encoder(x, starts, pooled_rows=rows)

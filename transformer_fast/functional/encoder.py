@@ -17,15 +17,13 @@ from transformer_fast.functional.attention_checks import rows_within, starts
 from transformer_fast.functional.linear import ACTIVATIONS, PackedWeight
 
 # The vectors of a layer, in the order in which _core.EncoderStack takes them.
-_VECTORS = ("qkv_bias", "out_bias", "up_bias", "down_bias", "gate_bias")
+_VECTORS = ("qkv_bias", "out_bias", "up_bias", "down_bias")
 _VECTORS += ("norm1_weight", "norm1_bias", "norm2_weight", "norm2_bias")
 
 
 @dataclass(frozen=True, slots=True)
 class EncoderLayer:
     """The weights of one layer: packed (3h, h), (h, h), (inner, h), (h, inner); biases, norm parameters (or None).
-
-    With gate (inner, h) the feed-forward is down(activation(gate x) * up x).
 
     Example:
         >>> pack = lambda *shape: F.pack_weight(np.ones(shape, np.float32))
@@ -46,17 +44,14 @@ class EncoderLayer:
     norm1_bias: np.ndarray | None
     norm2_weight: np.ndarray | None
     norm2_bias: np.ndarray | None
-    gate: PackedWeight | None = None
-    gate_bias: np.ndarray | None = None
 
 
 class Encoder:
     """Encoder layers of one shape, checked and ready to run: post-norm as in BERT, or pre-norm (norm_first).
 
     layers: at least one EncoderLayer, all of the same shapes. num_heads divides h. activation: as in functional.linear.
-    eps: of the first and the second norm, which are layer norms, or RMS norms if norm="rms" (their biases are None
-    then). causal: each position sees itself and those before it. The weights belong to the instruction set they were
-    packed under.
+    eps: of the first and the second layer norm. causal: each position sees itself and those before it. The weights
+    belong to the instruction set they were packed under.
     Raises ValueError and TypeError for weights that do not fit together.
 
     Example:
@@ -75,7 +70,6 @@ class Encoder:
         eps: tuple[float, float] = (1e-5, 1e-5),
         norm_first: bool = False,
         *,
-        norm: str = "layer",
         causal: bool = False,
     ) -> None:
         if not layers:
@@ -85,14 +79,12 @@ class Encoder:
             raise ValueError(f"num_heads is {num_heads}; a divisor of the hidden size {self.hidden} is needed")
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation is {activation!r}; one of {list(ACTIVATIONS)} is needed")
-        if norm not in ("layer", "rms"):
-            raise ValueError(f'norm is {norm!r}; "layer" or "rms" is needed')
         self.num_heads, self.activation, self.norm_first = num_heads, activation, norm_first
-        self.norm, self.causal = norm, causal
+        self.causal = causal
         self.eps = tuple(arrays.number(value, "eps") for value in eps)
         self.isa = layers[0].qkv.isa
         self._stack = _core.EncoderStack(
-            tuple(_checked(layer, i, self.hidden, inner, norm == "rms") for i, layer in enumerate(layers))
+            tuple(_checked(layer, i, self.hidden, inner) for i, layer in enumerate(layers))
         )
 
     def __call__(self, x, cu_seqlens, *, pooled_rows=None, out=None) -> np.ndarray:
@@ -116,24 +108,20 @@ class Encoder:
             arrays.check_out(out, shape, arrays.FLOAT32, operands, in_place=("x",) if pooled is None else ())
         dense = np.ascontiguousarray(x)
         result = out if out is not None and out.flags.c_contiguous else np.empty(shape, arrays.FLOAT32)
-        options = (ACTIVATIONS[self.activation], *self.eps, self.norm_first, self.norm == "rms", self.causal)
+        options = (ACTIVATIONS[self.activation], *self.eps, self.norm_first, self.causal)
         _core.encoder(dense, cu_seqlens, self._stack, self.num_heads, *options, pooled, result, 0)
         return arrays.finish(out, result)
 
 
-def _checked(layer: EncoderLayer, index: int, hidden: int, inner: int, rms: bool) -> tuple:
+def _checked(layer: EncoderLayer, index: int, hidden: int, inner: int) -> tuple:
     shapes = {"qkv": (3 * hidden, hidden), "out": (hidden, hidden), "up": (inner, hidden), "down": (hidden, inner)}
-    if layer.gate is not None:
-        shapes["gate"] = (inner, hidden)
     for name, shape in shapes.items():
         if getattr(layer, name).shape != shape:
             raise ValueError(f"layers[{index}].{name} has shape {getattr(layer, name).shape}; {shape} is needed")
-    lengths = {"qkv_bias": 3 * hidden, "up_bias": inner, "gate_bias": inner}
+    lengths = {"qkv_bias": 3 * hidden, "up_bias": inner}
     vectors = {}
     for name in _VECTORS:
         vector = getattr(layer, name)
-        if rms and vector is not None and name in ("norm1_bias", "norm2_bias"):
-            raise ValueError(f"layers[{index}].{name} is given; RMS norm has no bias, None is needed")
         length = lengths.get(name, hidden)
         vectors[name] = None if vector is None else arrays.vector(vector, f"layers[{index}].{name}", length)
-    return (layer.qkv, layer.out, layer.up, layer.down, layer.gate, *vectors.values())
+    return (layer.qkv, layer.out, layer.up, layer.down, *vectors.values())
