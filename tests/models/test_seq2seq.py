@@ -7,7 +7,6 @@ import pytest
 from seq2seq_golden import GOLDEN, TOLERANCE, inputs
 
 from transformer_fast import functional, load_model
-from transformer_fast.models.common.seq2seq_blocks import Packing
 
 pytest.importorskip("ml_dtypes")
 pytest.importorskip("safetensors")
@@ -88,14 +87,3 @@ def test_generate_from_encoder_outputs(model, source):
 def test_start_refuses_other_rows(model, source):
     with pytest.raises(ValueError, match="decoder_input_ids has 2 rows"):
         model.start(*source, capacity=8, decoder_input_ids=np.zeros((2, 1), np.int64))
-
-
-def test_packing():
-    mask = np.array([[1, 1, 0], [0, 0, 0], [0, 1, 1]], bool)
-    packing = Packing(mask)
-    assert packing.cu_seqlens.tolist() == [0, 2, 2, 4] and packing.longest == 2
-    assert packing.positions.tolist() == [0, 1, 1, 2]
-    array = np.arange(18, dtype=np.float32).reshape(3, 3, 2)
-    packed = packing.pack(array)
-    assert packed.shape == (4, 2)
-    assert np.array_equal(packing.unpack(packed), array * mask[:, :, None])

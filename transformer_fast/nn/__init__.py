@@ -1,6 +1,6 @@
-"""Small building blocks with torch's names, on NumPy arrays, for inference: what models are made of.
+"""Small building blocks with torch's names, on NumPy arrays, for inference: models are made of them.
 
-`models` and users come here. A block is one class in one file of this folder, listed below; it holds its parameters
+Called by `models` and users. A block is one class in one file of this folder, listed below; it holds its parameters
 under torch's state-dict names and calls `transformer_fast.functional` for everything that it computes. A block that
 needs more than about eight options becomes two blocks.
 """

@@ -1,4 +1,4 @@
-"""Activations as modules, and modules that do nothing at inference: what stands between the layers of a `Sequential`.
+"""Activations as modules, and modules that do nothing at inference: the steps between the layers of a `Sequential`.
 
 Users and `integrations.torch` make them. Each calls the function of `functional` that has its formula. `fused` is the
 name under which `functional.linear` applies the same function while its result is in cache; `Sequential` asks for it.

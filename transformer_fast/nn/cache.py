@@ -1,8 +1,8 @@
 """`KeyValueCache`: the keys and values that one attention layer has seen so far.
 
 Decoders make one for each layer, append at each step, and give `keys`, `values` and `lengths` (as kv_lengths) to
-`functional.scaled_dot_product_attention`. A row's positions stand at 0, 1, ... whatever its neighbours' lengths are:
-padding never gets here. To store keys in another form (half precision, pages), write a second class with this face.
+`functional.scaled_dot_product_attention`. A row's positions are 0, 1, ... whatever its neighbours' lengths are:
+padding never gets here. To store keys in another form (half precision, pages), write a second such class.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ class KeyValueCache:
 
     @property
     def keys(self) -> np.ndarray:
-        """(B, Hkv, max(lengths), D), a view; what stands beyond a row's length means nothing."""
+        """(B, Hkv, max(lengths), D), a view; values beyond a row's length mean nothing."""
         return self._keys[:, :, : self._longest]
 
     @property
     def values(self) -> np.ndarray:
-        """(B, Hkv, max(lengths), Dv), a view; what stands beyond a row's length means nothing."""
+        """(B, Hkv, max(lengths), Dv), a view; values beyond a row's length mean nothing."""
         return self._values[:, :, : self._longest]
 
     def append(self, key: np.ndarray, value: np.ndarray, counts: np.ndarray | None = None) -> None:

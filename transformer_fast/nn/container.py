@@ -1,4 +1,4 @@
-"""`Sequential` and `ModuleDict`, with torch's names and indexing. `ModuleList` stands in module.py."""
+"""`Sequential` and `ModuleDict`, with torch's names and indexing. `ModuleList` is in module.py."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Sequential(ModuleList):
             self._add(str(name), module)
 
     def forward(self, input: Any) -> Any:
-        """What the last module gives; without modules the input itself."""
+        """The output of the last module; without modules the input itself."""
         modules = list(self)
         done = 0
         while done < len(modules):

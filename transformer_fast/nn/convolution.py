@@ -1,6 +1,6 @@
 """`Conv1d` and `Conv2d` with torch's interface, and `PatchEmbedding`, the convolution that vision models start with.
 
-Speech and vision models and users come here. A convolution is a product: the windows of the input are looked at through
+Called by speech and vision models and users. A convolution is a product: the windows of the input are looked at through
 strides and laid out as rows, one for each place of the output, and multiplied by the packed weight. Channels come last
 on the way, so that a window is a few long runs of memory; the result is a view (B, C, ...) of an array with channels
 last. Another number of axes is another subclass of `_Convolution`.
@@ -24,7 +24,7 @@ Sizes = int | Sequence[int]
 
 
 class _Convolution(Module):
-    """What Conv1d and Conv2d share: everything but the number of axes."""
+    """Base of Conv1d and Conv2d: everything but the number of axes."""
 
     _axes: ClassVar[int]
 

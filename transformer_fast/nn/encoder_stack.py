@@ -30,7 +30,7 @@ class StackSpec(NamedTuple):
 
 
 class _Kept(NamedTuple):
-    """What the specification was read from, the specification, and an encoder for each value of causal."""
+    """A specification, the version and instruction set it was read under, and an encoder for each value of causal."""
 
     version: object
     isa: str

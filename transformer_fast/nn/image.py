@@ -1,10 +1,10 @@
 """Images as sets of vectors: self-attention over their pixels or patches.
 
-`image_to_vectors` and `vectors_to_image` go there and back; `ImageSelfAttention` attends in between. Users come here;
-`PatchEmbedding` (convolution.py) is what vision models do instead of the first.
+`image_to_vectors` and `vectors_to_image` go there and back; `ImageSelfAttention` attends in between. Users call
+them; vision models use `PatchEmbedding` (convolution.py) instead of the first.
 
 Attention contains convolution: a head whose scores depend only on the offset j - i, and are large at one offset, copies
-what stands there; with a head for each place of a kernel, the output projection is the kernel. As scores of that kind
+the vector there; with a head for each place of a kernel, the output projection is the kernel. As scores of that kind
 are a `relative_bias` of `functional.scaled_dot_product_attention`, it can be tried out: tests/nn/test_image.py builds
 Conv1d that way (Cordonnier, Loukas, Jaggi 2020, arXiv:1911.03584).
 """
@@ -95,7 +95,7 @@ class ImageSelfAttention(Module):
 
 
 def _patches(height: int, width: int, patch: int) -> tuple[int, int]:
-    """How many patches stand below each other and beside each other."""
+    """The number of rows of patches, and of patches in a row."""
     if not isinstance(patch, int) or patch < 1 or height % patch or width % patch:
         raise ValueError(f"patch is {patch!r}; needed: a positive divisor of height {height} and width {width}")
     return height // patch, width // patch

@@ -78,7 +78,7 @@ def xavier_uniform(shape: tuple[int, ...]) -> np.ndarray:
 def xavier_normal(shape: tuple[int, ...]) -> np.ndarray:
     """N(0, 2 / (fan in + fan out)): bias_k and bias_v of torch.nn.MultiheadAttention.
 
-    As in torch, axes behind the first two count for both fans.
+    As in torch, axes after the first two count for both fans.
     """
     fans = (shape[0] + shape[1]) * math.prod(shape[2:])
     return normal(shape) * np.float32(math.sqrt(2 / fans))

@@ -2,7 +2,7 @@
 
 `TokenClassifier` puts a layer of scores on any encoder. Tokenizers cut words into several tokens: `aggregate_words`
 makes scores of words from those of their tokens. `decode_bio` reads labels such as B-PER, I-PER, O as spans. Users and
-pipelines come here; another scheme of labels (BIOES) becomes a function beside `decode_bio`.
+pipelines call these; another scheme of labels (BIOES) becomes a function next to `decode_bio`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class TokenClassifier(Module):
         self.classifier = Linear(hidden, num_labels, bias)
 
     def forward(self, *inputs: Any, **options: Any) -> np.ndarray:
-        """What the encoder takes -> logits (..., L, num_labels)."""
+        """The arguments of the encoder -> logits (..., L, num_labels)."""
         states = self.encoder(*inputs, **options)
         states = getattr(states, "last_hidden_state", states)
         return self.classifier(states[0] if isinstance(states, tuple) else states)
@@ -51,7 +51,7 @@ def aggregate_words(
     have tokens, in their order, and a row for each. strategy: "first" takes the first token's row, "mean" the mean of
     all, "max" the row of the token that holds the highest score (the first of equals).
 
-    Raises ValueError for an unknown strategy, lengths that differ, or a word whose tokens do not stand together.
+    Raises ValueError for an unknown strategy, lengths that differ, or a word whose tokens are not neighbours.
     Source: the aggregation strategies of transformers' TokenClassificationPipeline, which calls "mean" "average".
 
     Example:

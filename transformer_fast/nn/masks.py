@@ -1,6 +1,6 @@
 """Masks of nn.Transformer: the causal one, made and recognised.
 
-nn.attention and the stacks of nn.transformer and nn.transformer_decoder come here. As a flag the causal order lets the
+Called by nn.attention and the stacks of nn.transformer and nn.transformer_decoder. As a flag the causal order lets the
 engine skip the keys that no query sees; as a mask it is read for each of them.
 """
 

@@ -23,7 +23,7 @@ from transformer_fast.nn import init
 
 
 class IncompatibleKeys(NamedTuple):
-    """What a `load_state_dict(strict=False)` left aside."""
+    """The names that a `load_state_dict(strict=False)` left aside."""
 
     missing_keys: list[str]
     unexpected_keys: list[str]
@@ -252,7 +252,7 @@ class Module:
             part._note_owner(self)
 
     def extra_repr(self) -> str:
-        """What stands in the brackets of `repr(module)`."""
+        """The text in the brackets of `repr(module)`."""
         return ""
 
     def __repr__(self) -> str:
@@ -307,7 +307,7 @@ class ModuleList(Module):
 
 
 def clones(layer: Module, count: int) -> ModuleList:
-    """`count` copies; they share their arrays, which nobody changes in place, until other ones are assigned."""
+    """`count` copies; they share their read-only arrays until other ones are assigned."""
     if count < 0:
         raise ValueError(f"{count} copies are asked for; needed: a number that is not negative")
     return ModuleList([copy.deepcopy(layer, {id(array): array for array in layer.parameters()}) for _ in range(count)])

@@ -1,9 +1,9 @@
 """Encoders on packed tokens: `PackedEncoder`, its layer, and `Collector`, which keeps what happens inside for users.
 
-Models call these: BERT and its relatives post-norm, ViT and CLIP pre-norm. Sequences stand one after the other in
+Models call these: BERT and its relatives post-norm, ViT and CLIP pre-norm. Sequences follow each other in
 (T, h) without padding, told apart by cu_seqlens. Where nothing but the result is asked for, all layers run as one call
 of `functional.Encoder`; else layer by layer, to the same bits. An option of attention goes through `forward` to
-`functional.varlen_attention`; a block of another build (gated, rotary) becomes a class of its own beside its model.
+`functional.varlen_attention`; a block of another build (gated, rotary) becomes a class of its own in its model's file.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from transformer_fast.nn.encoder_stack import EncoderStackCache, StackSpec
 from transformer_fast.nn.feed_forward import FeedForward
 from transformer_fast.nn.module import Module, ModuleList
 from transformer_fast.nn.norm import LayerNorm
+from transformer_fast.nn.sequences import PackedSequences, Scratch, unpack_weights
 
 
 class Collector:
-    """What each layer of packed tokens gives, put back to where the tokens stand in (B, L): zeros elsewhere.
+    """Keeps the outputs of each layer of packed tokens, unpacked to (B, L) with zeros for padding.
 
     tokens (B, L) is True where there are tokens. computed (B, L) is True for the rows that run, by default the tokens;
-    rows that run beside them (the first place of a row, which a pooler reads) are not reported, nor attended.
+    further rows (the first place of a row, which a pooler reads) run, but are not reported, nor attended.
 
     Attributes:
         hidden_states: (B, L, h) for the input and each layer, if asked for, else None.
@@ -48,8 +49,8 @@ class Collector:
         hidden_states: bool = False,
         attentions: bool = False,
     ) -> None:
-        self._tokens = np.asarray(tokens)
-        self._computed = self._tokens if computed is None else np.asarray(computed)
+        self._keys = PackedSequences(np.asarray(tokens))
+        self._queries = self._keys if computed is None else PackedSequences(np.asarray(computed))
         self.hidden_states: tuple[np.ndarray, ...] | None = () if hidden_states else None
         self.attentions: tuple[np.ndarray, ...] | None = () if attentions else None
 
@@ -62,28 +63,24 @@ class Collector:
         """query (T, H, D) of the rows of `computed`, key (Tk, H, D) of `tokens`; options of varlen_attention."""
         if self.attentions is None:
             return
-        (B, L), H = self._tokens.shape, query.shape[1]
-        longest = int(self._computed.sum(axis=1).max(initial=0))
-        weights = np.zeros((B, H, L, L), np.float32)
-        first_query = first_key = 0
-        for b in range(B):
-            rows, columns = np.flatnonzero(self._computed[b]), np.flatnonzero(self._tokens[b])
-            q, k = query[first_query : first_query + len(rows)], key[first_key : first_key + len(columns)]
-            first_query, first_key = first_query + len(rows), first_key + len(columns)
-            if not len(columns):
-                continue
-            own = _for_sequence(options, b, longest, len(rows), len(columns))
-            q, k = q.swapaxes(0, 1), k.swapaxes(0, 1)
-            _, found = F.scaled_dot_product_attention(q, k, k, return_weights="heads", **own)
-            reported = self._tokens[b, rows]
-            weights[b][:, columns[:, None], columns] = found[:, reported]
-        self.attentions += (weights,)
+        tokens, longest, weights = self._keys.tokens, self._queries.longest, []
+        for b in range(len(tokens)):
+            q = query[slice(*self._queries.cu_seqlens[b : b + 2])].swapaxes(0, 1)
+            k = key[slice(*self._keys.cu_seqlens[b : b + 2])].swapaxes(0, 1)
+            reported = tokens[b][self._queries.tokens[b]]
+            if k.shape[1]:
+                own = _for_sequence(options, b, longest, q.shape[1], k.shape[1])
+                _, found = F.scaled_dot_product_attention(q, k, k, return_weights="heads", **own)
+                weights.append(found[:, reported])
+            else:
+                weights.append(np.zeros((len(q), reported.sum(), 0), np.float32))
+        self.attentions += (unpack_weights(weights, tokens, tokens, query.shape[1]),)
 
     def unpacked(self, hidden: np.ndarray) -> np.ndarray:
         """hidden (T, h) of the rows of `computed` -> (B, L, h) of its own."""
-        state = np.zeros((*self._tokens.shape, hidden.shape[-1]), np.float32)
-        state[self._tokens] = hidden if self._computed is self._tokens else hidden[self._tokens[self._computed]]
-        return state
+        if self._queries is not self._keys:
+            hidden = hidden[self._queries.pack(self._keys.tokens)]
+        return self._keys.unpack(hidden, copy=True)
 
 
 def _for_sequence(options: dict[str, Any], b: int, longest: int, Lq: int, Lk: int) -> dict[str, Any]:
@@ -104,10 +101,10 @@ def for_pooled_rows(
     keys: tuple[np.ndarray, np.ndarray] | None,
     options: dict[str, Any],
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """What a last layer needs for one row of each sequence: those rows (B,), counted from row 0, and their options.
+    """The row of each sequence that a last layer computes, (B,), counted from row 0, and the options of these rows.
 
     pooled_rows, cu_seqlens and keys: of `PackedEncoder`. options: of varlen_attention, for all rows, attn_mask with
-    all its axes. All but pooled_rows is checked already. A relative bias becomes a mask, since the rows may stand in
+    all its axes. All but pooled_rows is checked already. A relative bias becomes a mask, since the rows may be at
     different places.
     """
     B, lengths = len(cu_seqlens) - 1, np.diff(cu_seqlens)
@@ -130,16 +127,6 @@ def for_pooled_rows(
     if mask is not None:
         own["attn_mask"] = np.ascontiguousarray(mask[:, :, None])
     return cu_seqlens[:-1] + places, own
-
-
-class Scratch:
-    """The intermediate arrays of a layer; all layers of one call use the same ones."""
-
-    def __init__(self, T: int, h: int, inner: int) -> None:
-        self.projected = np.empty((T, 3 * h), np.float32)
-        self.attended = np.empty((T, h), np.float32)
-        self.rows = np.empty((T, h), np.float32)
-        self.inner = np.empty((T, inner), np.float32)
 
 
 class PackedEncoderLayer(Module):
@@ -168,15 +155,17 @@ class PackedEncoderLayer(Module):
     ) -> np.ndarray:
         """hidden (T, h) -> (T, h), written to out, which may be hidden.
 
-        With pooled (B,), a row of each sequence, counted from row 0 of hidden, those alone: (B, h), not hidden; options
-        are theirs then.
+        pooled (B,): a row of each sequence, counted from row 0 of hidden. Only these are computed then, (B, h), into an
+        out other than hidden, and options are those of these rows.
         """
         own = hidden if pooled is None else hidden[pooled]
-        rows, attended, inner = (array[: len(own)] for array in (scratch.rows, scratch.attended, scratch.inner))
-        buffers = {"projected": scratch.projected, "context": attended, "out": rows}
+        h, inner = hidden.shape[1], self.feed_forward.linear1.out_features
+        projected, normed = scratch("projected", 3 * h), scratch("attended", h)
+        rows, attended, inner = scratch("rows", h)[: len(own)], normed[: len(own)], scratch("inner", inner)[: len(own)]
+        buffers = {"projected": projected, "context": attended, "out": rows}
         attend = {"keys": keys, "pooled": pooled, "residual": own} | buffers | options
         if self.norm_first:
-            self.attention(self.attention_norm(hidden, out=scratch.attended), cu_seqlens, **attend)
+            self.attention(self.attention_norm(hidden, out=normed), cu_seqlens, **attend)
             normed = self.feed_forward_norm(rows, out=attended)
             self.feed_forward(normed, residual=rows, hidden=inner, out=out)
         else:
@@ -185,7 +174,7 @@ class PackedEncoderLayer(Module):
             self.feed_forward(normed, residual=normed, hidden=inner, out=rows)
             self.feed_forward_norm(rows, out=out)
         if collect is not None:
-            query, key = np.split(scratch.projected, 3, axis=1)[:2]
+            query, key = np.split(projected, 3, axis=1)[:2]
             H = self.attention.num_heads
             heads = (len(hidden), H, hidden.shape[1] // H)
             query, key = query.reshape(heads), key.reshape(heads)
@@ -276,7 +265,7 @@ class PackedEncoder(ModuleList):
             return self._pooled(hidden, cu_seqlens, keys, options, pooled_rows, collect, out)
         if out is None:
             out = np.empty_like(hidden)
-        scratch = Scratch(len(hidden), self.h, self.inner)
+        scratch = Scratch(len(hidden))
         for layer in self:
             hidden = layer(hidden, cu_seqlens, keys, options, scratch, collect, out)
         return hidden
@@ -293,7 +282,7 @@ class PackedEncoder(ModuleList):
             out[...] = hidden[pooled]
             return out
         *layers, last = self
-        scratch, state = Scratch(len(hidden), self.h, self.inner), np.empty_like(hidden)
+        scratch, state = Scratch(len(hidden)), np.empty_like(hidden)
         for layer in layers:
             hidden = layer(hidden, cu_seqlens, keys, options, scratch, collect, state)
         if collect is not None:  # all rows of the last layer are only reported: the result has the bits as without

@@ -73,7 +73,7 @@ class PackedParameters:
 
     def _checked(self, module: Module, kept: _Kept | None) -> _Kept:
         """`kept` with the module's version if all that it was made from is the same, else what is packed anew."""
-        version = module._version  # read first: after a change from here on the next call comes here again
+        version = module._version  # read first: a change from here on is seen by the next call
         sources = tuple(module._parameters[name] for name in self._names)
         options = {
             "format": self._format or module.weight_format,

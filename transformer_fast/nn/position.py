@@ -1,6 +1,6 @@
-"""Where a token stands: encodings added to inputs, rotations of queries and keys, and biases of scores.
+"""Positions of tokens: encodings added to inputs, rotations of queries and keys, and biases of scores.
 
-Models and users come here. Added to the input: `SinusoidalPositionalEncoding`, its form for images, and
+Called by models and users. Added to the input: `SinusoidalPositionalEncoding`, its form for images, and
 `LearnedPositionalEmbedding`. Rotating queries and keys: `RotaryEmbedding` (its frequencies: rope_scaling.py). Added to
 the scores of attention, as tables of length Lq + Lk - 1 instead of Lq x Lk arrays: `alibi_slopes` (alibi_slopes= of
 attention) and `RelativePositionBias` (relative_bias=). A new scheme is one more class or function here.
@@ -254,8 +254,8 @@ def relative_position_bucket(
     """Distances j - i (any shape of integers) -> buckets in [0, num_buckets), int64 (Raffel et al., 2019, "T5").
 
     Half of the buckets hold one distance each, the others logarithmic ranges up to max_distance; all that is farther
-    falls into the last. bidirectional splits the buckets between keys before and behind the query; without it, keys
-    behind it are in bucket 0.
+    falls into the last. bidirectional splits the buckets between keys before and after the query; without it, keys
+    after it are in bucket 0.
 
     Raises ValueError for numbers that leave no room for both kinds of buckets.
 
@@ -305,7 +305,7 @@ class RelativePositionBias(Module):
         self.register_parameter("weight", (num_buckets, num_heads), init.normal)
 
     def table(self, Lq: int, Lk: int, offset: int = 0) -> np.ndarray:
-        """(H, Lq + Lk - 1) float32, for relative_bias= of attention; query i stands at position i + offset.
+        """(H, Lq + Lk - 1) float32, for relative_bias= of attention; query i is at position i + offset.
 
         Entry j - i + Lq - 1 is the bias of query i and key j. With a cache of P keys, offset is P.
         """

@@ -1,6 +1,6 @@
 """`LSTM` and `GRU` as in torch.nn: layers over layers, one or two directions.
 
-nn.seq2seq and users come here. A layer, both of its directions and all of its steps are one call of
+Called by nn.seq2seq and users. A layer, both of its directions and all of its steps are one call of
 `functional.lstm` or `functional.gru`; here are the parameters, their packed forms and the states of all layers. Another
 cell becomes a subclass of `_Recurrent` with its function.
 """
@@ -18,7 +18,7 @@ from transformer_fast.nn.packed_weights import PackedParameters
 
 
 class _Recurrent(Module):
-    """What LSTM and GRU share; a subclass names its gates and its op."""
+    """Base of LSTM and GRU; a subclass names its gates and its op."""
 
     gates: int
 
@@ -176,7 +176,7 @@ class LSTM(_Recurrent):
         c_n are as h_0 and c_0.
 
         lengths (B,), in any order, is what torch packs sequences for: row b ends after lengths[b] steps, its last
-        states are those of its own end, the reverse direction starts there, and output is 0 behind it.
+        states are those of its own end, the reverse direction starts there, and output is 0 after it.
 
         Raises:
             ValueError, TypeError: shapes or types do not fit.

@@ -16,7 +16,7 @@ import numpy as np
 
 
 class Frequencies(NamedTuple):
-    """What a position is multiplied by, (dim / 2,) float32, and what cos and sin are multiplied by."""
+    """The factors of positions, (dim / 2,) float32, and the factor of cos and sin."""
 
     inverse: np.ndarray
     attention_factor: float
@@ -54,7 +54,7 @@ class RopeScaling:
         if missing or unknown:
             raise ValueError(
                 f"scaling of type {kind!r} lacks {missing} and has the unknown fields {unknown}; "
-                f"needed: {sorted(needed)}, known besides: {sorted(optional)}"
+                f"needed: {sorted(needed)}, optional: {sorted(optional)}"
             )
         if kind in ("yarn", "longrope") and given.get("factor") is None and max_position_embeddings is None:
             raise ValueError(f"scaling of type {kind!r} has no factor; then max_position_embeddings is needed")

@@ -1,6 +1,6 @@
 """`TransformerEncoderLayer`, `TransformerEncoder` and `Transformer` as in torch.nn; the decoder has a file of its own.
 
-Users and nn.seq2seq come here. Where nothing but causal order and padding is asked for, the layers of an encoder run
+Called by users and nn.seq2seq. Where nothing but causal order and padding is asked for, the layers of an encoder run
 in one call of `functional.Encoder`, else one after the other; both give the same bits.
 """
 
@@ -17,6 +17,7 @@ from transformer_fast.nn.linear import Linear
 from transformer_fast.nn.masks import split_causal, square_subsequent_mask
 from transformer_fast.nn.module import Module, ModuleList, clones
 from transformer_fast.nn.norm import LayerNorm
+from transformer_fast.nn.sequences import PackedSequences
 from transformer_fast.nn.transformer_decoder import TransformerDecoder, TransformerDecoderLayer
 
 
@@ -171,10 +172,10 @@ class TransformerEncoder(Module):
         float, as in `MultiheadAttention`. is_causal applies with or without a mask; a mask that is exactly
         `Transformer.generate_square_subsequent_mask` is run as is_causal.
 
-        What stands where src_key_padding_mask hides a token is nothing to rely on. It is what torch gives at inference:
+        Do not rely on the result where src_key_padding_mask hides a token. It is that of torch at inference:
         0 before the final norm where torch takes nested tensors (enable_nested_tensor, post-norm layers with
-        batch_first, bias, relu or gelu and an even number of heads, padding behind the tokens, no mask), else what
-        such a position gets from the tokens that it attends. The former is faster: padding is not computed.
+        batch_first, bias, relu or gelu and an even number of heads, padding after the tokens, no mask), else the
+        result of such a position from the tokens that it attends. The former is faster: padding is not computed.
 
         Raises:
             ValueError, TypeError: shapes or types do not fit.
@@ -196,7 +197,7 @@ class TransformerEncoder(Module):
         return x if self.norm is None else self.norm(x)
 
     def _nested_tokens(self, x: np.ndarray, padding) -> np.ndarray | None:
-        """(B, L), True = token, where torch would compute the tokens alone and put 0 elsewhere; else None."""
+        """(B, L), True = token, where torch would compute only the tokens and put 0 elsewhere; else None."""
         layer, padding = self.layers[0], np.asarray(padding)
         attention = layer.self_attn
         nested = (
@@ -210,24 +211,22 @@ class TransformerEncoder(Module):
         )
         if not nested or x.ndim != 3 or padding.dtype != np.bool_ or padding.shape != x.shape[:2]:
             return None
-        behind = not (padding[:, :-1] & ~padding[:, 1:]).any()
-        return ~padding if behind else None
+        at_end = not (padding[:, :-1] & ~padding[:, 1:]).any()
+        return ~padding if at_end else None
 
     def extra_repr(self) -> str:
         return f"num_layers={self.num_layers}"
 
 
 def _run_packed(encoder: F.Encoder, x: np.ndarray, tokens: np.ndarray | None, batch_first: bool) -> np.ndarray:
-    """All layers over x, or over its tokens (B, L) alone, with 0 elsewhere."""
+    """All layers over x, or only over its tokens (B, L), with 0 elsewhere."""
     if x.ndim not in (2, 3) or x.shape[-1] != encoder.hidden:
         axes = "(B, L, d_model)" if batch_first else "(L, B, d_model)"
         needed = f"needed: {axes}, or (L, d_model) without a batch, with d_model={encoder.hidden}"
         raise ValueError(f"src has shape {x.shape}; {needed}")
     if tokens is not None:
-        starts = np.concatenate(([0], np.cumsum(tokens.sum(axis=1))))
-        result = np.zeros(x.shape, np.float32)
-        result[tokens] = encoder(x[tokens], starts)
-        return result
+        sequences = PackedSequences(tokens)
+        return sequences.unpack(encoder(sequences.pack(x), sequences.cu_seqlens))
     turn = x.ndim == 3 and not batch_first
     rows = x.swapaxes(0, 1) if turn else x
     L = rows.shape[-2]

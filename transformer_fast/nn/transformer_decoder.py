@@ -1,6 +1,6 @@
 """`TransformerDecoderLayer` and `TransformerDecoder` as in torch.nn: attention to itself and to a memory.
 
-nn.transformer and users come here. Generation with cached keys and values goes through these layers' parts too:
+Called by nn.transformer and users. Generation with cached keys and values goes through these layers' parts too:
 nn.seq2seq.
 """
 

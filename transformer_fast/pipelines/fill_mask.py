@@ -63,7 +63,7 @@ class FillMask(TextPipeline):
         results: list[Any] = [None] * len(inputs)
         for indices, arguments in self._batches(encodings):
             found = self.model.base.encode(**arguments)
-            starts = np.cumsum([0, *(found.tokens.sum(axis=1)[:-1])])
+            starts = found.sequences.cu_seqlens[:-1]
             for start, i in zip(starts, indices, strict=True):
                 scores = F.softmax(self.model.predictions(found.rows[start + masks[i]]))
                 rows = [

@@ -14,14 +14,15 @@ import numpy as np
 
 from transformer_fast.generation import GenerationMixin
 from transformer_fast.models.common.base import PretrainedModel, Source, under
-from transformer_fast.models.common.decoding import Batch, CacheShape, DecoderState, Step
-from transformer_fast.models.common.inputs import integers, offsets, token_mask
+from transformer_fast.models.common.decoding import CacheShape, DecoderBatch, DecoderState, DecoderStep
+from transformer_fast.models.common.inputs import integers, token_mask
 from transformer_fast.models.common.output import (
     BaseModelOutputWithPast,
     CausalLMOutputWithPast,
     SequenceClassifierOutputWithPast,
 )
 from transformer_fast.nn import Linear
+from transformer_fast.nn.sequences import PackedSequences, unpack_weights
 
 # Positions that a row's caches reserve at most from the beginning: a system may refuse much more memory than it has,
 # even if nobody writes to it. Beyond, caches double.
@@ -32,7 +33,7 @@ _PROMPT_TOKENS = 1024
 
 
 class Decoder(PretrainedModel):
-    """The stack of a decoder. A family sets `layers` and `final_norm`, and defines `embed`, `tables` and `remembers`.
+    """The stack of a decoder: a family sets `layers` and `final_norm`, and defines `embed`, `tables`, `cache_shapes`.
 
     A layer is called with (hidden (T, h), batch, its number, tables) and returns what takes the place of hidden; it may
     write it there.
@@ -48,19 +49,19 @@ class Decoder(PretrainedModel):
         """What all layers need to know of positions (T,): rotations, or None."""
         return None
 
-    def remembers(self) -> list[CacheShape]:
-        """What each layer's cache holds."""
-        raise NotImplementedError(f"{type(self).__name__} has no remembers()")
+    def cache_shapes(self) -> list[CacheShape]:
+        """The shape of each layer's cache."""
+        raise NotImplementedError(f"{type(self).__name__} has no cache_shapes()")
 
     def check_capacity(self, capacity: int) -> None:
         """Raises ValueError where rows of that length are too long for the model; rotations know no limit."""
 
     def new_state(self, B: int, capacity: int, *, trimmed: bool) -> DecoderState:
         """An empty state; trimmed: layers with a window forget what no later token sees."""
-        return DecoderState(B, self.remembers(), min(capacity, _RESERVED), trimmed=trimmed)
+        return DecoderState(B, self.cache_shapes(), min(capacity, _RESERVED), trimmed=trimmed)
 
     def run(
-        self, ids: np.ndarray, positions: np.ndarray, batch: Batch | Step, states: list | None = None
+        self, ids: np.ndarray, positions: np.ndarray, batch: DecoderBatch | DecoderStep, states: list | None = None
     ) -> np.ndarray:
         """ids and positions (T,) -> what the last layer gives, (T, h); states gets a copy of each layer's input."""
         hidden = self.embed(ids, positions)
@@ -74,12 +75,12 @@ class Decoder(PretrainedModel):
     def run_prompt(self, ids: np.ndarray, tokens: np.ndarray, rows: slice, state: DecoderState) -> np.ndarray:
         """Runs the prompts of `rows` (of ids and tokens (B, L)), whose caches are empty -> what the last layer gives
         for the last token of each."""
-        counts = np.zeros(len(ids), np.int64)
-        counts[rows] = tokens[rows].sum(axis=1)
-        positions = (np.cumsum(tokens[rows], axis=1) - 1)[tokens[rows]]
-        batch = Batch(np.concatenate([[0], np.cumsum(counts)]), state.caches)
-        hidden = self.run(ids[rows][tokens[rows]], positions, batch)
-        return hidden[np.cumsum(counts[rows]) - 1]
+        own = np.zeros_like(tokens)
+        own[rows] = tokens[rows]
+        prompts = PackedSequences(own)
+        positions = prompts.pack(np.cumsum(own, axis=1) - 1)
+        hidden = self.run(prompts.pack(ids), positions, DecoderBatch(prompts.cu_seqlens, state.caches))
+        return hidden[prompts.cu_seqlens[1:][rows] - 1]
 
     def forward(
         self,
@@ -117,20 +118,23 @@ class Decoder(PretrainedModel):
         past = seen.shape[1]
         tokens = self.tokens(attention_mask, (B, L), seen)
         positions = np.arange(past, past + L) if position_ids is None else position_ids
-        positions = integers("position_ids", positions, None, (B, L))[tokens]
+        sequences = PackedSequences(tokens)
+        positions = sequences.pack(integers("position_ids", positions, None, (B, L)))
         weights = [] if output_attentions else None
         states = [] if output_hidden_states else None
-        batch = Batch(offsets(tokens), None if state is None else state.caches, weights)
-        hidden = self.final_norm(self.run(input_ids[tokens], positions, batch, states))
+        batch = DecoderBatch(sequences.cu_seqlens, None if state is None else state.caches, weights)
+        hidden = self.final_norm(self.run(sequences.pack(input_ids), positions, batch, states))
         columns = np.concatenate([seen, tokens], axis=1)
         if state is not None:
             state.tokens = columns
             state.positions = np.where(tokens.any(axis=1), past + L, state.positions)
         return BaseModelOutputWithPast(
-            unpacked(hidden, tokens),
+            sequences.unpack(hidden),
             state if use_cache else None,
-            None if states is None else tuple(unpacked(array, tokens) for array in [*states, hidden]),
-            None if weights is None else tuple(_unpacked_weights(rows, tokens, columns) for rows in weights),
+            None if states is None else tuple(map(sequences.unpack, [*states, hidden])),
+            None
+            if weights is None
+            else tuple(unpack_weights(rows, tokens, columns, len(rows[0]) if rows else 0) for rows in weights),
         )
 
     def tokens(self, attention_mask: Any, shape: tuple[int, int], seen: np.ndarray) -> np.ndarray:
@@ -144,7 +148,7 @@ class Decoder(PretrainedModel):
         columns = np.concatenate([seen, tokens], axis=1)
         spans = columns.shape[1] - np.argmax(columns, axis=1) - np.argmax(columns[:, ::-1], axis=1)
         holes = columns.any(axis=1) & (spans != columns.sum(axis=1))
-        if holes.any() and any(shape.window is not None for shape in self.remembers()):
+        if holes.any() and any(shape.window is not None for shape in self.cache_shapes()):
             raise ValueError(
                 f"attention_mask has padding between tokens in row {int(np.argmax(holes))}; needed by layers with a "
                 "sliding window: padding on the left or on the right only"
@@ -161,24 +165,6 @@ def _groups(lengths: np.ndarray) -> list[slice]:
             first, total = row, 0
         total += length
     return [*groups, slice(first, len(lengths))]
-
-
-def unpacked(rows: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-    """rows (T, n) -> (B, L, n), with zeros where tokens (B, L) is False."""
-    if tokens.all():
-        return rows.reshape(*tokens.shape, rows.shape[1])
-    result = np.zeros((*tokens.shape, rows.shape[1]), np.float32)
-    result[tokens] = rows
-    return result
-
-
-def _unpacked_weights(rows: list[np.ndarray], tokens: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """(H, Lq, Lk) of each row -> (B, H, L, past + L), with zeros where there is no token."""
-    H = rows[0].shape[0] if rows else 0
-    result = np.zeros((len(rows), H, tokens.shape[1], columns.shape[1]), np.float32)
-    for b, weights in enumerate(rows):
-        result[b][:, np.flatnonzero(tokens[b])[:, None], np.flatnonzero(columns[b])] = weights
-    return result
 
 
 class CausalLM(GenerationMixin, PretrainedModel):
@@ -241,7 +227,8 @@ class CausalLM(GenerationMixin, PretrainedModel):
             tokens = np.asarray(attention_mask)[:, -hidden.shape[1] :] != 0
         if logits_to_keep:
             hidden, tokens = hidden[:, -logits_to_keep:], tokens[:, -logits_to_keep:]
-        logits = unpacked(self.logits(hidden[tokens]), tokens)
+        kept = PackedSequences(tokens)
+        logits = kept.unpack(self.logits(kept.pack(hidden)))
         return CausalLMOutputWithPast(logits, output.past_key_values, output.hidden_states, output.attentions)
 
     def logits(self, hidden: np.ndarray) -> np.ndarray:
@@ -278,7 +265,7 @@ class CausalLM(GenerationMixin, PretrainedModel):
         ids = integers("ids", ids, self.config.vocab_size)
         if ids.shape != positions.shape:
             raise ValueError(f"ids has shape {ids.shape}; needed: {positions.shape}, one id a row")
-        hidden = body.run(ids, positions, Step(state))
+        hidden = body.run(ids, positions, DecoderStep(state))
         state.positions, state.generating = positions + 1, True
         return self.logits(body.final_norm(hidden))
 

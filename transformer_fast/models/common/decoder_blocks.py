@@ -17,7 +17,7 @@ from transformer_fast import functional as F
 from transformer_fast.models.common.base import Source
 from transformer_fast.models.common.config import ACTIVATIONS, Labels, Number, check_fields
 from transformer_fast.models.common.decoder import CausalLM, Decoder, DecoderClassifier
-from transformer_fast.models.common.decoding import Batch, CacheShape, Step
+from transformer_fast.models.common.decoding import CacheShape, DecoderBatch, DecoderStep
 from transformer_fast.nn import Embedding, FusedLinear, Linear, Module, ModuleList, RMSNorm, RotaryEmbedding
 
 
@@ -158,7 +158,11 @@ class GatedBlock(Module):
         self.feed_forward_out_norm = norm(h, eps) if options.sandwich else None
 
     def forward(
-        self, hidden: np.ndarray, batch: Batch | Step, number: int, tables: Mapping[str, tuple[np.ndarray, np.ndarray]]
+        self,
+        hidden: np.ndarray,
+        batch: DecoderBatch | DecoderStep,
+        number: int,
+        tables: Mapping[str, tuple[np.ndarray, np.ndarray]],
     ) -> np.ndarray:
         """hidden (T, h) -> (T, h), which may be written over it; tables: the rotations' cosines and sines."""
         normed = self.attention_norm(hidden, out=batch.scratch("normed", hidden.shape[1]))
@@ -179,7 +183,7 @@ class GatedBlock(Module):
         return self._added(self.down_proj, gated, self.feed_forward_out_norm, hidden, batch)
 
     def _attend(
-        self, normed: np.ndarray, batch: Batch | Step, number: int, angles: tuple[np.ndarray, np.ndarray]
+        self, normed: np.ndarray, batch: DecoderBatch | DecoderStep, number: int, angles: tuple[np.ndarray, np.ndarray]
     ) -> np.ndarray:
         """(T, h) -> (T, H * D), before the output projection."""
         T, D, options = len(normed), self.head_dim, self.options
@@ -195,7 +199,7 @@ class GatedBlock(Module):
         return batch.attend(number, query, key, value, options.scale, options.softcap, options.window)
 
     def _added(
-        self, linear: Linear, x: np.ndarray, norm: Module | None, hidden: np.ndarray, batch: Batch | Step
+        self, linear: Linear, x: np.ndarray, norm: Module | None, hidden: np.ndarray, batch: DecoderBatch | DecoderStep
     ) -> np.ndarray:
         """hidden + linear(x), or hidden + norm(linear(x))."""
         if norm is None:
@@ -265,7 +269,7 @@ class GatedDecoder(Gated, Decoder):
     def tables(self, positions: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         return {name: rotation.tables(positions) for name, rotation in self._rotations.items()}
 
-    def remembers(self) -> list[CacheShape]:
+    def cache_shapes(self) -> list[CacheShape]:
         config = self.config
         return [CacheShape(config.kv_heads, config.width_of_head, layer.options.window) for layer in self.layers]
 

@@ -1,7 +1,8 @@
 """How tokens run through a decoder: packed rows, the cache of their past, and who attends whom.
 
-`decoder.py` makes a `Batch` for each call and hands it to the family's blocks, which ask it to `attend`; a block knows
-nothing of rows, padding or the past. Nothing here depends on a family.
+`decoder.py` makes a `DecoderBatch` for each call, or a `DecoderStep` for one more token of each row, and hands it to
+the family's blocks, which ask it to `attend`; a block knows nothing of rows, padding or the past. Nothing here depends
+on a family.
 """
 
 from __future__ import annotations
@@ -13,28 +14,15 @@ import numpy as np
 
 from transformer_fast import functional as F
 from transformer_fast.nn import KeyValueCache
+from transformer_fast.nn.sequences import Scratch
 
 
 class CacheShape(NamedTuple):
-    """What one layer remembers: kv heads, head size, and the window (in keys, the query's own included) or None."""
+    """What one layer caches: kv heads, head size, and the window (in keys, the query's own included) or None."""
 
     heads: int
     head_dim: int
     window: int | None = None
-
-
-class Scratch:
-    """Arrays (T, width) that all layers of a call use again: fresh ones would be fresh pages each time."""
-
-    def __init__(self, T: int) -> None:
-        self.T = T
-        self._arrays: dict[str, np.ndarray] = {}
-
-    def __call__(self, name: str, width: int) -> np.ndarray:
-        array = self._arrays.get(name)
-        if array is None:
-            array = self._arrays[name] = np.empty((self.T, width), np.float32)
-        return array
 
 
 class DecoderState:
@@ -67,7 +55,7 @@ class DecoderState:
         self.tokens = self.tokens[index]
 
 
-class Batch:
+class DecoderBatch:
     """The tokens (T) of one call, packed row after row: cu_seqlens (B + 1,) tells rows apart.
 
     caches: what they are appended to, and what they attend besides each other. weights: a list that gets what every
@@ -143,8 +131,8 @@ class Batch:
             self._weights.append(seen)
 
 
-class Step:
-    """One more token of each row: what `Batch` is, with less to do (this runs once a layer and token)."""
+class DecoderStep:
+    """One more token of each row: what `DecoderBatch` is, with less to do (this runs once a layer and token)."""
 
     def __init__(self, state: DecoderState) -> None:
         self._caches = state.caches
@@ -165,7 +153,7 @@ class Step:
         softcap: float = 0.0,
         window: int | None = None,
     ) -> np.ndarray:
-        """As `Batch.attend`; T is the number of rows."""
+        """As `DecoderBatch.attend`; T is the number of rows."""
         cache = self._caches[layer]
         cache.append(key[:, :, None], value[:, :, None])
         keys = cache.keys

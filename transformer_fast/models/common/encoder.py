@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from transformer_fast.models.common.base import PretrainedModel, Source
-from transformer_fast.models.common.inputs import integers, offsets, token_mask
+from transformer_fast.models.common.inputs import integers, token_mask
 from transformer_fast.models.common.output import BaseModelOutput, BaseModelOutputWithPooling
 from transformer_fast.nn import Collector, Linear
+from transformer_fast.nn.sequences import PackedSequences
 
 
 def layer_sources(count: int, prefix: str, projections: tuple[str, ...], parts: dict[str, str]) -> dict[str, Source]:
@@ -35,7 +36,7 @@ def layer_sources(count: int, prefix: str, projections: tuple[str, ...], parts: 
 
 
 @dataclass(frozen=True)
-class Batch:
+class EncoderBatch:
     """Rows that run: the tokens of each sequence one after the other, and what else a block may have to know of them.
 
     positions (T,): what the family makes of input_ids, or the caller's. places (T,): where each row stands in its
@@ -76,26 +77,21 @@ class Batch:
 
 @dataclass(frozen=True)
 class Encoded:
-    """What `TextEncoder.encode` found: rows (N, h) of the tokens, which stand where tokens (B, L) is True.
+    """What `TextEncoder.encode` found: rows (N, h) of the tokens of `sequences`.
 
     first (B, h): the first place of each row. Either is None where it was not asked for. hidden_states, attentions: as
     in the outputs.
     """
 
     rows: np.ndarray | None
-    tokens: np.ndarray
+    sequences: PackedSequences
     first: np.ndarray | None
     hidden_states: tuple[np.ndarray, ...] | None
     attentions: tuple[np.ndarray, ...] | None
 
     def unpacked(self, rows: np.ndarray) -> np.ndarray:
         """rows (N, n) of the tokens -> (B, L, n), zeros where padding is."""
-        shape = (*self.tokens.shape, rows.shape[-1])
-        if len(rows) == self.tokens.size:
-            return rows.reshape(shape)
-        full = np.zeros(shape, np.float32)
-        full[self.tokens] = rows
-        return full
+        return self.sequences.unpack(rows)
 
 
 class TextEncoder(PretrainedModel):
@@ -122,11 +118,11 @@ class TextEncoder(PretrainedModel):
         """All (T,), checked -> (T, h)."""
         raise NotImplementedError(f"{type(self).__name__} has no _embed()")
 
-    def _run(self, hidden: np.ndarray, batch: Batch, collect: Collector | None) -> np.ndarray:
+    def _run(self, hidden: np.ndarray, batch: EncoderBatch, collect: Collector | None) -> np.ndarray:
         """(T, h) -> (T, h), which may be written over hidden; with batch.pooled_rows (B, h)."""
         return self._layers(hidden, batch, collect)
 
-    def _layers(self, hidden: np.ndarray, batch: Batch, collect: Collector | None, **options: Any) -> np.ndarray:
+    def _layers(self, hidden: np.ndarray, batch: EncoderBatch, collect: Collector | None, **options: Any) -> np.ndarray:
         """`_run` by `layers`, a nn.PackedEncoder; options: relative_bias or attn_mask."""
         pooled = batch.pooled_rows
         options |= {"pooled_rows": pooled, "collect": collect, "out": hidden if pooled is None else None}
@@ -169,20 +165,22 @@ class TextEncoder(PretrainedModel):
             position_ids = self._positions(input_ids.reshape(-1), np.arange(B + 1) * L).reshape(B, L)
             self._check_length(position_ids, f"input_ids has shape {(B, L)}: ")
         position_ids = integers("position_ids", position_ids, self.position_limit, (B, L))
-        tokens = token_mask(attention_mask, (B, L))
-        computed = tokens
-        if first and not tokens[:, 0].all():
-            computed = tokens.copy()
-            computed[:, 0] = True
-        keys = None if computed is tokens else (np.flatnonzero(tokens[computed]), offsets(tokens))
+        tokens = computed = PackedSequences(token_mask(attention_mask, (B, L)))
+        keys = None
+        if first and not tokens.tokens[:, 0].all():
+            runs = tokens.tokens.copy()
+            runs[:, 0] = True
+            computed = PackedSequences(runs)
+            keys = np.flatnonzero(computed.pack(tokens.tokens)), tokens.cu_seqlens
         if token_type_ids is not None:
-            token_type_ids = self._token_types(token_type_ids, (B, L))[computed]
-        places = np.broadcast_to(np.arange(L), (B, L))[computed]
-        batch = Batch(offsets(computed), position_ids[computed], places, keys, None if rows else 0)
+            token_type_ids = computed.pack(self._token_types(token_type_ids, (B, L)))
+        positions = computed.pack(position_ids)
+        batch = EncoderBatch(computed.cu_seqlens, positions, computed.columns, keys, None if rows else 0)
         collect = None
         if output_attentions or output_hidden_states:
-            collect = Collector(tokens, computed, hidden_states=output_hidden_states, attentions=output_attentions)
-        hidden = self._embed(input_ids[computed], batch.positions, token_type_ids)
+            kept = {"hidden_states": output_hidden_states, "attentions": output_attentions}
+            collect = Collector(tokens.tokens, computed.tokens, **kept)
+        hidden = self._embed(computed.pack(input_ids), positions, token_type_ids)
         hidden = self._run(hidden, batch, collect)
         states = (None, None) if collect is None else (collect.hidden_states, collect.attentions)
         if not rows:
@@ -219,7 +217,7 @@ class TextEncoder(PretrainedModel):
         if token_type_ids is not None:
             token_type_ids = self._token_types(token_type_ids, input_ids.shape)
         hidden = self._embed(input_ids, positions, token_type_ids)
-        return self._run(hidden, Batch(cu_seqlens, positions, None, pooled_rows=pooled_rows), None)
+        return self._run(hidden, EncoderBatch(cu_seqlens, positions, None, pooled_rows=pooled_rows), None)
 
     def _check_length(self, positions: np.ndarray, what: str = "") -> None:
         """positions: as `_positions` made them, the first max_length of which there are rows."""

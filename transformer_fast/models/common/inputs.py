@@ -1,4 +1,4 @@
-"""Checks on what a model is called with, shared by the families: ids, masks, packed offsets.
+"""Checks on what a model is called with, shared by the families: ids and masks.
 
 A family's `forward` calls these before it computes anything; each error names the argument, what came and what is
 needed.
@@ -9,11 +9,6 @@ from __future__ import annotations
 import numpy as np
 
 from transformer_fast.functional.arrays import outside
-
-
-def offsets(mask: np.ndarray) -> np.ndarray:
-    """cu_seqlens (B + 1,) of the places of (B, L) where mask is True."""
-    return np.concatenate([[0], np.cumsum(mask.sum(axis=1))])
 
 
 def integers(name: str, array, limit: int | None = None, shape: tuple[int, ...] | None = None) -> np.ndarray:

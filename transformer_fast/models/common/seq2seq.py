@@ -21,8 +21,9 @@ from transformer_fast.generation import GenerationMixin
 from transformer_fast.models.common.base import PretrainedModel, Source, under
 from transformer_fast.models.common.inputs import integers, token_mask
 from transformer_fast.models.common.output import BaseModelOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
-from transformer_fast.models.common.seq2seq_blocks import DecoderState, PackedAttention, Packing, Stack
+from transformer_fast.models.common.seq2seq_blocks import PackedAttention, Seq2SeqState, Stack
 from transformer_fast.nn import Linear, init
+from transformer_fast.nn.sequences import PackedSequences
 
 
 @dataclass
@@ -30,7 +31,7 @@ class _Encoded:
     """An encoder's result: states (T, h) of the places in `packing`; and what was asked for."""
 
     states: np.ndarray
-    packing: Packing
+    packing: PackedSequences
     hidden_states: tuple[np.ndarray, ...] | None = None
     attentions: tuple[np.ndarray, ...] | None = None
 
@@ -74,10 +75,12 @@ class SourceEncoder(PretrainedModel):
     def _encode(self, input_ids, attention_mask, output_attentions=False, output_hidden_states=False) -> _Encoded:
         ids = self._checked("input_ids", input_ids, self.config.vocab_size, self.source_field)
         packing = self._packing("attention_mask", attention_mask, ids.shape)
-        hidden = self.embed_source(packing.pack(ids), packing.positions)
+        hidden = self.embed_source(packing.pack(ids), packing.columns)
         return self._run_encoder(hidden, packing, output_attentions, output_hidden_states)
 
-    def _run_encoder(self, hidden, packing: Packing, output_attentions: bool, output_hidden_states: bool) -> _Encoded:
+    def _run_encoder(
+        self, hidden, packing: PackedSequences, output_attentions: bool, output_hidden_states: bool
+    ) -> _Encoded:
         bias, scale = self.source_bias(packing.longest), self.encoder.shape.scale
         if bias is None and not output_attentions and not output_hidden_states:
             return _Encoded(self.encoder.encode(hidden, packing.cu_seqlens), packing)
@@ -100,7 +103,7 @@ class SourceEncoder(PretrainedModel):
     def _limit(self, field: str | None) -> int | None:
         return None if field is None else getattr(self.config, field)
 
-    def _packing(self, name: str, mask, shape: tuple[int, int]) -> Packing:
+    def _packing(self, name: str, mask, shape: tuple[int, int]) -> PackedSequences:
         tokens = token_mask(mask, shape)
         if self.relative_positions and not tokens.all():
             # Distances are counted between packed rows.
@@ -108,7 +111,7 @@ class SourceEncoder(PretrainedModel):
             if ((edges == 1).sum(axis=1) > 1).any():
                 row = int(np.argmax((edges == 1).sum(axis=1) > 1))
                 raise ValueError(f"{name} has a gap in row {row}; needed: padding before or after a row's tokens")
-        return Packing(tokens)
+        return PackedSequences(tokens)
 
 
 class EncoderDecoder(SourceEncoder):
@@ -204,7 +207,7 @@ class EncoderDecoder(SourceEncoder):
         """States (T, h), their packing, and the output's further fields, for a whole decoder_input_ids."""
         ids = self._target_ids(ids, encoded)
         packing = self._packing("decoder_attention_mask", mask, ids.shape)
-        hidden = self.embed_target(packing.pack(ids), packing.positions)
+        hidden = self.embed_target(packing.pack(ids), packing.columns)
         scale, bias = self.decoder.shape.scale, self.target_bias(packing.longest, 0)
         own = PackedAttention(
             packing, packing, is_causal=True, relative_bias=bias, scale=scale, collect=output_attentions
@@ -227,13 +230,13 @@ class EncoderDecoder(SourceEncoder):
         }
         return states, packing, rest
 
-    def start_decoding(self, encoded: _Encoded, capacity: int) -> DecoderState:
+    def start_decoding(self, encoded: _Encoded, capacity: int) -> Seq2SeqState:
         """A state with the cross-attention's keys and values, and no tokens yet."""
         cross = [layer.cross_attention.keys_values(encoded.states) for layer in self.decoder.layers]
-        rows = len(encoded.packing.mask)
-        return DecoderState(self.decoder.shape, len(self.decoder.layers), rows, capacity, encoded.packing, cross)
+        rows = len(encoded.packing)
+        return Seq2SeqState(self.decoder.shape, len(self.decoder.layers), rows, capacity, encoded.packing, cross)
 
-    def decode_more(self, ids: np.ndarray, state: DecoderState) -> np.ndarray:
+    def decode_more(self, ids: np.ndarray, state: Seq2SeqState) -> np.ndarray:
         """ids (B', n), the next n tokens of each row -> the decoder's state of the last one, (B', h)."""
         rows, n = ids.shape
         past, limit = state.position, self._limit(self.target_field)
@@ -250,10 +253,8 @@ class EncoderDecoder(SourceEncoder):
     def _target_ids(self, ids, encoded: _Encoded) -> np.ndarray:
         """decoder_input_ids, checked."""
         ids, rows = self._checked("decoder_input_ids", ids, self.vocab(self.config), self.target_field), encoded.packing
-        if len(ids) != len(rows.mask):
-            raise ValueError(
-                f"decoder_input_ids has {len(ids)} rows; needed: as many as the encoder's, {len(rows.mask)}"
-            )
+        if len(ids) != len(rows):
+            raise ValueError(f"decoder_input_ids has {len(ids)} rows; needed: as many as the encoder's, {len(rows)}")
         return ids
 
 
@@ -326,7 +327,7 @@ class ConditionalGeneration(GenerationMixin, PretrainedModel):
         capacity: int,
         decoder_input_ids: np.ndarray,
         encoder_outputs: Any = None,
-    ) -> tuple[np.ndarray, DecoderState]:
+    ) -> tuple[np.ndarray, Seq2SeqState]:
         """Encoder and first tokens of a generation; see `transformer_fast.generation`."""
         model = self.model
         encoded = model._encoded(input_ids, attention_mask, encoder_outputs)
@@ -334,7 +335,7 @@ class ConditionalGeneration(GenerationMixin, PretrainedModel):
         state = model.start_decoding(encoded, capacity)
         return self.logits(model.decode_more(ids, state)), state
 
-    def step(self, ids: np.ndarray, state: DecoderState) -> np.ndarray:
+    def step(self, ids: np.ndarray, state: Seq2SeqState) -> np.ndarray:
         """One more token a row: ids (B,) -> logits (B, V); see `transformer_fast.generation`."""
         return self.logits(self.model.decode_more(np.asarray(ids)[:, None], state))
 
@@ -366,7 +367,7 @@ def embedding_sources(names: Collection[str], tied: bool = True) -> dict[str, So
     return sources
 
 
-def _padded(packing: Packing, collected: list[np.ndarray] | None) -> tuple[np.ndarray, ...] | None:
+def _padded(packing: PackedSequences, collected: list[np.ndarray] | None) -> tuple[np.ndarray, ...] | None:
     return None if collected is None else tuple(packing.unpack(state) for state in collected)
 
 

@@ -2,7 +2,7 @@
 
 `seq2seq` runs stacks of these layers; a family describes its layers with a `BlockShape`. Tokens run packed,
 (T, h) without padding; which keys a row sees is not the layer's business but that of the function it is given:
-`PackedAttention` for whole sequences, the methods of `DecoderState` for decoding with a cache.
+`PackedAttention` for whole sequences, the methods of `Seq2SeqState` for decoding with a cache.
 
 Source: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, and transformers' modeling_bart and modeling_t5.
 To add a kind of layer: a field of `BlockShape`, and what it changes in `Block`.
@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from transformer_fast import functional as F
-from transformer_fast.models.common.inputs import offsets
 from transformer_fast.nn import FeedForward, FusedLinear, KeyValueCache, LayerNorm, Linear, Module, ModuleList, RMSNorm
 from transformer_fast.nn.encoder_stack import EncoderStackCache, StackSpec
+from transformer_fast.nn.sequences import PackedSequences, unpack_weights
 
 Attend = Callable[..., None]
 
@@ -54,37 +54,6 @@ class BlockShape:
         return RMSNorm(self.width, self.eps) if self.rms else LayerNorm(self.width, self.eps)
 
 
-class Packing:
-    """Which places of (B, L) hold tokens: the way from padded arrays to packed ones and back.
-
-    mask (B, L), True for tokens. cu_seqlens (B + 1,): where each row's tokens stand among the T packed ones.
-    positions (T,): each token's column.
-    """
-
-    def __init__(self, mask: np.ndarray) -> None:
-        self.mask = mask
-        self.cu_seqlens = offsets(mask)
-        self.positions = np.nonzero(mask)[1]
-
-    @property
-    def longest(self) -> int:
-        return int(np.diff(self.cu_seqlens).max(initial=0))
-
-    def pack(self, array: np.ndarray) -> np.ndarray:
-        """(B, L, ...) -> (T, ...)."""
-        if self.mask.all():
-            return array.reshape(-1, *array.shape[2:])
-        return array[self.mask]
-
-    def unpack(self, packed: np.ndarray) -> np.ndarray:
-        """(T, ...) -> (B, L, ...), zeros where there is no token."""
-        if self.mask.all():
-            return packed.reshape(*self.mask.shape, *packed.shape[1:])
-        array = np.zeros((*self.mask.shape, *packed.shape[1:]), packed.dtype)
-        array[self.mask] = packed
-        return array
-
-
 class PackedAttention:
     """Attention of packed rows to packed keys: called with query, key, value (T, H, D) and out, which it writes.
 
@@ -94,8 +63,8 @@ class PackedAttention:
 
     def __init__(
         self,
-        queries: Packing,
-        keys: Packing,
+        queries: PackedSequences,
+        keys: PackedSequences,
         *,
         is_causal: bool = False,
         relative_bias: np.ndarray | None = None,
@@ -114,20 +83,17 @@ class PackedAttention:
             self.weights.append(self._weights(query, key, value))
 
     def _weights(self, query: np.ndarray, key: np.ndarray, value: np.ndarray) -> np.ndarray:
-        (B, Lq), Lk = self.queries.mask.shape, self.keys.mask.shape[1]
-        weights = np.zeros((B, query.shape[1], Lq, Lk), np.float32)
-        for b in range(B):
-            rows, columns = self.queries.mask[b], self.keys.mask[b]
-            first = slice(*self.queries.cu_seqlens[b : b + 2])
-            second = slice(*self.keys.cu_seqlens[b : b + 2])
+        weights = []
+        for b in range(len(self.queries)):
+            rows, columns = (slice(*packed.cu_seqlens[b : b + 2]) for packed in (self.queries, self.keys))
             _, own = F.scaled_dot_product_attention(
-                *(array.swapaxes(0, 1) for array in (query[first], key[second], value[second])),
-                relative_bias=self._bias_of(int(rows.sum()), int(columns.sum())),
+                *(array.swapaxes(0, 1) for array in (query[rows], key[columns], value[columns])),
+                relative_bias=self._bias_of(len(query[rows]), len(key[columns])),
                 return_weights="heads",
                 **self.options,
             )
-            weights[b][:, rows[:, None] & columns] = own.reshape(len(own), -1)
-        return weights
+            weights.append(own)
+        return unpack_weights(weights, self.queries.tokens, self.keys.tokens, query.shape[1])
 
     def _bias_of(self, Lq: int, Lk: int) -> np.ndarray | None:
         """The table of the longest rows, cut to that of rows with Lq queries and Lk keys."""
@@ -137,14 +103,16 @@ class PackedAttention:
         return self.relative_bias[:, middle - max(Lq - 1, 0) : middle + Lk]
 
 
-class DecoderState:
-    """What decoding remembers: the keys and values of the decoder's tokens, and those of the encoder's.
+class Seq2SeqState:
+    """The keys and values of the decoder's tokens, and those of the encoder's, between the steps of a generation.
 
-    The latter are there once a source, however many rows (beams) continue it: source (B',) says which one each row
-    belongs to. rows B', position: how many tokens each row has.
+    The latter are kept once for each source, however many rows (beams) continue it: source (B',) says to which one each
+    row belongs. rows B', position: how many tokens each row has.
     """
 
-    def __init__(self, shape: BlockShape, layers: int, rows: int, capacity: int, keys: Packing, cross: list) -> None:
+    def __init__(
+        self, shape: BlockShape, layers: int, rows: int, capacity: int, keys: PackedSequences, cross: list
+    ) -> None:
         self.caches = [KeyValueCache(rows, shape.heads, shape.head_dim, capacity) for _ in range(layers)]
         self.capacity = capacity
         self.scale = shape.scale

@@ -19,10 +19,11 @@ from transformer_fast.files.checkpoint import Checkpoint, CheckpointError
 from transformer_fast.models.common.base import PretrainedModel, Source, under
 from transformer_fast.models.common.config import ACTIVATIONS, Index, Number, check_fields, read_config
 from transformer_fast.models.common.image_embedding import ImageEmbedding, encoded
-from transformer_fast.models.common.inputs import integers, offsets, token_mask
+from transformer_fast.models.common.inputs import integers, token_mask
 from transformer_fast.models.common.output import BaseModelOutputWithPooling
 from transformer_fast.models.common.vision_output import CLIPOutput, CLIPTextModelOutput, CLIPVisionModelOutput
 from transformer_fast.nn import Collector, Embedding, LayerNorm, Linear, PackedEncoder
+from transformer_fast.nn.sequences import PackedSequences
 
 # Checkpoints from before transformers 4.31 say 2, whatever their vocabulary: the end-of-text token is then the highest.
 _LEGACY_END = 2
@@ -214,11 +215,12 @@ class CLIPTextModel(_Tower):
             IndexError: an id is outside of its table.
         """
         ids, tokens, positions, ends = self._checked(input_ids, attention_mask, position_ids)
+        sequences = PackedSequences(tokens)
         collect = Collector(tokens, hidden_states=output_hidden_states, attentions=output_attentions)
         wanted = collect if output_hidden_states or output_attentions else None
-        rows = self._embed(ids[tokens], positions[tokens])
-        hidden = self.layers(rows, offsets(tokens), is_causal=True, collect=wanted)
-        state = collect.unpacked(self.norm(hidden))
+        rows = self._embed(sequences.pack(ids), sequences.pack(positions))
+        hidden = self.layers(rows, sequences.cu_seqlens, is_causal=True, collect=wanted)
+        state = sequences.unpack(self.norm(hidden))
         pooled = state[np.arange(len(ids)), ends]
         return BaseModelOutputWithPooling(state, pooled, collect.hidden_states, collect.attentions)
 
@@ -231,9 +233,10 @@ class CLIPTextModel(_Tower):
         """pooler_output of `forward` but for the order of its sums, (B, h), without what it does not depend on: tokens
         behind the end, and the last layer of those before it."""
         ids, tokens, positions, ends = self._checked(input_ids, attention_mask, position_ids)
-        tokens = tokens & (np.arange(ids.shape[1]) <= ends[:, None])
-        rows, cu_seqlens = self._embed(ids[tokens], positions[tokens]), offsets(tokens)
-        return self.norm(self.layers(rows, cu_seqlens, is_causal=True, pooled_rows=np.diff(cu_seqlens) - 1))
+        sequences = PackedSequences(tokens & (np.arange(ids.shape[1]) <= ends[:, None]))
+        rows = self._embed(sequences.pack(ids), sequences.pack(positions))
+        options = {"is_causal": True, "pooled_rows": sequences.lengths - 1}
+        return self.norm(self.layers(rows, sequences.cu_seqlens, **options))
 
     def _checked(
         self, input_ids, attention_mask, position_ids

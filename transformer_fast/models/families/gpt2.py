@@ -14,7 +14,7 @@ import numpy as np
 from transformer_fast.models.common.base import Source
 from transformer_fast.models.common.config import ACTIVATIONS, Labels, Number, check_fields
 from transformer_fast.models.common.decoder import CausalLM, Decoder, DecoderClassifier
-from transformer_fast.models.common.decoding import Batch, CacheShape, Step
+from transformer_fast.models.common.decoding import CacheShape, DecoderBatch, DecoderStep
 from transformer_fast.nn import Embedding, LayerNorm, Linear, Module, ModuleList
 
 
@@ -71,7 +71,7 @@ class GPT2Block(Module):
         self.linear2 = Linear(config.intermediate_size, h)
         self.activation = ACTIVATIONS[config.activation_function]
 
-    def forward(self, hidden: np.ndarray, batch: Batch | Step, number: int, tables: None) -> np.ndarray:
+    def forward(self, hidden: np.ndarray, batch: DecoderBatch | DecoderStep, number: int, tables: None) -> np.ndarray:
         """hidden (T, h) -> (T, h), which may be written over it."""
         h, scratch = hidden.shape[1], batch.scratch
         normed = self.attention_norm(hidden, out=scratch("normed", h))
@@ -159,7 +159,7 @@ class GPT2Model(_GPT2, Decoder):
                 "(choose max_length or max_new_tokens accordingly)"
             )
 
-    def remembers(self) -> list[CacheShape]:
+    def cache_shapes(self) -> list[CacheShape]:
         config = self.config
         return [CacheShape(config.n_head, config.n_embd // config.n_head)] * config.n_layer
 

@@ -16,7 +16,7 @@ from transformer_fast import functional as F
 from transformer_fast.models.common import heads
 from transformer_fast.models.common.base import Source
 from transformer_fast.models.common.config import ACTIVATIONS, Index, Labels, check_activation, check_fields
-from transformer_fast.models.common.encoder import Batch, Encoded, TextEncoder
+from transformer_fast.models.common.encoder import Encoded, EncoderBatch, TextEncoder
 from transformer_fast.nn import Collector, Embedding, LayerNorm, Linear, Module, ModuleList, RotaryEmbedding, init
 from transformer_fast.nn.packed import for_pooled_rows
 from transformer_fast.nn.packed_weights import PackedParameters
@@ -141,7 +141,7 @@ class ModernBertLayer(Module):
     def forward(
         self,
         hidden: np.ndarray,
-        batch: Batch,
+        batch: EncoderBatch,
         angles: tuple[np.ndarray, np.ndarray],
         options: dict[str, Any],
         collect: Collector | None,
@@ -228,7 +228,7 @@ class ModernBertModel(TextEncoder):
     def _embed(self, input_ids: np.ndarray, positions: np.ndarray, token_type_ids: np.ndarray | None) -> np.ndarray:
         return self.embeddings_norm(self.word_embeddings(input_ids))
 
-    def _run(self, hidden: np.ndarray, batch: Batch, collect: Collector | None) -> np.ndarray:
+    def _run(self, hidden: np.ndarray, batch: EncoderBatch, collect: Collector | None) -> np.ndarray:
         angles = {kind: rotation.tables(batch.positions) for kind, rotation in self._rotations.items()}
         reach = self.config.local_attention // 2
         options: dict[str, dict[str, Any]] = {_FULL: {}, _WINDOW: {"window": (reach, reach)}}
@@ -321,7 +321,7 @@ class ModernBertForSequenceClassification(heads.ForSequenceClassification):
     def pooled(self, found: Encoded) -> np.ndarray:
         if self._reads_first():
             return self.transform(found.first)
-        counts = np.maximum(found.tokens.sum(axis=1, keepdims=True), 1).astype(np.float32)
+        counts = np.maximum(found.sequences.lengths[:, None], 1).astype(np.float32)
         return self.transform(found.unpacked(found.rows).sum(axis=1) / counts)
 
 

@@ -15,7 +15,7 @@ from transformer_fast import functional as F
 from transformer_fast.models.common import heads
 from transformer_fast.models.common.base import Source
 from transformer_fast.models.common.config import ACTIVATIONS, Labels, check_activation, check_fields, check_heads
-from transformer_fast.models.common.encoder import Batch, PoolingEncoder, layer_sources
+from transformer_fast.models.common.encoder import EncoderBatch, PoolingEncoder, layer_sources
 from transformer_fast.models.families import roberta
 from transformer_fast.nn import Collector, Embedding, LayerNorm, Linear, PackedEncoder, RelativePositionBias
 
@@ -128,7 +128,7 @@ class MPNetModel(PoolingEncoder):
         norm = self.embeddings_norm
         return F.embedding_sum([input_ids, positions], tables, norm.weight, norm.bias, norm.eps)
 
-    def _run(self, hidden: np.ndarray, batch: Batch, collect: Collector | None) -> np.ndarray:
+    def _run(self, hidden: np.ndarray, batch: EncoderBatch, collect: Collector | None) -> np.ndarray:
         if batch.dense():
             M = batch.longest()
             options = {"relative_bias": self.relative_bias.table(M, M)} if M else {}

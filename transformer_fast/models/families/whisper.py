@@ -20,9 +20,10 @@ from transformer_fast.generation import generate, stream
 from transformer_fast.models.common.base import Source
 from transformer_fast.models.common.output import BaseModelOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
 from transformer_fast.models.common.seq2seq import ConditionalGeneration, EncoderDecoder
-from transformer_fast.models.common.seq2seq_blocks import DecoderState, Packing, Stack
+from transformer_fast.models.common.seq2seq_blocks import Seq2SeqState, Stack
 from transformer_fast.models.families.bart import bart_shape, check_bart_fields, layer_sources
 from transformer_fast.nn import Conv1d, Embedding
+from transformer_fast.nn.sequences import PackedSequences
 
 _TASKS = ("transcribe", "translate")
 
@@ -150,7 +151,7 @@ class WhisperModel(EncoderDecoder):
             raise ValueError(f"input_features has shape {features.shape}; needed: (B, {config.num_mel_bins}, {2 * L})")
         frames = self.conv2(self.conv1(features, activation="gelu"), activation="gelu")
         hidden = np.ascontiguousarray(frames.swapaxes(1, 2)) + self.encoder_positions.weight
-        packing = Packing(np.ones((len(features), L), np.bool_))
+        packing = PackedSequences(np.ones((len(features), L), np.bool_))
         return self._run_encoder(packing.pack(hidden), packing, output_attentions, output_hidden_states)
 
 
@@ -204,7 +205,7 @@ class WhisperForConditionalGeneration(ConditionalGeneration):
         decoder_input_ids: np.ndarray,
         input_features: np.ndarray | None = None,
         encoder_outputs: Any = None,
-    ) -> tuple[np.ndarray, DecoderState]:
+    ) -> tuple[np.ndarray, Seq2SeqState]:
         """Encoder and first tokens of a generation; see `transformer_fast.generation`."""
         return super().start(
             input_features,

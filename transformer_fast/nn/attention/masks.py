@@ -22,7 +22,7 @@ class Visible(NamedTuple):
 
 
 def visible(attn_mask, key_padding_mask, is_causal: bool, shape: tuple[int, int, int, int], front: int = 0) -> Visible:
-    """What torch's masks leave, if `front` keys that every query sees stand before those of the masks.
+    """The keys that torch's masks leave, with `front` more before them, which every query sees.
 
     shape is (B, H, Lq, Lk), with Lk without `front`. attn_mask (Lq, Lk) or (B * H, Lq, Lk), key_padding_mask (B, Lk):
     bool (True = not allowed), or float32, which is added to the scores.

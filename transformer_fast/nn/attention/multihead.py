@@ -1,8 +1,8 @@
 """`MultiheadAttention`: torch's interface, option by option. Encoder and decoder layers call it.
 
 Heads are not copied: products with the stacked query/key/value weight are looked at through strides, and the attention
-writes its heads side by side into the rows that the output projection reads. What torch does by further keys is done
-without arrays of scores: the bias key stands in front of the others, in a row that the projection leaves for it, and
+writes its heads side by side into the rows that the output projection reads. Further keys, as torch has them, need
+no arrays of scores: the bias key is in front of the others, in a row that the projection leaves for it, and
 the zero key is a logit of 0 that joins the denominator. Options that torch does not have belong to `SelfAttention`.
 """
 
@@ -104,7 +104,7 @@ class MultiheadAttention(Module):
         attend keys up to i, with or without attn_mask; torch only takes it for a hint at what attn_mask holds.
 
         The output has the query's shape. weights are (B, Lq, Lk), or (B, H, Lq, Lk) if not average_attn_weights;
-        without a batch the first axis is missing. The bias key and the zero key stand behind the others in them.
+        without a batch the first axis is missing. The bias key and the zero key are their last columns.
         need_weights=False is faster and needs less memory.
 
         Raises:
@@ -223,7 +223,7 @@ class MultiheadAttention(Module):
 
 
 def _with_room(input: np.ndarray, axis: int) -> np.ndarray:
-    """`input` behind one row of zeros along `axis`."""
+    """`input` after one row of zeros along `axis`."""
     shape = list(input.shape)
     shape[axis] += 1
     wide = np.empty(shape, input.dtype)
@@ -233,7 +233,7 @@ def _with_room(input: np.ndarray, axis: int) -> np.ndarray:
 
 
 def _in_torch_order(weights: np.ndarray, front: int, zero_key: bool) -> np.ndarray:
-    """(..., front + Lk) -> (..., Lk + front + zero_key): the bias key behind the others, what the zero key got last."""
+    """(..., front + Lk) -> (..., Lk + front + zero_key): the bias key after the others, the zero key's weight last."""
     if not front and not zero_key:
         return weights
     parts = [weights[..., front:], weights[..., :front]]

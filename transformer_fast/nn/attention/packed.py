@@ -50,7 +50,7 @@ class PackedSelfAttention(Module):
         """input (T, E), sequence b in rows cu_seqlens[b]:cu_seqlens[b + 1] -> (T, E), with the residual added.
 
         keys = (rows, cu_seqlens_k) attends only those rows of the input; by default all. pooled (B,): rows of the
-        input, one of each sequence, that alone attend -> (B, E), as are residual, context and out then. projected
+        input, one of each sequence: only these attend -> (B, E), as are residual, context and out then. projected
         (T, 3E) and context (T, E) are scratch that a caller may reuse. options: is_causal, window, relative_bias, ...
         of functional.varlen_attention.
         """

@@ -1,4 +1,4 @@
-"""`SelfAttention`: what torch's MultiheadAttention has no option for. Users and decoder blocks come here.
+"""`SelfAttention`: options that torch's MultiheadAttention does not have. Users and decoder blocks call it.
 
 One product makes queries, keys and values; rotation happens in its rows, attention looks at them through strides.
 Relative positions are tables as long as the sequence, and a window bounds what is read, so that memory and, with a
@@ -26,8 +26,9 @@ class SelfAttention(Module):
 
     num_kv_heads: as many keys and values as that, each for num_heads / num_kv_heads queries (Ainslie et al., 2023,
     "GQA"; 1: Shazeer, 2019, "MQA"). head_dim: by default embed_dim / num_heads.
-    window: (left, right): a token attends so many before and behind itself, -1 is unlimited: truncated self-attention
-    for long signals, in linear time and memory. A "sliding window of W" that counts the token itself is (W - 1, 0).
+    window: (left, right): the number of tokens before and after itself that a token attends, -1 is unlimited. This is
+    truncated self-attention for long signals, in linear time and memory. A "sliding window of W" that counts the token
+    itself is (W - 1, 0).
     position: None; a RotaryEmbedding, which turns queries and keys; "alibi", which lowers scores by slope * distance
     (Press et al., 2021; on both sides alike without is_causal); or a RelativePositionBias of num_heads heads, as in T5.
     scale: of the scores, by default 1 / sqrt(head_dim); T5 has 1.
@@ -152,7 +153,7 @@ class SelfAttention(Module):
         return output, result[1] if np.ndim(input) == 3 else result[1][0]
 
     def _check_cache(self, cache: KeyValueCache, seen: Visible, masked: bool, positions: np.ndarray | None) -> None:
-        """What cannot be is refused before anything is appended."""
+        """Refuses wrong arguments before anything is appended."""
         if masked or seen.attn_mask is not None:
             raise ValueError("attn_mask, or padding that is not at the end, was given with a cache; needed: None")
         if cache.window is not None and positions is None and isinstance(self.position, RotaryEmbedding):
@@ -160,7 +161,7 @@ class SelfAttention(Module):
         self._position_options(0, 0, cache.lengths, seen.is_causal)
 
     def _rotate(self, heads: np.ndarray, positions: np.ndarray | None, offset: int | np.ndarray) -> None:
-        """Turns heads (B, H, L, D) in place; by default the tokens stand from `offset` (one, or (B,)) on."""
+        """Turns heads (B, H, L, D) in place; by default positions start at `offset` (one, or (B,))."""
         if positions is None:
             positions = np.arange(heads.shape[2]) + (offset if isinstance(offset, int) else offset[:, None])
         self.position(heads, positions, out=heads)

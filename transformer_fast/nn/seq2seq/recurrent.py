@@ -83,7 +83,7 @@ class RecurrentSeq2Seq(Module):
     ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Logits (B, T, V) after each of decoder_input_ids (B, T).
 
-        input_ids (B, S); attention_mask (B, S), 0 where padding is, which may stand anywhere. output_attentions adds
+        input_ids (B, S); attention_mask (B, S), 0 for padding, which may be anywhere. output_attentions adds
         the weights (B, T, S): what each step looked at, 0 where padding is.
 
         Raises:

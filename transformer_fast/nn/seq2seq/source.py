@@ -1,4 +1,4 @@
-"""What the encoder-decoders of this folder share: source tokens without padding, and beams that share a source."""
+"""Shared by the encoder-decoders of this folder: source tokens without padding, and beams that share a source."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def token_ids(name: str, ids) -> np.ndarray:
 class Sources:
     """Arrays with one entry for each of B0 sources, and which of them each of B rows looks at.
 
-    Beams of one source stand side by side: they go to attention as more queries of that source, and its keys and
+    Beams of one source follow each other: they go to attention as more queries of that source, and its keys and
     values exist once.
     """
 

@@ -69,7 +69,7 @@ class TransformerGenerator(Module):
     def forward(self, input_ids: np.ndarray, decoder_input_ids: np.ndarray, attention_mask=None) -> np.ndarray:
         """Logits (B, T, V) after each of decoder_input_ids (B, T), which sees those before it; nothing is cached.
 
-        input_ids (B, S); attention_mask (B, S), 0 where padding is, which may stand anywhere.
+        input_ids (B, S); attention_mask (B, S), 0 for padding, which may be anywhere.
 
         Raises:
             ValueError, TypeError, IndexError: shapes, types or ids do not fit.
@@ -126,7 +126,7 @@ class TransformerGenerator(Module):
 
 
 class _State:
-    """What a generation remembers: cached keys and values of the target, and those of the source."""
+    """The state of a generation: cached keys and values of the target, and those of the source."""
 
     def __init__(self, decoder: TransformerDecoder, memory: np.ndarray, lengths: np.ndarray, capacity: int) -> None:
         self.length = 0  # target positions so far, the same for all rows
