@@ -124,7 +124,7 @@ static const float* keys_from(const work_t* w, int64_t k0, int64_t* stride) {
 #ifdef ATTENTION_UNIT
 #include ATTENTION_UNIT
 #else
-/* A level with a matrix unit replaces these (isa/amx_attention.h has them in full, and their contracts). */
+/* A level with a matrix unit replaces these (isa/amx/attention.h has them in full, and their contracts). */
 #define unit_bytes(c, l)                               0
 #define unit_begin(w, at)                              NULL
 #define unit_end(w)                                    (void)(w)

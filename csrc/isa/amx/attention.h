@@ -1,7 +1,7 @@
 /* Attention's two products on AMX: what attention.h calls a matrix unit.
  *
- * Included by kernels/attention.h, for isa/amx.c alone, after isa/amx_gemm.h, whose parts, tiles and order of products
- * it uses. Panels are 32 query rows, a pair of tiles; the lanes of attention_panel.h are columns of B:
+ * Included by kernels/attention.h, for isa/amx/amx.c alone, after isa/amx/gemm.h, whose parts, tiles and order of
+ * products it uses. Panels are 32 query rows, a pair of tiles; the lanes of attention_panel.h are columns of B:
  *
  *   S[key][lane]  = K * Q^T       A: K, split once a superblock      [16 keys][step of 32 d][part]
  *                                 B: Q^T, split once a piece         [panel][step of 32 d][part][half of the lanes]
@@ -81,7 +81,7 @@ static struct unit* unit_begin(const work_t* w, char* base) {
 
 static void unit_end(const work_t* w) {
     (void)w;
-    _tile_release();
+    tile_release();
 }
 
 /* Q^T of a panel that has been packed. */
@@ -149,8 +149,7 @@ static void take_v(const work_t* w, int64_t from, int64_t end) {
                 worst[1] = v_add(worst[1], left[1]);
             }
         }
-        const __mmask16 rogue[2] = {_mm512_cmp_ps_mask(worst[0], worst[0], _CMP_UNORD_Q),
-                                    _mm512_cmp_ps_mask(worst[1], worst[1], _CMP_UNORD_Q)};
+        const unsigned rogue[2] = {v_nan_lanes(worst[0]), v_nan_lanes(worst[1])};
         for (int64_t i = 0; (rogue[0] || rogue[1]) && i < T_K; i++)
             if (rogue[i / 16] >> i % 16 & 1) {
                 u->rogue[j + i] = 1;
