@@ -22,9 +22,9 @@
  * bits alone and among others.
  *
  * Infinities and NaN: inf * 0 would give NaN wherever the other factor has an empty part. Rows of A that hold one (or a
- * number that rounds to infinity as bfloat16) are computed by gemm/f32.h, and all rows where the block of B holds one. So
- * are rows whose products leave the range of fp32: those of the parts may be infinities of both signs.
- * Denormals count as zero, as the unit has it; they may be parts of a number, which is then off by up to 2^-126. */
+ * number that rounds to infinity as bfloat16) are computed by gemm/f32.h, and all rows where the block of B holds one.
+ * So are rows whose products leave the range of fp32: those of the parts may be infinities of both signs. Denormals
+ * count as zero, as the unit has it; they may be parts of a number, which is then off by up to 2^-126. */
 #ifndef TFAST_ISA_AMX_GEMM_H
 #define TFAST_ISA_AMX_GEMM_H
 
