@@ -12,6 +12,7 @@ import glob
 import os
 import platform
 import shlex
+import sys
 import sysconfig
 import tempfile
 
@@ -33,6 +34,8 @@ ISA_SOURCES = {
 }
 
 EMULATE = os.environ.get("TRANSFORMER_FAST_EMULATE", "0")
+if EMULATE != "0" and any(argument.endswith("wheel") for argument in sys.argv):
+    raise SystemExit(f"TRANSFORMER_FAST_EMULATE is {EMULATE}, needed: 0 for a wheel, since emulated levels are for tests")
 EMULATED_SOURCES = ["csrc/isa/emulated/avx2.c", "csrc/isa/emulated/avx512.c", "csrc/isa/emulated/amx.c"]
 # -O1: vectors of several registers take minutes to optimise. -Wno-psabi: no such vector is handed to another file.
 EMULATED_FLAGS = ["-O1", "-Wno-psabi"]
@@ -115,7 +118,8 @@ def sources():
 core = Extension(
     "transformer_fast._core",
     sources=["transformer_fast/_core.pyx", *sources()],
-    depends=sorted(glob.glob("csrc/**/*.h", recursive=True)),
+    # C files of isa/ as well: those of isa/emulated include them.
+    depends=sorted(glob.glob("csrc/**/*.h", recursive=True) + glob.glob("csrc/isa/**/*.c", recursive=True)),
     include_dirs=["csrc", numpy.get_include()],
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), ("_FILE_OFFSET_BITS", "64")],
 )

@@ -37,6 +37,10 @@ enum { UNIT_PIECE_PANELS = 32 };
 /* Rows of K fetched into L1 before they are split. */
 enum { K_ROWS_AHEAD = 6 };
 
+_Static_assert(ATTENTION_BLOCK % T_K == 0, "a block of keys must be whole steps of the matrix engine");
+_Static_assert(T_K == 2 * V_LANES, "columns_of_v() and split_nearest() take two vectors a step");
+_Static_assert(PANEL == 2 * V_LANES, "the lanes of a panel must be the columns of two tiles");
+
 struct unit {
     char *q, *k, *v, *weights; /* parts */
     uint8_t* rogue;            /* keys of the superblock */
