@@ -1,6 +1,7 @@
 """Fixtures and markers of the whole suite.
 
-``isa``: the test runs once for every ISA that this machine has; ``threads``: once on one thread and once on several.
+``isa``: the test runs once for every ISA that this machine has, or in a test build (TRANSFORMER_FAST_EMULATE in setup.py)
+for those that it emulates; ``threads``: once on one thread and once on several.
 Both restore what was set before. Marker ``oracle``: compares with torch, onnx or transformers (extra ``oracle``) and is
 skipped where they are missing. ``helpers/`` has what is no fixture (``support.py``) and the shapes (``cases.py``);
 pytest puts that folder on sys.path.
@@ -29,7 +30,8 @@ def pytest_generate_tests(metafunc):
     if "isa" in metafunc.fixturenames:
         from transformer_fast import functional
 
-        metafunc.parametrize("isa", functional.available_isas(), indirect=True)
+        levels = functional.show_config()["emulated_isas"] or functional.available_isas()
+        metafunc.parametrize("isa", levels, indirect=True)
     if "threads" in metafunc.fixturenames:
         metafunc.parametrize("threads", [1, max(2, os.cpu_count() or 1)], indirect=True, ids=lambda n: f"{n}t")
 

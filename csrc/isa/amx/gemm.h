@@ -1,7 +1,7 @@
 /* Linear layers on AMX: float32 products out of bfloat16 tiles.
  *
- * Included by isa/amx.c alone, after kernels/gemm.h, whose packed panels (fp32, two vectors wide), epilogue and
- * fallback it uses. What stands here replaces the template by hand: the tile unit has no fp32 form.
+ * Included by isa/amx/amx.c alone, after kernels/gemm/f32.h, whose packed panels (two vectors wide) and epilogue it
+ * uses, and whose register tile is its fallback. The instructions themselves: tile.h.
  *
  * A number is split into three bfloat16 parts, x = x1 + x2 + x3 (8 + 8 + 8 bits of the significand), and
  *
@@ -22,24 +22,21 @@
  * bits alone and among others.
  *
  * Infinities and NaN: inf * 0 would give NaN wherever the other factor has an empty part. Rows of A that hold one (or a
- * number that rounds to infinity as bfloat16) are computed by gemm.h, and all rows where the block of B holds one. So
- * are rows whose products leave the range of fp32: those of the parts may be infinities of both signs.
- * Denormals count as zero, as the unit has it; they may be parts of a number, which is then off by up to 2^-126. */
+ * number that rounds to infinity as bfloat16) are computed by gemm/f32.h, and all rows where the block of B holds one.
+ * So are rows whose products leave the range of fp32: those of the parts may be infinities of both signs. Denormals
+ * count as zero, as the unit has it; they may be parts of a number, which is then off by up to 2^-126. */
 #ifndef TFAST_ISA_AMX_GEMM_H
 #define TFAST_ISA_AMX_GEMM_H
 
-enum { T_ROWS = 16, T_K = 32, T_BYTES = 1024, PARTS = 3 };
+#include "tile.h"
+
+enum { PARTS = 3 };
 enum { MAX_STEPS = 3 }; /* of 32 k in a block */
 enum { B_STEP_BYTES = PARTS * 2 * T_BYTES, A_STEP_BYTES = PARTS * T_BYTES };
-
-typedef struct {
-    uint8_t palette, start_row, reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-} tile_config;
-
-/* gcc's tile intrinsics do not say that they read memory: what was stored before has to be there. */
-#define TILES_READ_MEMORY(where) __asm__ volatile("" : : "r"(where) : "memory")
+_Static_assert(PANEL == 2 * T_ROWS, "a panel must be the columns of two tiles");
+_Static_assert(PARTS == 3, "split_nearest(), split_pair() and multiply_tiles() are written for three parts");
+_Static_assert(MAX_STEPS * B_STEP_BYTES + 2 * A_STEP_BYTES <= 32 * 1024,
+               "a split block of B and a step of A must fit in L1");
 
 /* What a thread keeps from one block to the next: parts of the block at hand, and of the one after it. */
 typedef struct {
@@ -60,7 +57,7 @@ static void configure_tiles(int64_t m) {
         config.rows[i] = (uint8_t)(i < 6 ? TFAST_MIN(m, T_ROWS) : T_ROWS);
     }
     TILES_READ_MEMORY(&config);
-    _tile_loadconfig(&config);
+    tile_load_config(&config);
 }
 
 static void KERNEL(begin_tiles)(int64_t m, void* work) {
@@ -70,7 +67,7 @@ static void KERNEL(begin_tiles)(int64_t m, void* work) {
 }
 
 static void KERNEL(end_tiles)(void) {
-    _tile_release();
+    tile_release();
 }
 
 /* --- A: rows of x as parts, [tile of 16 rows][step of 32 k][part][16][32], and behind them one byte a row: it holds
@@ -81,35 +78,31 @@ static size_t KERNEL(split_rows_bytes)(int64_t m, int64_t k) {
     return (size_t)(rows * tfast_round_up(k, T_K) * 2 * PARTS + tfast_round_up(rows, 64));
 }
 
-/* Two vectors as pairs of bfloat16: the high half of each number, of `first` at the lower address. */
-V_INLINE __m512i pair_halves(__m512i first, __m512i second) {
-    return _mm512_mask_blend_epi16(0xaaaaaaaau, _mm512_srli_epi32(first, 16), second);
-}
+enum { HIGH_HALF = -65536 }; /* 0xffff0000: the bits of a bfloat16 in a float */
 
 /* The nearest number of eight bits (ties away from zero), by its bits: half a unit is added, the rest cut off. */
-V_INLINE __m512i round_bits(__m512 x) {
-    return _mm512_and_si512(_mm512_add_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(0x8000)),
-                            _mm512_set1_epi32((int)0xffff0000u));
+V_INLINE vi round_bits(vf x) {
+    return vi_and(vi_add(v_bits(x), vi_set1(0x8000)), vi_set1(HIGH_HALF));
 }
 
 /* Two vectors into three rows of 16 pairs. What is left after two roundings has eight bits, and is NaN where the number
  * was not finite: it goes to left[0], left[1]. */
-V_INLINE void split_nearest(__m512 lo, __m512 hi, char* to, __m512 left[2]) {
+V_INLINE void split_nearest(vf lo, vf hi, char* to, vf left[2]) {
 #pragma GCC unroll 2
     for (int part = 0; part < 2; part++) {
-        const __m512i l = round_bits(lo), h = round_bits(hi);
-        _mm512_store_si512(to + part * T_BYTES, pair_halves(l, h));
-        lo = _mm512_sub_ps(lo, _mm512_castsi512_ps(l));
-        hi = _mm512_sub_ps(hi, _mm512_castsi512_ps(h));
+        const vi l = round_bits(lo), h = round_bits(hi);
+        vi_store(to + part * T_BYTES, vi_halves(l, h));
+        lo = v_sub(lo, v_from_bits(l));
+        hi = v_sub(hi, v_from_bits(h));
     }
-    _mm512_store_si512(to + 2 * T_BYTES, pair_halves(_mm512_castps_si512(lo), _mm512_castps_si512(hi)));
+    vi_store(to + 2 * T_BYTES, vi_halves(v_bits(lo), v_bits(hi)));
     left[0] = lo; /* inf - inf, and what NaN leaves */
     left[1] = hi;
 }
 
 /* A row of k numbers into its rows of the tiles, 32 a step, pairs (i, i + 16); whether all are finite. */
 V_INLINE int split_row(const float* x, int64_t k, char* to) {
-    __m512 left[2], worst = v_zero();
+    vf left[2], worst = v_zero();
     for (; k >= T_K; k -= T_K, x += T_K, to += A_STEP_BYTES) {
         split_nearest(v_load(x), v_load(x + 16), to, left);
         worst = v_add(worst, v_add(left[0], left[1])); /* NaN stays */
@@ -118,21 +111,21 @@ V_INLINE int split_row(const float* x, int64_t k, char* to) {
         split_nearest(v_load_n(x, TFAST_MIN(k, 16)), k > 16 ? v_load_n(x + 16, k - 16) : v_zero(), to, left);
         worst = v_add(worst, v_add(left[0], left[1]));
     }
-    return !_mm512_cmp_ps_mask(worst, worst, _CMP_UNORD_Q);
+    return !v_nan_lanes(worst);
 }
 
 static void clear_row(int64_t steps, char* to) {
     for (; steps > 0; steps--, to += A_STEP_BYTES)
-        for (int part = 0; part < PARTS; part++) _mm512_store_si512(to + part * T_BYTES, _mm512_setzero_si512());
+        for (int part = 0; part < PARTS; part++) vi_store(to + part * T_BYTES, vi_zero());
 }
 
 static void KERNEL(split_rows)(int64_t m, int64_t k, const float* x, int64_t x_stride, void* out) {
     const int64_t steps = tfast_ceil_div(k, T_K), rows = tfast_round_up(m, T_ROWS);
     char* to = out;
-    uint8_t* rogue = (uint8_t*)out + rows * steps * T_K * 2 * PARTS;
+    uint8_t* nonfinite = (uint8_t*)out + rows * steps * T_K * 2 * PARTS;
     for (int64_t i = 0; i < rows; i++) {
         char* row = to + i / T_ROWS * steps * A_STEP_BYTES + i % T_ROWS * 64;
-        rogue[i] = i < m && !split_row(x + i * x_stride, k, row);
+        nonfinite[i] = i < m && !split_row(x + i * x_stride, k, row);
         if (i >= m) clear_row(steps, row);
     }
 }
@@ -141,17 +134,16 @@ static void KERNEL(split_rows)(int64_t m, int64_t k, const float* x, int64_t x_s
  */
 
 /* Two rows of 16 columns -> three rows of 16 pairs. What is left of the rows is added to `left`, where NaN stays. */
-V_INLINE void split_pair(__m512 first, __m512 second, char* to, __m512* left) {
-    const __m512i high = _mm512_set1_epi32((int)0xffff0000u);
+V_INLINE void split_pair(vf first, vf second, char* to, vf* left) {
 #pragma GCC unroll 3
     for (int part = 0; part < PARTS; part++) {
-        const __m512i f = _mm512_castps_si512(first), s = _mm512_castps_si512(second);
-        _mm512_store_si512(to + part * 2 * T_BYTES, pair_halves(f, s));
+        const vi f = v_bits(first), s = v_bits(second);
+        vi_store(to + part * 2 * T_BYTES, vi_halves(f, s));
         if (part == PARTS - 1) break;
-        first = _mm512_sub_ps(first, _mm512_castsi512_ps(_mm512_and_si512(f, high)));
-        second = _mm512_sub_ps(second, _mm512_castsi512_ps(_mm512_and_si512(s, high)));
+        first = v_sub(first, v_from_bits(vi_and(f, vi_set1(HIGH_HALF))));
+        second = v_sub(second, v_from_bits(vi_and(s, vi_set1(HIGH_HALF))));
     }
-    *left = _mm512_add_ps(*left, _mm512_add_ps(first, second));
+    *left = v_add(*left, v_add(first, second));
 }
 
 /* A block on its way into parts: pairs of k [at, end), both halves of the columns each. */
@@ -186,7 +178,7 @@ V_INLINE void split_some(split_t* s, int64_t pairs) {
 /* The rest of it; whether all of the block is finite. */
 static int end_split(split_t* s) {
     split_some(s, s->end);
-    return !_mm512_cmp_ps_mask(s->left, s->left, _CMP_UNORD_Q);
+    return !v_nan_lanes(s->left);
 }
 
 /* --- products ------------------------------------------------------------------------------------------------------
@@ -221,26 +213,26 @@ V_INLINE void do_meanwhile(const meanwhile_t* m) {
 }
 
 /* C += a part of A times a part of B, for one or two tiles of rows (4, 5) and of columns (6, 7). */
-#define MULTIPLY(tiles, columns)                       \
-    do {                                               \
-        _tile_dpbf16ps(0, 4, 6);                       \
-        if (columns == 2) _tile_dpbf16ps(1, 4, 7);     \
-        if (tiles == 2) {                              \
-            _tile_dpbf16ps(2, 5, 6);                   \
-            if (columns == 2) _tile_dpbf16ps(3, 5, 7); \
-        }                                              \
-        do_meanwhile(&meanwhile);                      \
+#define MULTIPLY(tiles, columns)                      \
+    do {                                              \
+        tile_dot_bf16(0, 4, 6);                       \
+        if (columns == 2) tile_dot_bf16(1, 4, 7);     \
+        if (tiles == 2) {                             \
+            tile_dot_bf16(2, 5, 6);                   \
+            if (columns == 2) tile_dot_bf16(3, 5, 7); \
+        }                                             \
+        do_meanwhile(&meanwhile);                     \
     } while (0)
 enum { PRODUCTS_PER_STEP = 6, SMALL_PRODUCTS = 5 };
-#define LOAD_A(tiles, part)                                                \
-    do {                                                                   \
-        _tile_loadd(4, a + (part) * T_BYTES, 64);                          \
-        if (tiles == 2) _tile_loadd(5, a + a_tile + (part) * T_BYTES, 64); \
+#define LOAD_A(tiles, part)                                              \
+    do {                                                                 \
+        tile_load(4, a + (part) * T_BYTES, 64);                          \
+        if (tiles == 2) tile_load(5, a + a_tile + (part) * T_BYTES, 64); \
     } while (0)
-#define LOAD_B(part, columns)                                                 \
-    do {                                                                      \
-        _tile_loadd(6, b + 2 * (part) * T_BYTES, 64);                         \
-        if (columns == 2) _tile_loadd(7, b + (2 * (part) + 1) * T_BYTES, 64); \
+#define LOAD_B(part, columns)                                               \
+    do {                                                                    \
+        tile_load(6, b + 2 * (part) * T_BYTES, 64);                         \
+        if (columns == 2) tile_load(7, b + (2 * (part) + 1) * T_BYTES, 64); \
     } while (0)
 
 /* Where four tiles go: rows `stride` floats apart, the second tile of columns and that of rows so far from the first.
@@ -254,11 +246,11 @@ typedef struct {
  * rows lies a_tile bytes behind the first. The five small products come first, in the order of the fewest loads. */
 V_INLINE void multiply_tiles(const char* a, int64_t a_tile, const char* b, int64_t steps, tiles_to to,
                              const meanwhile_t meanwhile, const int tiles, const int columns) {
-    _tile_zero(0);
-    if (columns == 2) _tile_zero(1);
+    tile_zero(0);
+    if (columns == 2) tile_zero(1);
     if (tiles == 2) {
-        _tile_zero(2);
-        if (columns == 2) _tile_zero(3);
+        tile_zero(2);
+        if (columns == 2) tile_zero(3);
     }
     const char *a0 = a, *b0 = b;
     for (int64_t s = 0; s < steps; s++, a += A_STEP_BYTES, b += B_STEP_BYTES) {
@@ -280,11 +272,11 @@ V_INLINE void multiply_tiles(const char* a, int64_t a_tile, const char* b, int64
         LOAD_B(0, columns);
         MULTIPLY(tiles, columns);
     }
-    _tile_stored(0, to.at, to.stride * 4);
-    if (columns == 2) _tile_stored(1, to.at + to.columns, to.stride * 4);
+    tile_store(0, to.at, to.stride * 4);
+    if (columns == 2) tile_store(1, to.at + to.columns, to.stride * 4);
     if (tiles == 2) {
-        _tile_stored(2, to.at + to.rows, to.stride * 4);
-        if (columns == 2) _tile_stored(3, to.at + to.rows + to.columns, to.stride * 4);
+        tile_store(2, to.at + to.rows, to.stride * 4);
+        if (columns == 2) tile_store(3, to.at + to.rows + to.columns, to.stride * 4);
     }
 }
 
@@ -306,17 +298,14 @@ V_INLINE void finish_row_of_tile(const tfast_gemm_call* p, float sums[4][256], i
     }
 }
 
-enum { NOT_FINITE = 0x99 }; /* for fpclass: NaN of both kinds, infinity of both signs */
-
 /* Whether no product of row r of `sums` left the range; columns that do not exist are 0. */
 V_INLINE int row_is_finite(float sums[4][256], int64_t r) {
     float(*tile)[256] = sums + r / T_ROWS * 2;
-    return _kortestz_mask16_u8(_mm512_fpclass_ps_mask(v_load(tile[0] + r % T_ROWS * 16), NOT_FINITE),
-                               _mm512_fpclass_ps_mask(v_load(tile[1] + r % T_ROWS * 16), NOT_FINITE));
+    return v_both_finite(v_load(tile[0] + r % T_ROWS * 16), v_load(tile[1] + r % T_ROWS * 16));
 }
 
-/* The same row by gemm.h. */
-static void rogue_row(const tfast_gemm_call* p, int64_t row) {
+/* The same row by gemm/f32.h. */
+static void nonfinite_row(const tfast_gemm_call* p, int64_t row) {
     tfast_gemm_call one = *p;
     one.m = 1;
     one.a += row * p->a_stride;
@@ -328,15 +317,15 @@ static void rogue_row(const tfast_gemm_call* p, int64_t row) {
 }
 
 /* Rows [row, row + m), m <= 32, whose products stand in `sums`. */
-static void finish_rows(const tfast_gemm_call* p, float sums[4][256], int64_t row, int64_t m, const uint8_t* rogue) {
+static void finish_rows(const tfast_gemm_call* p, float sums[4][256], int64_t row, int64_t m, const uint8_t* nonfinite) {
     const int epilogue = p->last && has_epilogue(p);
     const int direct = p->last && !epilogue;
     float* to = direct ? p->y + row * p->y_stride : p->sums + row * PANEL;
     const float* before = p->first ? p->bias : p->sums + row * PANEL;
     const int64_t to_step = direct ? p->y_stride : PANEL, before_step = p->first ? 0 : PANEL;
     for (int64_t i = 0; i < m; i++, to += to_step, before = before ? before + before_step : NULL) {
-        if (rogue[row + i] || !row_is_finite(sums, i)) {
-            rogue_row(p, row + i);
+        if (nonfinite[row + i] || !row_is_finite(sums, i)) {
+            nonfinite_row(p, row + i);
             continue;
         }
         if (p->n == PANEL)
@@ -373,7 +362,7 @@ static void KERNEL(f32_panel_tiles)(const tfast_gemm_call* p) {
     const int64_t pairs = tfast_ceil_div(next.end, steps * PRODUCTS_PER_STEP * tfast_ceil_div(tiles, 2));
     const meanwhile_t meanwhile = {&next, pairs, NULL};
     const char* a = p->rows;
-    const uint8_t* rogue = (const uint8_t*)a + tiles * steps * A_STEP_BYTES;
+    const uint8_t* nonfinite = (const uint8_t*)a + tiles * steps * A_STEP_BYTES;
     int64_t i = 0, now = 0;
     for (; b->finite && i < p->m; i += 2 * T_ROWS, a += 2 * steps * A_STEP_BYTES, now = !now) {
         const tiles_to to = {sums[now][0], 16, 256, 512};
@@ -381,11 +370,11 @@ static void KERNEL(f32_panel_tiles)(const tfast_gemm_call* p) {
             multiply_tiles(a, steps * A_STEP_BYTES, b->parts, steps, to, meanwhile, 2, 2);
         else
             multiply_tiles(a, steps * A_STEP_BYTES, b->parts, steps, to, meanwhile, 1, 2);
-        if (i) finish_rows(p, sums[!now], i - 2 * T_ROWS, 2 * T_ROWS, rogue);
+        if (i) finish_rows(p, sums[!now], i - 2 * T_ROWS, 2 * T_ROWS, nonfinite);
     }
     if (b->finite) {
         i -= 2 * T_ROWS;
-        finish_rows(p, sums[!now], i, p->m - i, rogue);
+        finish_rows(p, sums[!now], i, p->m - i, nonfinite);
     } else {
         KERNEL(f32_panel)(p);
     }

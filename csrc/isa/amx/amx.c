@@ -1,7 +1,7 @@
-/* The level "amx": AVX-512 with the tile unit (Sapphire Rapids and later). It overwrites the products with packed
- * weights and attention; everything else is the level below. The flags stand in setup.py.
+/* The level "amx": AVX-512 with the tile unit (Sapphire Rapids and later). It replaces the products with packed weights
+ * and attention; everything else is the level below. setup.py has the flags.
  *
- * Panels are two vectors wide, a pair of tiles; gemm.h gives the packing and what computes rows with infinities. */
+ * Panels are two vectors wide, a pair of tiles; kernels/gemm/f32.h packs them and computes rows with infinities. */
 #define KERNEL(name) name##__amx
 #define TILE_ROWS    8
 #define TILE_VECTORS 2
@@ -13,19 +13,19 @@
 #include <math.h>
 #include <string.h>
 
-#include "../simd/avx512.h"
+#include "../../simd/avx512.h"
 
-#include "../kernels/api.h"
-#include "../simd/math.h"
+#include "../../kernels/api.h"
+#include "../../simd/math.h"
 
-#include "../kernels/activation.h"
-#include "../kernels/gemm/f32.h"
+#include "../../kernels/activation.h"
+#include "../../kernels/gemm/f32.h"
 
-#include "amx_gemm.h"
+#include "gemm.h"
 
-#include "amx_attention.h"
+#include "attention.h"
 
-#include "../kernels/attention/attention.h"
+#include "../../kernels/attention/attention.h"
 
 static const tfast_gemm f32_tiles_gemm = {
     .layout = {TFAST_FORMAT_F32, PANEL, 1, PANEL * sizeof(float)},

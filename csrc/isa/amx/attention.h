@@ -1,6 +1,6 @@
 /* Attention's two products on AMX: what attention.h calls a matrix engine.
  *
- * Included by isa/amx.c alone, after isa/amx_gemm.h, whose parts, tiles and order of products it uses, and before
+ * Included by isa/amx/amx.c alone, after isa/amx/gemm.h, whose parts, tiles and order of products it uses, and before
  * kernels/attention/attention.h. Panels are 32 query rows, a pair of tiles; the lanes of panel.h are columns of B:
  *
  *   S[key][lane]  = K * Q^T       A: K, split once a superblock      [16 keys][step of 32 d][part]
@@ -23,7 +23,7 @@
 #ifndef TFAST_ISA_AMX_ATTENTION_H
 #define TFAST_ISA_AMX_ATTENTION_H
 
-#include "../kernels/attention/work.h"
+#include "../../kernels/attention/work.h"
 
 /* Splitting K and V takes its time for each 128 rows or fewer. Measured, time of avx512 by that of this: 96 rows and
  * keys of D = 64 1.0, of 32 0.9; 48 rows 0.7. */
@@ -36,6 +36,10 @@ enum { ENGINE_PIECE_PANELS = 32 };
 
 /* Rows of K fetched into L1 before they are split. */
 enum { K_ROWS_AHEAD = 6 };
+
+_Static_assert(KEY_BLOCK % T_K == 0, "a block of keys must be whole steps of the matrix engine");
+_Static_assert(T_K == 2 * V_LANES, "columns_of_v() and split_nearest() take two vectors a step");
+_Static_assert(PANEL == 2 * V_LANES, "the lanes of a panel must be the columns of two tiles");
 
 struct matrix_engine {
     char *q, *k, *v, *weights; /* parts */
@@ -83,7 +87,7 @@ static struct matrix_engine* engine_begin(const work_t* w, char* base) {
 
 static void engine_end(const work_t* w) {
     (void)w;
-    _tile_release();
+    tile_release();
 }
 
 /* Q^T of a panel that has been packed. */
@@ -151,8 +155,7 @@ static void take_v(const work_t* w, int64_t from, int64_t end) {
                 worst[1] = v_add(worst[1], left[1]);
             }
         }
-        const __mmask16 nonfinite[2] = {_mm512_cmp_ps_mask(worst[0], worst[0], _CMP_UNORD_Q),
-                                    _mm512_cmp_ps_mask(worst[1], worst[1], _CMP_UNORD_Q)};
+        const unsigned nonfinite[2] = {v_nan_lanes(worst[0]), v_nan_lanes(worst[1])};
         for (int64_t i = 0; (nonfinite[0] || nonfinite[1]) && i < T_K; i++)
             if (nonfinite[i / 16] >> i % 16 & 1) {
                 u->nonfinite[j + i] = 1;
