@@ -8,7 +8,6 @@
 #define TFAST_H
 
 #include "base/types.h"
-#include "kernels/api.h" /* tfast_attention */
 
 /* --- settings (runtime/)
  * --------------------------------------------------------------------------------------------------- */
@@ -30,6 +29,42 @@ void tfast_cache_bytes(int64_t* l1d, int64_t* l2, int64_t* l3);
 
 /* --- attention (ops/attention.c)
  * -------------------------------------------------------------------------------------------- */
+/* An additive term of the scores: float values, or bytes where 0 means "not allowed" (-infinity). */
+typedef enum { TFAST_BIAS_NONE = 0, TFAST_BIAS_FLOAT = 1, TFAST_BIAS_BOOL = 2 } tfast_bias_kind;
+typedef struct {
+    tfast_bias_kind kind;
+    const void* data;
+    int64_t stride[4]; /* batch, head, query, key; 0 broadcasts, negative is allowed (a table over offsets has -1, 1) */
+} tfast_bias;
+
+#define TFAST_UNLIMITED INT64_MAX
+
+/* One attention call. The order of operations on a score: q.k * scale, soft cap, bias terms, ALiBi, structure; then
+ * softmax with sink. Key j is visible to query i of batch b iff  j < kv_length[b]  and  offset - left <= j - i <=
+ * offset + right  (right is 0 when causal; TFAST_UNLIMITED: no bound), offset = offset[b]. Packed sequences: cu_q and
+ * cu_k hold B + 1 row offsets, batch strides are unused. */
+typedef struct {
+    tfast_dtype dtype; /* of q, k, v, out: F32, F16 or BF16 */
+    int64_t B, H, Hkv, Lq, Lk, D, Dv;
+    const void *q, *k, *v;
+    void* out;
+    int64_t q_stride[3], k_stride[3], v_stride[3], out_stride[3]; /* batch, head, position; the last axis is dense */
+    const int64_t *cu_q, *cu_k;
+    const int64_t* kv_length; /* B values or NULL */
+    const int64_t* offset;    /* B values or NULL: 0 */
+    int64_t left, right;
+    float scale, softcap;  /* softcap 0: none */
+    const float* additive; /* D values, or NULL: the score is then additive . tanh(q + k) (Bahdanau) in place of q . k;
+                              scale 1, no soft cap */
+    tfast_bias bias[2];
+    const float *alibi_slopes, *sinks; /* H values or NULL */
+    float* lse;                        /* natural logarithm, or NULL */
+    int64_t lse_stride[2];             /* batch, head; positions are dense */
+    float* weights;                    /* or NULL: zeroed by the caller; what is invisible is not written */
+    int64_t weights_stride[4];         /* batch, head, query, key */
+    int weights_mean; /* add weight / H of every head into one matrix: the pieces of a batch then run in one task */
+} tfast_attention;
+
 tfast_status tfast_attention_run(const tfast_attention* call, int n_threads);
 
 /* What tfast_attention_run would do. */

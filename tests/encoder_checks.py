@@ -153,7 +153,7 @@ def broken_tensors(name: str, folder: Path, ours: str) -> None:
 
     load_model(GOLDEN / name).save_pretrained(folder)
     config = read_json_object(folder / "config.json")
-    tensors = {key: tensor.float32().copy() for key, tensor in Checkpoint.open(folder).tensors.items()}
+    tensors = {key: tensor.array().copy() for key, tensor in Checkpoint.open(folder).tensors.items()}
 
     def fails(changed: dict, text: str, **fields) -> None:
         (folder / "config.json").write_text(json.dumps(config | fields))

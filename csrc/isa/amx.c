@@ -23,8 +23,9 @@
 
 #include "amx_gemm.h"
 
-#define ATTENTION_UNIT "../isa/amx_attention.h"
-#include "../kernels/attention.h"
+#include "amx_attention.h"
+
+#include "../kernels/attention/attention.h"
 
 static const tfast_gemm f32_tiles_gemm = {
     .layout = {TFAST_FORMAT_F32, PANEL, 1, PANEL * sizeof(float)},

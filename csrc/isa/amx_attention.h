@@ -1,14 +1,14 @@
 /* Attention's two products on AMX: what attention.h calls a matrix unit.
  *
- * Included by kernels/attention.h, for isa/amx.c alone, after isa/amx_gemm.h, whose parts, tiles and order of products
- * it uses. Panels are 32 query rows, a pair of tiles; the lanes of attention_panel.h are columns of B:
+ * Included by isa/amx.c alone, after isa/amx_gemm.h, whose parts, tiles and order of products it uses, and before
+ * kernels/attention/attention.h. Panels are 32 query rows, a pair of tiles; the lanes of panel.h are columns of B:
  *
  *   S[key][lane]  = K * Q^T       A: K, split once a superblock      [16 keys][step of 32 d][part]
  *                                 B: Q^T, split once a piece         [panel][step of 32 d][part][half of the lanes]
  *   O^T[dv][lane] = V^T * S       A: V^T, split once a superblock    [16 dv][step of 32 keys][part]
  *                                 B: S, split for every block        [step of 32 keys][part][half of the lanes]
  *
- * Pairs of a step are (i, i + 16) throughout. Tiles of S are stored where attention_scores.h looks for them, whole
+ * Pairs of a step are (i, i + 16) throughout. Tiles of S are stored where scores.h looks for them, whole
  * tiles: what lies outside of the segments is not read there, and is 0 for the second product. S is split while the
  * first products with it run. The order of sums depends on D and on a key's place in its block alone; adding the 0 of
  * a hidden key changes nothing.
@@ -22,6 +22,8 @@
  * (attention_min_rows in table.h): the row's own sequence decides. */
 #ifndef TFAST_ISA_AMX_ATTENTION_H
 #define TFAST_ISA_AMX_ATTENTION_H
+
+#include "../kernels/attention/work.h"
 
 /* Splitting K and V takes its time for each 128 rows or fewer. Measured, time of avx512 by that of this: 96 rows and
  * keys of D = 64 1.0, of 32 0.9; 48 rows 0.7. */

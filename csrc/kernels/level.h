@@ -23,7 +23,9 @@
 #include "softmax.h"
 #include "widen.h"
 
-#include "attention.h"
+#include "attention/no_matrix_engine.h"
+
+#include "attention/attention.h"
 
 static const tfast_gemm f32_gemm = {
     .layout = {TFAST_FORMAT_F32, PANEL, 1, PANEL * sizeof(float)},

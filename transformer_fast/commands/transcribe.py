@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> None:
     from transformer_fast.pipelines import Transcriber
 
     common.set_threads(options)
-    transcribe = Transcriber.from_pretrained(options.model)
+    transcribe = Transcriber.from_pretrained(options.model, compute_type=options.compute_type)
     rate = transcribe.extractor.sampling_rate
     samples = read_wav(options.file, rate)
     if not len(samples):

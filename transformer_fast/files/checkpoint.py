@@ -168,15 +168,13 @@ class Tensor:
         view.flags.writeable = False
         return view
 
-    def float32(self) -> np.ndarray:
-        """The tensor as float32: a view where the file holds float32, else converted; read-only."""
+    def floating(self) -> np.ndarray:
+        """As `array`, for a tensor that must be of a floating-point type: float64, float32, float16 or bfloat16."""
         if self.code not in _FLOATS:
             raise CheckpointError(
                 f"{self.file}: tensor {self.name!r} has type {self.code}; needed: one of {', '.join(_FLOATS)}"
             )
-        array = self.array().astype(np.float32, copy=False)
-        array.flags.writeable = False
-        return array
+        return self.array()
 
 
 @dataclass(frozen=True)
@@ -218,7 +216,7 @@ class Checkpoint:
         return replace(self, tensors=tensors)
 
     def take(self, expected: Mapping[str, tuple[int, ...]], ignore: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
-        """The tensors of `expected` (name -> shape) as read-only float32 arrays.
+        """The tensors of `expected` (name -> shape) as read-only arrays in the type of the file.
 
         A tensor that is not expected is an error, unless its name starts with one of `ignore`.
 
@@ -238,7 +236,7 @@ class Checkpoint:
                     f"{tensor.file}: tensor {tensor.name!r} has shape {tensor.shape}; "
                     f"needed by config.json: {tuple(shape)}"
                 )
-        return {name: self.tensors[name].float32() for name in expected}
+        return {name: self.tensors[name].floating() for name in expected}
 
     def release(self) -> None:
         """Gives the memory of the mapped files back: their pages come from the file again when a tensor is next read.
@@ -275,7 +273,7 @@ def save_checkpoint(folder: Path, config: Mapping[str, Any], tensors: Mapping[st
     """
     library = optional_import("safetensors.numpy")
     folder.mkdir(parents=True, exist_ok=True)
-    dense = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    dense = {name: np.asarray(array, np.float32, order="C") for name, array in tensors.items()}
     with tempfile.TemporaryDirectory(dir=folder) as unfinished:
         written = Path(unfinished)
         # transformers refuses files that do not say for which framework they were written.

@@ -205,9 +205,9 @@ class GenerationMixin:
     generation_config: dict[str, Any] = {}
 
     @classmethod
-    def from_checkpoint(cls, checkpoint: Any) -> Any:
+    def from_checkpoint(cls, checkpoint: Any, **options: Any) -> Any:
         """The model of a checkpoint with the generation defaults of its folder; see `load_model`."""
-        model = super().from_checkpoint(checkpoint)
+        model = super().from_checkpoint(checkpoint, **options)
         model.generation_config = read_generation_config(checkpoint.folder, cls.generation_config | checkpoint.config)
         return model
 

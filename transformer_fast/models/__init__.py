@@ -79,18 +79,22 @@ def load_model(
     cache_dir: str | Path | None = None,
     token: str | bool | None = None,
     local_files_only: bool = False,
+    compute_type: str = "auto",
 ) -> PretrainedModel:
     """The model in a folder with config.json and safetensors weights, or on the Hugging Face hub, ready to be called.
 
     Its class is the one that config.json names first in "architectures" (BertForMaskedLM, ...), or the family's model
     without a head, where none is named that this library has, or where head=False. A folder wins over a hub id.
-    Weights that the file holds as float32 stay in the mapped file until they are packed; others are converted to
-    float32.
+    Weights are packed from the type that the file has, without a float32 copy; embedding tables stay in the file.
 
+    compute_type: how weights are kept for products. "float32" and, for checkpoints of floating-point numbers, "auto"
+    keep the file's values. "bfloat16" takes half the memory and rounds weights to 8 significant bits (not those of
+    convolutions, norms and embeddings); activations and sums are float32 with either.
     revision, cache_dir, token, local_files_only: of huggingface_hub.snapshot_download, for hub ids. Only JSON,
     safetensors, text and SentencePiece files are fetched.
 
     Raises:
+        ValueError: there is no such compute_type.
         CheckpointError: there is no such folder or model, its files are malformed, or the model is of a family that is
         not supported.
 
@@ -113,7 +117,7 @@ def load_model(
     architectures = checkpoint.config.get("architectures")
     if head and isinstance(architectures, list) and architectures and isinstance(architectures[0], str):
         name = classes.get(architectures[0], name)
-    return getattr(_family(file), name).from_checkpoint(checkpoint)
+    return getattr(_family(file), name).from_checkpoint(checkpoint, compute_type=compute_type)
 
 
 def __getattr__(name: str) -> Any:

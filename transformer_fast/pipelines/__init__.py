@@ -38,10 +38,12 @@ __all__ = [
 _IMAGE_TYPES = ("vit", "deit")
 
 
-def load_classifier(path_or_hub_id: str | Path, **hub: Any) -> ImageClassifier | TextClassifier:
+def load_classifier(
+    path_or_hub_id: str | Path, *, compute_type: str = "auto", **hub: Any
+) -> ImageClassifier | TextClassifier:
     """The classifier that a folder's model is for: of pictures where it is a ViT or DeiT, else of texts.
 
-    hub: as in `load_model`.
+    compute_type and hub: as in `load_model`.
 
     Raises:
         CheckpointError: as `from_pretrained` of both.
@@ -53,4 +55,4 @@ def load_classifier(path_or_hub_id: str | Path, **hub: Any) -> ImageClassifier |
     """
     folder = find_folder(path_or_hub_id, **hub)
     seeing = read_json_object(folder / "config.json").get("model_type") in _IMAGE_TYPES
-    return (ImageClassifier if seeing else TextClassifier).from_pretrained(folder)
+    return (ImageClassifier if seeing else TextClassifier).from_pretrained(folder, compute_type=compute_type)

@@ -38,14 +38,16 @@ class ImageClassifier:
         self.function = function
 
     @classmethod
-    def from_pretrained(cls, path_or_hub_id: str | Path, **hub: Any) -> ImageClassifier:
-        """The classifier of a model folder, or of a model on the Hugging Face hub (hub: as in `load_model`).
+    def from_pretrained(cls, path_or_hub_id: str | Path, *, compute_type: str = "auto", **hub: Any) -> ImageClassifier:
+        """The classifier of a model folder, or of a model on the Hugging Face hub.
+
+        compute_type and hub: as in `load_model`.
 
         Raises:
             CheckpointError: there is no such folder, a file is malformed, or the model is one of another kind.
         """
         folder = find_folder(path_or_hub_id, **hub)
-        model = load_model(folder)
+        model = load_model(folder, compute_type=compute_type)
         if not isinstance(model, ViTForImageClassification):
             raise CheckpointError(
                 f"{folder}: holds a {type(model).__name__}; ImageClassifier needs a ViT or DeiT for classification"

@@ -42,14 +42,16 @@ class ImageTextSimilarity:
         self._tokenizer.enable_truncation(min(files.max_length or most, most), direction=files.truncation_side)
 
     @classmethod
-    def from_pretrained(cls, path_or_hub_id: str | Path, **hub: Any) -> ImageTextSimilarity:
-        """The model, tokenizer and image processor of a CLIP folder (hub: as in `load_model`).
+    def from_pretrained(
+        cls, path_or_hub_id: str | Path, *, compute_type: str = "auto", **hub: Any
+    ) -> ImageTextSimilarity:
+        """The model, tokenizer and image processor of a CLIP folder (compute_type and hub: as in `load_model`).
 
         Raises:
             CheckpointError: there is no such folder, a file is malformed, or the model is one of another kind.
         """
         folder = find_folder(path_or_hub_id, **hub)
-        model = load_model(folder)
+        model = load_model(folder, compute_type=compute_type)
         if not isinstance(model, CLIPModel):
             raise CheckpointError(f"{folder}: holds a {type(model).__name__}; ImageTextSimilarity needs a CLIPModel")
         return cls(model, read_tokenizer(folder), ImageProcessor.from_pretrained(folder))

@@ -115,13 +115,15 @@ class SentenceEncoder:
         self.max_seq_length = min(settings.max_seq_length or model.max_length, model.max_length)
 
     @classmethod
-    def from_pretrained(cls, path_or_hub_id: str | Path, local_files_only: bool = False) -> SentenceEncoder:
+    def from_pretrained(
+        cls, path_or_hub_id: str | Path, local_files_only: bool = False, *, compute_type: str = "auto"
+    ) -> SentenceEncoder:
         """The encoder in a folder, or on the Hugging Face hub ("org/name"; "name" is sentence-transformers').
 
         Read are modules.json, the pooling, sentence_bert_config.json, config_sentence_transformers.json,
         tokenizer.json and tokenizer_config.json, and the model (see `load_model`). Without modules.json the tokens'
         mean is taken. From the hub only safetensors, JSON and text files are fetched; with local_files_only, only
-        what its cache already has.
+        what its cache already has. compute_type: as in `load_model`.
 
         Raises:
             CheckpointError: there is no such folder or model, or a file is malformed or asks for what is not supported.
@@ -133,7 +135,7 @@ class SentenceEncoder:
         settings = _Settings()
         model_folder = _read_modules(folder, settings)
         _read_prompts(folder / "config_sentence_transformers.json", settings)
-        model = load_model(model_folder, head=False)
+        model = load_model(model_folder, head=False, compute_type=compute_type)
         if not hasattr(model, "encode_packed"):
             raise CheckpointError(f"{model_folder}: {type(model).__name__} encodes no text")
         return cls(model, _read_tokenizer(model_folder, settings), settings)

@@ -52,14 +52,16 @@ class Transcriber:
         self._tokenizer = files.tokenizer
 
     @classmethod
-    def from_pretrained(cls, path_or_hub_id: str | Path, **hub: Any) -> Transcriber:
-        """The transcriber of a model folder, or of a model on the Hugging Face hub (hub: as in `load_model`).
+    def from_pretrained(cls, path_or_hub_id: str | Path, *, compute_type: str = "auto", **hub: Any) -> Transcriber:
+        """The transcriber of a model folder, or of a model on the Hugging Face hub.
+
+        compute_type and hub: as in `load_model`.
 
         Raises:
             CheckpointError: there is no such folder, a file is malformed, or the model is one of another kind.
         """
         folder = find_folder(path_or_hub_id, **hub)
-        model = load_model(folder)
+        model = load_model(folder, compute_type=compute_type)
         if not isinstance(model, WhisperForConditionalGeneration):
             raise CheckpointError(f"{folder}: holds a {type(model).__name__}; Transcriber needs a Whisper model")
         return cls(model, WhisperFeatureExtractor.from_pretrained(folder), read_tokenizer(folder))

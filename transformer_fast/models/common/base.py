@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from transformer_fast.files.checkpoint import Checkpoint, CheckpointError, find_folder, save_checkpoint
+from transformer_fast.functional.linear import FORMATS
 from transformer_fast.models.common.config import read_config
 from transformer_fast.nn import Module
 from transformer_fast.nn.init import unset_parameters
@@ -88,6 +89,18 @@ class Source:
         if self.rows is None and len(self.names) == 1:
             return own[:1]
         return self.rows or (own[0] // len(self.names),) * len(self.names)
+
+
+def weight_format_of(compute_type: str) -> str:
+    """How weights are packed for a compute_type of `load_model`.
+
+    Raises:
+        ValueError: there is no such compute_type.
+    """
+    formats = {"auto": "float32"} | {name: name for name in FORMATS}
+    if compute_type not in formats:
+        raise ValueError(f"compute_type is {compute_type!r}, needed: one of {', '.join(formats)}")
+    return formats[compute_type]
 
 
 def under(prefix: str, sources: Mapping[str, Source]) -> dict[str, Source]:
@@ -168,20 +181,23 @@ class PretrainedModel(Module):
         cache_dir: str | Path | None = None,
         token: str | bool | None = None,
         local_files_only: bool = False,
+        compute_type: str = "auto",
     ) -> Model:
         """The model in a folder, or on the Hugging Face hub; whatever class its config.json names. See `load_model`."""
         folder = find_folder(
             path_or_hub_id, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only
         )
-        return cls.from_checkpoint(Checkpoint.open(folder))
+        return cls.from_checkpoint(Checkpoint.open(folder), compute_type=compute_type)
 
     @classmethod
-    def from_checkpoint(cls: type[Model], checkpoint: Checkpoint) -> Model:
-        """The model of a checkpoint.
+    def from_checkpoint(cls: type[Model], checkpoint: Checkpoint, *, compute_type: str = "auto") -> Model:
+        """The model of a checkpoint; compute_type: of `load_model`.
 
         Raises:
+            ValueError: there is no such compute_type.
             CheckpointError: config.json asks for what is not supported, or tensors are missing, unused or misshapen.
         """
+        weight_format = weight_format_of(compute_type)
         source = checkpoint.folder / "config.json"
         model_type = checkpoint.config.get("model_type")
         if cls.model_types and model_type not in cls.model_types:
@@ -197,6 +213,7 @@ class PretrainedModel(Module):
                 model = cls(config, **cls.options(config, names))
             except ValueError as error:
                 raise CheckpointError(f"{source}: {error}") from None
+        model.set_weight_format(weight_format)
         own, sources = model.state_dict(), cls.sources(config, names)
         expected: dict[str, tuple[int, ...]] = {}
         for ours, parameter in own.items():

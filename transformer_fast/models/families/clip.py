@@ -121,12 +121,12 @@ class _Tower(PretrainedModel):
     field = ""
 
     @classmethod
-    def from_checkpoint(cls, checkpoint: Checkpoint) -> _Tower:
+    def from_checkpoint(cls, checkpoint: Checkpoint, **options: Any) -> _Tower:
         """See `PretrainedModel.from_checkpoint`."""
         if checkpoint.config.get("model_type") == "clip":
             content = _tower_content(cls.field, checkpoint.config, checkpoint.folder / "config.json")
             checkpoint = replace(checkpoint, config={**content, "model_type": cls.model_types[0]})
-        return super().from_checkpoint(checkpoint)
+        return super().from_checkpoint(checkpoint, **options)
 
 
 def _layer_sources(config: CLIPTextConfig | CLIPVisionConfig, prefix: str) -> dict[str, Source]:

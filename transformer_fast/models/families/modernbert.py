@@ -104,7 +104,7 @@ class ModernBertMLP(Module):
     def __init__(self, h: int, inner: int, activation: str, bias: bool) -> None:
         super().__init__()
         self.inner, self.activation = inner, activation
-        self.register_parameter("Wi", (2 * inner, h), init.uniform(h))
+        self.register_parameter("Wi", (2 * inner, h), init.uniform(h), half=True)
         self.register_parameter("Wi_bias", (2 * inner,) if bias else None, init.uniform(h))
         self.Wo = Linear(inner, h, bias)
         self._packs = PackedRows()
@@ -118,11 +118,14 @@ class ModernBertMLP(Module):
     def _half(self, input: np.ndarray, i: int, **options: Any) -> np.ndarray:
         first, last = i * self.inner, (i + 1) * self.inner
         bias = None if self.Wi_bias is None else self.Wi_bias[first:last]
-        return F.linear(input, self._packs.get(self.Wi, first, last), bias, **options)
+        return F.linear(input, self._packed(first, last), bias, **options)
+
+    def _packed(self, first: int, last: int) -> Any:
+        return self._packs.get(self.Wi, first, last, format=self.weight_format)
 
     def _loaded(self) -> None:
         for i in range(2):
-            self._packs.get(self.Wi, i * self.inner, (i + 1) * self.inner)
+            self._packed(i * self.inner, (i + 1) * self.inner)
 
 
 class ModernBertLayer(Module):

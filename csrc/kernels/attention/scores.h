@@ -1,11 +1,13 @@
 /* What happens to a block of scores between Q K^T and the weighted sum: segments, soft cap, bias terms, ALiBi,
  * structure, softmax.
  *
- * Used by attention.h; attention_decode.h, whose scores lie the other way, takes the values of a bias from here. The
+ * Used by products.h; decode.h, whose scores lie the other way, takes the values of a bias from here. The
  * block is S[key][lane], PANEL lanes a key, in base-2 logarithms. A new term of the scores is a sweep like the others
  * here, called in shape_scores, in the order that docs/kernels.md gives, and one in decode_shape. */
 #ifndef TFAST_KERNELS_ATTENTION_SCORES_H
 #define TFAST_KERNELS_ATTENTION_SCORES_H
+
+#include "panel.h"
 
 /* Keys [t0, t1) of a block for which the vectors [v0, v1) have work; `ragged`: not every one of their lanes sees all of
  * these keys. */

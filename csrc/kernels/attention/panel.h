@@ -1,27 +1,20 @@
-/* A panel of query rows: who its lanes are, which keys each of them sees, and where their values come from and go to.
+/* A panel of query rows: which rows its lanes are, which keys each of them sees, and its packed Q.
  *
- * Used by attention.h, where one lane of a vector is one query row all the way through: scores are held transposed (a
- * row of the score block is one key, its lanes are queries), so that the softmax needs no horizontal operation,
- * structure is a comparison of lanes, and K and V are read where they lie; and by attention_decode.h, for which a lane
- * is just a row's number. A new kind of structure: visible_range (the range of a lane; panel_set_lanes says when it is
- * the same for all) or, where it is no range, a term in attention_scores.h. */
+ * Used by blocks.h and products.h, where one lane of a vector is one query row all the way through: scores are held
+ * transposed (a row of the score block is one key, its lanes are queries), so that the softmax needs no horizontal
+ * operation, structure is a comparison of lanes, and K and V are read in place; and by decode.h, for which a lane is
+ * just a row's number. A new kind of structure: visible_range (the range of a lane; panel_set_lanes says when it is the
+ * same for all) or, where it is no range, a term in scores.h. */
 #ifndef TFAST_KERNELS_ATTENTION_PANEL_H
 #define TFAST_KERNELS_ATTENTION_PANEL_H
+
+#include "sequence.h"
 
 #define ATTENTION_BLOCK 128
 
 /* Rows that are too few for a last panel, which takes as many from the one before: one vector alone would leave the
  * tile with too few accumulators. */
 #define ATTENTION_ALONE (TILE_VECTORS == 3 ? V_LANES : 0)
-
-/* The batch of a piece: lengths and base addresses, packed or not. */
-typedef struct {
-    int64_t lq, lk, offset;
-    int64_t q_row0, k_row0; /* first row in packed storage, else 0 */
-    const char *q, *k, *v;  /* of this batch and kv head (q: of this batch) */
-    char* out;
-    int64_t element;
-} sequence_t;
 
 typedef struct {
     int64_t n, nv;          /* lanes in use, vectors */
@@ -37,35 +30,6 @@ typedef struct {
     int started, ragged, careful, apart;
     uint8_t rogue[PANEL]; /* lanes that a matrix unit cannot compute */
 } panel_t;
-
-static int64_t element_bytes(tfast_dtype dtype) {
-    return dtype == TFAST_F32 ? 4 : 2;
-}
-
-static void set_sequence(const tfast_attention* c, const tfast_attention_piece* p, sequence_t* s) {
-    const int64_t b = p->batch, e = element_bytes(c->dtype);
-    int64_t q0 = b * c->q_stride[0], k0 = b * c->k_stride[0], v0 = b * c->v_stride[0], o0 = b * c->out_stride[0];
-    s->element = e;
-    s->offset = c->offset ? c->offset[b] : 0;
-    s->lq = c->Lq;
-    s->lk = c->Lk;
-    s->q_row0 = s->k_row0 = 0;
-    if (c->cu_q) {
-        s->q_row0 = c->cu_q[b];
-        s->k_row0 = c->cu_k[b];
-        s->lq = c->cu_q[b + 1] - s->q_row0;
-        s->lk = c->cu_k[b + 1] - s->k_row0;
-        q0 = s->q_row0 * c->q_stride[2];
-        k0 = s->k_row0 * c->k_stride[2];
-        v0 = s->k_row0 * c->v_stride[2];
-        o0 = s->q_row0 * c->out_stride[2];
-    }
-    if (c->kv_length) s->lk = TFAST_MIN(s->lk, c->kv_length[b]);
-    s->q = (const char*)c->q + q0 * e;
-    s->k = (const char*)c->k + (k0 + p->kv_head * c->k_stride[1]) * e;
-    s->v = (const char*)c->v + (v0 + p->kv_head * c->v_stride[1]) * e;
-    s->out = (char*)c->out + o0 * e;
-}
 
 /* The keys that query i sees, cut to the piece; (0, 0) where there are none. */
 static void visible_range(const tfast_attention* c, const sequence_t* s, const tfast_attention_piece* p, int64_t i,
@@ -157,21 +121,6 @@ static void panel_set_rows(const tfast_attention* c, const tfast_attention_piece
     panel_set_bounds(t);
 }
 
-/* V_LANES elements (or the first n, the others 0) of a row of any type. */
-V_INLINE vf load_row(const char* row, int64_t d, int64_t n, tfast_dtype dtype) {
-    if (dtype == TFAST_F32) {
-        const float* p = (const float*)row + d;
-        return n >= V_LANES ? v_load(p) : v_load_n(p, n);
-    }
-    const uint16_t* p = (const uint16_t*)row + d;
-    uint16_t last[V_LANES] = {0};
-    if (n < V_LANES) {
-        for (int64_t i = 0; i < n; i++) last[i] = p[i];
-        p = last;
-    }
-    return dtype == TFAST_F16 ? v_load_f16(p) : v_load_bf16(p);
-}
-
 /* A full V_LANES x V_LANES block of fp32: the loop has no condition in it, so that the block stays in registers. */
 V_INLINE void pack_full_block(const char* const row[V_LANES], int64_t d, vf factor, float* to) {
     vf x[V_LANES];
@@ -210,48 +159,6 @@ static void panel_pack_q(const tfast_attention* c, const sequence_t* s, const pa
                 pack_edge_block(row, lanes, d, width, c->dtype, f, to);
         }
     }
-}
-
-/* n floats to a row of the output's type, rounded to nearest even. */
-static void store_row(char* row, const float* x, int64_t n, tfast_dtype dtype) {
-    if (dtype == TFAST_F32) {
-        memcpy(row, x, (size_t)n * 4);
-        return;
-    }
-    uint16_t* out = (uint16_t*)row;
-    for (int64_t i = 0; i < n; i++) out[i] = dtype == TFAST_F16 ? to_f16(x[i]) : to_bf16(x[i]);
-}
-
-/* The denominator of a row with its sink's share, relative to *top (base 2): with a sink the common maximum of scores
- * and sink keeps 2^(sink - max) finite. NaN in `sum` goes through. */
-static float denominator(const tfast_attention* c, int64_t head, float max, float sum, float* top) {
-    *top = max;
-    if (!c->sinks) return sum;
-    const float sink = c->sinks[head] * V_LOG2E;
-    *top = TFAST_MAX(max, sink);
-    if (*top == -INFINITY) return sum;
-    return (sum == 0 ? 0 : sum * exp2f(max - *top)) + exp2f(sink - *top);
-}
-
-/* What a row's sums are multiplied by: 0 for a row that saw nothing. */
-static float row_factor(const tfast_attention* c, int64_t head, float max, float sum) {
-    if (sum == 0) return 0;
-    if (!c->sinks) return 1 / sum;
-    float top;
-    const float total = denominator(c, head, max, sum, &top);
-    return exp2f(max - top) / total;
-}
-
-/* row_factor, and the row's lse where it is wanted. */
-static float finish_row(const tfast_attention* c, const tfast_attention_piece* p, const sequence_t* s, int64_t head,
-                        int64_t query, float max, float sum) {
-    if (c->lse) {
-        float top;
-        const float total = denominator(c, head, max, sum, &top);
-        const int64_t at = p->batch * c->lse_stride[0] + head * c->lse_stride[1] + s->q_row0 + query;
-        c->lse[at] = total == 0 ? -INFINITY : (float)(((double)top + log2((double)total)) * M_LN2);
-    }
-    return row_factor(c, head, max, sum);
 }
 
 #endif

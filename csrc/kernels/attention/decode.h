@@ -1,8 +1,8 @@
 /* Attention for few query rows (one token of a decoder, times the query heads that share its K and V): bound by reading
  * K and V.
  *
- * Called by ops/attention.c through attention_f32_decode and attention_f32_merge; included by attention.h, whose lanes,
- * bias terms and rows it shares. Every byte of K and V is read once for all rows; nothing is packed. Lanes of a vector
+ * Called by ops/attention.c as tfast_attention_kernels.decode. Lanes, bias terms and rows are those of panel.h and
+ * scores.h. Every byte of K and V is read once for all rows; nothing is packed. Lanes of a vector
  * are elements of a head, or keys, not queries: with one row, the register tile of gemm.h and its softmax would leave
  * 15 of 16 lanes idle.
  *
@@ -12,6 +12,9 @@
  *   values:  O[row][Dv] += S[row][key] * V[key]        accumulators: rows x vectors of Dv, V in order */
 #ifndef TFAST_KERNELS_ATTENTION_DECODE_H
 #define TFAST_KERNELS_ATTENTION_DECODE_H
+
+#include "scores.h"
+#include "finish.h"
 
 /* Bytes in advance for prefetches of K and V. Measured on Zen 5, 8192 keys of D = 128 (512 bytes), microseconds for 12,
  * 16, 24, 32 keys: one row, 32 kv heads 8050, 8330, 8630, 8870; eight rows, 4 kv heads 1453, 1243, 981, 955. Two and
@@ -370,34 +373,6 @@ static void KERNEL(attention_f32_decode)(const tfast_attention* c, const tfast_a
     }
     for (int64_t r = 0; r < p->n_rows; r++) w.t->sum[r] = v_sum(v_load(w.sums + r * V_LANES));
     decode_store(&w, p);
-}
-
-static void KERNEL(attention_f32_merge)(const tfast_attention* c, const tfast_attention_piece* p, const float* parts,
-                                        int64_t part_stride, int64_t n_parts) {
-    sequence_t s;
-    set_sequence(c, p, &s);
-    const int64_t rows = p->n_rows, dv = c->Dv;
-    for (int64_t r = 0; r < rows; r++) {
-        const float *max = parts + rows * dv + r, *sum = parts + rows * (dv + 1) + r;
-        float top = -INFINITY, total = 0;
-        for (int64_t i = 0; i < n_parts; i++) top = TFAST_MAX(top, max[i * part_stride]);
-        const float base = top == -INFINITY ? 0 : top;
-        for (int64_t i = 0; i < n_parts; i++) total += sum[i * part_stride] * exp2f(max[i * part_stride] - base);
-        const int64_t head = p->head + (p->row + r) / s.lq, query = (p->row + r) % s.lq;
-        const float factor = finish_row(c, p, &s, head, query, top, total);
-        char* out = s.out + (head * c->out_stride[1] + query * c->out_stride[2]) * s.element;
-        for (int64_t d = 0; d < dv; d += V_LANES) {
-            const int64_t width = TFAST_MIN(V_LANES, dv - d);
-            vf acc = v_zero();
-            for (int64_t i = 0; i < n_parts; i++) {
-                const vf weight = v_set1(exp2f(max[i * part_stride] - base) * factor);
-                acc = v_fma(v_load_n(parts + i * part_stride + r * dv + d, width), weight, acc);
-            }
-            float one[V_LANES];
-            v_store(one, acc);
-            store_row(out + d * s.element, one, width, c->dtype);
-        }
-    }
 }
 
 #endif
