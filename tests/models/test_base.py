@@ -12,7 +12,8 @@ from encoder_checks import GOLDEN
 from model_folders import TINY_BERT, write_bert, write_json
 
 from transformer_fast import load_model, models, nn
-from transformer_fast.files.checkpoint import Checkpoint, CheckpointError
+from transformer_fast.files.checkpoint import Checkpoint
+from transformer_fast.files.errors import CheckpointError
 from transformer_fast.models.common.base import PretrainedModel, Source, under
 from transformer_fast.models.common.config import check_fields
 from transformer_fast.models.families.bert import BertModel

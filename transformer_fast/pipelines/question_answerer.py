@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from transformer_fast.files.tokenizer import encoded_batch
 from transformer_fast.models.common.heads import ForQuestionAnswering
 from transformer_fast.pipelines.texts import TextPipeline, several
 
@@ -42,11 +41,11 @@ class QuestionAnswerer(TextPipeline):
 
     model_class = ForQuestionAnswering
 
-    def __init__(self, model, files) -> None:
-        super().__init__(model, files)
-        first = files.special("cls_token")
+    def __init__(self, model, tokenizer) -> None:
+        super().__init__(model, tokenizer)
+        first = tokenizer.special("cls_token")
         self._first = None if first is None else first[1]
-        self._question_first = files.padding_side == "right"
+        self._question_first = tokenizer.padding_side == "right"
 
     def __call__(
         self,
@@ -106,16 +105,16 @@ class QuestionAnswerer(TextPipeline):
         stride = min(length // 2, _SHARED_TOKENS) if stride is None else stride
         if isinstance(stride, bool) or not isinstance(stride, int) or not 0 <= stride < length:
             raise ValueError(f"doc_stride is {stride!r}; needed: an integer from 0 to {length - 1}")
-        tokenizer = self.files.tokenizer
+        tokenizer = self.tokenizer.backend
         self._check_questions(questions, length, stride)
         strategy = "only_second" if self._question_first else "only_first"
         tokenizer.enable_truncation(length, stride=stride, strategy=strategy)
         pairs = [(q, c) if self._question_first else (c, q) for q, c in zip(questions, contexts, strict=True)]
-        return [[encoding, *encoding.overflowing] for encoding in encoded_batch(tokenizer, pairs, offsets=True)]
+        return [[encoding, *encoding.overflowing] for encoding in self.tokenizer.encode_batch(pairs, offsets=True)]
 
     def _check_questions(self, questions: list[str], length: int, stride: int) -> None:
         """Does each question leave place for more of the text than two windows share?"""
-        tokenizer = self.files.tokenizer
+        tokenizer = self.tokenizer.backend
         tokenizer.no_truncation()
         special = tokenizer.num_special_tokens_to_add(True)
         for question in questions:

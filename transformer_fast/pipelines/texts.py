@@ -13,8 +13,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from transformer_fast import functional as F
-from transformer_fast.files.checkpoint import CheckpointError, find_folder
-from transformer_fast.files.tokenizer import TokenizerFiles, encoded_batch, read_tokenizer
+from transformer_fast.files.errors import CheckpointError
+from transformer_fast.files.folder import open_source
+from transformer_fast.files.source import ModelSource
+from transformer_fast.files.tokenizer import Tokenizer
 from transformer_fast.models import PretrainedModel, load_model
 
 Pipeline = TypeVar("Pipeline", bound="TextPipeline")
@@ -30,21 +32,21 @@ class TextPipeline:
 
     Attributes:
         model: the model (`models`).
-        files: the tokenizer and what stands beside it (`tokenization`).
+        tokenizer: the `files.tokenizer.Tokenizer`.
         max_length: the most tokens that the model takes, special ones included; None without a limit.
     """
 
     model_class: type[PretrainedModel]
 
-    def __init__(self, model: PretrainedModel, files: TokenizerFiles) -> None:
+    def __init__(self, model: PretrainedModel, tokenizer: Tokenizer) -> None:
         self.model = model
-        self.files = files
-        limits = [limit for limit in (files.max_length, self._model_limit()) if limit is not None]
+        self.tokenizer = tokenizer
+        limits = [limit for limit in (tokenizer.max_length, self._model_limit()) if limit is not None]
         self.max_length = min(limits, default=None)
 
     @classmethod
     def from_pretrained(
-        cls: type[Pipeline], path_or_hub_id: str | Path, *, compute_type: str = "auto", **hub: Any
+        cls: type[Pipeline], path_or_hub_id: str | Path | ModelSource, *, compute_type: str = "auto", **hub: Any
     ) -> Pipeline:
         """The pipeline of a model folder, or of a model on the Hugging Face hub.
 
@@ -53,17 +55,17 @@ class TextPipeline:
         Raises:
             CheckpointError: there is no such folder, a file is malformed, or the model is one of another kind.
         """
-        folder = find_folder(path_or_hub_id, **hub)
-        model = load_model(folder, compute_type=compute_type)
+        source = open_source(path_or_hub_id, **hub)
+        model = load_model(source, compute_type=compute_type)
         if not isinstance(model, cls.model_class):
             raise CheckpointError(
-                f"{folder}: holds a {type(model).__name__}; {cls.__name__} needs a model {cls.model_class.__name__}"
+                f"{source}: holds a {type(model).__name__}; {cls.__name__} needs a model {cls.model_class.__name__}"
             )
-        return cls(model, read_tokenizer(folder), **cls._settings(folder, model))
+        return cls(model, Tokenizer(source), **cls._settings(source, model))
 
     @classmethod
-    def _settings(cls, folder: Path, model: PretrainedModel) -> dict[str, Any]:
-        """Further arguments of the class, from the folder's files."""
+    def _settings(cls, source: ModelSource, model: PretrainedModel) -> dict[str, Any]:
+        """Further arguments of the class, from the source's files."""
         return {}
 
     def _model_limit(self) -> int | None:
@@ -78,12 +80,12 @@ class TextPipeline:
         Raises:
             ValueError: a text is too long and is not to be cut off.
         """
-        tokenizer = self.files.tokenizer
+        tokenizer = self.tokenizer.backend
         tokenizer.no_truncation()
         if truncation and self.max_length is not None:
-            side = self.files.truncation_side
+            side = self.tokenizer.truncation_side
             tokenizer.enable_truncation(self.max_length, stride=stride or 0, direction=side)
-        encodings = encoded_batch(tokenizer, texts, offsets)
+        encodings = self.tokenizer.encode_batch(texts, offsets)
         for text, encoding in zip(texts, encodings, strict=True):
             if self.max_length is not None and len(encoding) > self.max_length:
                 raise ValueError(

@@ -16,7 +16,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from transformer_fast.files.checkpoint import Checkpoint, CheckpointError, find_folder, save_checkpoint
+from transformer_fast.files.checkpoint import Checkpoint, save_checkpoint
+from transformer_fast.files.errors import CheckpointError
+from transformer_fast.files.folder import open_source
+from transformer_fast.files.source import ModelSource
 from transformer_fast.functional.linear import FORMATS
 from transformer_fast.models.common.config import read_config
 from transformer_fast.nn import Module
@@ -175,7 +178,7 @@ class PretrainedModel(Module):
     @classmethod
     def from_pretrained(
         cls: type[Model],
-        path_or_hub_id: str | Path,
+        path_or_hub_id: str | Path | ModelSource,
         *,
         revision: str | None = None,
         cache_dir: str | Path | None = None,
@@ -184,10 +187,10 @@ class PretrainedModel(Module):
         compute_type: str = "auto",
     ) -> Model:
         """The model in a folder, or on the Hugging Face hub; whatever class its config.json names. See `load_model`."""
-        folder = find_folder(
+        source = open_source(
             path_or_hub_id, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only
         )
-        return cls.from_checkpoint(Checkpoint.open(folder), compute_type=compute_type)
+        return cls.from_checkpoint(Checkpoint.open(source), compute_type=compute_type)
 
     @classmethod
     def from_checkpoint(cls: type[Model], checkpoint: Checkpoint, *, compute_type: str = "auto") -> Model:
@@ -198,7 +201,7 @@ class PretrainedModel(Module):
             CheckpointError: config.json asks for what is not supported, or tensors are missing, unused or misshapen.
         """
         weight_format = weight_format_of(compute_type)
-        source = checkpoint.folder / "config.json"
+        source = checkpoint.source.place("config.json")
         model_type = checkpoint.config.get("model_type")
         if cls.model_types and model_type not in cls.model_types:
             raise CheckpointError(
@@ -222,7 +225,7 @@ class PretrainedModel(Module):
                     raise CheckpointError(f"{source}: tensor {name!r} would have to be {shape} and {expected[name]}")
         tensors = checkpoint.take(expected, cls.ignored)
         model.load_state_dict({ours: sources[ours].read(tensors, array.shape) for ours, array in own.items()})
-        checkpoint.release()
+        checkpoint.source.release()
         model._content, model._names = dict(checkpoint.config), frozenset(names)
         return model
 
@@ -260,8 +263,8 @@ class PretrainedModel(Module):
             layers, needed = len({match[1] for match in matches if match}), attrgetter(field)(config)
             if layers != needed:
                 raise CheckpointError(
-                    f"{checkpoint.folder / 'config.json'}: {field} is {needed}, "
-                    f"but {checkpoint.source} holds {layers} layers"
+                    f"{checkpoint.source.place('config.json')}: {field} is {needed}, "
+                    f"but {checkpoint.source.weights} holds {layers} layers"
                 )
 
     @classmethod

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from transformer_fast.files.checkpoint import CheckpointError
+from transformer_fast.files.errors import CheckpointError
 
 # config.json's name of an activation -> functional.linear's name (transformers.activations.ACT2FN).
 ACTIVATIONS = {
