@@ -61,11 +61,9 @@ class FillMask(TextPipeline):
             if not len(places):
                 raise ValueError(f"texts[{i}] is {inputs[i][:40]!r}; needed: a text with {self.mask} in it")
         results: list[Any] = [None] * len(inputs)
-        for indices, arguments in self._batches(encodings):
-            found = self.model.base.encode(**arguments)
-            starts = np.cumsum([0, *(found.tokens.sum(axis=1)[:-1])])
-            for start, i in zip(starts, indices, strict=True):
-                scores = F.softmax(self.model.predictions(found.rows[start + masks[i]]))
+        for indices, hidden, cu_seqlens in self._hidden(encodings):
+            for start, i in zip(cu_seqlens[:-1], indices, strict=True):
+                scores = F.softmax(self.model.predictions(hidden[start + masks[i]]))
                 rows = [
                     self._words(encodings[i].ids, place, row, top_k, among, len(masks[i]) == 1)
                     for place, row in zip(masks[i], scores, strict=True)

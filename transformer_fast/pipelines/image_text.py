@@ -19,7 +19,7 @@ from transformer_fast.files.tokenizer import Tokenizer
 from transformer_fast.models import PretrainedModel, load_model
 from transformer_fast.models.families.clip import CLIPModel
 from transformer_fast.pipelines.pictures import in_batches, several_pictures
-from transformer_fast.pipelines.texts import batches, several
+from transformer_fast.pipelines.texts import batches, padded, several
 
 
 class ImageTextSimilarity:
@@ -87,12 +87,7 @@ class ImageTextSimilarity:
         encodings = self._tokenizer.encode_batch(inputs)
         rows = np.empty((len(inputs), self.model.config.projection_dim), np.float32)
         for indices in batches([len(encoding) for encoding in encodings]):
-            longest = max(len(encodings[i]) for i in indices)
-            ids, mask = (np.zeros((len(indices), longest), np.int64) for _ in range(2))
-            for row, i in enumerate(indices):
-                ids[row, : len(encodings[i])] = encodings[i].ids
-                mask[row, : len(encodings[i])] = 1
-            rows[indices] = self.model.get_text_features(ids, mask)
+            rows[indices] = self.model.get_text_features(*padded([encodings[i] for i in indices]))
         return _normalized(rows)
 
 

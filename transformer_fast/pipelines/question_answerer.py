@@ -85,10 +85,10 @@ class QuestionAnswerer(TextPipeline):
         windows = self._windows(questions, contexts, max_seq_len, doc_stride)
         flat = [window for own in windows for window in own]
         logits: list[Any] = [None] * len(flat)
-        for indices, arguments in self._batches(flat):
-            output = self.model(**arguments)
-            for row, i in enumerate(indices):
-                logits[i] = output.start_logits[row, : len(flat[i])], output.end_logits[row, : len(flat[i])]
+        for indices, rows, cu_seqlens in self._hidden(flat):
+            found = self.model.predictions(rows)
+            for i, own in zip(indices, np.split(found, cu_seqlens[1:-1]), strict=True):
+                logits[i] = own[:, 0], own[:, 1]
         results, rest = [], iter(logits)
         for text, own in zip(contexts, windows, strict=True):
             answers = self._answers(text, own, [next(rest) for _ in own], search)

@@ -102,10 +102,10 @@ class TokenTagger(TextPipeline):
     def _scores(self, windows: list[Any]) -> list[np.ndarray]:
         """The scores (L, labels) of each window."""
         results: list[Any] = [None] * len(windows)
-        for indices, arguments in self._batches(windows):
-            scores = F.softmax(self.model(**arguments).logits)
-            for row, i in enumerate(indices):
-                results[i] = scores[row, : len(windows[i])]
+        for indices, rows, cu_seqlens in self._hidden(windows):
+            scores = F.softmax(self.model.predictions(rows))
+            for i, own in zip(indices, np.split(scores, cu_seqlens[1:-1]), strict=True):
+                results[i] = own
         return results
 
     def _tokens(self, text: str, window: Any, scores: np.ndarray) -> Iterator[dict[str, Any]]:

@@ -224,8 +224,12 @@ class ForTokenClassification(HeadModel):
         """Arguments and errors of `TextEncoder.forward` -> logits (B, L, num_labels)."""
         options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         found = self._encode((input_ids, attention_mask, token_type_ids, position_ids), options)
-        logits = found.unpacked(self.classifier(self._transformed(found.rows)))
+        logits = found.unpacked(self.predictions(found.rows))
         return TokenClassifierOutput(logits, found.hidden_states, found.attentions)
+
+    def predictions(self, rows: np.ndarray) -> np.ndarray:
+        """Hidden states (N, h) -> logits (N, num_labels)."""
+        return self.classifier(self._transformed(rows))
 
     def _transformed(self, rows: np.ndarray) -> np.ndarray:
         return rows
@@ -256,9 +260,13 @@ class ForQuestionAnswering(HeadModel):
         """Arguments and errors of `TextEncoder.forward` -> start_logits and end_logits (B, L)."""
         options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         found = self._encode((input_ids, attention_mask, token_type_ids, position_ids), options)
-        logits = found.unpacked(self.outputs(self._transformed(found.rows)))
+        logits = found.unpacked(self.predictions(found.rows))
         start, end = (np.ascontiguousarray(logits[..., i]) for i in range(2))
         return QuestionAnsweringModelOutput(start, end, found.hidden_states, found.attentions)
+
+    def predictions(self, rows: np.ndarray) -> np.ndarray:
+        """Hidden states (N, h) -> logits (N, 2) that an answer starts and ends there."""
+        return self.outputs(self._transformed(rows))
 
     def _transformed(self, rows: np.ndarray) -> np.ndarray:
         return rows
