@@ -1,4 +1,4 @@
-"""integrations/: nobody who does not use it pays for it. What it computes: test_oracle_from_torch.py."""
+"""integrations/: nobody who does not use it pays for it. What it computes: oracle/test_from_torch.py."""
 
 from __future__ import annotations
 

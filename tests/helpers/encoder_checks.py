@@ -18,7 +18,7 @@ from transformer_fast.files.errors import CheckpointError
 from transformer_fast.files.json_files import read_json_object
 from transformer_fast.models.common.config import read_config
 
-GOLDEN = Path(__file__).parent / "golden" / "encoders"
+GOLDEN = Path(__file__).parent.parent / "golden" / "encoders"
 TOLERANCE = 1e-5
 REPORT = {"output_attentions": True, "output_hidden_states": True}
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from seq2seq_models import zeroed
 
-GOLDEN = Path(__file__).parent / "golden" / "seq2seq"
+GOLDEN = Path(__file__).parent.parent / "golden" / "seq2seq"
 TOLERANCE = 1e-5
 MASKS = ("attention_mask", "decoder_attention_mask")
 STATES = ("logits", "encoder_last_hidden_state", "decoder_hidden_states", "cross_attentions")

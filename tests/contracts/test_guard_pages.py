@@ -8,11 +8,12 @@ line before a crash is the finding.
 
 from __future__ import annotations
 
+import os
 import sys
 
 import numpy as np
 import pytest
-from subprocesses import run_python
+from subprocesses import HELPERS, PACKAGE_PARENT, run_python
 
 FAMILIES = {
     "attention": ("scaled_dot_product_attention",),
@@ -32,7 +33,8 @@ SIZES = ((21, 19), (5, 1), (16, 16), (64, 64), (13, 47), (97, 33))  # rows, widt
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_guard_pages(family, isa):
-    child = run_python(__file__, family, isa, check=False)
+    path = os.pathsep.join((str(PACKAGE_PARENT), str(HELPERS)))
+    child = run_python(__file__, family, isa, check=False, PYTHONPATH=path)
     last = child.stdout.strip().splitlines()[-1:]
     assert child.returncode == 0, f"exit {child.returncode} at {last}\n{child.stderr[-3000:]}"
     assert last[0].startswith("done "), last

@@ -19,7 +19,7 @@ from transformer_fast.weights import find_minilm
 pytest.importorskip("safetensors")
 pytest.importorskip("tokenizers")
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parent.parent / "golden"
 TOLERANCE = 1e-5
 MODEL_LIMIT = TINY_BERT["max_position_embeddings"]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from model_folders import write_json
 
-GOLDEN = Path(__file__).parent / "golden" / "decoders.npz"
+GOLDEN = Path(__file__).parent.parent / "golden" / "decoders.npz"
 TOLERANCE = 1e-5
 NEW_TOKENS = 10
 BEAMS = {"num_beams": 3, "num_return_sequences": 2, "length_penalty": 0.7}

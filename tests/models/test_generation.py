@@ -1,7 +1,7 @@
 """generation: searches, processors and options, on a stand-in for a model whose scores can be written down.
 
 That tokens are those of transformers.generate is tested with real decoders: models/test_*.py (golden) and
-test_oracle_decoders.py (live).
+oracle/test_decoders.py (live).
 """
 
 from __future__ import annotations

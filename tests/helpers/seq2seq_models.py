@@ -1,6 +1,6 @@
 """Tiny encoder-decoder models of transformers with random weights, one a family, and inputs for them.
 
-golden/make_seq2seq.py and test_oracle_seq2seq.py make models with these; torch and transformers are imported when they
+golden/make_seq2seq.py and oracle/test_seq2seq.py make models with these; torch and transformers are imported when they
 are called.
 """
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import transformer_fast
 
-ROOT = Path(__file__).resolve().parent.parent
+HELPERS = Path(__file__).resolve().parent
+ROOT = HELPERS.parents[1]
 PACKAGE_PARENT = Path(transformer_fast.__file__).resolve().parent.parent
 SANITIZED = "libasan" in os.environ.get("LD_PRELOAD", "")
 
