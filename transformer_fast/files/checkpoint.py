@@ -1,7 +1,7 @@
 """`Checkpoint`: config.json and tensors of a model, taken strictly; and `save_checkpoint`, which writes a folder.
 
 `models` opens one, takes its tensors by name, and hands what it has to write to `save_checkpoint`. Files are not
-trusted: whatever is malformed, missing, unused or misshapen is a CheckpointError that names the file and the tensor.
+trusted: a malformed, missing, unused or misshapen tensor is a CheckpointError that names the file and the tensor.
 Tensors are read-only views of the mapped file, so that opening a checkpoint copies nothing. Where settings and tensors
 come from is the business of a `ModelSource`; a new kind of it is added in `source` and `folder`.
 """

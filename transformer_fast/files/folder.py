@@ -1,7 +1,7 @@
 """`Folder`: a model folder in Hugging Face's layout as a `ModelSource`; and where such folders are found.
 
-`open_source` is what `models`, `pipelines`, `generation` and the readers beside this file call: it takes a path, a name
-on the Hugging Face hub, or a source that is already open. Weights are safetensors, one file or sharded; pickle-based
+`models`, `pipelines`, `generation`, `pictures` and `sound` call `open_source` with a path, a name on the Hugging Face
+hub, or a source that is already open. Weights are safetensors, one file or sharded; pickle-based
 ones are refused. Another kind of source is another class (see `source`) and a line in `open_source`; another kind of
 weights in a folder starts at `Folder.weights`.
 """
@@ -22,7 +22,7 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.bin.index.json")
 
-# Nothing that a pickle or a script could hide in is fetched from the hub.
+# Files of other types may hold pickles or scripts; they are not fetched from the hub.
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
 
@@ -49,7 +49,8 @@ def find_folder(
 ) -> Path:
     """The folder of that path; else the snapshot of the repository "org/name" of the Hugging Face hub, in its cache.
 
-    The options are those of huggingface_hub.snapshot_download. What can only be a path is not asked for on the hub.
+    The options are those of huggingface_hub.snapshot_download. A text that can only be a path is not looked up on the
+    hub.
 
     Raises:
         CheckpointError: there is neither such a folder nor such a repository.

@@ -51,7 +51,7 @@ _DEFAULTS = {
 _MODEL_TYPES = {"vit": "ViT", "deit": "DeiT", "clip": "CLIP"}
 _ENDINGS = ("ImageProcessorFast", "ImageProcessorPil", "ImageProcessor", "FeatureExtractor")
 
-# Fields that say who wrote the file, or how a call of theirs returns its result.
+# Fields that say who wrote the file, or how a call of transformers' class returns its result.
 _BOOKKEEPING = {
     "image_processor_type",
     "feature_extractor_type",

@@ -1,7 +1,7 @@
 """Sound for speech models: reading WAV files, changing the sampling rate, and Whisper's log-mel features.
 
 Users and transcribing commands call it, and give the features to Whisper; it knows no model. Another container
-than WAV is another function beside `read_wav`.
+than WAV is another function like `read_wav`.
 
 Source: Radford et al. 2022, https://arxiv.org/abs/2212.04356, transformers' WhisperFeatureExtractor and audio_utils.
 """

@@ -68,7 +68,7 @@ class Tensor:
 class ModelSource(ABC):
     """The settings, tensors and vocabulary of one model, under the names that Hugging Face folders have for them.
 
-    What is malformed raises a CheckpointError that names the file. `str(source)` names the source in error texts.
+    Malformed files raise a CheckpointError that names the file. `str(source)` names the source in error texts.
     """
 
     @abstractmethod

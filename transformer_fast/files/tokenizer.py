@@ -1,6 +1,6 @@
 """`Tokenizer`: a model's vocabulary and the settings of tokenizer_config.json and special_tokens_map.json.
 
-`pipelines` and `generation` make one of a `ModelSource`. Settings that one caller alone needs are read by that caller.
+`pipelines` and `generation` make one of a `ModelSource`. Settings that only one caller needs are read by that caller.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import numpy as np
 from transformer_fast.files.errors import CheckpointError, optional_import
 from transformer_fast.files.source import ModelSource
 
-# What transformers' classes call these tokens where the files do not say.
+# The names that transformers' classes give these tokens where the files do not say.
 _USUAL = {
     "mask_token": ("[MASK]", "<mask>"),
     "cls_token": ("[CLS]", "<s>"),
     "unk_token": ("[UNK]", "<unk>"),
 }
 
-# Where nothing was said, files hold 1e30 for "no limit"; no model has so many positions.
+# Files hold 1e30 for "no limit"; no model has 2**31 positions.
 _NO_LIMIT = 2**31
 
 

@@ -2,7 +2,7 @@
 
 `generate` makes a `GenerationConfig` from what the model's folder says and what the call says, in that order. A new
 option is a field here (with transformers' name and default) and code in the file that honours it; options of
-transformers that are not honoured stand in `_UNSUPPORTED` with the values that change nothing.
+transformers that are not honoured are in `_UNSUPPORTED`, with the values that change nothing.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class GenerationConfig:
 
     @property
     def pad(self) -> int | None:
-        """What fills a row that has ended: the padding token, else the first that ends a row."""
+        """The id that fills a row after its end: the padding token, else the first that ends a row."""
         return self.eos[0] if self.pad_token_id is None and self.eos else self.pad_token_id
 
     def longest(self, prompt: int, positions: int | None) -> int:

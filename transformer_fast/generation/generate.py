@@ -100,7 +100,7 @@ def _tokens(ids: np.ndarray, mask: Any, config: GenerationConfig) -> np.ndarray 
 
 
 def _decoder_ids(model: Any, config: GenerationConfig, input_ids: np.ndarray | None, inputs: dict) -> np.ndarray:
-    """What the decoder begins with, (B, n): the ids given, after the start token, or that alone."""
+    """The first ids of the decoder, (B, n): the start token, and after it the ids given."""
     given = inputs.pop("decoder_input_ids", None)
     if given is not None:
         given = _ids("decoder_input_ids", given)

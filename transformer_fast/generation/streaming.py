@@ -61,7 +61,7 @@ class TextStreamer:
             self._show(text)
 
     def end(self) -> None:
-        """No more ids come: whatever is held back is written."""
+        """No more ids come: write the text that is held back."""
         self._show(self._text())
 
     def _text(self) -> str:
@@ -74,7 +74,7 @@ class TextStreamer:
         self._shown = text
         if text.endswith("\n"):
             # Decoding everything at each token would take quadratic time. The end of a line is a safe place to start
-            # anew; its last token stays, since decoders treat the first one of a text differently.
+            # again; its last token stays, since decoders treat the first one of a text differently.
             self._context = len(self._ids) - 1
             self._shown = self._text()
 

@@ -1,8 +1,8 @@
 """Pipelines: from what a user has (texts, pictures, sound) to what a user wants, by one call of a folder's model.
 
 Each is one class in one file, made by `from_pretrained(folder)` and called with one input or a list of them; the
-results come in the order of the inputs. What several texts of different lengths have in common, batches and checks,
-stands in texts.py; labels and their scores in labels.py. A new pipeline is one more file and one more line here.
+results come in the order of the inputs. `texts` makes batches of texts of different lengths, and checks them; `labels`
+makes scores of logits. A new pipeline is one more file and one more line here.
 """
 
 from __future__ import annotations

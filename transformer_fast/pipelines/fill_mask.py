@@ -1,4 +1,4 @@
-"""`FillMask`: which words may stand where a text has a mask? As transformers' fill-mask pipeline."""
+"""`FillMask`: finds the words for the masks of a text, as transformers' fill-mask pipeline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ImageClassifier`: what is on a picture? Users and `transformer-fast classify` come here."""
+"""`ImageClassifier`: labels for pictures. Users and `transformer-fast classify` call it."""
 
 from __future__ import annotations
 

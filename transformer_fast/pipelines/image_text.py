@@ -1,6 +1,6 @@
-"""`ImageTextSimilarity`: which text belongs to which picture? CLIP's two towers behind one call.
+"""`ImageTextSimilarity`: how well texts fit pictures, by CLIP's two towers.
 
-Users and `transformer-fast similarity` come here.
+Users and `transformer-fast similarity` call it.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class ImageTextSimilarity:
         return _normalized(np.concatenate(rows))
 
     def encode_texts(self, texts: str | list[str]) -> np.ndarray:
-        """(N, dim): a vector of length 1 for each text. What is longer than the model takes is cut off."""
+        """(N, dim): a vector of length 1 for each text. Longer texts than the model takes are cut off."""
         inputs = several("texts", texts)
         if not inputs:
             raise ValueError("texts is empty; needed: at least one text")

@@ -1,4 +1,4 @@
-"""`QuestionAnswerer`: finds the answer to a question in a text, and where it stands.
+"""`QuestionAnswerer`: finds the answer to a question in a text, and its place.
 
 Follows the question-answering pipeline of transformers 4: a long text is read in windows that share some tokens; in
 each, the spans with the highest probability of start times end are candidates, and equal answers add up.
@@ -21,7 +21,7 @@ _SPARE_SPANS = 10
 
 @dataclass(frozen=True)
 class _Search:
-    """What one call asks for."""
+    """The options of one call."""
 
     top_k: int
     max_answer_len: int
@@ -63,8 +63,8 @@ class QuestionAnswerer(TextPipeline):
 
         Args:
             question, context: a string each, or lists of the same length.
-            top_k: how many answers; more than 1 gives a list of up to so many, the best first. A text without tokens
-                has one answer, the empty one, of score 0.
+            top_k: how many answers; more than 1 gives a list of at most that length, the best first. A text without
+                tokens has one answer, the empty one, of score 0.
             max_answer_len: the most tokens of an answer.
             max_seq_len: the most tokens of a window, question included; by default 384, or what the model takes.
             doc_stride: how many tokens two windows share; by default 128, or half of max_seq_len.
@@ -148,14 +148,14 @@ class QuestionAnswerer(TextPipeline):
         return sorted(listed, key=lambda answer: answer["score"], reverse=True)[: search.top_k]
 
     def _allowed(self, window: Any) -> np.ndarray:
-        """(L,): True for the text's tokens, and for the first token of all, which stands for "no answer"."""
+        """(L,): True for the text's tokens, and for the first token of all, which means "no answer"."""
         which = 1 if self._question_first else 0
         ids = np.asarray(window.ids)
         allowed = np.array([sequence == which for sequence in window.sequence_ids])
         return allowed if self._first is None else allowed | (ids == self._first)
 
     def _place(self, window: Any, first: int, last: int, to_words: bool) -> tuple[int, int]:
-        """Where the tokens from first to last stand in the text, in characters."""
+        """The characters of the text that the tokens from first to last cover."""
         which = 1 if self._question_first else 0
         if to_words:
             words = window.token_to_word(first), window.token_to_word(last)
@@ -180,6 +180,6 @@ def _best_spans(
     products = np.tril(np.triu(np.outer(start, end)), search.max_answer_len - 1)
     order = np.argsort(-products, axis=None, kind="stable")[:count]
     spans = zip(*np.unravel_index(order, products.shape), strict=True)
-    # What has no probability is no span: it ends before it starts, or is too long.
+    # A span without probability is none: it ends before it starts, or is too long.
     found = [(int(s), int(e), float(products[s, e])) for s, e in spans if allowed[s] and allowed[e]]
     return [span for span in found if span[2] > 0]

@@ -33,14 +33,15 @@ _T = TypeVar("_T")
 _HUB_ORGANISATION = "sentence-transformers"
 _HUB_NAME = re.compile(r"[^./~\\][^/\\]*")
 
-# What vocabularies call the padding, which the mask hides.
+# Names of the padding token in vocabularies; the mask hides it.
 _PADS = ("[PAD]", "<pad>")
 
 # Seconds of work after which a progress bar appears by itself.
 _PROGRESS_DELAY = 1.0
 
-# Batches run together until they hold so many tokens for each thread. Measured: linear layers reach 95 % of their speed
-# from about 640 rows on, below that the weights are read too often; and threads wait less for each other at the end.
+# Batches run together until they hold this many tokens for each thread. Measured: linear layers reach 95 % of their
+# speed from about 640 rows on, below that the weights are read too often; and threads wait less for each other at the
+# end.
 _ENOUGH_TOKENS = 1024
 # More never run together: nothing gets faster, and the memory that a run needs grows with its tokens.
 _MOST_TOKENS = 16_384
@@ -50,7 +51,7 @@ _WINDOW = 1024
 
 @dataclass(frozen=True)
 class _Job:
-    """What `encode` was asked for, checked."""
+    """The arguments of `encode`, checked."""
 
     batch_size: int
     prompt: str
@@ -192,8 +193,8 @@ class SentenceEncoder:
 
         Texts are read when their results are asked for, at most 1,024 ahead of the last result that was taken; those
         run as in `encode`, sorted by length and in batches. The results are `encode`'s, bit for bit, and so are
-        arguments and errors. What is wrong with an argument is raised by the call itself; what is wrong with a text, or
-        raised by `sentences`, when the 1,024 that it belongs to are read: the results of those before them have come.
+        arguments and errors. The call itself raises errors of arguments. An error of a text, or one that `sentences`
+        raises, comes when the 1,024 that it belongs to are read: the results of those before them have come.
 
         Example:
             >>> with open("texts.txt") as file:                                                  # doctest: +SKIP
@@ -271,7 +272,7 @@ class SentenceEncoder:
         together = self._together(texts, job, _ENOUGH_TOKENS * n_threads)
         if n_threads > 1 and len(texts) > job.batch_size:
             together = _made_ahead(together)
-        with closing(together):  # whatever happens here, the other thread ends
+        with closing(together):  # the other thread ends even after an error here
             for indices, tokens in together:
                 if job.tokens_wanted:
                     ids, cu_seqlens = packed(tokens)
@@ -312,7 +313,7 @@ class SentenceEncoder:
         return self.prompts[name]
 
     def _prompt_length(self, prompt: str) -> int:
-        """The prompt's tokens at the start of a text: its own and the special ones before, not those behind."""
+        """The prompt's tokens at the start of a text: its own and the special ones before them, not those after."""
         encoding = self.tokenizer.encode(prompt)
         return len(encoding.ids) - (1 if encoding.special_tokens_mask[-1:] == [1] else 0)
 
@@ -329,7 +330,7 @@ class SentenceEncoder:
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
     def _first(self, tokens: list[list[int]], skipped: int) -> np.ndarray:
-        """The pooling "cls" alone, for which one row of each text goes through the last layer."""
+        """The pooling "cls", for which one row of each text goes through the last layer."""
         long_enough = [i for i, ids in enumerate(tokens) if len(ids) > skipped]
         pooled = np.zeros((len(tokens), self.model.hidden_size), np.float32)
         if long_enough:
@@ -353,7 +354,7 @@ class SentenceEncoder:
 def _pool(mode: str, hidden: np.ndarray, cu_seqlens: np.ndarray, skipped: int) -> np.ndarray:
     """One row a sequence of its hidden states (T, h), without the first `skipped`; no tokens give zeros.
 
-    A sequence at a time: its result must not depend on what stands beside it.
+    A sequence at a time: its result must not depend on its neighbours.
     """
     pooled = np.zeros((len(cu_seqlens) - 1, hidden.shape[1]), np.float32)
     for b, (first, last) in enumerate(zip(cu_seqlens[:-1], cu_seqlens[1:], strict=True)):
@@ -376,7 +377,7 @@ def _made_ahead(items: Iterator[_T]) -> Generator[_T]:
     def begin(pool: ThreadPoolExecutor) -> Future[list[_T]] | None:
         try:
             return pool.submit(list, islice(items, 1))
-        except RuntimeError:  # the interpreter is ending: what still runs, or runs atexit, goes on alone
+        except RuntimeError:  # the interpreter is ending: the rest runs on this thread
             return None
 
     with ThreadPoolExecutor(1, "tokenizing") as pool:
@@ -400,7 +401,7 @@ def _normalized(vectors: np.ndarray) -> np.ndarray:
 
 
 def _several(sentences: Any) -> Iterable[Any]:
-    """What is to be texts; one string is one text."""
+    """The texts, one by one; one string is one text."""
     if isinstance(sentences, str):
         return [sentences]
     if isinstance(sentences, (bytes, Mapping)) or not isinstance(sentences, Iterable):

@@ -1,4 +1,4 @@
-"""`TextClassifier`: which label fits a text? Users and `transformer-fast classify` come here."""
+"""`TextClassifier`: labels for texts. Users and `transformer-fast classify` call it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """`Summariser` and `Translator`: texts in, other texts out, by encoder-decoder models (BART, T5, Marian, ...).
 
-What such a model needs for a task (words before the text, options of the search) stands in its config.json under
-task_specific_params; see `TextToText`. A new task is one more class with a `_task`.
+config.json holds what a task needs (words before the text, options of the search) under task_specific_params; see
+`TextToText`. A new task is one more class with a `_task`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class TextToText(TextPipeline):
         return None if field is None else getattr(self.model.config, field)
 
     def __call__(self, texts, *, truncation: bool = True, **options: Any) -> Any:
-        """What the model makes of one text, a string, or of each of several.
+        """The model's text for one text, a string, or for each of several.
 
         texts: a string or a list of strings. truncation: cut off what the model cannot take. options: those of
         `model.generate` (max_new_tokens, num_beams, do_sample, ...), except num_return_sequences.

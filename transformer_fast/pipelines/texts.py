@@ -1,4 +1,4 @@
-"""`TextPipeline`: what the pipelines on texts share. The folder, the tokenizer, checks, batches by length.
+"""`TextPipeline`: the base of pipelines on texts. It reads model and tokenizer, checks texts, and batches by length.
 
 A pipeline derives from it, names the models that it takes in `model_class`, and calls `_encodings`, and then `_hidden`
 or `_batches`. A new argument that models need of a tokenizer goes into both.

@@ -1,6 +1,6 @@
-"""`TokenTagger`: names, places, parts of speech: a label for each token or run of tokens, and where it stands.
+"""`TokenTagger`: names, places, parts of speech: a label for each token or run of tokens, and its place.
 
-Users and `transformer-fast tag` come here. Follows transformers' token-classification pipeline to the letter, the
+Users and `transformer-fast tag` call it. It follows transformers' token-classification pipeline to the letter, the
 way in which words are put together included. A new way of aggregation goes into `_WORD_SCORES`.
 """
 
@@ -54,7 +54,7 @@ class TokenTagger(TextPipeline):
         ignore_labels: Collection[str] = ("O",),
         stride: int | None = None,
     ) -> Any:
-        """What stands in one text, a list of dicts, or in each of several.
+        """The findings in one text, a list of dicts, or in each of several.
 
         Args:
             texts: a string or a list of strings.
@@ -63,7 +63,7 @@ class TokenTagger(TextPipeline):
                 "first", "average" and "max" first give each word one label: its first token's, that of the mean
                 scores, or that of its surest token.
             ignore_labels: labels that are left out.
-            stride: None cuts off a text that is too long. A number runs it in windows that share so many tokens;
+            stride: None cuts off a text that is too long. A number runs it in windows that share this many tokens;
                 where findings of two windows overlap, the longer, then the surer one stays. Not with "none".
 
         Raises:
@@ -153,7 +153,7 @@ class TokenTagger(TextPipeline):
         }
 
     def _groups(self, entities: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Neighbours of one label as one; a label that begins with B- begins anew."""
+        """Neighbours of one label as one; a label that begins with B- begins a new group."""
         groups: list[list[dict[str, Any]]] = []
         for entity in entities:
             begins, label = _label_parts(entity["entity"])

@@ -22,7 +22,7 @@ from transformer_fast.models.families.whisper import WhisperForConditionalGenera
 
 # Segments that run together: each has 1,500 places in the encoder.
 _BATCH = 4
-# A cut is looked for in the last part of a segment, and is the middle of the quietest stretch of so many seconds.
+# A cut is looked for in the last part of a segment, and is the middle of the quietest stretch of this many seconds.
 _SEARCHED, _STRETCH = 0.2, 0.2
 
 

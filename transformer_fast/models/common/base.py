@@ -1,8 +1,8 @@
-"""`PretrainedModel`: what all families share between a checkpoint's tensors and a model's parameters, both ways.
+"""`PretrainedModel`: reads a model's parameters from a checkpoint's tensors, and writes them back.
 
-A family's model derives from it and says in class attributes and in `sources` how its parameters are made of the
-checkpoint's tensors; reading, checking and writing stand here. `load_model` calls `from_checkpoint`. A new way in which
-a parameter is made of tensors is a new field of `Source`, used in `read` and `write`.
+A family's model derives from it, and says in class attributes and in `sources` how its parameters are made of the
+checkpoint's tensors; reading, checking and writing are here. `load_model` calls `from_checkpoint`. A new way in which a
+parameter is made of tensors is a new field of `Part` (rows of a tensor) or `Source`, used in `read` and `write`.
 """
 
 from __future__ import annotations
@@ -227,7 +227,7 @@ class PretrainedModel(Module):
         neutral: field -> the values that change nothing (see models/config.read_config).
         ignored: prefixes of tensors that the model does not need, after `canonical`.
         stacks: prefix of numbered layers -> the field that says how many there are (with dots into nested configs).
-        base_prefix: what stands before the tensors of the model proper in the files of models with a head ("bert.").
+        base_prefix: the prefix of the tensors of the model without its head in files of models with a head ("bert.").
         head_prefixes: prefixes of the head's tensors; empty for the model without a head.
 
     Attributes:
@@ -249,12 +249,12 @@ class PretrainedModel(Module):
     def __init__(self, config: Any) -> None:
         super().__init__()
         self.config = config
-        # What save_pretrained writes back: the whole config.json, and which tensors the file had.
+        # save_pretrained writes the whole config.json and the tensors that the file had.
         self._content: dict[str, Any] = {}
         self._names: Collection[str] | None = None
 
     # ------------------------------------------------------------------------------------------------------------------
-    # What a family defines
+    # For families to define
 
     @classmethod
     def sources(cls, config: Any, names: Collection[str]) -> dict[str, Source]:
@@ -293,7 +293,7 @@ class PretrainedModel(Module):
         local_files_only: bool = False,
         compute_type: str = "auto",
     ) -> Model:
-        """The model in a folder, or on the Hugging Face hub; whatever class its config.json names. See `load_model`."""
+        """The model in a folder or on the Hugging Face hub, as this class even if config.json names another."""
         source = open_source(
             path_or_hub_id, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only
         )
@@ -393,7 +393,7 @@ class PretrainedModel(Module):
 
 
 class _Everything(Collection):
-    """The tensors of a fresh model: whatever `sources` asks for is there."""
+    """The tensors of a fresh model: each one that `sources` asks for."""
 
     def __contains__(self, name: object) -> bool:
         return True

@@ -106,7 +106,7 @@ _POSITION_IDS = "embeddings.position_ids"  # the numbers 0, 1, ... in files of t
 
 
 def _tower_content(name: str, content: dict[str, Any], source: Path) -> dict[str, Any]:
-    """What stands under `name` in CLIPModel's config."""
+    """The config of the tower `name` in CLIPModel's config."""
     # Some files hold the tower's config a second time; transformers lets that one win, defaults included.
     legacy = content.get(f"{name}_dict")
     tower = content.get(name, {}) if legacy is None else legacy
@@ -116,7 +116,7 @@ def _tower_content(name: str, content: dict[str, Any], source: Path) -> dict[str
 
 
 class _Tower(PretrainedModel):
-    """One tower, from its own checkpoint or out of one of CLIPModel, where its config stands under `field`."""
+    """One tower, from its own checkpoint or out of one of CLIPModel, where its config is under `field`."""
 
     neutral = _NEUTRAL
     field = ""
