@@ -8,7 +8,6 @@
 #define TFAST_H
 
 #include "base/types.h"
-#include "kernels/api.h" /* tfast_attention */
 
 /* --- settings (runtime/)
  * --------------------------------------------------------------------------------------------------- */
@@ -30,15 +29,70 @@ void tfast_cache_bytes(int64_t* l1d, int64_t* l2, int64_t* l3);
 
 /* --- attention (ops/attention.c)
  * -------------------------------------------------------------------------------------------- */
+/* An additive term of the scores: float values, or bytes where 0 means "not allowed" (-infinity). */
+typedef enum { TFAST_BIAS_NONE = 0, TFAST_BIAS_FLOAT = 1, TFAST_BIAS_BOOL = 2 } tfast_bias_kind;
+typedef struct {
+    tfast_bias_kind kind;
+    const void* data;
+    int64_t stride[4]; /* batch, head, query, key; 0 broadcasts, negative is allowed (a table over offsets has -1, 1) */
+} tfast_bias;
+
+#define TFAST_UNLIMITED INT64_MAX
+
+/* One attention call. The order of operations on a score: q.k * scale, soft cap, bias terms, ALiBi, structure; then
+ * softmax with sink. Key j is visible to query i of batch b iff  j < kv_length[b]  and  offset - left <= j - i <=
+ * offset + right  (right is 0 when causal; TFAST_UNLIMITED: no bound), offset = offset[b]. Packed sequences: cu_q and
+ * cu_k hold B + 1 row offsets, batch strides are unused. */
+typedef struct {
+    tfast_dtype q_dtype;  /* of q and out */
+    tfast_dtype kv_dtype; /* of k and v: q_dtype, or F16 or BF16 where that is F32 */
+    int64_t B, H, Hkv, Lq, Lk, D, Dv;
+    const void *q, *k, *v;
+    void* out;
+    int64_t q_stride[3], k_stride[3], v_stride[3], out_stride[3]; /* batch, head, position; the last axis is dense */
+    const int64_t *cu_q, *cu_k;
+    const int64_t* kv_length; /* B values or NULL */
+    const int64_t* offset;    /* B values or NULL: 0 */
+    int64_t left, right;
+    float scale, softcap;  /* softcap 0: none */
+    const float* additive; /* D values, or NULL: the score is then additive . tanh(q + k) (Bahdanau) in place of q . k;
+                              scale 1, no soft cap */
+    tfast_bias bias[2];
+    const float *alibi_slopes, *sinks; /* H values or NULL */
+    float* lse;                        /* natural logarithm, or NULL */
+    int64_t lse_stride[2];             /* batch, head; positions are dense */
+    float* weights;                    /* or NULL: zeroed by the caller; what is invisible is not written */
+    int64_t weights_stride[4];         /* batch, head, query, key */
+    int weights_mean; /* add weight / H of every head into one matrix: the pieces of a batch then run in one task */
+} tfast_attention;
+
 tfast_status tfast_attention_run(const tfast_attention* call, int n_threads);
 
-/* What tfast_attention_run would do. */
+/* Which kernel runs a piece: all keys at once, block by block, or for few query rows. */
+typedef enum { TFAST_KERNEL_FULL_ROW = 0, TFAST_KERNEL_ONLINE = 1, TFAST_KERNEL_DECODE = 2 } tfast_attention_kernel;
+
+/* The pieces of a call that are run in the same way. */
 typedef struct {
-    int64_t pieces, rows_per_piece, key_splits, threads, key_block, query_panel;
+    tfast_attention_kernel kernel;
+    const char* level; /* whose kernel it is */
+    int fallback;      /* it is not the level in force, which leaves few rows and keys to another one */
+    int matrix_engine; /* it computes both products */
+    int copies_kv;     /* K and V are copied as float32, superblock by superblock, before they are read */
+    int64_t pieces;
+    int64_t query_panel; /* query rows of one step */
+    int64_t key_block;   /* keys of one step */
+} tfast_attention_kind;
+
+enum { TFAST_MAX_ATTENTION_KINDS = 12 }; /* kernels x fallback x copies_kv */
+
+/* How tfast_attention_run would run a call. */
+typedef struct {
+    int64_t pieces, rows_per_piece, key_splits, threads;
     int64_t scratch_bytes; /* of all threads, partial results included */
     double score_flops;    /* of the visible scores, both products */
     double visible_fraction;
-    int decode; /* pieces that take the decode kernel */
+    int n_kinds;
+    tfast_attention_kind kinds[TFAST_MAX_ATTENTION_KINDS];
 } tfast_attention_plan;
 void tfast_attention_explain(const tfast_attention* call, int n_threads, tfast_attention_plan* plan);
 

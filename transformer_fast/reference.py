@@ -292,6 +292,23 @@ def linear(x, weight, bias=None, *, activation=None, multiply=None, residual=Non
     return y.astype(out_dtype)
 
 
+def rounded_weight(weight, format):
+    """The values that products use of a weight (N, K) packed in a format of pack_weight, in weight's own type.
+
+    bfloat16: 8 significant bits, to the nearest, ties to even; what rounds beyond the range becomes infinity.
+    """
+    weight = np.asarray(weight)
+    if format == "float32":
+        return weight
+    if format != "bfloat16":
+        raise ValueError(f"format is {format!r}; needed: float32 or bfloat16")
+    bits = np.ascontiguousarray(weight, np.float32).view(np.uint32).astype(np.uint64)
+    up = bits + 0x7FFF + (bits >> 16 & 1)
+    nan = (bits & 0x7FFFFFFF) > 0x7F800000
+    kept = np.where(nan, bits | 0x400000, up) & 0xFFFF0000
+    return kept.astype(np.uint32).view(np.float32).astype(weight.dtype)
+
+
 def matmul(a, b):
     """a @ b: (..., M, K) and (..., K, N) -> (..., M, N)."""
     return (_widen(a, "a") @ _widen(b, "b")).astype(np.asarray(a).dtype)

@@ -11,7 +11,7 @@ typedef struct {
 } level_t;
 
 static const level_t levels[] = {
-    {&tfast_level_scalar, 0},
+    {&tfast_level_portable, 0},
 #if defined(__x86_64__)
     {&tfast_level_avx2, TFAST_CPU_X86_64_V3},
     {&tfast_level_avx512, TFAST_CPU_X86_64_V4},
@@ -56,7 +56,9 @@ static void lay_over(tfast_kernels* k, const tfast_level* level) {
     if (level->attention) {
         const int leaves_some = level->attention->min_rows > 0;
         k->attention_fallback = leaves_some ? k->attention : level->attention;
+        k->attention_fallback_level = leaves_some ? k->attention_level : level->name;
         k->attention = level->attention;
+        k->attention_level = level->name;
     }
     if (level->rows) k->rows = level->rows;
 }

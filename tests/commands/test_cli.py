@@ -489,7 +489,7 @@ def test_help_imports_neither_models_nor_tokenizers():
             cli.main(["--help"])
         except SystemExit:
             pass
-        heavy = ("tokenizers", "safetensors", "matplotlib", "transformer_fast.text")
+        heavy = ("tokenizers", "safetensors", "matplotlib", "transformer_fast.pipelines")
         print([name for name in heavy if name in sys.modules])
     """
     assert run_python(code=code).stdout.splitlines()[-1] == "[]"

@@ -11,7 +11,7 @@ from seq2seq_golden import GOLDEN, changed
 from seq2seq_models import VOCAB, sound
 
 from transformer_fast import cli, load_model
-from transformer_fast.audio import WhisperFeatureExtractor, read_wav
+from transformer_fast.files.sound import WhisperFeatureExtractor, read_wav
 from transformer_fast.pipelines.transcriber import _quietest
 
 tokenizers = pytest.importorskip("tokenizers")

@@ -1,6 +1,6 @@
 """Corners that a reviewer found: each of these once crashed, wrote beyond its memory, or gave another result.
 
-For csrc/kernels/attention*.h, csrc/runtime/workspace.c, csrc/ops and transformer_fast/_core.pyx.
+For csrc/kernels/attention, csrc/runtime/workspace.c, csrc/ops and transformer_fast/_core.pyx.
 """
 
 from __future__ import annotations

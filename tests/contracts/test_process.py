@@ -157,7 +157,7 @@ def test_fork_while_other_threads_compute():
 def test_settings_are_inherited_and_can_be_changed_in_the_child():
     code = """
         work()
-        tf.set_isa("scalar")
+        tf.set_isa("portable")
         tf.set_num_threads(2)
         read, write = os.pipe()
         if os.fork() == 0:
@@ -170,7 +170,7 @@ def test_settings_are_inherited_and_can_be_changed_in_the_child():
         print(os.read(read, 1000).decode())
         os.wait()
     """
-    assert json.loads(child(code)) == ["scalar", functional.available_isas()[-1], 1, 64]
+    assert json.loads(child(code)) == ["portable", functional.available_isas()[-1], 1, 64]
 
 
 # the floating-point environment --------------------------------------------------------------------------------------
@@ -461,7 +461,7 @@ def test_best_isa_by_default():
     assert printed("import transformer_fast as tf; print(tf.get_isa())") == functional.available_isas()[-1]
 
 
-@pytest.mark.parametrize("name", ["sse9", "AVX2 ", "avx2,scalar"])
+@pytest.mark.parametrize("name", ["sse9", "AVX2 ", "avx2,portable"])
 def test_unknown_isa_in_the_environment_fails_loudly(name):
     done = run_python(code="import transformer_fast; print('imported')", check=False, TRANSFORMER_FAST_ISA=name)
     assert done.returncode == 1 and "imported" not in done.stdout

@@ -1,4 +1,4 @@
-"""audio.py: WAV files that the test writes, resampling, and log-mel features against transformers' (golden)."""
+"""sound.py: WAV files that the test writes, resampling, and log-mel features against transformers' (golden)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from seq2seq_golden import GOLDEN
 from seq2seq_models import sound
 
-from transformer_fast.audio import WhisperFeatureExtractor, mel_filter_bank, read_wav, resample
-from transformer_fast.checkpoint import CheckpointError
+from transformer_fast.files.checkpoint import CheckpointError
+from transformer_fast.files.sound import WhisperFeatureExtractor, mel_filter_bank, read_wav, resample
 
 SAMPLES = np.array([[0.0, 0.5], [0.25, -0.25], [-1.0, -1.0], [0.75, 0.25], [-0.5, 0.0]])  # (n, channels)
 

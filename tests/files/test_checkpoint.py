@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from model_folders import write_json
 
-from transformer_fast.checkpoint import INDEX, WEIGHTS, Checkpoint, CheckpointError, member, read_json
+from transformer_fast.files.checkpoint import INDEX, WEIGHTS, Checkpoint, CheckpointError, member, read_json
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 save_file = pytest.importorskip("safetensors.numpy").save_file
@@ -54,12 +54,12 @@ def test_tensors_are_read_only_views_of_the_file(folder):
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float16, ml_dtypes.bfloat16])
-def test_other_floats_become_float32(folder, dtype):
+def test_tensors_keep_the_type_of_the_file(folder, dtype):
     values = np.linspace(-3, 3, 7).astype(dtype)
     save_file({"a": values}, folder / WEIGHTS)
     array = Checkpoint.open(folder).take({"a": (7,)})["a"]
-    assert array.dtype == np.float32 and np.array_equal(array, values.astype(np.float32))
-    assert not array.flags.writeable
+    assert array.dtype == values.dtype and np.array_equal(array, values)
+    assert not array.flags.writeable and not array.flags.owndata
 
 
 def test_a_file_that_does_not_align_its_tensors(folder):

@@ -1,4 +1,4 @@
-"""vision.py: pictures of every kind, the fields of the file, and what is refused."""
+"""pictures.py: pictures of every kind, the fields of the file, and what is refused."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from model_folders import write_json
 
-from transformer_fast.checkpoint import CheckpointError
-from transformer_fast.vision import ImageProcessor, load_image
+from transformer_fast.files.checkpoint import CheckpointError
+from transformer_fast.files.pictures import ImageProcessor, load_image
 
 Image = pytest.importorskip("PIL.Image")
 

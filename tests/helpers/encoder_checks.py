@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from transformer_fast import functional, load_model, nn
-from transformer_fast.checkpoint import Checkpoint, CheckpointError, read_json_object
-from transformer_fast.models.config import read_config
+from transformer_fast.files.checkpoint import Checkpoint, CheckpointError, read_json_object
+from transformer_fast.models.common.config import read_config
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "encoders"
 TOLERANCE = 1e-5
@@ -153,7 +153,7 @@ def broken_tensors(name: str, folder: Path, ours: str) -> None:
 
     load_model(GOLDEN / name).save_pretrained(folder)
     config = read_json_object(folder / "config.json")
-    tensors = {key: tensor.float32().copy() for key, tensor in Checkpoint.open(folder).tensors.items()}
+    tensors = {key: tensor.array().copy() for key, tensor in Checkpoint.open(folder).tensors.items()}
 
     def fails(changed: dict, text: str, **fields) -> None:
         (folder / "config.json").write_text(json.dumps(config | fields))

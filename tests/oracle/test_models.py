@@ -13,8 +13,8 @@ import pytest
 from model_folders import TINY_BERT, write_sentence_model
 
 from transformer_fast import load_model, nn
-from transformer_fast.checkpoint import CheckpointError
-from transformer_fast.text import SentenceEncoder
+from transformer_fast.files.checkpoint import CheckpointError
+from transformer_fast.pipelines import SentenceEncoder
 from transformer_fast.weights import find_minilm
 
 pytestmark = pytest.mark.oracle

@@ -22,7 +22,7 @@ from seq2seq_models import (
 )
 
 from transformer_fast import load_model
-from transformer_fast.audio import WhisperFeatureExtractor
+from transformer_fast.files.sound import WhisperFeatureExtractor
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 safetensors = pytest.importorskip("safetensors.numpy")

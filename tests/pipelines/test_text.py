@@ -1,4 +1,4 @@
-"""text.py: `encode` against sentence-transformers' own numbers (golden), its arguments, and the files that it reads."""
+"""`encode` against sentence-transformers' own numbers (golden), its arguments, and the files that it reads."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from model_folders import SENTENCES, TINY_BERT, WORDS, write_bert, write_json, write_sentence_model, write_tokenizer
 
-from transformer_fast import text
-from transformer_fast.checkpoint import CheckpointError
-from transformer_fast.text import SentenceEncoder
+from transformer_fast.files.checkpoint import CheckpointError
+from transformer_fast.pipelines import SentenceEncoder
+from transformer_fast.pipelines import sentence_encoder as text
 from transformer_fast.weights import find_minilm
 
 pytest.importorskip("safetensors")

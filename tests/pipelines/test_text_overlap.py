@@ -11,7 +11,8 @@ import pytest
 from model_folders import write_sentence_model
 from subprocesses import run_python
 
-from transformer_fast import functional, text
+from transformer_fast import functional
+from transformer_fast.pipelines import sentence_encoder as text
 
 pytest.importorskip("safetensors")
 pytest.importorskip("tokenizers")
@@ -156,7 +157,8 @@ def test_an_error_keeps_no_texts(encoder, monkeypatch, number):
 ENDING = """
     import atexit, sys, threading, time
     import numpy as np
-    from transformer_fast import functional, text
+    from transformer_fast import functional
+    from transformer_fast.pipelines import sentence_encoder as text
     functional.set_num_threads(2)
     text._ENOUGH_TOKENS = 1
     encoder = text.SentenceEncoder.from_pretrained(sys.argv[1])

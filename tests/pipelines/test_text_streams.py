@@ -1,4 +1,4 @@
-"""text.py: which texts run together, and `encode_stream`: the same numbers, flat memory, errors where they belong.
+"""Which texts run together, and `encode_stream`: the same numbers, flat memory, errors where they belong.
 
 What overlaps with what is in test_text_overlap.py.
 """
@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from model_folders import SENTENCES, WORDS, write_sentence_model
 
-from transformer_fast import text
-from transformer_fast.text import SentenceEncoder
+from transformer_fast.pipelines import SentenceEncoder
+from transformer_fast.pipelines import sentence_encoder as text
 
 pytest.importorskip("safetensors")
 pytest.importorskip("tokenizers")

@@ -25,7 +25,7 @@ NAMES = {"np": np, "tf": transformer_fast, "nn": nn, "F": functional}
 NEEDS = {
     "transformer_fast.integrations.huggingface": ("torch", "transformers"),
     "transformer_fast.integrations.torch": ("torch",),
-    "transformer_fast.vision": ("PIL",),
+    "transformer_fast.files.pictures": ("PIL",),
 }
 
 PACKAGE = transformer_fast.__name__

@@ -28,36 +28,28 @@ PYTHON_ROOMS = {
     "cli": {"commands"},
     "commands": {
         "commands",
-        "audio",
         "bench",
+        "files",
         "functional",
         "generation",
         "models",
-        "passages",
         "pipelines",
-        "text",
         "visualize",
-        "weights",
         "__init__",
     },
     "bench": {"functional", "timing"},
     "visualize": {"visualize"},
-    "text": {"models", "nn", "functional", "checkpoint", "tokenization", "weights"},
-    "pipelines": {"pipelines", "models", "functional", "audio", "tokenization", "vision", "checkpoint"},
-    "models": {"models", "generation", "nn", "functional", "checkpoint"},
-    "generation": {"generation", "checkpoint", "tokenization"},
+    "pipelines": {"pipelines", "models", "nn", "functional", "files"},
+    "models": {"models", "generation", "nn", "functional", "files"},
+    "generation": {"generation", "files"},
     "integrations": {"integrations", "nn", "functional"},
-    "audio": {"checkpoint"},
-    "tokenization": {"checkpoint"},
+    "files": {"files"},
     "nn": {"nn", "functional"},
     "functional": {"functional", "_core", "reference"},  # reference: float64, which only an oracle needs
-    "vision": {"checkpoint"},
-    "checkpoint": set(),
-    "passages": set(),
     "timing": set(),
     "reference": set(),
-    "weights": {"checkpoint"},
-    "__init__": {"functional", "generation", "models", "nn", "text", "visualize"},
+    "weights": {"files"},
+    "__init__": {"functional", "generation", "models", "nn", "pipelines", "visualize"},
 }
 # Imported by one room alone, whose files are imported by nobody else.
 FOREIGN_ROOM = "integrations"
@@ -67,11 +59,12 @@ FOREIGN = {"torch", "transformers", "sentence_transformers", "onnxruntime", "onn
 C_ROOMS = {
     "base": {"base"},
     "simd": {"simd", "base"},
-    "kernels": {"kernels", "simd", "base"},
+    "kernels": {"kernels", "simd", "base", "tfast.h"},
     "isa": {"isa", "kernels", "simd", "base"},
-    "runtime": {"runtime", "kernels/table.h", "base"},
-    "ops": {"ops", "runtime", "kernels/table.h", "base", "tfast.h"},
-    "tfast.h": {"kernels/table.h", "base"},
+    "tuning": {"tuning", "base", "tfast.h"},
+    "runtime": {"runtime", "kernels/api.h", "base", "tfast.h"},
+    "ops": {"ops", "runtime", "tuning", "kernels/api.h", "base", "tfast.h"},
+    "tfast.h": {"base"},
 }
 INTRINSICS = re.compile(r"(immintrin|x86intrin|[a-z]mmintrin|avx\w*intrin|arm_neon|arm_sve)\.h")
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
@@ -120,6 +113,12 @@ def test_python_module_imports_only_what_lies_below_it(path):
     assert not above, f"{relative(path)} may import {sorted(allowed)}, but imports {sorted(above)}"
 
 
+@pytest.mark.parametrize("path", sorted((PACKAGE / "models" / "common").glob("*.py")), ids=relative)
+def test_what_families_share_knows_no_family(path):
+    families = f"{PACKAGE.name}.models.families"
+    assert not {name for name in imported_modules(path) if name.startswith(families)}
+
+
 @pytest.mark.parametrize("path", PYTHON_FILES, ids=relative)
 def test_other_frameworks_are_imported_in_one_room(path):
     if path.relative_to(PACKAGE).parts[0] == FOREIGN_ROOM:
@@ -135,7 +134,7 @@ def test_reference_imports_numpy_alone():
 
 
 def test_compiled_module_imports_nothing_of_the_package():
-    source = "".join((PACKAGE / name).read_text(encoding="utf-8") for name in ("_core.pyx", "_core.pxd"))
+    source = "".join((PACKAGE / name).read_text(encoding="utf-8") for name in ("_core.pyx", "_core_attention.pxi", "_core.pxd"))
     assert not re.search(r"^\s*(from|import|cimport)\s+transformer_fast", source, re.MULTILINE)
     headers = set(re.findall(r'cdef extern from "([^"]+)"', source))
     assert {Path(header).name for header in headers} <= {"tfast.h"}, "tfast.h is the only header that Cython sees"
@@ -190,7 +189,7 @@ def test_openmp_and_intrinsics_stand_in_their_rooms(path):
 def test_every_isa_file_is_compiled():
     assert set(isa_sources()) <= set((CSRC / "isa").glob("*.c"))
     if platform.machine() in ("x86_64", "AMD64"):
-        assert {path.stem for path in isa_sources()} == {"scalar", "avx2", "avx512", "amx"}
+        assert {path.stem for path in isa_sources()} == {"portable", "avx2", "avx512", "amx"}
 
 
 @pytest.fixture(scope="module", params=isa_sources(), ids=lambda path: path.stem)
@@ -217,7 +216,7 @@ def symbols(target: Path, option: str) -> set[str]:
 def test_isa_object_exports_one_symbol(isa_object):
     isa, target = isa_object
     exported = {line for line in symbols(target, "-g") if line not in symbols(target, "-u")}
-    assert exported == {f"tfast_fill_{isa}"}, "what leaks may be linked in place of the baseline's"
+    assert exported == {f"tfast_level_{isa}"}, "what leaks may be linked in place of the baseline's"
 
 
 def test_kernels_neither_allocate_nor_call_upwards(isa_object):

@@ -1,0 +1,71 @@
+/* One batch entry of a call in memory: its lengths, its base addresses, and rows of its element types.
+ *
+ * Used by every file of this folder. Another element type: element_bytes, load_row, store_row. */
+#ifndef TFAST_KERNELS_ATTENTION_SEQUENCE_H
+#define TFAST_KERNELS_ATTENTION_SEQUENCE_H
+
+/* The batch of a piece: lengths and base addresses, packed or not. */
+typedef struct {
+    int64_t lq, lk, offset;
+    int64_t q_row0, k_row0; /* first row in packed storage, else 0 */
+    const char *q, *k, *v;  /* of this batch and kv head (q: of this batch) */
+    char* out;
+    int64_t q_bytes, kv_bytes; /* of an element of q and out, of k and v */
+} sequence_t;
+
+static int64_t element_bytes(tfast_dtype dtype) {
+    return dtype == TFAST_F32 ? 4 : 2;
+}
+
+static void set_sequence(const tfast_attention* c, const tfast_attention_piece* p, sequence_t* s) {
+    const int64_t b = p->batch;
+    int64_t q0 = b * c->q_stride[0], k0 = b * c->k_stride[0], v0 = b * c->v_stride[0], o0 = b * c->out_stride[0];
+    s->q_bytes = element_bytes(c->q_dtype);
+    s->kv_bytes = element_bytes(c->kv_dtype);
+    s->offset = c->offset ? c->offset[b] : 0;
+    s->lq = c->Lq;
+    s->lk = c->Lk;
+    s->q_row0 = s->k_row0 = 0;
+    if (c->cu_q) {
+        s->q_row0 = c->cu_q[b];
+        s->k_row0 = c->cu_k[b];
+        s->lq = c->cu_q[b + 1] - s->q_row0;
+        s->lk = c->cu_k[b + 1] - s->k_row0;
+        q0 = s->q_row0 * c->q_stride[2];
+        k0 = s->k_row0 * c->k_stride[2];
+        v0 = s->k_row0 * c->v_stride[2];
+        o0 = s->q_row0 * c->out_stride[2];
+    }
+    if (c->kv_length) s->lk = TFAST_MIN(s->lk, c->kv_length[b]);
+    s->q = (const char*)c->q + q0 * s->q_bytes;
+    s->k = (const char*)c->k + (k0 + p->kv_head * c->k_stride[1]) * s->kv_bytes;
+    s->v = (const char*)c->v + (v0 + p->kv_head * c->v_stride[1]) * s->kv_bytes;
+    s->out = (char*)c->out + o0 * s->q_bytes;
+}
+
+/* V_LANES elements (or the first n, the others 0) of a row of any type. */
+V_INLINE vf load_row(const char* row, int64_t d, int64_t n, tfast_dtype dtype) {
+    if (dtype == TFAST_F32) {
+        const float* p = (const float*)row + d;
+        return n >= V_LANES ? v_load(p) : v_load_n(p, n);
+    }
+    const uint16_t* p = (const uint16_t*)row + d;
+    uint16_t last[V_LANES] = {0};
+    if (n < V_LANES) {
+        for (int64_t i = 0; i < n; i++) last[i] = p[i];
+        p = last;
+    }
+    return dtype == TFAST_F16 ? v_load_f16(p) : v_load_bf16(p);
+}
+
+/* n floats to a row of the output's type, rounded to nearest even. */
+static void store_row(char* row, const float* x, int64_t n, tfast_dtype dtype) {
+    if (dtype == TFAST_F32) {
+        memcpy(row, x, (size_t)n * 4);
+        return;
+    }
+    uint16_t* out = (uint16_t*)row;
+    for (int64_t i = 0; i < n; i++) out[i] = dtype == TFAST_F16 ? to_f16(x[i]) : to_bf16(x[i]);
+}
+
+#endif

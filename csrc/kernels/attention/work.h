@@ -1,0 +1,111 @@
+/* What the steps of one piece share: its scratch memory, and K and V of the superblock at hand.
+ *
+ * Used by the files of this folder and by the products of a matrix engine (isa/). */
+#ifndef TFAST_KERNELS_ATTENTION_WORK_H
+#define TFAST_KERNELS_ATTENTION_WORK_H
+
+#include "scores.h"
+
+/* K and V of a superblock together take about this much, half of a 1 MB L2. */
+#define STAGE_FLOATS (96 * 1024)
+/* Cache lines fetched ahead for each tile: a tile of 8 x 48 x 64 runs for about 800 cycles, and the operands of a head
+ * at L = 128, its output among them, are 28 lines for each of its tiles. Measured on Zen 5, GFLOP/s with 16, 24 and 32:
+ * 8 x 12 heads of L = 128 213, 218, 223; the same in a fused projection 206, 213, 206; L = 512 with an additive mask
+ * 214, 219, 212. */
+#define AHEAD_LINES 24
+/* A block of an additive bias is 48 rows of 8 lines, wanted within the 16 tiles of its product. */
+#define AHEAD_BIAS_LINES 24
+
+#define PIECE_PANELS 8
+
+typedef struct {
+    int64_t panels, superblock;
+    size_t states, q, o, scores, k, v, bytes; /* offsets, and how much it is */
+} layout_t;
+
+/* Buffers in one scratch area. Padding to 64 bytes keeps every part on a cache line. */
+static layout_t layout_of(const tfast_attention* c, int64_t max_rows) {
+    layout_t l = {.panels = TFAST_MAX(1, tfast_ceil_div(max_rows, PANEL))};
+    const int64_t wide = c->D + c->Dv, fit = STAGE_FLOATS / wide / KEY_BLOCK * KEY_BLOCK;
+    l.superblock = tfast_clamp(fit, KEY_BLOCK, 8 * KEY_BLOCK);
+    const int64_t dv = tfast_round_up(c->Dv, V_LANES);
+    size_t at = 0;
+    const size_t part[] = {(size_t)l.panels * sizeof(panel_t),  (size_t)(l.panels * c->D * PANEL) * 4,
+                           (size_t)(l.panels * dv * PANEL) * 4, (size_t)(KEY_BLOCK * PANEL) * 4,
+                           (size_t)(l.superblock * c->D) * 4,   (size_t)(l.superblock * dv) * 4};
+    size_t* offset[] = {&l.states, &l.q, &l.o, &l.scores, &l.k, &l.v};
+    for (int i = 0; i < 6; i++) {
+        *offset[i] = at;
+        at += (part[i] + 63) / 64 * 64;
+    }
+    l.bytes = at;
+    return l;
+}
+
+/* The row of a piece of n_rows with which panel `index` begins. Pieces are cut so that the panels of a sequence come
+ * out the same (block_begin in ops/attention.c): along a diagonal they decide where sums are cut, and so the rounding.
+ */
+static int64_t panel_begin(int64_t n_rows, int64_t index) {
+    const int64_t last = TFAST_MAX(1, tfast_ceil_div(n_rows, PANEL)) - 1, rest = n_rows - last * PANEL;
+    if (index > last) return n_rows;
+    return index * PANEL - (index == last && index > 0 && rest <= MIN_TAIL_ROWS ? MIN_TAIL_ROWS : 0);
+}
+
+/* Everything the steps of one piece share. */
+typedef struct {
+    const tfast_attention* c;
+    const tfast_attention_piece* p;
+    sequence_t s;
+    layout_t l;
+    panel_t* panels;
+    float *q, *o, *scores, *k_stage, *v_stage;
+    int stage_k, stage_v; /* K, V are read from the copies below */
+    int64_t begin, s0;    /* first key that is seen, first of the superblock */
+    ahead_list* ahead;
+    struct matrix_engine* engine; /* what computes the products in place of the register tile, or NULL */
+} work_t;
+
+/* Rows [s0, s0 + n) of K, widened. */
+static void stage_k(const work_t* w, int64_t n) {
+    for (int64_t j = 0; j < n; j++) {
+        const char* row = w->s.k + (w->s0 + j) * w->c->k_stride[2] * w->s.kv_bytes;
+        float* to = w->k_stage + j * w->c->D;
+        int64_t d = 0;
+        for (; d + V_LANES <= w->c->D; d += V_LANES) v_store(to + d, load_row(row, d, V_LANES, w->c->kv_dtype));
+        if (d < w->c->D) v_store_n(to + d, load_row(row, d, w->c->D - d, w->c->kv_dtype), w->c->D - d);
+    }
+}
+
+/* V as operand A of the second product: [Dv / V_LANES][key][V_LANES], so that a tile reads it in order. */
+static void stage_v(const work_t* w, int64_t n) {
+    const int64_t step = w->l.superblock * V_LANES, row_bytes = w->c->v_stride[2] * w->s.kv_bytes;
+    const char* rows = w->s.v + w->s0 * row_bytes;
+    for (int64_t d = 0; d < w->c->Dv; d += V_LANES) {
+        const int64_t width = w->c->Dv - d;
+        float* to = w->v_stage + d / V_LANES * step;
+        if (width >= V_LANES && w->c->kv_dtype == TFAST_F32)
+            for (int64_t j = 0; j < n; j++) v_store(to + j * V_LANES, v_load((const float*)(rows + j * row_bytes) + d));
+        else
+            for (int64_t j = 0; j < n; j++)
+                v_store(to + j * V_LANES, load_row(rows + j * row_bytes, d, width, w->c->kv_dtype));
+    }
+}
+
+/* V from key k0 on, as columns: element (d, key) is at[d / V_LANES * group_step + d % V_LANES + key * key_stride]. */
+typedef struct {
+    const float* at;
+    int64_t key_stride, group_step;
+} values_t;
+
+static values_t values_from(const work_t* w, int64_t k0) {
+    if (w->stage_v) return (values_t){w->v_stage + (k0 - w->s0) * V_LANES, V_LANES, w->l.superblock * V_LANES};
+    return (values_t){(const float*)w->s.v + k0 * w->c->v_stride[2], w->c->v_stride[2], V_LANES};
+}
+
+/* K from key k0 on. */
+static const float* keys_from(const work_t* w, int64_t k0, int64_t* stride) {
+    *stride = w->stage_k ? w->c->D : w->c->k_stride[2];
+    return w->stage_k ? w->k_stage + (k0 - w->s0) * w->c->D : (const float*)w->s.k + k0 * *stride;
+}
+
+#endif
