@@ -20,11 +20,13 @@ PACKAGED := $(COMPILED) README.md LICENSE MANIFEST.in \
 	$(sort $(shell find transformer_fast -type f \( -name '*.py' -o -name '*.pyi' -o -name py.typed \)))
 LINTED := setup.py transformer_fast tests $(wildcard benchmarks examples)
 WARNINGS := -Werror
+EMULATED_TESTS := tests/ops tests/contracts -k "isa or amx or avx512 or avx2"
+export NO_EMULATED_LEVEL := import sys, transformer_fast as tf; sys.exit(bool(tf.show_config()["emulated_isas"]))
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test bench oracle lint format asan clean distclean changed
+.PHONY: help demo test emulate bench oracle lint format asan clean distclean changed
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -35,6 +37,15 @@ demo: $(VENV)/.demo ## search Python's own documentation with a real model, then
 
 test: $(VENV)/.test ## the whole suite except the live comparisons; PYTEST_ARGS="-k linear" to choose
 	$(BIN)/pytest -m "not oracle" $(PYTEST_ARGS)
+	$(MAKE) emulate
+
+# Levels that this machine lacks run in a test build on vectors of the compiler; `isa` in the tests means those there.
+# The build stands in a folder of its own that PYTHONPATH puts before the installed package.
+emulate: $(VENV)/.test ## the tests of kernels on the levels that this machine lacks, emulated
+	TRANSFORMER_FAST_EMULATE=1 \
+	$(BIN)/python setup.py --quiet build --build-base build/emulate --build-lib build/emulate/lib
+	PYTHONPATH="$(CURDIR)/build/emulate/lib" $(BIN)/python -c "$$NO_EMULATED_LEVEL" || \
+	PYTHONPATH="$(CURDIR)/build/emulate/lib" $(BIN)/pytest -m "not oracle and not slow" $(EMULATED_TESTS) $(PYTEST_ARGS)
 
 bench: $(VENV)/.peers ## next to all peers, some 40 minutes (BENCH_ARGS="--quick": 7); writes benchmarks/results
 	$(BIN)/python -m benchmarks all $(BENCH_ARGS)
@@ -47,7 +58,8 @@ lint: $(VENV)/.dev ## formatters, linters and compiler warnings; changes nothing
 	$(BIN)/ruff format --check $(LINTED)
 	$(BIN)/clang-format --dry-run -Werror $(C_SOURCES)
 	PATH="$(abspath $(BIN)):$$PATH" cython-lint transformer_fast/_core.pyx transformer_fast/_core.pxd transformer_fast/_core_attention.pxi
-	TRANSFORMER_FAST_CFLAGS="$(WARNINGS)" $(BIN)/python setup.py --quiet build --build-base build/lint --force
+	TRANSFORMER_FAST_EMULATE=1 TRANSFORMER_FAST_CFLAGS="$(WARNINGS)" \
+	$(BIN)/python setup.py --quiet build --build-base build/lint --force
 
 format: $(VENV)/.dev ## lets the formatters rewrite the sources
 	$(BIN)/ruff check --fix $(LINTED)

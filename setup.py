@@ -1,14 +1,18 @@
 """Builds the one extension, transformer_fast._core. Everything that is not about compiling stands in pyproject.toml.
 
-Each csrc/isa/<level>.c is compiled with the flags of its own level, all other C with the baseline's: the table
+Each level's file in csrc/isa is compiled with the flags of its own level, all other C with the baseline's: the table
 ISA_FLAGS is the only place that knows them. To add a level: a file in csrc/isa/, a line here, a line in
 csrc/runtime/dispatch.c.
+
+TRANSFORMER_FAST_EMULATE=1 makes a test build, never a wheel: in it the levels that a machine lacks run on vectors of
+the compiler (csrc/isa/emulated). "all" emulates those that the machine has as well.
 """
 
 import glob
 import os
 import platform
 import shlex
+import sys
 import sysconfig
 import tempfile
 
@@ -22,6 +26,19 @@ ISA_FLAGS = {"portable": []}
 if X86_64:
     ISA_FLAGS |= {"avx2": ["-march=x86-64-v3"], "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"]}
     ISA_FLAGS["amx"] = [*ISA_FLAGS["avx512"], "-mavx512bf16", "-mamx-tile", "-mamx-bf16"]
+
+# Levels with files of their own have a folder.
+ISA_SOURCES = {
+    level: f"csrc/isa/{level}/{level}.c" if os.path.isdir(f"csrc/isa/{level}") else f"csrc/isa/{level}.c"
+    for level in ISA_FLAGS
+}
+
+EMULATE = os.environ.get("TRANSFORMER_FAST_EMULATE", "0")
+if EMULATE != "0" and any(argument.endswith("wheel") for argument in sys.argv):
+    raise SystemExit(f"TRANSFORMER_FAST_EMULATE is {EMULATE}, needed: 0 for a wheel, since emulated levels are for tests")
+EMULATED_SOURCES = ["csrc/isa/emulated/avx2.c", "csrc/isa/emulated/avx512.c", "csrc/isa/emulated/amx.c"]
+# -O1: vectors of several registers take minutes to optimise. -Wno-psabi: no such vector is handed to another file.
+EMULATED_FLAGS = ["-O1", "-Wno-psabi"]
 
 # What a level's flag has to make compile: a real intrinsic, since a compiler may know a flag and not the header.
 ISA_PROBES = {
@@ -48,12 +65,15 @@ class BuildExt(build_ext):
             if self.compiles(ISA_PROBES[level], ISA_FLAGS[level]):
                 built.define_macros.append((f"TFAST_WITH_{level.upper()}", "1"))
             elif level in OPTIONAL:
-                built.sources.remove(f"csrc/isa/{level}.c")
+                built.sources.remove(ISA_SOURCES[level])
             else:
                 raise SystemExit(
                     f"the C compiler does not know the flags {ISA_FLAGS[level]} of the level {level!r}: "
                     "gcc >= 9 or clang >= 12 is needed"
                 )
+        if EMULATE != "0":
+            built.sources += EMULATED_SOURCES
+            built.define_macros.append(("TFAST_EMULATE", "2" if EMULATE == "all" else "1"))
         openmp = os.environ.get("TRANSFORMER_FAST_OPENMP", "1") != "0" and self.compiles(
             "#include <omp.h>\nint f(void) { return omp_get_max_threads(); }", ["-fopenmp"]
         )
@@ -76,10 +96,11 @@ class BuildExt(build_ext):
     def flags_by_file(self):
         """distutils has one set of flags for an extension; this adds those of the level to each of its files."""
         compile_one = self.compiler._compile
+        flags_of_source = {source: ISA_FLAGS[level] for level, source in ISA_SOURCES.items()}
+        flags_of_source |= dict.fromkeys(EMULATED_SOURCES, EMULATED_FLAGS)
 
         def with_level(obj, src, ext, cc_args, extra_postargs, pp_opts):
-            level, extension = os.path.splitext(os.path.basename(src))
-            flags = ISA_FLAGS[level] if extension == ".c" and os.path.basename(os.path.dirname(src)) == "isa" else []
+            flags = flags_of_source.get(src, [])
             # What Cython writes is not ours to mend: its warnings stay warnings when -Werror is asked for.
             quiet = ["-Wno-unused-function", "-Wno-error"] if src.endswith("_core.c") else []
             compile_one(obj, src, ext, cc_args, extra_postargs + flags + quiet, pp_opts)
@@ -88,14 +109,17 @@ class BuildExt(build_ext):
 
 
 def sources():
-    files = [path for folder in ("base", "tuning", "runtime", "ops") for path in sorted(glob.glob(f"csrc/{folder}/*.c"))]
-    return files + [f"csrc/isa/{level}.c" for level in ISA_FLAGS]
+    files = [
+        path for folder in ("base", "tuning", "runtime", "ops") for path in sorted(glob.glob(f"csrc/{folder}/*.c"))
+    ]
+    return files + list(ISA_SOURCES.values())
 
 
 core = Extension(
     "transformer_fast._core",
     sources=["transformer_fast/_core.pyx", *sources()],
-    depends=sorted(glob.glob("csrc/**/*.h", recursive=True)),
+    # C files of isa/ as well: those of isa/emulated include them.
+    depends=sorted(glob.glob("csrc/**/*.h", recursive=True) + glob.glob("csrc/isa/**/*.c", recursive=True)),
     include_dirs=["csrc", numpy.get_include()],
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), ("_FILE_OFFSET_BITS", "64")],
 )

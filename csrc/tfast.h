@@ -23,6 +23,7 @@ const char* tfast_get_tuning(void);
 /* The i-th record's name; NULL behind the last. */
 const char* tfast_tuning_name(int i);
 const char* tfast_available_isa(int i);
+const char* tfast_emulated_isa(int i);
 size_t tfast_workspace_release(void);
 const char* tfast_cpu_brand(void);
 void tfast_cache_bytes(int64_t* l1d, int64_t* l2, int64_t* l3);

@@ -86,6 +86,7 @@ cdef extern from "tfast.h" nogil:
     const char *tfast_tuning_name(int i)
     const char *tfast_get_isa()
     const char *tfast_available_isa(int i)
+    const char *tfast_emulated_isa(int i)
     size_t tfast_workspace_release()
     const char *tfast_cpu_brand()
     void tfast_cache_bytes(int64_t *l1d, int64_t *l2, int64_t *l3)

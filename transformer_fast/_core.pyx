@@ -148,6 +148,14 @@ def available_isas():
     return tuple(names)
 
 
+def emulated_isas():
+    names, i = [], 0
+    while tfast_emulated_isa(i) != NULL:
+        names.append(tfast_emulated_isa(i).decode())
+        i += 1
+    return tuple(names)
+
+
 def release_workspace():
     cdef size_t freed
     with nogil:

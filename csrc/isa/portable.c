@@ -1,4 +1,5 @@
-/* The kernels compiled for the level "portable": constants of the tile, then the templates. The flags stand in setup.py.
+/* The kernels compiled for the level "portable": constants of the tile, then the templates. The flags stand in
+ * setup.py.
  */
 #define KERNEL(name) name##__portable
 #define TILE_ROWS    4

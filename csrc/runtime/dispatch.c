@@ -1,23 +1,39 @@
-/* The list of levels, what each of them needs, and what is in force for each prefix of the list that the machine has. */
+/* The list of levels, what each of them needs, and what is in force for each prefix of the list that the machine has.
+ */
 #include "dispatch.h"
 
 #include <string.h>
 
 #include "../base/cpu.h"
 
+/* A test build emulates the levels that the machine lacks; with TFAST_EMULATE 2 those that it has, too. */
+#if !defined(TFAST_EMULATE)
+#define TFAST_EMULATE      0
+#define EMULATED_BY(level) NULL
+#else
+extern const tfast_level tfast_level_avx2_emulated, tfast_level_avx512_emulated, tfast_level_amx_emulated;
+#define EMULATED_BY(level) &level##_emulated
+#endif
+
 typedef struct {
-    const tfast_level* level;
+    const tfast_level* level;    /* NULL: not compiled in */
+    const tfast_level* emulated; /* NULL: never */
     unsigned needs;
 } level_t;
 
 static const level_t levels[] = {
-    {&tfast_level_portable, 0},
+    {&tfast_level_portable, NULL, 0},
 #if defined(__x86_64__)
-    {&tfast_level_avx2, TFAST_CPU_X86_64_V3},
-    {&tfast_level_avx512, TFAST_CPU_X86_64_V4},
+    {&tfast_level_avx2, EMULATED_BY(tfast_level_avx2), TFAST_CPU_X86_64_V3},
+    {&tfast_level_avx512, EMULATED_BY(tfast_level_avx512), TFAST_CPU_X86_64_V4},
+#elif TFAST_EMULATE
+    {NULL, EMULATED_BY(tfast_level_avx2), 0},
+    {NULL, EMULATED_BY(tfast_level_avx512), 0},
 #endif
 #if defined(TFAST_WITH_AMX)
-    {&tfast_level_amx, TFAST_CPU_X86_64_V4 | TFAST_CPU_AMX_BF16},
+    {&tfast_level_amx, EMULATED_BY(tfast_level_amx), TFAST_CPU_X86_64_V4 | TFAST_CPU_AMX_BF16},
+#elif TFAST_EMULATE
+    {NULL, EMULATED_BY(tfast_level_amx), 0},
 #endif
 };
 enum { N_LEVELS = sizeof levels / sizeof levels[0] };
@@ -25,8 +41,19 @@ enum { N_LEVELS = sizeof levels / sizeof levels[0] };
 static tfast_kernels overlays[N_LEVELS]; /* overlays[i]: levels 0 .. i laid over each other */
 static const tfast_kernels* now;
 
-static int machine_has(int i) {
-    return (tfast_cpu_info()->levels & levels[i].needs) == levels[i].needs;
+static int is_emulated(int i) {
+    const int machine_has = levels[i].level && (tfast_cpu_info()->levels & levels[i].needs) == levels[i].needs;
+    return levels[i].emulated && (!machine_has || TFAST_EMULATE == 2);
+}
+
+/* The kernels of a level; NULL where the machine lacks it. */
+static const tfast_level* level_here(int i) {
+    if (is_emulated(i)) return levels[i].emulated;
+    return (tfast_cpu_info()->levels & levels[i].needs) == levels[i].needs ? levels[i].level : NULL;
+}
+
+static const char* level_name(int i) {
+    return levels[i].level ? levels[i].level->name : levels[i].emulated->name;
 }
 
 static int same_layout(const tfast_layout* a, const tfast_layout* b) {
@@ -66,8 +93,8 @@ static void lay_over(tfast_kernels* k, const tfast_level* level) {
 __attribute__((constructor)) static void lay_levels(void) {
     for (int top = 0; top < N_LEVELS; top++) {
         for (int i = 0; i <= top; i++)
-            if (machine_has(i)) lay_over(&overlays[top], levels[i].level);
-        if (machine_has(top)) now = &overlays[top];
+            if (level_here(i)) lay_over(&overlays[top], level_here(i));
+        if (level_here(top)) now = &overlays[top];
     }
 }
 
@@ -92,9 +119,9 @@ const tfast_gemm* tfast_gemm_that_reads(const tfast_kernels* kernels, const tfas
 tfast_status tfast_set_isa(const char* name) {
     int found = -1;
     for (int i = 0; i < N_LEVELS; i++)
-        if (name ? strcmp(levels[i].level->name, name) == 0 : machine_has(i)) found = i;
+        if (name ? strcmp(level_name(i), name) == 0 : level_here(i) != NULL) found = i;
     if (found < 0) return TFAST_UNKNOWN_ISA;
-    if (!machine_has(found)) return TFAST_ISA_MISSING;
+    if (!level_here(found)) return TFAST_ISA_MISSING;
     __atomic_store_n(&now, &overlays[found], __ATOMIC_RELEASE);
     return TFAST_OK;
 }
@@ -105,6 +132,12 @@ const char* tfast_get_isa(void) {
 
 const char* tfast_available_isa(int i) {
     for (int k = 0; k < N_LEVELS; k++)
-        if (machine_has(k) && i-- == 0) return levels[k].level->name;
+        if (level_here(k) && i-- == 0) return level_name(k);
+    return NULL;
+}
+
+const char* tfast_emulated_isa(int i) {
+    for (int k = 0; k < N_LEVELS; k++)
+        if (is_emulated(k) && i-- == 0) return level_name(k);
     return NULL;
 }

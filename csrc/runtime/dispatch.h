@@ -11,8 +11,8 @@
 enum { TFAST_MAX_GEMMS = 16 };
 
 typedef struct {
-    const char* name;                           /* of the topmost level */
-    const tfast_gemm* gemms[TFAST_MAX_GEMMS + 1]; /* best first; ends with NULL */
+    const char* name;                                              /* of the topmost level */
+    const tfast_gemm* gemms[TFAST_MAX_GEMMS + 1];                  /* best first; ends with NULL */
     const tfast_attention_kernels *attention, *attention_fallback; /* fallback: itself, or of the level below */
     const char *attention_level, *attention_fallback_level;        /* the names of their levels */
     const tfast_row_kernels* rows;
@@ -31,5 +31,7 @@ tfast_status tfast_set_isa(const char* name);
 const char* tfast_get_isa(void);
 /* The i-th level that this machine can run, in ascending order; NULL behind the last. */
 const char* tfast_available_isa(int i);
+/* The i-th of those that a test build emulates; NULL behind the last. */
+const char* tfast_emulated_isa(int i);
 
 #endif

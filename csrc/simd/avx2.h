@@ -4,12 +4,17 @@
 #ifndef TFAST_SIMD_AVX2_H
 #define TFAST_SIMD_AVX2_H
 
+#define V_LANES 8
+
+#if defined(TFAST_EMULATED)
+#include "portable.h"
+#else
+
 #include <immintrin.h>
 #include <math.h>
 
 #include "../base/types.h"
 
-#define V_LANES 8
 typedef __m256 vf;
 typedef __m256 vm;
 
@@ -153,4 +158,5 @@ V_INLINE vf v_sums(const vf x[8]) {
     return _mm256_add_ps(_mm256_permute2f128_ps(u[0], u[1], 0x20), _mm256_permute2f128_ps(u[0], u[1], 0x31));
 }
 
+#endif
 #endif

@@ -1,18 +1,25 @@
 /* AVX-512 (x86-64-v4) spelling of the vector names that all kernels are written in.
  *
- * Included by isa/avx512.c alone, before the kernels. Every simd/<isa>.h defines the same names; portable.h, the
- * shortest, says what each one means. A name that a kernel needs is added to all of them at once. */
+ * Included by isa/avx512.c and isa/amx/amx.c, before the kernels. Every simd/<isa>.h defines the same names;
+ * portable.h, the shortest, says what each one means, and takes this file's place in a test build on machines without
+ * AVX-512. A name that a kernel needs is added to all of them at once. */
 #ifndef TFAST_SIMD_AVX512_H
 #define TFAST_SIMD_AVX512_H
+
+#define V_LANES 16
+
+#if defined(TFAST_EMULATED)
+#include "portable.h"
+#else
 
 #include <immintrin.h>
 #include <math.h>
 
 #include "../base/types.h"
 
-#define V_LANES 16
 typedef __m512 vf;
 typedef __mmask16 vm;
+typedef __m512i vi;
 
 #define V_INLINE static inline __attribute__((always_inline))
 
@@ -103,13 +110,13 @@ V_INLINE vf v_load_bf16(const uint16_t* p) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16));
 }
 
-/* x[i] lane j -> x[j] lane i, in four rounds: 32-bit pairs, 64-bit pairs, 128-bit blocks twice. */
 V_INLINE void v_load_bf16_pairs(const uint16_t* p, vf* even, vf* odd) {
     const __m512i x = _mm512_loadu_si512(p);
     *even = _mm512_castsi512_ps(_mm512_slli_epi32(x, 16));
     *odd = _mm512_castsi512_ps(_mm512_and_si512(x, _mm512_set1_epi32(-65536)));
 }
 
+/* x[i] lane j -> x[j] lane i, in four rounds: 32-bit pairs, 64-bit pairs, 128-bit blocks twice. */
 V_INLINE void v_transpose(vf x[16]) {
     vf t[16];
 #pragma GCC unroll 8
@@ -161,4 +168,40 @@ V_INLINE vf v_sums(const vf x[16]) {
     return _mm512_add_ps(_mm512_shuffle_f32x4(w[0], w[1], 0x88), _mm512_shuffle_f32x4(w[0], w[1], 0xdd));
 }
 
+V_INLINE vi v_bits(vf x) {
+    return _mm512_castps_si512(x);
+}
+V_INLINE vf v_from_bits(vi x) {
+    return _mm512_castsi512_ps(x);
+}
+V_INLINE unsigned v_nan_lanes(vf x) {
+    return _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+}
+V_INLINE int v_both_finite(vf a, vf b) {
+    enum { NOT_FINITE = 0x99 }; /* NaN of both kinds, infinity of both signs */
+    return _kortestz_mask16_u8(_mm512_fpclass_ps_mask(a, NOT_FINITE), _mm512_fpclass_ps_mask(b, NOT_FINITE));
+}
+V_INLINE vi vi_zero(void) {
+    return _mm512_setzero_si512();
+}
+V_INLINE vi vi_set1(int32_t x) {
+    return _mm512_set1_epi32(x);
+}
+V_INLINE vi vi_add(vi a, vi b) {
+    return _mm512_add_epi32(a, b);
+}
+V_INLINE vi vi_and(vi a, vi b) {
+    return _mm512_and_si512(a, b);
+}
+V_INLINE vi vi_shift_right(vi x, const int n) {
+    return _mm512_srli_epi32(x, n);
+}
+V_INLINE void vi_store(void* p, vi x) {
+    _mm512_store_si512(p, x);
+}
+V_INLINE vi vi_halves(vi low, vi high) {
+    return _mm512_mask_blend_epi16(0xaaaaaaaau, vi_shift_right(low, 16), high);
+}
+
+#endif
 #endif

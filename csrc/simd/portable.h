@@ -41,7 +41,8 @@ typedef vm vi;
 typedef uint32_t vu_ __attribute__((vector_size(4 * V_LANES), aligned(4 * V_LANES))); /* wraps, shifts in zeros */
 
 #define V_INLINE static inline __attribute__((always_inline))
-/* Operations of many instructions. Where a vector takes four registers, kernels with all of them inlined are megabytes. */
+/* Operations of many instructions. Where a vector takes four registers, kernels with all of them inlined are megabytes.
+ */
 #if V_LANES == 4
 #define V_LONG V_INLINE
 #else
@@ -90,9 +91,20 @@ V_INLINE vf v_fma(vf a, vf b, vf c) {
 /* What it emulates rounds once. The product is exact in double precision; the sum is rounded to it and then to single
  * precision, which differs from one rounding in about one of 2^29 cases. */
 V_LONG vf v_fma(vf a, vf b, vf c) {
-    typedef double wide __attribute__((vector_size(8 * V_LANES)));
-    return __builtin_convertvector(
-        __builtin_convertvector(a, wide) * __builtin_convertvector(b, wide) + __builtin_convertvector(c, wide), vf);
+    typedef float four __attribute__((vector_size(16)));
+    typedef double wide __attribute__((vector_size(32)));
+    four x, y, z;
+#pragma GCC unroll 4
+    for (int i = 0; i < V_LANES / 4; i++) {
+        memcpy(&x, (const char*)&a + 16 * i, sizeof x);
+        memcpy(&y, (const char*)&b + 16 * i, sizeof y);
+        memcpy(&z, (const char*)&c + 16 * i, sizeof z);
+        z = __builtin_convertvector(__builtin_convertvector(x, wide) * __builtin_convertvector(y, wide) +
+                                        __builtin_convertvector(z, wide),
+                                    four);
+        memcpy((char*)&c + 16 * i, &z, sizeof z);
+    }
+    return c;
 }
 #endif
 V_INLINE vm v_lt(vf a, vf b) {

@@ -46,7 +46,7 @@ def extension() -> Any:
 
 def isa_sources() -> list[Path]:
     """The files of csrc/isa that are built on this machine."""
-    return [ROOT / "csrc" / "isa" / f"{level}.c" for level in _setup_names()["ISA_FLAGS"]]
+    return [ROOT / source for source in _setup_names()["ISA_SOURCES"].values()]
 
 
 def optional_isas() -> set[str]:

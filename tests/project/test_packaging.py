@@ -233,3 +233,11 @@ def test_package_under_test_is_complete():
     for path in (ROOT / "transformer_fast").rglob("*.py"):
         tested = PACKAGE_PARENT / path.relative_to(ROOT)
         assert tested.read_bytes() == path.read_bytes(), f"{path} has changed since the package was installed"
+
+
+def test_emulated_levels_are_in_no_wheel(tmp_path):
+    command = [sys.executable, "setup.py", "--quiet", "bdist_wheel", "--dist-dir", str(tmp_path)]
+    environment = {**os.environ, "TRANSFORMER_FAST_EMULATE": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode != 0 and "needed: 0 for a wheel" in done.stderr
+    assert not list(tmp_path.iterdir())

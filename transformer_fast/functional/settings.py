@@ -99,8 +99,8 @@ def release_workspace() -> int:
 def show_config() -> dict:
     """What this build is and what it found on this machine.
 
-    Keys: version, isa, available_isas, tuning (the record of the microarchitecture that is in force), num_threads,
-    openmp, cpu, cache_bytes (L1d, L2, L3), compiler.
+    Keys: version, isa, available_isas, emulated_isas (levels that run without their instructions: in test builds
+    alone), tuning (the record of the microarchitecture that is in force), num_threads, openmp, cpu, cache_bytes (L1d, L2, L3), compiler.
 
     Example:
         >>> F.show_config()["version"] == tf.__version__
@@ -112,6 +112,7 @@ def show_config() -> dict:
         "version": __version__,
         "isa": get_isa(),
         "available_isas": available_isas(),
+        "emulated_isas": _core.emulated_isas(),
         "tuning": _core.get_tuning(),
         "num_threads": get_num_threads(),
         "openmp": _core.has_openmp(),

@@ -36,6 +36,14 @@ enum { ONE_ROW_VECTORS = 4 };
 /* Keys whose rows of V pass by all accumulators before the next: 16 KB at Dv = 128, so that they stay in L1. */
 enum { VALUE_KEYS = 32 };
 
+_Static_assert(DECODE_ROWS == 4 || DECODE_ROWS == 8,
+               "decode_part_of_rows() has cases for 1, 2, 4 or for 1, 2, 4, 8 rows: DECODE_ROWS must be 4 or 8");
+_Static_assert(DECODE_ROWS <= V_LANES, "V_LANES / rows keys are scored together: DECODE_ROWS must not exceed V_LANES");
+_Static_assert(DECODE_ROWS <= PANEL, "a panel_t must have a lane for each row of decode");
+_Static_assert(DECODE_ACCUMULATORS >= DECODE_ROWS, "each row of decode needs an accumulator of values");
+_Static_assert(DECODE_KEY_BLOCK % V_LANES == 0, "a block of scores of decode must be whole vectors");
+_Static_assert(DECODE_KEY_BLOCK % VALUE_KEYS == 0, "a block of decode must be whole groups of values");
+
 typedef struct {
     const tfast_attention* c;
     sequence_t s;

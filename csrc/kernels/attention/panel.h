@@ -15,6 +15,8 @@
 /* Rows that are too few for a last panel, which takes as many from the one before: one vector alone would leave the
  * tile with too few accumulators. */
 #define MIN_TAIL_ROWS (TILE_VECTORS == 3 ? V_LANES : 0)
+_Static_assert(KEY_BLOCK % V_LANES == 0, "a block of keys must be whole vectors");
+_Static_assert(2 * MIN_TAIL_ROWS < PANEL, "the panel before a short last one must keep more rows than it gives");
 
 typedef struct {
     int64_t n, nv;          /* lanes in use, vectors */

@@ -184,6 +184,8 @@ typedef void (*tile_fn)(const tile_args* t);
 _Static_assert(TILE_ROWS == 4 || TILE_ROWS == 8, "TILES makes tiles of 1 to 4 or 1 to 8 rows: TILE_ROWS must be one of them");
 _Static_assert(TILE_VECTORS == 2 || TILE_VECTORS == 3, "tiles[] has two or three vectors: TILE_VECTORS must be one of them");
 _Static_assert(V_LANES == 4 || V_LANES == 8 || V_LANES == 16, "transposes and unrolling know 4, 8 and 16 lanes");
+_Static_assert(TILE_ROWS * TILE_VECTORS + TILE_VECTORS + 1 <= (V_LANES == 16 ? 32 : 16),
+               "the tile's sums, a row of B and a value of A must fit in the registers");
 #if TILE_ROWS == 8
 #define TILES_ABOVE_4(nv)      TILE(5, nv) TILE(6, nv) TILE(7, nv) TILE(8, nv)
 #define TILE_NAMES_ABOVE_4(nv) , KERNEL(tile_5x##nv), KERNEL(tile_6x##nv), KERNEL(tile_7x##nv), KERNEL(tile_8x##nv)

@@ -25,10 +25,10 @@ Attend = Callable[..., None]
 
 @dataclass(frozen=True)
 class BlockShape:
-    """What a layer is made of; the defaults are BART's.
+    """The parts of a layer; the defaults are BART's.
 
     width h; heads H; head_dim D (H * D may differ from h); inner: of the feed-forward; activation: a name that
-    functional.linear knows. rms: RMS norms without bias. norm_first: norms stand before each part, and once more after
+    functional.linear knows. rms: RMS norms without bias. norm_first: norms come before each part, and once more after
     the last layer. bias: of all products; key_bias=False leaves out that of the keys. gated: the feed-forward is
     down(activation(gate(x)) * up(x)). scale: of the scores, by default 1 / sqrt(D).
     """
@@ -133,7 +133,7 @@ class Seq2SeqState:
         self._source = self._source[index]
 
     def self_attend(self, layer: int, relative_bias: np.ndarray | None) -> Attend:
-        """Appends keys and values (B' * n, H, D) to the layer's cache, and attends all that stands in it."""
+        """Appends keys and values (B' * n, H, D) to the layer's cache, and attends all keys in it."""
         cache, past, rows, scale = self.caches[layer], self.position, self.rows, self.scale
 
         def attend(query: np.ndarray, key: np.ndarray, value: np.ndarray, out: np.ndarray) -> None:

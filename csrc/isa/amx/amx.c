@@ -1,0 +1,68 @@
+/* The level "amx": AVX-512 with the tile unit (Sapphire Rapids and later). It replaces the products with packed weights
+ * and attention; everything else is the level below. setup.py has the flags.
+ *
+ * Panels are two vectors wide, a pair of tiles; kernels/gemm/f32.h packs them and computes rows with infinities. */
+#define KERNEL(name) name##__amx
+#define TILE_ROWS    8
+#define TILE_VECTORS 2
+#define DECODE_ROWS  8
+/* Splitting a block of B takes as long as multiplying 20 rows by it. */
+#define MIN_MATRIX_ENGINE_ROWS 256
+
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+#include "../../simd/avx512.h"
+
+#include "../../kernels/api.h"
+#include "../../simd/math.h"
+
+#include "../../kernels/activation.h"
+#include "../../kernels/gemm/f32.h"
+
+#include "gemm.h"
+
+#include "attention.h"
+
+#include "../../kernels/attention/attention.h"
+
+static const tfast_gemm f32_tiles_gemm = {
+    .layout = {TFAST_FORMAT_F32, PANEL, 1, PANEL * sizeof(float)},
+    .many_rows = 1,
+    .tile_rows = T_ROWS,
+    .k_unit = T_K,
+    .max_k_block = MAX_STEPS * T_K,
+    .min_row_block = MIN_MATRIX_ENGINE_ROWS,
+    .panel = KERNEL(f32_panel_tiles),
+    .work_bytes = sizeof(tile_work),
+    .begin = KERNEL(begin_tiles),
+    .end = KERNEL(end_tiles),
+    .prepared_bytes = KERNEL(split_rows_bytes),
+    .prepare = KERNEL(split_rows),
+    .pack = KERNEL(f32_pack),
+    .pack_rows = KERNEL(f32_pack_rows),
+    .unpack = KERNEL(f32_unpack),
+};
+
+static const tfast_gemm* const gemms[] = {&f32_tiles_gemm, NULL};
+
+static const tfast_attention_kernels attention_kernels = {
+    .panel = PANEL,
+    .min_tail_rows = MIN_TAIL_ROWS,
+    .key_block = KEY_BLOCK,
+    .decode_key_block = DECODE_KEY_BLOCK,
+    .k_unit = T_K,
+    .piece_panels = ENGINE_PIECE_PANELS,
+    .decode_rows = DECODE_ROWS,
+    .matrix_engine = 1,
+    .min_rows = ENGINE_MIN_ROWS,
+    .min_keys = ENGINE_MIN_KEYS,
+    .min_width = ENGINE_MIN_WIDTH,
+    .scratch_bytes = KERNEL(attention_scratch_bytes),
+    .qblock = KERNEL(attention_qblock),
+    .decode = KERNEL(attention_decode),
+    .merge = KERNEL(attention_merge),
+};
+
+const tfast_level tfast_level_amx = {"amx", gemms, &attention_kernels, NULL};

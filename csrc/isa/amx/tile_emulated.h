@@ -1,0 +1,82 @@
+/* The tile unit in C, for test builds on machines that have none: as slow as it is plain.
+ *
+ * Included by isa/amx/tile.h. As the unit has it: denormals count as zero and become zero (here at the end of a sum,
+ * not after each of its steps); the even and the odd elements of a row of pairs are summed apart in fp32, rounding to
+ * nearest even, their sums are added, and the result is added to C. A product of two bfloat16 is exact in fp32. Only
+ * the configured rows are read and written, so that the tests with guard pages find a tile that reaches beyond its
+ * memory. */
+#ifndef TFAST_ISA_AMX_TILE_EMULATED_H
+#define TFAST_ISA_AMX_TILE_EMULATED_H
+
+#define TILES_READ_MEMORY(where) (void)(where)
+
+static _Thread_local struct {
+    tile_config config;
+    uint32_t row[T_REGISTERS][T_ROWS][T_ROW_BYTES / 4];
+} tile_unit;
+
+static inline void tile_load_config(const tile_config* config) {
+    memset(&tile_unit, 0, sizeof tile_unit);
+    tile_unit.config = *config;
+}
+
+static inline void tile_release(void) {
+    memset(&tile_unit, 0, sizeof tile_unit);
+}
+
+static inline void tile_zero(int to) {
+    memset(tile_unit.row[to], 0, sizeof tile_unit.row[to]);
+}
+
+static inline void tile_load(int to, const void* from, int64_t stride) {
+    tile_zero(to);
+    for (int i = 0; i < tile_unit.config.rows[to]; i++)
+        memcpy(tile_unit.row[to][i], (const char*)from + i * stride, tile_unit.config.row_bytes[to]);
+}
+
+static inline void tile_store(int from, void* to, int64_t stride) {
+    for (int i = 0; i < tile_unit.config.rows[from]; i++)
+        memcpy((char*)to + i * stride, tile_unit.row[from][i], tile_unit.config.row_bytes[from]);
+}
+
+/* 0 in lanes that hold a denormal. */
+static inline vf tile_flush(vf x) {
+    return v_select(v_lt(v_abs(x), v_set1(FLT_MIN)), v_zero(), x);
+}
+
+/* The even (half 0) or odd elements of a row of pairs as floats. */
+static inline vf tile_half(const uint32_t row[V_LANES], int half) {
+    vi x;
+    memcpy(&x, row, sizeof x);
+    return tile_flush(v_from_bits(half ? vi_and(x, vi_set1(-65536)) : (vi)(x << 16)));
+}
+
+/* Row i of C from `pairs`, B as floats: even elements, then odd ones. Four columns at a time stay in registers. */
+static inline void tile_dot_row(int c, int a, int i, float (*pairs)[T_ROWS][V_LANES]) {
+    typedef float four __attribute__((vector_size(16)));
+    float x[2][V_LANES], sum[2][V_LANES], y[V_LANES];
+    for (int half = 0; half < 2; half++) {
+        v_store(x[half], tile_half(tile_unit.row[a][i], half));
+        for (int n = 0; n < V_LANES; n += 4) {
+            four total = {0}, next;
+            for (int k = 0; k < T_ROWS; k++) {
+                memcpy(&next, pairs[half][k] + n, sizeof next);
+                total += x[half][k] * next;
+            }
+            memcpy(sum[half] + n, &total, sizeof total);
+        }
+    }
+    memcpy(y, tile_unit.row[c][i], sizeof y);
+    const vf product = tile_flush(v_add(tile_flush(v_load(sum[0])), tile_flush(v_load(sum[1]))));
+    v_store(y, tile_flush(v_add(tile_flush(v_load(y)), product)));
+    memcpy(tile_unit.row[c][i], y, sizeof y);
+}
+
+static void tile_dot_bf16(int c, int a, int b) {
+    float pairs[2][T_ROWS][V_LANES];
+    for (int half = 0; half < 2; half++)
+        for (int k = 0; k < T_ROWS; k++) v_store(pairs[half][k], tile_half(tile_unit.row[b][k], half));
+    for (int i = 0; i < tile_unit.config.rows[c]; i++) tile_dot_row(c, a, i, pairs);
+}
+
+#endif
