@@ -63,7 +63,7 @@ asan: $(VENV)/.test ## the suite under AddressSanitizer and UndefinedBehaviorSan
 	PYTHONPATH="$(CURDIR)/build/asan/lib" PYTHONMALLOC=malloc \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
-	$(BIN)/pytest --capture=sys -m "not oracle and not slow" --ignore=tests/test_packaging.py $(PYTEST_ARGS)
+	$(BIN)/pytest --capture=sys -m "not oracle and not slow" --ignore=tests/project/test_packaging.py $(PYTEST_ARGS)
 
 clean: ## removes what builds and tests leave behind
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks

@@ -18,7 +18,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 X86_64 = platform.machine().lower() in ("x86_64", "amd64")
-ISA_FLAGS = {"scalar": []}
+ISA_FLAGS = {"portable": []}
 if X86_64:
     ISA_FLAGS |= {"avx2": ["-march=x86-64-v3"], "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"]}
     ISA_FLAGS["amx"] = [*ISA_FLAGS["avx512"], "-mavx512bf16", "-mamx-tile", "-mamx-bf16"]
@@ -44,7 +44,7 @@ class BuildExt(build_ext):
 
     def build_extensions(self):
         (built,) = self.extensions  # not `core`: Cython made another object of it
-        for level in [name for name in ISA_FLAGS if name != "scalar"]:
+        for level in [name for name in ISA_FLAGS if name != "portable"]:
             if self.compiles(ISA_PROBES[level], ISA_FLAGS[level]):
                 built.define_macros.append((f"TFAST_WITH_{level.upper()}", "1"))
             elif level in OPTIONAL:

@@ -31,9 +31,9 @@ def _order_path() -> None:
     if any(Path(place or ".").resolve() == ROOT for place in sys.path):
         sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != ROOT]
         sys.path.append(str(ROOT))
-    tests = str(ROOT / "tests")
-    if tests not in sys.path:
-        sys.path.append(tests)
+    helpers = str(ROOT / "tests" / "helpers")
+    if helpers not in sys.path:
+        sys.path.append(helpers)
 
 
 _order_path()

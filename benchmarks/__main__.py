@@ -76,7 +76,7 @@ def _measure(question: str, threads: int, options: argparse.Namespace, say: Call
     module, peers = _QUESTIONS[question]
     forced = options.isa or os.environ.get("TRANSFORMER_FAST_ISA") or functional.get_isa()
     levels = functional.available_isas()
-    left_out = ("scalar",) if question in ("attention", "linear") else ("scalar", "avx2")
+    left_out = ("portable",) if question in ("attention", "linear") else ("portable", "avx2")
     below = [isa for isa in levels[: levels.index(forced)] if isa not in left_out]
     lanes = _lanes(peers, options.peers, threads, below)
     rounds, sample = (2, 0.005) if options.quick else (options.rounds, options.sample)

@@ -1,4 +1,4 @@
-"""Attention against NumPy, for regressions: `pytest benchmarks`. The cases are those of tests/cases.py tagged "bench".
+"""Attention against NumPy, for regressions: `pytest benchmarks`. The cases are those of cases.py tagged "bench".
 
 `pytest benchmarks --benchmark-autosave`, and later `--benchmark-compare --benchmark-compare-fail=median:10%`.
 """

@@ -1,4 +1,4 @@
-"""Linear layers against NumPy, for regressions: `pytest benchmarks`. Cases: those of tests/cases.py tagged "bench"."""
+"""Linear layers against NumPy, for regressions: `pytest benchmarks`. Cases: those of cases.py tagged "bench"."""
 
 from __future__ import annotations
 

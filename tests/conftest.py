@@ -2,7 +2,16 @@
 
 ``isa``: the test runs once for every ISA that this machine has; ``threads``: once on one thread and once on several.
 Both restore what was set before. Marker ``oracle``: compares with torch, onnx or transformers (extra ``oracle``) and is
-skipped where they are missing. Helpers that are no fixtures stand in ``support.py``, the shapes in ``cases.py``.
+skipped where they are missing. ``helpers/`` has what is no fixture (``support.py``) and the shapes (``cases.py``);
+pytest puts that folder on sys.path.
+
+    ops/        each op of `functional` against `reference`, and `reference` itself
+    contracts/  what holds for every op: threads, layouts, bad input, extents of memory, extreme numbers, processes
+    nn/         modules                      models/    families, generation, loading
+    files/      checkpoints, pictures, sound pipelines/ sentence encoding and the other pipelines
+    commands/   transformer-fast             oracle/    live comparisons with torch, transformers and onnx
+    project/    packaging, layering, docstrings, examples, benchmarks
+    golden/     other libraries' answers, and the scripts that asked for them
 """
 
 from __future__ import annotations

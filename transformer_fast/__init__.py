@@ -54,7 +54,7 @@ from transformer_fast.functional import (
 if TYPE_CHECKING:
     from transformer_fast import models, nn, visualize
     from transformer_fast.models import load_model
-    from transformer_fast.text import SentenceEncoder
+    from transformer_fast.pipelines import SentenceEncoder
 
 __all__ = [
     "SentenceEncoder",
@@ -92,7 +92,7 @@ __all__ = [
 
 # Public name -> (module, attribute; None for the module itself).
 _LAZY = {
-    "SentenceEncoder": ("transformer_fast.text", "SentenceEncoder"),
+    "SentenceEncoder": ("transformer_fast.pipelines", "SentenceEncoder"),
     "load_model": ("transformer_fast.models", "load_model"),
     "models": ("transformer_fast.models", None),
     "nn": ("transformer_fast.nn", None),

@@ -179,6 +179,6 @@ typedef struct tfast_level {
     const tfast_row_kernels* rows;
 } tfast_level;
 
-extern const tfast_level tfast_level_scalar, tfast_level_avx2, tfast_level_avx512, tfast_level_amx;
+extern const tfast_level tfast_level_portable, tfast_level_avx2, tfast_level_avx512, tfast_level_amx;
 
 #endif

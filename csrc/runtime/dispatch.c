@@ -11,7 +11,7 @@ typedef struct {
 } level_t;
 
 static const level_t levels[] = {
-    {&tfast_level_scalar, 0},
+    {&tfast_level_portable, 0},
 #if defined(__x86_64__)
     {&tfast_level_avx2, TFAST_CPU_X86_64_V3},
     {&tfast_level_avx512, TFAST_CPU_X86_64_V4},

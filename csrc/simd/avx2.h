@@ -1,4 +1,4 @@
-/* AVX2 + FMA + F16C (x86-64-v3) spelling of the vector names; see scalar.h for what each one means.
+/* AVX2 + FMA + F16C (x86-64-v3) spelling of the vector names; see portable.h for what each one means.
  *
  * Included by isa/avx2.c alone. */
 #ifndef TFAST_SIMD_AVX2_H

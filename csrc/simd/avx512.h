@@ -1,6 +1,6 @@
 /* AVX-512 (x86-64-v4) spelling of the vector names that all kernels are written in.
  *
- * Included by isa/avx512.c alone, before the kernels. Every simd/<isa>.h defines the same names; scalar.h, the
+ * Included by isa/avx512.c alone, before the kernels. Every simd/<isa>.h defines the same names; portable.h, the
  * shortest, says what each one means. A name that a kernel needs is added to all of them at once. */
 #ifndef TFAST_SIMD_AVX512_H
 #define TFAST_SIMD_AVX512_H

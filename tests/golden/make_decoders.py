@@ -1,4 +1,4 @@
-"""Makes decoders.npz: what transformers answers for the cases of tests/decoder_cases.py.
+"""Makes decoders.npz: what transformers answers for the cases of tests/helpers/decoder_cases.py.
 
 Needs the extra `oracle`. Run it from anywhere:
 
@@ -18,7 +18,7 @@ import torch
 import transformers
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(HERE.parent / "helpers"))
 
 from decoder_cases import BEAMS, CASES, GOLDEN, NEW_TOKENS, draw, inputs  # noqa: E402
 

@@ -6,7 +6,7 @@ Needs the extra `oracle`. Run it from anywhere:
     python tests/golden/make_encoders.py electra    # these folders only; the others keep their bits
 
 The weights are bfloat16, which is what they are rounded to before transformers answers; one model is cut into shards.
-The tests of models/ read the files through tests/encoder_checks.py, without torch.
+The tests of models/ read the files through tests/helpers/encoder_checks.py, without torch.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from sentence_transformers import SentenceTransformer
 from transformers import BertConfig, BertForMaskedLM
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(HERE.parent / "helpers"))
 
 from model_folders import TINY_BERT, write_sentence_model  # noqa: E402
 

@@ -18,7 +18,7 @@ import torch
 import transformers
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(HERE.parent / "helpers"))
 
 from pipeline_folders import SPECIAL, TEXTS, write_head  # noqa: E402
 

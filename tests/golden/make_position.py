@@ -21,7 +21,7 @@ from transformers.models.t5.modeling_t5 import T5Attention
 from transformers.models.vit_mae.modeling_vit_mae import build_2d_sinusoidal_position_embedding
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(HERE.parent / "helpers"))
 
 from rope_cases import MAX_POSITION, POSITIONS, SCALINGS  # noqa: E402
 

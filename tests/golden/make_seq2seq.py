@@ -4,8 +4,7 @@ Needs the extra `oracle`. Run it from anywhere:
 
     python tests/golden/make_seq2seq.py
 
-tests/models/test_t5.py, test_bart.py, test_marian.py, test_whisper.py and tests/test_audio.py read the files without
-torch.
+models/test_t5.py, test_bart.py, test_marian.py, test_whisper.py and files/test_audio.py read the files without torch.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import torch
 from transformers import WhisperFeatureExtractor
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(HERE.parent / "helpers"))
 
 from seq2seq_models import make_bart, make_marian, make_t5, make_whisper, sound, speech_inputs, text_inputs  # noqa: E402
 

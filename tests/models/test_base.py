@@ -1,4 +1,4 @@
-"""models/base.py and load_model: parameters made of tensors and back, what is refused, which class is chosen."""
+"""models/common/base.py and load_model: parameters made of tensors and back, what is refused, which class is chosen."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from encoder_checks import GOLDEN
 from model_folders import TINY_BERT, write_bert, write_json
 
 from transformer_fast import load_model, models, nn
-from transformer_fast.checkpoint import Checkpoint, CheckpointError
-from transformer_fast.models.base import PretrainedModel, Source, under
-from transformer_fast.models.bert import BertModel
-from transformer_fast.models.config import check_fields
+from transformer_fast.files.checkpoint import Checkpoint, CheckpointError
+from transformer_fast.models.common.base import PretrainedModel, Source, under
+from transformer_fast.models.common.config import check_fields
+from transformer_fast.models.families.bert import BertModel
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 save_file = pytest.importorskip("safetensors.numpy").save_file
@@ -219,11 +219,20 @@ def test_a_head_that_the_file_does_not_have(tmp_path):
 
 def test_every_listed_class_is_there():
     for file, classes, default in models._FAMILIES.values():
-        module = __import__(f"transformer_fast.models.{file}", fromlist=[default])
+        module = __import__(f"transformer_fast.models.families.{file}", fromlist=[default])
         for name in [*classes.values(), default]:
             made = getattr(module, name)
             assert issubclass(made, PretrainedModel) and made.__name__ == name
     assert all(name == other for _, classes, _ in models._FAMILIES.values() for name, other in classes.items())
+
+
+def test_models_offers_every_class_and_config():
+    assert models.BertModel is BertModel
+    assert models.CLIPTextConfig.__module__ == "transformer_fast.models.families.clip"
+    assert {"BertForMaskedLM", "load_model"} <= set(dir(models))
+    for name in ("NoSuchModel", "NoSuchConfig", "XLMRobertaConfig"):
+        with pytest.raises(AttributeError, match=name):
+            getattr(models, name)
 
 
 def test_unknown_families_are_told_what_is_there(tmp_path):

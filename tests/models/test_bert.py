@@ -1,4 +1,4 @@
-"""models/bert.py against transformers' own numbers (golden) and a plain float64 BERT; its checkpoints, its checks."""
+"""families/bert.py against transformers' own numbers (golden) and a plain float64 BERT; its checkpoints, its checks."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from model_folders import TINY_BERT, bert_tensors, write_bert, write_json
 
 from transformer_fast import functional, load_model, reference
-from transformer_fast.checkpoint import INDEX, CheckpointError
-from transformer_fast.models.bert import (
+from transformer_fast.files.checkpoint import INDEX, CheckpointError
+from transformer_fast.models.families.bert import (
     BertConfig,
     BertForMaskedLM,
     BertForMultipleChoice,

@@ -1,4 +1,4 @@
-"""models/clip.py against transformers' own numbers (golden): both towers, each alone; checkpoints and checks."""
+"""families/clip.py against transformers' own numbers (golden): both towers, each alone; checkpoints and checks."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from model_folders import write_json
 
 from transformer_fast import load_model
-from transformer_fast.checkpoint import CheckpointError, read_json_object
-from transformer_fast.models import clip
+from transformer_fast.files.checkpoint import CheckpointError, read_json_object
+from transformer_fast.models.families import clip
 
 pytest.importorskip("ml_dtypes")
 load_file = pytest.importorskip("safetensors.numpy").load_file
@@ -182,6 +182,6 @@ def test_configs_that_do_not_fit(tmp_path, change, text):
 
 def test_a_tower_of_another_family_is_refused():
     with pytest.raises(CheckpointError, match="model_type is 'clip'; needed by ViTModel: vit"):
-        from transformer_fast.models.vit import ViTModel
+        from transformer_fast.models.families.vit import ViTModel
 
         ViTModel.from_pretrained(GOLDEN)

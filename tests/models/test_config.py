@@ -1,4 +1,4 @@
-"""models/config.py through BERT's Config: defaults, types, ranges, and options that are refused."""
+"""models/common/config.py through BERT's Config: defaults, types, ranges, and options that are refused."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from model_folders import TINY_BERT
 
-from transformer_fast.checkpoint import CheckpointError
-from transformer_fast.models.bert import BertConfig, BertModel
-from transformer_fast.models.config import Index, Number, check_fields, read_config
+from transformer_fast.files.checkpoint import CheckpointError
+from transformer_fast.models.common.config import Index, Number, check_fields, read_config
+from transformer_fast.models.families.bert import BertConfig, BertModel
 
 SOURCE = Path("model/config.json")
 

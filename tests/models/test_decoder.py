@@ -1,4 +1,4 @@
-"""models/decoder.py and decoding.py: rows, padding and the past, the same for every family."""
+"""models/common/decoder.py and decoding.py: rows, padding and the past, the same for every family."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 from decoder_cases import TOLERANCE, inputs, write
 
 from transformer_fast import functional, load_model
-from transformer_fast.models.gemma2 import Gemma2Config, Gemma2ForSequenceClassification
-from transformer_fast.models.gpt2 import GPT2Config, GPT2ForSequenceClassification
+from transformer_fast.models.families.gemma2 import Gemma2Config, Gemma2ForSequenceClassification
+from transformer_fast.models.families.gpt2 import GPT2Config, GPT2ForSequenceClassification
 
 pytest.importorskip("safetensors")
 
@@ -96,7 +96,7 @@ def test_prompts_in_groups_as_all_at_once(model, monkeypatch):
     ids, mask, _ = inputs(40)
     results = []
     for tokens in (1, 9, 1000):
-        monkeypatch.setattr("transformer_fast.models.decoder._PROMPT_TOKENS", tokens)
+        monkeypatch.setattr("transformer_fast.models.common.decoder._PROMPT_TOKENS", tokens)
         logits, state = model.start(ids, mask, capacity=20)
         results.append((logits, model.step(np.array([5, 6, 7]), state)))
     for logits, after in results[1:]:

@@ -1,4 +1,4 @@
-"""models/electra.py against transformers' own numbers (golden); its checkpoints, its checks, its heads."""
+"""families/electra.py against transformers' own numbers (golden); its checkpoints, its checks, its heads."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from transformer_fast import load_model
-from transformer_fast.checkpoint import Checkpoint, CheckpointError, read_json_object
-from transformer_fast.models.electra import (
+from transformer_fast.files.checkpoint import Checkpoint, CheckpointError, read_json_object
+from transformer_fast.models.families.electra import (
     ElectraConfig,
     ElectraForMaskedLM,
     ElectraForMultipleChoice,
@@ -116,7 +116,7 @@ def test_fresh_models(made, embedding_size):
 def test_a_projection_that_nothing_asks_for(tmp_path):
     """A file with a projection whose config.json gives both widths the same number."""
     ElectraModel(ElectraConfig(**CONFIG | {"embedding_size": 12})).save_pretrained(tmp_path)
-    tensors = {name: tensor.float32().copy() for name, tensor in Checkpoint.open(tmp_path).tensors.items()}
+    tensors = {name: tensor.array().copy() for name, tensor in Checkpoint.open(tmp_path).tensors.items()}
     assert not any(name.startswith("embeddings_project.") for name in tensors)
     save_file(tensors | {"embeddings_project.bias": np.zeros(12, np.float32)}, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"does not use: 'embeddings_project\.bias'"):

@@ -1,4 +1,4 @@
-"""models/marian.py against transformers' own numbers (golden); its checkpoints and its checks."""
+"""families/marian.py against transformers' own numbers (golden); its checkpoints and its checks."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 from seq2seq_golden import GOLDEN, changed, check_forward, check_generate, check_rows, check_saved, inputs
 
 from transformer_fast import load_model
-from transformer_fast.checkpoint import CheckpointError
-from transformer_fast.models.marian import MarianModel, MarianMTModel
+from transformer_fast.files.checkpoint import CheckpointError
+from transformer_fast.models.families.marian import MarianModel, MarianMTModel
 
 pytest.importorskip("ml_dtypes")
 pytest.importorskip("safetensors")

@@ -1,4 +1,4 @@
-"""models/mistral.py against transformers' own numbers; its window."""
+"""families/mistral.py against transformers' own numbers; its window."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from decoder_cases import check_golden, inputs, write
 
 from transformer_fast import load_model
-from transformer_fast.checkpoint import CheckpointError
+from transformer_fast.files.checkpoint import CheckpointError
 
 pytest.importorskip("safetensors")
 

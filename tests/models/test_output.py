@@ -1,11 +1,11 @@
-"""models/output.py: the ways in which transformers' outputs are read."""
+"""models/common/output.py: the ways in which transformers' outputs are read."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from transformer_fast.models.output import BaseModelOutputWithPooling
+from transformer_fast.models.common.output import BaseModelOutputWithPooling
 
 STATE, POOLED = np.zeros((1, 2, 3)), np.zeros((1, 3))
 

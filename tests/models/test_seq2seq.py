@@ -1,4 +1,4 @@
-"""models/seq2seq.py and seq2seq_blocks.py: decoding step by step, beams that share a source, packing."""
+"""models/common/seq2seq.py and seq2seq_blocks.py: decoding step by step, beams that share a source, packing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from seq2seq_golden import GOLDEN, TOLERANCE, inputs
 
 from transformer_fast import functional, load_model
-from transformer_fast.models.seq2seq_blocks import Packing
+from transformer_fast.models.common.seq2seq_blocks import Packing
 
 pytest.importorskip("ml_dtypes")
 pytest.importorskip("safetensors")

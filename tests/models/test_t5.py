@@ -1,4 +1,4 @@
-"""models/t5.py against transformers' own numbers (golden): T5 and v1.1; its checkpoints and its checks."""
+"""families/t5.py against transformers' own numbers (golden): T5 and v1.1; its checkpoints and its checks."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from seq2seq_golden import GOLDEN, TOLERANCE, answers, changed, check_forward, c
 from seq2seq_golden import inputs as golden_inputs
 
 from transformer_fast import load_model
-from transformer_fast.checkpoint import CheckpointError
-from transformer_fast.models.t5 import (
+from transformer_fast.files.checkpoint import CheckpointError
+from transformer_fast.models.families.t5 import (
     MT5ForConditionalGeneration,
     MT5Model,
     T5Config,

@@ -1,4 +1,4 @@
-"""models/vit.py against transformers' own numbers (golden): ViT, DeiT, other sizes; checkpoints and checks."""
+"""families/vit.py against transformers' own numbers (golden): ViT, DeiT, other sizes; checkpoints and checks."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from model_folders import write_json
 
 from transformer_fast import functional, load_model, nn
-from transformer_fast.checkpoint import CheckpointError
-from transformer_fast.models.vit import (
+from transformer_fast.files.checkpoint import CheckpointError
+from transformer_fast.models.families.vit import (
     DeiTForImageClassificationWithTeacher,
     ViTConfig,
     ViTForImageClassification,

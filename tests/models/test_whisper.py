@@ -1,4 +1,4 @@
-"""models/whisper.py against transformers' own numbers (golden); prompts, checkpoints and checks."""
+"""families/whisper.py against transformers' own numbers (golden); prompts, checkpoints and checks."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 from seq2seq_golden import GOLDEN, answers, changed, check_forward, check_generate, check_rows, check_saved, inputs
 
 from transformer_fast import load_model
-from transformer_fast.checkpoint import CheckpointError
-from transformer_fast.models.whisper import WhisperForConditionalGeneration, WhisperModel
+from transformer_fast.files.checkpoint import CheckpointError
+from transformer_fast.models.families.whisper import WhisperForConditionalGeneration, WhisperModel
 
 pytest.importorskip("ml_dtypes")
 pytest.importorskip("safetensors")

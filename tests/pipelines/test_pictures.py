@@ -12,7 +12,8 @@ from model_folders import write_json, write_sentence_model
 from pipeline_folders import TEXTS, write_head
 
 from transformer_fast import load_model
-from transformer_fast.checkpoint import CheckpointError
+from transformer_fast.files.checkpoint import CheckpointError
+from transformer_fast.files.pictures import ImageProcessor
 from transformer_fast.pipelines import (
     ImageClassifier,
     ImageTextSimilarity,
@@ -21,7 +22,6 @@ from transformer_fast.pipelines import (
     load_classifier,
     pictures,
 )
-from transformer_fast.vision import ImageProcessor
 
 Image = pytest.importorskip("PIL.Image")
 tokenizers = pytest.importorskip("tokenizers")

@@ -12,7 +12,7 @@ from pipeline_folders import LABELS, QUESTIONS, TEXTS, write_head
 from support import alike
 
 from transformer_fast import functional as F
-from transformer_fast.checkpoint import CheckpointError
+from transformer_fast.files.checkpoint import CheckpointError
 from transformer_fast.pipelines import FillMask, QuestionAnswerer, TextClassifier, TokenTagger, texts
 
 pytest.importorskip("tokenizers")

@@ -11,7 +11,7 @@ from transformer_fast.commands import common
 if TYPE_CHECKING:
     import numpy as np
 
-    from transformer_fast.text import SentenceEncoder
+    from transformer_fast.pipelines import SentenceEncoder
 
 
 def add(commands: Any) -> None:

@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> None:
 
     inputs = common.texts(options)
     common.set_threads(options)
-    labels = load_classifier(options.model)(inputs, top_k=options.top)
+    labels = load_classifier(options.model, compute_type=options.compute_type)(inputs, top_k=options.top)
     if options.top == 1:
         labels = [found if isinstance(found, list) else [found] for found in labels]
     if options.json:

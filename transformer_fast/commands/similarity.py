@@ -59,7 +59,8 @@ def _pairs(options: argparse.Namespace, texts: list[str]) -> list[dict[str, Any]
 def _pictures(options: argparse.Namespace, texts: list[str]) -> list[dict[str, Any]]:
     from transformer_fast.pipelines import ImageTextSimilarity
 
-    found = ImageTextSimilarity.from_pretrained(options.model).compare(options.image, texts)
+    model = ImageTextSimilarity.from_pretrained(options.model, compute_type=options.compute_type)
+    found = model.compare(options.image, texts)
     return [
         {"similarity": float(cosine), "probability": float(share), "image": image, "text": text}
         for image, cosines, shares in zip(options.image, *found, strict=True)

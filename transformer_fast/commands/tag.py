@@ -36,7 +36,8 @@ def run(options: argparse.Namespace) -> None:
 
     texts = common.texts(options)
     common.set_threads(options)
-    entities = TokenTagger.from_pretrained(options.model)(texts, aggregation_strategy=options.strategy)
+    tagger = TokenTagger.from_pretrained(options.model, compute_type=options.compute_type)
+    entities = tagger(texts, aggregation_strategy=options.strategy)
     if options.json:
         common.print_json([{"text": text, "entities": found} for text, found in zip(texts, entities, strict=True)])
         return

@@ -27,11 +27,11 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from transformer_fast.audio import read_wav
+    from transformer_fast.files.sound import read_wav
     from transformer_fast.pipelines import Transcriber
 
     common.set_threads(options)
-    transcribe = Transcriber.from_pretrained(options.model)
+    transcribe = Transcriber.from_pretrained(options.model, compute_type=options.compute_type)
     rate = transcribe.extractor.sampling_rate
     samples = read_wav(options.file, rate)
     if not len(samples):

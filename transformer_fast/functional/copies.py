@@ -37,8 +37,8 @@ def embedding(ids, weight, *, out=None) -> np.ndarray:
 def embedding_sum(ids, tables, weight=None, bias=None, eps=1e-5, *, out=None) -> np.ndarray:
     """layer_norm(tables[0][ids[0]] + tables[1][ids[1]] + ..., weight, bias, eps), in one pass over the rows.
 
-    ids: 1 to 8 integer arrays that broadcast to one shape (...); tables: as many arrays (V_i, N), float32, float16 or bfloat16;
-    weight and bias (N,) -> (..., N). What BERT-like models begin with: words, positions, token types.
+    ids: 1 to 8 integer arrays that broadcast to one shape (...); tables: as many arrays (V_i, N), float32, float16 or
+    bfloat16; weight and bias (N,) -> (..., N). What BERT-like models begin with: words, positions, token types.
     Raises IndexError for an id outside its table, and TypeError and ValueError; nothing is written then.
 
     Example:

@@ -29,8 +29,8 @@ def pack_weight(weight, *, format="float32", for_decode=False) -> PackedWeight:
     it has shape, format, nbytes, isa, and unpack() gives the values that products use.
 
     format: "float32", or "bfloat16" for half the bytes. bfloat16 rounds a weight to 8 significant bits (to the nearest,
-    ties to even; a relative error of at most 2^-8); products and sums are float32, with the bits that a float32 weight of
-    the rounded values gives. One row of a weight that comes from memory takes about half the time.
+    ties to even; a relative error of at most 2^-8); products and sums are float32, with the bits that a float32 weight
+    of the rounded values gives. One row of a weight that comes from memory takes about half the time.
     for_decode: the weight will meet a few dozen rows at a time at most, as in a decoder that writes token by token; on
     machines with a matrix engine (AMX) that is another layout, elsewhere the same.
 

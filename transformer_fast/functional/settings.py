@@ -46,7 +46,7 @@ def available_isas() -> tuple[str, ...]:
 
     Example:
         >>> F.available_isas()[0]
-        'scalar'
+        'portable'
     """
     return _core.available_isas()
 
@@ -62,16 +62,16 @@ def get_isa() -> str:
 
 
 def set_isa(name: str | None) -> None:
-    """Forces a level ("scalar", "avx2", "avx512", "amx"); None: the best of this machine, which is the default.
+    """Forces a level ("portable", "avx2", "avx512", "amx"); None: the best of this machine, which is the default.
 
     Weights packed before belong to the level they were packed under. Raises ValueError for a name that is not known,
     RuntimeError where the machine lacks the level. TRANSFORMER_FAST_ISA does the same at import.
 
     Example:
         >>> before = F.get_isa()
-        >>> F.set_isa("scalar")
+        >>> F.set_isa("portable")
         >>> F.get_isa()
-        'scalar'
+        'portable'
         >>> F.set_isa(before)
     """
     if name is not None and not isinstance(name, str):

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from transformer_fast.checkpoint import CheckpointError, read_json_object
+from transformer_fast.files.checkpoint import CheckpointError, read_json_object
 
 DEFAULT_NEW_TOKENS = 20
 

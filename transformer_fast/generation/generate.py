@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from transformer_fast.checkpoint import write_json
+from transformer_fast.files.checkpoint import write_json
 from transformer_fast.generation.beams import beam_search
 from transformer_fast.generation.config import FIELDS, GenerationConfig, read_generation_config, split
 from transformer_fast.generation.logits import Processor, processors
@@ -205,9 +205,9 @@ class GenerationMixin:
     generation_config: dict[str, Any] = {}
 
     @classmethod
-    def from_checkpoint(cls, checkpoint: Any) -> Any:
+    def from_checkpoint(cls, checkpoint: Any, **options: Any) -> Any:
         """The model of a checkpoint with the generation defaults of its folder; see `load_model`."""
-        model = super().from_checkpoint(checkpoint)
+        model = super().from_checkpoint(checkpoint, **options)
         model.generation_config = read_generation_config(checkpoint.folder, cls.generation_config | checkpoint.config)
         return model
 

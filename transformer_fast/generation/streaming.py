@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from transformer_fast.checkpoint import find_folder
-from transformer_fast.tokenization import open_tokenizer
+from transformer_fast.files.checkpoint import find_folder
+from transformer_fast.files.tokenizer import open_tokenizer
 
 _INCOMPLETE = "\ufffd"  # what decoders write for the first bytes of a character
 

@@ -1,15 +1,18 @@
-"""Models: one file a family. `load_model` finds the class of a Hugging Face folder by its model_type and architectures.
+"""Models: `load_model`, and the classes of all families, which are imported when they are first asked for.
 
-A new family is a new file here with classes that derive from `base.PretrainedModel`, and a line in `_FAMILIES`.
+`common` has what families share, `families` one file each. `load_model` finds the class of a Hugging Face folder by its
+model_type and architectures. A new family is a new file in `families` with classes that derive from
+`common.base.PretrainedModel`, and a line in `_FAMILIES`.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-from transformer_fast.checkpoint import Checkpoint, CheckpointError, find_folder
-from transformer_fast.models.base import PretrainedModel
+from transformer_fast.files.checkpoint import Checkpoint, CheckpointError, find_folder
+from transformer_fast.models.common.base import PretrainedModel
 
 
 def _heads(family: str, *further: str) -> dict[str, str]:
@@ -29,7 +32,7 @@ def _named(*names: str) -> dict[str, str]:
     return {name: name for name in names}
 
 
-# model_type in config.json -> file in this folder, {name in its "architectures": class}, class without a head, which is
+# model_type in config.json -> file in families/, {name in its "architectures": class}, class without a head, which is
 # taken for architectures that are not listed.
 _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
     "bart": ("bart", {"BartForConditionalGeneration": "BartForConditionalGeneration"}, "BartModel"),
@@ -62,6 +65,9 @@ _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
     "xlm-roberta": ("roberta", _heads("XLMRoberta", "MultipleChoice"), "XLMRobertaModel"),
 }
 
+# Public class -> file in families/. A config is in the file of its model.
+_FILES = {name: file for file, classes, base in _FAMILIES.values() for name in (*classes.values(), base)}
+
 __all__ = ["CheckpointError", "PretrainedModel", "find_folder", "load_model"]
 
 
@@ -73,18 +79,22 @@ def load_model(
     cache_dir: str | Path | None = None,
     token: str | bool | None = None,
     local_files_only: bool = False,
+    compute_type: str = "auto",
 ) -> PretrainedModel:
     """The model in a folder with config.json and safetensors weights, or on the Hugging Face hub, ready to be called.
 
     Its class is the one that config.json names first in "architectures" (BertForMaskedLM, ...), or the family's model
     without a head, where none is named that this library has, or where head=False. A folder wins over a hub id.
-    Weights that the file holds as float32 stay in the mapped file until they are packed; others are converted to
-    float32.
+    Weights are packed from the type that the file has, without a float32 copy; embedding tables stay in the file.
 
+    compute_type: how weights are kept for products. "float32" and, for checkpoints of floating-point numbers, "auto"
+    keep the file's values. "bfloat16" takes half the memory and rounds weights to 8 significant bits (not those of
+    convolutions, norms and embeddings); activations and sums are float32 with either.
     revision, cache_dir, token, local_files_only: of huggingface_hub.snapshot_download, for hub ids. Only JSON,
     safetensors, text and SentencePiece files are fetched.
 
     Raises:
+        ValueError: there is no such compute_type.
         CheckpointError: there is no such folder or model, its files are malformed, or the model is of a family that is
         not supported.
 
@@ -107,4 +117,19 @@ def load_model(
     architectures = checkpoint.config.get("architectures")
     if head and isinstance(architectures, list) and architectures and isinstance(architectures[0], str):
         name = classes.get(architectures[0], name)
-    return getattr(import_module(f"transformer_fast.models.{file}"), name).from_checkpoint(checkpoint)
+    return getattr(_family(file), name).from_checkpoint(checkpoint, compute_type=compute_type)
+
+
+def __getattr__(name: str) -> Any:
+    file = _FILES.get(f"{name.removesuffix('Config')}Model" if name.endswith("Config") else name)
+    if file is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(_family(file), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_FILES})
+
+
+def _family(file: str) -> Any:
+    return import_module(f"transformer_fast.models.families.{file}")

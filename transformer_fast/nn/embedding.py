@@ -40,7 +40,7 @@ class Embedding(Module):
         self.num_embeddings = num_embeddings
         self.embedding_dim = embedding_dim
         self.padding_idx = None if padding_idx is None else padding_idx % num_embeddings
-        self.register_parameter("weight", (num_embeddings, embedding_dim), self._initial)
+        self.register_parameter("weight", (num_embeddings, embedding_dim), self._initial, half=True)
 
     @classmethod
     def from_pretrained(cls, embeddings: np.ndarray, padding_idx: int | None = None) -> Embedding:

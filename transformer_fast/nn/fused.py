@@ -41,7 +41,7 @@ class FusedLinear(Module):
         self.out_features = sum(parts.values())
         biased = parts if bias is True else bias or ()
         for name, n in parts.items():
-            self.register_parameter(f"{name}_weight", (n, in_features), init.uniform(in_features))
+            self.register_parameter(f"{name}_weight", (n, in_features), init.uniform(in_features), half=True)
             self.register_parameter(f"{name}_bias", (n,) if name in biased else None, init.uniform(in_features))
         self._pack = _Pack()
 
@@ -73,6 +73,7 @@ class _Pack:
         if (
             self._made is None
             or self._made[0].isa != F.get_isa()
+            or self._made[0].format != module.weight_format
             or any(a is not b for a, b in zip(self._sources, parameters.values(), strict=True))
         ):
             weights, biases = ([parameters[f"{n}_{kind}"] for n in module.parts] for kind in ("weight", "bias"))
@@ -80,7 +81,8 @@ class _Pack:
             if any(part is not None for part in biases):
                 zeros = (np.zeros(n, np.float32) for n in module.parts.values())
                 bias = np.concatenate([z if part is None else part for z, part in zip(zeros, biases, strict=True)])
-            self._made = F.pack_weight(np.concatenate(weights), for_decode=module.few_rows), bias
+            packed = F.pack_weight(weights, format=module.weight_format, for_decode=module.few_rows)
+            self._made = packed, bias
             self._sources = list(parameters.values())
         return self._made
 

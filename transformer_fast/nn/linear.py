@@ -21,14 +21,14 @@ class PackedRows:
     def __init__(self) -> None:
         self._packs: dict[tuple[int, int], tuple[np.ndarray, Any]] = {}
 
-    def get(self, weight: np.ndarray, first: int, last: int, *, few_rows: bool = False) -> Any:
-        """`weight[first:last]`, packed for the current ISA.
+    def get(self, weight: np.ndarray, first: int, last: int, *, format: str, few_rows: bool = False) -> Any:
+        """`weight[first:last]`, packed in that format for the current ISA.
 
         `weight` must never change in place; few_rows is the same in all calls (see `Module.expect_few_rows`).
         """
         source, packed = self._packs.get((first, last), (None, None))
-        if source is not weight or packed.isa != F.get_isa():
-            packed = F.pack_weight(weight[first:last], for_decode=few_rows)
+        if source is not weight or packed.isa != F.get_isa() or packed.format != format:
+            packed = F.pack_weight(weight[first:last], format=format, for_decode=few_rows)
             self._packs[first, last] = weight, packed
         return packed
 
@@ -54,7 +54,7 @@ class Linear(Module):
         super().__init__()
         self.in_features = in_features
         self.out_features = out_features
-        self.register_parameter("weight", (out_features, in_features), init.uniform(in_features))
+        self.register_parameter("weight", (out_features, in_features), init.uniform(in_features), half=True)
         self.register_parameter("bias", (out_features,) if bias else None, init.uniform(in_features))
         self._packs = PackedRows()
 
@@ -71,7 +71,7 @@ class Linear(Module):
 
     def packed(self) -> Any:
         """The weight, packed for the instruction set in force."""
-        return self._packs.get(self.weight, 0, self.out_features, few_rows=self.few_rows)
+        return self._packs.get(self.weight, 0, self.out_features, format=self.weight_format, few_rows=self.few_rows)
 
     def _loaded(self) -> None:
         self.packed()

@@ -1,8 +1,10 @@
 """`Module`: named parameters, nested modules, state dicts. Every block of `nn` and every model is one.
 
 A new block subclasses `Module`, calls `register_parameter` for each of its arrays, sets its parts as attributes and
-writes `forward`. Parameters are read-only float32 arrays: replace one by assigning a new array to its name. That is
-what makes it safe to keep packed forms of them, and to share them with a memory-mapped file.
+writes `forward`. Parameters are read-only arrays: replace one by assigning a new array to its name. That is what makes
+it safe to keep packed forms of them, and to share them with a memory-mapped file. They are float32; weights that are
+only packed or looked up keep the half-precision type of their file (`register_parameter(..., half=True)`), so that
+loading makes no float32 copy of them.
 
 Names and behaviour follow torch.nn.Module as far as inference needs it.
 """
@@ -15,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from transformer_fast.functional.linear import FORMATS
 from transformer_fast.nn import init
 
 _last_change = object()
@@ -57,9 +60,11 @@ class Module:
     """
 
     few_rows = False  # what expect_few_rows sets
+    weight_format = "float32"  # what set_weight_format sets
 
     def __init__(self) -> None:
         self.__dict__["_parameters"] = {}
+        self.__dict__["_half_names"] = set()  # names of parameters that may be float16 or bfloat16
         self.__dict__["_modules"] = {}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -68,9 +73,16 @@ class Module:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.forward(*args, **kwargs)
 
-    def register_parameter(self, name: str, shape: tuple[int, ...] | None, initialize: init.Initializer) -> None:
-        """A new parameter of that shape; shape None means that the module goes without it (bias=False)."""
+    def register_parameter(
+        self, name: str, shape: tuple[int, ...] | None, initialize: init.Initializer, *, half: bool = False
+    ) -> None:
+        """A new parameter of that shape; shape None means that the module goes without it (bias=False).
+
+        half: the module only packs it or looks rows up in it, so that it may be float16 or bfloat16.
+        """
         self._parameters[name] = None
+        if half:
+            self._half_names.add(name)
         if shape is not None:
             self._parameters[name] = _read_only(init.create(shape, initialize))
         note_change()
@@ -97,9 +109,10 @@ class Module:
         return dict(self.named_parameters())
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
-        """Takes the parameters from `state`; floating-point arrays of other types are converted to float32.
+        """Takes the parameters from `state`.
 
-        Read-only float32 arrays (memory-mapped checkpoints) are shared, writable ones are copied.
+        Read-only arrays (memory-mapped checkpoints) are shared, writable ones are copied. float16 and bfloat16 stay
+        where a module only packs them or looks rows up in them; all else is converted to float32.
 
         Raises:
             ValueError: names that are missing or unexpected (unless strict=False), or misshapen arrays; all are named,
@@ -109,7 +122,8 @@ class Module:
         own = self.state_dict()
         missing = [name for name in own if name not in state]
         unexpected = [name for name in state if name not in own]
-        arrays = {name: _float32(f"state[{name!r}]", state[name]) for name in own if name in state}
+        half = self._half_parameters()
+        arrays = {name: _stored(f"state[{name!r}]", state[name], name in half) for name in own if name in state}
         misshapen = [
             f"{name} has shape {array.shape}, needed: {own[name].shape}"
             for name, array in arrays.items()
@@ -133,6 +147,31 @@ class Module:
 
     def _loaded(self) -> None:
         """Called when own parameters have been loaded: the place to prepare what the first call would have to."""
+
+    def _half_parameters(self) -> set[str]:
+        """The full names of the parameters that may be float16 or bfloat16."""
+        return {
+            f"{path}.{name}" if path else name for path, module in self.named_modules() for name in module._half_names
+        }
+
+    def set_weight_format(self, name: str) -> Module:
+        """How this module and all its parts pack their weights: a format of `functional.pack_weight`.
+
+        Called before parameters are loaded, it saves packing twice. Returns the module.
+
+        Raises:
+            ValueError: there is no such format.
+
+        Example:
+            >>> linear = nn.Linear(3, 2).set_weight_format("bfloat16")
+            >>> linear.packed().format
+            'bfloat16'
+        """
+        if name not in FORMATS:
+            raise ValueError(f"name is {name!r}, needed: one of {', '.join(FORMATS)}")
+        for _, part in self.named_modules():
+            part.weight_format = name
+        return self
 
     def expect_few_rows(self) -> Module:
         """Tells this module and all its parts that they will see a few dozen rows at a time at most.
@@ -173,7 +212,7 @@ class Module:
         label = f"{type(self).__name__}.{name}"
         if current is None:
             raise ValueError(f"{label} was left out when the module was made (bias=False or alike); it cannot be set")
-        array = _float32(label, value)
+        array = _stored(label, value, name in self._half_names)
         if array.shape != current.shape:
             raise ValueError(f"{label} was given shape {array.shape}; needed: {current.shape}")
         return array
@@ -249,13 +288,17 @@ def clones(layer: Module, count: int) -> ModuleList:
     return ModuleList([copy.deepcopy(layer, {id(array): array for array in layer.parameters()}) for _ in range(count)])
 
 
-def _float32(label: str, value: Any) -> np.ndarray:
-    """`value` as a read-only float32 array: itself if it is one, else a copy."""
+def _stored(label: str, value: Any, half: bool) -> np.ndarray:
+    """`value` as a read-only array of float32, or, where `half` allows it, of its own half-precision type.
+
+    Itself if it is one already, else a copy.
+    """
     array = np.asarray(value)
     # ml_dtypes' bfloat16 has kind "V", and so have structured types.
     if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
         raise TypeError(f"{label} has dtype {array.dtype}; needed: a floating-point type")
-    return _read_only(array.astype(np.float32, copy=array.flags.writeable))
+    dtype = array.dtype if half and array.dtype.name in ("float16", "bfloat16") else np.dtype(np.float32)
+    return _read_only(array.astype(dtype, copy=array.flags.writeable))
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

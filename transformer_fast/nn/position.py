@@ -122,7 +122,7 @@ class LearnedPositionalEmbedding(Module):
         self.max_length = max_length
         self.d_model = d_model
         self.offset = offset
-        self.register_parameter("weight", (max_length + offset, d_model), init.normal)
+        self.register_parameter("weight", (max_length + offset, d_model), init.normal, half=True)
 
     def forward(self, input: np.ndarray, positions: np.ndarray | None = None) -> np.ndarray:
         """input (..., L, d_model) plus the rows of positions (L,) or (..., L), by default 0 to L - 1.

@@ -65,7 +65,7 @@ class _Recurrent(Module):
                     shapes["weight_hr"] = (proj_size, hidden_size)
                 for name, shape in shapes.items():
                     name = f"{name}_l{layer}{direction}"
-                    self.register_parameter(name, shape, draw)
+                    self.register_parameter(name, shape, draw, half=name.startswith("weight"))
                     if name.startswith("weight"):
                         self._packs[name] = PackedRows()
 
@@ -82,7 +82,8 @@ class _Recurrent(Module):
     def _packed_weight(self, name: str) -> Any:
         # A step multiplies the batch alone by what is recurrent, and all steps together are multiplied by the rest.
         weight = self._parameters[name]
-        return self._packs[name].get(weight, 0, len(weight), few_rows=not name.startswith("weight_ih"))
+        few_rows = not name.startswith("weight_ih")
+        return self._packs[name].get(weight, 0, len(weight), format=self.weight_format, few_rows=few_rows)
 
     def _bias(self, name: str, layer: int) -> np.ndarray | None:
         biases = [self._parameters[f"{name}_l{layer}{direction}"] for direction in self._directions]

@@ -10,11 +10,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformer_fast.checkpoint import find_folder, read_json_object
+from transformer_fast.files.checkpoint import find_folder, read_json_object
 from transformer_fast.pipelines.fill_mask import FillMask
 from transformer_fast.pipelines.image_classifier import ImageClassifier
 from transformer_fast.pipelines.image_text import ImageTextSimilarity
 from transformer_fast.pipelines.question_answerer import QuestionAnswerer
+from transformer_fast.pipelines.sentence_encoder import SentenceEncoder
 from transformer_fast.pipelines.text_classifier import TextClassifier
 from transformer_fast.pipelines.text_to_text import Summariser, Translator
 from transformer_fast.pipelines.token_tagger import TokenTagger
@@ -25,6 +26,7 @@ __all__ = [
     "ImageClassifier",
     "ImageTextSimilarity",
     "QuestionAnswerer",
+    "SentenceEncoder",
     "Summariser",
     "TextClassifier",
     "TokenTagger",
@@ -36,10 +38,12 @@ __all__ = [
 _IMAGE_TYPES = ("vit", "deit")
 
 
-def load_classifier(path_or_hub_id: str | Path, **hub: Any) -> ImageClassifier | TextClassifier:
+def load_classifier(
+    path_or_hub_id: str | Path, *, compute_type: str = "auto", **hub: Any
+) -> ImageClassifier | TextClassifier:
     """The classifier that a folder's model is for: of pictures where it is a ViT or DeiT, else of texts.
 
-    hub: as in `load_model`.
+    compute_type and hub: as in `load_model`.
 
     Raises:
         CheckpointError: as `from_pretrained` of both.
@@ -51,4 +55,4 @@ def load_classifier(path_or_hub_id: str | Path, **hub: Any) -> ImageClassifier |
     """
     folder = find_folder(path_or_hub_id, **hub)
     seeing = read_json_object(folder / "config.json").get("model_type") in _IMAGE_TYPES
-    return (ImageClassifier if seeing else TextClassifier).from_pretrained(folder)
+    return (ImageClassifier if seeing else TextClassifier).from_pretrained(folder, compute_type=compute_type)

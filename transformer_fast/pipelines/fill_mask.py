@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from transformer_fast import functional as F
-from transformer_fast.checkpoint import CheckpointError
-from transformer_fast.models.heads import ForMaskedLM
+from transformer_fast.files.checkpoint import CheckpointError
+from transformer_fast.models.common.heads import ForMaskedLM
 from transformer_fast.pipelines.labels import check_top_k
 from transformer_fast.pipelines.texts import TextPipeline, is_single, several
 

@@ -7,19 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from transformer_fast.checkpoint import CheckpointError, find_folder
+from transformer_fast.files.checkpoint import CheckpointError, find_folder
+from transformer_fast.files.pictures import ImageProcessor
 from transformer_fast.models import PretrainedModel, load_model
-from transformer_fast.models.vit import ViTForImageClassification
+from transformer_fast.models.families.vit import ViTForImageClassification
 from transformer_fast.pipelines.labels import check_top_k, function_of, ranked, scores
 from transformer_fast.pipelines.pictures import in_batches, several_pictures
-from transformer_fast.vision import ImageProcessor
 
 
 class ImageClassifier:
     """Pictures in; labels and their scores out. As transformers' image-classification pipeline.
 
     Attributes:
-        model: the model (`models.vit`).
+        model: the model (`models.families.vit`).
         processor: the `vision.ImageProcessor`.
         labels: the names of the labels, by number.
         function: how logits become scores, "softmax", "sigmoid" or "none", as config.json says by problem_type.
@@ -38,14 +38,16 @@ class ImageClassifier:
         self.function = function
 
     @classmethod
-    def from_pretrained(cls, path_or_hub_id: str | Path, **hub: Any) -> ImageClassifier:
-        """The classifier of a model folder, or of a model on the Hugging Face hub (hub: as in `load_model`).
+    def from_pretrained(cls, path_or_hub_id: str | Path, *, compute_type: str = "auto", **hub: Any) -> ImageClassifier:
+        """The classifier of a model folder, or of a model on the Hugging Face hub.
+
+        compute_type and hub: as in `load_model`.
 
         Raises:
             CheckpointError: there is no such folder, a file is malformed, or the model is one of another kind.
         """
         folder = find_folder(path_or_hub_id, **hub)
-        model = load_model(folder)
+        model = load_model(folder, compute_type=compute_type)
         if not isinstance(model, ViTForImageClassification):
             raise CheckpointError(
                 f"{folder}: holds a {type(model).__name__}; ImageClassifier needs a ViT or DeiT for classification"

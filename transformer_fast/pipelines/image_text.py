@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from transformer_fast import functional as F
-from transformer_fast.checkpoint import CheckpointError, find_folder
+from transformer_fast.files.checkpoint import CheckpointError, find_folder
+from transformer_fast.files.pictures import ImageProcessor
+from transformer_fast.files.tokenizer import TokenizerFiles, encoded_batch, read_tokenizer
 from transformer_fast.models import PretrainedModel, load_model
-from transformer_fast.models.clip import CLIPModel
+from transformer_fast.models.families.clip import CLIPModel
 from transformer_fast.pipelines.pictures import in_batches, several_pictures
 from transformer_fast.pipelines.texts import batches, several
-from transformer_fast.tokenization import TokenizerFiles, encoded_batch, read_tokenizer
-from transformer_fast.vision import ImageProcessor
 
 
 class ImageTextSimilarity:
@@ -42,14 +42,16 @@ class ImageTextSimilarity:
         self._tokenizer.enable_truncation(min(files.max_length or most, most), direction=files.truncation_side)
 
     @classmethod
-    def from_pretrained(cls, path_or_hub_id: str | Path, **hub: Any) -> ImageTextSimilarity:
-        """The model, tokenizer and image processor of a CLIP folder (hub: as in `load_model`).
+    def from_pretrained(
+        cls, path_or_hub_id: str | Path, *, compute_type: str = "auto", **hub: Any
+    ) -> ImageTextSimilarity:
+        """The model, tokenizer and image processor of a CLIP folder (compute_type and hub: as in `load_model`).
 
         Raises:
             CheckpointError: there is no such folder, a file is malformed, or the model is one of another kind.
         """
         folder = find_folder(path_or_hub_id, **hub)
-        model = load_model(folder)
+        model = load_model(folder, compute_type=compute_type)
         if not isinstance(model, CLIPModel):
             raise CheckpointError(f"{folder}: holds a {type(model).__name__}; ImageTextSimilarity needs a CLIPModel")
         return cls(model, read_tokenizer(folder), ImageProcessor.from_pretrained(folder))

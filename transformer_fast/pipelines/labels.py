@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from transformer_fast import functional as F
-from transformer_fast.checkpoint import CheckpointError, read_json_object
+from transformer_fast.files.checkpoint import CheckpointError, read_json_object
 
 _PROBLEMS = (None, "regression", "single_label_classification", "multi_label_classification")
 FUNCTIONS = ("softmax", "sigmoid", "none")

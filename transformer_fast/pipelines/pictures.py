@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from transformer_fast.vision import load_image, pillow, upright
+from transformer_fast.files.pictures import load_image, pillow, upright
 
 # Pictures that run together: some 200 tokens each, enough to keep the threads of a machine busy.
 _BATCH = 16

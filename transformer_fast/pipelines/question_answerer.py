@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from transformer_fast.models.heads import ForQuestionAnswering
+from transformer_fast.files.tokenizer import encoded_batch
+from transformer_fast.models.common.heads import ForQuestionAnswering
 from transformer_fast.pipelines.texts import TextPipeline, several
-from transformer_fast.tokenization import encoded_batch
 
 _MAX_TOKENS, _SHARED_TOKENS = 384, 128  # of a window, as SQuAD's models were trained
 # Of each window more spans are taken than answers are wanted: some of them become one when they are widened to words.

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from transformer_fast.models.heads import ForSequenceClassification
+from transformer_fast.models.common.heads import ForSequenceClassification
 from transformer_fast.pipelines.labels import check_top_k, function_of, ranked, scores
 from transformer_fast.pipelines.texts import TextPipeline, is_single, several
 

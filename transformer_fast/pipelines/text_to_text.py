@@ -9,12 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, TypeVar
 
-from transformer_fast.checkpoint import CheckpointError, find_folder, read_json_object
+from transformer_fast.files.checkpoint import CheckpointError, find_folder, read_json_object
+from transformer_fast.files.tokenizer import TokenizerFiles, read_tokenizer
 from transformer_fast.models import PretrainedModel, load_model
-from transformer_fast.models.seq2seq import ConditionalGeneration
-from transformer_fast.models.whisper import WhisperForConditionalGeneration
+from transformer_fast.models.common.seq2seq import ConditionalGeneration
+from transformer_fast.models.families.whisper import WhisperForConditionalGeneration
 from transformer_fast.pipelines.texts import TextPipeline, is_single, several
-from transformer_fast.tokenization import TokenizerFiles, read_tokenizer
 
 Pipeline = TypeVar("Pipeline", bound="TextToText")
 
@@ -35,9 +35,8 @@ class TextToText(TextPipeline):
         self.options = dict(options or {})
 
     @classmethod
-    def _from_task(cls: type[Pipeline], path_or_hub_id: str | Path, task: str | None, hub: dict[str, Any]) -> Pipeline:
-        folder = find_folder(path_or_hub_id, **hub)
-        model = load_model(folder)
+    def _from_task(cls: type[Pipeline], folder: Path, task: str | None, compute_type: str) -> Pipeline:
+        model = load_model(folder, compute_type=compute_type)
         if not isinstance(model, cls.model_class) or isinstance(model, WhisperForConditionalGeneration):
             raise CheckpointError(
                 f"{folder}: holds a {type(model).__name__}; {cls.__name__} needs an encoder-decoder that writes texts"
@@ -87,13 +86,15 @@ class Summariser(TextToText):
     """
 
     @classmethod
-    def from_pretrained(cls, path_or_hub_id: str | Path, **hub: Any) -> Summariser:
-        """The summariser of a model folder, or of a model on the Hugging Face hub (hub: as in `load_model`).
+    def from_pretrained(cls, path_or_hub_id: str | Path, *, compute_type: str = "auto", **hub: Any) -> Summariser:
+        """The summariser of a model folder, or of a model on the Hugging Face hub.
+
+        compute_type and hub: as in `load_model`.
 
         Raises:
             CheckpointError: there is no such folder, a file is malformed, or the model is one of another kind.
         """
-        return cls._from_task(path_or_hub_id, "summarization", hub)
+        return cls._from_task(find_folder(path_or_hub_id, **hub), "summarization", compute_type)
 
 
 class Translator(TextToText):
@@ -108,9 +109,17 @@ class Translator(TextToText):
 
     @classmethod
     def from_pretrained(
-        cls, path_or_hub_id: str | Path, source: str | None = None, target: str | None = None, **hub: Any
+        cls,
+        path_or_hub_id: str | Path,
+        source: str | None = None,
+        target: str | None = None,
+        *,
+        compute_type: str = "auto",
+        **hub: Any,
     ) -> Translator:
-        """The translator of a model folder, or of a model on the Hugging Face hub (hub: as in `load_model`).
+        """The translator of a model folder, or of a model on the Hugging Face hub.
+
+        compute_type and hub: as in `load_model`.
 
         source, target: languages ("en", "de") of a model for several, by which it has translation_en_to_de among its
         task_specific_params. A model for one pair of languages (Marian) needs neither.
@@ -121,9 +130,10 @@ class Translator(TextToText):
         """
         if (source is None) != (target is None):
             raise ValueError(f"source is {source!r} and target {target!r}; needed: both or neither")
+        folder = find_folder(path_or_hub_id, **hub)
         if source is None:
-            return cls._from_task(path_or_hub_id, None, hub)
-        folder, task = find_folder(path_or_hub_id, **hub), f"translation_{source}_to_{target}"
+            return cls._from_task(folder, None, compute_type)
+        task = f"translation_{source}_to_{target}"
         if task not in (read_json_object(folder / "config.json").get("task_specific_params") or {}):
             raise ValueError(f"source is {source!r} and target {target!r}; {folder / 'config.json'} has no {task}")
-        return cls._from_task(folder, task, {})
+        return cls._from_task(folder, task, compute_type)

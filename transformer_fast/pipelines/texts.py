@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from transformer_fast import functional as F
-from transformer_fast.checkpoint import CheckpointError, find_folder
+from transformer_fast.files.checkpoint import CheckpointError, find_folder
+from transformer_fast.files.tokenizer import TokenizerFiles, encoded_batch, read_tokenizer
 from transformer_fast.models import PretrainedModel, load_model
-from transformer_fast.tokenization import TokenizerFiles, encoded_batch, read_tokenizer
 
 Pipeline = TypeVar("Pipeline", bound="TextPipeline")
 Text = str | tuple[str, str]
@@ -43,16 +43,18 @@ class TextPipeline:
         self.max_length = min(limits, default=None)
 
     @classmethod
-    def from_pretrained(cls: type[Pipeline], path_or_hub_id: str | Path, **hub: Any) -> Pipeline:
+    def from_pretrained(
+        cls: type[Pipeline], path_or_hub_id: str | Path, *, compute_type: str = "auto", **hub: Any
+    ) -> Pipeline:
         """The pipeline of a model folder, or of a model on the Hugging Face hub.
 
-        hub: revision, cache_dir, token, local_files_only, as in `load_model`.
+        compute_type; hub: revision, cache_dir, token, local_files_only: as in `load_model`.
 
         Raises:
             CheckpointError: there is no such folder, a file is malformed, or the model is one of another kind.
         """
         folder = find_folder(path_or_hub_id, **hub)
-        model = load_model(folder)
+        model = load_model(folder, compute_type=compute_type)
         if not isinstance(model, cls.model_class):
             raise CheckpointError(
                 f"{folder}: holds a {type(model).__name__}; {cls.__name__} needs a model {cls.model_class.__name__}"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from transformer_fast import functional as F
-from transformer_fast.models.heads import ForTokenClassification
+from transformer_fast.models.common.heads import ForTokenClassification
 from transformer_fast.pipelines.texts import TextPipeline, is_single, several
 
 # How the scores of a word's tokens (n, labels) become those of the word (labels,).

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from transformer_fast.audio import WhisperFeatureExtractor, read_wav
-from transformer_fast.checkpoint import CheckpointError, find_folder
+from transformer_fast.files.checkpoint import CheckpointError, find_folder
+from transformer_fast.files.sound import WhisperFeatureExtractor, read_wav
+from transformer_fast.files.tokenizer import TokenizerFiles, read_tokenizer
 from transformer_fast.models import PretrainedModel, load_model
-from transformer_fast.models.whisper import WhisperForConditionalGeneration
-from transformer_fast.tokenization import TokenizerFiles, read_tokenizer
+from transformer_fast.models.families.whisper import WhisperForConditionalGeneration
 
 # Segments that run together: each has 1,500 places in the encoder.
 _BATCH = 4
@@ -52,14 +52,16 @@ class Transcriber:
         self._tokenizer = files.tokenizer
 
     @classmethod
-    def from_pretrained(cls, path_or_hub_id: str | Path, **hub: Any) -> Transcriber:
-        """The transcriber of a model folder, or of a model on the Hugging Face hub (hub: as in `load_model`).
+    def from_pretrained(cls, path_or_hub_id: str | Path, *, compute_type: str = "auto", **hub: Any) -> Transcriber:
+        """The transcriber of a model folder, or of a model on the Hugging Face hub.
+
+        compute_type and hub: as in `load_model`.
 
         Raises:
             CheckpointError: there is no such folder, a file is malformed, or the model is one of another kind.
         """
         folder = find_folder(path_or_hub_id, **hub)
-        model = load_model(folder)
+        model = load_model(folder, compute_type=compute_type)
         if not isinstance(model, WhisperForConditionalGeneration):
             raise CheckpointError(f"{folder}: holds a {type(model).__name__}; Transcriber needs a Whisper model")
         return cls(model, WhisperFeatureExtractor.from_pretrained(folder), read_tokenizer(folder))

@@ -68,8 +68,9 @@ class MultiheadAttention(Module):
         self.batch_first = batch_first
         stacked = self.kdim == self.vdim == embed_dim
         for name, width in (("q_proj_weight", embed_dim), ("k_proj_weight", self.kdim), ("v_proj_weight", self.vdim)):
-            self.register_parameter(name, None if stacked else (embed_dim, width), init.xavier_uniform)
-        self.register_parameter("in_proj_weight", (3 * embed_dim, embed_dim) if stacked else None, init.xavier_uniform)
+            self.register_parameter(name, None if stacked else (embed_dim, width), init.xavier_uniform, half=True)
+        shape = (3 * embed_dim, embed_dim) if stacked else None
+        self.register_parameter("in_proj_weight", shape, init.xavier_uniform, half=True)
         self.register_parameter("in_proj_bias", (3 * embed_dim,) if bias else None, init.zeros)
         for name in ("bias_k", "bias_v"):
             self.register_parameter(name, (1, 1, embed_dim) if add_bias_kv else None, init.xavier_normal)
@@ -190,9 +191,10 @@ class MultiheadAttention(Module):
     def _packed(self, first: int, last: int):
         """The packed rows that make the projections from `first` to before `last`."""
         E, names = self.embed_dim, self._projections
+        how = {"format": self.weight_format, "few_rows": self.few_rows}
         if len(names) == 1:
-            return self._packs[names[0]].get(self.in_proj_weight, first * E, last * E, few_rows=self.few_rows)
-        return self._packs[names[first]].get(getattr(self, names[first]), 0, E, few_rows=self.few_rows)
+            return self._packs[names[0]].get(self.in_proj_weight, first * E, last * E, **how)
+        return self._packs[names[first]].get(getattr(self, names[first]), 0, E, **how)
 
     def _heads(self, projected: np.ndarray, axis: int) -> np.ndarray:
         """(B, L, E) or (L, B, E), L on `axis` -> a view (B, H, L, D)."""

@@ -1,0 +1,13 @@
+/* The kernels compiled for the level "portable": constants of the tile, then the templates. The flags stand in setup.py.
+ */
+#define KERNEL(name) name##__portable
+#define TILE_ROWS    4
+#define TILE_VECTORS 2
+#define DECODE_ROWS  4
+#define V_LANES      4
+
+#include "../simd/portable.h"
+
+#include "../kernels/level.h"
+
+const tfast_level tfast_level_portable = LEVEL("portable");

@@ -1,0 +1,247 @@
+/* clang-format off
+ * Vectors of the compiler (GCC and clang): they compile for any machine, and are the specification of the names that
+ * every simd/<isa>.h has:
+ *
+ *   vf, vm, vi                V_LANES floats; a mask of as many lanes; V_LANES 32-bit integers
+ *   v_load_n, v_store_n       the first n lanes only (0 <= n <= V_LANES); memory after them is neither read nor written;
+ *                             other lanes read as 0
+ *   v_fma(a, b, c)            a * b + c (one rounding where the machine has it)
+ *   v_max, v_min(a, b)        the second operand where one of them is NaN
+ *   v_select(m, a, b)         a where m, else b
+ *   v_exp2_clamp, v_frac, v_scale2    2^x = v_scale2(polynomial(v_frac(c)), c) with c = v_exp2_clamp(x); see math.h
+ *   v_from_mask_bytes(p, n)   0 where the byte is not 0, -infinity where it is 0 (n bytes are read)
+ *   v_load_f16, v_load_bf16   V_LANES half-precision numbers, widened
+ *   v_load_bf16_pairs         2 * V_LANES of them: the even ones in one vector, the odd ones in the other
+ *   v_transpose(x)            the V_LANES x V_LANES block, in place
+ *   v_sums(x)                 one vector: lane i is the sum of x[i]
+ *
+ * and, for kernels that work on bits, which avx512.h has as well (avx2.h gets them with the first kernel that asks):
+ *
+ *   v_bits, v_from_bits       a float's bits as an integer, and back
+ *   v_nan_lanes(x)            bit i is set where lane i is NaN
+ *   v_both_finite(a, b)       no lane of either is NaN or infinite
+ *   vi_zero, vi_set1, vi_add, vi_and, vi_shift_right (zeros come in)
+ *   vi_store(p, x)            p is aligned to the vector
+ *   vi_halves(low, high)      the upper 16 bits of `low`, moved down, under the upper 16 bits of `high`
+ *
+ * Included by isa/portable.c with 4 lanes (SSE2 on x86-64, NEON on arm64), and by avx2.h and avx512.h with 8 and 16
+ * where a test build emulates them: V_LANES is defined before.
+ * clang-format on */
+#ifndef TFAST_SIMD_PORTABLE_H
+#define TFAST_SIMD_PORTABLE_H
+
+#include <math.h>
+#include <string.h>
+
+#include "../base/types.h"
+
+typedef float vf __attribute__((vector_size(4 * V_LANES), aligned(4 * V_LANES)));
+typedef int32_t vm __attribute__((vector_size(4 * V_LANES), aligned(4 * V_LANES)));
+typedef vm vi;
+typedef uint32_t vu_ __attribute__((vector_size(4 * V_LANES), aligned(4 * V_LANES))); /* wraps, shifts in zeros */
+
+#define V_INLINE static inline __attribute__((always_inline))
+/* Operations of many instructions. Where a vector takes four registers, kernels with all of them inlined are megabytes. */
+#if V_LANES == 4
+#define V_LONG V_INLINE
+#else
+#define V_LONG static __attribute__((noinline, unused))
+#endif
+
+V_INLINE vf v_zero(void) {
+    return (vf){0};
+}
+V_INLINE vf v_set1(float x) {
+    return x - (vf){0}; /* the compiler's way to broadcast; -0 - 0 is -0 */
+}
+V_INLINE vf v_load(const float* p) {
+    vf x;
+    memcpy(&x, p, sizeof x);
+    return x;
+}
+V_INLINE void v_store(float* p, vf x) {
+    memcpy(p, &x, sizeof x);
+}
+V_LONG vf v_load_n(const float* p, int64_t n) {
+    vf x = v_zero();
+    for (int64_t i = 0; i < n && i < V_LANES; i++) x[i] = p[i];
+    return x;
+}
+V_LONG void v_store_n(float* p, vf x, int64_t n) {
+    for (int64_t i = 0; i < n && i < V_LANES; i++) p[i] = x[i];
+}
+V_INLINE vf v_add(vf a, vf b) {
+    return a + b;
+}
+V_INLINE vf v_sub(vf a, vf b) {
+    return a - b;
+}
+V_INLINE vf v_mul(vf a, vf b) {
+    return a * b;
+}
+V_INLINE vf v_div(vf a, vf b) {
+    return a / b;
+}
+#if V_LANES == 4
+V_INLINE vf v_fma(vf a, vf b, vf c) {
+    return a * b + c;
+}
+#else
+/* What it emulates rounds once. The product is exact in double precision; the sum is rounded to it and then to single
+ * precision, which differs from one rounding in about one of 2^29 cases. */
+V_LONG vf v_fma(vf a, vf b, vf c) {
+    typedef double wide __attribute__((vector_size(8 * V_LANES)));
+    return __builtin_convertvector(
+        __builtin_convertvector(a, wide) * __builtin_convertvector(b, wide) + __builtin_convertvector(c, wide), vf);
+}
+#endif
+V_INLINE vm v_lt(vf a, vf b) {
+    return a < b;
+}
+V_INLINE vm v_le(vf a, vf b) {
+    return a <= b;
+}
+V_INLINE vm v_and(vm a, vm b) {
+    return a & b;
+}
+V_INLINE int v_all(vm m) {
+    int all = 1;
+    for (int i = 0; i < V_LANES; i++) all &= m[i] != 0;
+    return all;
+}
+V_INLINE vf v_select(vm m, vf a, vf b) {
+    return (vf)(((vm)a & m) | ((vm)b & ~m));
+}
+V_INLINE vf v_max(vf a, vf b) {
+    return v_select(a > b, a, b);
+}
+V_INLINE vf v_min(vf a, vf b) {
+    return v_select(a < b, a, b);
+}
+V_INLINE vf v_abs(vf a) {
+    return (vf)((vm)a & 0x7fffffff);
+}
+/* Halves are laid over each other until one lane is left. */
+V_LONG float v_sum(vf a) {
+#pragma GCC unroll 4
+    for (int n = V_LANES / 2; n > 0; n /= 2)
+#pragma GCC unroll 8
+        for (int i = 0; i < n; i++) a[i] += a[i + n];
+    return a[0];
+}
+V_LONG float v_hmax(vf a) {
+#pragma GCC unroll 4
+    for (int n = V_LANES / 2; n > 0; n /= 2)
+#pragma GCC unroll 8
+        for (int i = 0; i < n; i++) a[i] = a[i] > a[i + n] ? a[i] : a[i + n];
+    return a[0];
+}
+V_INLINE vf v_exp2_clamp(vf x) {
+    return v_min(v_set1(128.0f), v_max(v_set1(-127.0f), x));
+}
+/* Conversion cuts towards zero; one less where that was above x. NaN gives any integer here and NaN by the subtraction.
+ */
+V_LONG vm v_floor_(vf x) {
+    const vm n = __builtin_convertvector(v_select(x == x, x, v_zero()), vm);
+    return n + (__builtin_convertvector(n, vf) > x);
+}
+V_INLINE vf v_frac(vf x) {
+    return x - __builtin_convertvector(v_floor_(x), vf);
+}
+V_INLINE vf v_scale2(vf p, vf x) {
+    return p * (vf)((v_floor_(x) + 127) << 23);
+}
+V_LONG vf v_from_mask_bytes(const uint8_t* p, int64_t n) {
+    vf x = v_zero();
+    for (int64_t i = 0; i < V_LANES; i++) x[i] = i < n && p[i] ? 0.0f : -INFINITY;
+    return x;
+}
+V_LONG vf v_load_f16(const uint16_t* p) {
+    vf x;
+    for (int i = 0; i < V_LANES; i++) {
+        const uint32_t h = p[i], sign = (h & 0x8000u) << 16, rest = h & 0x7fffu;
+        uint32_t bits;
+        if (rest >= 0x7c00u) {
+            bits = sign | 0x7f800000u | (rest & 0x3ffu) << 13;
+        } else if (rest >= 0x400u) {
+            bits = sign | ((rest << 13) + (112u << 23));
+        } else {
+            const float tiny = (float)rest * 0x1p-24f; /* subnormal: the mantissa counts steps of 2^-24 */
+            memcpy(&bits, &tiny, 4);
+            bits |= sign;
+        }
+        memcpy((float*)&x + i, &bits, 4);
+    }
+    return x;
+}
+V_LONG vf v_load_bf16(const uint16_t* p) {
+    vm x;
+    for (int i = 0; i < V_LANES; i++) x[i] = p[i];
+    return (vf)(x << 16);
+}
+/* Element 2 i of p widened to lane i of even, 2 i + 1 of odd. */
+V_INLINE void v_load_bf16_pairs(const uint16_t* p, vf* even, vf* odd) {
+    vm x;
+    memcpy(&x, p, sizeof x);
+    *even = (vf)(x << 16);
+    *odd = (vf)(x & -65536);
+}
+V_LONG void v_transpose(vf x[V_LANES]) {
+    for (int i = 0; i < V_LANES; i++)
+        for (int j = i + 1; j < V_LANES; j++) {
+            const float t = x[i][j];
+            x[i][j] = x[j][i];
+            x[j][i] = t;
+        }
+}
+
+V_LONG vf v_sums(const vf x[V_LANES]) {
+    vf sums = v_zero();
+    for (int i = 0; i < V_LANES; i++) sums[i] = v_sum(x[i]);
+    return sums;
+}
+
+V_INLINE vi v_bits(vf x) {
+    return (vi)x;
+}
+V_INLINE vf v_from_bits(vi x) {
+    return (vf)x;
+}
+V_INLINE unsigned v_nan_lanes(vf x) {
+    unsigned lanes = 0;
+    for (int i = 0; i < V_LANES; i++) lanes |= (unsigned)(x[i] != x[i]) << i;
+    return lanes;
+}
+V_INLINE int v_both_finite(vf a, vf b) {
+    const vf inf = v_set1(INFINITY);
+    return v_all(v_and(v_abs(a) < inf, v_abs(b) < inf));
+}
+V_INLINE vi vi_zero(void) {
+    return (vi){0};
+}
+V_INLINE vi vi_set1(int32_t x) {
+    return (vi){0} + x;
+}
+V_INLINE vi vi_add(vi a, vi b) {
+    return (vi)((vu_)a + (vu_)b);
+}
+V_INLINE vi vi_and(vi a, vi b) {
+    return a & b;
+}
+V_INLINE vi vi_shift_right(vi x, int n) {
+    return (vi)((vu_)x >> n);
+}
+V_INLINE void vi_store(void* p, vi x) {
+    memcpy(p, &x, sizeof x);
+}
+V_INLINE vi vi_halves(vi low, vi high) {
+    return vi_shift_right(low, 16) | (high & -65536);
+}
+
+/* The same holds for kernels that are inlined for the sake of their constants: emulated, they read them at run time. */
+#if V_LANES > 4
+#undef V_INLINE
+#define V_INLINE static inline
+#endif
+
+#endif

@@ -1,0 +1,166 @@
+"""No op reads or writes outside the extent of its operands.
+
+Each operand in turn is placed between two pages that may not be touched, once ending at the second and once starting
+right after the first, its own pages read-only unless it is `out`. A wrong access ends the process, so the calls run in
+a child: this file, run as a script with the name of a family and an ISA. It prints what it is about to do, and the last
+line before a crash is the finding.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import numpy as np
+import pytest
+from subprocesses import HELPERS, PACKAGE_PARENT, run_python
+
+FAMILIES = {
+    "attention": ("scaled_dot_product_attention",),
+    "varlen": ("varlen_attention",),
+    "linear": ("linear",),
+    "softmax": ("softmax",),
+    "activation": ("gelu", "relu", "silu", "tanh", "quick_gelu"),
+    "recurrent": ("lstm", "gru"),
+    "embedding": ("embedding",),
+    "matmul": ("matmul",),
+    "norms": ("layer_norm", "rms_norm"),
+    "rotary": ("rotary_embedding",),
+    "heads": ("split_heads", "concat_heads"),
+}
+SIZES = ((21, 19), (5, 1), (16, 16), (64, 64), (13, 47), (97, 33))  # rows, width
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_guard_pages(family, isa):
+    path = os.pathsep.join((str(PACKAGE_PARENT), str(HELPERS)))
+    child = run_python(__file__, family, isa, check=False, PYTHONPATH=path)
+    last = child.stdout.strip().splitlines()[-1:]
+    assert child.returncode == 0, f"exit {child.returncode} at {last}\n{child.stderr[-3000:]}"
+    assert last[0].startswith("done "), last
+    assert int(last[0].split()[1]) >= 24
+
+
+def tight(array, guarded, end, writable=False):
+    """`array` with gaps between its rows, its first and last element at the very ends of guarded memory."""
+    if array.ndim < 2 or array.size == 0:
+        return guarded(array, end, writable)
+    strides, step = [], 1
+    for n in reversed(array.shape):
+        strides.insert(0, step * array.itemsize)
+        step = step * n + 3
+    extent = sum((n - 1) * stride for n, stride in zip(array.shape, strides, strict=True)) // array.itemsize + 1
+    flat = np.zeros(extent, array.dtype)
+    np.lib.stride_tricks.as_strided(flat, array.shape, strides)[...] = array
+    base = guarded(flat, end, writable)
+    return np.lib.stride_tricks.as_strided(base, array.shape, strides, writeable=writable)
+
+
+def heads_inside(array, guarded, end, writable=False):
+    """A four-dimensional operand that lies in memory as (B, L, H, D)."""
+    if array.ndim != 4:
+        return guarded(array, end, writable)
+    return guarded(np.ascontiguousarray(array.swapaxes(1, 2)), end, writable).swapaxes(1, 2)
+
+
+def plain(array, guarded, end, writable=False):
+    return guarded(array, end, writable)
+
+
+def attention_with_options(rows, width):
+    """The operands that belong to options, and a cache of which only the keys within kv_lengths exist."""
+    from support import Call, normal
+
+    B, H, Lq, Lk = 2, 2, rows, rows + 9
+    q, k, v = (normal(B, H, length, width, seed=s) for s, length in enumerate((Lq, Lk, Lk)))
+    extras = dict(
+        causal_offset=np.array([3, -1]),
+        kv_lengths=np.array([Lk - 2, Lk]),
+        relative_bias=normal(H, Lq + Lk - 1),
+        alibi_slopes=np.array([0.01, 0.02], np.float32),
+        sinks=normal(H),
+        attn_mask=normal(B, 1, 1, Lk),
+    )
+    name, operands = "scaled_dot_product_attention", dict(query=q, key=k, value=v)
+    yield Call("options", name, {**operands, **extras}, dict(is_causal=True))
+    yield Call("mask-row", name, dict(**operands, attn_mask=normal(Lk) > 0))
+    yield Call("mask-matrix", name, dict(**operands, attn_mask=normal(Lq, Lk) > -1))
+    yield Call("mask-column", name, dict(**operands, attn_mask=normal(B, 1, Lq, 1)))
+    for length in (1, 2, 3):
+        yield Call(f"decode-{length}", name, dict(query=q[:, :, :length].copy(), key=k, value=v))
+
+
+def keys_that_do_not_exist(guarded):
+    """kv_lengths, causal and window say which keys exist: the others' memory may not even be mapped."""
+    from support import assert_close, normal
+
+    from transformer_fast import functional, reference
+
+    for Lq, existing, announced, D in ((1, 5, 40, 16), (1, 300, 2000, 64), (9, 33, 64, 16), (70, 100, 257, 32)):
+        q, k, v = normal(1, 1, Lq, D), normal(1, 1, existing, D, seed=1), normal(1, 1, existing, D, seed=2)
+        k, v = guarded(k, True), guarded(v, True)
+        shape = (1, 1, announced, D)
+        long_k, long_v = (np.lib.stride_tricks.as_strided(x, shape, x.strides, writeable=False) for x in (k, v))
+        expected = reference.scaled_dot_product_attention(q.astype(float), k.astype(float), v.astype(float))
+        print("existing keys:", Lq, existing, announced, flush=True)
+        got = functional.scaled_dot_product_attention(q, long_k, long_v, kv_lengths=np.array([existing]))
+        assert_close(got, expected)
+        offset = existing - Lq
+        options = dict(is_causal=True, causal_offset=offset)
+        print("existing keys, causal:", Lq, existing, announced, flush=True)
+        got = functional.scaled_dot_product_attention(q, long_k, long_v, **options)
+        assert_close(
+            got, reference.scaled_dot_product_attention(q.astype(float), k.astype(float), v.astype(float), **options)
+        )
+
+
+def recurrent_outputs(place, guarded, end):
+    """The rows that lstm and gru write, and those they read: `out` and x between the pages at once."""
+    from support import assert_close, every_call
+
+    for rows, width in SIZES:
+        for call in every_call(rows, width):
+            if call.op in FAMILIES["recurrent"]:
+                print("recurrent out:", call.name, rows, width, place.__name__, f"{end=}", flush=True)
+                expected = call.expected()
+                out = place(np.full(expected[0].shape, np.nan, np.float32), guarded, end, writable=True)
+                results = call.run(out=out, x=place(call.operands["x"], guarded, end))
+                assert results[0] is out
+                assert_close((np.array(out), *results[1:]), expected)
+
+
+def child(family: str, isa: str):
+    from support import assert_close, every_call, guarded
+
+    from transformer_fast import functional
+
+    functional.set_isa(isa)
+    count = 0
+    for rows, width in SIZES:
+        calls = [call for call in every_call(rows, width) if call.op in FAMILIES[family]]
+        if family == "attention":
+            calls += attention_with_options(rows, width)
+        for call in calls:
+            expected = call.expected()
+            for place in (plain, tight, heads_inside):
+                for end in (False, True):
+                    for operand, array in call.operands.items():
+                        print(family, call.name, rows, width, operand, place.__name__, f"{end=}", flush=True)
+                        assert_close(call.run(**{operand: place(array, guarded, end)}), expected)
+                        count += 1
+                    if call.takes_out:
+                        print(family, call.name, rows, width, "out", place.__name__, f"{end=}", flush=True)
+                        out = place(np.full(expected.shape, np.nan, np.float32), guarded, end, writable=True)
+                        assert_close(np.array(call.run(out=out)), expected)
+                        count += 1
+    if family == "attention":
+        keys_that_do_not_exist(guarded)
+    if family == "recurrent":
+        for place in (plain, tight):
+            for end in (False, True):
+                recurrent_outputs(place, guarded, end)
+    print("done", count)
+
+
+if __name__ == "__main__":
+    child(*sys.argv[1:])

@@ -1,0 +1,98 @@
+"""compute_type: how a model keeps its weights, and that loading makes no copies beside the packed ones."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import pytest
+from decoder_cases import inputs, tensors, write
+from model_folders import bert_tensors, write_bert
+
+from transformer_fast import load_model
+from transformer_fast.nn import LSTM, Linear
+
+pytest.importorskip("safetensors")
+
+
+def halves(found: dict, dtype) -> dict:
+    return {name: array.astype(dtype) for name, array in found.items()}
+
+
+@pytest.mark.parametrize("case", ["llama", "gpt2", "gemma2"])
+def test_bfloat16_file(tmp_path, case, isa):
+    """From a bfloat16 file, both compute types hold the same values: the same bits, and float32 results."""
+    folder = write(tmp_path / "a", case, replaced=halves(tensors(case), ml_dtypes.bfloat16))
+    ids = inputs(40)[0]
+    wide, narrow = load_model(folder, compute_type="float32"), load_model(folder, compute_type="bfloat16")
+    rounded = load_model(
+        write(tmp_path / "b", case, replaced=halves(halves(tensors(case), ml_dtypes.bfloat16), np.float32))
+    )
+    expected = rounded(ids).logits
+    assert expected.dtype == np.float32
+    np.testing.assert_array_equal(wide(ids).logits, expected)
+    if isa != "amx":  # the matrix engine's float32 has other bits than the level below, which runs bfloat16
+        np.testing.assert_array_equal(narrow(ids).logits, expected)
+    np.testing.assert_allclose(narrow(ids).logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32])
+def test_weights_stay_in_the_type_of_the_file(tmp_path, dtype):
+    model = load_model(write_bert(tmp_path, tensors=halves(bert_tensors(), dtype)))
+    state = model.state_dict()
+    assert {array.dtype for array in state.values() if array.ndim == 2} == {np.dtype(dtype)}
+    assert {array.dtype for array in state.values() if array.ndim == 1} == {np.dtype(np.float32)}
+    ids = np.array([[2, 5, 9, 3]])
+    same = load_model(write_bert(tmp_path / "b", tensors=halves(halves(bert_tensors(), dtype), np.float32)))
+    np.testing.assert_array_equal(model(ids).last_hidden_state, same(ids).last_hidden_state)
+
+
+def test_rounding_is_what_bfloat16_changes(tmp_path):
+    """A float32 file packed as bfloat16 equals the file with rounded matrices, but for tables."""
+    found = bert_tensors()
+    rounded = {
+        name: array.astype(ml_dtypes.bfloat16).astype(np.float32) if array.ndim == 2 and "embed" not in name else array
+        for name, array in found.items()
+    }
+    ids = np.array([[2, 5, 9, 3]])
+    narrow = load_model(write_bert(tmp_path / "a", tensors=found), compute_type="bfloat16")
+    expected = load_model(write_bert(tmp_path / "b", tensors=rounded))(ids).last_hidden_state
+    np.testing.assert_allclose(narrow(ids).last_hidden_state, expected, rtol=0, atol=2e-6)
+    assert np.abs(load_model(tmp_path / "a")(ids).last_hidden_state - expected).max() > 1e-4
+
+
+def test_saved_as_float32(tmp_path):
+    """save_pretrained writes float32 whatever the file had, with the same values."""
+    from safetensors.numpy import load_file
+
+    found = halves(bert_tensors(), ml_dtypes.bfloat16)
+    load_model(write_bert(tmp_path / "a", tensors=found), compute_type="bfloat16").save_pretrained(tmp_path / "b")
+    saved = load_file(tmp_path / "b" / "model.safetensors")
+    assert {array.dtype for array in saved.values()} == {np.dtype(np.float32)}
+    assert all(np.array_equal(saved[name], array.astype(np.float32)) for name, array in found.items())
+
+
+def test_unknown_compute_type(tmp_path):
+    with pytest.raises(ValueError, match="compute_type is 'int3', needed: one of auto, float32, bfloat16"):
+        load_model(write_bert(tmp_path), compute_type="int3")
+
+
+def test_set_weight_format(isa):
+    linear = Linear(40, 30)
+    x = np.ones((3, 40), np.float32)
+    before = linear(x)
+    linear.set_weight_format("bfloat16")
+    assert linear.packed().format == "bfloat16" and not np.array_equal(linear(x), before)
+    linear.set_weight_format("float32")
+    np.testing.assert_array_equal(linear(x), before)
+    with pytest.raises(ValueError, match="name is 'int3', needed: one of float32, bfloat16"):
+        linear.set_weight_format("int3")
+
+
+def test_recurrent_layers(isa):
+    lstm = LSTM(12, 16).set_weight_format("bfloat16")
+    x = np.random.default_rng(0).standard_normal((5, 2, 12)).astype(np.float32)
+    got, _ = lstm(x)
+    rounded = {n: a.astype(ml_dtypes.bfloat16) if "weight" in n else a for n, a in lstm.state_dict().items()}
+    other = LSTM(12, 16)
+    other.load_state_dict(rounded)
+    np.testing.assert_allclose(got, other(x)[0], rtol=0, atol=1e-6)

@@ -1,0 +1,129 @@
+"""Weights in formats narrower than float32, in products and in tables: against the reference on the rounded weights.
+
+A new format joins FORMATS and says in `BOUND` how far a result may be from the float64 reference on the values that
+`unpack` gives.
+"""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import pytest
+from support import assert_same_bits, normal, widened
+
+from transformer_fast import functional as F
+from transformer_fast import reference
+from transformer_fast.functional.linear import FORMATS as ALL_FORMATS
+
+FORMATS = [name for name in ALL_FORMATS if name != "float32"]
+# Of the largest result: products and sums are float32.
+BOUND = {"bfloat16": 2e-6}
+TYPES = ("float32", "float16", "bfloat16")
+# (M, N, K): one row, the kernel of small M, tiles, more than a block of k, odd k, panels that are not full, nothing.
+SHAPES = [(1, 50, 33), (2, 48, 200), (3, 70, 1), (4, 33, 7), (5, 100, 777), (33, 97, 200), (150, 49, 513), (4, 24, 0)]
+
+
+def stored(array: np.ndarray, dtype: str) -> np.ndarray:
+    return array.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_products(shape, dtype, format, isa, threads):
+    M, N, K = shape
+    x, bias, residual, gate = normal(M, K), normal(N), normal(M, N), normal(M, N, seed=1)
+    weight = stored(normal(N, K) / np.float32(max(K, 1) ** 0.5), dtype)
+    packed = F.pack_weight(weight, format=format)
+    options = {"activation": "gelu", "residual": residual, "multiply": gate}
+    got = F.linear(x, packed, bias, **options)
+    rounded = reference.rounded_weight(weight.astype(np.float32), format)
+    assert_same_bits(packed.unpack(), rounded)
+    expected = reference.linear(*widened([x, rounded, bias]), **widened(options))
+    assert np.abs(got - expected).max(initial=0) <= BOUND[format] * max(1, np.abs(expected).max(initial=0))
+
+
+@pytest.mark.parametrize("M", [1, 2, 3, 4, 5, 40, 120])
+def test_bfloat16_has_the_bits_of_float32_on_the_rounded_weight(M, isa, threads):
+    x, weight, bias = normal(M, 421), normal(75, 421) / 20, normal(75)
+    rounded = weight.astype(ml_dtypes.bfloat16)
+    narrow = F.linear(x, F.pack_weight(rounded, format="bfloat16", for_decode=True), bias, activation="silu")
+    wide = F.linear(x, F.pack_weight(rounded, for_decode=True), bias, activation="silu")
+    assert_same_bits(narrow, wide)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize(("N", "K"), [(40, 64), (65, 513)])
+def test_row_independence(N, K, format, isa, threads):
+    x, packed, bias = normal(67, K), F.pack_weight(normal(N, K) / 20, format=format), normal(N)
+    whole = F.linear(x, packed, bias)
+    for rows in (slice(0, 1), slice(5, 7), slice(10, 14), slice(3, 16), slice(1, 67)):
+        assert_same_bits(F.linear(x[rows], packed, bias), whole[rows])
+
+
+@pytest.mark.parametrize("format", ["float32", *FORMATS])
+@pytest.mark.parametrize("dtype", TYPES)
+def test_row_blocks_are_one_weight(dtype, format, isa):
+    """A fused projection: blocks of rows, one of them strided, whose borders are not those of panels."""
+    whole = stored(normal(101, 37), dtype)
+    wide = stored(normal(40, 80), dtype)
+    wide[:, :37] = whole[61:]
+    blocks = [whole[:5], whole[5:6], whole[6:6], whole[6:61], wide[:, :37]]
+    packed = F.pack_weight(blocks, format=format)
+    assert packed.shape == (101, 37)
+    assert_same_bits(packed.unpack(), F.pack_weight(whole, format=format).unpack())
+
+
+def test_row_blocks_of_several_types():
+    blocks = [stored(normal(7, 16), dtype) for dtype in TYPES]
+    expected = np.concatenate([block.astype(np.float32) for block in blocks])
+    assert_same_bits(F.pack_weight(blocks).unpack(), expected)
+
+
+def test_rounding_of_bfloat16(isa):
+    """Ties, the largest numbers, denormals, infinity and NaN, as ml_dtypes rounds them."""
+    bits = np.array([0x3F808000, 0x3F818000, 0x3F807FFF, 0x3F808001, 0x7F7FFFFF, 0x00008001, 0x80000001, 0x7F800000])
+    weight = bits.astype(np.uint32).view(np.float32).reshape(2, 4)
+    got = F.pack_weight(weight, format="bfloat16").unpack()
+    assert_same_bits(got, weight.astype(ml_dtypes.bfloat16).astype(np.float32))
+    assert_same_bits(got, reference.rounded_weight(weight, "bfloat16"))
+    quiet = np.array([[0x7F800001, 0xFFC00000, 0x7FFFFFFF]], np.uint32).view(np.float32)  # kept by their low bits alone
+    assert np.isnan(F.pack_weight(quiet, format="bfloat16").unpack()).all()
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_what_is_not_finite_stays_in_its_row_and_column(format, isa):
+    x, weight = normal(30, 40), normal(50, 40)
+    x[13, 7], weight[31, 8] = np.nan, np.inf
+    out = F.linear(x, F.pack_weight(weight, format=format))
+    bad = np.zeros(out.shape, bool)
+    bad[13], bad[:, 31] = True, True
+    assert not np.isfinite(out[bad]).any() and np.isfinite(out[~bad]).all()
+
+
+def test_half_the_bytes(isa):
+    weight = normal(96, 200)
+    assert F.pack_weight(weight, format="bfloat16").nbytes * 2 == F.pack_weight(weight).nbytes
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="format is 'int3'; one of float32, bfloat16 is needed"):
+        F.pack_weight(normal(2, 3), format="int3")
+    with pytest.raises(TypeError, match="weight has dtype float64; float32, float16 or bfloat16 is needed"):
+        F.pack_weight(normal(2, 3).astype(np.float64))
+    with pytest.raises(ValueError, match=r"blocks of shapes \[\(2, 3\), \(2, 4\)\]; one width is needed"):
+        F.pack_weight([normal(2, 3), normal(2, 4)])
+    with pytest.raises(ValueError, match="two axes"):
+        F.pack_weight(normal(2, 3, 4))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("width", [1, 7, 16, 33])
+def test_tables_keep_their_type(dtype, width, isa, threads):
+    """Rows of half-precision tables are widened as they are read, exactly."""
+    table, other = stored(normal(50, width), dtype), normal(9, width, seed=1)
+    ids = np.random.default_rng(0).integers(0, 50, (3, 40))
+    assert_same_bits(F.embedding(ids, table), table[ids].astype(np.float32))
+    low = ids % 9
+    got = F.embedding_sum([ids, low], [table, other], normal(width), normal(width))
+    assert_same_bits(got, F.embedding_sum([ids, low], [table.astype(np.float32), other], normal(width), normal(width)))

@@ -1,0 +1,238 @@
+"""Sound for speech models: reading WAV files, changing the sampling rate, and Whisper's log-mel features.
+
+Users and transcribing commands call it, and give the features to Whisper; it knows no model. Another container
+than WAV is another function beside `read_wav`.
+
+Source: Radford et al. 2022, https://arxiv.org/abs/2212.04356, transformers' WhisperFeatureExtractor and audio_utils.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import wave
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from transformer_fast.files.checkpoint import CheckpointError, find_folder, read_json_object
+
+# log10 of the least power that counts, and how far below a segment's loudest point values are cut.
+_LEAST_POWER = 1e-10
+_RANGE = 8.0
+# Slaney's mel scale: linear up to 1000 Hz, which is mel 15, then 27 mels for a factor of 6.4.
+_LINEAR_HZ, _LINEAR_MEL = 1000.0, 15.0
+_LOG_STEP = math.log(6.4) / 27
+
+
+def read_wav(file: str | Path | BinaryIO, sampling_rate: int | None = None) -> np.ndarray:
+    """The samples of a WAV file as mono, float32 (n,), in [-1, 1).
+
+    file: a path, or a file opened for reading bytes. PCM of 8, 16, 24 or 32 bits is read; the mean of several channels
+    is taken. sampling_rate: what the result should have; by default the file's own.
+
+    Raises:
+        ValueError: the file is no PCM WAV file, or is cut off; the text names it.
+        OSError: it cannot be read.
+        ImportError: another rate needs scipy, which is not installed.
+
+    Example:
+        >>> samples = read_wav("speech.wav", sampling_rate=16000)                                     # doctest: +SKIP
+    """
+    name = getattr(file, "name", "the file") if hasattr(file, "read") else os.fspath(file)
+    try:
+        with wave.open(file if hasattr(file, "read") else os.fspath(file), "rb") as reader:
+            width, channels = reader.getsampwidth(), reader.getnchannels()
+            rate, count = reader.getframerate(), reader.getnframes()
+            data = reader.readframes(count)
+    except (wave.Error, EOFError) as error:
+        raise ValueError(f"{name}: not a PCM WAV file: {error or 'it is cut off'}") from None
+    if width not in (1, 2, 3, 4) or channels < 1 or rate < 1:
+        raise ValueError(
+            f"{name}: {8 * width} bits, {channels} channels, {rate} Hz; needed: 8, 16, 24 or 32 bits, a channel, a rate"
+        )
+    if len(data) != count * width * channels:
+        raise ValueError(f"{name}: holds {len(data)} bytes of sound; needed by its header: {count * width * channels}")
+    samples = _decoded(data, width).reshape(-1, channels).mean(axis=1, dtype=np.float32)
+    return samples if sampling_rate is None else resample(samples, rate, sampling_rate)
+
+
+def resample(samples: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
+    """Samples (n,) at `rate` Hz -> (ceil(n * new_rate / rate),) at `new_rate` Hz, by a polyphase filter; float32.
+
+    Raises:
+        ValueError: a rate is not positive, or samples has more than one axis.
+        ImportError: scipy is not installed.
+
+    Example:
+        >>> resample(np.zeros(8, np.float32), 8000, 8000).shape
+        (8,)
+    """
+    samples = _samples("samples", samples)
+    for name, value in (("rate", rate), ("new_rate", new_rate)):
+        if not isinstance(value, (int, np.integer)) or value < 1:
+            raise ValueError(f"{name} is {value!r}; needed: an integer of at least 1 (Hz)")
+    if rate == new_rate or not len(samples):
+        return samples
+    try:
+        from scipy.signal import resample_poly
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"scipy is not installed; needed to change {rate} Hz to {new_rate} Hz: "
+            "pip install 'transformer-fast[audio]'"
+        ) from error
+    divisor = math.gcd(rate, new_rate)
+    return resample_poly(samples, new_rate // divisor, rate // divisor).astype(np.float32)
+
+
+class WhisperFeatureExtractor:
+    """Log-mel features of sound, as transformers' WhisperFeatureExtractor with its settings' names and defaults.
+
+    A segment is cut or padded with padding_value to chunk_length seconds, and looked at every hop_length samples
+    through a window of n_fft samples. dither (noise) is not supported.
+
+    Raises:
+        ValueError: a setting is out of range or not supported.
+
+    Example:
+        >>> extractor = WhisperFeatureExtractor(chunk_length=1)
+        >>> extractor(np.zeros(8000, np.float32), sampling_rate=16000)["input_features"].shape
+        (1, 80, 100)
+    """
+
+    def __init__(
+        self,
+        feature_size: int = 80,
+        sampling_rate: int = 16000,
+        hop_length: int = 160,
+        chunk_length: int = 30,
+        n_fft: int = 400,
+        padding_value: float = 0.0,
+        dither: float = 0.0,
+    ) -> None:
+        sizes = {
+            "feature_size": feature_size,
+            "sampling_rate": sampling_rate,
+            "hop_length": hop_length,
+            "chunk_length": chunk_length,
+            "n_fft": n_fft,
+        }
+        for name, value in sizes.items():
+            if type(value) is not int or not 1 <= value <= 2**24:
+                raise ValueError(f"{name} is {value!r}; needed: an integer from 1 to {2**24}")
+        if type(padding_value) not in (int, float) or not math.isfinite(padding_value):
+            raise ValueError(f"padding_value is {padding_value!r}; needed: a number")
+        if dither != 0:
+            raise ValueError(f"dither is {dither!r}, which is not supported; needed: 0.0")
+        if chunk_length * sampling_rate <= n_fft:
+            raise ValueError(
+                f"chunk_length is {chunk_length} s of {sampling_rate} Hz; needed: more samples than n_fft={n_fft}"
+            )
+        self.feature_size, self.sampling_rate, self.hop_length = feature_size, sampling_rate, hop_length
+        self.chunk_length, self.n_fft, self.padding_value = chunk_length, n_fft, padding_value
+        self.n_samples = chunk_length * sampling_rate
+        self.mel_filters = mel_filter_bank(1 + n_fft // 2, feature_size, sampling_rate)
+        self._window = np.sin(np.pi * np.arange(n_fft) / n_fft) ** 2  # Hann, periodic
+
+    @classmethod
+    def from_pretrained(cls, path_or_hub_id: str | Path, **options: Any) -> WhisperFeatureExtractor:
+        """With the settings of the folder's preprocessor_config.json; options: as of `load_model`.
+
+        Raises:
+            CheckpointError: there is no such file, or it is malformed or asks for what is not supported.
+        """
+        source = find_folder(path_or_hub_id, **options) / "preprocessor_config.json"
+        content = read_json_object(source)
+        kind = content.get("feature_extractor_type", cls.__name__)
+        if kind != cls.__name__:
+            raise CheckpointError(f"{source}: feature_extractor_type is {kind!r}; needed: {cls.__name__!r}")
+        if content.get("do_normalize") not in (None, False):
+            raise CheckpointError(f"{source}: do_normalize is {content['do_normalize']!r}; needed: false")
+        names = cls.__init__.__code__.co_varnames[1 : cls.__init__.__code__.co_argcount]
+        try:
+            return cls(**{name: content[name] for name in names if name in content})
+        except ValueError as error:
+            raise CheckpointError(f"{source}: {error}") from None
+
+    def __call__(
+        self, raw_speech: np.ndarray | Sequence[np.ndarray], sampling_rate: int | None = None
+    ) -> dict[str, np.ndarray]:
+        """{"input_features": float32 (B, feature_size, frames)} of mono sound (n,), or of several, each (n,).
+
+        sampling_rate: that of raw_speech, to be sure that it fits.
+
+        Raises:
+            ValueError, TypeError: a wrong sampling rate, not mono, not numbers.
+        """
+        if sampling_rate is not None and sampling_rate != self.sampling_rate:
+            raise ValueError(f"sampling_rate is {sampling_rate}; needed: {self.sampling_rate} (see audio.resample)")
+        several = isinstance(raw_speech, (list, tuple)) and len(raw_speech) and np.ndim(raw_speech[0]) > 0
+        if not several and np.ndim(raw_speech) != 2:
+            raw_speech = [raw_speech]
+        segments = np.full((len(raw_speech), self.n_samples), self.padding_value, np.float32)
+        for segment, sound in zip(segments, raw_speech, strict=True):
+            sound = _samples("raw_speech", sound)[: self.n_samples]
+            segment[: len(sound)] = sound
+        return {"input_features": np.stack([self._features(segment) for segment in segments])}
+
+    def _features(self, segment: np.ndarray) -> np.ndarray:
+        """(n_samples,) -> (feature_size, n_samples // hop_length)."""
+        half = self.n_fft // 2
+        padded = np.pad(segment.astype(np.float64), half, mode="reflect")
+        frames = np.lib.stride_tricks.sliding_window_view(padded, self.n_fft)[:: self.hop_length]
+        frames = frames[: self.n_samples // self.hop_length]  # without the last one
+        power = np.abs(np.fft.rfft(frames * self._window, axis=1)) ** 2
+        levels = np.log10(np.maximum(power @ self.mel_filters, _LEAST_POWER)).T
+        levels = np.maximum(levels, levels.max() - _RANGE)
+        return ((levels + 4) / 4).astype(np.float32)
+
+
+def mel_filter_bank(bins: int, filters: int, sampling_rate: int, highest: float = 8000.0) -> np.ndarray:
+    """Triangular filters (bins, filters) from 0 to `highest` Hz, evenly spaced on Slaney's mel scale, of equal area.
+
+    bins: frequencies from 0 to half the sampling rate.
+
+    Example:
+        >>> mel_filter_bank(201, 80, 16000).shape
+        (201, 80)
+    """
+    centres = _hertz(np.linspace(0.0, _mel(highest), filters + 2))
+    distance = centres[None] - np.linspace(0, sampling_rate // 2, bins)[:, None]
+    widths = np.diff(centres)
+    rising, falling = -distance[:, :-2] / widths[:-1], distance[:, 2:] / widths[1:]
+    return np.maximum(0, np.minimum(rising, falling)) * (2 / (centres[2:] - centres[:-2]))
+
+
+def _mel(hertz: float) -> float:
+    if hertz < _LINEAR_HZ:
+        return hertz * _LINEAR_MEL / _LINEAR_HZ
+    return _LINEAR_MEL + math.log(hertz / _LINEAR_HZ) / _LOG_STEP
+
+
+def _hertz(mels: np.ndarray) -> np.ndarray:
+    linear = mels * (_LINEAR_HZ / _LINEAR_MEL)
+    return np.where(mels < _LINEAR_MEL, linear, _LINEAR_HZ * np.exp(_LOG_STEP * (mels - _LINEAR_MEL)))
+
+
+def _decoded(data: bytes, width: int) -> np.ndarray:
+    """PCM samples of `width` bytes as float32 in [-1, 1): unsigned with one byte, else signed, little-endian."""
+    if width == 1:
+        return (np.frombuffer(data, np.uint8).astype(np.float32) - 128) / 128
+    if width == 3:
+        # The three bytes become the upper ones of four: the value times 256.
+        wide = np.zeros((len(data) // 3, 4), np.uint8)
+        wide[:, 1:] = np.frombuffer(data, np.uint8).reshape(-1, 3)
+        return (wide.view("<i4")[:, 0] / np.float64(2**31)).astype(np.float32)
+    return (np.frombuffer(data, f"<i{width}") / np.float64(2 ** (8 * width - 1))).astype(np.float32)
+
+
+def _samples(name: str, samples: Any) -> np.ndarray:
+    """One channel as float32 (n,)."""
+    samples = np.asarray(samples)
+    if samples.dtype.kind not in "fiu":
+        raise TypeError(f"{name} has dtype {samples.dtype}; needed: numbers")
+    if samples.ndim != 1:
+        raise ValueError(f"{name} has shape {samples.shape}; needed: (n,), one channel")
+    return samples.astype(np.float32, copy=False)

@@ -1,0 +1,290 @@
+"""The block that decoders of Llama's kind share: RMS norms, rotary positions, grouped heads, a gated feed-forward.
+
+llama.py, mistral.py, qwen2.py, qwen3.py, gemma2.py and gemma3.py each give a config class and say how it becomes
+`BlockOptions`; the models around the blocks stand here too (`GatedDecoder` and its heads). A family with another
+kind of block gets a class of its own; one more yes-or-no of this block is a field of `BlockOptions`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from transformer_fast import functional as F
+from transformer_fast.models.common.base import Source
+from transformer_fast.models.common.config import ACTIVATIONS, Labels, Number, check_fields
+from transformer_fast.models.common.decoder import CausalLM, Decoder, DecoderClassifier
+from transformer_fast.models.common.decoding import Batch, CacheShape, Step
+from transformer_fast.nn import Embedding, FusedLinear, Linear, Module, ModuleList, RMSNorm, RotaryEmbedding
+
+
+@dataclass(frozen=True)
+class GatedConfig(Labels):
+    """The fields of config.json that the families share; each family sets its own defaults and adds its own fields."""
+
+    vocab_size: int = 32000
+    hidden_size: int = 4096
+    intermediate_size: int = 11008
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 32
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    max_position_embeddings: int = 2048
+    rms_norm_eps: float = 1e-6
+    tie_word_embeddings: bool = False
+    rope_theta: float = 10000.0
+    rope_scaling: dict | None = None
+    rope_parameters: dict | None = None
+    pad_token_id: Number | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"hidden_act is {self.activation!r}; supported: {', '.join(ACTIVATIONS)}")
+        if self.num_attention_heads % self.kv_heads:
+            raise ValueError(
+                f"num_key_value_heads is {self.kv_heads}; "
+                f"needed: a divisor of num_attention_heads={self.num_attention_heads}"
+            )
+        if self.head_dim is None and self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"num_attention_heads is {self.num_attention_heads}; "
+                f"needed without head_dim: a divisor of hidden_size={self.hidden_size}"
+            )
+        if self.width_of_head % 2:
+            raise ValueError(f"head_dim is {self.width_of_head}; needed: an even number, for rotary positions")
+        windows = getattr(self, "layer_types", None)
+        if windows is not None and (
+            len(windows) != self.num_hidden_layers or not set(windows) <= {"full_attention", "sliding_attention"}
+        ):
+            raise ValueError(
+                f"layer_types is {windows!r}; needed: full_attention or sliding_attention for each of the "
+                f"{self.num_hidden_layers} layers"
+            )
+        for name in self.rotations():
+            self.rotation(name)
+
+    @property
+    def activation(self) -> str:
+        return self.hidden_act
+
+    @property
+    def kv_heads(self) -> int:
+        return self.num_attention_heads if self.num_key_value_heads is None else self.num_key_value_heads
+
+    @property
+    def width_of_head(self) -> int:
+        return self.hidden_size // self.num_attention_heads if self.head_dim is None else self.head_dim
+
+    def rotations(self) -> Mapping[str, tuple[float, dict | None]]:
+        """Name of a rotation -> its base and its scaling; layers name theirs in BlockOptions.rotation."""
+        return {"all": (self.rope_theta, self.rope_scaling if self.rope_parameters is None else self.rope_parameters)}
+
+    def rotation(self, name: str) -> RotaryEmbedding:
+        base, scaling = self.rotations()[name]
+        if scaling is not None and scaling.get("partial_rotary_factor", 1) != 1:
+            raise ValueError(f"partial_rotary_factor is {scaling['partial_rotary_factor']!r}; needed: 1")
+        return RotaryEmbedding(
+            self.width_of_head, base, scaling=scaling, max_position_embeddings=self.max_position_embeddings
+        )
+
+    def block(self, number: int) -> BlockOptions:
+        """What layer `number` is like."""
+        return BlockOptions(scale=self.width_of_head**-0.5)
+
+
+@dataclass(frozen=True)
+class BlockOptions:
+    """In what the families' layers differ.
+
+    window: keys that a query sees, its own included; None: all before it. rotation: see GatedConfig.rotations.
+    qk_norm: queries and keys are normalised, head by head, before they are rotated. offset_norms: norms multiply by
+    1 + weight. sandwich: attention's and feed-forward's results are normalised too, before they are added.
+    """
+
+    scale: float
+    softcap: float = 0.0
+    window: int | None = None
+    rotation: str = "all"
+    qkv_bias: bool = False
+    out_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    offset_norms: bool = False
+    sandwich: bool = False
+
+
+class OffsetRMSNorm(RMSNorm):
+    """RMSNorm that multiplies by 1 + weight (Gemma); the sum is made once."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__(size, eps)
+        self.weight = np.zeros(size, np.float32)
+        self._sum: tuple[np.ndarray, np.ndarray] | None = None
+
+    def forward(
+        self, input: np.ndarray, *, residual: np.ndarray | None = None, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Normalises input + residual (..., size)."""
+        weight = self.weight
+        if self._sum is None or self._sum[0] is not weight:
+            self._sum = weight, weight + np.float32(1)
+        return F.rms_norm(input, self._sum[1], self.eps, residual=residual, out=out)
+
+
+class GatedBlock(Module):
+    """hidden + attention(norm(hidden)), then + down(activation(gate(x)) * up(x)) with x = norm(hidden)."""
+
+    def __init__(self, config: GatedConfig, options: BlockOptions) -> None:
+        super().__init__()
+        h, D, H, Hkv = config.hidden_size, config.width_of_head, config.num_attention_heads, config.kv_heads
+        norm, eps = OffsetRMSNorm if options.offset_norms else RMSNorm, config.rms_norm_eps
+        self.options = options
+        self.heads, self.kv_heads, self.head_dim = H, Hkv, D
+        self.activation = ACTIVATIONS[config.activation]
+        self.attention_norm = norm(h, eps)
+        self.qkv_proj = FusedLinear(h, {"q": H * D, "k": Hkv * D, "v": Hkv * D}, options.qkv_bias)
+        self.q_norm = norm(D, eps) if options.qk_norm else None
+        self.k_norm = norm(D, eps) if options.qk_norm else None
+        self.out_proj = Linear(H * D, h, options.out_bias)
+        self.attention_out_norm = norm(h, eps) if options.sandwich else None
+        self.feed_forward_norm = norm(h, eps)
+        self.gate_proj = Linear(h, config.intermediate_size, options.mlp_bias)
+        self.up_proj = Linear(h, config.intermediate_size, options.mlp_bias)
+        self.down_proj = Linear(config.intermediate_size, h, options.mlp_bias)
+        self.feed_forward_out_norm = norm(h, eps) if options.sandwich else None
+
+    def forward(
+        self, hidden: np.ndarray, batch: Batch | Step, number: int, tables: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    ) -> np.ndarray:
+        """hidden (T, h) -> (T, h), which may be written over it; tables: the rotations' cosines and sines."""
+        normed = self.attention_norm(hidden, out=batch.scratch("normed", hidden.shape[1]))
+        context = self._attend(normed, batch, number, tables[self.options.rotation])
+        hidden = self._added(self.out_proj, context, self.attention_out_norm, hidden, batch)
+        normed = self.feed_forward_norm(hidden, out=batch.scratch("normed", hidden.shape[1]))
+        inner = self.up_proj.out_features
+        up = self.up_proj(normed, out=batch.scratch("up", inner))
+        gate = self.gate_proj
+        gated = F.linear(
+            normed,
+            gate.packed(),
+            gate.bias,
+            activation=self.activation,
+            multiply=up,
+            out=batch.scratch("gated", inner),
+        )
+        return self._added(self.down_proj, gated, self.feed_forward_out_norm, hidden, batch)
+
+    def _attend(
+        self, normed: np.ndarray, batch: Batch | Step, number: int, angles: tuple[np.ndarray, np.ndarray]
+    ) -> np.ndarray:
+        """(T, h) -> (T, H * D), before the output projection."""
+        T, D, options = len(normed), self.head_dim, self.options
+        projected = self.qkv_proj(normed, out=batch.scratch("projected", self.qkv_proj.out_features))
+        heads = projected.reshape(T, self.heads + 2 * self.kv_heads, D)
+        query, key = heads[:, : self.heads], heads[:, self.heads : self.heads + self.kv_heads]
+        if self.q_norm is not None:
+            self.q_norm(query, out=query)
+            self.k_norm(key, out=key)
+        both = heads[:, : self.heads + self.kv_heads].swapaxes(0, 1)
+        F.rotary_embedding(both, *angles, out=both)
+        value = heads[:, self.heads + self.kv_heads :]
+        return batch.attend(number, query, key, value, options.scale, options.softcap, options.window)
+
+    def _added(
+        self, linear: Linear, x: np.ndarray, norm: Module | None, hidden: np.ndarray, batch: Batch | Step
+    ) -> np.ndarray:
+        """hidden + linear(x), or hidden + norm(linear(x))."""
+        if norm is None:
+            return linear(x, residual=hidden, out=batch.over(hidden))
+        result = linear(x, out=batch.scratch("result", hidden.shape[1]))
+        hidden += norm(result, out=batch.over(result))
+        return hidden
+
+
+# Where a layer's parameters stand in the checkpoint.
+_PARTS = {f"qkv_proj.{part}": f"self_attn.{part}_proj" for part in ("q", "k", "v")}
+_LINEARS = {"out_proj": "self_attn.o_proj"} | {f"{part}_proj": f"mlp.{part}_proj" for part in ("gate", "up", "down")}
+_NORMS = {"attention_norm": "input_layernorm", "feed_forward_norm": "post_attention_layernorm"}
+_SANDWICH = {
+    "attention_norm": "input_layernorm",
+    "attention_out_norm": "post_attention_layernorm",
+    "feed_forward_norm": "pre_feedforward_layernorm",
+    "feed_forward_out_norm": "post_feedforward_layernorm",
+}
+
+
+class Gated:
+    """What the models of these families have in common with and without a head."""
+
+    neutral: Mapping[str, tuple] = {"quantization_config": (None,)}
+    stacks = {"layers.": "num_hidden_layers"}
+    base_prefix = "model."
+
+    @classmethod
+    def canonical(cls, name: str) -> str:
+        name = name.removeprefix("model.")
+        return f"rotary.{name}" if name.endswith("rotary_emb.inv_freq") else name  # of old files; a constant
+
+
+class GatedDecoder(Gated, Decoder):
+    """The stack without a head; a family sets config_class and model_types."""
+
+    ignored = ("rotary.", "lm_head.", "score.")
+
+    def __init__(self, config: GatedConfig) -> None:
+        super().__init__(config)
+        self.width = config.hidden_size
+        blocks = [config.block(i) for i in range(config.num_hidden_layers)]
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
+        self.layers = ModuleList([GatedBlock(config, options) for options in blocks]).expect_few_rows()
+        norm = OffsetRMSNorm if blocks[0].offset_norms else RMSNorm
+        self.final_norm = norm(config.hidden_size, config.rms_norm_eps)
+        self._rotations = {options.rotation: config.rotation(options.rotation) for options in blocks}
+
+    @classmethod
+    def sources(cls, config: GatedConfig, names: Collection[str]) -> dict[str, Source]:
+        sources = {"embed_tokens.weight": Source("embed_tokens.weight"), "final_norm.weight": Source("norm.weight")}
+        for i in range(config.num_hidden_layers):
+            ours, theirs, options = f"layers.{i}", f"layers.{i}", config.block(i)
+            for kind in ("weight", "bias"):
+                sources |= {f"{ours}.{a}_{kind}": Source(f"{theirs}.{b}.{kind}") for a, b in _PARTS.items()}
+                sources |= {f"{ours}.{a}.{kind}": Source(f"{theirs}.{b}.{kind}") for a, b in _LINEARS.items()}
+            for a, b in (_SANDWICH if options.sandwich else _NORMS).items():
+                sources[f"{ours}.{a}.weight"] = Source(f"{theirs}.{b}.weight")
+            for part in ("q_norm", "k_norm"):
+                sources[f"{ours}.{part}.weight"] = Source(f"{theirs}.self_attn.{part}.weight")
+        return sources
+
+    def embed(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        return self.embed_tokens(ids)
+
+    def tables(self, positions: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        return {name: rotation.tables(positions) for name, rotation in self._rotations.items()}
+
+    def remembers(self) -> list[CacheShape]:
+        config = self.config
+        return [CacheShape(config.kv_heads, config.width_of_head, layer.options.window) for layer in self.layers]
+
+
+class GatedCausalLM(Gated, CausalLM):
+    """The stack with the head that scores the next token; a family sets config_class, model_types and body_class."""
+
+    body_name = "model"
+    embedding_name = "embed_tokens.weight"
+    ignored = ("rotary.", "lm_head.")
+
+
+class GatedClassifier(Gated, DecoderClassifier):
+    """The stack with a head that scores labels by the last token; a family sets what `GatedCausalLM` asks for."""
+
+    body_name = "model"
+    ignored = ("rotary.", "lm_head.")
+
+
+def window_of(config: Any, number: int) -> int | None:
+    """The window of layer `number` by config.layer_types."""
+    return config.sliding_window if config.layer_types[number] == "sliding_attention" else None

@@ -1,0 +1,292 @@
+"""`TextEncoder`: what the encoders of text share: checks, padding dropped and filled again, positions, collecting.
+
+BERT, RoBERTa, DistilBERT, ELECTRA, MPNet and ModernBERT derive from it and say how tokens become rows (`_embed`) and
+how rows run through the layers (`_run`); `heads` puts heads on them; `pipelines.SentenceEncoder` calls `encode_packed`.
+Tokens run packed, (T, h) without padding, through everything. A new kind of input to all of them is a new argument of
+`encode`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from transformer_fast.models.common.base import PretrainedModel, Source
+from transformer_fast.models.common.inputs import integers, offsets, token_mask
+from transformer_fast.models.common.output import BaseModelOutput, BaseModelOutputWithPooling
+from transformer_fast.nn import Collector, Linear
+
+
+def layer_sources(count: int, prefix: str, projections: tuple[str, ...], parts: dict[str, str]) -> dict[str, Source]:
+    """Sources of an nn.PackedEncoder of `count` layers called "layers", whose tensors stand under prefix + number.
+
+    projections: the names of query, key and value; parts: name in nn.PackedEncoderLayer -> name of the rest.
+    """
+    sources = {}
+    for i in range(count):
+        for kind in ("weight", "bias"):
+            rows = (f"{prefix}{i}.{name}.{kind}" for name in projections)
+            sources[f"layers.{i}.attention.in_proj.{kind}"] = Source(*rows)
+            for ours, theirs in parts.items():
+                sources[f"layers.{i}.{ours}.{kind}"] = Source(f"{prefix}{i}.{theirs}.{kind}")
+    return sources
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows that run: the tokens of each sequence one after the other, and what else a block may have to know of them.
+
+    positions (T,): what the family makes of input_ids, or the caller's. places (T,): where each row stands in its
+    sequence, padding counted; None means that there is no padding. keys: rows that are attended and their offsets, as
+    in nn.PackedSelfAttention; None means all. pooled_rows: of nn.PackedEncoder, the one row of each sequence that is
+    wanted; None means all.
+    """
+
+    cu_seqlens: np.ndarray
+    positions: np.ndarray
+    places: np.ndarray | None
+    keys: tuple[np.ndarray, np.ndarray] | None = None
+    pooled_rows: int | np.ndarray | None = None
+
+    def dense(self) -> bool:
+        """Are all rows attended, and neighbours in their sequence neighbours here?"""
+        if self.places is None:
+            return self.keys is None
+        neighbours = np.diff(self.places) == 1
+        starts = self.cu_seqlens[(self.cu_seqlens > 0) & (self.cu_seqlens < len(self.places))]
+        neighbours[starts - 1] = True  # from one sequence to the next
+        return self.keys is None and bool(neighbours.all())
+
+    def longest(self) -> int:
+        return int(np.diff(self.cu_seqlens).max(initial=0))
+
+    def distances(self) -> np.ndarray:
+        """(B, Mq, Mk): the place of key j minus that of query i; 0 beyond the ends of a sequence. Needs places."""
+        rows, cu_keys = self.keys or (np.arange(len(self.places)), self.cu_seqlens)
+        key_places = self.places[rows]
+        counts, key_counts = np.diff(self.cu_seqlens), np.diff(cu_keys)
+        distances = np.zeros((len(counts), counts.max(initial=0), key_counts.max(initial=0)), np.int64)
+        for b, (n, m) in enumerate(zip(counts, key_counts, strict=True)):
+            own = key_places[cu_keys[b] :][:m] - self.places[self.cu_seqlens[b] :][:n, None]
+            distances[b, :n, :m] = own
+        return distances
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What `TextEncoder.encode` found: rows (N, h) of the tokens, which stand where tokens (B, L) is True.
+
+    first (B, h): the first place of each row. Either is None where it was not asked for. hidden_states, attentions: as
+    in the outputs.
+    """
+
+    rows: np.ndarray | None
+    tokens: np.ndarray
+    first: np.ndarray | None
+    hidden_states: tuple[np.ndarray, ...] | None
+    attentions: tuple[np.ndarray, ...] | None
+
+    def unpacked(self, rows: np.ndarray) -> np.ndarray:
+        """rows (N, n) of the tokens -> (B, L, n), zeros where padding is."""
+        shape = (*self.tokens.shape, rows.shape[-1])
+        if len(rows) == self.tokens.size:
+            return rows.reshape(shape)
+        full = np.zeros(shape, np.float32)
+        full[self.tokens] = rows
+        return full
+
+
+class TextEncoder(PretrainedModel):
+    """Base of the encoders of text. Where the attention mask is 0, all that is returned is 0."""
+
+    @property
+    def hidden_size(self) -> int:
+        return self.config.hidden_size
+
+    @property
+    def max_length(self) -> int:
+        """The most tokens that a sequence may have."""
+        return self.config.max_position_embeddings
+
+    @property
+    def position_limit(self) -> int | None:
+        """Positions are below it; None where there is no table of them."""
+        return self.config.max_position_embeddings
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # What a family defines
+
+    def _embed(self, input_ids: np.ndarray, positions: np.ndarray, token_type_ids: np.ndarray | None) -> np.ndarray:
+        """All (T,), checked -> (T, h)."""
+        raise NotImplementedError(f"{type(self).__name__} has no _embed()")
+
+    def _run(self, hidden: np.ndarray, batch: Batch, collect: Collector | None) -> np.ndarray:
+        """(T, h) -> (T, h), which may be written over hidden; with batch.pooled_rows (B, h)."""
+        return self._layers(hidden, batch, collect)
+
+    def _layers(self, hidden: np.ndarray, batch: Batch, collect: Collector | None, **options: Any) -> np.ndarray:
+        """`_run` by `layers`, a nn.PackedEncoder; options: relative_bias or attn_mask."""
+        pooled = batch.pooled_rows
+        options |= {"pooled_rows": pooled, "collect": collect, "out": hidden if pooled is None else None}
+        return self.layers(hidden, batch.cu_seqlens, batch.keys, **options)
+
+    def _positions(self, input_ids: np.ndarray, cu_seqlens: np.ndarray) -> np.ndarray:
+        """Positions (T,) of packed input_ids: 0, 1, ... in each sequence."""
+        return np.arange(len(input_ids)) - np.repeat(cu_seqlens[:-1], np.diff(cu_seqlens))
+
+    def _token_types(self, token_type_ids, shape: tuple[int, ...]) -> np.ndarray:
+        """token_type_ids, checked."""
+        raise ValueError(f"token_type_ids is given, but {type(self).__name__} knows no token types; needed: None")
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def encode(
+        self,
+        input_ids: np.ndarray,
+        attention_mask: np.ndarray | None = None,
+        token_type_ids: np.ndarray | None = None,
+        position_ids: np.ndarray | None = None,
+        *,
+        first: bool = False,
+        rows: bool = True,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+    ) -> Encoded:
+        """What `forward` and the heads begin with; arguments and errors as in `forward`.
+
+        first: keep the first place of each row. It runs even where it is padding, but nobody attends it then. Without
+        rows it alone goes through the last layer (and once more with all, if attentions or hidden states show them).
+        """
+        if not (first or rows):
+            raise ValueError("first and rows are both False; needed: one of them")
+        input_ids = integers("input_ids", input_ids, self.config.vocab_size)
+        if input_ids.ndim != 2 or input_ids.shape[1] == 0:
+            raise ValueError(f"input_ids has shape {input_ids.shape}; needed: (B, L) with L >= 1")
+        B, L = input_ids.shape
+        if position_ids is None:
+            position_ids = self._positions(input_ids.reshape(-1), np.arange(B + 1) * L).reshape(B, L)
+            self._check_length(position_ids, f"input_ids has shape {(B, L)}: ")
+        position_ids = integers("position_ids", position_ids, self.position_limit, (B, L))
+        tokens = token_mask(attention_mask, (B, L))
+        computed = tokens
+        if first and not tokens[:, 0].all():
+            computed = tokens.copy()
+            computed[:, 0] = True
+        keys = None if computed is tokens else (np.flatnonzero(tokens[computed]), offsets(tokens))
+        if token_type_ids is not None:
+            token_type_ids = self._token_types(token_type_ids, (B, L))[computed]
+        places = np.broadcast_to(np.arange(L), (B, L))[computed]
+        batch = Batch(offsets(computed), position_ids[computed], places, keys, None if rows else 0)
+        collect = None
+        if output_attentions or output_hidden_states:
+            collect = Collector(tokens, computed, hidden_states=output_hidden_states, attentions=output_attentions)
+        hidden = self._embed(input_ids[computed], batch.positions, token_type_ids)
+        hidden = self._run(hidden, batch, collect)
+        states = (None, None) if collect is None else (collect.hidden_states, collect.attentions)
+        if not rows:
+            return Encoded(None, tokens, hidden, *states)
+        first_rows = hidden[batch.cu_seqlens[:-1]] if first else None
+        return Encoded(hidden if keys is None else hidden[keys[0]], tokens, first_rows, *states)
+
+    def encode_packed(
+        self,
+        input_ids: np.ndarray,
+        cu_seqlens: np.ndarray,
+        token_type_ids: np.ndarray | None = None,
+        *,
+        pooled_rows: int | np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Packed sequences: input_ids (T,), sequence b at cu_seqlens[b]:cu_seqlens[b + 1] -> hidden states (T, h).
+
+        pooled_rows, an int or (B,) integers: the one row of each sequence that is wanted, counted from its first
+        -> (B, h); the others save their last layer. A sequence's rows do not depend on what else is in the call, bit
+        for bit.
+
+        Raises:
+            ValueError, TypeError, IndexError: as in `forward`.
+        """
+        input_ids = integers("input_ids", input_ids, self.config.vocab_size)
+        cu_seqlens = integers("cu_seqlens", cu_seqlens)
+        lengths = np.diff(cu_seqlens)
+        if input_ids.ndim != 1 or cu_seqlens.ndim != 1 or not len(cu_seqlens) or cu_seqlens[0] or (lengths < 0).any():
+            raise ValueError("needed: input_ids (T,) and cu_seqlens (B + 1,) that starts at 0 and never falls")
+        if cu_seqlens[-1] != len(input_ids):
+            raise ValueError(f"cu_seqlens ends at {cu_seqlens[-1]}; needed: T={len(input_ids)}")
+        positions = self._positions(input_ids, cu_seqlens)
+        self._check_length(positions)
+        if token_type_ids is not None:
+            token_type_ids = self._token_types(token_type_ids, input_ids.shape)
+        hidden = self._embed(input_ids, positions, token_type_ids)
+        return self._run(hidden, Batch(cu_seqlens, positions, None, pooled_rows=pooled_rows), None)
+
+    def _check_length(self, positions: np.ndarray, what: str = "") -> None:
+        """positions: as `_positions` made them, the first max_length of which there are rows."""
+        limit, last = self.position_limit, int(positions.max(initial=-1))
+        if limit is not None and last >= limit:
+            tokens = last + 1 - (limit - self.max_length)
+            raise ValueError(
+                f"{what}a sequence has {tokens} tokens; needed: at most {self.max_length} "
+                f"(max_position_embeddings={limit})"
+            )
+
+    def forward(
+        self,
+        input_ids: np.ndarray,
+        attention_mask: np.ndarray | None = None,
+        token_type_ids: np.ndarray | None = None,
+        position_ids: np.ndarray | None = None,
+        *,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+    ) -> BaseModelOutput | BaseModelOutputWithPooling:
+        """As transformers' model: integers (B, L) in, last_hidden_state (B, L, h) out.
+
+        attention_mask (B, L) holds 1 (or True) for tokens and 0 for padding, which may stand anywhere; by default all
+        are tokens. position_ids (L,), (1, L) or (B, L), by default what the family gives, padding counted.
+        **Where the mask is 0, the results are 0** (transformers computes values that nobody should use).
+
+        Raises:
+            ValueError, TypeError: shapes or types do not fit, or a sequence is too long.
+            IndexError: an id is outside of its table.
+        """
+        options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        found = self.encode(input_ids, attention_mask, token_type_ids, position_ids, **options)
+        return BaseModelOutput(found.unpacked(found.rows), found.hidden_states, found.attentions)
+
+
+class PoolingEncoder(TextEncoder):
+    """A TextEncoder with BERT's pooler, a linear layer with tanh on the first place, if add_pooling_layer."""
+
+    pooler: Linear | None
+
+    def pooled(self, first: np.ndarray) -> np.ndarray:
+        """first (B, h) of `encode` -> pooler_output (B, h)."""
+        return self.pooler(first, activation="tanh")
+
+    def forward(
+        self,
+        input_ids: np.ndarray,
+        attention_mask: np.ndarray | None = None,
+        token_type_ids: np.ndarray | None = None,
+        position_ids: np.ndarray | None = None,
+        *,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+    ) -> BaseModelOutputWithPooling:
+        """As `TextEncoder.forward`, and pooler_output (B, h) where there is a pooler.
+
+        The pooler reads the first place of each row, which runs even where it is padding.
+        """
+        found = self.encode(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            first=self.pooler is not None,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+        )
+        pooled = None if found.first is None else self.pooled(found.first)
+        return BaseModelOutputWithPooling(found.unpacked(found.rows), pooled, found.hidden_states, found.attentions)

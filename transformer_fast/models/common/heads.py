@@ -1,0 +1,264 @@
+"""Heads on encoders of text, for all families: masked words, labels for texts and tokens, choices, answers.
+
+A family's file derives one class from each of these and gives it transformers' name, the encoder (`base_class`) and the
+checkpoint's names of the head's parameters (`head`). A new kind of head is one more class here and one more output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+from transformer_fast.models.common.base import PretrainedModel, Source, under
+from transformer_fast.models.common.encoder import Encoded, TextEncoder
+from transformer_fast.models.common.output import (
+    MaskedLMOutput,
+    MultipleChoiceModelOutput,
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
+from transformer_fast.nn import LayerNorm, Linear, Module
+
+
+class PredictionHead(Module):
+    """norm(activation(dense(x))), (..., h) -> (..., width): what stands between an encoder and its output layer.
+
+    width: by default h; another where the output layer shares embeddings of that width.
+    """
+
+    def __init__(
+        self,
+        h: int,
+        activation: str,
+        eps: float,
+        *,
+        width: int | None = None,
+        dense_bias: bool = True,
+        norm_bias: bool = True,
+    ) -> None:
+        super().__init__()
+        width = h if width is None else width
+        self.activation = activation
+        self.dense = Linear(h, width, dense_bias)
+        self.norm = LayerNorm(width, eps, bias=norm_bias)
+
+    def forward(self, input: np.ndarray) -> np.ndarray:
+        return self.norm(self.dense(input, activation=self.activation))
+
+
+class HeadModel(PretrainedModel):
+    """An encoder, `base`, and what stands on it.
+
+    A family sets base_class; base_options, further arguments of it; head, our parameter -> the checkpoint's tensor, for
+    each of the head's; and head_prefixes.
+    """
+
+    base_class: type[TextEncoder]
+    base_options: Mapping[str, Any] = {}
+    head: Mapping[str, str] = {}
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if hasattr(cls, "base_class"):
+            base = cls.base_class
+            cls.config_class, cls.model_types, cls.neutral = base.config_class, base.model_types, base.neutral
+            cls.stacks, cls.base_prefix, cls.ignored = base.stacks, base.base_prefix, base.ignored + ("pooler.",)
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.base = self.base_class(config, **self.base_options)
+
+    @classmethod
+    def canonical(cls, name: str) -> str:
+        return cls.base_class.canonical(name)
+
+    @classmethod
+    def sources(cls, config: Any, names: Collection[str]) -> dict[str, Source]:
+        own = {ours: Source(theirs) for ours, theirs in cls.head.items()}
+        return under("base", cls.base_class.sources(config, names)) | own
+
+    def _encode(self, arguments: tuple, options: dict[str, bool], first: bool = False, rows: bool = True) -> Encoded:
+        return self.base.encode(*arguments, first=first, rows=rows, **options)
+
+
+class ForMaskedLM(HeadModel):
+    """Logits (B, L, V) of the words that may stand in each place; the output layer's weight is the words' own, if tied.
+
+    The family makes `transform` in its __init__ and calls `_make_decoder`.
+    """
+
+    transform: PredictionHead
+
+    def _make_decoder(self, bias: bool = True) -> None:
+        words = self.base.word_embeddings
+        self.decoder = Linear(words.embedding_dim, words.num_embeddings, bias)
+        if self.config.tie_word_embeddings:
+            self.decoder.weight = words.weight
+
+    @classmethod
+    def sources(cls, config: Any, names: Collection[str]) -> dict[str, Source]:
+        sources = super().sources(config, names)
+        if config.tie_word_embeddings and cls.head["decoder.weight"] not in names:
+            sources["decoder.weight"] = sources["base.word_embeddings.weight"]
+        # The output layer's bias counts. Some heads have one of their own beside it: tied to it, or without effect.
+        bias, inner = cls.head["decoder.bias"], cls.head["decoder.weight"].replace(".weight", ".bias")
+        if bias != inner and inner in names:
+            sources["decoder.bias"] = Source(inner, copies=() if config.tie_word_embeddings else (bias,))
+        return sources
+
+    def forward(
+        self,
+        input_ids: np.ndarray,
+        attention_mask: np.ndarray | None = None,
+        token_type_ids: np.ndarray | None = None,
+        position_ids: np.ndarray | None = None,
+        *,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+    ) -> MaskedLMOutput:
+        """Arguments and errors of `TextEncoder.forward` -> logits (B, L, V)."""
+        options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        found = self._encode((input_ids, attention_mask, token_type_ids, position_ids), options)
+        logits = found.unpacked(self.predictions(found.rows))
+        return MaskedLMOutput(logits, found.hidden_states, found.attentions)
+
+    def predictions(self, rows: np.ndarray) -> np.ndarray:
+        """Hidden states (N, h) -> logits (N, V)."""
+        return self.decoder(self.transform(rows))
+
+
+class ForSequenceClassification(HeadModel):
+    """Logits (B, num_labels) for each text. The family makes `classifier`, and says in `pooled` what it reads."""
+
+    classifier: Linear
+
+    def pooled(self, found: Encoded) -> np.ndarray:
+        """What the classifier reads, (B, h); found.first is there if `_reads_first`, else found.rows."""
+        raise NotImplementedError(f"{type(self).__name__} has no pooled()")
+
+    def _reads_first(self) -> bool:
+        return True
+
+    def forward(
+        self,
+        input_ids: np.ndarray,
+        attention_mask: np.ndarray | None = None,
+        token_type_ids: np.ndarray | None = None,
+        position_ids: np.ndarray | None = None,
+        *,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+    ) -> SequenceClassifierOutput:
+        """Arguments and errors of `TextEncoder.forward` -> logits (B, num_labels)."""
+        options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        arguments = (input_ids, attention_mask, token_type_ids, position_ids)
+        first = self._reads_first()
+        found = self._encode(arguments, options, first=first, rows=not first)
+        return SequenceClassifierOutput(self.classifier(self.pooled(found)), found.hidden_states, found.attentions)
+
+
+class ForMultipleChoice(ForSequenceClassification):
+    """Logits (B, C): one for each of C texts, the choices, that stand in a row of (B, C, L).
+
+    What is read is the pooler's output; a family without a pooler overrides `pooled`.
+    """
+
+    head = {"classifier.weight": "classifier.weight", "classifier.bias": "classifier.bias"}
+    head_prefixes = ("classifier.",)
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.classifier = Linear(self.base.hidden_size, 1)
+
+    def pooled(self, found: Encoded) -> np.ndarray:
+        return self.base.pooled(found.first)
+
+    def forward(
+        self,
+        input_ids: np.ndarray,
+        attention_mask: np.ndarray | None = None,
+        token_type_ids: np.ndarray | None = None,
+        position_ids: np.ndarray | None = None,
+        *,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+    ) -> MultipleChoiceModelOutput:
+        """Arguments and errors of `TextEncoder.forward`, but each (B, C, L) -> logits (B, C)."""
+        shape = np.shape(input_ids)
+        arguments = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        arguments["position_ids"] = position_ids
+        for name, array in arguments.items():
+            if array is not None and (len(shape) != 3 or np.shape(array) != shape):
+                raise ValueError(f"{name} has shape {np.shape(array)}; needed: (B, C, L), the same for all")
+        rows = {
+            name: None if a is None else np.reshape(a, (shape[0] * shape[1], shape[2])) for name, a in arguments.items()
+        }
+        options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        found = super().forward(**rows, **options)
+        return MultipleChoiceModelOutput(found.logits.reshape(shape[:2]), found.hidden_states, found.attentions)
+
+
+class ForTokenClassification(HeadModel):
+    """Logits (B, L, num_labels) for each token."""
+
+    head = {"classifier.weight": "classifier.weight", "classifier.bias": "classifier.bias"}
+    head_prefixes = ("classifier.",)
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.classifier = Linear(self.base.hidden_size, config.label_count)
+
+    def forward(
+        self,
+        input_ids: np.ndarray,
+        attention_mask: np.ndarray | None = None,
+        token_type_ids: np.ndarray | None = None,
+        position_ids: np.ndarray | None = None,
+        *,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+    ) -> TokenClassifierOutput:
+        """Arguments and errors of `TextEncoder.forward` -> logits (B, L, num_labels)."""
+        options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        found = self._encode((input_ids, attention_mask, token_type_ids, position_ids), options)
+        logits = found.unpacked(self.classifier(self._transformed(found.rows)))
+        return TokenClassifierOutput(logits, found.hidden_states, found.attentions)
+
+    def _transformed(self, rows: np.ndarray) -> np.ndarray:
+        return rows
+
+
+class ForQuestionAnswering(HeadModel):
+    """For each place, the logits (B, L) that the answer starts there, and that it ends there."""
+
+    head = {"outputs.weight": "qa_outputs.weight", "outputs.bias": "qa_outputs.bias"}
+    head_prefixes = ("qa_outputs.",)
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        if config.label_count != 2:
+            raise ValueError(f"num_labels is {config.label_count}; needed: 2, the start and the end of an answer")
+        self.outputs = Linear(self.base.hidden_size, 2)
+
+    def forward(
+        self,
+        input_ids: np.ndarray,
+        attention_mask: np.ndarray | None = None,
+        token_type_ids: np.ndarray | None = None,
+        position_ids: np.ndarray | None = None,
+        *,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+    ) -> QuestionAnsweringModelOutput:
+        """Arguments and errors of `TextEncoder.forward` -> start_logits and end_logits (B, L)."""
+        options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        found = self._encode((input_ids, attention_mask, token_type_ids, position_ids), options)
+        logits = found.unpacked(self.outputs(self._transformed(found.rows)))
+        start, end = (np.ascontiguousarray(logits[..., i]) for i in range(2))
+        return QuestionAnsweringModelOutput(start, end, found.hidden_states, found.attentions)
+
+    def _transformed(self, rows: np.ndarray) -> np.ndarray:
+        return rows

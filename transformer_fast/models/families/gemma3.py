@@ -1,0 +1,97 @@
+"""Gemma 3, text only: Gemma 2 with normalised queries and keys, two rotations, and a full layer after five windowed.
+
+Source: Gemma Team 2025, https://arxiv.org/abs/2503.19786, and transformers' modeling_gemma3 (Gemma3Text...).
+`load_model` finds this file by model_type "gemma3_text"; the layers stand in `decoder_blocks.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from transformer_fast.models.common.decoder_blocks import BlockOptions, window_of
+from transformer_fast.models.families.gemma2 import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma2ForSequenceClassification,
+    Gemma2Model,
+)
+
+
+@dataclass(frozen=True)
+class Gemma3TextConfig(Gemma2Config):
+    """The fields of config.json that have an effect; the defaults are transformers'."""
+
+    vocab_size: int = 262208
+    max_position_embeddings: int = 131072
+    rope_theta: float = 1000000.0
+    rope_local_base_freq: float = 10000.0
+    sliding_window_pattern: int = 6
+    final_logit_softcapping: float | None = None
+    attn_logit_softcapping: None = None
+
+    def is_sliding(self, number: int) -> bool:
+        """Without layer_types, every layer has the window except each sliding_window_pattern-th."""
+        if self.layer_types is not None:
+            return window_of(self, number) is not None
+        return (number + 1) % self.sliding_window_pattern != 0
+
+    def rotations(self) -> Mapping[str, tuple[float, dict | None]]:
+        """Layers with a window have a base of their own, and no scaling in older files."""
+        given = self.rope_parameters or {}
+        if not all(isinstance(part, dict) or part is None for part in given.values()):
+            raise ValueError(
+                f"rope_parameters is {given!r}; needed: full_attention and sliding_attention, an object each"
+            )
+        return {
+            "full": (self.rope_theta, given.get("full_attention") or self.rope_scaling),
+            "sliding": (self.rope_local_base_freq, given.get("sliding_attention")),
+        }
+
+    def block(self, number: int) -> BlockOptions:
+        rotation = "sliding" if self.is_sliding(number) else "full"
+        return replace(super().block(number), rotation=rotation, qk_norm=True)
+
+
+class Gemma3TextModel(Gemma2Model):
+    """The stack without a head.
+
+    Example:
+        >>> import numpy as np
+        >>> config = Gemma3TextConfig(50, 8, 16, 2, num_attention_heads=2, num_key_value_heads=1, head_dim=4)
+        >>> Gemma3TextModel(config)(np.array([[1, 2, 3]])).last_hidden_state.shape
+        (1, 3, 8)
+    """
+
+    config_class = Gemma3TextConfig
+    model_types = ("gemma3_text",)
+
+
+class Gemma3ForCausalLM(Gemma2ForCausalLM):
+    """Gemma 3 with the head that scores the next token.
+
+    Example:
+        >>> import numpy as np
+        >>> config = Gemma3TextConfig(50, 8, 16, 2, num_attention_heads=2, num_key_value_heads=1, head_dim=4)
+        >>> Gemma3ForCausalLM(config).generate(np.array([[1, 2, 3]]), min_new_tokens=4, max_new_tokens=4).shape
+        (1, 7)
+    """
+
+    config_class = Gemma3TextConfig
+    model_types = ("gemma3_text",)
+    body_class = Gemma3TextModel
+
+
+class Gemma3TextForSequenceClassification(Gemma2ForSequenceClassification):
+    """Gemma 3 with a head that scores labels by the last token.
+
+    Example:
+        >>> import numpy as np
+        >>> config = Gemma3TextConfig(50, 8, 16, 1, num_attention_heads=2, num_key_value_heads=1, num_labels=3)
+        >>> Gemma3TextForSequenceClassification(config)(np.array([[1, 2, 3]])).logits.shape
+        (1, 3)
+    """
+
+    config_class = Gemma3TextConfig
+    model_types = ("gemma3_text",)
+    body_class = Gemma3TextModel

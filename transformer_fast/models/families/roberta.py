@@ -1,0 +1,210 @@
+"""RoBERTa and XLM-RoBERTa (and the multilingual E5, BGE-M3, ...): BERT with another count of positions, and heads.
+
+Sources: Liu et al. 2019, https://arxiv.org/abs/1907.11692; Conneau et al. 2019, https://arxiv.org/abs/1911.02116; and
+transformers' modeling_roberta. `load_model` finds this file by model_type "roberta" and "xlm-roberta". The layers are
+bert.py's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from transformer_fast.models.common import heads
+from transformer_fast.models.common.config import Index
+from transformer_fast.models.common.encoder import Encoded
+from transformer_fast.models.families.bert import BertConfig, BertModel
+from transformer_fast.nn import Linear, Module
+
+
+@dataclass(frozen=True)
+class RobertaConfig(BertConfig):
+    """BERT's fields, and the id of padding, behind which positions start."""
+
+    pad_token_id: Index = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pad_token_id >= min(self.vocab_size, self.max_position_embeddings - 1):
+            raise ValueError(
+                f"pad_token_id is {self.pad_token_id}; "
+                f"needed: less than vocab_size={self.vocab_size} and max_position_embeddings - 1"
+            )
+
+
+class RobertaModel(BertModel):
+    """The encoder, with the pooler if add_pooling_layer; XLM-RoBERTa's too.
+
+    A token's position is pad_token_id + its number among the ids of its sequence that are not pad_token_id, whatever
+    the attention mask says; pad_token_id itself is at position pad_token_id.
+
+    Example:
+        >>> import numpy as np
+        >>> model = RobertaModel(RobertaConfig(100, 16, 2, 4, 32, 64))
+        >>> model(np.array([[7, 8, 9]])).last_hidden_state.shape
+        (1, 3, 16)
+    """
+
+    config_class = RobertaConfig
+    model_types = ("roberta",)
+    ignored = ("embeddings.position_ids", "lm_head.", "classifier.", "qa_outputs.")
+    base_prefix = "roberta."
+
+    @property
+    def max_length(self) -> int:
+        return self.config.max_position_embeddings - self.config.pad_token_id - 1
+
+    def _positions(self, input_ids: np.ndarray, cu_seqlens: np.ndarray) -> np.ndarray:
+        return positions_behind(self.config.pad_token_id, input_ids, cu_seqlens)
+
+
+def positions_behind(padding: int, input_ids: np.ndarray, cu_seqlens: np.ndarray) -> np.ndarray:
+    """Positions (T,) of packed ids, as in `RobertaModel`."""
+    counted = input_ids != padding
+    before = np.concatenate([[0], np.cumsum(counted)])
+    numbers = before[1:] - np.repeat(before[cu_seqlens[:-1]], np.diff(cu_seqlens))
+    return np.where(counted, numbers, 0) + padding
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Heads, of which MPNet has the same
+
+
+class ClassificationHead(Module):
+    """out_proj(tanh(dense(first token))): (B, h) -> (B, num_labels)."""
+
+    def __init__(self, h: int, labels: int) -> None:
+        super().__init__()
+        self.dense = Linear(h, h)
+        self.out_proj = Linear(h, labels)
+
+    def forward(self, input: np.ndarray) -> np.ndarray:
+        return self.out_proj(self.dense(input, activation="tanh"))
+
+
+class ForMaskedLM(heads.ForMaskedLM):
+    """The output layer behind a linear layer with GELU, whatever the encoder's activation is."""
+
+    head = {
+        "transform.dense.weight": "lm_head.dense.weight",
+        "transform.dense.bias": "lm_head.dense.bias",
+        "transform.norm.weight": "lm_head.layer_norm.weight",
+        "transform.norm.bias": "lm_head.layer_norm.bias",
+        "decoder.weight": "lm_head.decoder.weight",
+        "decoder.bias": "lm_head.bias",
+    }
+    head_prefixes = ("lm_head.",)
+    base_options = {"add_pooling_layer": False}
+
+    def __init__(self, config: RobertaConfig) -> None:
+        super().__init__(config)
+        self.transform = heads.PredictionHead(config.hidden_size, "gelu", config.layer_norm_eps)
+        self._make_decoder()
+
+
+class ForSequenceClassification(heads.ForSequenceClassification):
+    """Labels of a text, from its first token by `ClassificationHead`."""
+
+    head = {
+        f"classifier.{part}.{kind}": f"classifier.{part}.{kind}"
+        for part in ("dense", "out_proj")
+        for kind in ("weight", "bias")
+    }
+    head_prefixes = ("classifier.",)
+    base_options = {"add_pooling_layer": False}
+
+    def __init__(self, config: RobertaConfig) -> None:
+        super().__init__(config)
+        self.classifier = ClassificationHead(config.hidden_size, config.label_count)
+
+    def pooled(self, found: Encoded) -> np.ndarray:
+        return found.first
+
+
+class RobertaForMaskedLM(ForMaskedLM):
+    """RoBERTa: logits (B, L, V) of the word in each place; see `heads.ForMaskedLM`.
+
+    Example:
+        >>> import numpy as np
+        >>> model = RobertaForMaskedLM(RobertaConfig(100, 16, 2, 4, 32, 64))
+        >>> model(np.array([[7, 8, 9]])).logits.shape
+        (1, 3, 100)
+    """
+
+    base_class = RobertaModel
+
+
+class RobertaForSequenceClassification(ForSequenceClassification):
+    """RoBERTa: logits (B, num_labels) of each text; see `heads.ForSequenceClassification`.
+
+    Example:
+        >>> import numpy as np
+        >>> model = RobertaForSequenceClassification(RobertaConfig(100, 16, 2, 4, 32, 64))
+        >>> model(np.array([[7, 8, 9]])).logits.shape
+        (1, 2)
+    """
+
+    base_class = RobertaModel
+
+
+class RobertaForMultipleChoice(heads.ForMultipleChoice):
+    """RoBERTa: logits (B, C) of C choices; see `heads.ForMultipleChoice`."""
+
+    base_class = RobertaModel
+
+
+class RobertaForTokenClassification(heads.ForTokenClassification):
+    """RoBERTa: logits (B, L, num_labels) of each token; see `heads.ForTokenClassification`."""
+
+    base_class = RobertaModel
+    base_options = {"add_pooling_layer": False}
+
+
+class RobertaForQuestionAnswering(heads.ForQuestionAnswering):
+    """RoBERTa: start_logits and end_logits (B, L) of an answer; see `heads.ForQuestionAnswering`."""
+
+    base_class = RobertaModel
+    base_options = {"add_pooling_layer": False}
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The same under XLM-RoBERTa's names, which save_pretrained writes
+
+
+class XLMRobertaModel(RobertaModel):
+    """As `RobertaModel`."""
+
+    model_types = ("xlm-roberta",)
+
+
+class XLMRobertaForMaskedLM(ForMaskedLM):
+    """XLM-RoBERTa: logits (B, L, V) of the word in each place; see `heads.ForMaskedLM`."""
+
+    base_class = XLMRobertaModel
+
+
+class XLMRobertaForSequenceClassification(ForSequenceClassification):
+    """XLM-RoBERTa: logits (B, num_labels) of each text; see `heads.ForSequenceClassification`."""
+
+    base_class = XLMRobertaModel
+
+
+class XLMRobertaForMultipleChoice(heads.ForMultipleChoice):
+    """XLM-RoBERTa: logits (B, C) of C choices; see `heads.ForMultipleChoice`."""
+
+    base_class = XLMRobertaModel
+
+
+class XLMRobertaForTokenClassification(heads.ForTokenClassification):
+    """XLM-RoBERTa: logits (B, L, num_labels) of each token; see `heads.ForTokenClassification`."""
+
+    base_class = XLMRobertaModel
+    base_options = {"add_pooling_layer": False}
+
+
+class XLMRobertaForQuestionAnswering(heads.ForQuestionAnswering):
+    """XLM-RoBERTa: start_logits and end_logits (B, L) of an answer; see `heads.ForQuestionAnswering`."""
+
+    base_class = XLMRobertaModel
+    base_options = {"add_pooling_layer": False}
