@@ -48,24 +48,31 @@ cdef int set_table(object table, int64_t centre, tfast_bias *bias) except -1:
 
 
 cdef class AttentionCall:
-    """One call of attention, filled by name: operands, output, left, right and scale, then the options that are there.
+    """One call of attention, filled by name: set_operands and scale, then the options that are there.
 
     functional.attention has checked everything. query, out (B, H, Lq, D and Dv) and key, value (B, Hkv, Lk, D and Dv),
     or packed, with cu_seqlens_q and cu_seqlens_k, (T, H, D): last axes dense. Mask (B, H, Lq, Lk) by strides of 0,
     relative_bias (H or 1, Lq + Lk - 1) dense.
     """
-    cdef public object query, key, value, out
+    cdef readonly object query, key, value, out
     cdef public int q_dtype, kv_dtype  # codes of tfast_dtype: of query and out, of key and value
     cdef public object cu_seqlens_q, cu_seqlens_k
     cdef public int64_t longest_query  # packed alone: what the index of relative_bias is counted from
     cdef public object kv_lengths, causal_offset  # (B,) dense int64
-    cdef public int64_t left, right
+    cdef public int64_t left, right  # keys that a query sees on each side of its own place
     cdef public double scale, softcap
     cdef public object additive  # (D,) float32
     cdef public object attn_mask, relative_bias
     cdef public object alibi_slopes, sinks  # (H,) float32
     cdef public object lse, weights  # float32 results
     cdef public bint weights_mean
+
+    def __cinit__(self):
+        self.left = self.right = TFAST_UNLIMITED
+
+    def set_operands(self, query, key, value, out):
+        """In one call, since a call on tiny arrays would notice four."""
+        self.query, self.key, self.value, self.out = query, key, value, out
 
     cdef int fill(self, tfast_attention *c) except -1:
         cdef int packed = self.cu_seqlens_q is not None

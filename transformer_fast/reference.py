@@ -59,7 +59,8 @@ def scaled_dot_product_attention(
     """softmax(query key^T * scale -> soft cap -> + biases and masks) value.
 
     query (..., H, Lq, D), key (..., Hkv, Lk, D), value (..., Hkv, Lk, Dv) -> (..., H, Lq, Dv), or the tuple
-    (out[, weights][, lse]) where asked for. Leading dimensions broadcast; B is their product.
+    (out[, weights][, lse]) where asked for. Leading dimensions broadcast; B is their product. The result has the
+    query's type; key and value may have a narrower one, which is widened first.
 
     Structure hides keys, and a hidden key is never looked at, whatever it holds. With p = i + causal_offset:
     ``is_causal`` shows j <= p, ``window`` shows p - left <= j <= p + right (-1: unlimited), ``kv_lengths`` (B,) shows

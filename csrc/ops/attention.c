@@ -14,8 +14,8 @@
 #include "../runtime/workspace.h"
 #include "../tuning/tuning.h"
 
-/* A sequence with fewer panels of query rows than this, over all heads, has its keys split: 16 gives 8 threads two pieces
- * each. */
+/* A sequence with fewer panels of query rows than this, over all heads, has its keys split: 16 gives 8 threads two
+ * pieces each. */
 #define MIN_PANELS_WITHOUT_SPLIT 16
 /* A split of fewer keys does not pay for its merge. */
 #define MIN_SPLIT_KEYS 256
@@ -107,16 +107,16 @@ typedef struct {
     int64_t panel, min_tail_rows; /* of the kernel that runs it */
 } row_cut;
 
-/* Whether the fallback level runs a sequence. Its own lengths decide, so that a row has the same bits in every batch. */
+/* Whether the fallback level runs a sequence. Its own lengths decide, so that a row has the same bits in every batch.
+ */
 static int needs_fallback(const plan_t* p, const lengths_t* l) {
     const tfast_attention* c = p->call;
     const tfast_attention_kernels* k = p->kernels[0];
     const int64_t rows = l->lq < k->panel ? l->lq * p->group : l->lq;
     const int64_t width = c->D + c->Dv, padded = tfast_round_up(c->D, k->k_unit) + tfast_round_up(c->Dv, k->k_unit);
     const int64_t wide = TFAST_MAX(padded, 2 * k->min_width);
-    return c->additive || c->weights ||
-           rows * rows * width < k->min_rows * tfast_round_up(rows, k->panel) * wide || l->lk < k->min_keys ||
-           width < k->min_width;
+    return c->additive || c->weights || rows * rows * width < k->min_rows * tfast_round_up(rows, k->panel) * wide ||
+           l->lk < k->min_keys || width < k->min_width;
 }
 
 static row_cut cut_of(const plan_t* p, const lengths_t* l, int fallback, int64_t rows, int64_t heads_per_kv_head) {

@@ -69,6 +69,7 @@ def plain(array, guarded, end, writable=False):
 
 def attention_with_options(rows, width):
     """The operands that belong to options, and a cache of which only the keys within kv_lengths exist."""
+    import ml_dtypes
     from support import Call, normal
 
     B, H, Lq, Lk = 2, 2, rows, rows + 9
@@ -88,6 +89,10 @@ def attention_with_options(rows, width):
     yield Call("mask-column", name, dict(**operands, attn_mask=normal(B, 1, Lq, 1)))
     for length in (1, 2, 3):
         yield Call(f"decode-{length}", name, dict(query=q[:, :, :length].copy(), key=k, value=v))
+    for half in (np.float16, ml_dtypes.bfloat16):
+        halves = dict(key=k.astype(half), value=v.astype(half))
+        yield Call(f"{half.__name__}-keys", name, dict(query=q, **halves), dict(is_causal=True))
+        yield Call(f"{half.__name__}-keys-decode", name, dict(query=q[:, :, :1].copy(), **halves))
 
 
 def keys_that_do_not_exist(guarded):

@@ -5,11 +5,13 @@ For csrc/ops/attention.c and csrc/runtime/workspace.c.
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
-from subprocesses import run_python
+from subprocesses import ROOT, run_python
 
-from transformer_fast import functional
+from transformer_fast import _core, functional
 
 MEGABYTE = 1 << 20
 
@@ -64,6 +66,60 @@ def test_explanation_names_kernel_and_skipped_part():
     assert causal["kernel"] == "online"
     assert causal["skipped_fraction"] == pytest.approx(511 / 1024)
     assert causal["score_flops"] == pytest.approx(4 * 64 * 8 * 512 * 513 / 2)
+
+
+def constant(path: str, name: str) -> int:
+    """A number that csrc/<path> defines, as a macro or in an enum."""
+    source = (ROOT / "csrc" / path).read_text(encoding="utf-8")
+    return int(re.search(rf"(?:# *define +{name}|\b{name} =) +([0-9]+)", source).group(1))
+
+
+@pytest.mark.parametrize("Lq", [1, 2, 3])
+def test_explanation_has_the_constants_of_decode(Lq, isa):
+    x = np.zeros((1, 2, 4096, 64), np.float32)
+    (kind,) = functional.explain_attention(x[:, :, :Lq], x, x)["kinds"]
+    assert kind["kernel"] == "decode" and not kind["copies_kv"] and not kind["matrix_engine"]
+    assert kind["key_block"] == constant("kernels/attention/decode.h", "DECODE_KEY_BLOCK")
+    assert kind["query_panel"] == {1: 1, 2: 2, 3: 4}[Lq]
+
+
+def test_explanation_has_the_constants_of_many_rows(isa):
+    x = np.zeros((1, 2, 300, 64), np.float32)
+    plan = functional.explain_attention(x, x, x)
+    (kind,) = plan["kinds"]
+    assert kind["kernel"] == plan["kernel"] == "online" and kind["isa"] == isa and kind["pieces"] == plan["pieces"]
+    assert kind["key_block"] == constant("kernels/attention/panel.h", "KEY_BLOCK")
+    assert kind["matrix_engine"] == (isa == "amx")
+    if (ROOT / f"csrc/isa/{isa}.c").exists() and isa != "amx":
+        lanes = constant(f"isa/{isa}.c" if isa == "portable" else f"simd/{isa}.h", "V_LANES")
+        assert kind["query_panel"] == constant(f"isa/{isa}.c", "TILE_VECTORS") * lanes
+
+
+def test_explanation_tells_of_copies(isa):
+    x = np.zeros((1, 2, 300, 64), np.float32)
+    half = x.astype(np.float16)
+    _core.set_tuning("zen5")  # copies nothing
+    try:
+        assert not functional.explain_attention(x, x, x)["copies_kv"]
+        assert functional.explain_attention(x, half, half)["copies_kv"]
+        assert functional.explain_attention(half, half, half)["copies_kv"]
+        _core.set_tuning("intel")
+        plan = functional.explain_attention(x, x, x)
+        assert plan["copies_kv"] == (plan["rows_per_piece"] > 3 * plan["query_panel"] and not plan["matrix_engine"])
+        assert not functional.explain_attention(x[:, :, :1], half, half)["copies_kv"]
+    finally:
+        _core.set_tuning(None)
+
+
+def test_explanation_lists_every_kind_of_piece(isa):
+    """Sequences of one batch whose keys fit in one step, and others."""
+    x = np.zeros((3, 2, 300, 64), np.float32)
+    plan = functional.explain_attention(x, x, x, kv_lengths=np.array([300, 300, 20]))
+    assert [kind["kernel"] for kind in plan["kinds"]] == ["online", "full-row"]
+    assert sum(kind["pieces"] for kind in plan["kinds"]) == plan["pieces"]
+    assert {name: plan[name] for name in ("kernel", "isa", "key_block")} == {
+        name: plan["kinds"][0][name] for name in ("kernel", "isa", "key_block")
+    }
 
 
 @pytest.mark.parametrize("cuts", [(0, 300), (0, 128, 300), (0, 1, 77, 200, 300)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -136,11 +137,29 @@ def test_empty_caches():
     assert cache.lengths.tolist() == [1, 1]
 
 
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_half_types_are_rounded_once_and_attended_to(dtype):
+    cache = KeyValueCache(2, 1, 16, capacity=2, dtype=dtype)
+    rows, query = values(2, 1, 9, 16), values(2, 2, 1, 16)
+    cache.append(rows, -rows, np.array([9, 4]))  # grows
+    cache.reorder(np.array([1, 0, 0]))
+    cache.append(rows[[0, 1, 1], :, :1], rows[[0, 1, 1], :, :1])
+    assert cache.keys.dtype == cache.values.dtype == dtype and cache.lengths.tolist() == [5, 10, 10]
+    assert np.array_equal(stored(cache, 0)[0][:, :4], rows[1, :, :4].astype(dtype))
+    got = F.scaled_dot_product_attention(
+        query[[1, 0, 0]], cache.keys, cache.values, enable_gqa=True, kv_lengths=cache.lengths
+    )
+    wide = (cache.keys.astype(np.float32), cache.values.astype(np.float32))
+    expected = F.scaled_dot_product_attention(query[[1, 0, 0]], *wide, enable_gqa=True, kv_lengths=cache.lengths)
+    assert got.dtype == np.float32 and np.array_equal(got, expected)
+
+
 @pytest.mark.parametrize(
     "call, error, text",
     [
         (lambda c: KeyValueCache(2, 1, 4, -1), ValueError, "capacity=-1"),
         (lambda c: KeyValueCache(2, 1, 4, 8, window=0), ValueError, "window is 0"),
+        (lambda c: KeyValueCache(2, 1, 4, 8, dtype=np.float64), TypeError, "dtype is float64, needed: float32"),
         (lambda c: c.append(values(2, 1, 3, 5), values(2, 1, 3, 4)), ValueError, r"key has shape \(2, 1, 3, 5\)"),
         (lambda c: c.append(values(3, 1, 3, 4), values(2, 1, 3, 4)), ValueError, r"key has shape \(3, 1, 3, 4\)"),
         (lambda c: c.append(values(2, 1, 3, 4), values(2, 2, 3, 4)), ValueError, r"value has shape \(2, 2, 3, 4\)"),

@@ -36,7 +36,8 @@ _BOTH_SIDES = (-1, -1)  # no window
 class _Call(_core.AttentionCall):
     """One checked call: the operands in the engine's layout, and the arrays of its results.
 
-    Making it is most of what a call on tiny arrays costs: an absent option costs a comparison here, and no call.
+    Making it is most of what a call on tiny arrays costs: an absent option costs a comparison here, no call and no
+    attribute.
     """
 
     __slots__ = ("dtype", "lead", "operands", "result")
@@ -52,7 +53,7 @@ class _Call(_core.AttentionCall):
         scale=None,
         enable_gqa=False,
         causal_offset=0,
-        window=(-1, -1),
+        window=_BOTH_SIDES,
         kv_lengths=None,
         softcap=0.0,
         relative_bias=None,
@@ -62,16 +63,20 @@ class _Call(_core.AttentionCall):
         return_lse=False,
         out=None,
     ):
-        self.q_dtype, self.kv_dtype, query, key, value = self.operands = checks.operands(query, key, value)
+        q_dtype, kv_dtype, query, key, value = self.operands = checks.operands(query, key, value)
+        if q_dtype:
+            self.q_dtype = q_dtype
+        if kv_dtype:
+            self.kv_dtype = kv_dtype
         self.dtype = dtype = query.dtype if query.dtype.isnative else query.dtype.newbyteorder("=")
-        self.lead, self.query, self.key, flat_value = checks.flatten(query, key, value)
-        self.value = flat_value
-        B, H, Lq, D = self.query.shape
+        self.lead, flat_query, flat_key, flat_value = checks.flatten(query, key, value)
+        B, H, Lq, D = flat_query.shape
         _, Hkv, Lk, Dv = flat_value.shape
         if H != Hkv:
             checks.check_heads(H, Hkv, enable_gqa)
         self.scale = checks.check_numbers(dropout_p, softcap, scale, D)
-        self.softcap = softcap
+        if softcap:
+            self.softcap = softcap
         if return_weights is not False and return_weights not in (False, "mean", "heads"):
             raise ValueError(f'return_weights is {return_weights!r}, needed: False, "mean" or "heads"')
         shape = (*self.lead, H, Lq, Dv)
@@ -92,13 +97,15 @@ class _Call(_core.AttentionCall):
             arrays.check_out(out, shape, dtype, inputs)
             self.result = result = arrays.result_array(out, shape, dtype)
         # A view, or a copy where the leading axes of `out` do not merge: finish() copies it to `out`.
-        self.out = result if len(shape) == 4 else result.reshape(B, H, Lq, Dv)
+        flat = result if len(shape) == 4 else result.reshape(B, H, Lq, Dv)
+        self.set_operands(flat_query, flat_key, flat_value, flat)
         if return_lse:
             self.lse = np.empty((B, H, Lq), np.float32)
         if return_weights:
             self.weights_mean = return_weights == "mean"
             self.weights = np.zeros((B, 1 if self.weights_mean else H, Lq, Lk), np.float32)
-        self.left, self.right = checks.bounds(window, is_causal)
+        if is_causal or window is not _BOTH_SIDES:
+            self.left, self.right = checks.bounds(window, is_causal)
         if kv_lengths is not None:
             self.kv_lengths = checks.lengths(kv_lengths, B, Lk)
         if not (type(causal_offset) is int and causal_offset == 0):
@@ -355,8 +362,7 @@ def varlen_attention(
         result = arrays.finish(out, results[0])
         return (result, results[1]) if return_lse else result
     result = arrays.result_array(out, (Tq, H, Dv), dtype)
-    call.query, call.key, call.value = arrays.dense(query), arrays.dense(key), arrays.dense(value)
-    call.out = result
+    call.set_operands(arrays.dense(query), arrays.dense(key), arrays.dense(value), result)
     if return_lse:
         call.lse = np.empty((H, Tq), np.float32)
     if result.size or return_lse:

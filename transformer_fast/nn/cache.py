@@ -1,8 +1,9 @@
 """`KeyValueCache`: the keys and values that one attention layer has seen so far.
 
 Decoders make one for each layer, append at each step, and give `keys`, `values` and `lengths` (as kv_lengths) to
-`functional.scaled_dot_product_attention`. A row's positions are 0, 1, ... whatever its neighbours' lengths are:
-padding never gets here. To store keys in another form (half precision, pages), write a second such class.
+`functional.scaled_dot_product_attention`. A row's positions stand at 0, 1, ... whatever its neighbours' lengths are:
+padding is never stored. To store keys in another form (quantised, in pages), write a second class with the same
+methods.
 """
 
 from __future__ import annotations
@@ -20,8 +21,12 @@ class KeyValueCache:
     sure to be kept: about 2 W positions instead of the whole past. Where older ones were dropped, `lengths` count what
     is stored. That is what attention needs, since causal order and window only compare positions.
 
+    dtype is the type in which keys and values are stored: float32, or float16 or bfloat16 (ml_dtypes), which round what
+    is appended and take half the memory. A float32 query attends to any of them.
+
     Raises:
         ValueError: a size is negative, or window is not positive.
+        TypeError: dtype is another type.
 
     Example:
         >>> import numpy as np
@@ -32,7 +37,15 @@ class KeyValueCache:
     """
 
     def __init__(
-        self, B: int, Hkv: int, D: int, capacity: int, Dv: int | None = None, *, window: int | None = None
+        self,
+        B: int,
+        Hkv: int,
+        D: int,
+        capacity: int,
+        Dv: int | None = None,
+        *,
+        window: int | None = None,
+        dtype: np.dtype | type = np.float32,
     ) -> None:
         Dv = D if Dv is None else Dv
         if min(B, Hkv, D, Dv, capacity) < 0:
@@ -41,12 +54,15 @@ class KeyValueCache:
             )
         if window is not None and window < 1:
             raise ValueError(f"window is {window}; needed: at least 1, or None")
+        dtype = np.dtype(dtype)
+        if dtype.name not in ("float32", "float16", "bfloat16"):
+            raise TypeError(f"dtype is {dtype}, needed: float32, float16 or bfloat16")
         self.window = window
         capacity = capacity if window is None else min(capacity, 2 * window)
         self.lengths = np.zeros(B, np.int64)
         self.uniform = True  # all rows have the same length: then a step is one assignment
-        self._keys = np.empty((B, Hkv, capacity, D), np.float32)
-        self._values = np.empty((B, Hkv, capacity, Dv), np.float32)
+        self._keys = np.empty((B, Hkv, capacity, D), dtype)
+        self._values = np.empty((B, Hkv, capacity, Dv), dtype)
         self._longest = 0
 
     def __len__(self) -> int:
@@ -184,6 +200,6 @@ class KeyValueCache:
 def _copied(array: np.ndarray, length: int, capacity: int, index: np.ndarray | None = None) -> np.ndarray:
     """The first `length` positions of `array` (or of its rows `index`) in a new array with room for `capacity`."""
     source = array[:, :, :length] if index is None else array[index, :, :length]
-    result = np.empty((source.shape[0], source.shape[1], capacity, source.shape[3]), np.float32)
+    result = np.empty((source.shape[0], source.shape[1], capacity, source.shape[3]), array.dtype)
     result[:, :, :length] = source
     return result

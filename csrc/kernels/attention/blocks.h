@@ -9,8 +9,10 @@
 static void begin_superblock(work_t* w, int64_t s0, int64_t end) {
     w->s0 = s0;
     const int64_t n = TFAST_MIN(w->l.superblock, end - s0);
-    if (w->stage_k) stage_k(w, n);
-    if (w->stage_v) stage_v(w, n);
+    if (w->staged) {
+        stage_k(w, n);
+        stage_v(w, n);
+    }
     if (w->engine) engine_take_keys(w, n);
     w->ahead->parts = 0;
     if (s0 + n < end)

@@ -1,5 +1,5 @@
-/* Attention for few query rows (one token of a decoder, times the query heads that share its K and V): bound by reading
- * K and V.
+/* Attention for few query rows (one token of a decoder, times the query heads that share its K and V), which is bound
+ * by reading K and V.
  *
  * Called by ops/attention.c as tfast_attention_kernels.decode. Lanes, bias terms and rows are those of panel.h and
  * scores.h. Every byte of K and V is read once for all rows; nothing is packed. Lanes of a vector
@@ -20,16 +20,16 @@
  * 16, 24, 32 keys: one row, 32 kv heads 8050, 8330, 8630, 8870; eight rows, 4 kv heads 1453, 1243, 981, 955. Two and
  * four rows were not measured by themselves. */
 #define PREFETCH_BYTES(rows) ((rows) == 1 ? 6144 : 14336)
-/* Zen 4 loses by fetching into L1. From memory, 2048 keys, GB/s (reading alone gives 30) for what is measured above,
- * for the same into L2, and for what is done there instead: one row, V alone, 3 KB ahead or, where V is passed in
- * pieces of its width, a piece further on: D = 64 21, 22, 29; D = 128 16, 24, 28. Four rows, D = 128: 11 and 21, into
- * L2. */
+/* Zen 4 is slower with prefetches into L1 (prefetch_into_l2 of the piece). Measured from memory, 2048 keys, where a
+ * plain read has 30 GB/s. One row of D = 64: 21 GB/s with the prefetches above, 22 with the same into L2, 29 with V
+ * alone into L2; of D = 128: 16, 24 and 28. Four rows of D = 128: 11 into L1, 21 into L2. V of one row is prefetched 3
+ * KB ahead, or one step of VALUE_KEYS ahead where V is wider than the accumulators. */
 enum { FAR_VALUE_BYTES = 3072 };
-/* Keys of one step of the online softmax, at multiples of it: K and V are read in turns of so many rows. Zen 5, 8192
- * keys of D = 128, microseconds for 128, 256, 512, 1024: 32 heads 8650, 8260, 8380, 8370; 4 heads 856, 829, 815, 698.
+/* Keys of one step of the online softmax: K and V are read in turns of this many rows. Zen 5, 8192 keys of D = 128,
+ * with 128, 256, 512 and 1024 keys: 8650, 8260, 8380 and 8370 microseconds for 32 heads, 856, 829, 815 and 698 for 4.
  */
 enum { DECODE_KEY_BLOCK = 512 };
-/* Registers for sums of values: half of what the machine has, the rest holds a row of V and its weights. */
+/* Registers for sums of values: half of all registers, the others hold a row of V and its weights. */
 enum { DECODE_ACCUMULATORS = V_LANES == 16 ? 16 : 8 };
 /* Vectors of V that one row takes together. */
 enum { ONE_ROW_VECTORS = 4 };
@@ -47,12 +47,13 @@ _Static_assert(DECODE_KEY_BLOCK % VALUE_KEYS == 0, "a block of decode must be wh
 typedef struct {
     const tfast_attention* c;
     sequence_t s;
-    panel_t* t;                   /* lanes are rows: ranges, heads and bias rows; its max and sum are the rows' */
-    float *q, *o, *scores, *sums; /* q: [D / V_LANES][row][V_LANES]; scores: DECODE_KEY_BLOCK a row; sums: V_LANES a row */
+    panel_t* t; /* lanes are rows: ranges, heads and bias rows; its max and sum are the rows' */
+    float *q, *o, *scores,
+        *sums; /* q: [D / V_LANES][row][V_LANES]; scores: DECODE_KEY_BLOCK a row; sums: V_LANES a row */
     int64_t d_padded, dv_padded;
     int64_t first, end;       /* keys that any row sees */
     int64_t k_ahead, v_ahead; /* from a row to the one that is fetched meanwhile, bytes */
-    int prefetch_into_l2;            /* of the piece */
+    int prefetch_into_l2;     /* of the piece */
 } decode_t;
 
 /* Whole vectors of fp32, the usual case, need no test in the inner loop. `plain` is a constant after inlining. */

@@ -7,7 +7,7 @@
 #include "finish.h"
 
 static void KERNEL(attention_merge)(const tfast_attention* c, const tfast_attention_piece* p, const float* parts,
-                                        int64_t part_stride, int64_t n_parts) {
+                                    int64_t part_stride, int64_t n_parts) {
     sequence_t s;
     set_sequence(c, p, &s);
     const int64_t rows = p->n_rows, dv = c->Dv;

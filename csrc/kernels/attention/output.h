@@ -64,6 +64,7 @@ static void store_panel(const work_t* w, const panel_t* t, const float* o, const
     }
 }
 
+/* Stores a panel whose keys are all done; with `only`, those lanes and no other. */
 static void finish_panel(const work_t* w, int64_t index, const uint8_t* only) {
     float factor[PANEL] __attribute__((aligned(64)));
     const tfast_attention_piece* p = w->p;
@@ -87,7 +88,7 @@ static void finish_panel(const work_t* w, int64_t index, const uint8_t* only) {
                             ? finish_row(w->c, p, &w->s, t->head[i], t->query[i], t->max[i], t->sum[i])
                             : 0;
     else
-        for (int64_t v = 0; v < t->nv; v++) { /* what finish_row, through row_factor, gives then */
+        for (int64_t v = 0; v < t->nv; v++) { /* row_factor without a sink, a vector at a time */
             const vf sum = v_load(t->sum + v * V_LANES);
             v_store(factor + v * V_LANES, v_select(v_le(sum, v_zero()), v_zero(), v_div(v_set1(1), sum)));
         }

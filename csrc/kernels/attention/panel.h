@@ -10,10 +10,12 @@
 
 #include "sequence.h"
 
+/* Keys of one step of the online softmax. */
 #define KEY_BLOCK 128
+_Static_assert(KEY_BLOCK % V_LANES == 0, "blocks of scores and biases are transposed in squares of V_LANES");
 
-/* Rows that are too few for a last panel, which takes as many from the one before: one vector alone would leave the
- * tile with too few accumulators. */
+/* A last panel of no more rows than this takes as many from the one before: with a single vector the tile would have
+ * too few accumulators. */
 #define MIN_TAIL_ROWS (TILE_VECTORS == 3 ? V_LANES : 0)
 _Static_assert(KEY_BLOCK % V_LANES == 0, "a block of keys must be whole vectors");
 _Static_assert(2 * MIN_TAIL_ROWS < PANEL, "the panel before a short last one must keep more rows than it gives");
@@ -29,8 +31,11 @@ typedef struct {
     int bias_uniform[2];            /* all lanes have the same row */
     float slope[PANEL];             /* ALiBi, times log2(e) */
     float max[PANEL], sum[PANEL];   /* running, base 2 */
-    int has_sums, ragged, masked_fma, split_sum;
-    uint8_t nonfinite[PANEL]; /* lanes that a matrix engine cannot compute */
+    int has_sums;                   /* O^T holds sums of earlier blocks */
+    int ragged;                     /* some lane did not see every key of a segment */
+    int masked_fma;                 /* ragged segments add V lane by lane, under a mask */
+    int split_sum;                  /* the denominator is summed in four chains */
+    uint8_t nonfinite[PANEL];       /* lanes that a matrix engine cannot compute */
 } panel_t;
 
 /* The keys that query i sees, cut to the piece; (0, 0) where there are none. */
@@ -87,8 +92,8 @@ static void panel_set_bias(const tfast_attention* c, const tfast_attention_piece
     }
 }
 
-/* The first `lanes` lanes for n rows. Those behind the last row repeat it: they cost nothing, see the same keys, and
- * are never stored. */
+/* The first `lanes` lanes for n rows. Lanes after the last row repeat it: they cost nothing, see the same keys, and are
+ * never stored. */
 static void panel_set_lanes(const tfast_attention* c, const tfast_attention_piece* p, const sequence_t* s, panel_t* t,
                             int64_t row, int64_t n, int64_t lanes) {
     const int alike = c->left == TFAST_UNLIMITED && c->right == TFAST_UNLIMITED; /* every row sees the same keys */

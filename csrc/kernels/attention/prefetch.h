@@ -37,8 +37,9 @@ static void next_piece_ahead(const work_t* w) {
               c->Dv * w->s.q_bytes, os);
 }
 
-/* A float bias whose rows are far from each other. Bytes are few, and the rows of a table over offsets share their lines. */
-static int bias_comes_from_afar(const tfast_bias* b) {
+/* Whether a bias is worth prefetching: float rows that are far from each other. Masks of bytes are small, and the rows
+ * of a table over offsets share their cache lines. */
+static int bias_rows_are_strided(const tfast_bias* b) {
     return b->kind == TFAST_BIAS_FLOAT && b->stride[3] == 1 && b->stride[2] >= V_LANES;
 }
 
@@ -47,7 +48,7 @@ static int bias_comes_from_afar(const tfast_bias* b) {
 static void bias_ahead(const work_t* w, const panel_t* t, int64_t k0, int64_t n) {
     for (int term = 0; term < 2; term++) {
         const tfast_bias* b = &w->c->bias[term];
-        if (bias_comes_from_afar(b) && !t->bias_uniform[term] && t->head[0] == t->head[t->n - 1])
+        if (bias_rows_are_strided(b) && !t->bias_uniform[term] && t->head[0] == t->head[t->n - 1])
             add_ahead(w->ahead, t->bias_row[term][0] + k0 * 4, t->n, n * 4, b->stride[2] * 4);
     }
 }

@@ -7,7 +7,8 @@
 #include "output.h"
 #include "weights.h"
 
-/* Which lanes have NaN or infinity in their output, or in what a matrix engine was given; whether any has. */
+/* Marks the lanes with NaN or infinity in their output, or in the operands of a matrix engine; returns whether there
+ * are any. */
 static int find_nonfinite_lanes(const work_t* w, const panel_t* t, const float* o, uint8_t nonfinite[PANEL]) {
     const vf inf = v_set1(INFINITY);
     int any = 0;
@@ -19,14 +20,15 @@ static int find_nonfinite_lanes(const work_t* w, const panel_t* t, const float* 
         }
         float lanes[V_LANES];
         v_store(lanes, worst);
-        for (int64_t i = 0; i < V_LANES; i++) any |= nonfinite[v * V_LANES + i] = lanes[i] > 0 || t->nonfinite[v * V_LANES + i];
+        for (int64_t i = 0; i < V_LANES; i++)
+            any |= nonfinite[v * V_LANES + i] = lanes[i] > 0 || t->nonfinite[v * V_LANES + i];
     }
     return any;
 }
 
-/* NaN or infinity at a key that only some lanes see has reached others through 0 * NaN: once more, lane by lane, for
- * those whose output shows it. The other lanes keep their bits. A matrix engine leaves all rows with NaN or infinity to
- * this. */
+/* Computes the marked lanes again under a mask: NaN or infinity at a key that only some lanes see has reached the
+ * others through 0 * NaN. Lanes that are not marked keep their bits. A matrix engine leaves all rows with NaN or
+ * infinity to this function. */
 static void redo_panel(work_t* w, int64_t index, const uint8_t* nonfinite) {
     panel_t* t = w->panels + index;
     struct matrix_engine* engine = w->engine;
@@ -54,14 +56,12 @@ static work_t begin_work(const tfast_attention* c, const tfast_attention_piece* 
     w.k_stage = (float*)(base + w.l.k);
     w.v_stage = (float*)(base + w.l.v);
     w.engine = engine_begin(&w, base + w.l.bytes);
-    const int copied = p->copy_kv && !w.engine;
-    w.stage_k = copied || c->kv_dtype != TFAST_F32;
-    w.stage_v = copied || c->kv_dtype != TFAST_F32;
+    w.staged = c->kv_dtype != TFAST_F32 || (p->copy_kv && !w.engine);
     return w;
 }
 
 static void KERNEL(attention_qblock)(const tfast_attention* c, const tfast_attention_piece* p, void* scratch) {
-    ahead_list ahead = {.lines_per_tile = AHEAD_LINES + (bias_comes_from_afar(&c->bias[0]) ? AHEAD_BIAS_LINES : 0)};
+    ahead_list ahead = {.lines_per_tile = AHEAD_LINES + (bias_rows_are_strided(&c->bias[0]) ? AHEAD_BIAS_LINES : 0)};
     work_t w = begin_work(c, p, scratch, &ahead);
     for (int64_t i = 0; i < w.l.panels; i++) {
         const int64_t row = panel_begin(p->n_rows, i);

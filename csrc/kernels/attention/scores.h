@@ -1,7 +1,6 @@
-/* What happens to a block of scores between Q K^T and the weighted sum: segments, soft cap, bias terms, ALiBi,
- * structure, softmax.
+/* From raw products to weights, for one block of scores: segments, soft cap, bias terms, ALiBi, structure, softmax.
  *
- * Used by products.h; decode.h, whose scores lie the other way, takes the values of a bias from here. The
+ * Used by products.h and blocks.h; decode.h, whose scores are transposed, takes the values of a bias from here. The
  * block is S[key][lane], PANEL lanes a key, in base-2 logarithms. A new term of the scores is a sweep like the others
  * here, called in shape_scores, in the order that docs/kernels.md gives, and one in decode_shape. */
 #ifndef TFAST_KERNELS_ATTENTION_SCORES_H
@@ -253,8 +252,8 @@ V_INLINE void segment_exp(const segment_t* g, int64_t v, const int n, float* S, 
     for (int64_t t = g->t1 - g->t0; t > 0; t--, s += PANEL) segment_exp_row(s, n, max, sum);
 }
 
-/* The same with the sum of four chains, which has a fourth of the error. The register tile adds up the values in the
- * order of the one chain, so that errors cancel; a matrix engine, which has hardly any, does not. */
+/* The same with the sum in four chains, which has a fourth of the error. The register tile adds up the values in the
+ * order of one chain, so that the errors of both cancel; a matrix engine has hardly any error to cancel. */
 V_INLINE void segment_exp_split(const segment_t* g, int64_t v, const int n, float* S, const vf max[TILE_VECTORS],
                                 vf sum[TILE_VECTORS]) {
     vf part[4][TILE_VECTORS];

@@ -7,7 +7,7 @@
 #include "blocks.h"
 #include "finish.h"
 
-/* Where the weight of a lane and key stands. */
+/* The address of the weight of a lane and key. */
 static float* weight_of(const work_t* w, const panel_t* t, int64_t lane, int64_t key) {
     const tfast_attention* c = w->c;
     return c->weights + w->p->batch * c->weights_stride[0] + t->head[lane] * c->weights_stride[1] +

@@ -8,19 +8,21 @@
 
 /* K and V of a superblock together take about this much, half of a 1 MB L2. */
 #define STAGE_FLOATS (96 * 1024)
-/* Cache lines fetched ahead for each tile: a tile of 8 x 48 x 64 runs for about 800 cycles, and the operands of a head
- * at L = 128, its output among them, are 28 lines for each of its tiles. Measured on Zen 5, GFLOP/s with 16, 24 and 32:
- * 8 x 12 heads of L = 128 213, 218, 223; the same in a fused projection 206, 213, 206; L = 512 with an additive mask
- * 214, 219, 212. */
+/* Cache lines prefetched during each tile: a tile of 8 x 48 x 64 runs for about 800 cycles, and operands and output of
+ * a head at L = 128 are 28 lines for each of its tiles. Measured on Zen 5 with 16, 24 and 32 lines: 213, 218 and 223
+ * GFLOP/s for 8 x 12 heads of L = 128; 206, 213 and 206 in a fused projection; 214, 219 and 212 for L = 512 with an
+ * additive mask. */
 #define AHEAD_LINES 24
 /* A block of an additive bias is 48 rows of 8 lines, wanted within the 16 tiles of its product. */
 #define AHEAD_BIAS_LINES 24
 
+/* Panels of a piece at most: their Q and O stay in L2 beside K and V of a superblock. */
 #define PIECE_PANELS 8
 
 typedef struct {
     int64_t panels, superblock;
-    size_t states, q, o, scores, k, v, bytes; /* offsets, and how much it is */
+    size_t states, q, o, scores, k, v; /* offsets of the buffers */
+    size_t bytes;                      /* of all of them */
 } layout_t;
 
 /* Buffers in one scratch area. Padding to 64 bytes keeps every part on a cache line. */
@@ -51,7 +53,7 @@ static int64_t panel_begin(int64_t n_rows, int64_t index) {
     return index * PANEL - (index == last && index > 0 && rest <= MIN_TAIL_ROWS ? MIN_TAIL_ROWS : 0);
 }
 
-/* Everything the steps of one piece share. */
+/* The operands and buffers that the steps of one piece share. */
 typedef struct {
     const tfast_attention* c;
     const tfast_attention_piece* p;
@@ -59,13 +61,14 @@ typedef struct {
     layout_t l;
     panel_t* panels;
     float *q, *o, *scores, *k_stage, *v_stage;
-    int stage_k, stage_v; /* K, V are read from the copies below */
-    int64_t begin, s0;    /* first key that is seen, first of the superblock */
+    int staged;    /* K and V are read from their copies k_stage and v_stage */
+    int64_t begin; /* the first key that any lane sees */
+    int64_t s0;    /* the first key of the superblock */
     ahead_list* ahead;
-    struct matrix_engine* engine; /* what computes the products in place of the register tile, or NULL */
+    struct matrix_engine* engine; /* computes the products in place of the register tile; or NULL */
 } work_t;
 
-/* Rows [s0, s0 + n) of K, widened. */
+/* Rows [s0, s0 + n) of K as float32. */
 static void stage_k(const work_t* w, int64_t n) {
     for (int64_t j = 0; j < n; j++) {
         const char* row = w->s.k + (w->s0 + j) * w->c->k_stride[2] * w->s.kv_bytes;
@@ -98,14 +101,14 @@ typedef struct {
 } values_t;
 
 static values_t values_from(const work_t* w, int64_t k0) {
-    if (w->stage_v) return (values_t){w->v_stage + (k0 - w->s0) * V_LANES, V_LANES, w->l.superblock * V_LANES};
+    if (w->staged) return (values_t){w->v_stage + (k0 - w->s0) * V_LANES, V_LANES, w->l.superblock * V_LANES};
     return (values_t){(const float*)w->s.v + k0 * w->c->v_stride[2], w->c->v_stride[2], V_LANES};
 }
 
 /* K from key k0 on. */
 static const float* keys_from(const work_t* w, int64_t k0, int64_t* stride) {
-    *stride = w->stage_k ? w->c->D : w->c->k_stride[2];
-    return w->stage_k ? w->k_stage + (k0 - w->s0) * w->c->D : (const float*)w->s.k + k0 * *stride;
+    *stride = w->staged ? w->c->D : w->c->k_stride[2];
+    return w->staged ? w->k_stage + (k0 - w->s0) * w->c->D : (const float*)w->s.k + k0 * *stride;
 }
 
 #endif
