@@ -45,7 +45,8 @@ typedef struct {
  * offset + right  (right is 0 when causal; TFAST_UNLIMITED: no bound), offset = offset[b]. Packed sequences: cu_q and
  * cu_k hold B + 1 row offsets, batch strides are unused. */
 typedef struct {
-    tfast_dtype dtype; /* of q, k, v, out: F32, F16 or BF16 */
+    tfast_dtype q_dtype;  /* of q and out */
+    tfast_dtype kv_dtype; /* of k and v: q_dtype, or F16 or BF16 where that is F32 */
     int64_t B, H, Hkv, Lq, Lk, D, Dv;
     const void *q, *k, *v;
     void* out;
@@ -68,13 +69,31 @@ typedef struct {
 
 tfast_status tfast_attention_run(const tfast_attention* call, int n_threads);
 
-/* What tfast_attention_run would do. */
+/* Which kernel runs a piece: all keys at once, block by block, or for few query rows. */
+typedef enum { TFAST_KERNEL_FULL_ROW = 0, TFAST_KERNEL_ONLINE = 1, TFAST_KERNEL_DECODE = 2 } tfast_attention_kernel;
+
+/* The pieces of a call that are run in the same way. */
 typedef struct {
-    int64_t pieces, rows_per_piece, key_splits, threads, key_block, query_panel;
+    tfast_attention_kernel kernel;
+    const char* level; /* whose kernel it is */
+    int fallback;      /* it is not the level in force, which leaves few rows and keys to another one */
+    int matrix_engine; /* it computes both products */
+    int copies_kv;     /* K and V are copied as float32, superblock by superblock, before they are read */
+    int64_t pieces;
+    int64_t query_panel; /* query rows of one step */
+    int64_t key_block;   /* keys of one step */
+} tfast_attention_kind;
+
+enum { TFAST_MAX_ATTENTION_KINDS = 12 }; /* kernels x fallback x copies_kv */
+
+/* How tfast_attention_run would run a call. */
+typedef struct {
+    int64_t pieces, rows_per_piece, key_splits, threads;
     int64_t scratch_bytes; /* of all threads, partial results included */
     double score_flops;    /* of the visible scores, both products */
     double visible_fraction;
-    int decode; /* pieces that take the decode kernel */
+    int n_kinds;
+    tfast_attention_kind kinds[TFAST_MAX_ATTENTION_KINDS];
 } tfast_attention_plan;
 void tfast_attention_explain(const tfast_attention* call, int n_threads, tfast_attention_plan* plan);
 

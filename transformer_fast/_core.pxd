@@ -18,7 +18,7 @@ cdef extern from "tfast.h" nogil:
         const void *data
         int64_t stride[4]
     ctypedef struct tfast_attention:
-        tfast_dtype dtype
+        tfast_dtype q_dtype, kv_dtype
         int64_t B, H, Hkv, Lq, Lk, D, Dv
         const void *q
         const void *k
@@ -43,10 +43,18 @@ cdef extern from "tfast.h" nogil:
         float *weights
         int64_t weights_stride[4]
         int weights_mean
+    ctypedef enum tfast_attention_kernel:
+        TFAST_KERNEL_FULL_ROW, TFAST_KERNEL_ONLINE, TFAST_KERNEL_DECODE
+    ctypedef struct tfast_attention_kind:
+        tfast_attention_kernel kernel
+        const char *level
+        int matrix_engine, copies_kv
+        int64_t pieces, query_panel, key_block
     ctypedef struct tfast_attention_plan:
-        int64_t pieces, rows_per_piece, key_splits, threads, key_block, query_panel, scratch_bytes
+        int64_t pieces, rows_per_piece, key_splits, threads, scratch_bytes
         double score_flops, visible_fraction
-        int decode
+        int n_kinds
+        tfast_attention_kind *kinds
     ctypedef enum tfast_format:
         TFAST_FORMAT_F32
     ctypedef struct tfast_packed:

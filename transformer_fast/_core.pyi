@@ -19,9 +19,35 @@ def tunings() -> tuple[str, ...]: ...
 def available_isas() -> tuple[str, ...]: ...
 def emulated_isas() -> tuple[str, ...]: ...
 def release_workspace() -> int: ...
-def attention(arguments: tuple[Any, ...], n_threads: int) -> None: ...
+
+class AttentionCall:
+    query: ndarray
+    key: ndarray
+    value: ndarray
+    out: ndarray
+    q_dtype: int
+    kv_dtype: int
+    cu_seqlens_q: ndarray | None
+    cu_seqlens_k: ndarray | None
+    longest_query: int
+    kv_lengths: ndarray | None
+    causal_offset: ndarray | None
+    left: int
+    right: int
+    scale: float
+    softcap: float
+    additive: ndarray | None
+    attn_mask: ndarray | None
+    relative_bias: ndarray | None
+    alibi_slopes: ndarray | None
+    sinks: ndarray | None
+    lse: ndarray | None
+    weights: ndarray | None
+    weights_mean: bool
+    def run(self, n_threads: int) -> None: ...
+    def explain(self, n_threads: int) -> dict[str, Any]: ...
+
 def plain_attention(query: Any, key: Any, value: Any, is_causal: bool, n_threads: int) -> ndarray | None: ...
-def explain_attention(arguments: tuple[Any, ...], n_threads: int) -> dict[str, Any]: ...
 
 class PackedWeight:
     isa: str

@@ -20,7 +20,7 @@ typedef enum {
     TFAST_WRONG_LAYOUT = 4 /* a packed weight met another instruction set than it was packed for */
 } tfast_status;
 
-typedef enum { TFAST_F32 = 0, TFAST_F64 = 1, TFAST_F16 = 2, TFAST_BF16 = 3 } tfast_dtype;
+typedef enum { TFAST_F32 = 0, TFAST_F16 = 1, TFAST_BF16 = 2 } tfast_dtype;
 
 /* How the values of a packed weight are stored. */
 typedef enum { TFAST_FORMAT_F32 = 0, TFAST_FORMAT_BF16 = 1, TFAST_N_FORMATS } tfast_format;

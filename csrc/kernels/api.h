@@ -92,9 +92,9 @@ typedef struct tfast_gemm {
     void (*prepare)(int64_t m, int64_t k, const float* a, int64_t a_stride, void* rows);
     /* n <= panel_width rows of W -> one panel; missing columns are 0. */
     void (*pack)(const tfast_weight_rows* w, int64_t n, int64_t k, void* panel);
-    /* The same panel from B (k, n), rows b_stride apart: what matmul is given. NULL: the format is not for matmul. */
+    /* The same panel from B (k, n), rows b_stride split_sum: what matmul is given. NULL: the format is not for matmul. */
     void (*pack_rows)(const float* b, int64_t b_stride, int64_t n, int64_t k, void* panel);
-    /* One panel -> n rows of W, w_stride apart: the values that products use. */
+    /* One panel -> n rows of W, w_stride split_sum: the values that products use. */
     void (*unpack)(const void* panel, int64_t n, int64_t k, float* w, int64_t w_stride);
 } tfast_gemm;
 
@@ -108,26 +108,27 @@ typedef struct tfast_gemm {
  * (base-2 logarithm), then the sums. */
 typedef struct tfast_attention_piece {
     int64_t batch, kv_head, head, row, n_rows, key_begin, key_end;
-    const struct tfast_attention_piece*
-        next;      /* what this thread will probably run then (its operands are prefetched), or NULL */
-    int few;       /* the kernels of the fallback level run it */
-    int copy_keys; /* fp32 K and V are copied, superblock by superblock, before they are read: enough panels read them.
-                      Half types always are; a matrix unit ignores it */
-    int decode;    /* the rows of the whole sequence and group are few: `decode` (its sums run in another
-                      order), */
-    int fetch_far; /* which fetches K and V into L2, not into L1, and K of one row not at all */
+    const struct tfast_attention_piece* next; /* what this thread will probably run then, or NULL: its operands are
+                                                 prefetched */
+    int fallback;         /* the kernels of the fallback level run it */
+    int copy_kv;          /* enough panels read float32 K and V that they are copied first, superblock by superblock. Half
+                             types always are; a matrix engine ignores it */
+    int decode;           /* the whole sequence and group have few rows: `decode` runs it, whose sums have another order */
+    int prefetch_into_l2; /* `decode` alone: K and V are prefetched into L2, not into L1, and K of one row not at all */
     float* partial;
 } tfast_attention_piece;
 
 /* Attention of one level. */
 typedef struct tfast_attention_kernels {
-    int panel; /* query rows that go through the tiles together */
-    int min_tail_rows; /* a last panel of no more rows than this takes as many from the one before (0: never); a piece
-                          that is not the last of its sequence ends where a panel does */
-    int key_block;     /* keys of one step of the online softmax */
-    int k_unit;        /* full multiples of it in D and Dv cost nothing extra */
-    int piece_panels;  /* of a piece at most: all of them share the work that keys take beforehand */
-    int decode_rows;   /* `decode` takes up to so many rows */
+    int panel;            /* query rows that go through the tiles together */
+    int min_tail_rows;    /* a last panel of no more rows than this takes as many from the one before (0: never); a piece
+                             that is not the last of its sequence ends where a panel does */
+    int key_block;        /* keys of one step of the online softmax */
+    int decode_key_block; /* the same in `decode` */
+    int k_unit;           /* full multiples of it in D and Dv cost nothing extra */
+    int piece_panels;     /* of a piece at most: all of them share the work that keys take beforehand */
+    int decode_rows;      /* at most, for `decode` */
+    int matrix_engine;    /* `qblock` computes both products on one */
     /* Fewer rows of a head or group, keys, or D + Dv than this, additive scores and calls with weights go to the
      * fallback level: 0 where it makes no difference. Widths below twice that, panels and multiples of k_unit that are
      * not full need more rows. */
@@ -135,7 +136,7 @@ typedef struct tfast_attention_kernels {
     size_t (*scratch_bytes)(const tfast_attention* call, int64_t max_rows);
     void (*qblock)(const tfast_attention* call, const tfast_attention_piece* piece, void* scratch);
     void (*decode)(const tfast_attention* call, const tfast_attention_piece* piece, void* scratch);
-    /* n_parts partial results of the same rows (as above, part_stride floats apart) -> out and lse of the piece. */
+    /* n_parts partial results of the same rows (as above, part_stride floats split_sum) -> out and lse of the piece. */
     void (*merge)(const tfast_attention* call, const tfast_attention_piece* piece, const float* parts,
                   int64_t part_stride, int64_t n_parts);
 } tfast_attention_kernels;

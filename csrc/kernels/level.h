@@ -59,15 +59,16 @@ static const tfast_gemm* const gemms[] = {&f32_gemm, &bf16_gemm, NULL};
 
 static const tfast_attention_kernels attention_kernels = {
     .panel = PANEL,
-    .min_tail_rows = ATTENTION_ALONE,
-    .key_block = ATTENTION_BLOCK,
+    .min_tail_rows = MIN_TAIL_ROWS,
+    .key_block = KEY_BLOCK,
+    .decode_key_block = DECODE_KEY_BLOCK,
     .k_unit = K_UNIT,
     .piece_panels = PIECE_PANELS,
     .decode_rows = DECODE_ROWS,
-    .scratch_bytes = KERNEL(attention_f32_scratch_bytes),
-    .qblock = KERNEL(attention_f32_qblock),
-    .decode = KERNEL(attention_f32_decode),
-    .merge = KERNEL(attention_f32_merge),
+    .scratch_bytes = KERNEL(attention_scratch_bytes),
+    .qblock = KERNEL(attention_qblock),
+    .decode = KERNEL(attention_decode),
+    .merge = KERNEL(attention_merge),
 };
 
 static const tfast_row_kernels row_kernels = {

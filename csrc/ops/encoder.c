@@ -65,7 +65,8 @@ static tfast_status product(const rows_t* r, const tfast_packed* weight, const f
 static tfast_status attend(const rows_t* r, const float* q, int64_t q_stride, const int64_t* cu_q,
                            const int64_t* places, const float* qkv, float* context) {
     const int64_t h = r->call->hidden, D = h / r->call->heads;
-    const tfast_attention call = {.dtype = TFAST_F32,
+    const tfast_attention call = {.q_dtype = TFAST_F32,
+                                  .kv_dtype = TFAST_F32,
                                   .B = r->sequences,
                                   .H = r->call->heads,
                                   .Hkv = r->call->heads,

@@ -83,7 +83,9 @@ static void lay_over(tfast_kernels* k, const tfast_level* level) {
     if (level->attention) {
         const int leaves_some = level->attention->min_rows > 0;
         k->attention_fallback = leaves_some ? k->attention : level->attention;
+        k->attention_fallback_level = leaves_some ? k->attention_level : level->name;
         k->attention = level->attention;
+        k->attention_level = level->name;
     }
     if (level->rows) k->rows = level->rows;
 }

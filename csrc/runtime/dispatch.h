@@ -14,6 +14,7 @@ typedef struct {
     const char* name;                                              /* of the topmost level */
     const tfast_gemm* gemms[TFAST_MAX_GEMMS + 1];                  /* best first; ends with NULL */
     const tfast_attention_kernels *attention, *attention_fallback; /* fallback: itself, or of the level below */
+    const char *attention_level, *attention_fallback_level;        /* the names of their levels */
     const tfast_row_kernels* rows;
 } tfast_kernels;
 

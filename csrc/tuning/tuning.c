@@ -11,7 +11,7 @@
  *
  * decode_prefetches_into_l2: Zen 4 loses by fetching into L1; figures in attention's decode.h.
  *
- * copy_keys: a copy costs one load and store an element, each panel 2 * panel / lanes FMAs, and what it buys is reading
+ * copy_kv: a copy costs one load and store an element, each panel 2 * panel / lanes FMAs, and what it buys is reading
  * in order. Granite Rapids (level avx512) at L = 128, three panels: rows of 256 bytes side by side 141 GFLOP/s without the
  * copy, 135 with it; rows of 256 bytes in a fused projection, 9 KB apart, 126 without, 131 with; D = 128, 12 KB apart,
  * L = 512: 109 without, 135 with. On Zen 5 every one of ten such cases is faster without, by 1 to 7 %.
@@ -19,7 +19,7 @@
  * gflops: 50 is between the portable level and an AVX-512 core. It only has to tell some microseconds from some hundred.
  *
  * Records that equal another one were not measured to differ; each has its line so that a measurement has a place. */
-#define INTEL .small_m_prefetches = 1, .copy_keys_min_panels_dense = 4, .copy_keys_min_panels_strided = 3, .gflops = 50
+#define INTEL .small_m_prefetches = 1, .copy_kv_min_panels_dense = 4, .copy_kv_min_panels_strided = 3, .gflops = 50
 #define AMD   .small_m_prefetches = 1, .gflops = 50
 
 static const tfast_tuning records[] = {

@@ -13,7 +13,7 @@ typedef struct {
     int decode_prefetches_into_l2; /* attention's decode fetches K and V into L2 instead of L1 */
     /* Attention copies K and V before it reads them where at least so many panels of queries read them: rows side by
      * side, rows apart; 0: never. */
-    int copy_keys_min_panels_dense, copy_keys_min_panels_strided;
+    int copy_kv_min_panels_dense, copy_kv_min_panels_strided;
     double gflops; /* of one thread in products, roughly: what decides how many threads a call gets */
 } tfast_tuning;
 

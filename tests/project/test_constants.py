@@ -35,9 +35,9 @@ WRONG = [
     ("avx512", "kernels/gemm/small_m.h", "SMALL_M", "8", "SMALL_M must be one of them"),
     ("avx2", "kernels/gemm/f32.h", "MAX_K_BLOCK", "190", "the longest block of k"),
     ("avx2", "kernels/gemm/bf16.h", "BF16_GROUP", "3", "must not split a pair"),
-    ("avx2", "kernels/attention/panel.h", "ATTENTION_BLOCK", "100", "whole vectors"),
-    ("avx2", "kernels/attention/panel.h", "ATTENTION_ALONE", "(2 * V_LANES)", "more rows than it gives"),
-    ("avx512", "kernels/attention/decode.h", "DECODE_BLOCK", "520", "whole vectors"),
+    ("avx2", "kernels/attention/panel.h", "KEY_BLOCK", "100", "whole vectors"),
+    ("avx2", "kernels/attention/panel.h", "MIN_TAIL_ROWS", "(2 * V_LANES)", "more rows than it gives"),
+    ("avx512", "kernels/attention/decode.h", "DECODE_KEY_BLOCK", "520", "whole vectors"),
     ("avx512", "kernels/attention/decode.h", "VALUE_KEYS", "24", "whole groups of values"),
     ("avx512", "kernels/attention/decode.h", "DECODE_ACCUMULATORS", "4", "needs an accumulator"),
     ("amx", "isa/amx/amx.c", "TILE_VECTORS", "3", "columns of two tiles"),
@@ -45,7 +45,7 @@ WRONG = [
     ("amx", "isa/amx/tile.h", "T_K", "64", "32 bfloat16 or 16 floats"),
     ("amx", "isa/amx/gemm.h", "PARTS", "2", "three parts"),
     ("amx", "isa/amx/gemm.h", "MAX_STEPS", "6", "fit in L1"),
-    ("amx", "kernels/attention/panel.h", "ATTENTION_BLOCK", "144", "whole steps of the matrix engine"),
+    ("amx", "kernels/attention/panel.h", "KEY_BLOCK", "144", "whole steps of the matrix engine"),
 ]
 
 

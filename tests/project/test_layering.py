@@ -134,7 +134,7 @@ def test_reference_imports_numpy_alone():
 
 
 def test_compiled_module_imports_nothing_of_the_package():
-    source = "".join((PACKAGE / name).read_text(encoding="utf-8") for name in ("_core.pyx", "_core.pxd"))
+    source = "".join((PACKAGE / name).read_text(encoding="utf-8") for name in ("_core.pyx", "_core_attention.pxi", "_core.pxd"))
     assert not re.search(r"^\s*(from|import|cimport)\s+transformer_fast", source, re.MULTILINE)
     headers = set(re.findall(r'cdef extern from "([^"]+)"', source))
     assert {Path(header).name for header in headers} <= {"tfast.h"}, "tfast.h is the only header that Cython sees"

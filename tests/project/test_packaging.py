@@ -45,7 +45,7 @@ def sources() -> set[str]:
         *(ROOT / "csrc").rglob("*.[ch]"),
         *(
             path
-            for suffix in ("py", "pyx", "pyi", "typed")
+            for suffix in ("py", "pyx", "pxd", "pxi", "pyi", "typed")
             for path in (ROOT / "transformer_fast").rglob(f"*.{suffix}")
         ),
         *(ROOT / "tests").rglob("*.py"),
@@ -92,7 +92,8 @@ def test_wheel_is_small_and_holds_the_package_alone(sdist, tmp_path):
     assert tops == {"transformer_fast", f"transformer_fast-{transformer_fast.__version__}.dist-info"}
     suffixes = {Path(name).suffix for name in names if name.startswith("transformer_fast/")}
     assert suffixes == {".py", ".pyi", ".so", ".typed"}
-    modules = {name for name in sources() if name.startswith("transformer_fast/") and not name.endswith(".pyx")}
+    cython = (".pyx", ".pxd", ".pxi")
+    modules = {name for name in sources() if name.startswith("transformer_fast/") and not name.endswith(cython)}
     assert modules <= names
     assert any(name.endswith("/licenses/LICENSE") for name in names)
 

@@ -1,10 +1,9 @@
 """Scaled dot-product attention: one function with every option, its packed form, and how partial results combine.
 
-Called by users, nn.attention and models. What is checked (attention_checks.py) makes one tuple (in the order of
-fill_call in _core.pyx) that becomes the C structure tfast_attention; semantics of each option stand in the docstring of
-scaled_dot_product_attention, and in NumPy in reference.py.
+Called by users, nn.attention and models. attention_checks.py checks the arguments, which then fill an AttentionCall of
+_core by name. The docstring of scaled_dot_product_attention defines each option; reference.py has it in NumPy.
 To add an option: its argument here, also in the condition of the short way (a test goes through all of them), its check
-in attention_checks.py, its place in the tuple, in _core.pyx and in csrc/kernels/table.h.
+in attention_checks.py, its attribute in _core_attention.pxi and its field in csrc/tfast.h.
 """
 
 from __future__ import annotations
@@ -34,13 +33,13 @@ _OPTIONS = {
 _BOTH_SIDES = (-1, -1)  # no window
 
 
-class _Call:
-    """One checked call: the operands in the engine's layout, the results to be, and the tuple for _core.
+class _Call(_core.AttentionCall):
+    """One checked call: the operands in the engine's layout, and the arrays of its results.
 
-    On tiny arrays this is what a call costs: an option that is not there costs a comparison here, and no call.
+    Making it is most of what a call on tiny arrays costs: an absent option costs a comparison here, and no call.
     """
 
-    __slots__ = ("arguments", "code", "dtype", "flat", "keys", "lead", "lse", "mean", "operands", "result", "weights")
+    __slots__ = ("dtype", "lead", "operands", "result")
 
     def __init__(
         self,
@@ -63,16 +62,18 @@ class _Call:
         return_lse=False,
         out=None,
     ):
-        self.code, query, key, value = self.operands = checks.operands(query, key, value)
+        self.q_dtype, self.kv_dtype, query, key, value = self.operands = checks.operands(query, key, value)
         self.dtype = dtype = query.dtype if query.dtype.isnative else query.dtype.newbyteorder("=")
-        self.lead, flat_query, flat_key, flat_value = checks.flatten(query, key, value)
-        B, H, Lq, D = flat_query.shape
+        self.lead, self.query, self.key, flat_value = checks.flatten(query, key, value)
+        self.value = flat_value
+        B, H, Lq, D = self.query.shape
         _, Hkv, Lk, Dv = flat_value.shape
         if H != Hkv:
             checks.check_heads(H, Hkv, enable_gqa)
-        scale = checks.check_numbers(dropout_p, softcap, scale, D)
+        self.scale = checks.check_numbers(dropout_p, softcap, scale, D)
+        self.softcap = softcap
         if return_weights is not False and return_weights not in (False, "mean", "heads"):
-            raise ValueError(f'return_weights is {return_weights!r}; False, "mean" or "heads" is needed')
+            raise ValueError(f'return_weights is {return_weights!r}, needed: False, "mean" or "heads"')
         shape = (*self.lead, H, Lq, Dv)
         if out is None:
             self.result = result = np.empty(shape, dtype)
@@ -90,48 +91,35 @@ class _Call:
             }
             arrays.check_out(out, shape, dtype, inputs)
             self.result = result = arrays.result_array(out, shape, dtype)
-        # A view, or a copy where the leading axes of `out` do not merge: finish() brings it home.
-        self.flat = flat = result if len(shape) == 4 else result.reshape(B, H, Lq, Dv)
-        self.keys = Lk
-        self.lse = np.empty((B, H, Lq), np.float32) if return_lse else None
-        self.mean = return_weights == "mean"
-        self.weights = np.zeros((B, 1 if self.mean else H, Lq, Lk), np.float32) if return_weights else None
-        left, right = checks.bounds(window, is_causal)
-        self.arguments = (
-            self.code,
-            Lq,
-            Lk,
-            flat_query,
-            flat_key,
-            flat_value,
-            flat,
-            None,  # cu_q
-            None,  # cu_k
-            None if kv_lengths is None else checks.lengths(kv_lengths, B, Lk),
-            None if type(causal_offset) is int and causal_offset == 0 else checks.offsets(causal_offset, B, Lk - Lq),
-            left,
-            right,
-            scale,
-            float(softcap),
-            None if attn_mask is None else checks.mask(attn_mask, self.lead, (H, Lq, Lk)),
-            None if relative_bias is None else checks.table(relative_bias, H, Lq, Lk),
-            Lq - 1,
-            None if alibi_slopes is None else arrays.vector(alibi_slopes, "alibi_slopes", H),
-            None if sinks is None else arrays.vector(sinks, "sinks", H),
-            self.lse,
-            self.weights,
-            self.mean,
-            None,  # additive
-        )
+        # A view, or a copy where the leading axes of `out` do not merge: finish() copies it to `out`.
+        self.out = result if len(shape) == 4 else result.reshape(B, H, Lq, Dv)
+        if return_lse:
+            self.lse = np.empty((B, H, Lq), np.float32)
+        if return_weights:
+            self.weights_mean = return_weights == "mean"
+            self.weights = np.zeros((B, 1 if self.weights_mean else H, Lq, Lk), np.float32)
+        self.left, self.right = checks.bounds(window, is_causal)
+        if kv_lengths is not None:
+            self.kv_lengths = checks.lengths(kv_lengths, B, Lk)
+        if not (type(causal_offset) is int and causal_offset == 0):
+            self.causal_offset = checks.offsets(causal_offset, B, Lk - Lq)
+        if attn_mask is not None:
+            self.attn_mask = checks.mask(attn_mask, self.lead, (H, Lq, Lk))
+        if relative_bias is not None:
+            self.relative_bias = checks.table(relative_bias, H, Lq, Lk)
+        if alibi_slopes is not None:
+            self.alibi_slopes = arrays.vector(alibi_slopes, "alibi_slopes", H)
+        if sinks is not None:
+            self.sinks = arrays.vector(sinks, "sinks", H)
 
     def finish(self, out):
         if out is None and self.weights is None and self.lse is None:
             return self.result
-        if self.flat is not self.result and not np.may_share_memory(self.flat, self.result):
-            self.result[...] = self.flat.reshape(self.result.shape)
+        if self.out is not self.result and not np.may_share_memory(self.out, self.result):
+            self.result[...] = self.out.reshape(self.result.shape)
         results = [arrays.finish(out, self.result)]
         if self.weights is not None:
-            weights = self.weights[:, 0] if self.mean else self.weights
+            weights = self.weights[:, 0] if self.weights_mean else self.weights
             results.append(weights.reshape(self.lead + weights.shape[1:]).astype(self.dtype, copy=False))
         if self.lse is not None:
             results.append(self.lse.reshape(self.lead + self.lse.shape[1:]))
@@ -163,7 +151,8 @@ def scaled_dot_product_attention(
 
     query (..., H, Lq, D), key (..., Hkv, Lk, D), value (..., Hkv, Lk, Dv) -> (..., H, Lq, Dv) of the query's type, or a
     tuple (out[, weights][, lse]) where asked for. Leading axes broadcast; B is their product. Types: float32, float16
-    and bfloat16 (computed in float32), float64 (plain NumPy, with an Lq x Lk array: for checking). Any strides: an
+    and bfloat16 (computed in float32), float64 (plain NumPy, with an Lq x Lk array: for checking). key and value have
+    one type: the query's, or under a float32 query also float16 or bfloat16, as a cache may store them. Any strides: an
     array (B, L, H, D) is passed as x.swapaxes(1, 2) without a copy, as long as its last axis is dense.
 
     attn_mask: broadcasts to (..., H, Lq, Lk). bool: True = attend. float: added after scaling and soft-capping.
@@ -230,9 +219,9 @@ def scaled_dot_product_attention(
         return_lse,
         out,
     )
-    if call.code < 0:
+    if call.q_dtype == checks.FLOAT64:
         results = reference.scaled_dot_product_attention(
-            *call.operands[1:],
+            *call.operands[2:],
             attn_mask,
             dropout_p,
             is_causal,
@@ -253,7 +242,7 @@ def scaled_dot_product_attention(
         out[...] = results[0] if isinstance(results, tuple) else results
         return (out, *results[1:]) if isinstance(results, tuple) else out
     if call.result.size or call.lse is not None or call.weights is not None:
-        _core.attention(call.arguments, 0)
+        call.run(0)
     return call.finish(out)
 
 
@@ -293,25 +282,27 @@ def varlen_attention(
         >>> F.varlen_attention(x, x, x, [0, 2, 5], [0, 2, 5]).shape  # sequences of two tokens and of three
         (5, 12, 64)
     """
-    code, query, key, value = checks.operands(query, key, value)
+    call = _core.AttentionCall()
+    call.q_dtype, call.kv_dtype, query, key, value = checks.operands(query, key, value)
     for name, array in (("query", query), ("key", key), ("value", value)):
         if array.ndim != 3:
-            raise ValueError(f"{name} has shape {array.shape}; (tokens, heads, head size) is needed")
+            raise ValueError(f"{name} has shape {array.shape}, needed: (tokens, heads, head size)")
     if key.shape[0] != value.shape[0]:
-        raise ValueError(f"value has {value.shape[0]} rows; as many as key has, {key.shape[0]}, are needed")
+        raise ValueError(f"value has {value.shape[0]} rows, needed: {key.shape[0]}, as many as key has")
     starts_q = checks.starts(cu_seqlens_q, "cu_seqlens_q", query.shape[0], "query")
     starts_k = checks.starts(cu_seqlens_k, "cu_seqlens_k", key.shape[0], "key")
     if len(starts_q) != len(starts_k):
         raise ValueError(
-            f"cu_seqlens_k has {len(starts_k)} values; as many as cu_seqlens_q, {len(starts_q)}, are needed"
+            f"cu_seqlens_k has {len(starts_k)} values, needed: {len(starts_q)}, as many as cu_seqlens_q has"
         )
     checks.check_shapes(*((array.shape[1], array.shape[0], array.shape[2]) for array in (query, key, value)))
     (Tq, H, D), (Hkv, Dv) = query.shape, value.shape[1:]
     checks.check_heads(H, Hkv, enable_gqa)
     B, lengths_q, lengths_k = len(starts_q) - 1, np.diff(starts_q), np.diff(starts_k)
     Mq, Mk = (int(lengths.max()) if B else 0 for lengths in (lengths_q, lengths_k))
-    scale = checks.check_numbers(dropout_p, softcap, scale, D)
-    left, right = checks.bounds(window, is_causal)
+    call.scale = checks.check_numbers(dropout_p, softcap, scale, D)
+    call.softcap = softcap
+    call.left, call.right = checks.bounds(window, is_causal)
     dtype = query.dtype.newbyteorder("=")
     if out is not None:
         arrays.check_out(
@@ -332,13 +323,16 @@ def varlen_attention(
                 "sinks": sinks,
             },
         )
-    offsets = checks.offsets(causal_offset, B, lengths_k - lengths_q)
-    lengths = checks.lengths(kv_lengths, B, lengths_k)
-    table = checks.table(relative_bias, H, Mq, Mk)
-    mask = checks.mask(attn_mask, (B,), (H, Mq, Mk))
-    slopes = None if alibi_slopes is None else arrays.vector(alibi_slopes, "alibi_slopes", H)
-    sink = None if sinks is None else arrays.vector(sinks, "sinks", H)
-    if code < 0:
+    call.cu_seqlens_q, call.cu_seqlens_k, call.longest_query = starts_q, starts_k, Mq
+    call.causal_offset = checks.offsets(causal_offset, B, lengths_k - lengths_q)
+    call.kv_lengths = checks.lengths(kv_lengths, B, lengths_k)
+    call.relative_bias = checks.table(relative_bias, H, Mq, Mk)
+    call.attn_mask = checks.mask(attn_mask, (B,), (H, Mq, Mk))
+    if alibi_slopes is not None:
+        call.alibi_slopes = arrays.vector(alibi_slopes, "alibi_slopes", H)
+    if sinks is not None:
+        call.sinks = arrays.vector(sinks, "sinks", H)
+    if call.q_dtype == checks.FLOAT64:
         results = reference.varlen_attention(
             query,
             key,
@@ -361,49 +355,28 @@ def varlen_attention(
         result = arrays.finish(out, results[0])
         return (result, results[1]) if return_lse else result
     result = arrays.result_array(out, (Tq, H, Dv), dtype)
-    lse = np.empty((H, Tq), np.float32) if return_lse else None
-    if result.size or lse is not None:
-        _core.attention(
-            (
-                code,
-                Mq,
-                Mk,
-                arrays.dense(query),
-                arrays.dense(key),
-                arrays.dense(value),
-                result,
-                starts_q,
-                starts_k,
-                lengths,
-                offsets,
-                left,
-                right,
-                scale,
-                float(softcap),
-                mask,
-                table,
-                Mq - 1,
-                slopes,
-                sink,
-                lse,
-                None,
-                False,
-                None,
-            ),
-            0,
-        )
+    call.query, call.key, call.value = arrays.dense(query), arrays.dense(key), arrays.dense(value)
+    call.out = result
+    if return_lse:
+        call.lse = np.empty((H, Tq), np.float32)
+    if result.size or return_lse:
+        call.run(0)
     result = arrays.finish(out, result)
-    return (result, lse) if return_lse else result
+    return (result, call.lse) if return_lse else result
 
 
 def explain_attention(
     query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False, **options
 ) -> dict:
-    """What scaled_dot_product_attention would do with these arguments, without doing it.
+    """Tell how scaled_dot_product_attention would run with these arguments, without running it.
 
-    Returns kernel ("online", "full-row" or "decode"), isa, query_panel and key_block (rows and keys of one step),
-    pieces (tasks), rows_per_piece, key_splits, threads, skipped_fraction (of the Lq x Lk scores, by structure),
-    score_flops (of the rest) and workspace_bytes (all threads).
+    Returns pieces (tasks), rows_per_piece (at most), key_splits, threads, skipped_fraction (of the Lq x Lk scores, by
+    structure), score_flops (of the rest), workspace_bytes (all threads), and kinds: a list with one dict for each way
+    in which pieces are run, the one with the most pieces first, which has
+    kernel ("decode" for few query rows, "full-row" where one step takes all keys, else "online"), isa (the level whose
+    kernel it is), query_panel and key_block (rows and keys of one step), copies_kv (K and V are copied as float32
+    before they are read), matrix_engine (it computes both products) and pieces.
+    The first kind's values are in the result as well. float64 is computed by NumPy: kernel is then "reference".
 
     Example:
         >>> x = np.ones((1, 12, 512, 64), np.float32)
@@ -412,25 +385,14 @@ def explain_attention(
     """
     unknown = set(options) - _OPTIONS
     if unknown:
-        raise TypeError(f"explain_attention got {sorted(unknown)}; {sorted(_OPTIONS)} are known")
+        raise TypeError(f"explain_attention got {sorted(unknown)}, needed: some of {sorted(_OPTIONS)}")
     call = _Call(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa, **options)
-    if call.code < 0:
+    if call.q_dtype == checks.FLOAT64:
         return {"kernel": "reference", "isa": "numpy", "threads": 1}
-    plan = _core.explain_attention(call.arguments, 0)
-    kernel = "decode" if plan["decode"] else "full-row" if call.keys <= plan["key_block"] else "online"
-    return {
-        "kernel": kernel,
-        "isa": _core.get_isa(),
-        "query_panel": plan["query_panel"],
-        "key_block": plan["key_block"],
-        "pieces": plan["pieces"],
-        "rows_per_piece": plan["rows_per_piece"],
-        "key_splits": plan["key_splits"],
-        "threads": plan["threads"],
-        "skipped_fraction": 1 - plan["visible_fraction"],
-        "score_flops": plan["score_flops"],
-        "workspace_bytes": plan["scratch_bytes"],
-    }
+    plan = call.explain(0)
+    plan["kinds"].sort(key=lambda kind: -kind["pieces"])
+    first = plan["kinds"][0] if plan["kinds"] else {}
+    return {**first, **plan}
 
 
 def merge_attention(outputs, lses):
@@ -453,17 +415,17 @@ def merge_attention(outputs, lses):
     outputs, lses = [np.asarray(o) for o in outputs], [np.asarray(x) for x in lses]
     if len(outputs) == 0 or len(outputs) != len(lses):
         raise ValueError(
-            f"lses has {len(lses)} parts, outputs has {len(outputs)}: as many of both, at least one, are needed"
+            f"lses has {len(lses)} parts and outputs has {len(outputs)}, needed: as many of both, at least one"
         )
     for i, (output, lse) in enumerate(zip(outputs, lses, strict=True)):
         if output.shape != outputs[0].shape:
             raise ValueError(
-                f"outputs[{i}] has shape {output.shape}; that of outputs[0], {outputs[0].shape}, is needed"
+                f"outputs[{i}] has shape {output.shape}, needed: {outputs[0].shape}, that of outputs[0]"
             )
         if output.dtype != outputs[0].dtype:
-            raise TypeError(f"outputs[{i}] has dtype {output.dtype}; that of outputs[0], {outputs[0].dtype}, is needed")
+            raise TypeError(f"outputs[{i}] has dtype {output.dtype}, needed: {outputs[0].dtype}, that of outputs[0]")
         if lse.shape != output.shape[:-1]:
-            raise ValueError(f"lses[{i}] has shape {lse.shape}; {output.shape[:-1]} is needed")
+            raise ValueError(f"lses[{i}] has shape {lse.shape}, needed: {output.shape[:-1]}")
     return reference.merge_attention(outputs, lses)
 
 
@@ -481,21 +443,21 @@ def additive_attention(query, key, value, v, W_q=None, W_k=None, bias=None, mask
         >>> F.additive_attention(query, keys, keys, v=np.array([1, 1], np.float32))
         array([[0.9093, 0.9093]], dtype=float32)
     """
-    code, query, key, value = checks.operands(query, key, value)
+    code, _, query, key, value = checks.operands(query, key, value)
     for name, array in (("query", query), ("key", key), ("value", value)):
         if array.ndim < 2:
-            raise ValueError(f"{name} has shape {array.shape}; (..., length, width) is needed")
-    if code < 0:
+            raise ValueError(f"{name} has shape {array.shape}, needed: (..., length, width)")
+    if code == checks.FLOAT64:
         return reference.additive_attention(query, key, value, v, W_q, W_k, bias, mask)
     v = np.asarray(v)
     if v.ndim != 1:
-        raise ValueError(f"v has shape {v.shape}; (A,) is needed")
+        raise ValueError(f"v has shape {v.shape}, needed: (A,)")
     A = v.shape[0]
     v = arrays.vector(v, "v", A)
     wide_query = _project(query, W_q, "query", "W_q", A, bias)
     wide_key = _project(key, W_k, "key", "W_k", A, None)
     if key.shape[-2] != value.shape[-2]:
-        raise ValueError(f"value has length {value.shape[-2]}; the key's, {key.shape[-2]}, is needed")
+        raise ValueError(f"value has length {value.shape[-2]}, needed: {key.shape[-2]}, as key has it")
     wide_value = np.asarray(value, dtype=np.float32)
     heads = (x[..., None, :, :] for x in (wide_query, wide_key, wide_value))
     call = _Call(
@@ -503,8 +465,9 @@ def additive_attention(query, key, value, v, W_q=None, W_k=None, bias=None, mask
         None if mask is None else np.atleast_2d(mask)[..., None, :, :],
         scale=1.0,
     )
+    call.additive = v
     if call.result.size:
-        _core.attention((*call.arguments[:-1], v), 0)
+        call.run(0)
     return call.finish(None)[..., 0, :, :].astype(query.dtype.newbyteorder("="), copy=False)
 
 
@@ -514,8 +477,8 @@ def _project(x: np.ndarray, W, name: str, label: str, A: int, bias) -> np.ndarra
     if W is not None:
         W = np.asarray(W)
         if W.shape != (x.shape[-1], A):
-            raise ValueError(f"{label} has shape {W.shape}; ({x.shape[-1]}, {A}) is needed")
+            raise ValueError(f"{label} has shape {W.shape}, needed: ({x.shape[-1]}, {A})")
         return linear(x, np.ascontiguousarray(W.T, dtype=np.float32), bias)
     if x.shape[-1] != A:
-        raise ValueError(f"{name} has width {x.shape[-1]}; without {label} that of v, {A}, is needed")
+        raise ValueError(f"{name} has width {x.shape[-1]}, needed: {A}, that of v, where {label} is not given")
     return x if bias is None else x + arrays.vector(bias, "bias", A)

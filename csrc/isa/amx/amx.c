@@ -49,18 +49,20 @@ static const tfast_gemm* const gemms[] = {&f32_tiles_gemm, NULL};
 
 static const tfast_attention_kernels attention_kernels = {
     .panel = PANEL,
-    .min_tail_rows = ATTENTION_ALONE,
-    .key_block = ATTENTION_BLOCK,
+    .min_tail_rows = MIN_TAIL_ROWS,
+    .key_block = KEY_BLOCK,
+    .decode_key_block = DECODE_KEY_BLOCK,
     .k_unit = T_K,
-    .piece_panels = UNIT_PIECE_PANELS,
+    .piece_panels = ENGINE_PIECE_PANELS,
     .decode_rows = DECODE_ROWS,
-    .min_rows = UNIT_MIN_ROWS,
-    .min_keys = UNIT_MIN_KEYS,
-    .min_width = UNIT_MIN_WIDTH,
-    .scratch_bytes = KERNEL(attention_f32_scratch_bytes),
-    .qblock = KERNEL(attention_f32_qblock),
-    .decode = KERNEL(attention_f32_decode),
-    .merge = KERNEL(attention_f32_merge),
+    .matrix_engine = 1,
+    .min_rows = ENGINE_MIN_ROWS,
+    .min_keys = ENGINE_MIN_KEYS,
+    .min_width = ENGINE_MIN_WIDTH,
+    .scratch_bytes = KERNEL(attention_scratch_bytes),
+    .qblock = KERNEL(attention_qblock),
+    .decode = KERNEL(attention_decode),
+    .merge = KERNEL(attention_merge),
 };
 
 const tfast_level tfast_level_amx = {"amx", gemms, &attention_kernels, NULL};

@@ -1,4 +1,4 @@
-/* Attention's two products on AMX: what attention.h calls a matrix unit.
+/* Attention's two products on AMX: what attention.h calls a matrix engine.
  *
  * Included by isa/amx/amx.c alone, after isa/amx/gemm.h, whose parts, tiles and order of products it uses, and before
  * kernels/attention/attention.h. Panels are 32 query rows, a pair of tiles; the lanes of panel.h are columns of B:
@@ -27,90 +27,90 @@
 
 /* Splitting K and V takes its time for each 128 rows or fewer. Measured, time of avx512 by that of this: 96 rows and
  * keys of D = 64 1.0, of 32 0.9; 48 rows 0.7. */
-enum { UNIT_MIN_ROWS = 128, UNIT_MIN_KEYS = 64, UNIT_MIN_WIDTH = 64 };
+enum { ENGINE_MIN_ROWS = 128, ENGINE_MIN_KEYS = 64, ENGINE_MIN_WIDTH = 64 };
 /* Lines fetched after each product of two by two tiles, which runs for 64 cycles. */
-enum { UNIT_AHEAD_LINES = 8 };
+enum { ENGINE_AHEAD_LINES = 8 };
 
 /* Panels that share the parts of K and V. Measured, L = 2048, D = 64, of the time of 8: 16 takes 0.95, 32 0.86. */
-enum { UNIT_PIECE_PANELS = 32 };
+enum { ENGINE_PIECE_PANELS = 32 };
 
 /* Rows of K fetched into L1 before they are split. */
 enum { K_ROWS_AHEAD = 6 };
 
-_Static_assert(ATTENTION_BLOCK % T_K == 0, "a block of keys must be whole steps of the matrix engine");
+_Static_assert(KEY_BLOCK % T_K == 0, "a block of keys must be whole steps of the matrix engine");
 _Static_assert(T_K == 2 * V_LANES, "columns_of_v() and split_nearest() take two vectors a step");
 _Static_assert(PANEL == 2 * V_LANES, "the lanes of a panel must be the columns of two tiles");
 
-struct unit {
+struct matrix_engine {
     char *q, *k, *v, *weights; /* parts */
-    uint8_t* rogue;            /* keys of the superblock */
+    uint8_t* nonfinite;        /* keys of the superblock */
     int64_t d_steps, key_steps;
 };
 
-/* Where the arrays of a unit stand behind it, in their order, and the end. */
-enum { UNIT_ARRAYS = 5 };
-static void unit_offsets(const tfast_attention* c, const layout_t* l, size_t at[UNIT_ARRAYS + 1]) {
+/* Where the arrays of an engine stand behind it, in their order, and the end. */
+enum { ENGINE_ARRAYS = 5 };
+static void engine_offsets(const tfast_attention* c, const layout_t* l, size_t at[ENGINE_ARRAYS + 1]) {
     const int64_t d_steps = tfast_ceil_div(c->D, T_K);
-    const int64_t bytes[UNIT_ARRAYS] = {l->panels * d_steps * B_STEP_BYTES,
-                                        l->superblock / T_ROWS * d_steps * A_STEP_BYTES,
-                                        tfast_ceil_div(c->Dv, T_ROWS) * (l->superblock / T_K) * A_STEP_BYTES,
-                                        ATTENTION_BLOCK / T_K * B_STEP_BYTES, l->superblock};
-    at[0] = tfast_align64(sizeof(struct unit));
-    for (int i = 0; i < UNIT_ARRAYS; i++) at[i + 1] = at[i] + tfast_align64((size_t)bytes[i]);
+    const int64_t bytes[ENGINE_ARRAYS] = {l->panels * d_steps * B_STEP_BYTES,
+                                          l->superblock / T_ROWS * d_steps * A_STEP_BYTES,
+                                          tfast_ceil_div(c->Dv, T_ROWS) * (l->superblock / T_K) * A_STEP_BYTES,
+                                          KEY_BLOCK / T_K * B_STEP_BYTES, l->superblock};
+    at[0] = tfast_align64(sizeof(struct matrix_engine));
+    for (int i = 0; i < ENGINE_ARRAYS; i++) at[i + 1] = at[i] + tfast_align64((size_t)bytes[i]);
 }
 
-/* Bytes behind the layout that a unit takes. */
-static size_t unit_bytes(const tfast_attention* c, const layout_t* l) {
-    size_t at[UNIT_ARRAYS + 1];
-    unit_offsets(c, l, at);
-    return at[UNIT_ARRAYS];
+/* Bytes behind the layout that an engine takes. */
+static size_t engine_bytes(const tfast_attention* c, const layout_t* l) {
+    size_t at[ENGINE_ARRAYS + 1];
+    engine_offsets(c, l, at);
+    return at[ENGINE_ARRAYS];
 }
 
-/* The unit for a piece, or NULL where it can not be used. */
-static struct unit* unit_begin(const work_t* w, char* base) {
+/* The engine for a piece, or NULL where it cannot be used. */
+static struct matrix_engine* engine_begin(const work_t* w, char* base) {
     const tfast_attention* c = w->c;
-    size_t at[UNIT_ARRAYS + 1];
+    size_t at[ENGINE_ARRAYS + 1];
     if (c->additive || c->weights || c->D == 0 || c->Dv == 0) return NULL;
-    unit_offsets(c, &w->l, at);
-    struct unit* u = (struct unit*)base;
-    *u = (struct unit){.q = base + at[0],
-                       .k = base + at[1],
-                       .v = base + at[2],
-                       .weights = base + at[3],
-                       .rogue = (uint8_t*)base + at[4],
-                       .d_steps = tfast_ceil_div(c->D, T_K),
-                       .key_steps = w->l.superblock / T_K};
-    w->ahead->lines_per_tile = UNIT_AHEAD_LINES;
+    engine_offsets(c, &w->l, at);
+    struct matrix_engine* u = (struct matrix_engine*)base;
+    *u = (struct matrix_engine){.q = base + at[0],
+                                .k = base + at[1],
+                                .v = base + at[2],
+                                .weights = base + at[3],
+                                .nonfinite = (uint8_t*)base + at[4],
+                                .d_steps = tfast_ceil_div(c->D, T_K),
+                                .key_steps = w->l.superblock / T_K};
+    w->ahead->lines_per_tile = ENGINE_AHEAD_LINES;
     configure_tiles(T_ROWS);
     return u;
 }
 
-static void unit_end(const work_t* w) {
+static void engine_end(const work_t* w) {
     (void)w;
     tile_release();
 }
 
 /* Q^T of a panel that has been packed. */
-static void unit_take_query(const work_t* w, int64_t index) {
+static void engine_take_query(const work_t* w, int64_t index) {
     const float* q = w->q + index * w->c->D * PANEL;
     panel_t* t = w->panels + index;
-    t->apart = 1;
-    split_t split = begin_split(q, w->c->D, NULL, w->unit->q + index * w->unit->d_steps * B_STEP_BYTES);
+    t->split_sum = 1;
+    split_t split = begin_split(q, w->c->D, NULL, w->engine->q + index * w->engine->d_steps * B_STEP_BYTES);
     if (end_split(&split)) return;
     for (int64_t d = 0; d < w->c->D; d++)
-        for (int64_t i = 0; i < t->nv * V_LANES; i++) t->rogue[i] |= !(fabsf(q[d * PANEL + i]) < INFINITY);
+        for (int64_t i = 0; i < t->nv * V_LANES; i++) t->nonfinite[i] |= !(fabsf(q[d * PANEL + i]) < INFINITY);
 }
 
 /* Keys [from, end) of the superblock, the others (of n, rounded up) 0. */
 static void take_k(const work_t* w, int64_t from, int64_t end) {
-    const struct unit* u = w->unit;
+    const struct matrix_engine* u = w->engine;
     int64_t stride;
     const float* k = keys_from(w, w->s0, &stride);
     for (int64_t j = 0; j < tfast_round_up(end, T_ROWS); j++) {
         char* row = u->k + j / T_ROWS * u->d_steps * A_STEP_BYTES + j % T_ROWS * 64;
         for (int64_t d = 0; d < w->c->D; d += V_LANES) __builtin_prefetch(k + (j + K_ROWS_AHEAD) * stride + d);
-        u->rogue[j] = j >= from && j < end && !split_row(k + j * stride, w->c->D, row);
-        if (j < from || j >= end || u->rogue[j]) clear_row(u->d_steps, row);
+        u->nonfinite[j] = j >= from && j < end && !split_row(k + j * stride, w->c->D, row);
+        if (j < from || j >= end || u->nonfinite[j]) clear_row(u->d_steps, row);
     }
 }
 
@@ -131,14 +131,14 @@ V_INLINE void columns_of_v(const float* v, int64_t stride, int64_t from, int64_t
 
 /* Key j of the superblock counts as 0. */
 static void clear_key_of_v(const work_t* w, int64_t j) {
-    const struct unit* u = w->unit;
+    const struct matrix_engine* u = w->engine;
     uint16_t* to = (uint16_t*)(u->v + j / T_K * A_STEP_BYTES) + j % 16 * 2 + j % T_K / 16;
     for (int64_t tile = 0; tile < tfast_ceil_div(w->c->Dv, T_ROWS); tile++, to += u->key_steps * A_STEP_BYTES / 2)
         for (int64_t row = 0; row < PARTS * T_ROWS; row++) to[row * 32] = 0;
 }
 
 static void take_v(const work_t* w, int64_t from, int64_t end) {
-    const struct unit* u = w->unit;
+    const struct matrix_engine* u = w->engine;
     const values_t values = values_from(w, w->s0);
     for (int64_t j = 0; j < end; j += T_K) {
         vf worst[2] = {v_zero(), v_zero()}; /* NaN stays */
@@ -155,10 +155,10 @@ static void take_v(const work_t* w, int64_t from, int64_t end) {
                 worst[1] = v_add(worst[1], left[1]);
             }
         }
-        const unsigned rogue[2] = {v_nan_lanes(worst[0]), v_nan_lanes(worst[1])};
-        for (int64_t i = 0; (rogue[0] || rogue[1]) && i < T_K; i++)
-            if (rogue[i / 16] >> i % 16 & 1) {
-                u->rogue[j + i] = 1;
+        const unsigned nonfinite[2] = {v_nan_lanes(worst[0]), v_nan_lanes(worst[1])};
+        for (int64_t i = 0; (nonfinite[0] || nonfinite[1]) && i < T_K; i++)
+            if (nonfinite[i / 16] >> i % 16 & 1) {
+                u->nonfinite[j + i] = 1;
                 clear_key_of_v(w, j + i);
             }
     }
@@ -167,16 +167,16 @@ static void take_v(const work_t* w, int64_t from, int64_t end) {
 static void mark_rows_that_see(const work_t* w, int64_t key) {
     for (int64_t i = 0; i < w->l.panels; i++)
         for (int64_t lane = 0; lane < w->panels[i].nv * V_LANES; lane++)
-            w->panels[i].rogue[lane] |= w->panels[i].lo[lane] <= key && key < w->panels[i].hi[lane];
+            w->panels[i].nonfinite[lane] |= w->panels[i].lo[lane] <= key && key < w->panels[i].hi[lane];
 }
 
 /* The n keys of a superblock. */
-static void unit_take_keys(const work_t* w, int64_t n) {
+static void engine_take_keys(const work_t* w, int64_t n) {
     const int64_t from = TFAST_MAX(0, w->begin - w->s0);
     take_k(w, from, n);
     take_v(w, from, n);
     for (int64_t j = from; j < n; j++)
-        if (w->unit->rogue[j]) mark_rows_that_see(w, w->s0 + j);
+        if (w->engine->nonfinite[j]) mark_rows_that_see(w, w->s0 + j);
 }
 
 /* For the columns of B that hold lanes. */
@@ -189,8 +189,8 @@ V_INLINE void multiply_lanes(int64_t nv, const char* a, int64_t a_tile, const ch
 }
 
 /* Raw products of keys [t0, t1) of the block from k0 on, and of some around them. */
-static void unit_scores(const work_t* w, const panel_t* t, int64_t k0, int64_t t0, int64_t t1) {
-    const struct unit* u = w->unit;
+static void engine_scores(const work_t* w, const panel_t* t, int64_t k0, int64_t t0, int64_t t1) {
+    const struct matrix_engine* u = w->engine;
     const int64_t a_tile = u->d_steps * A_STEP_BYTES, first = t0 / T_ROWS * T_ROWS;
     const char* a = u->k + (k0 - w->s0 + first) / T_ROWS * a_tile;
     const char* b = u->q + (t - w->panels) * u->d_steps * B_STEP_BYTES;
@@ -229,15 +229,15 @@ static void finish_values(const float* sums, int64_t n, int64_t nv, const float*
 }
 
 /* The weighted sum of a block's segments into O^T. */
-static void unit_values(const work_t* w, const panel_t* t, int64_t k0, const segment_t* g, int n_segments,
-                        const float* alpha, float* o) {
+static void engine_values(const work_t* w, const panel_t* t, int64_t k0, const segment_t* g, int n_segments,
+                          const float* alpha, float* o) {
     /* Two of them: one is finished while the tile unit works on the other. */
     float sums[2][4][256] __attribute__((aligned(64)));
-    const struct unit* u = w->unit;
+    const struct matrix_engine* u = w->engine;
     const int64_t t0 = g[0].t0 / T_K * T_K, t1 = g[n_segments - 1].t1, steps = tfast_ceil_div(t1 - t0, T_K);
     const int64_t a_tile = u->key_steps * A_STEP_BYTES, dv = tfast_round_up(w->c->Dv, T_ROWS);
     const char* a = u->v + (k0 - w->s0 + t0) / T_K * A_STEP_BYTES;
-    const float* scale = t->started ? alpha : NULL;
+    const float* scale = t->has_sums ? alpha : NULL;
     clear_outside(t, g, n_segments, t0, t1, w->scores);
     split_t split = begin_split(w->scores + t0 * PANEL, t1 - t0, NULL, u->weights);
     split_some(&split, T_K / 2);

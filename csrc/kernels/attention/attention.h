@@ -5,7 +5,7 @@
  *
  *   for each superblock of keys (its K and V stay in L2)              K, V: in place, or staged there as fp32
  *     for each panel of PANEL query rows                              Q^T packed once: [D][PANEL]
- *       for each block of ATTENTION_BLOCK keys
+ *       for each block of KEY_BLOCK keys
  *         S[key][lane]  = K (keys x D)      * Q^T          register tile of gemm/tile.h: A = rows of K
  *         S            -> weights, max, sum, alpha         lanes are queries: no horizontal operation
  *         O^T[dv][lane] = alpha * O^T + V^T (Dv x keys) * S     the same tile: A = columns of V
@@ -20,9 +20,9 @@
 #include "decode.h"
 #include "merge.h"
 
-static size_t KERNEL(attention_f32_scratch_bytes)(const tfast_attention* c, int64_t max_rows) {
+static size_t KERNEL(attention_scratch_bytes)(const tfast_attention* c, int64_t max_rows) {
     const layout_t l = layout_of(c, max_rows);
-    return TFAST_MAX(l.bytes + unit_bytes(c, &l), decode_bytes(c));
+    return TFAST_MAX(l.bytes + engine_bytes(c, &l), decode_bytes(c));
 }
 
 #endif

@@ -11,7 +11,7 @@ static void begin_superblock(work_t* w, int64_t s0, int64_t end) {
     const int64_t n = TFAST_MIN(w->l.superblock, end - s0);
     if (w->stage_k) stage_k(w, n);
     if (w->stage_v) stage_v(w, n);
-    if (w->unit) unit_take_keys(w, n);
+    if (w->engine) engine_take_keys(w, n);
     w->ahead->parts = 0;
     if (s0 + n < end)
         keys_ahead(w, &w->s, s0 + n, end);
@@ -27,21 +27,21 @@ static void panel_block(const work_t* w, panel_t* t, const float* q, float* o, i
     for (int i = 0; i < n_segments; i++) t->ragged |= g[i].ragged;
     score_block(w, t, q, k0, g, n_segments);
     softmax_step(t, g, n_segments, w->scores, alpha);
-    if (w->unit)
-        unit_values(w, t, k0, g, n_segments, alpha, o);
+    if (w->engine)
+        engine_values(w, t, k0, g, n_segments, alpha, o);
     else
         add_values(w, t, k0, g, n_segments, alpha, o);
-    t->started = 1;
+    t->has_sums = 1;
 }
 
-/* Blocks begin at multiples of ATTENTION_BLOCK of the sequence, so that a row's sums do not depend on the cut into
+/* Blocks begin at multiples of KEY_BLOCK of the sequence, so that a row's sums do not depend on the cut into
  * superblocks. */
 static void panel_superblock(const work_t* w, int64_t index) {
     panel_t* t = w->panels + index;
     const int64_t end = TFAST_MIN(t->end, w->s0 + w->l.superblock);
-    int64_t k0 = TFAST_MAX(w->s0, t->first / ATTENTION_BLOCK * ATTENTION_BLOCK);
-    for (; k0 < end; k0 += ATTENTION_BLOCK) {
-        const int64_t from = TFAST_MAX(k0, w->p->key_begin), n = TFAST_MIN(ATTENTION_BLOCK - (from - k0), end - from);
+    int64_t k0 = TFAST_MAX(w->s0, t->first / KEY_BLOCK * KEY_BLOCK);
+    for (; k0 < end; k0 += KEY_BLOCK) {
+        const int64_t from = TFAST_MAX(k0, w->p->key_begin), n = TFAST_MIN(KEY_BLOCK - (from - k0), end - from);
         panel_block(w, t, w->q + index * w->c->D * PANEL, w->o + index * tfast_round_up(w->c->Dv, V_LANES) * PANEL,
                     from, n);
     }
@@ -50,7 +50,7 @@ static void panel_superblock(const work_t* w, int64_t index) {
 typedef void (*superblock_fn)(const work_t* w, int64_t index);
 
 /* Runs fn for the panels [first, last) on every superblock that they see. */
-static void over_superblocks(work_t* w, int64_t first, int64_t last, superblock_fn fn) {
+static void for_each_superblock(work_t* w, int64_t first, int64_t last, superblock_fn fn) {
     int64_t begin = INT64_MAX, end = 0;
     for (int64_t i = first; i < last; i++) {
         if (w->panels[i].end) begin = TFAST_MIN(begin, w->panels[i].first);
@@ -58,7 +58,7 @@ static void over_superblocks(work_t* w, int64_t first, int64_t last, superblock_
     }
     if (!end) return;
     w->begin = begin;
-    for (int64_t s0 = begin / ATTENTION_BLOCK * ATTENTION_BLOCK; s0 < end; s0 += w->l.superblock) {
+    for (int64_t s0 = begin / KEY_BLOCK * KEY_BLOCK; s0 < end; s0 += w->l.superblock) {
         begin_superblock(w, s0, end);
         for (int64_t i = first; i < last; i++) fn(w, i);
     }

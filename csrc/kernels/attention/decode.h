@@ -28,7 +28,7 @@ enum { FAR_VALUE_BYTES = 3072 };
 /* Keys of one step of the online softmax, at multiples of it: K and V are read in turns of so many rows. Zen 5, 8192
  * keys of D = 128, microseconds for 128, 256, 512, 1024: 32 heads 8650, 8260, 8380, 8370; 4 heads 856, 829, 815, 698.
  */
-enum { DECODE_BLOCK = 512 };
+enum { DECODE_KEY_BLOCK = 512 };
 /* Registers for sums of values: half of what the machine has, the rest holds a row of V and its weights. */
 enum { DECODE_ACCUMULATORS = V_LANES == 16 ? 16 : 8 };
 /* Vectors of V that one row takes together. */
@@ -41,18 +41,18 @@ _Static_assert(DECODE_ROWS == 4 || DECODE_ROWS == 8,
 _Static_assert(DECODE_ROWS <= V_LANES, "V_LANES / rows keys are scored together: DECODE_ROWS must not exceed V_LANES");
 _Static_assert(DECODE_ROWS <= PANEL, "a panel_t must have a lane for each row of decode");
 _Static_assert(DECODE_ACCUMULATORS >= DECODE_ROWS, "each row of decode needs an accumulator of values");
-_Static_assert(DECODE_BLOCK % V_LANES == 0, "a block of scores of decode must be whole vectors");
-_Static_assert(DECODE_BLOCK % VALUE_KEYS == 0, "a block of decode must be whole groups of values");
+_Static_assert(DECODE_KEY_BLOCK % V_LANES == 0, "a block of scores of decode must be whole vectors");
+_Static_assert(DECODE_KEY_BLOCK % VALUE_KEYS == 0, "a block of decode must be whole groups of values");
 
 typedef struct {
     const tfast_attention* c;
     sequence_t s;
     panel_t* t;                   /* lanes are rows: ranges, heads and bias rows; its max and sum are the rows' */
-    float *q, *o, *scores, *sums; /* q: [D / V_LANES][row][V_LANES]; scores: DECODE_BLOCK a row; sums: V_LANES a row */
+    float *q, *o, *scores, *sums; /* q: [D / V_LANES][row][V_LANES]; scores: DECODE_KEY_BLOCK a row; sums: V_LANES a row */
     int64_t d_padded, dv_padded;
     int64_t first, end;       /* keys that any row sees */
     int64_t k_ahead, v_ahead; /* from a row to the one that is fetched meanwhile, bytes */
-    int fetch_far;            /* of the piece */
+    int prefetch_into_l2;            /* of the piece */
 } decode_t;
 
 /* Whole vectors of fp32, the usual case, need no test in the inner loop. `plain` is a constant after inlining. */
@@ -72,8 +72,8 @@ V_INLINE void fetch_kv(const char* p, const int far) {
 V_INLINE void dot_group(const decode_t* w, int64_t k0, int64_t n, const int rows, const int plain, const int far,
                         float* S) {
     const int keys = V_LANES / rows;
-    const tfast_dtype dtype = w->c->dtype;
-    const int64_t element = w->s.element, stride = w->c->k_stride[2] * element, D = w->c->D, ahead = w->k_ahead;
+    const tfast_dtype dtype = w->c->kv_dtype;
+    const int64_t element = w->s.kv_bytes, stride = w->c->k_stride[2] * element, D = w->c->D, ahead = w->k_ahead;
     const char* row[V_LANES];
     vf acc[V_LANES];
 #pragma GCC unroll 16
@@ -106,10 +106,10 @@ V_INLINE void dot_group(const decode_t* w, int64_t k0, int64_t n, const int rows
     float sums[V_LANES];
     v_store(sums, v_sums(acc));
 #pragma GCC unroll 8
-    for (int r = 0; r < rows; r++) memcpy(S + r * DECODE_BLOCK, sums + r * keys, (size_t)keys * 4);
+    for (int r = 0; r < rows; r++) memcpy(S + r * DECODE_KEY_BLOCK, sums + r * keys, (size_t)keys * 4);
 }
 
-/* S has room for whole groups: DECODE_BLOCK is a multiple of them. */
+/* S has room for whole groups: DECODE_KEY_BLOCK is a multiple of them. */
 V_INLINE void dot_block(const decode_t* w, int64_t k0, int64_t n, const int rows, const int plain, const int far) {
     const int64_t keys = V_LANES / rows;
     for (int64_t j = 0; j < n; j += keys) dot_group(w, k0 + j, TFAST_MIN(keys, n - j), rows, plain, far, w->scores + j);
@@ -119,8 +119,8 @@ V_INLINE void dot_block(const decode_t* w, int64_t k0, int64_t n, const int rows
  * where it is given. */
 V_INLINE void value_columns(const decode_t* w, int64_t k0, int64_t n, const float* S, int64_t d, int64_t last,
                             const float* alpha, const int rows, const int vectors, const int plain, const int far) {
-    const int64_t element = w->s.element, stride = w->c->v_stride[2] * element, ahead = w->v_ahead;
-    const tfast_dtype dtype = w->c->dtype;
+    const int64_t element = w->s.kv_bytes, stride = w->c->v_stride[2] * element, ahead = w->v_ahead;
+    const tfast_dtype dtype = w->c->kv_dtype;
     const char* v = w->s.v + k0 * stride;
     vf acc[8][ONE_ROW_VECTORS];
 #pragma GCC unroll 8
@@ -139,7 +139,7 @@ V_INLINE void value_columns(const decode_t* w, int64_t k0, int64_t n, const floa
         }
 #pragma GCC unroll 8
         for (int r = 0; r < rows; r++) {
-            const vf weight = v_set1(S[r * DECODE_BLOCK + j]);
+            const vf weight = v_set1(S[r * DECODE_KEY_BLOCK + j]);
 #pragma GCC unroll 4
             for (int i = 0; i < vectors; i++) acc[r][i] = v_fma(weight, x[i], acc[r][i]);
         }
@@ -171,7 +171,7 @@ typedef enum { DECODE_DOTS, DECODE_VALUES } decode_part;
 V_INLINE void decode_rows(const decode_t* w, int64_t k0, int64_t n, const float* alpha, decode_part part,
                           const int rows) {
     const int64_t width = part == DECODE_DOTS ? w->c->D : w->c->Dv;
-    const int plain = w->c->dtype == TFAST_F32 && width % V_LANES == 0, far = w->fetch_far;
+    const int plain = w->c->kv_dtype == TFAST_F32 && width % V_LANES == 0, far = w->prefetch_into_l2;
     if (part == DECODE_DOTS) {
         if (!plain)
             dot_block(w, k0, n, rows, 0, far);
@@ -217,8 +217,8 @@ static void decode_values_by_row(const decode_t* w, int64_t k0, int64_t n, const
             for (int64_t j = 0; j < n; j++) {
                 if (k0 + j < w->t->lo[r] || k0 + j >= w->t->hi[r]) continue;
                 const vf x =
-                    load_row(w->s.v + (k0 + j) * w->c->v_stride[2] * w->s.element, d, w->c->Dv - d, w->c->dtype);
-                acc = v_fma(v_set1(w->scores[r * DECODE_BLOCK + j]), x, acc);
+                    load_row(w->s.v + (k0 + j) * w->c->v_stride[2] * w->s.kv_bytes, d, w->c->Dv - d, w->c->kv_dtype);
+                acc = v_fma(v_set1(w->scores[r * DECODE_KEY_BLOCK + j]), x, acc);
             }
             v_store(o + d, acc);
         }
@@ -294,7 +294,7 @@ static void decode_block(const decode_t* w, int64_t k0, int64_t n, int rows) {
     int ragged = 0;
     decode_part_of_rows(w, k0, n, NULL, DECODE_DOTS, rows);
     for (int64_t r = 0; r < rows; r++) {
-        float* S = w->scores + r * DECODE_BLOCK;
+        float* S = w->scores + r * DECODE_KEY_BLOCK;
         decode_shape(w, r, k0, n, S);
         alpha[r] = decode_softmax(w, r, n, S);
         ragged |= k0 < w->t->lo[r] || k0 + n > w->t->hi[r];
@@ -318,13 +318,13 @@ static void decode_store(const decode_t* w, const tfast_attention_piece* p) {
         }
         const vf factor = v_set1(finish_row(c, p, &w->s, t->head[r], t->query[r], t->max[r], t->sum[r]));
         for (int64_t d = 0; d < c->Dv; d += V_LANES) v_store(o + d, v_mul(v_load(o + d), factor));
-        store_row(w->s.out + (t->head[r] * c->out_stride[1] + t->query[r] * c->out_stride[2]) * w->s.element, o, c->Dv,
-                  c->dtype);
+        store_row(w->s.out + (t->head[r] * c->out_stride[1] + t->query[r] * c->out_stride[2]) * w->s.q_bytes, o, c->Dv,
+                  c->q_dtype);
     }
 }
 
 static size_t decode_bytes(const tfast_attention* c) {
-    const int64_t row = DECODE_BLOCK + V_LANES + tfast_round_up(c->D, V_LANES) + tfast_round_up(c->Dv, V_LANES);
+    const int64_t row = DECODE_KEY_BLOCK + V_LANES + tfast_round_up(c->D, V_LANES) + tfast_round_up(c->Dv, V_LANES);
     return (sizeof(panel_t) + 63) / 64 * 64 + (size_t)(DECODE_ROWS * row) * 4;
 }
 
@@ -334,17 +334,17 @@ static void begin_decode(const tfast_attention* c, const tfast_attention_piece* 
     w->c = c;
     w->t = t;
     set_sequence(c, p, &w->s);
-    const int64_t element = w->s.element;
+    const int64_t element = w->s.kv_bytes;
     const int64_t k_bytes = PREFETCH_BYTES(rows);
     const int64_t far_bytes = c->Dv <= ONE_ROW_VECTORS * V_LANES ? FAR_VALUE_BYTES : VALUE_KEYS * c->Dv * element;
-    const int64_t v_bytes = p->fetch_far && rows == 1 ? far_bytes : k_bytes;
-    w->fetch_far = p->fetch_far;
+    const int64_t v_bytes = p->prefetch_into_l2 && rows == 1 ? far_bytes : k_bytes;
+    w->prefetch_into_l2 = p->prefetch_into_l2;
     w->k_ahead = tfast_ceil_div(k_bytes, c->D * element) * c->k_stride[2] * element;
     w->v_ahead = tfast_ceil_div(v_bytes, TFAST_MAX(c->Dv, 1) * element) * c->v_stride[2] * element;
     w->d_padded = tfast_round_up(c->D, V_LANES);
     w->dv_padded = tfast_round_up(c->Dv, V_LANES);
     w->scores = (float*)(scratch + (sizeof(panel_t) + 63) / 64 * 64);
-    w->sums = w->scores + rows * DECODE_BLOCK;
+    w->sums = w->scores + rows * DECODE_KEY_BLOCK;
     w->q = w->sums + rows * V_LANES;
     w->o = w->q + rows * w->d_padded;
     memset(w->sums, 0, (size_t)(rows * (V_LANES + w->d_padded + w->dv_padded)) * 4);
@@ -362,20 +362,20 @@ static void load_queries(const decode_t* w, int64_t n_rows, int rows) {
     const vf factor = v_set1(query_factor(c));
     for (int64_t r = 0; r < n_rows; r++) {
         const int64_t at = w->t->head[r] * c->q_stride[1] + w->t->query[r] * c->q_stride[2];
-        const char* row = w->s.q + at * w->s.element;
+        const char* row = w->s.q + at * w->s.q_bytes;
         for (int64_t d = 0; d < c->D; d += V_LANES)
-            v_store(w->q + d * rows + r * V_LANES, v_mul(load_row(row, d, c->D - d, c->dtype), factor));
+            v_store(w->q + d * rows + r * V_LANES, v_mul(load_row(row, d, c->D - d, c->q_dtype), factor));
     }
 }
 
-static void KERNEL(attention_f32_decode)(const tfast_attention* c, const tfast_attention_piece* p, void* scratch) {
+static void KERNEL(attention_decode)(const tfast_attention* c, const tfast_attention_piece* p, void* scratch) {
     int rows = 1;
     while (rows < p->n_rows) rows *= 2;
     decode_t w;
     begin_decode(c, p, scratch, rows, &w);
     load_queries(&w, p->n_rows, rows);
     for (int64_t k0 = w.first; k0 < w.end;) {
-        const int64_t next = TFAST_MIN((k0 / DECODE_BLOCK + 1) * DECODE_BLOCK, w.end);
+        const int64_t next = TFAST_MIN((k0 / DECODE_KEY_BLOCK + 1) * DECODE_KEY_BLOCK, w.end);
         decode_block(&w, k0, next - k0, rows);
         k0 = next;
     }

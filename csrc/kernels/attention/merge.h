@@ -6,7 +6,7 @@
 
 #include "finish.h"
 
-static void KERNEL(attention_f32_merge)(const tfast_attention* c, const tfast_attention_piece* p, const float* parts,
+static void KERNEL(attention_merge)(const tfast_attention* c, const tfast_attention_piece* p, const float* parts,
                                         int64_t part_stride, int64_t n_parts) {
     sequence_t s;
     set_sequence(c, p, &s);
@@ -19,7 +19,7 @@ static void KERNEL(attention_f32_merge)(const tfast_attention* c, const tfast_at
         for (int64_t i = 0; i < n_parts; i++) total += sum[i * part_stride] * exp2f(max[i * part_stride] - base);
         const int64_t head = p->head + (p->row + r) / s.lq, query = (p->row + r) % s.lq;
         const float factor = finish_row(c, p, &s, head, query, top, total);
-        char* out = s.out + (head * c->out_stride[1] + query * c->out_stride[2]) * s.element;
+        char* out = s.out + (head * c->out_stride[1] + query * c->out_stride[2]) * s.q_bytes;
         for (int64_t d = 0; d < dv; d += V_LANES) {
             const int64_t width = TFAST_MIN(V_LANES, dv - d);
             vf acc = v_zero();
@@ -29,7 +29,7 @@ static void KERNEL(attention_f32_merge)(const tfast_attention* c, const tfast_at
             }
             float one[V_LANES];
             v_store(one, acc);
-            store_row(out + d * s.element, one, width, c->dtype);
+            store_row(out + d * s.q_bytes, one, width, c->q_dtype);
         }
     }
 }

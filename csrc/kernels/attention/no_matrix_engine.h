@@ -7,12 +7,12 @@
 
 #include "work.h"
 
-#define unit_bytes(c, l)                               0
-#define unit_begin(w, at)                              NULL
-#define unit_end(w)                                    (void)(w)
-#define unit_take_query(w, index)                      (void)(w)
-#define unit_take_keys(w, n)                           (void)(w)
-#define unit_scores(w, t, k0, t0, t1)                  (void)(w)
-#define unit_values(w, t, k0, g, n_segments, alpha, o) (void)(w)
+#define engine_bytes(c, l)                               0
+#define engine_begin(w, at)                              NULL
+#define engine_end(w)                                    (void)(w)
+#define engine_take_query(w, index)                      (void)(w)
+#define engine_take_keys(w, n)                           (void)(w)
+#define engine_scores(w, t, k0, t0, t1)                  (void)(w)
+#define engine_values(w, t, k0, g, n_segments, alpha, o) (void)(w)
 
 #endif

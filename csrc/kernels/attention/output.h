@@ -12,7 +12,7 @@ static float* output_of(const work_t* w, int64_t index) {
 }
 
 static char* output_row(const work_t* w, const panel_t* t, int64_t lane) {
-    return w->s.out + (t->head[lane] * w->c->out_stride[1] + t->query[lane] * w->c->out_stride[2]) * w->s.element;
+    return w->s.out + (t->head[lane] * w->c->out_stride[1] + t->query[lane] * w->c->out_stride[2]) * w->s.q_bytes;
 }
 
 /* A full block of O^T as rows, each times its lane's factor, kept in registers as in pack_full_block. */
@@ -42,7 +42,7 @@ static void store_edge_block(const float* o, vf factor, char* const row[V_LANES]
 static void store_panel(const work_t* w, const panel_t* t, const float* o, const float* factor, float* partial_rows,
                         const uint8_t* only) {
     const int64_t dv = w->c->Dv;
-    const tfast_dtype type = partial_rows ? TFAST_F32 : w->c->dtype;
+    const tfast_dtype type = partial_rows ? TFAST_F32 : w->c->q_dtype;
     for (int64_t v = 0; v < t->nv; v++) {
         const int64_t lanes = TFAST_MIN(V_LANES, t->n - v * V_LANES);
         const vf f = v_load(factor + v * V_LANES);
@@ -69,7 +69,7 @@ static void finish_panel(const work_t* w, int64_t index, const uint8_t* only) {
     const tfast_attention_piece* p = w->p;
     panel_t* t = w->panels + index;
     float* o = output_of(w, index);
-    if (!t->started) memset(o, 0, (size_t)(w->c->Dv * PANEL) * 4);
+    if (!t->has_sums) memset(o, 0, (size_t)(w->c->Dv * PANEL) * 4);
     if (p->partial) {
         const int64_t row = panel_begin(p->n_rows, index);
         for (int64_t i = 0; i < t->n; i++) {

@@ -10,13 +10,13 @@
 
 #include "sequence.h"
 
-#define ATTENTION_BLOCK 128
+#define KEY_BLOCK 128
 
 /* Rows that are too few for a last panel, which takes as many from the one before: one vector alone would leave the
  * tile with too few accumulators. */
-#define ATTENTION_ALONE (TILE_VECTORS == 3 ? V_LANES : 0)
-_Static_assert(ATTENTION_BLOCK % V_LANES == 0, "a block of keys must be whole vectors");
-_Static_assert(2 * ATTENTION_ALONE < PANEL, "the panel before a short last one must keep more rows than it gives");
+#define MIN_TAIL_ROWS (TILE_VECTORS == 3 ? V_LANES : 0)
+_Static_assert(KEY_BLOCK % V_LANES == 0, "a block of keys must be whole vectors");
+_Static_assert(2 * MIN_TAIL_ROWS < PANEL, "the panel before a short last one must keep more rows than it gives");
 
 typedef struct {
     int64_t n, nv;          /* lanes in use, vectors */
@@ -29,8 +29,8 @@ typedef struct {
     int bias_uniform[2];            /* all lanes have the same row */
     float slope[PANEL];             /* ALiBi, times log2(e) */
     float max[PANEL], sum[PANEL];   /* running, base 2 */
-    int started, ragged, careful, apart;
-    uint8_t rogue[PANEL]; /* lanes that a matrix unit cannot compute */
+    int has_sums, ragged, masked_fma, split_sum;
+    uint8_t nonfinite[PANEL]; /* lanes that a matrix engine cannot compute */
 } panel_t;
 
 /* The keys that query i sees, cut to the piece; (0, 0) where there are none. */
@@ -95,8 +95,8 @@ static void panel_set_lanes(const tfast_attention* c, const tfast_attention_piec
     int64_t head = p->head, query = row, lo, hi;
     t->n = n;
     t->nv = tfast_ceil_div(n, V_LANES);
-    t->started = t->ragged = t->careful = t->apart = 0;
-    memset(t->rogue, 0, sizeof t->rogue);
+    t->has_sums = t->ragged = t->masked_fma = t->split_sum = 0;
+    memset(t->nonfinite, 0, sizeof t->nonfinite);
     for (; query >= s->lq; query -= s->lq) head++; /* few heads: cheaper than a division */
     visible_range(c, s, p, query, &lo, &hi);
     for (int64_t i = 0; i < lanes; i++) {
@@ -150,15 +150,15 @@ static void panel_pack_q(const tfast_attention* c, const sequence_t* s, const pa
         const int64_t lanes = TFAST_MIN(V_LANES, t->n - v * V_LANES);
         for (int64_t i = 0; i < lanes; i++) {
             const int64_t lane = v * V_LANES + i;
-            row[i] = s->q + (t->head[lane] * c->q_stride[1] + t->query[lane] * c->q_stride[2]) * s->element;
+            row[i] = s->q + (t->head[lane] * c->q_stride[1] + t->query[lane] * c->q_stride[2]) * s->q_bytes;
         }
         for (int64_t d = 0; d < c->D; d += V_LANES) {
             const int64_t width = TFAST_MIN(V_LANES, c->D - d);
             float* to = packed + d * PANEL + v * V_LANES;
-            if (lanes == V_LANES && width == V_LANES && c->dtype == TFAST_F32)
+            if (lanes == V_LANES && width == V_LANES && c->q_dtype == TFAST_F32)
                 pack_full_block(row, d, f, to);
             else
-                pack_edge_block(row, lanes, d, width, c->dtype, f, to);
+                pack_edge_block(row, lanes, d, width, c->q_dtype, f, to);
         }
     }
 }

@@ -8,10 +8,10 @@
 
 static void keys_ahead(const work_t* w, const sequence_t* s, int64_t from, int64_t end) {
     const tfast_attention* c = w->c;
-    const int64_t n = TFAST_MIN(w->l.superblock, end - from), ks = c->k_stride[2] * s->element,
-                  vs = c->v_stride[2] * s->element;
-    add_ahead(w->ahead, s->v + from * vs, n, c->Dv * s->element, vs);
-    add_ahead(w->ahead, s->k + from * ks, n, c->D * s->element, ks);
+    const int64_t n = TFAST_MIN(w->l.superblock, end - from), ks = c->k_stride[2] * s->kv_bytes,
+                  vs = c->v_stride[2] * s->kv_bytes;
+    add_ahead(w->ahead, s->v + from * vs, n, c->Dv * s->kv_bytes, vs);
+    add_ahead(w->ahead, s->k + from * ks, n, c->D * s->kv_bytes, ks);
 }
 
 static void next_operands_ahead(const work_t* w, const tfast_attention_piece* p) {
@@ -19,8 +19,8 @@ static void next_operands_ahead(const work_t* w, const tfast_attention_piece* p)
     sequence_t s;
     set_sequence(c, p, &s);
     if (p->row + p->n_rows <= s.lq) {
-        const int64_t qs = c->q_stride[2] * s.element;
-        add_ahead(w->ahead, s.q + p->head * c->q_stride[1] * s.element + p->row * qs, p->n_rows, c->D * s.element, qs);
+        const int64_t qs = c->q_stride[2] * s.q_bytes;
+        add_ahead(w->ahead, s.q + p->head * c->q_stride[1] * s.q_bytes + p->row * qs, p->n_rows, c->D * s.q_bytes, qs);
     }
     if (p->batch != w->p->batch || p->kv_head != w->p->kv_head)
         keys_ahead(w, &s, p->key_begin, TFAST_MIN(s.lk, p->key_end));
@@ -32,12 +32,12 @@ static void next_piece_ahead(const work_t* w) {
     const tfast_attention_piece* p = w->p->next;
     if (p) next_operands_ahead(w, p);
     if (w->p->partial || w->p->row + w->p->n_rows > w->s.lq) return;
-    const int64_t os = c->out_stride[2] * w->s.element;
-    add_ahead(w->ahead, w->s.out + w->p->head * c->out_stride[1] * w->s.element + w->p->row * os, w->p->n_rows,
-              c->Dv * w->s.element, os);
+    const int64_t os = c->out_stride[2] * w->s.q_bytes;
+    add_ahead(w->ahead, w->s.out + w->p->head * c->out_stride[1] * w->s.q_bytes + w->p->row * os, w->p->n_rows,
+              c->Dv * w->s.q_bytes, os);
 }
 
-/* A float bias whose rows lie apart. Bytes are few, and the rows of a table over offsets share their lines. */
+/* A float bias whose rows are far from each other. Bytes are few, and the rows of a table over offsets share their lines. */
 static int bias_comes_from_afar(const tfast_bias* b) {
     return b->kind == TFAST_BIAS_FLOAT && b->stride[3] == 1 && b->stride[2] >= V_LANES;
 }

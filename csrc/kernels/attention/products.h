@@ -32,11 +32,11 @@ static void score_block(const work_t* w, const panel_t* t, const float* q, int64
     const float* k = keys_from(w, k0, &k_stride);
     if (n_segments == 0) return;
     bias_ahead(w, t, k0 + g[0].t0, g[n_segments - 1].t1 - g[0].t0);
-    if (w->unit) unit_scores(w, t, k0, g[0].t0, g[n_segments - 1].t1);
+    if (w->engine) engine_scores(w, t, k0, g[0].t0, g[n_segments - 1].t1);
     for (int i = 0; i < n_segments; i++) {
         if (c->additive)
             additive_scores(c, q, k + g[i].t0 * k_stride, k_stride, &g[i], w->scores);
-        else if (!w->unit)
+        else if (!w->engine)
             multiply_scores(w, q, k, k_stride, &g[i]);
         shape_scores(c, t, w->s.offset, k0, &g[i], w->scores);
     }
@@ -47,7 +47,7 @@ static void scale_output(const work_t* w, const panel_t* t, const float* alpha, 
     for (int64_t d = 0; d < w->c->Dv; d++)
         for (int64_t v = 0; v < t->nv; v++) {
             float* x = o + d * PANEL + v * V_LANES;
-            v_store(x, t->started ? v_mul(v_load(x), v_load(alpha + v * V_LANES)) : v_zero());
+            v_store(x, t->has_sums ? v_mul(v_load(x), v_load(alpha + v * V_LANES)) : v_zero());
         }
 }
 
@@ -105,8 +105,8 @@ static void add_values(const work_t* w, panel_t* t, int64_t k0, const segment_t*
     const int covers = n_segments > 0 && g[0].v0 == 0 && g[0].v1 == t->nv;
     if (!covers) scale_output(w, t, alpha, o);
     for (int i = 0; i < n_segments; i++) {
-        const tile_end end = i > 0 || !covers ? END_ADD_C : t->started ? END_SCALE_C : END_STORE;
-        if (t->careful && g[i].ragged)
+        const tile_end end = i > 0 || !covers ? END_ADD_C : t->has_sums ? END_SCALE_C : END_STORE;
+        if (t->masked_fma && g[i].ragged)
             add_values_by_lane(w, t, k0, &g[i], end, alpha, o);
         else
             add_values_by_tile(w, k0, &g[i], end, alpha, o);

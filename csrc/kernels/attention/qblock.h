@@ -7,8 +7,8 @@
 #include "output.h"
 #include "weights.h"
 
-/* Which lanes have NaN or infinity in their output, or in what a matrix unit was given; whether any has. */
-static int find_rogue_lanes(const work_t* w, const panel_t* t, const float* o, uint8_t rogue[PANEL]) {
+/* Which lanes have NaN or infinity in their output, or in what a matrix engine was given; whether any has. */
+static int find_nonfinite_lanes(const work_t* w, const panel_t* t, const float* o, uint8_t nonfinite[PANEL]) {
     const vf inf = v_set1(INFINITY);
     int any = 0;
     for (int64_t v = 0; v < t->nv; v++) {
@@ -19,28 +19,28 @@ static int find_rogue_lanes(const work_t* w, const panel_t* t, const float* o, u
         }
         float lanes[V_LANES];
         v_store(lanes, worst);
-        for (int64_t i = 0; i < V_LANES; i++) any |= rogue[v * V_LANES + i] = lanes[i] > 0 || t->rogue[v * V_LANES + i];
+        for (int64_t i = 0; i < V_LANES; i++) any |= nonfinite[v * V_LANES + i] = lanes[i] > 0 || t->nonfinite[v * V_LANES + i];
     }
     return any;
 }
 
 /* NaN or infinity at a key that only some lanes see has reached others through 0 * NaN: once more, lane by lane, for
- * those whose output shows it. The other lanes keep their bits. A matrix unit leaves all rows with NaN or infinity to
+ * those whose output shows it. The other lanes keep their bits. A matrix engine leaves all rows with NaN or infinity to
  * this. */
-static void redo_panel(work_t* w, int64_t index, const uint8_t* rogue) {
+static void redo_panel(work_t* w, int64_t index, const uint8_t* nonfinite) {
     panel_t* t = w->panels + index;
-    struct unit* unit = w->unit;
-    w->unit = NULL;
-    t->started = 0;
-    t->careful = 1;
-    t->apart = 0;
+    struct matrix_engine* engine = w->engine;
+    w->engine = NULL;
+    t->has_sums = 0;
+    t->masked_fma = 1;
+    t->split_sum = 0;
     for (int64_t i = 0; i < PANEL; i++) {
         t->max[i] = -INFINITY;
         t->sum[i] = 0;
     }
-    over_superblocks(w, index, index + 1, panel_superblock);
-    finish_panel(w, index, rogue);
-    w->unit = unit;
+    for_each_superblock(w, index, index + 1, panel_superblock);
+    finish_panel(w, index, nonfinite);
+    w->engine = engine;
 }
 
 static work_t begin_work(const tfast_attention* c, const tfast_attention_piece* p, void* scratch, ahead_list* ahead) {
@@ -53,31 +53,31 @@ static work_t begin_work(const tfast_attention* c, const tfast_attention_piece* 
     w.scores = (float*)(base + w.l.scores);
     w.k_stage = (float*)(base + w.l.k);
     w.v_stage = (float*)(base + w.l.v);
-    w.unit = unit_begin(&w, base + w.l.bytes);
-    const int copied = p->copy_keys && !w.unit;
-    w.stage_k = copied || c->dtype != TFAST_F32;
-    w.stage_v = copied || c->dtype != TFAST_F32;
+    w.engine = engine_begin(&w, base + w.l.bytes);
+    const int copied = p->copy_kv && !w.engine;
+    w.stage_k = copied || c->kv_dtype != TFAST_F32;
+    w.stage_v = copied || c->kv_dtype != TFAST_F32;
     return w;
 }
 
-static void KERNEL(attention_f32_qblock)(const tfast_attention* c, const tfast_attention_piece* p, void* scratch) {
+static void KERNEL(attention_qblock)(const tfast_attention* c, const tfast_attention_piece* p, void* scratch) {
     ahead_list ahead = {.lines_per_tile = AHEAD_LINES + (bias_comes_from_afar(&c->bias[0]) ? AHEAD_BIAS_LINES : 0)};
     work_t w = begin_work(c, p, scratch, &ahead);
     for (int64_t i = 0; i < w.l.panels; i++) {
         const int64_t row = panel_begin(p->n_rows, i);
         panel_set_rows(c, p, &w.s, w.panels + i, p->row + row, panel_begin(p->n_rows, i + 1) - row);
         panel_pack_q(c, &w.s, w.panels + i, query_factor(c), w.q + i * c->D * PANEL);
-        if (w.unit) unit_take_query(&w, i);
+        if (w.engine) engine_take_query(&w, i);
     }
-    over_superblocks(&w, 0, w.l.panels, panel_superblock);
+    for_each_superblock(&w, 0, w.l.panels, panel_superblock);
     for (int64_t i = 0; i < w.l.panels; i++) {
-        uint8_t rogue[PANEL];
+        uint8_t nonfinite[PANEL];
         finish_panel(&w, i, NULL);
-        if ((w.unit || w.panels[i].ragged) && find_rogue_lanes(&w, w.panels + i, output_of(&w, i), rogue))
-            redo_panel(&w, i, rogue);
+        if ((w.engine || w.panels[i].ragged) && find_nonfinite_lanes(&w, w.panels + i, output_of(&w, i), nonfinite))
+            redo_panel(&w, i, nonfinite);
     }
     if (c->weights && !p->partial) write_weights(&w);
-    if (w.unit) unit_end(&w);
+    if (w.engine) engine_end(&w);
 }
 
 #endif

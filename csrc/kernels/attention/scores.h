@@ -163,8 +163,8 @@ static void add_alibi(const panel_t* p, int64_t offset, int64_t k0, const segmen
 static void lane_ranges(const panel_t* p, int64_t v, int64_t k0, vf* lo, vf* hi) {
     float a[V_LANES], b[V_LANES];
     for (int64_t i = 0; i < V_LANES; i++) {
-        a[i] = (float)tfast_clamp(p->lo[v * V_LANES + i] - k0, -1, ATTENTION_BLOCK + 1);
-        b[i] = (float)tfast_clamp(p->hi[v * V_LANES + i] - k0, -1, ATTENTION_BLOCK + 1);
+        a[i] = (float)tfast_clamp(p->lo[v * V_LANES + i] - k0, -1, KEY_BLOCK + 1);
+        b[i] = (float)tfast_clamp(p->hi[v * V_LANES + i] - k0, -1, KEY_BLOCK + 1);
     }
     *lo = v_load(a);
     *hi = v_load(b);
@@ -254,8 +254,8 @@ V_INLINE void segment_exp(const segment_t* g, int64_t v, const int n, float* S, 
 }
 
 /* The same with the sum of four chains, which has a fourth of the error. The register tile adds up the values in the
- * order of the one chain, so that errors cancel; a matrix unit, which has hardly any, does not. */
-V_INLINE void segment_exp_apart(const segment_t* g, int64_t v, const int n, float* S, const vf max[TILE_VECTORS],
+ * order of the one chain, so that errors cancel; a matrix engine, which has hardly any, does not. */
+V_INLINE void segment_exp_split(const segment_t* g, int64_t v, const int n, float* S, const vf max[TILE_VECTORS],
                                 vf sum[TILE_VECTORS]) {
     vf part[4][TILE_VECTORS];
     float* s = S + g->t0 * PANEL + v * V_LANES;
@@ -296,8 +296,8 @@ V_INLINE void softmax_vectors(panel_t* p, const segment_t* g, int n_segments, in
     }
     for (int k = 0; k < n_segments; k++) {
         if (v < g[k].v0 || g[k].v1 <= v) continue;
-        if (p->apart)
-            segment_exp_apart(&g[k], v, n, S, used, sum);
+        if (p->split_sum)
+            segment_exp_split(&g[k], v, n, S, used, sum);
         else
             segment_exp(&g[k], v, n, S, used, sum);
     }

@@ -10,7 +10,7 @@ typedef struct {
     int64_t q_row0, k_row0; /* first row in packed storage, else 0 */
     const char *q, *k, *v;  /* of this batch and kv head (q: of this batch) */
     char* out;
-    int64_t element;
+    int64_t q_bytes, kv_bytes; /* of an element of q and out, of k and v */
 } sequence_t;
 
 static int64_t element_bytes(tfast_dtype dtype) {
@@ -18,9 +18,10 @@ static int64_t element_bytes(tfast_dtype dtype) {
 }
 
 static void set_sequence(const tfast_attention* c, const tfast_attention_piece* p, sequence_t* s) {
-    const int64_t b = p->batch, e = element_bytes(c->dtype);
+    const int64_t b = p->batch;
     int64_t q0 = b * c->q_stride[0], k0 = b * c->k_stride[0], v0 = b * c->v_stride[0], o0 = b * c->out_stride[0];
-    s->element = e;
+    s->q_bytes = element_bytes(c->q_dtype);
+    s->kv_bytes = element_bytes(c->kv_dtype);
     s->offset = c->offset ? c->offset[b] : 0;
     s->lq = c->Lq;
     s->lk = c->Lk;
@@ -36,10 +37,10 @@ static void set_sequence(const tfast_attention* c, const tfast_attention_piece* 
         o0 = s->q_row0 * c->out_stride[2];
     }
     if (c->kv_length) s->lk = TFAST_MIN(s->lk, c->kv_length[b]);
-    s->q = (const char*)c->q + q0 * e;
-    s->k = (const char*)c->k + (k0 + p->kv_head * c->k_stride[1]) * e;
-    s->v = (const char*)c->v + (v0 + p->kv_head * c->v_stride[1]) * e;
-    s->out = (char*)c->out + o0 * e;
+    s->q = (const char*)c->q + q0 * s->q_bytes;
+    s->k = (const char*)c->k + (k0 + p->kv_head * c->k_stride[1]) * s->kv_bytes;
+    s->v = (const char*)c->v + (v0 + p->kv_head * c->v_stride[1]) * s->kv_bytes;
+    s->out = (char*)c->out + o0 * s->q_bytes;
 }
 
 /* V_LANES elements (or the first n, the others 0) of a row of any type. */

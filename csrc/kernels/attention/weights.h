@@ -48,9 +48,9 @@ static void weights_superblock(const work_t* w, int64_t index) {
     panel_t* t = w->panels + index;
     const int64_t end = TFAST_MIN(t->end, w->s0 + w->l.superblock);
     const vf share = v_set1(c->weights_mean ? 1.0f / (float)c->H : 1.0f);
-    for (int64_t k0 = TFAST_MAX(w->s0, t->first / ATTENTION_BLOCK * ATTENTION_BLOCK); k0 < end; k0 += ATTENTION_BLOCK) {
+    for (int64_t k0 = TFAST_MAX(w->s0, t->first / KEY_BLOCK * KEY_BLOCK); k0 < end; k0 += KEY_BLOCK) {
         segment_t g[MAX_SEGMENTS];
-        const int n_segments = cut_segments(t, k0, TFAST_MIN(ATTENTION_BLOCK, end - k0), g);
+        const int n_segments = cut_segments(t, k0, TFAST_MIN(KEY_BLOCK, end - k0), g);
         score_block(w, t, w->q + index * c->D * PANEL, k0, g, n_segments);
         for (int i = 0; i < n_segments; i++)
             for (int64_t v = g[i].v0; v < g[i].v1; v++) {
@@ -68,7 +68,7 @@ static void write_weights(work_t* w) {
         for (int64_t n = 0; n < t->n; n++) t->sum[n] = row_factor(w->c, t->head[n], t->max[n], t->sum[n]);
         for (int64_t n = t->n; n < t->nv * V_LANES; n++) t->sum[n] = t->sum[t->n - 1];
     }
-    over_superblocks(w, 0, w->l.panels, weights_superblock);
+    for_each_superblock(w, 0, w->l.panels, weights_superblock);
 }
 
 #endif

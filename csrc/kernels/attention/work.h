@@ -26,12 +26,12 @@ typedef struct {
 /* Buffers in one scratch area. Padding to 64 bytes keeps every part on a cache line. */
 static layout_t layout_of(const tfast_attention* c, int64_t max_rows) {
     layout_t l = {.panels = TFAST_MAX(1, tfast_ceil_div(max_rows, PANEL))};
-    const int64_t wide = c->D + c->Dv, fit = STAGE_FLOATS / wide / ATTENTION_BLOCK * ATTENTION_BLOCK;
-    l.superblock = tfast_clamp(fit, ATTENTION_BLOCK, 8 * ATTENTION_BLOCK);
+    const int64_t wide = c->D + c->Dv, fit = STAGE_FLOATS / wide / KEY_BLOCK * KEY_BLOCK;
+    l.superblock = tfast_clamp(fit, KEY_BLOCK, 8 * KEY_BLOCK);
     const int64_t dv = tfast_round_up(c->Dv, V_LANES);
     size_t at = 0;
     const size_t part[] = {(size_t)l.panels * sizeof(panel_t),  (size_t)(l.panels * c->D * PANEL) * 4,
-                           (size_t)(l.panels * dv * PANEL) * 4, (size_t)(ATTENTION_BLOCK * PANEL) * 4,
+                           (size_t)(l.panels * dv * PANEL) * 4, (size_t)(KEY_BLOCK * PANEL) * 4,
                            (size_t)(l.superblock * c->D) * 4,   (size_t)(l.superblock * dv) * 4};
     size_t* offset[] = {&l.states, &l.q, &l.o, &l.scores, &l.k, &l.v};
     for (int i = 0; i < 6; i++) {
@@ -48,7 +48,7 @@ static layout_t layout_of(const tfast_attention* c, int64_t max_rows) {
 static int64_t panel_begin(int64_t n_rows, int64_t index) {
     const int64_t last = TFAST_MAX(1, tfast_ceil_div(n_rows, PANEL)) - 1, rest = n_rows - last * PANEL;
     if (index > last) return n_rows;
-    return index * PANEL - (index == last && index > 0 && rest <= ATTENTION_ALONE ? ATTENTION_ALONE : 0);
+    return index * PANEL - (index == last && index > 0 && rest <= MIN_TAIL_ROWS ? MIN_TAIL_ROWS : 0);
 }
 
 /* Everything the steps of one piece share. */
@@ -62,32 +62,32 @@ typedef struct {
     int stage_k, stage_v; /* K, V are read from the copies below */
     int64_t begin, s0;    /* first key that is seen, first of the superblock */
     ahead_list* ahead;
-    struct unit* unit; /* what computes the products in place of the register tile, or NULL */
+    struct matrix_engine* engine; /* what computes the products in place of the register tile, or NULL */
 } work_t;
 
 /* Rows [s0, s0 + n) of K, widened. */
 static void stage_k(const work_t* w, int64_t n) {
     for (int64_t j = 0; j < n; j++) {
-        const char* row = w->s.k + (w->s0 + j) * w->c->k_stride[2] * w->s.element;
+        const char* row = w->s.k + (w->s0 + j) * w->c->k_stride[2] * w->s.kv_bytes;
         float* to = w->k_stage + j * w->c->D;
         int64_t d = 0;
-        for (; d + V_LANES <= w->c->D; d += V_LANES) v_store(to + d, load_row(row, d, V_LANES, w->c->dtype));
-        if (d < w->c->D) v_store_n(to + d, load_row(row, d, w->c->D - d, w->c->dtype), w->c->D - d);
+        for (; d + V_LANES <= w->c->D; d += V_LANES) v_store(to + d, load_row(row, d, V_LANES, w->c->kv_dtype));
+        if (d < w->c->D) v_store_n(to + d, load_row(row, d, w->c->D - d, w->c->kv_dtype), w->c->D - d);
     }
 }
 
 /* V as operand A of the second product: [Dv / V_LANES][key][V_LANES], so that a tile reads it in order. */
 static void stage_v(const work_t* w, int64_t n) {
-    const int64_t step = w->l.superblock * V_LANES, row_bytes = w->c->v_stride[2] * w->s.element;
+    const int64_t step = w->l.superblock * V_LANES, row_bytes = w->c->v_stride[2] * w->s.kv_bytes;
     const char* rows = w->s.v + w->s0 * row_bytes;
     for (int64_t d = 0; d < w->c->Dv; d += V_LANES) {
         const int64_t width = w->c->Dv - d;
         float* to = w->v_stage + d / V_LANES * step;
-        if (width >= V_LANES && w->c->dtype == TFAST_F32)
+        if (width >= V_LANES && w->c->kv_dtype == TFAST_F32)
             for (int64_t j = 0; j < n; j++) v_store(to + j * V_LANES, v_load((const float*)(rows + j * row_bytes) + d));
         else
             for (int64_t j = 0; j < n; j++)
-                v_store(to + j * V_LANES, load_row(rows + j * row_bytes, d, width, w->c->dtype));
+                v_store(to + j * V_LANES, load_row(rows + j * row_bytes, d, width, w->c->kv_dtype));
     }
 }
 
