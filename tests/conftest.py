@@ -1,9 +1,9 @@
 """Fixtures and markers of the whole suite.
 
-``isa``: the test runs once for every ISA that this machine has, or in a test build (TRANSFORMER_FAST_EMULATE in setup.py)
-for those that it emulates; ``threads``: once on one thread and once on several.
-Both restore what was set before. Marker ``oracle``: compares with torch, onnx or transformers (extra ``oracle``) and is
-skipped where they are missing. ``helpers/`` has what is no fixture (``support.py``) and the shapes (``cases.py``);
+``isa``: the test runs once for every ISA that this machine has, or in a test build (TRANSFORMER_FAST_EMULATE in
+setup.py) for those that it emulates; ``threads``: once on one thread and once on several. Both restore what was set
+before. Marker ``oracle``: compares with torch, onnx or transformers (extra ``oracle``) and is skipped where they are
+missing. ``helpers/`` has what is no fixture (``support.py``) and the shapes (``cases.py``);
 pytest puts that folder on sys.path.
 
     ops/        each op of `functional` against `reference`, and `reference` itself

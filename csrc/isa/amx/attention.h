@@ -8,8 +8,8 @@
  *   O^T[dv][lane] = V^T * S       A: V^T, split once a superblock    [16 dv][step of 32 keys][part]
  *                                 B: S, split for every block        [step of 32 keys][part][half of the lanes]
  *
- * Pairs of a step are (i, i + 16) throughout. Tiles of S are stored where scores.h looks for them, whole
- * tiles: what lies outside of the segments is not read there, and is 0 for the second product. S is split while the
+ * Pairs of a step are (i, i + 16) throughout. Tiles of S are stored whole, where scores.h looks for them: what lies
+ * outside of the segments is not read there, and is 0 for the second product. S is split while the
  * first products with it run. The order of sums depends on D and on a key's place in its block alone; adding the 0 of
  * a hidden key changes nothing.
  *
@@ -19,7 +19,7 @@
  * the piece sees are not read.
  *
  * Few rows, few keys, narrow heads, additive scores and calls that want the weights stay with the level below
- * (attention_min_rows in table.h): the row's own sequence decides. */
+ * (min_rows in kernels/api.h): the row's own sequence decides. */
 #ifndef TFAST_ISA_AMX_ATTENTION_H
 #define TFAST_ISA_AMX_ATTENTION_H
 
