@@ -10,12 +10,14 @@
                        |
                    wire.py masks.py texts.py artifacts.py modules.py      what both sides share
 
-bench_attention.py and bench_linear.py are suites of pytest-benchmark beside that. A new peer is a file in backends/
-and a name in `backends.NAMES`; a new case is a line in its question's file. README.md says how to run everything.
+compare.py puts two builds of ours in the place of the peers; bench_cases.py gives the same cases to pytest-benchmark.
+A new peer is a file in backends/ and a name in `backends.NAMES`; a new case is a line in its question's file.
+README.md says how to run everything.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -26,9 +28,11 @@ def _order_path() -> None:
     """What is measured is the installed package; the checkout only where none is installed (built in place).
 
     `python -m benchmarks` puts the checkout first, whose package lacks its compiled module after an ordinary install.
-    The cases are those of the tests.
+    A checkout that PYTHONPATH names is what is to be measured, and stays first. The cases are those of the tests.
     """
-    if any(Path(place or ".").resolve() == ROOT for place in sys.path):
+    named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    wanted = any(place and Path(place).resolve() == ROOT for place in named)
+    if not wanted and any(Path(place or ".").resolve() == ROOT for place in sys.path):
         sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != ROOT]
         sys.path.append(str(ROOT))
     helpers = str(ROOT / "tests" / "helpers")

@@ -7,7 +7,6 @@ The command behind `make bench`. A new question is a module with `CLAIMS` and `r
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import sys
@@ -15,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import ROOT, attention, backends, claims, families, linear, models, plots, report
+from benchmarks import ROOT, attention, backends, claims, families, linear, models, plots, report, runner
 from benchmarks.runner import Lane, Run
 from transformer_fast import functional
 
@@ -41,8 +40,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--sample", type=float, default=0.02, help="seconds a turn lasts at least (default: 0.02)")
     parser.add_argument("--quick", action="store_true", help="small cases, two short rounds: does everything work?")
     parser.add_argument("--out", type=Path, help="the JSON file; only with one question and one number of threads")
-    parser.add_argument("--machine", help='what titles and file names call the machine: "Zen 4" (default: nothing)')
-    parser.add_argument("--folder", type=Path, help="where files without --out go, and the plots")
+    parser.add_argument("--machine", help='what titles and the folder call the machine: "Zen 4" (default: unnamed)')
+    parser.add_argument("--folder", type=Path, help="of the machines' folders, where files without --out go")
     options = parser.parse_args()
     options.folder = options.folder or (_QUICK_RESULTS if options.quick else _RESULTS)
     options.threads = [int(n) for n in options.threads.split(",")]
@@ -52,7 +51,7 @@ def _arguments() -> argparse.Namespace:
     if unknown:
         parser.error(f"--peers names {', '.join(sorted(unknown))}; known: {', '.join(backends.NAMES[1:])}")
     if options.machine is not None and not _for_file(options.machine):
-        parser.error(f"--machine is {options.machine!r}; letters or digits are needed, for the name of the file")
+        parser.error(f"--machine is {options.machine!r}; letters or digits are needed, for the name of the folder")
     if options.out and len(options.threads) * len(options.question) > 1:
         parser.error("--out takes one question and one number of threads")
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -94,10 +93,11 @@ def _for_file(machine: str) -> str:
     return re.sub(r"[^a-z0-9]", "", machine.lower())
 
 
-def _file_name(result: dict[str, Any]) -> str:
-    machine = _for_file(result["machine"].get("name", ""))
+def _place(result: dict[str, Any]) -> str:
+    """The result's path in the folder of all: one current result a machine, question, level and number of threads."""
+    machine = _for_file(result["machine"].get("name", "")) or "unnamed"
     threads = f"{result['threads']}thread{'s' * (result['threads'] > 1)}"
-    return "-".join(part for part in (result["benchmark"], machine, result["isa"], threads) if part) + ".json"
+    return f"{machine}/{result['benchmark']}-{result['isa']}-{threads}.json"
 
 
 def main() -> None:
@@ -110,13 +110,17 @@ def main() -> None:
     for threads in options.threads:
         for question in options.question:
             result = _measure(question, threads, options, say)
-            path = options.out or options.folder / _file_name(result)
+            path = options.out or options.folder / _place(result)
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            path.write_text(runner.to_text(result), encoding="utf-8")
             written.append(path)
             failed += [row["case"]["name"] for row in result["rows"] if "seconds" not in row["lanes"]["ours"]]
             say(f"{path}: {result['seconds']} s")
     print(report.markdown(written))
+    if not options.out:
+        for folder in {path.parent for path in written}:
+            report.write_tables(folder)
+            say(f"{folder / report.TABLES}")
     for path in plots.draw(written):
         say(f"{path}")
     if failed:

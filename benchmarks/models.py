@@ -107,17 +107,25 @@ def flops(config: dict[str, Any], tokens: int, pairs: int) -> int:
     return layers * (2 * tokens * (4 * h * h + 2 * h * inner) + 4 * pairs * h)
 
 
+def model_cases(model: str, quick: bool = False) -> list[ModelCase]:
+    return [ModelCase(_name(model, B, L), model, B, L) for B, L in SHAPES if not quick or B * L <= 16]
+
+
+def texts_case(quick: bool = False) -> TextsCase:
+    count = _QUICK_TEXTS if quick else TEXTS
+    return TextsCase(f"minilm {count} texts", "minilm", count)
+
+
 def run(session: Run, quick: bool) -> None:
     session.extra["loading"] = {}
     for model in MODELS:
         found = artifacts.prepare(model, _forms(session), session.report)
         session.extra["loading"][model] = _measure_loading(found["checkpoint"])
-        for B, L in SHAPES:
-            if not quick or B * L <= 16:
-                session.measure(_model_work(ModelCase(_name(model, B, L), model, B, L), found))
-    count = _QUICK_TEXTS if quick else TEXTS
-    found = artifacts.prepare("minilm", _forms(session), session.report, count)
-    session.measure(_texts_work(TextsCase(f"minilm {count} texts", "minilm", count), found))
+        for case in model_cases(model, quick):
+            session.measure(_model_work(case, found))
+    case = texts_case(quick)
+    found = artifacts.prepare("minilm", _forms(session), session.report, case.count)
+    session.measure(_texts_work(case, found))
 
 
 def _forms(session: Run) -> list[str]:

@@ -1,7 +1,8 @@
-"""Result files as Markdown: `python -m benchmarks.report results/*.json [--into docs/performance.md]`.
+"""Result files as Markdown: `python -m benchmarks.report benchmarks/results/*`.
 
-The only source of the tables in docs/performance.md, which stand there between two marks. A new kind of row is a
-function in `_TABLES`.
+Writes the tables of each machine beside its results (README.md of the folder), and the headlines of all into
+docs/performance.md between two marks. Called by __main__.py for the folder that it wrote. A new kind of row is a
+function in `_TABLES`, a new headline a line in `_HEADLINES`.
 """
 
 from __future__ import annotations
@@ -12,8 +13,44 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import ROOT
+
+TABLES = "README.md"
+_DOCUMENT = ROOT / "docs" / "performance.md"
 _BEGIN = "<!-- benchmarks.report: begin. Written by `python -m benchmarks.report`; do not edit. -->"
 _END = "<!-- benchmarks.report: end -->"
+# Question -> the cases of which docs/performance.md shows the figures on one thread, as (name in a result, text).
+_HEADLINES = {
+    "attention": (
+        ("D64 L128", "attention, 8 x 12 heads, L=128, D=64"),
+        ("D64 L512", "attention, 12 heads, L=512, D=64"),
+        ("D64 L512 causal", "the same, causal"),
+        ("D64 L2048", "attention, 12 heads, L=2048, D=64"),
+        ("D128 L4096", "attention, 2 heads, L=4096, D=128"),
+        ("decode 32x2048x128", "decode, 32 heads, 2,048 keys, D=128"),
+        ("decode 32/4x8192x128", "decode, 32 query heads on 4, 8,192 keys"),
+    ),
+    "linear": (
+        ("1 x 768 -> 3072", "linear, 1 row, 768 to 3,072"),
+        ("24 x 768 -> 3072", "linear, 24 rows"),
+        ("96 x 768 -> 3072", "linear, 96 rows"),
+        ("1024 x 768 -> 3072", "linear, 1,024 rows"),
+    ),
+    "models": (
+        ("minilm 1x16", "all-MiniLM-L6-v2, 1 x 16 tokens"),
+        ("minilm 8x128", "all-MiniLM-L6-v2, 8 x 128 tokens"),
+        ("minilm 1x512", "all-MiniLM-L6-v2, 1 x 512 tokens"),
+        ("bert-base 8x128", "BERT-base shape, 8 x 128 tokens"),
+        ("minilm 2000 texts", "2,000 sentences, texts to vectors"),
+    ),
+    "families": (
+        ("gpt2 prefill 1 x 512", "GPT-2 small, prompt of 512 tokens"),
+        ("gpt2 decode 1, 512 in the cache", "GPT-2 small, one token after 512"),
+        ("t5, 32 tokens of 32, beam 4", "T5 small, 32 tokens, 4 beams"),
+        ("vit 8", "ViT base, 8 pictures"),
+        ("whisper encoder 1", "Whisper tiny, encoder"),
+    ),
+}
 PEER_NAMES = {
     "ours": "this library",
     "numpy": "NumPy",
@@ -30,14 +67,57 @@ def markdown(paths: Sequence[Path]) -> str:
     return "\n\n".join(_section(Path(path)) for path in paths)
 
 
+def write_tables(folder: Path) -> None:
+    """Writes the tables of all results of a machine's folder beside them."""
+    note = "Written by `python -m benchmarks.report`; [benchmarks/README.md](../../README.md) says how it is measured."
+    text = markdown(sorted(folder.glob("*.json")))
+    (folder / TABLES).write_text(f"# Results\n\n{note}\n\n{text}\n", encoding="utf-8")
+
+
 def write_into(document: Path, text: str) -> None:
     """Puts the text between the marks of the document. Raises ValueError if it has none."""
     before = document.read_text(encoding="utf-8")
     if _BEGIN not in before or _END not in before:
-        raise ValueError(f"{document}: needed: the lines {_BEGIN!r} and {_END!r}")
+        raise ValueError(f"{document} lacks its marks, needed: the lines {_BEGIN!r} and {_END!r}")
     head, rest = before.split(_BEGIN, 1)
     tail = rest.split(_END, 1)[1]
     document.write_text(f"{head}{_BEGIN}\n\n{text}\n\n{_END}{tail}", encoding="utf-8")
+
+
+def headlines(folders: Sequence[Path]) -> str:
+    """The chosen cases on one thread, a table and the plots of each machine."""
+    return "\n\n".join(text for text in map(_headlines_of, folders) if text)
+
+
+def _headlines_of(folder: Path) -> str:
+    paths = sorted(folder.glob("*-1thread.json"))
+    results = {path: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+    order = list(_HEADLINES)
+    by_question = sorted(results.values(), key=lambda result: order.index(result["benchmark"]))
+    if not by_question:
+        return ""
+    found = {label for result in by_question for label in result["backends"]}
+    peers = [label for label in PEER_NAMES if label != "ours" and label in found]
+    lines = []
+    for result in by_question:
+        rows = {row["case"]["name"]: row for row in result["rows"]}
+        for name, text in _HEADLINES[result["benchmark"]]:
+            if "seconds" in rows.get(name, {"lanes": {"ours": {}}})["lanes"]["ours"]:
+                cells = _speed_row(rows[name], peers)
+                share = f"{cells[4]} of the read" if cells[4] else cells[3]
+                lines.append((text, cells[1], share, *cells[5:-1]))
+    head = ("Case, 1 thread", "time", "of FMA peak", *(f"vs {PEER_NAMES[peer]}" for peer in peers))
+    machine = by_question[0]["machine"]
+    dates = sorted({result["date"][:10] for result in by_question})
+    place = f"../benchmarks/results/{folder.name}"
+    plotted = [path.with_suffix(".png") for path in paths if path.with_suffix(".png").exists()]
+    parts = [
+        f"## {machine.get('name', folder.name)}: {machine['cpu']}, {by_question[0]['isa']}",
+        f"{' and '.join(dates)}; [all tables]({place}/{TABLES}).",
+        table(*_without_empty_columns(head, lines)),
+        "\n".join(f"![{path.stem}]({place}/{path.name})" for path in plotted),
+    ]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _section(path: Path) -> str:
@@ -187,14 +267,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
-    parser.add_argument("results", nargs="+", type=Path)
-    parser.add_argument("--into", type=Path, help="a document with the two marks; otherwise the text is printed")
-    options = parser.parse_args()
-    text = markdown(options.results)
-    if options.into:
-        write_into(options.into, text)
-    else:
-        print(text)
+    parser.add_argument("folders", nargs="+", type=Path, help="one a machine")
+    folders = [folder for folder in parser.parse_args().folders if folder.is_dir()]
+    for folder in folders:
+        write_tables(folder)
+    write_into(_DOCUMENT, headlines(folders))
 
 
 if __name__ == "__main__":

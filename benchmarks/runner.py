@@ -3,7 +3,7 @@
 attention.py, linear.py, models.py and families.py hand their work to `Run`; __main__.py writes what it returns. In
 each round every peer has one turn, and before the first, between the rounds and after the last the FMA peak (and, where
 memory is the limit, the streaming read) is sampled: a change of clock frequency or a busy neighbour meets all alike. A
-figure is the median of the rounds, and all samples stay in the result.
+figure is the median of the rounds; median and quartiles are stored (`to_text` writes the file).
 """
 
 from __future__ import annotations
@@ -38,12 +38,17 @@ _FEWER_ROUNDS = ((15.0, 2), (4.0, 3))
 
 @dataclass(frozen=True)
 class Lane:
-    """Who has a turn: a peer on a number of threads; `isa` forces a level of ours."""
+    """Who has a turn: a peer on a number of threads; `isa` forces a level of ours.
+
+    python, path: the executable and the PYTHONPATH of its process, where another build of ours has its turn.
+    """
 
     label: str
     backend: str
     threads: int
     isa: str | None = None
+    python: str = sys.executable
+    path: str | None = None
 
 
 @dataclass(frozen=True)
@@ -84,9 +89,11 @@ class Worker:
         environment.pop("TRANSFORMER_FAST_NUM_THREADS", None)
         if lane.isa or isa:
             environment["TRANSFORMER_FAST_ISA"] = lane.isa or isa
+        if lane.path is not None:
+            environment["PYTHONPATH"] = lane.path
         self.log = tempfile.TemporaryFile(mode="w+")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.worker", lane.backend, "--threads", str(lane.threads)],
+            [lane.python, "-m", "benchmarks.worker", lane.backend, "--threads", str(lane.threads)],
             cwd=ROOT,
             env=environment,
             stdin=subprocess.PIPE,
@@ -303,6 +310,21 @@ class Run:
         self.stream.append(self.ask("ours", "streaming_read", nbytes=_DRAM_BYTES)["gbs"])
 
 
+def to_text(result: dict[str, Any]) -> str:
+    """The result file: JSON with a line a case, floats with six digits."""
+    brief = _rounded(result)
+    rows = ",\n".join(json.dumps(row, separators=(",", ":")) for row in brief.pop("rows"))
+    return f'{json.dumps(brief, indent=1)[:-2]},\n "rows": [\n{rows}\n]\n}}\n'
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _rounded(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
 def write_rows(path: str, rows: np.ndarray) -> bool:
     """For `Work.expected`: the rows are there."""
     np.save(path, rows)
@@ -314,7 +336,7 @@ def _figures(work: Work, samples: list[dict[str, Any]], peaks: list[float] | Non
     entry = _summary(times, "seconds")
     seconds = entry["seconds"]
     entry |= {
-        "samples": times,
+        "turns": len(times),
         "gflops": work.flops / seconds / 1e9,
         "processors": statistics.median(sample["processors"] for sample in samples),
         "at_rest": all(sample["at_rest"] for sample in samples),

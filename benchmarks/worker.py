@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import hashlib
 import importlib.util
 import json
 import math
@@ -32,7 +33,7 @@ _REST_LIMIT = 2.0
 _LONG_CALL = 0.1
 # From here on even the first call of all, with whatever it sets up, says which variant is faster.
 _VERY_LONG_CALL = 0.5
-_ERROR_LENGTH = 300
+_ERROR_LENGTH = 200
 
 
 def _load_timing() -> Any:
@@ -68,16 +69,18 @@ class Session:
         tolerance: float,
         sample_seconds: float,
         artifacts: dict[str, Any],
+        only: str | None = None,
     ) -> dict[str, Any]:
         """Chooses the fastest variant that gives the expected rows within `tolerance`; `time` then times it.
 
         rows: indices into the result, seen as rows of its last axis. expected: a .npy with what they should be;
-        without it nothing is checked.
+        without it nothing is checked. only: the variant of this name is the only one.
         """
         self.forget()
         case = wire.from_json(case)
         prepare = getattr(self.backend, wire.operation(case))
         variants = prepare(case, artifacts) if wire.needs_artifacts(case) else prepare(case)
+        variants = [variant for variant in variants if only in (None, variant.name)]
         expected = None if expected is None else np.load(expected)
         report = {}
         for variant in variants:
@@ -92,7 +95,8 @@ class Session:
         chosen = report[self.variant.name]
         self.repeat = max(1, math.ceil(sample_seconds / chosen["seconds"]))
         self.warm_up = chosen["seconds"] < _LONG_CALL
-        return {"variant": self.variant.name, "max_error": chosen["max_error"], "variants": report}
+        tried = {name: one.get("seconds") or one["error"] for name, one in report.items()}
+        return {"variant": self.variant.name, "max_error": chosen["max_error"], "variants": tried}
 
     @staticmethod
     def _try(variant: Variant, rows: list[int], expected, tolerance: float, sample_seconds: float) -> dict[str, Any]:
@@ -125,6 +129,15 @@ class Session:
         result = self.backend.reference(wire.from_json(case), artifacts, picked)
         np.save(path, result.reshape(-1, result.shape[-1]).astype(np.float64))
         return {}
+
+    def digest(self) -> dict[str, Any]:
+        """A digest of all bits of the prepared case's result."""
+        result = np.ascontiguousarray(self.variant.read(self.variant.call()))
+        return {"digest": hashlib.sha256(result.tobytes()).hexdigest(), "shape": list(result.shape)}
+
+    def place(self) -> dict[str, Any]:
+        """Where this process has transformer_fast from."""
+        return {"place": str(Path(importlib.util.find_spec("transformer_fast").origin).parent)}
 
     def fma_peak(self, seconds: float) -> dict[str, Any]:
         return {"gflops": self.backend.fma_peak(seconds)}

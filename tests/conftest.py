@@ -1,10 +1,11 @@
 """Fixtures and markers of the whole suite.
 
-``isa``: the test runs once for every ISA that this machine has, or in a test build (TRANSFORMER_FAST_EMULATE in
-setup.py) for those that it emulates; ``threads``: once on one thread and once on several. Both restore what was set
-before. Marker ``oracle``: compares with torch, onnx or transformers (extra ``oracle``) and is skipped where they are
-missing. ``helpers/`` has what is no fixture (``support.py``) and the shapes (``cases.py``);
-pytest puts that folder on sys.path.
+``isa``: the test runs once for every ISA that this machine has, or that a test build (TRANSFORMER_FAST_EMULATE in
+setup.py) emulates; ``threads``: once on one thread and once on several.
+Both restore what was set before. Where the product with the cases would be large, ``rotate("isa", "threads")`` runs
+each case on one of their values, in turn; ``rotate("threads")`` runs it on every ISA, with the numbers of threads in
+turn. Marker ``oracle``: compares with torch, onnx or transformers (extra ``oracle``), skipped where they are missing.
+``helpers/`` has what is no fixture (``support.py``) and the shapes (``cases.py``); pytest puts it on sys.path.
 
     ops/        each op of `functional` against `reference`, and `reference` itself
     contracts/  what holds for every op: threads, layouts, bad input, extents of memory, extreme numbers, processes
@@ -36,7 +37,45 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("threads", [1, max(2, os.cpu_count() or 1)], indirect=True, ids=lambda n: f"{n}t")
 
 
-def pytest_collection_modifyitems(items):
+def _without_other_turns(items, rotated) -> list:
+    """Of all items of one test those at which a combination of its other parameters has its turn.
+
+    A Latin square: the place among the rotated values is the sum of the places of the other ones. So every pair of two
+    other values is tested once, and each of them meets the rotated values in turn.
+    """
+    marks = [mark.args[0] for mark in items[0].iter_markers("parametrize")]
+    axes = [tuple(name.strip() for name in (mark.split(",") if isinstance(mark, str) else mark)) for mark in marks]
+    alone = set(items[0].callspec.params).difference(rotated, *axes)
+    places: dict = {axis: {} for axis in [*axes, *((name,) for name in (*sorted(alone), *rotated))]}
+
+    def place(item, axis) -> int:
+        value = tuple(id(item.callspec.params[name]) for name in axis)
+        return places[axis].setdefault(value, len(places[axis]))
+
+    found = [{axis: place(item, axis) for axis in places} for item in items]
+    kept = []
+    for item, at in zip(items, found, strict=True):
+        turn = sum(n for axis, n in at.items() if axis[0] not in rotated)
+        for name in rotated:
+            turn, own = divmod(turn, len(places[name,]))
+            if at[name,] != own:
+                break
+        else:
+            kept.append(item)
+    return kept
+
+
+def pytest_collection_modifyitems(config, items):
+    tests: dict = {}
+    for item in items:
+        if item.get_closest_marker("rotate"):
+            tests.setdefault(item.function, []).append(item)
+    left_out = set()
+    for cases in tests.values():
+        left_out |= set(cases).difference(_without_other_turns(cases, cases[0].get_closest_marker("rotate").args))
+    if left_out:
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
     missing = [name for name in ORACLES if importlib.util.find_spec(name) is None]
     if missing:
         skip = pytest.mark.skip(reason=f"needs the extra `oracle`: {', '.join(missing)} not installed")

@@ -79,6 +79,7 @@ def named(function):
     return function.__name__
 
 
+@pytest.mark.rotate("isa")
 @pytest.mark.parametrize("view", VIEWS, ids=named)
 @pytest.mark.parametrize(("name", "operand"), OPERANDS)
 def test_operand(name, operand, view, isa):
@@ -91,6 +92,7 @@ def test_operand(name, operand, view, isa):
     np.testing.assert_array_equal(changed, before)  # an operand is only read
 
 
+@pytest.mark.rotate("threads")
 @pytest.mark.parametrize("view", VIEWS, ids=named)
 @pytest.mark.parametrize("name", CALLS)
 def test_all_operands(name, view, isa, threads):
@@ -99,6 +101,7 @@ def test_all_operands(name, view, isa, threads):
     assert_close(call.run(**changed), call.expected())
 
 
+@pytest.mark.rotate("isa")
 @pytest.mark.parametrize("view", UNUSUAL, ids=named)
 @pytest.mark.parametrize(("name", "operand"), OPERANDS)
 def test_unusual_operand_is_right_or_refused_by_name(name, operand, view, isa):
@@ -117,6 +120,7 @@ REPEATABLE = [pair for pair in OPERANDS if not pair[1].startswith("cu_seqlens")]
 AXES = [(name, operand, axis) for name, operand in REPEATABLE for axis in range(CALLS[name].operands[operand].ndim)]
 
 
+@pytest.mark.rotate("isa")
 @pytest.mark.parametrize(("name", "operand", "axis"), AXES)
 def test_stride_zero(name, operand, axis, isa):
     """An operand that is one slice repeated along an axis, as np.broadcast_to makes it."""
@@ -127,6 +131,7 @@ def test_stride_zero(name, operand, axis, isa):
     assert_close(call.run(**{operand: repeated}), call.expected(**{operand: repeated}))
 
 
+@pytest.mark.rotate("isa")
 @pytest.mark.parametrize(("name", "operand"), REPEATABLE)
 def test_one_number_everywhere(name, operand, isa):
     """All strides zero."""
@@ -181,6 +186,7 @@ def test_embedding_of_more_than_31_bits_of_rows(isa):
 # out=
 
 
+@pytest.mark.rotate("isa", "threads")
 @pytest.mark.parametrize("view", (every_second, reversed_order, fortran, part_of_rows, off_the_vector_grid), ids=named)
 @pytest.mark.parametrize("name", OUTS)
 def test_out(name, view, isa, threads):
@@ -228,6 +234,7 @@ IN_PLACE |= {("linear-row", "residual")}
 IN_PLACE |= {(name, "x") for name in ("gelu", "gelu_tanh", "relu", "silu", "tanh", "quick_gelu")}
 
 
+@pytest.mark.rotate("isa", "threads")
 @pytest.mark.parametrize("view", (np.copy, every_second, reversed_order, fortran, part_of_rows), ids=named)
 @pytest.mark.parametrize(("name", "operand"), sorted(IN_PLACE))
 def test_in_place(name, operand, view, isa, threads):
@@ -237,6 +244,7 @@ def test_in_place(name, operand, view, isa, threads):
     assert_close(array.copy(), expected)
 
 
+@pytest.mark.rotate("isa")
 @pytest.mark.parametrize("shift", [0, 1])
 @pytest.mark.parametrize(("name", "operand"), [pair for pair in OPERANDS if pair[0] in OUTS])
 def test_out_over_an_operand_is_refused(name, operand, shift, isa):
@@ -255,6 +263,7 @@ def test_out_over_an_operand_is_refused(name, operand, shift, isa):
     np.testing.assert_array_equal(room, before)
 
 
+@pytest.mark.rotate("isa")
 @pytest.mark.parametrize("name", OUTS)
 def test_out_that_does_not_fit_is_refused(name, isa):
     call = CALLS[name]

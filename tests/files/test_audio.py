@@ -11,7 +11,7 @@ import pytest
 from seq2seq_golden import GOLDEN
 from seq2seq_models import sound
 
-from transformer_fast.files.checkpoint import CheckpointError
+from transformer_fast.files.errors import CheckpointError
 from transformer_fast.files.sound import WhisperFeatureExtractor, mel_filter_bank, read_wav, resample
 
 SAMPLES = np.array([[0.0, 0.5], [0.25, -0.25], [-1.0, -1.0], [0.75, 0.25], [-0.5, 0.0]])  # (n, channels)

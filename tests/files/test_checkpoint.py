@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 from model_folders import write_json
 
-from transformer_fast.files.checkpoint import INDEX, WEIGHTS, Checkpoint, CheckpointError, member, read_json
+from transformer_fast.files.checkpoint import Checkpoint
+from transformer_fast.files.errors import CheckpointError
+from transformer_fast.files.folder import INDEX, WEIGHTS
+from transformer_fast.files.json_files import member, read_json
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 save_file = pytest.importorskip("safetensors.numpy").save_file

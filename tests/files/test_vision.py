@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from model_folders import write_json
 
-from transformer_fast.files.checkpoint import CheckpointError
+from transformer_fast.files.errors import CheckpointError
 from transformer_fast.files.pictures import ImageProcessor, load_image
 
 Image = pytest.importorskip("PIL.Image")

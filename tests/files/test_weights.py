@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from transformer_fast import weights
-from transformer_fast.files.checkpoint import CheckpointError
+from transformer_fast.files.errors import CheckpointError
 
 
 def test_the_real_package():

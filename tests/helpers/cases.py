@@ -1,12 +1,12 @@
-"""The one list of cases: shapes and options that the tests check and the benchmarks time.
+"""The kinds of cases that tests check and benchmarks time, and the list of those that the tests check.
 
 A case is a frozen dataclass that says everything about one call: shapes, options, memory layout, tags, ``flops()`` and
 ``bytes()``. ``make_inputs(case)`` draws its arrays, the same ones every time (seeded by the case's name). The tests run
-the cases tagged ``small`` and ``long``; ``benchmarks/`` runs those tagged ``bench``. To add a case, add a line to the
-generator of its family; every test and benchmark of the family then runs it.
+the lists at the end of this file; ``benchmarks/`` makes its own sizes of the same classes. To add a case, add a line to
+the generator of its family; every test of the family then runs it.
 
 Tags: ``small`` (milliseconds on every ISA), ``long`` (many keys or rows: the paths for long rows and few queries),
-``bench`` (sizes that are timed), ``engine`` (uses an option beyond masks, lengths, causal and GQA).
+``engine`` (uses an option beyond masks, lengths, causal and GQA).
 
 Sizes straddle the register tiles (4, 6, 8, 12, 16, 32, 64 wide) and the blocks: n - 1, n and n + 1 of each.
 Shape letters: B, H, Hkv, Lq, Lk, D, Dv for attention; M, N, K for linear layers.
@@ -174,7 +174,6 @@ def _make_mask(kind, shape, rng, normal):
 
 def _attention_cases():
     engine, long = frozenset({"small", "engine"}), frozenset({"long"})
-    bench, causal_bench = frozenset({"bench"}), frozenset({"bench", "causal"})
 
     # Every length as both, as queries against one key block and as keys against one query block.
     for n in STRADDLING:
@@ -243,12 +242,6 @@ def _attention_cases():
         yield AttentionCase(f"decode-{Lq}", 1, 2, Lq, 4097, 64, tags=long)
         yield AttentionCase(f"decode-gqa-{Lq}", 2, 8, Lq, 1029, 128, Hkv=2, tags=long)
         yield AttentionCase(f"decode-all-{Lq}", 2, 8, Lq, 2500, 80, Hkv=2, ragged=True, mask="bool", tags=long)
-    # What the benchmarks time: BERT-like, GPT-like and decoding shapes.
-    for B, H, L, D in ((8, 12, 128, 64), (1, 12, 512, 64), (1, 12, 2048, 64), (1, 8, 4096, 128), (32, 12, 32, 32)):
-        yield AttentionCase(f"bench-{B}x{H}x{L}x{D}", B, H, L, L, D, tags=bench)
-        yield AttentionCase(f"bench-{B}x{H}x{L}x{D}-causal", B, H, L, L, D, is_causal=True, tags=causal_bench)
-    yield AttentionCase("bench-decode-32x2048x128", 1, 32, 1, 2048, 128, tags=bench)
-    yield AttentionCase("bench-decode-gqa-32/8x2048x128", 1, 32, 1, 2048, 128, Hkv=8, tags=bench)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -296,7 +289,7 @@ ACTIVATIONS = (None, "relu", "gelu", "gelu_tanh", "silu", "tanh", "quick_gelu")
 
 
 def _linear_cases():
-    long, bench = frozenset({"long"}), frozenset({"bench"})
+    long = frozenset({"long"})
     for n in STRADDLING:
         yield LinearCase(f"M{n}", n, 40, 50, bias=True)
         yield LinearCase(f"N{n}", 13, n, 50, bias=True)
@@ -322,9 +315,6 @@ def _linear_cases():
     yield LinearCase("tall", 1501, 70, 64, bias=True, activation="silu", tags=long)
     yield LinearCase("row-wide", 1, 3072, 768, bias=True, tags=long)
     yield LinearCase("four-rows-deep", 4, 768, 3072, bias=True, tags=long)
-    for M, K, N in ((512, 768, 3072), (512, 3072, 768), (512, 768, 768), (128, 384, 1536), (1, 768, 3072)):
-        yield LinearCase(f"bench-{M}x{K}-{N}", M, N, K, bias=True, tags=bench)
-    yield LinearCase("bench-512x768-3072-gelu", 512, 3072, 768, bias=True, activation="gelu", tags=bench)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -364,7 +354,6 @@ def _rows_cases():
         yield RowsCase("empty-" + "-".join(map(str, shape)), shape)
     yield RowsCase("long-row", (3, 5003), frozenset({"long"}))
     yield RowsCase("many-rows", (4001, 48), frozenset({"long"}))
-    yield RowsCase("bench-4096x768", (4096, 768), frozenset({"bench"}))
 
 
 @dataclass(frozen=True)
@@ -394,7 +383,6 @@ def _heads_cases():
     yield HeadsCase("one-head", 2, 5, 1, 24)
     for B, L, H, D in ((0, 3, 2, 4), (2, 0, 2, 4)):
         yield HeadsCase(f"empty-{B}-{L}", B, L, H, D)
-    yield HeadsCase("bench-8x512x12x64", 8, 512, 12, 64, frozenset({"bench"}))
 
 
 ATTENTION = tuple(_attention_cases())

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 from transformer_fast import functional, load_model, nn
-from transformer_fast.files.checkpoint import Checkpoint, CheckpointError, read_json_object
+from transformer_fast.files.checkpoint import Checkpoint
+from transformer_fast.files.errors import CheckpointError
+from transformer_fast.files.json_files import read_json_object
 from transformer_fast.models.common.config import read_config
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "encoders"

@@ -17,7 +17,7 @@ from seq2seq_golden import (
 )
 
 from transformer_fast import load_model
-from transformer_fast.files.checkpoint import CheckpointError
+from transformer_fast.files.errors import CheckpointError
 from transformer_fast.models.families.bart import BartConfig, BartForConditionalGeneration, BartModel
 
 pytest.importorskip("ml_dtypes")

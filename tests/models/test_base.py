@@ -12,8 +12,9 @@ from encoder_checks import GOLDEN
 from model_folders import TINY_BERT, write_bert, write_json
 
 from transformer_fast import load_model, models, nn
-from transformer_fast.files.checkpoint import Checkpoint, CheckpointError
-from transformer_fast.models.common.base import PretrainedModel, Source, under
+from transformer_fast.files.checkpoint import Checkpoint
+from transformer_fast.files.errors import CheckpointError
+from transformer_fast.models.common.base import Part, PretrainedModel, Source, WrittenTensors, under
 from transformer_fast.models.common.config import check_fields
 from transformer_fast.models.families.bert import BertModel
 
@@ -61,8 +62,9 @@ class Toy(PretrainedModel):
         sources |= under("patches", {"weight": Source("conv.w", shape=(w, 3, 2, 2)), "bias": Source("conv.b")})
         for i in range(config.layers):
             for kind in ("weight", "bias"):
-                parts = (f"h.{i}.{part}.{kind}" for part in "qkv")
-                sources[f"blocks.{i}.{kind}"] = Source(*parts, rows=(w, w // 2, w // 2))
+                sizes = {"q": w, "k": w // 2, "v": w // 2}
+                parts = (Part(f"h.{i}.{part}.{kind}", of=rows) for part, rows in sizes.items())
+                sources[f"blocks.{i}.{kind}"] = Source(*parts)
         sources["out.weight"] = Source("lm" if "lm" in names and not config.tie_word_embeddings else "words")
         sources["out.bias"] = Source("bias", copies=("old.bias",))
         return sources
@@ -150,11 +152,114 @@ def test_tied_parameters_that_differ(tmp_path):
 
 @pytest.mark.parametrize(
     "arguments, options",
-    [((), {}), (("a",), {"rows": (1, 2)}), (("a", "b"), {"shape": (1,)}), (("a", "b"), {"copies": ("c",)})],
+    [
+        ((), {}),
+        (("a", "b"), {"shape": (1,)}),
+        (("a", "b"), {"copies": ("c",)}),
+        ((Part("a", of=4, rows=slice(0, 2)),), {"shape": (1,)}),
+        ((Part("a", order=np.array([1, 0])),), {"copies": ("c",)}),
+    ],
 )
 def test_bad_sources(arguments, options):
     with pytest.raises(ValueError, match="needed:"):
         Source(*arguments, **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"rows": slice(0, 2)},
+        {"of": 3, "rows": slice(2, 4)},
+        {"of": 3, "rows": slice(2, 1)},
+        {"of": 3, "rows": slice(-2, 3)},
+        {"of": 4, "rows": slice(0, 4, 2)},
+        {"order": np.array([0, 0])},
+        {"order": np.array([1, 2])},
+        {"of": 3, "order": np.array([1, 0])},
+        {"of": 3, "rows": slice(0, 1), "order": np.array([1, 0])},
+    ],
+    ids=str,
+)
+def test_bad_parts(options):
+    with pytest.raises(ValueError, match="needed:"):
+        Part("a", **options)
+
+
+class Fused(PretrainedModel):
+    """Parameters that are parts of fused tensors, as those of Phi-3 and GPT-NeoX are."""
+
+    config_class = ToyConfig
+    model_types = ("toy",)
+
+    def __init__(self, config: ToyConfig) -> None:
+        super().__init__(config)
+        w = config.width
+        self.q, self.kv = nn.Linear(w, w), nn.Linear(w, w)  # (q, k, v) in the file: 2 w rows
+        self.up_gate = nn.Linear(w, 6, bias=False)  # gate before up in the file
+        self.qkv = nn.Linear(w, 12)  # q, k and v of 2 heads; in the file head by head
+        self.turned = nn.Linear(w, 2, bias=False)  # columns 1 and 2 of (w, 3)
+        self.rest = nn.Linear(w, 1, bias=False)
+
+    @classmethod
+    def sources(cls, config, names):
+        w, sources = config.width, {}
+        order = np.arange(12).reshape(2, 3, 2).swapaxes(0, 1).reshape(-1)
+        for kind in ("weight", "bias"):
+            sources[f"q.{kind}"] = Source(Part(f"fused.{kind}", of=2 * w, rows=slice(0, w)))
+            sources[f"kv.{kind}"] = Source(Part(f"fused.{kind}", of=2 * w, rows=slice(w, 2 * w)))
+            sources[f"qkv.{kind}"] = Source(Part(f"heads.{kind}", order=order))
+        halves = [Part("gate_up", of=6, rows=slice(first, first + 3)) for first in (3, 0)]
+        sources["up_gate.weight"] = Source(*halves)
+        reverse = Part("conv", of=3, rows=slice(1, 3), order=np.array([1, 0]))
+        sources["turned.weight"] = Source(reverse, transpose=True)
+        sources["rest.weight"] = Source(Part("conv", of=3, rows=slice(0, 1)), transpose=True)
+        return sources
+
+
+def fused_tensors(w=4):
+    rng = np.random.default_rng(1)
+    shapes = {"fused.weight": (2 * w, w), "fused.bias": (2 * w,), "heads.weight": (12, w), "heads.bias": (12,)}
+    shapes |= {"gate_up": (6, w), "conv": (w, 3)}
+    return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def test_parts_of_fused_tensors(tmp_path):
+    t = fused_tensors()
+    model = Fused.from_pretrained(write_toy(tmp_path / "a", t))
+    assert np.array_equal(np.concatenate([model.q.weight, model.kv.weight]), t["fused.weight"])
+    assert np.array_equal(model.kv.bias, t["fused.bias"][4:])
+    assert np.array_equal(model.up_gate.weight, np.concatenate([t["gate_up"][3:], t["gate_up"][:3]]))
+    heads = [t["heads.weight"][6 * head + 2 * part :][:2] for part in range(3) for head in range(2)]
+    assert np.array_equal(model.qkv.weight, np.concatenate(heads))
+    assert np.array_equal(model.turned.weight, t["conv"].T[[2, 1]])
+    model.save_pretrained(tmp_path / "b")
+    saved = read_all(tmp_path / "b")
+    assert saved.keys() == t.keys() and all(np.array_equal(saved[name], array) for name, array in t.items())
+
+
+def test_parts_that_do_not_fit(tmp_path):
+    folder = write_toy(tmp_path / "a", fused_tensors() | {"fused.weight": np.zeros((9, 4), np.float32)})
+    with pytest.raises(CheckpointError, match=r"'fused.weight' has shape \(9, 4\); .* \(8, 4\)"):
+        Fused.from_pretrained(folder)
+
+
+def test_parts_of_written_tensors():
+    """Rows that are written twice must be the same; rows that are not written at all are named."""
+    rows = np.arange(6, dtype=np.float32).reshape(3, 2)
+    tensors = WrittenTensors()
+    tensors.put("a", rows[:2], slice(0, 2), 4)
+    tensors.put("a", rows[1:], slice(1, 3), 4)
+    with pytest.raises(ValueError, match="'a' has 1 rows that no parameter holds"):
+        tensors.finished()
+    with pytest.raises(ValueError, match="differs from the parameter that it is tied to; both are 'a'"):
+        tensors.put("a", rows[:2], slice(1, 3), 4)
+    whole = np.concatenate([rows, rows[:1]])
+    with pytest.raises(ValueError, match="differs"):
+        tensors.put("a", whole + 1, slice(0, 4), 4)
+    tensors.put("a", whole, slice(0, 4), 4)
+    tensors.put("b", whole, slice(0, 4), 4)
+    tensors.put("b", rows[:1], slice(0, 1), 4)
+    assert all(np.array_equal(array, whole) for array in tensors.finished().values())
 
 
 # ----------------------------------------------------------------------------------------------------------------------

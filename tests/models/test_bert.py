@@ -11,7 +11,8 @@ import pytest
 from model_folders import TINY_BERT, bert_tensors, write_bert, write_json
 
 from transformer_fast import functional, load_model, reference
-from transformer_fast.files.checkpoint import INDEX, CheckpointError
+from transformer_fast.files.errors import CheckpointError
+from transformer_fast.files.folder import INDEX
 from transformer_fast.models.families.bert import (
     BertConfig,
     BertForMaskedLM,

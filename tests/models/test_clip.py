@@ -9,7 +9,8 @@ import pytest
 from model_folders import write_json
 
 from transformer_fast import load_model
-from transformer_fast.files.checkpoint import CheckpointError, read_json_object
+from transformer_fast.files.errors import CheckpointError
+from transformer_fast.files.json_files import read_json_object
 from transformer_fast.models.families import clip
 
 pytest.importorskip("ml_dtypes")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from model_folders import TINY_BERT
 
-from transformer_fast.files.checkpoint import CheckpointError
+from transformer_fast.files.errors import CheckpointError
 from transformer_fast.models.common.config import Index, Number, check_fields, read_config
 from transformer_fast.models.families.bert import BertConfig, BertModel
 

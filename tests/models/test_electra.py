@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from transformer_fast import load_model
-from transformer_fast.files.checkpoint import Checkpoint, CheckpointError, read_json_object
+from transformer_fast.files.checkpoint import Checkpoint
+from transformer_fast.files.errors import CheckpointError
+from transformer_fast.files.json_files import read_json_object
 from transformer_fast.models.families.electra import (
     ElectraConfig,
     ElectraForMaskedLM,

@@ -13,7 +13,7 @@ import json
 import numpy as np
 import pytest
 
-from transformer_fast.files.checkpoint import CheckpointError
+from transformer_fast.files.errors import CheckpointError
 from transformer_fast.generation import GenerationConfig, TextStreamer, generate, read_generation_config, stream
 from transformer_fast.generation import logits as processors
 from transformer_fast.generation.config import RANGES

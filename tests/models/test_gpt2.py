@@ -8,7 +8,7 @@ from decoder_cases import GPT2, check_golden, inputs, tensors, write
 from subprocesses import printed
 
 from transformer_fast import load_model
-from transformer_fast.files.checkpoint import CheckpointError
+from transformer_fast.files.errors import CheckpointError
 from transformer_fast.models.families.gpt2 import GPT2Config, GPT2LMHeadModel, GPT2Model
 
 pytest.importorskip("safetensors")

@@ -7,7 +7,7 @@ import pytest
 from decoder_cases import check_golden, inputs, write
 
 from transformer_fast import load_model
-from transformer_fast.files.checkpoint import CheckpointError
+from transformer_fast.files.errors import CheckpointError
 
 pytest.importorskip("safetensors")
 

@@ -10,7 +10,7 @@ from seq2seq_golden import GOLDEN, TOLERANCE, answers, changed, check_forward, c
 from seq2seq_golden import inputs as golden_inputs
 
 from transformer_fast import load_model
-from transformer_fast.files.checkpoint import CheckpointError
+from transformer_fast.files.errors import CheckpointError
 from transformer_fast.models.families.t5 import (
     MT5ForConditionalGeneration,
     MT5Model,

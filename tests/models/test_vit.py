@@ -9,7 +9,7 @@ import pytest
 from model_folders import write_json
 
 from transformer_fast import functional, load_model, nn
-from transformer_fast.files.checkpoint import CheckpointError
+from transformer_fast.files.errors import CheckpointError
 from transformer_fast.models.families.vit import (
     DeiTForImageClassificationWithTeacher,
     ViTConfig,

@@ -7,7 +7,7 @@ import pytest
 from seq2seq_golden import GOLDEN, answers, changed, check_forward, check_generate, check_rows, check_saved, inputs
 
 from transformer_fast import load_model
-from transformer_fast.files.checkpoint import CheckpointError
+from transformer_fast.files.errors import CheckpointError
 from transformer_fast.models.families.whisper import WhisperForConditionalGeneration, WhisperModel
 
 pytest.importorskip("ml_dtypes")

@@ -25,6 +25,7 @@ def activation(request):
     return OPS[request.param]
 
 
+@pytest.mark.rotate("isa", "threads")
 @pytest.mark.parametrize("case", tagged(ROWS, "small", "long"), ids=lambda case: case.name)
 def test_case(case, activation, isa, threads):
     name, options = activation
@@ -72,6 +73,7 @@ def test_sign_of_zero(isa):
         assert_same_bits(getattr(functional, name)(zeros), zeros)
 
 
+@pytest.mark.rotate("threads")
 def test_position_does_not_matter(activation, isa, threads):
     """An element has the same bits in the body of a vector and in its tail."""
     name, options = activation

@@ -27,6 +27,7 @@ def expectation(case: AttentionCase):
     return arrays, options, reference.scaled_dot_product_attention(*widened(arrays), **widened(options))
 
 
+@pytest.mark.rotate("threads")
 @pytest.mark.parametrize("case", tagged(ATTENTION, "small", "long"), ids=ids)
 def test_case(case, isa, threads):
     arrays, options, expected = expectation(case)

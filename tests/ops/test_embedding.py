@@ -10,6 +10,7 @@ from transformer_fast import reference
 from transformer_fast.functional import embedding, embedding_sum
 
 
+@pytest.mark.rotate("isa", "threads")
 @pytest.mark.parametrize("N", [1, 3, 8, 15, 16, 17, 65, 384])
 @pytest.mark.parametrize("shape", [(), (1,), (7,), (2, 5), (2, 1, 3), (0,), (3, 0), (1000,)])
 def test_rows_are_copied_exactly(N, shape, isa, threads):

@@ -71,6 +71,7 @@ def op_by_op(F, x, starts, layers, activation, norm_first, rms=False, causal=Fal
 LENGTHS = ([7], [130], [3, 0, 5, 1], [40] * 12, [1] * 300, [200, 2, 90, 0, 150, 60])
 
 
+@pytest.mark.rotate("threads")
 @pytest.mark.parametrize("norm_first", [False, True])
 @pytest.mark.parametrize("activation", ["gelu", "relu", "gelu_tanh"])
 @pytest.mark.parametrize("lengths", LENGTHS, ids=lambda lengths: f"{len(lengths)}x{max(lengths)}")
@@ -99,6 +100,7 @@ def test_rms_norm_gate_and_causal(lengths, norm_first, causal, isa, threads):
     np.testing.assert_array_equal(encoder(x, starts), expected)
 
 
+@pytest.mark.rotate("threads")
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("norm_first", [False, True])
 @pytest.mark.parametrize("lengths", [[7], [130], [3, 5, 1], [40] * 12, [1] * 300, [200, 2, 90, 150, 60]], ids=len)

@@ -24,6 +24,7 @@ def expectation(case: LinearCase):
     return arrays, options, reference.linear(*widened(arrays), **widened(options))
 
 
+@pytest.mark.rotate("threads")
 @pytest.mark.parametrize("case", tagged(LINEAR, "small", "long"), ids=ids)
 def test_case(case, isa, threads):
     (x, weight), options, expected = expectation(case)

@@ -12,6 +12,7 @@ from transformer_fast.functional import layer_norm, rms_norm
 PARTS = [(), ("weight",), ("bias",), ("weight", "bias"), ("weight", "bias", "residual"), ("residual",)]
 
 
+@pytest.mark.rotate("threads")
 @pytest.mark.parametrize("case", tagged(ROWS, "small", "long"), ids=lambda case: case.name)
 def test_case(case, isa, threads):
     inputs = case.make_inputs()
@@ -58,6 +59,7 @@ def test_into_out(isa):
     assert_same_bits(out, layer_norm(x))
 
 
+@pytest.mark.rotate("threads")
 @pytest.mark.parametrize("case", tagged(ROWS, "small", "long"), ids=lambda case: case.name)
 def test_rms_case(case, isa, threads):
     inputs = case.make_inputs()

@@ -10,6 +10,7 @@ from support import assert_same_bits, both, normal
 from transformer_fast.functional import softmax
 
 
+@pytest.mark.rotate("threads")
 @pytest.mark.parametrize("case", tagged(ROWS, "small", "long"), ids=lambda case: case.name)
 def test_case(case, isa, threads):
     out = both("softmax", case.make_inputs()["x"])

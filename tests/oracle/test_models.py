@@ -13,7 +13,7 @@ import pytest
 from model_folders import TINY_BERT, write_sentence_model
 
 from transformer_fast import load_model, nn
-from transformer_fast.files.checkpoint import CheckpointError
+from transformer_fast.files.errors import CheckpointError
 from transformer_fast.pipelines import SentenceEncoder
 from transformer_fast.weights import find_minilm
 

@@ -12,7 +12,7 @@ from model_folders import write_json, write_sentence_model
 from pipeline_folders import TEXTS, write_head
 
 from transformer_fast import load_model
-from transformer_fast.files.checkpoint import CheckpointError
+from transformer_fast.files.errors import CheckpointError
 from transformer_fast.files.pictures import ImageProcessor
 from transformer_fast.pipelines import (
     ImageClassifier,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from model_folders import SENTENCES, TINY_BERT, WORDS, write_bert, write_json, write_sentence_model, write_tokenizer
 
-from transformer_fast.files.checkpoint import CheckpointError
+from transformer_fast.files.errors import CheckpointError
 from transformer_fast.pipelines import SentenceEncoder
 from transformer_fast.pipelines import sentence_encoder as text
 from transformer_fast.weights import find_minilm

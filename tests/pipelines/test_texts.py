@@ -12,7 +12,7 @@ from pipeline_folders import LABELS, QUESTIONS, TEXTS, write_head
 from support import alike
 
 from transformer_fast import functional as F
-from transformer_fast.files.checkpoint import CheckpointError
+from transformer_fast.files.errors import CheckpointError
 from transformer_fast.pipelines import FillMask, QuestionAnswerer, TextClassifier, TokenTagger, texts
 
 pytest.importorskip("tokenizers")
@@ -306,3 +306,20 @@ def test_special_tokens_from_their_own_file(tmp_path):
     write_json(folder / "tokenizer_config.json", {})
     write_json(folder / "special_tokens_map.json", {"mask_token": {"content": "[PAD]", "lstrip": True}})
     assert FillMask.from_pretrained(folder).mask == "[PAD]"
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Packing
+
+
+def test_hidden_states_are_those_of_padded_texts(isa, answerer):
+    """Pipelines whose heads read tokens run packed: the bits of a padded call, token types of pairs included."""
+    pairs = [*zip(TEXTS, reversed(TEXTS), strict=True), (TEXTS[0], "")]
+    encodings = answerer._encodings(pairs, truncation=True)
+    expected = answerer.model.base(**answerer._arguments(encodings)).last_hidden_state
+    seen = []
+    for indices, rows, cu_seqlens in answerer._hidden(encodings):
+        for i, own in zip(indices, np.split(rows, cu_seqlens[1:-1]), strict=True):
+            assert np.array_equal(own, expected[i, : len(encodings[i])])
+        seen += indices
+    assert sorted(seen) == list(range(len(pairs)))

@@ -12,7 +12,8 @@ from model_folders import write_json
 from pipeline_folders import write_head
 
 from transformer_fast import load_model
-from transformer_fast.files.checkpoint import CheckpointError, read_json_object
+from transformer_fast.files.errors import CheckpointError
+from transformer_fast.files.json_files import read_json_object
 from transformer_fast.pipelines import Summariser, Transcriber, Translator, transcriber
 
 tokenizers = pytest.importorskip("tokenizers")

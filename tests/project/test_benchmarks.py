@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import shutil
 import sys
 
 import numpy as np
 import pytest
-from subprocesses import ROOT
+from subprocesses import PACKAGE_PARENT, ROOT
 
 from transformer_fast import reference
 
@@ -73,12 +74,12 @@ def test_claims_are_about_cases_that_exist(load, question):
 
 
 @pytest.mark.parametrize(
-    "machine, n, name", [("Zen 4", 1, "linear-zen4-avx512-1thread"), ("", 2, "linear-avx512-2threads")]
+    "machine, n, name", [("Zen 4", 1, "zen4/linear-avx512-1thread"), ("", 2, "unnamed/linear-avx512-2threads")]
 )
 def test_results_of_different_machines_go_to_different_files(load, machine, n, name):
     called = {"name": machine} if machine else {}
     result = {"benchmark": "linear", "machine": called, "isa": "avx512", "threads": n}
-    assert load("__main__")._file_name(result) == f"{name}.json"
+    assert load("__main__")._place(result) == f"{name}.json"
 
 
 def test_a_machine_without_a_name_for_its_files(load, monkeypatch, capsys):
@@ -86,6 +87,38 @@ def test_a_machine_without_a_name_for_its_files(load, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         load("__main__")._arguments()
     assert "--machine is '*'; letters or digits are needed" in capsys.readouterr().err
+
+
+RESULTS = ROOT / "benchmarks" / "results"
+needs_results = pytest.mark.skipif(not RESULTS.is_dir(), reason="an sdist has no results")
+
+
+@needs_results
+def test_tables_are_those_of_the_results(load, tmp_path):
+    """The tables beside the results and the headlines in docs/ are what the report makes of the files today."""
+    report = load("report")
+    folders = sorted(folder for folder in RESULTS.iterdir() if folder.is_dir())
+    assert folders
+    for folder in folders:
+        copy = tmp_path / folder.name
+        shutil.copytree(folder, copy)
+        report.write_tables(copy)
+        assert (copy / report.TABLES).read_text(encoding="utf-8") == (folder / report.TABLES).read_text(
+            encoding="utf-8"
+        )
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    assert report.headlines(folders) in page
+    assert page.count("\n") <= 200
+
+
+@needs_results
+@pytest.mark.parametrize("page", ["README.md", "docs/performance.md", "benchmarks/README.md"])
+def test_results_that_a_page_names_are_there(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for place in re.findall(r"\]\((?:\.\./)?(?:benchmarks/)?(results/[^)]*)\)", text):
+        assert (ROOT / "benchmarks" / place).exists(), place
+    for question in re.findall(r"`(\w+-\w+-\dthreads?\.json)`", text):
+        assert list(RESULTS.glob(f"*/{question}")), question
 
 
 def test_what_is_missing_is_never_held(load):
@@ -166,18 +199,18 @@ def test_a_run_measures_judges_and_reports(load, tmp_path):
     assert "ended with code" in result["backends"]["numpy"]["missing"]
     assert "ended with code" in result["rows"].pop()["lanes"]["numpy"]["unsupported"]
     result["claims"] = claims.judge(result, attention.CLAIMS)
-    path = tmp_path / "attention.json"
-    path.write_text(json.dumps(result), encoding="utf-8")
+    path = tmp_path / "attention-avx2-1thread.json"
+    path.write_text(runner.to_text(result), encoding="utf-8")
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    assert stored.keys() == result.keys() and len(stored["rows"]) == len(result["rows"])
     for row in result["rows"]:
         assert row["lanes"]["ours"]["max_error"] < 1e-5 and row["lanes"]["numpy"]["max_error"] < 1e-5
-        assert len(row["lanes"]["ours"]["samples"]) == 2
+        assert row["lanes"]["ours"]["turns"] == 2
     assert result["rows"][1]["lanes"]["ours"]["of_read"] > 0
-    document = tmp_path / "performance.md"
-    document.write_text((ROOT / "docs" / "performance.md").read_text(encoding="utf-8"), encoding="utf-8")
     for _ in range(2):  # the second time replaces the first
-        report.write_into(document, report.markdown([path]))
+        report.write_tables(tmp_path)
     # At the beginning of a line: the remark of a claim may name it, too.
-    assert document.read_text(encoding="utf-8").count("\n| small 1x1x4x64 |") == 1
+    assert (tmp_path / report.TABLES).read_text(encoding="utf-8").count("\n| small 1x1x4x64 |") == 1
 
 
 @pytest.mark.slow
@@ -190,6 +223,27 @@ def test_a_missing_peer_is_named_and_skipped(load, tmp_path, monkeypatch):
         result = session.result()
     assert "no torch here" in result["backends"]["torch"]["missing"]
     assert any(line.startswith("torch is missing and skipped") for line in said)
+
+
+@pytest.mark.slow
+def test_two_builds_are_compared(load, tmp_path, capsys):
+    """The package under test with itself: the same bits, and ratios that the medians give."""
+    compare = load("compare")
+    with pytest.raises(ValueError, match="needed: a folder that holds transformer_fast, or a Python executable"):
+        compare.lane("old", str(tmp_path), 1, None)
+    lanes = [compare.lane(build, str(PACKAGE_PARENT), 1, None) for build in compare.BUILDS]
+    with compare.Comparison(lanes, rounds=5, sample_seconds=0.001, say=lambda _: None) as comparison:
+        chosen = r"^(1 x 384 -> 384|small 1x1x4x64|.* texts)$"
+        rows = compare.run(comparison, ["attention", "linear"], True, chosen, lambda _: None)
+    assert [row.case.name for row in rows] == ["small 1x1x4x64", "1 x 384 -> 384"]
+    for row in rows:
+        assert row.same_bits and not row.failure
+        assert len(row.seconds["old"]) == len(row.seconds["new"]) >= 5
+        assert row.ratio == row.median("old") / row.median("new")
+    stored = json.loads(json.dumps(compare.as_json(rows, comparison.about)))
+    assert [row["ratio"] for row in stored["rows"]] == [row.ratio for row in rows]
+    lines = compare.summary(rows).splitlines()
+    assert lines[4].startswith("| all | 2 |") and sum("| same |" in line for line in lines) == 2
 
 
 # Class and config of transformers with few numbers, for each model of families.py.

@@ -17,7 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from transformer_fast.files.checkpoint import CheckpointError, read_json_object
+from transformer_fast.files.errors import CheckpointError
+from transformer_fast.files.folder import open_source
+from transformer_fast.files.source import ModelSource
 
 # image_processor_type without its ending -> what a missing field means.
 _COMMON = {
@@ -49,7 +51,7 @@ _DEFAULTS = {
 _MODEL_TYPES = {"vit": "ViT", "deit": "DeiT", "clip": "CLIP"}
 _ENDINGS = ("ImageProcessorFast", "ImageProcessorPil", "ImageProcessor", "FeatureExtractor")
 
-# Fields that say who wrote the file, or how a call of theirs returns its result.
+# Fields that say who wrote the file, or how a call of transformers' class returns its result.
 _BOOKKEEPING = {
     "image_processor_type",
     "feature_extractor_type",
@@ -123,26 +125,24 @@ class ImageProcessor:
     image_std: tuple[float, ...]
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> ImageProcessor:
-        """The processor of a model folder: its processor_config.json (if it has one for images), else
-        preprocessor_config.json.
+    def from_pretrained(cls, path_or_hub_id: str | Path | ModelSource, **hub: Any) -> ImageProcessor:
+        """The processor that a model's processor_config.json describes, else its preprocessor_config.json.
+
+        path_or_hub_id and hub: as in `load_model`.
 
         Raises:
             CheckpointError: a file is missing or malformed, or asks for what is not supported.
         """
-        folder = Path(folder)
-        combined = folder / "processor_config.json"
-        if combined.is_file():
-            config = read_json_object(combined).get("image_processor")
-            if isinstance(config, dict):
-                return cls.from_config(config, combined)
-        source = folder / "preprocessor_config.json"
-        config = read_json_object(source)
+        source = open_source(path_or_hub_id, **hub)
+        config = source.object("processor_config.json", required=False).get("image_processor")
+        if isinstance(config, dict):
+            return cls.from_config(config, source.place("processor_config.json"))
+        config = source.object("preprocessor_config.json")
         if not {"image_processor_type", "feature_extractor_type"} & config.keys():
             # Files of 2021 leave it to the model's config.
-            family = _MODEL_TYPES.get(read_json_object(folder / "config.json").get("model_type"))
+            family = _MODEL_TYPES.get(source.object("config.json").get("model_type"))
             config["image_processor_type"] = f"{family}ImageProcessor"
-        return cls.from_config(config, source)
+        return cls.from_config(config, source.place("preprocessor_config.json"))
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], source: str | Path = "config") -> ImageProcessor:

@@ -1,7 +1,7 @@
 """Sound for speech models: reading WAV files, changing the sampling rate, and Whisper's log-mel features.
 
 Users and transcribing commands call it, and give the features to Whisper; it knows no model. Another container
-than WAV is another function beside `read_wav`.
+than WAV is another function like `read_wav`.
 
 Source: Radford et al. 2022, https://arxiv.org/abs/2212.04356, transformers' WhisperFeatureExtractor and audio_utils.
 """
@@ -17,7 +17,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from transformer_fast.files.checkpoint import CheckpointError, find_folder, read_json_object
+from transformer_fast.files.errors import CheckpointError
+from transformer_fast.files.folder import open_source
+from transformer_fast.files.source import ModelSource
 
 # log10 of the least power that counts, and how far below a segment's loudest point values are cut.
 _LEAST_POWER = 1e-10
@@ -137,14 +139,14 @@ class WhisperFeatureExtractor:
         self._window = np.sin(np.pi * np.arange(n_fft) / n_fft) ** 2  # Hann, periodic
 
     @classmethod
-    def from_pretrained(cls, path_or_hub_id: str | Path, **options: Any) -> WhisperFeatureExtractor:
-        """With the settings of the folder's preprocessor_config.json; options: as of `load_model`.
+    def from_pretrained(cls, path_or_hub_id: str | Path | ModelSource, **hub: Any) -> WhisperFeatureExtractor:
+        """With the settings of preprocessor_config.json; path_or_hub_id and hub: of `load_model`.
 
         Raises:
             CheckpointError: there is no such file, or it is malformed or asks for what is not supported.
         """
-        source = find_folder(path_or_hub_id, **options) / "preprocessor_config.json"
-        content = read_json_object(source)
+        source = open_source(path_or_hub_id, **hub)
+        content, source = source.object("preprocessor_config.json"), source.place("preprocessor_config.json")
         kind = content.get("feature_extractor_type", cls.__name__)
         if kind != cls.__name__:
             raise CheckpointError(f"{source}: feature_extractor_type is {kind!r}; needed: {cls.__name__!r}")

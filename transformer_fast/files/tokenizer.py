@@ -1,50 +1,61 @@
-"""Tokenizers of model folders: tokenizer.json, read by the `tokenizers` package, and what the files beside it say.
+"""`Tokenizer`: a model's vocabulary and the settings of tokenizer_config.json and special_tokens_map.json.
 
-`text`, `pipelines` and `generation` come here. `read_tokenizer` gives the tokenizer as the checkpoint means it, without
-padding or truncation of its own. What one caller alone needs of a folder's files stands with that caller.
+`pipelines` and `generation` make one of a `ModelSource`. Settings that only one caller needs are read by that caller.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from transformer_fast.files.checkpoint import CheckpointError, optional_import, read_json_object
+from transformer_fast.files.errors import CheckpointError, optional_import
+from transformer_fast.files.source import ModelSource
 
-# What transformers' classes call these tokens where the files do not say.
+# The names that transformers' classes give these tokens where the files do not say.
 _USUAL = {
     "mask_token": ("[MASK]", "<mask>"),
     "cls_token": ("[CLS]", "<s>"),
     "unk_token": ("[UNK]", "<unk>"),
 }
 
-# Where nothing was said, files hold 1e30 for "no limit"; no model has so many positions.
+# Files hold 1e30 for "no limit"; no model has 2**31 positions.
 _NO_LIMIT = 2**31
 
 
-@dataclass(frozen=True)
-class TokenizerFiles:
-    """A folder's tokenizer and what stands beside it.
+class Tokenizer:
+    """A model's tokenizer, and the settings that its files give it.
 
     Attributes:
-        tokenizer: the `tokenizers.Tokenizer`; it pads nothing and cuts nothing off.
+        backend: the `tokenizers.Tokenizer`; it pads nothing and cuts nothing off.
         config: the content of tokenizer_config.json and special_tokens_map.json.
-        source: tokenizer_config.json, for errors.
+        place: tokenizer_config.json, for error texts.
         max_length: the most tokens of a text, special ones included, or None.
         truncation_side, padding_side: "left" or "right".
+
+    Raises:
+        CheckpointError: a file is missing or malformed.
+        ImportError: the package tokenizers is not installed.
+
+    Example:
+        >>> tokenizer = Tokenizer(open_source("bert-base-uncased"))                                   # doctest: +SKIP
+        >>> tokenizer.special("mask_token")                                                           # doctest: +SKIP
+        ('[MASK]', 103)
     """
 
-    tokenizer: Any
-    config: Mapping[str, Any]
-    source: Path
-    max_length: int | None
-    truncation_side: str
-    padding_side: str
+    def __init__(self, source: ModelSource) -> None:
+        self.backend = open_vocabulary(source)
+        self.place = source.place("tokenizer_config.json")
+        config = source.object("tokenizer_config.json", required=False)
+        _apply_bert_options(self.backend, self.place, config)
+        self.config: Mapping[str, Any] = source.object("special_tokens_map.json", required=False) | config
+        limit = self.config.get("model_max_length")
+        self.max_length = int(limit) if isinstance(limit, (int, float)) and limit < _NO_LIMIT else None
+        self.truncation_side = self._side("truncation_side")
+        self.padding_side = self._side("padding_side")
 
     def special(self, name: str) -> tuple[str, int] | None:
         """The text and the number of the token that config names as "mask_token", "cls_token", ...; None without one.
@@ -58,74 +69,56 @@ class TokenizerFiles:
         if isinstance(token, Mapping):
             token = token.get("content")
         if token is None:
-            known = ((usual, self.tokenizer.token_to_id(usual)) for usual in _USUAL.get(name, ()))
+            known = ((usual, self.backend.token_to_id(usual)) for usual in _USUAL.get(name, ()))
             return next((found for found in known if found[1] is not None), None)
-        number = self.tokenizer.token_to_id(token) if isinstance(token, str) else None
+        number = self.backend.token_to_id(token) if isinstance(token, str) else None
         if number is None:
-            raise CheckpointError(f"{self.source}: {name} is {token!r}, which the vocabulary does not have")
+            raise CheckpointError(f"{self.place}: {name} is {token!r}, which the vocabulary does not have")
         return token, number
 
+    def encode_batch(self, texts: Sequence[str | tuple[str, str]], offsets: bool = False) -> list[Any]:
+        """The `tokenizers.Encoding` of each text or pair of texts; with offsets in characters only if asked for.
 
-def open_tokenizer(folder: Path) -> Any:
-    """The `tokenizers.Tokenizer` of a folder's tokenizer.json, which pads nothing and cuts nothing off.
+        Raises:
+            ValueError: a text holds a character that UTF-8 cannot write.
+        """
+        try:
+            return self.backend.encode_batch(texts) if offsets else self.backend.encode_batch_fast(texts)
+        except TypeError:
+            # All are strings: the tokenizer fails on half a surrogate pair.
+            strings = chain.from_iterable([text] if isinstance(text, str) else text for text in texts)
+            bad = next((text for text in strings if any("\ud800" <= c <= "\udfff" for c in text)), None)
+            if bad is None:
+                raise
+            raise ValueError(f"the text {bad[:40]!r} holds a lone surrogate, which UTF-8 cannot write") from None
+
+    def lower_case(self) -> None:
+        """Lower-case texts before the tokenizer normalises them."""
+        normalizers = optional_import("tokenizers").normalizers
+        parts = [normalizers.Lowercase()]
+        if self.backend.normalizer is not None:
+            parts.append(self.backend.normalizer)
+        self.backend.normalizer = normalizers.Sequence(parts)
+
+    def _side(self, name: str) -> str:
+        side = typed(self.place, self.config, name, str, "right")
+        if side not in ("left", "right"):
+            raise CheckpointError(f"{self.place}: {name} is {side!r}; needed: left or right")
+        return side
+
+
+def open_vocabulary(source: ModelSource) -> Any:
+    """A source's `tokenizers.Tokenizer`, which pads nothing and cuts nothing off.
 
     Raises:
-        CheckpointError: there is no tokenizer.json, or it is none.
+        CheckpointError: there is no vocabulary, or it is malformed.
         ImportError: the package tokenizers is not installed.
     """
-    tokenizers = optional_import("tokenizers")
-    source = folder / "tokenizer.json"
-    if not source.is_file():
-        raise CheckpointError(f"{source}: there is no such file; needed: the vocabulary in the tokenizers format")
-    try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(source))
-    except Exception as error:  # the package raises nothing more specific
-        raise CheckpointError(f"{source}: not a tokenizer: {error}") from None
+    tokenizer = source.vocabulary()
     # The file may say how some training run padded and cut off.
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
-
-
-def read_tokenizer(folder: Path) -> TokenizerFiles:
-    """The tokenizer of a model folder, with what the files beside it say.
-
-    Raises:
-        CheckpointError: a file is missing or malformed.
-        ImportError: the package tokenizers is not installed.
-    """
-    tokenizer = open_tokenizer(folder)
-    source = folder / "tokenizer_config.json"
-    config = read_json_object(source) if source.exists() else {}
-    _apply_bert_options(optional_import("tokenizers").normalizers, tokenizer, source, config)
-    names = folder / "special_tokens_map.json"
-    if names.exists():
-        config = read_json_object(names) | config
-    limit = config.get("model_max_length")
-    limit = int(limit) if isinstance(limit, (int, float)) and limit < _NO_LIMIT else None
-    sides = {}
-    for name in ("truncation_side", "padding_side"):
-        sides[name] = typed(source, config, name, str, "right")
-        if sides[name] not in ("left", "right"):
-            raise CheckpointError(f"{source}: {name} is {sides[name]!r}; needed: left or right")
-    return TokenizerFiles(tokenizer, config, source, limit, **sides)
-
-
-def encoded_batch(tokenizer: Any, texts: Sequence[str | tuple[str, str]], offsets: bool = False) -> list[Any]:
-    """The `tokenizers.Encoding` of each text or pair of texts; with their offsets in characters only if asked for.
-
-    Raises:
-        ValueError: a text holds what UTF-8 cannot write.
-    """
-    try:
-        return tokenizer.encode_batch(texts) if offsets else tokenizer.encode_batch_fast(texts)
-    except TypeError:
-        # All are strings: what the tokenizer cannot take is one with half a surrogate pair.
-        strings = chain.from_iterable([text] if isinstance(text, str) else text for text in texts)
-        bad = next((text for text in strings if any("\ud800" <= c <= "\udfff" for c in text)), None)
-        if bad is None:
-            raise
-        raise ValueError(f"the text {bad[:40]!r} holds a lone surrogate, which UTF-8 cannot write") from None
 
 
 def packed(tokens: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
@@ -133,15 +126,6 @@ def packed(tokens: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
     cu_seqlens = np.zeros(len(tokens) + 1, np.int64)
     np.cumsum([len(ids) for ids in tokens], out=cu_seqlens[1:])
     return np.fromiter(chain.from_iterable(tokens), np.int64, cu_seqlens[-1]), cu_seqlens
-
-
-def lower_case(tokenizer: Any) -> None:
-    """Puts lower-casing before whatever the tokenizer normalises."""
-    normalizers = optional_import("tokenizers").normalizers
-    parts = [normalizers.Lowercase()]
-    if tokenizer.normalizer is not None:
-        parts.append(tokenizer.normalizer)
-    tokenizer.normalizer = normalizers.Sequence(parts)
 
 
 def typed(source: Path, config: Mapping[str, Any], name: str, kind: type, default: Any = None) -> Any:
@@ -156,8 +140,9 @@ def typed(source: Path, config: Mapping[str, Any], name: str, kind: type, defaul
     return value
 
 
-def _apply_bert_options(normalizers: Any, tokenizer: Any, source: Path, config: Mapping[str, Any]) -> None:
-    """What tokenizer_config.json says of BERT's normaliser wins over tokenizer.json, as in transformers."""
+def _apply_bert_options(tokenizer: Any, source: Path, config: Mapping[str, Any]) -> None:
+    """Let tokenizer_config.json's options of BERT's normaliser win over tokenizer.json, as in transformers."""
+    normalizers = optional_import("tokenizers").normalizers
     current = tokenizer.normalizer
     if not isinstance(current, normalizers.BertNormalizer):
         return

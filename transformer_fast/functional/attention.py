@@ -419,9 +419,7 @@ def merge_attention(outputs, lses):
         )
     for i, (output, lse) in enumerate(zip(outputs, lses, strict=True)):
         if output.shape != outputs[0].shape:
-            raise ValueError(
-                f"outputs[{i}] has shape {output.shape}, needed: {outputs[0].shape}, that of outputs[0]"
-            )
+            raise ValueError(f"outputs[{i}] has shape {output.shape}, needed: {outputs[0].shape}, that of outputs[0]")
         if output.dtype != outputs[0].dtype:
             raise TypeError(f"outputs[{i}] has dtype {output.dtype}, needed: {outputs[0].dtype}, that of outputs[0]")
         if lse.shape != output.shape[:-1]:

@@ -130,9 +130,7 @@ def bounds(window, is_causal: bool) -> tuple[int, int]:
     try:
         left, right = (arrays.integer(side, "window") for side in window)
     except (TypeError, ValueError):
-        raise ValueError(
-            f"window is {window!r}, needed: a pair (left, right) of integers, -1 for unlimited"
-        ) from None
+        raise ValueError(f"window is {window!r}, needed: a pair (left, right) of integers, -1 for unlimited") from None
     if left < -1 or right < -1:
         raise ValueError(f"window is {window!r}, needed: sides of at least -1 (unlimited)")
     left = UNLIMITED if left == -1 or left > _FARTHEST else left
@@ -144,9 +142,7 @@ def offsets(causal_offset, B: int, bottom_right) -> np.ndarray | None:
     """(B,) int64, or None for 0. `bottom_right` is the value (or the values) of that name."""
     if isinstance(causal_offset, str):
         if causal_offset != "bottom_right":
-            raise ValueError(
-                f'causal_offset is {causal_offset!r}, needed: an integer, (B,) integers or "bottom_right"'
-            )
+            raise ValueError(f'causal_offset is {causal_offset!r}, needed: an integer, (B,) integers or "bottom_right"')
         return np.ascontiguousarray(np.broadcast_to(np.asarray(bottom_right, np.int64), (B,)))
     if isinstance(causal_offset, int):
         return None if causal_offset == 0 else np.full(B, min(max(causal_offset, -_FARTHEST), _FARTHEST), np.int64)
@@ -162,8 +158,7 @@ def lengths(kv_lengths, B: int, longest) -> np.ndarray | None:
     values = arrays.integers(kv_lengths, "kv_lengths", B)
     if B and ((values < 0).any() or (values > longest).any()):
         raise ValueError(
-            f"kv_lengths reaches from {values.min()} to {values.max()}, "
-            f"needed: values in [0, {np.max(longest)}] (Lk)"
+            f"kv_lengths reaches from {values.min()} to {values.max()}, needed: values in [0, {np.max(longest)}] (Lk)"
         )
     return values
 
@@ -185,9 +180,7 @@ def mask(attn_mask, lead: tuple[int, ...], shape: tuple[int, int, int]) -> np.nd
     values = np.asarray(attn_mask)
     if values.dtype != bool:
         if values.dtype.kind != "f" and values.dtype.name != "bfloat16":
-            raise TypeError(
-                f"attn_mask has dtype {values.dtype}, needed: bool (True = attend) or a float type (added)"
-            )
+            raise TypeError(f"attn_mask has dtype {values.dtype}, needed: bool (True = attend) or a float type (added)")
         if values.dtype != arrays.FLOAT32 or not values.flags.aligned:
             values = _narrowed(values)
     if any(stride % values.dtype.itemsize for stride in values.strides):
@@ -195,9 +188,7 @@ def mask(attn_mask, lead: tuple[int, ...], shape: tuple[int, int, int]) -> np.nd
     try:
         values = np.broadcast_to(values, lead + shape)
     except ValueError:
-        raise ValueError(
-            f"attn_mask has shape {values.shape}, needed: one that broadcasts to {lead + shape}"
-        ) from None
+        raise ValueError(f"attn_mask has shape {values.shape}, needed: one that broadcasts to {lead + shape}") from None
     return values.reshape(math.prod(lead), *shape)
 
 
@@ -209,9 +200,7 @@ def table(relative_bias, H: int, Lq: int, Lk: int) -> np.ndarray | None:
     if values.dtype.kind != "f" and values.dtype.name != "bfloat16":
         raise TypeError(f"relative_bias has dtype {values.dtype}, needed: a float type")
     if values.ndim != 2 or values.shape[0] not in (1, H) or values.shape[1] != width:
-        raise ValueError(
-            f"relative_bias has shape {values.shape}, needed: (H or 1, Lq + Lk - 1) = ({H} or 1, {width})"
-        )
+        raise ValueError(f"relative_bias has shape {values.shape}, needed: (H or 1, Lq + Lk - 1) = ({H} or 1, {width})")
     return np.ascontiguousarray(values if values.flags.aligned else values.copy(), dtype=np.float32)
 
 

@@ -2,7 +2,7 @@
 
 `generate` makes a `GenerationConfig` from what the model's folder says and what the call says, in that order. A new
 option is a field here (with transformers' name and default) and code in the file that honours it; options of
-transformers that are not honoured stand in `_UNSUPPORTED` with the values that change nothing.
+transformers that are not honoured are in `_UNSUPPORTED`, with the values that change nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from transformer_fast.files.checkpoint import CheckpointError, read_json_object
+from transformer_fast.files.errors import CheckpointError
+from transformer_fast.files.folder import open_source
+from transformer_fast.files.json_files import checked_object
+from transformer_fast.files.source import ModelSource
 
 DEFAULT_NEW_TOKENS = 20
 
@@ -87,7 +90,7 @@ class GenerationConfig:
 
     @property
     def pad(self) -> int | None:
-        """What fills a row that has ended: the padding token, else the first that ends a row."""
+        """The id that fills a row after its end: the padding token, else the first that ends a row."""
         return self.eos[0] if self.pad_token_id is None and self.eos else self.pad_token_id
 
     def longest(self, prompt: int, positions: int | None) -> int:
@@ -280,20 +283,22 @@ def _equal(value: Any, other: Any) -> bool:
     return isinstance(value, (bool, int, float)) and value == other
 
 
-def read_generation_config(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The defaults of a model folder: generation_config.json, else what config.json says of generation.
+def read_generation_config(source: str | Path | ModelSource, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults of a model: generation_config.json, else what config.json says of generation.
 
-    `config` is the content of config.json. Entries that no option knows (model-specific settings such as Whisper's)
-    are returned as well: the model's own `generate` reads them.
+    source: a folder or an open source; config: the content of config.json. Entries that no option knows (settings of
+    one model, such as Whisper's) are returned as well: the model's own `generate` reads them.
 
     Raises:
         CheckpointError: the file is malformed, or asks for what is not supported.
     """
-    path = folder / "generation_config.json"
-    if path.is_file():
-        content = read_json_object(path)
+    source = open_source(source)
+    path = source.place("generation_config.json")
+    content = source.json("generation_config.json")
+    if content is not None:
+        content = checked_object(path, content)
     else:
-        path = folder / "config.json"
+        path = source.place("config.json")
         content = {name: value for name, value in config.items() if name in FIELDS - {"seed"}}
         if _integer(content.get("pad_token_id")) and content["pad_token_id"] < 0:
             del content["pad_token_id"]  # how old config.json files say that there is none

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from transformer_fast.files.checkpoint import write_json
+from transformer_fast.files.json_files import write_json
 from transformer_fast.generation.beams import beam_search
 from transformer_fast.generation.config import FIELDS, GenerationConfig, read_generation_config, split
 from transformer_fast.generation.logits import Processor, processors
@@ -100,7 +100,7 @@ def _tokens(ids: np.ndarray, mask: Any, config: GenerationConfig) -> np.ndarray 
 
 
 def _decoder_ids(model: Any, config: GenerationConfig, input_ids: np.ndarray | None, inputs: dict) -> np.ndarray:
-    """What the decoder begins with, (B, n): the ids given, after the start token, or that alone."""
+    """The first ids of the decoder, (B, n): the start token, and after it the ids given."""
     given = inputs.pop("decoder_input_ids", None)
     if given is not None:
         given = _ids("decoder_input_ids", given)
@@ -206,9 +206,9 @@ class GenerationMixin:
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Any, **options: Any) -> Any:
-        """The model of a checkpoint with the generation defaults of its folder; see `load_model`."""
+        """The model of a checkpoint with its generation defaults; see `load_model`."""
         model = super().from_checkpoint(checkpoint, **options)
-        model.generation_config = read_generation_config(checkpoint.folder, cls.generation_config | checkpoint.config)
+        model.generation_config = read_generation_config(checkpoint.source, cls.generation_config | checkpoint.config)
         return model
 
     def save_pretrained(self, folder: str | Path) -> None:

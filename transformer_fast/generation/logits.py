@@ -1,4 +1,4 @@
-"""What changes scores before a token is chosen: penalties, bans and forced tokens, then the filters of sampling.
+"""Changes of scores before a token is chosen: penalties, bans and forced tokens, then the filters of sampling.
 
 `generate` calls `processors` once; search and beams apply the list at each step. Each is a function (ids (B, n) so far,
 scores (B, V) float32) -> scores (B, V); none writes into what it was given. The order is transformers'. A new one is a
@@ -27,7 +27,7 @@ def processors(
     tokens: np.ndarray | None,
     custom: Processor | Sequence[Processor] | None,
 ) -> list[Processor]:
-    """What a generation with this config applies, in order.
+    """The changes that a generation with this config applies, in order.
 
     prompt is the length of the ids before the first new one. tokens (B, n) is False where the first n ids are padding,
     and None where none is; a row of more (beams) repeats it. custom goes between the penalties and the filters.

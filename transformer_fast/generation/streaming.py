@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from transformer_fast.files.checkpoint import find_folder
-from transformer_fast.files.tokenizer import open_tokenizer
+from transformer_fast.files.folder import open_source
+from transformer_fast.files.source import ModelSource
+from transformer_fast.files.tokenizer import open_vocabulary
 
 _INCOMPLETE = "\ufffd"  # what decoders write for the first bytes of a character
 
@@ -60,7 +61,7 @@ class TextStreamer:
             self._show(text)
 
     def end(self) -> None:
-        """No more ids come: whatever is held back is written."""
+        """No more ids come: write the text that is held back."""
         self._show(self._text())
 
     def _text(self) -> str:
@@ -73,12 +74,12 @@ class TextStreamer:
         self._shown = text
         if text.endswith("\n"):
             # Decoding everything at each token would take quadratic time. The end of a line is a safe place to start
-            # anew; its last token stays, since decoders treat the first one of a text differently.
+            # again; its last token stays, since decoders treat the first one of a text differently.
             self._context = len(self._ids) - 1
             self._shown = self._text()
 
 
-def load_tokenizer(path_or_hub_id: str | Path, **hub: Any) -> Any:
+def load_tokenizer(path_or_hub_id: str | Path | ModelSource, **hub: Any) -> Any:
     """The tokenizer of a model, a `tokenizers.Tokenizer`: encode(text).ids, decode(ids).
 
     path_or_hub_id and hub are those of `load_model`: a folder, or a name on the Hugging Face hub.
@@ -92,4 +93,4 @@ def load_tokenizer(path_or_hub_id: str | Path, **hub: Any) -> Any:
         >>> tokenizer.decode(tokenizer.encode("Hello world").ids)                                     # doctest: +SKIP
         'Hello world'
     """
-    return open_tokenizer(find_folder(path_or_hub_id, **hub))
+    return open_vocabulary(open_source(path_or_hub_id, **hub))

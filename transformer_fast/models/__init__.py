@@ -11,7 +11,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from transformer_fast.files.checkpoint import Checkpoint, CheckpointError, find_folder
+from transformer_fast.files.checkpoint import Checkpoint
+from transformer_fast.files.errors import CheckpointError
+from transformer_fast.files.folder import find_folder, open_source
+from transformer_fast.files.source import ModelSource
 from transformer_fast.models.common.base import PretrainedModel
 
 
@@ -72,7 +75,7 @@ __all__ = ["CheckpointError", "PretrainedModel", "find_folder", "load_model"]
 
 
 def load_model(
-    path_or_hub_id: str | Path,
+    path_or_hub_id: str | Path | ModelSource,
     *,
     head: bool = True,
     revision: str | None = None,
@@ -103,15 +106,14 @@ def load_model(
         >>> model(np.array([[101, 7592, 102]])).last_hidden_state.shape                               # doctest: +SKIP
         (1, 3, 384)
     """
-    folder = find_folder(
+    source = open_source(
         path_or_hub_id, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only
     )
-    checkpoint = Checkpoint.open(folder)
+    checkpoint = Checkpoint.open(source)
     model_type = checkpoint.config.get("model_type")
     if not isinstance(model_type, str) or model_type not in _FAMILIES:
         raise CheckpointError(
-            f"{checkpoint.folder / 'config.json'}: model_type is {model_type!r}; "
-            f"supported: {', '.join(sorted(_FAMILIES))}"
+            f"{source.place('config.json')}: model_type is {model_type!r}; supported: {', '.join(sorted(_FAMILIES))}"
         )
     file, classes, name = _FAMILIES[model_type]
     architectures = checkpoint.config.get("architectures")

@@ -1,8 +1,8 @@
 """Pipelines: from what a user has (texts, pictures, sound) to what a user wants, by one call of a folder's model.
 
 Each is one class in one file, made by `from_pretrained(folder)` and called with one input or a list of them; the
-results come in the order of the inputs. What several texts of different lengths have in common, batches and checks,
-stands in texts.py; labels and their scores in labels.py. A new pipeline is one more file and one more line here.
+results come in the order of the inputs. `texts` makes batches of texts of different lengths, and checks them; `labels`
+makes scores of logits. A new pipeline is one more file and one more line here.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformer_fast.files.checkpoint import find_folder, read_json_object
+from transformer_fast.files.folder import open_source
+from transformer_fast.files.source import ModelSource
 from transformer_fast.pipelines.fill_mask import FillMask
 from transformer_fast.pipelines.image_classifier import ImageClassifier
 from transformer_fast.pipelines.image_text import ImageTextSimilarity
@@ -39,7 +40,7 @@ _IMAGE_TYPES = ("vit", "deit")
 
 
 def load_classifier(
-    path_or_hub_id: str | Path, *, compute_type: str = "auto", **hub: Any
+    path_or_hub_id: str | Path | ModelSource, *, compute_type: str = "auto", **hub: Any
 ) -> ImageClassifier | TextClassifier:
     """The classifier that a folder's model is for: of pictures where it is a ViT or DeiT, else of texts.
 
@@ -53,6 +54,6 @@ def load_classifier(
         >>> classify("What a day!")                                                                   # doctest: +SKIP
         {'label': 'POSITIVE', 'score': 0.99}
     """
-    folder = find_folder(path_or_hub_id, **hub)
-    seeing = read_json_object(folder / "config.json").get("model_type") in _IMAGE_TYPES
-    return (ImageClassifier if seeing else TextClassifier).from_pretrained(folder, compute_type=compute_type)
+    source = open_source(path_or_hub_id, **hub)
+    seeing = source.object("config.json").get("model_type") in _IMAGE_TYPES
+    return (ImageClassifier if seeing else TextClassifier).from_pretrained(source, compute_type=compute_type)

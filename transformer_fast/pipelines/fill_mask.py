@@ -1,4 +1,4 @@
-"""`FillMask`: which words may stand where a text has a mask? As transformers' fill-mask pipeline."""
+"""`FillMask`: finds the words for the masks of a text, as transformers' fill-mask pipeline."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from transformer_fast import functional as F
-from transformer_fast.files.checkpoint import CheckpointError
+from transformer_fast.files.errors import CheckpointError
 from transformer_fast.models.common.heads import ForMaskedLM
 from transformer_fast.pipelines.labels import check_top_k
 from transformer_fast.pipelines.texts import TextPipeline, is_single, several
@@ -29,11 +29,11 @@ class FillMask(TextPipeline):
 
     model_class = ForMaskedLM
 
-    def __init__(self, model, files) -> None:
-        super().__init__(model, files)
-        found = files.special("mask_token")
+    def __init__(self, model, tokenizer) -> None:
+        super().__init__(model, tokenizer)
+        found = tokenizer.special("mask_token")
         if found is None:
-            raise CheckpointError(f"{files.source}: names no mask_token; FillMask needs one")
+            raise CheckpointError(f"{tokenizer.place}: names no mask_token; FillMask needs one")
         self.mask, self._mask_id = found
 
     def __call__(self, texts, *, top_k: int = 5, targets: str | Sequence[str] | None = None) -> Any:
@@ -61,11 +61,9 @@ class FillMask(TextPipeline):
             if not len(places):
                 raise ValueError(f"texts[{i}] is {inputs[i][:40]!r}; needed: a text with {self.mask} in it")
         results: list[Any] = [None] * len(inputs)
-        for indices, arguments in self._batches(encodings):
-            found = self.model.base.encode(**arguments)
-            starts = np.cumsum([0, *(found.tokens.sum(axis=1)[:-1])])
-            for start, i in zip(starts, indices, strict=True):
-                scores = F.softmax(self.model.predictions(found.rows[start + masks[i]]))
+        for indices, hidden, cu_seqlens in self._hidden(encodings):
+            for start, i in zip(cu_seqlens[:-1], indices, strict=True):
+                scores = F.softmax(self.model.predictions(hidden[start + masks[i]]))
                 rows = [
                     self._words(encodings[i].ids, place, row, top_k, among, len(masks[i]) == 1)
                     for place, row in zip(masks[i], scores, strict=True)
@@ -77,7 +75,7 @@ class FillMask(TextPipeline):
         self, ids: list[int], place: int, scores: np.ndarray, top_k: int | None, among: np.ndarray, single: bool
     ) -> list[dict[str, Any]]:
         """The best words for one mask; single: is it the only one of its text?"""
-        tokenizer, words = self.files.tokenizer, []
+        tokenizer, words = self.tokenizer.backend, []
         for token in among[np.argsort(-scores[among], kind="stable")][:top_k].tolist():
             filled = [*ids[:place], token, *ids[place + 1 :]]
             words.append(
@@ -97,7 +95,7 @@ class FillMask(TextPipeline):
             return np.arange(self.model.config.vocab_size)
         numbers = []
         for target in several("targets", targets):
-            number = self.files.tokenizer.token_to_id(target)
+            number = self.tokenizer.backend.token_to_id(target)
             if number is None:
                 raise ValueError(f"targets holds {target!r}; needed: words of the vocabulary")
             numbers.append(number)

@@ -1,4 +1,4 @@
-"""`ImageClassifier`: what is on a picture? Users and `transformer-fast classify` come here."""
+"""`ImageClassifier`: labels for pictures. Users and `transformer-fast classify` call it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from transformer_fast.files.checkpoint import CheckpointError, find_folder
+from transformer_fast.files.errors import CheckpointError
+from transformer_fast.files.folder import open_source
 from transformer_fast.files.pictures import ImageProcessor
+from transformer_fast.files.source import ModelSource
 from transformer_fast.models import PretrainedModel, load_model
 from transformer_fast.models.families.vit import ViTForImageClassification
 from transformer_fast.pipelines.labels import check_top_k, function_of, ranked, scores
@@ -20,7 +22,7 @@ class ImageClassifier:
 
     Attributes:
         model: the model (`models.families.vit`).
-        processor: the `vision.ImageProcessor`.
+        processor: the `files.pictures.ImageProcessor`.
         labels: the names of the labels, by number.
         function: how logits become scores, "softmax", "sigmoid" or "none", as config.json says by problem_type.
 
@@ -38,7 +40,9 @@ class ImageClassifier:
         self.function = function
 
     @classmethod
-    def from_pretrained(cls, path_or_hub_id: str | Path, *, compute_type: str = "auto", **hub: Any) -> ImageClassifier:
+    def from_pretrained(
+        cls, path_or_hub_id: str | Path | ModelSource, *, compute_type: str = "auto", **hub: Any
+    ) -> ImageClassifier:
         """The classifier of a model folder, or of a model on the Hugging Face hub.
 
         compute_type and hub: as in `load_model`.
@@ -46,13 +50,13 @@ class ImageClassifier:
         Raises:
             CheckpointError: there is no such folder, a file is malformed, or the model is one of another kind.
         """
-        folder = find_folder(path_or_hub_id, **hub)
-        model = load_model(folder, compute_type=compute_type)
+        source = open_source(path_or_hub_id, **hub)
+        model = load_model(source, compute_type=compute_type)
         if not isinstance(model, ViTForImageClassification):
             raise CheckpointError(
-                f"{folder}: holds a {type(model).__name__}; ImageClassifier needs a ViT or DeiT for classification"
+                f"{source}: holds a {type(model).__name__}; ImageClassifier needs a ViT or DeiT for classification"
             )
-        return cls(model, ImageProcessor.from_pretrained(folder), function_of(folder, model.config.label_count))
+        return cls(model, ImageProcessor.from_pretrained(source), function_of(source, model.config.label_count))
 
     def __call__(self, images: Any, *, top_k: int | None = 5, function_to_apply: str | None = None) -> list[Any]:
         """The top_k labels (None: all) of one picture, a list of {"label", "score"}, or of each of several.

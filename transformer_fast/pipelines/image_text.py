@@ -1,6 +1,6 @@
-"""`ImageTextSimilarity`: which text belongs to which picture? CLIP's two towers behind one call.
+"""`ImageTextSimilarity`: how well texts fit pictures, by CLIP's two towers.
 
-Users and `transformer-fast similarity` come here.
+Users and `transformer-fast similarity` call it.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 
 from transformer_fast import functional as F
-from transformer_fast.files.checkpoint import CheckpointError, find_folder
+from transformer_fast.files.errors import CheckpointError
+from transformer_fast.files.folder import open_source
 from transformer_fast.files.pictures import ImageProcessor
-from transformer_fast.files.tokenizer import TokenizerFiles, encoded_batch, read_tokenizer
+from transformer_fast.files.source import ModelSource
+from transformer_fast.files.tokenizer import Tokenizer
 from transformer_fast.models import PretrainedModel, load_model
 from transformer_fast.models.families.clip import CLIPModel
 from transformer_fast.pipelines.pictures import in_batches, several_pictures
-from transformer_fast.pipelines.texts import batches, several
+from transformer_fast.pipelines.texts import batches, padded, several
 
 
 class ImageTextSimilarity:
@@ -25,7 +27,7 @@ class ImageTextSimilarity:
 
     Attributes:
         model: the CLIPModel.
-        processor: the `vision.ImageProcessor`.
+        processor: the `files.pictures.ImageProcessor`.
 
     Example:
         >>> from transformer_fast.pipelines import ImageTextSimilarity
@@ -34,27 +36,28 @@ class ImageTextSimilarity:
         array([[0.99, 0.01]], dtype=float32)
     """
 
-    def __init__(self, model: PretrainedModel, files: TokenizerFiles, processor: ImageProcessor) -> None:
+    def __init__(self, model: PretrainedModel, tokenizer: Tokenizer, processor: ImageProcessor) -> None:
         self.model = model
         self.processor = processor
         most = model.config.text_config.max_position_embeddings
-        self._tokenizer = files.tokenizer
-        self._tokenizer.enable_truncation(min(files.max_length or most, most), direction=files.truncation_side)
+        self._tokenizer = tokenizer
+        most = min(tokenizer.max_length or most, most)
+        tokenizer.backend.enable_truncation(most, direction=tokenizer.truncation_side)
 
     @classmethod
     def from_pretrained(
-        cls, path_or_hub_id: str | Path, *, compute_type: str = "auto", **hub: Any
+        cls, path_or_hub_id: str | Path | ModelSource, *, compute_type: str = "auto", **hub: Any
     ) -> ImageTextSimilarity:
         """The model, tokenizer and image processor of a CLIP folder (compute_type and hub: as in `load_model`).
 
         Raises:
             CheckpointError: there is no such folder, a file is malformed, or the model is one of another kind.
         """
-        folder = find_folder(path_or_hub_id, **hub)
-        model = load_model(folder, compute_type=compute_type)
+        source = open_source(path_or_hub_id, **hub)
+        model = load_model(source, compute_type=compute_type)
         if not isinstance(model, CLIPModel):
-            raise CheckpointError(f"{folder}: holds a {type(model).__name__}; ImageTextSimilarity needs a CLIPModel")
-        return cls(model, read_tokenizer(folder), ImageProcessor.from_pretrained(folder))
+            raise CheckpointError(f"{source}: holds a {type(model).__name__}; ImageTextSimilarity needs a CLIPModel")
+        return cls(model, Tokenizer(source), ImageProcessor.from_pretrained(source))
 
     def __call__(self, images: Any, texts: str | list[str]) -> np.ndarray:
         """(images, texts): for each picture, how probable each of the texts is, as if it had to be one of them.
@@ -77,19 +80,14 @@ class ImageTextSimilarity:
         return _normalized(np.concatenate(rows))
 
     def encode_texts(self, texts: str | list[str]) -> np.ndarray:
-        """(N, dim): a vector of length 1 for each text. What is longer than the model takes is cut off."""
+        """(N, dim): a vector of length 1 for each text. Longer texts than the model takes are cut off."""
         inputs = several("texts", texts)
         if not inputs:
             raise ValueError("texts is empty; needed: at least one text")
-        encodings = encoded_batch(self._tokenizer, inputs)
+        encodings = self._tokenizer.encode_batch(inputs)
         rows = np.empty((len(inputs), self.model.config.projection_dim), np.float32)
         for indices in batches([len(encoding) for encoding in encodings]):
-            longest = max(len(encodings[i]) for i in indices)
-            ids, mask = (np.zeros((len(indices), longest), np.int64) for _ in range(2))
-            for row, i in enumerate(indices):
-                ids[row, : len(encodings[i])] = encodings[i].ids
-                mask[row, : len(encodings[i])] = 1
-            rows[indices] = self.model.get_text_features(ids, mask)
+            rows[indices] = self.model.get_text_features(*padded([encodings[i] for i in indices]))
         return _normalized(rows)
 
 

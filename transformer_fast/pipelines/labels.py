@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from transformer_fast import functional as F
-from transformer_fast.files.checkpoint import CheckpointError, read_json_object
+from transformer_fast.files.errors import CheckpointError
+from transformer_fast.files.source import ModelSource
 
 _PROBLEMS = (None, "regression", "single_label_classification", "multi_label_classification")
 FUNCTIONS = ("softmax", "sigmoid", "none")
 
 
-def function_of(folder: Path, count: int) -> str:
+def function_of(source: ModelSource, count: int) -> str:
     """How logits of `count` labels become scores: "softmax", "sigmoid" or "none", by problem_type in config.json.
 
     Raises:
         CheckpointError: problem_type is not known.
     """
-    source = folder / "config.json"
-    problem = read_json_object(source).get("problem_type")
+    problem = source.object("config.json").get("problem_type")
     if problem not in _PROBLEMS:
-        raise CheckpointError(f"{source}: problem_type is {problem!r}; supported: {', '.join(map(str, _PROBLEMS))}")
+        place = source.place("config.json")
+        raise CheckpointError(f"{place}: problem_type is {problem!r}; supported: {', '.join(map(str, _PROBLEMS))}")
     if problem == "regression":
         return "none"
     return "sigmoid" if problem == "multi_label_classification" or count == 1 else "softmax"

@@ -18,7 +18,7 @@ from pathlib import Path
 
 # Never what somebody wrote in this folder: caches and installed packages. Hidden folders are left out as well.
 _NOT_SOURCES = frozenset(["__pycache__", "site-packages", "dist-packages", "node_modules"])
-# Besides these, folders of the standard library that nobody would look up: tests and bundled programs.
+# Besides these, folders of the standard library that hold no documentation: tests and bundled programs.
 _NOT_LIBRARY = _NOT_SOURCES | {"_bundled", "idlelib", "lib-dynload", "lib2to3", "test", "tests", "turtledemo"}
 _PARAGRAPH_BREAK = re.compile(r"\n[ \t\f\v]*\n\s*")
 
@@ -34,7 +34,7 @@ class Passage:
 
     @property
     def place(self) -> str:
-        """Where the passage stands: `gzip.open (gzip.py:29)`, or `notes.txt:12` where there is no name."""
+        """The place of the passage: `gzip.open (gzip.py:29)`, or `notes.txt:12` where there is no name."""
         position = f"{self.file}:{self.line}"
         return f"{self.name} ({position})" if self.name else position
 

@@ -1,4 +1,4 @@
-"""What the pipelines on pictures share: pictures from paths, and batches of them."""
+"""Shared by the pipelines on pictures: pictures from paths, and batches of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BATCH = 16
 
 
 def several_pictures(images: Any) -> tuple[list[Any], bool]:
-    """What was given as a list, and whether it was one picture alone.
+    """The pictures as a list, and whether one was given without a list.
 
     Raises:
         TypeError, ValueError: it is no picture, and no list of pictures; or there are none.
@@ -31,7 +31,7 @@ def several_pictures(images: Any) -> tuple[list[Any], bool]:
 
 
 def in_batches(pictures: list[Any], run: Callable[[list[Any]], np.ndarray]) -> list[np.ndarray]:
-    """What `run` gives for each batch of pictures; files are read when their batch comes."""
+    """The results of `run` for each batch of pictures; files are read when their batch comes."""
     return [run([_read(p) for p in pictures[i : i + _BATCH]]) for i in range(0, len(pictures), _BATCH)]
 
 

@@ -1,4 +1,4 @@
-"""`QuestionAnswerer`: finds the answer to a question in a text, and where it stands.
+"""`QuestionAnswerer`: finds the answer to a question in a text, and its place.
 
 Follows the question-answering pipeline of transformers 4: a long text is read in windows that share some tokens; in
 each, the spans with the highest probability of start times end are candidates, and equal answers add up.
@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from transformer_fast.files.tokenizer import encoded_batch
 from transformer_fast.models.common.heads import ForQuestionAnswering
 from transformer_fast.pipelines.texts import TextPipeline, several
 
@@ -22,7 +21,7 @@ _SPARE_SPANS = 10
 
 @dataclass(frozen=True)
 class _Search:
-    """What one call asks for."""
+    """The options of one call."""
 
     top_k: int
     max_answer_len: int
@@ -42,11 +41,11 @@ class QuestionAnswerer(TextPipeline):
 
     model_class = ForQuestionAnswering
 
-    def __init__(self, model, files) -> None:
-        super().__init__(model, files)
-        first = files.special("cls_token")
+    def __init__(self, model, tokenizer) -> None:
+        super().__init__(model, tokenizer)
+        first = tokenizer.special("cls_token")
         self._first = None if first is None else first[1]
-        self._question_first = files.padding_side == "right"
+        self._question_first = tokenizer.padding_side == "right"
 
     def __call__(
         self,
@@ -64,8 +63,8 @@ class QuestionAnswerer(TextPipeline):
 
         Args:
             question, context: a string each, or lists of the same length.
-            top_k: how many answers; more than 1 gives a list of up to so many, the best first. A text without tokens
-                has one answer, the empty one, of score 0.
+            top_k: how many answers; more than 1 gives a list of at most that length, the best first. A text without
+                tokens has one answer, the empty one, of score 0.
             max_answer_len: the most tokens of an answer.
             max_seq_len: the most tokens of a window, question included; by default 384, or what the model takes.
             doc_stride: how many tokens two windows share; by default 128, or half of max_seq_len.
@@ -86,10 +85,10 @@ class QuestionAnswerer(TextPipeline):
         windows = self._windows(questions, contexts, max_seq_len, doc_stride)
         flat = [window for own in windows for window in own]
         logits: list[Any] = [None] * len(flat)
-        for indices, arguments in self._batches(flat):
-            output = self.model(**arguments)
-            for row, i in enumerate(indices):
-                logits[i] = output.start_logits[row, : len(flat[i])], output.end_logits[row, : len(flat[i])]
+        for indices, rows, cu_seqlens in self._hidden(flat):
+            found = self.model.predictions(rows)
+            for i, own in zip(indices, np.split(found, cu_seqlens[1:-1]), strict=True):
+                logits[i] = own[:, 0], own[:, 1]
         results, rest = [], iter(logits)
         for text, own in zip(contexts, windows, strict=True):
             answers = self._answers(text, own, [next(rest) for _ in own], search)
@@ -106,16 +105,16 @@ class QuestionAnswerer(TextPipeline):
         stride = min(length // 2, _SHARED_TOKENS) if stride is None else stride
         if isinstance(stride, bool) or not isinstance(stride, int) or not 0 <= stride < length:
             raise ValueError(f"doc_stride is {stride!r}; needed: an integer from 0 to {length - 1}")
-        tokenizer = self.files.tokenizer
+        tokenizer = self.tokenizer.backend
         self._check_questions(questions, length, stride)
         strategy = "only_second" if self._question_first else "only_first"
         tokenizer.enable_truncation(length, stride=stride, strategy=strategy)
         pairs = [(q, c) if self._question_first else (c, q) for q, c in zip(questions, contexts, strict=True)]
-        return [[encoding, *encoding.overflowing] for encoding in encoded_batch(tokenizer, pairs, offsets=True)]
+        return [[encoding, *encoding.overflowing] for encoding in self.tokenizer.encode_batch(pairs, offsets=True)]
 
     def _check_questions(self, questions: list[str], length: int, stride: int) -> None:
         """Does each question leave place for more of the text than two windows share?"""
-        tokenizer = self.files.tokenizer
+        tokenizer = self.tokenizer.backend
         tokenizer.no_truncation()
         special = tokenizer.num_special_tokens_to_add(True)
         for question in questions:
@@ -149,14 +148,14 @@ class QuestionAnswerer(TextPipeline):
         return sorted(listed, key=lambda answer: answer["score"], reverse=True)[: search.top_k]
 
     def _allowed(self, window: Any) -> np.ndarray:
-        """(L,): True for the text's tokens, and for the first token of all, which stands for "no answer"."""
+        """(L,): True for the text's tokens, and for the first token of all, which means "no answer"."""
         which = 1 if self._question_first else 0
         ids = np.asarray(window.ids)
         allowed = np.array([sequence == which for sequence in window.sequence_ids])
         return allowed if self._first is None else allowed | (ids == self._first)
 
     def _place(self, window: Any, first: int, last: int, to_words: bool) -> tuple[int, int]:
-        """Where the tokens from first to last stand in the text, in characters."""
+        """The characters of the text that the tokens from first to last cover."""
         which = 1 if self._question_first else 0
         if to_words:
             words = window.token_to_word(first), window.token_to_word(last)
@@ -181,6 +180,6 @@ def _best_spans(
     products = np.tril(np.triu(np.outer(start, end)), search.max_answer_len - 1)
     order = np.argsort(-products, axis=None, kind="stable")[:count]
     spans = zip(*np.unravel_index(order, products.shape), strict=True)
-    # What has no probability is no span: it ends before it starts, or is too long.
+    # A span without probability is none: it ends before it starts, or is too long.
     found = [(int(s), int(e), float(products[s, e])) for s, e in spans if allowed[s] and allowed[e]]
     return [span for span in found if span[2] > 0]

@@ -1,8 +1,8 @@
 """Sentence embeddings: `SentenceEncoder` takes texts, and gives vectors whose angles say how alike the texts are.
 
-The command and users come here. A folder in the layout of sentence-transformers (or a plain model folder) is read by
-`from_pretrained`; tokenising is `tokenization`'s work, the model's is `models`', and pooling stands here.
-What comes out follows sentence-transformers' `encode`. To add a way of pooling, see `_POOLING` and `_pool`.
+Users and the commands call it. `sentence_settings` reads the files of sentence-transformers, `files.tokenizer` makes
+tokens, a model of `models` runs them, and `_pool` here makes one vector of them; results follow sentence-transformers'
+`encode`. To add a way of pooling, see `sentence_settings.POOLING` and `_pool`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,42 +20,28 @@ from typing import Any, TypeVar
 import numpy as np
 
 from transformer_fast import functional as F
-from transformer_fast.files.checkpoint import (
-    CheckpointError,
-    find_folder,
-    member,
-    optional_import,
-    read_json,
-    read_json_object,
-)
-from transformer_fast.files.tokenizer import encoded_batch, lower_case, packed, read_tokenizer, typed
+from transformer_fast.files.errors import CheckpointError, optional_import
+from transformer_fast.files.folder import open_source
+from transformer_fast.files.source import ModelSource
+from transformer_fast.files.tokenizer import Tokenizer, packed
 from transformer_fast.models import load_model
+from transformer_fast.pipelines.sentence_settings import SentenceSettings, read_settings, read_tokenizer
 
 _T = TypeVar("_T")
-
-# 1_Pooling/config.json's flags of older releases -> pooling_mode of newer ones, in the order of concatenation.
-_POOLING_FLAGS = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
-    "pooling_mode_lasttoken": "lasttoken",
-}
-_POOLING = ("mean", "cls", "max")
 
 # Whose models are meant where the hub's name has no "/".
 _HUB_ORGANISATION = "sentence-transformers"
 _HUB_NAME = re.compile(r"[^./~\\][^/\\]*")
 
-# What vocabularies call the padding, which the mask hides.
+# Names of the padding token in vocabularies; the mask hides it.
 _PADS = ("[PAD]", "<pad>")
 
 # Seconds of work after which a progress bar appears by itself.
 _PROGRESS_DELAY = 1.0
 
-# Batches run together until they hold so many tokens for each thread. Measured: linear layers reach 95 % of their speed
-# from about 640 rows on, below that the weights are read too often; and threads wait less for each other at the end.
+# Batches run together until they hold this many tokens for each thread. Measured: linear layers reach 95 % of their
+# speed from about 640 rows on, below that the weights are read too often; and threads wait less for each other at the
+# end.
 _ENOUGH_TOKENS = 1024
 # More never run together: nothing gets faster, and the memory that a run needs grows with its tokens.
 _MOST_TOKENS = 16_384
@@ -63,24 +49,9 @@ _MOST_TOKENS = 16_384
 _WINDOW = 1024
 
 
-@dataclass
-class _Settings:
-    """What the folder's files say beside the weights and the vocabulary."""
-
-    pooling: tuple[str, ...] = ("mean",)
-    include_prompt: bool = True
-    normalize: bool = False
-    prompts: dict[str, str] = field(default_factory=lambda: {"query": "", "document": ""})
-    default_prompt_name: str | None = None
-    similarity: str = "cosine"
-    truncate_dim: int | None = None
-    max_seq_length: int | None = None
-    truncation_side: str = "right"
-
-
 @dataclass(frozen=True)
 class _Job:
-    """What `encode` was asked for, checked."""
+    """The arguments of `encode`, checked."""
 
     batch_size: int
     prompt: str
@@ -95,7 +66,6 @@ class SentenceEncoder:
 
     Attributes:
         model: the token encoder (`models`).
-        tokenizer: the `tokenizers.Tokenizer`.
         prompts: name -> text that `encode(prompt_name=...)` puts before each sentence.
         default_prompt_name: the prompt that is used when none is named, or None.
 
@@ -106,9 +76,9 @@ class SentenceEncoder:
         True
     """
 
-    def __init__(self, model: Any, tokenizer: Any, settings: _Settings) -> None:
+    def __init__(self, model: Any, tokenizer: Tokenizer, settings: SentenceSettings) -> None:
         self.model = model
-        self.tokenizer = tokenizer
+        self._tokenizer = tokenizer
         self.prompts = settings.prompts
         self.default_prompt_name = settings.default_prompt_name
         self._settings = settings
@@ -116,7 +86,7 @@ class SentenceEncoder:
 
     @classmethod
     def from_pretrained(
-        cls, path_or_hub_id: str | Path, local_files_only: bool = False, *, compute_type: str = "auto"
+        cls, path_or_hub_id: str | Path | ModelSource, local_files_only: bool = False, *, compute_type: str = "auto"
     ) -> SentenceEncoder:
         """The encoder in a folder, or on the Hugging Face hub ("org/name"; "name" is sentence-transformers').
 
@@ -131,14 +101,16 @@ class SentenceEncoder:
         name = path_or_hub_id
         if isinstance(name, str) and _HUB_NAME.fullmatch(name) and not Path(name).exists():
             name = f"{_HUB_ORGANISATION}/{name}"
-        folder = find_folder(name, local_files_only=local_files_only)
-        settings = _Settings()
-        model_folder = _read_modules(folder, settings)
-        _read_prompts(folder / "config_sentence_transformers.json", settings)
-        model = load_model(model_folder, head=False, compute_type=compute_type)
+        model_source, settings = read_settings(open_source(name, local_files_only=local_files_only))
+        model = load_model(model_source, head=False, compute_type=compute_type)
         if not hasattr(model, "encode_packed"):
-            raise CheckpointError(f"{model_folder}: {type(model).__name__} encodes no text")
-        return cls(model, _read_tokenizer(model_folder, settings), settings)
+            raise CheckpointError(f"{model_source}: {type(model).__name__} encodes no text")
+        return cls(model, read_tokenizer(model_source, settings), settings)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The `tokenizers.Tokenizer`."""
+        return self._tokenizer.backend
 
     @property
     def max_seq_length(self) -> int:
@@ -221,8 +193,8 @@ class SentenceEncoder:
 
         Texts are read when their results are asked for, at most 1,024 ahead of the last result that was taken; those
         run as in `encode`, sorted by length and in batches. The results are `encode`'s, bit for bit, and so are
-        arguments and errors. What is wrong with an argument is raised by the call itself; what is wrong with a text, or
-        raised by `sentences`, when the 1,024 that it belongs to are read: the results of those before them have come.
+        arguments and errors. The call itself raises errors of arguments. An error of a text, or one that `sentences`
+        raises, comes when the 1,024 that it belongs to are read: the results of those before them have come.
 
         Example:
             >>> with open("texts.txt") as file:                                                  # doctest: +SKIP
@@ -300,7 +272,7 @@ class SentenceEncoder:
         together = self._together(texts, job, _ENOUGH_TOKENS * n_threads)
         if n_threads > 1 and len(texts) > job.batch_size:
             together = _made_ahead(together)
-        with closing(together):  # whatever happens here, the other thread ends
+        with closing(together):  # the other thread ends even after an error here
             for indices, tokens in together:
                 if job.tokens_wanted:
                     ids, cu_seqlens = packed(tokens)
@@ -341,12 +313,12 @@ class SentenceEncoder:
         return self.prompts[name]
 
     def _prompt_length(self, prompt: str) -> int:
-        """The prompt's tokens at the start of a text: its own and the special ones before, not those behind."""
+        """The prompt's tokens at the start of a text: its own and the special ones before them, not those after."""
         encoding = self.tokenizer.encode(prompt)
         return len(encoding.ids) - (1 if encoding.special_tokens_mask[-1:] == [1] else 0)
 
     def _tokens(self, texts: list[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in encoded_batch(self.tokenizer, texts)]
+        return [encoding.ids for encoding in self._tokenizer.encode_batch(texts)]
 
     def _pooled(self, tokens: list[list[int]], skipped: int) -> np.ndarray:
         """The model's hidden states of each text, pooled; the first `skipped` tokens do not count."""
@@ -358,7 +330,7 @@ class SentenceEncoder:
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
     def _first(self, tokens: list[list[int]], skipped: int) -> np.ndarray:
-        """The pooling "cls" alone, for which one row of each text goes through the last layer."""
+        """The pooling "cls", for which one row of each text goes through the last layer."""
         long_enough = [i for i, ids in enumerate(tokens) if len(ids) > skipped]
         pooled = np.zeros((len(tokens), self.model.hidden_size), np.float32)
         if long_enough:
@@ -382,7 +354,7 @@ class SentenceEncoder:
 def _pool(mode: str, hidden: np.ndarray, cu_seqlens: np.ndarray, skipped: int) -> np.ndarray:
     """One row a sequence of its hidden states (T, h), without the first `skipped`; no tokens give zeros.
 
-    A sequence at a time: its result must not depend on what stands beside it.
+    A sequence at a time: its result must not depend on its neighbours.
     """
     pooled = np.zeros((len(cu_seqlens) - 1, hidden.shape[1]), np.float32)
     for b, (first, last) in enumerate(zip(cu_seqlens[:-1], cu_seqlens[1:], strict=True)):
@@ -405,7 +377,7 @@ def _made_ahead(items: Iterator[_T]) -> Generator[_T]:
     def begin(pool: ThreadPoolExecutor) -> Future[list[_T]] | None:
         try:
             return pool.submit(list, islice(items, 1))
-        except RuntimeError:  # the interpreter is ending: what still runs, or runs atexit, goes on alone
+        except RuntimeError:  # the interpreter is ending: the rest runs on this thread
             return None
 
     with ThreadPoolExecutor(1, "tokenizing") as pool:
@@ -429,7 +401,7 @@ def _normalized(vectors: np.ndarray) -> np.ndarray:
 
 
 def _several(sentences: Any) -> Iterable[Any]:
-    """What is to be texts; one string is one text."""
+    """The texts, one by one; one string is one text."""
     if isinstance(sentences, str):
         return [sentences]
     if isinstance(sentences, (bytes, Mapping)) or not isinstance(sentences, Iterable):
@@ -456,80 +428,3 @@ def _progress(total: int | None, show: bool | None) -> Any:
         show = sys.stderr.isatty()
         return tqdm(total=total, unit="text", disable=not show, delay=_PROGRESS_DELAY, file=sys.stderr)
     return tqdm(total=total, unit="text", disable=not show, file=sys.stderr)
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Reading the folder
-
-
-def _read_modules(folder: Path, settings: _Settings) -> Path:
-    """Reads modules.json and the pooling's config; the folder of the model itself."""
-    source = folder / "modules.json"
-    if not source.exists():
-        return folder
-    modules = read_json(source)
-    if not isinstance(modules, list) or not all(
-        isinstance(m, dict) and isinstance(m.get("type"), str) for m in modules
-    ):
-        raise CheckpointError(f"{source}: needed: a list of objects with type and path")
-    kinds = [module["type"].rpartition(".")[2] for module in modules]
-    if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in ([], ["Normalize"]):
-        raise CheckpointError(
-            f"{source}: the modules are {', '.join(kinds) or 'none'}; "
-            "supported: Transformer, Pooling and, after them, Normalize"
-        )
-    settings.normalize = "Normalize" in kinds
-    model_folder, pooling_folder = (member(folder, module.get("path"), source) for module in modules[:2])
-    _read_pooling(pooling_folder / "config.json", settings)
-    return model_folder
-
-
-def _read_pooling(source: Path, settings: _Settings) -> None:
-    config = read_json_object(source)
-    modes = config.get("pooling_mode")
-    if modes is None:
-        modes = [mode for flag, mode in _POOLING_FLAGS.items() if config.get(flag)] or ["mean"]
-    modes = [modes] if isinstance(modes, str) else modes
-    if not isinstance(modes, list) or not modes or any(mode not in _POOLING for mode in modes):
-        raise CheckpointError(f"{source}: the pooling is {modes!r}; supported: {', '.join(_POOLING)}")
-    settings.pooling = tuple(modes)
-    settings.include_prompt = typed(source, config, "include_prompt", bool, True)
-
-
-def _read_prompts(source: Path, settings: _Settings) -> None:
-    if not source.exists():
-        return
-    config = read_json_object(source)
-    settings.prompts |= typed(source, config, "prompts", dict, {})
-    if not all(isinstance(prompt, str) for prompt in settings.prompts.values()):
-        raise CheckpointError(f"{source}: prompts holds something else than strings")
-    settings.default_prompt_name = typed(source, config, "default_prompt_name", str, None)
-    settings.similarity = typed(source, config, "similarity_fn_name", str, "cosine")
-    settings.truncate_dim = typed(source, config, "truncate_dim", int, None)
-    if settings.default_prompt_name is not None and settings.default_prompt_name not in settings.prompts:
-        raise CheckpointError(
-            f"{source}: default_prompt_name {settings.default_prompt_name!r} is not one of the prompts"
-        )
-
-
-def _read_tokenizer(folder: Path, settings: _Settings) -> Any:
-    """The tokenizer of the folder, with the lower-casing and the length limit that the files beside it ask for."""
-    files = read_tokenizer(folder)
-    tokenizer = files.tokenizer
-    if any(tokenizer.encode("a").type_ids):
-        raise CheckpointError(
-            f"{folder / 'tokenizer.json'}: gives a single text token types other than 0, which is not supported"
-        )
-    settings.truncation_side = files.truncation_side
-    sentence_source = folder / "sentence_bert_config.json"
-    sentence = read_json_object(sentence_source) if sentence_source.exists() else {}
-    task = sentence.get("transformer_task", "feature-extraction")
-    if task != "feature-extraction":
-        raise CheckpointError(f"{sentence_source}: transformer_task is {task!r}; supported: 'feature-extraction'")
-    if typed(sentence_source, sentence, "do_lower_case", bool, False):
-        lower_case(tokenizer)
-    limit = typed(sentence_source, sentence, "max_seq_length", int, None) or files.max_length
-    if limit is not None and limit < tokenizer.num_special_tokens_to_add(False):
-        raise CheckpointError(f"{folder}: the maximal length of a text is {limit} tokens, less than its special tokens")
-    settings.max_seq_length = limit
-    return tokenizer

@@ -1,12 +1,12 @@
-"""`TextClassifier`: which label fits a text? Users and `transformer-fast classify` come here."""
+"""`TextClassifier`: labels for texts. Users and `transformer-fast classify` call it."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from transformer_fast.files.source import ModelSource
 from transformer_fast.models.common.heads import ForSequenceClassification
 from transformer_fast.pipelines.labels import check_top_k, function_of, ranked, scores
 from transformer_fast.pipelines.texts import TextPipeline, is_single, several
@@ -28,14 +28,14 @@ class TextClassifier(TextPipeline):
 
     model_class = ForSequenceClassification
 
-    def __init__(self, model, files, function: str = "softmax") -> None:
-        super().__init__(model, files)
+    def __init__(self, model, tokenizer, function: str = "softmax") -> None:
+        super().__init__(model, tokenizer)
         self.labels = model.config.labels
         self.function = function
 
     @classmethod
-    def _settings(cls, folder: Path, model) -> dict[str, Any]:
-        return {"function": function_of(folder, model.config.label_count)}
+    def _settings(cls, source: ModelSource, model) -> dict[str, Any]:
+        return {"function": function_of(source, model.config.label_count)}
 
     def __call__(
         self, texts, *, top_k: int | None = 1, function_to_apply: str | None = None, truncation: bool = True

@@ -1,7 +1,7 @@
 """`Summariser` and `Translator`: texts in, other texts out, by encoder-decoder models (BART, T5, Marian, ...).
 
-What such a model needs for a task (words before the text, options of the search) stands in its config.json under
-task_specific_params; see `TextToText`. A new task is one more class with a `_task`.
+config.json holds what a task needs (words before the text, options of the search) under task_specific_params; see
+`TextToText`. A new task is one more class with a `_task`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, TypeVar
 
-from transformer_fast.files.checkpoint import CheckpointError, find_folder, read_json_object
-from transformer_fast.files.tokenizer import TokenizerFiles, read_tokenizer
+from transformer_fast.files.errors import CheckpointError
+from transformer_fast.files.folder import open_source
+from transformer_fast.files.source import ModelSource
+from transformer_fast.files.tokenizer import Tokenizer
 from transformer_fast.models import PretrainedModel, load_model
 from transformer_fast.models.common.seq2seq import ConditionalGeneration
 from transformer_fast.models.families.whisper import WhisperForConditionalGeneration
@@ -29,32 +31,32 @@ class TextToText(TextPipeline):
 
     model_class = ConditionalGeneration
 
-    def __init__(self, model: PretrainedModel, files: TokenizerFiles, prefix: str = "", options=None) -> None:
-        super().__init__(model, files)
+    def __init__(self, model: PretrainedModel, tokenizer: Tokenizer, prefix: str = "", options=None) -> None:
+        super().__init__(model, tokenizer)
         self.prefix = prefix
         self.options = dict(options or {})
 
     @classmethod
-    def _from_task(cls: type[Pipeline], folder: Path, task: str | None, compute_type: str) -> Pipeline:
-        model = load_model(folder, compute_type=compute_type)
+    def _from_task(cls: type[Pipeline], source: ModelSource, task: str | None, compute_type: str) -> Pipeline:
+        model = load_model(source, compute_type=compute_type)
         if not isinstance(model, cls.model_class) or isinstance(model, WhisperForConditionalGeneration):
             raise CheckpointError(
-                f"{folder}: holds a {type(model).__name__}; {cls.__name__} needs an encoder-decoder that writes texts"
+                f"{source}: holds a {type(model).__name__}; {cls.__name__} needs an encoder-decoder that writes texts"
             )
-        source = folder / "config.json"
-        tasks = read_json_object(source).get("task_specific_params") or {}
+        tasks = source.object("config.json").get("task_specific_params") or {}
         options = tasks.get(task, {}) if isinstance(tasks, dict) else None
         if not isinstance(options, dict):
-            raise CheckpointError(f"{source}: task_specific_params is {tasks!r}; needed: an object of objects")
+            place = source.place("config.json")
+            raise CheckpointError(f"{place}: task_specific_params is {tasks!r}; needed: an object of objects")
         options = dict(options)
-        return cls(model, read_tokenizer(folder), options.pop("prefix", ""), options)
+        return cls(model, Tokenizer(source), options.pop("prefix", ""), options)
 
     def _model_limit(self) -> int | None:
         field = self.model.model_class.source_field
         return None if field is None else getattr(self.model.config, field)
 
     def __call__(self, texts, *, truncation: bool = True, **options: Any) -> Any:
-        """What the model makes of one text, a string, or of each of several.
+        """The model's text for one text, a string, or for each of several.
 
         texts: a string or a list of strings. truncation: cut off what the model cannot take. options: those of
         `model.generate` (max_new_tokens, num_beams, do_sample, ...), except num_return_sequences.
@@ -71,7 +73,7 @@ class TextToText(TextPipeline):
         for indices, arguments in self._batches(encodings):
             ids = self.model.generate(**arguments, **{**self.options, **options})
             for i, row in zip(indices, ids, strict=True):
-                results[i] = self.files.tokenizer.decode(row.tolist(), skip_special_tokens=True).strip()
+                results[i] = self.tokenizer.backend.decode(row.tolist(), skip_special_tokens=True).strip()
         return results[0] if is_single(texts) else results
 
 
@@ -86,7 +88,9 @@ class Summariser(TextToText):
     """
 
     @classmethod
-    def from_pretrained(cls, path_or_hub_id: str | Path, *, compute_type: str = "auto", **hub: Any) -> Summariser:
+    def from_pretrained(
+        cls, path_or_hub_id: str | Path | ModelSource, *, compute_type: str = "auto", **hub: Any
+    ) -> Summariser:
         """The summariser of a model folder, or of a model on the Hugging Face hub.
 
         compute_type and hub: as in `load_model`.
@@ -94,7 +98,7 @@ class Summariser(TextToText):
         Raises:
             CheckpointError: there is no such folder, a file is malformed, or the model is one of another kind.
         """
-        return cls._from_task(find_folder(path_or_hub_id, **hub), "summarization", compute_type)
+        return cls._from_task(open_source(path_or_hub_id, **hub), "summarization", compute_type)
 
 
 class Translator(TextToText):
@@ -110,7 +114,7 @@ class Translator(TextToText):
     @classmethod
     def from_pretrained(
         cls,
-        path_or_hub_id: str | Path,
+        path_or_hub_id: str | Path | ModelSource,
         source: str | None = None,
         target: str | None = None,
         *,
@@ -130,10 +134,12 @@ class Translator(TextToText):
         """
         if (source is None) != (target is None):
             raise ValueError(f"source is {source!r} and target {target!r}; needed: both or neither")
-        folder = find_folder(path_or_hub_id, **hub)
+        model_source = open_source(path_or_hub_id, **hub)
         if source is None:
-            return cls._from_task(folder, None, compute_type)
+            return cls._from_task(model_source, None, compute_type)
         task = f"translation_{source}_to_{target}"
-        if task not in (read_json_object(folder / "config.json").get("task_specific_params") or {}):
-            raise ValueError(f"source is {source!r} and target {target!r}; {folder / 'config.json'} has no {task}")
-        return cls._from_task(folder, task, compute_type)
+        if task not in (model_source.object("config.json").get("task_specific_params") or {}):
+            raise ValueError(
+                f"source is {source!r} and target {target!r}; {model_source.place('config.json')} has no {task}"
+            )
+        return cls._from_task(model_source, task, compute_type)

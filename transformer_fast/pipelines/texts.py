@@ -1,7 +1,7 @@
-"""`TextPipeline`: what the pipelines on texts share. The folder, the tokenizer, checks, batches by length.
+"""`TextPipeline`: the base of pipelines on texts. It reads model and tokenizer, checks texts, and batches by length.
 
-A pipeline derives from it, names the models that it takes in `model_class`, and calls `_encodings` and `_batches`. A
-new argument that models need of a tokenizer goes into `_arguments`.
+A pipeline derives from it, names the models that it takes in `model_class`, and calls `_encodings`, and then `_hidden`
+or `_batches`. A new argument that models need of a tokenizer goes into both.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from typing import Any, TypeVar
 import numpy as np
 
 from transformer_fast import functional as F
-from transformer_fast.files.checkpoint import CheckpointError, find_folder
-from transformer_fast.files.tokenizer import TokenizerFiles, encoded_batch, read_tokenizer
+from transformer_fast.files.errors import CheckpointError
+from transformer_fast.files.folder import open_source
+from transformer_fast.files.source import ModelSource
+from transformer_fast.files.tokenizer import Tokenizer, packed
 from transformer_fast.models import PretrainedModel, load_model
 
 Pipeline = TypeVar("Pipeline", bound="TextPipeline")
 Text = str | tuple[str, str]
 
-# Tokens that run together for each thread, and at all: as text.py measured it for the same encoders.
+# Tokens that run together for each thread, and at all: as sentence_encoder.py measured it for the same encoders.
 _ENOUGH_TOKENS = 1024
 _MOST_TOKENS = 16_384
 
@@ -30,21 +32,21 @@ class TextPipeline:
 
     Attributes:
         model: the model (`models`).
-        files: the tokenizer and what stands beside it (`tokenization`).
+        tokenizer: the `files.tokenizer.Tokenizer`.
         max_length: the most tokens that the model takes, special ones included; None without a limit.
     """
 
     model_class: type[PretrainedModel]
 
-    def __init__(self, model: PretrainedModel, files: TokenizerFiles) -> None:
+    def __init__(self, model: PretrainedModel, tokenizer: Tokenizer) -> None:
         self.model = model
-        self.files = files
-        limits = [limit for limit in (files.max_length, self._model_limit()) if limit is not None]
+        self.tokenizer = tokenizer
+        limits = [limit for limit in (tokenizer.max_length, self._model_limit()) if limit is not None]
         self.max_length = min(limits, default=None)
 
     @classmethod
     def from_pretrained(
-        cls: type[Pipeline], path_or_hub_id: str | Path, *, compute_type: str = "auto", **hub: Any
+        cls: type[Pipeline], path_or_hub_id: str | Path | ModelSource, *, compute_type: str = "auto", **hub: Any
     ) -> Pipeline:
         """The pipeline of a model folder, or of a model on the Hugging Face hub.
 
@@ -53,17 +55,17 @@ class TextPipeline:
         Raises:
             CheckpointError: there is no such folder, a file is malformed, or the model is one of another kind.
         """
-        folder = find_folder(path_or_hub_id, **hub)
-        model = load_model(folder, compute_type=compute_type)
+        source = open_source(path_or_hub_id, **hub)
+        model = load_model(source, compute_type=compute_type)
         if not isinstance(model, cls.model_class):
             raise CheckpointError(
-                f"{folder}: holds a {type(model).__name__}; {cls.__name__} needs a model {cls.model_class.__name__}"
+                f"{source}: holds a {type(model).__name__}; {cls.__name__} needs a model {cls.model_class.__name__}"
             )
-        return cls(model, read_tokenizer(folder), **cls._settings(folder, model))
+        return cls(model, Tokenizer(source), **cls._settings(source, model))
 
     @classmethod
-    def _settings(cls, folder: Path, model: PretrainedModel) -> dict[str, Any]:
-        """Further arguments of the class, from the folder's files."""
+    def _settings(cls, source: ModelSource, model: PretrainedModel) -> dict[str, Any]:
+        """Further arguments of the class, from the source's files."""
         return {}
 
     def _model_limit(self) -> int | None:
@@ -78,18 +80,28 @@ class TextPipeline:
         Raises:
             ValueError: a text is too long and is not to be cut off.
         """
-        tokenizer = self.files.tokenizer
+        tokenizer = self.tokenizer.backend
         tokenizer.no_truncation()
         if truncation and self.max_length is not None:
-            side = self.files.truncation_side
+            side = self.tokenizer.truncation_side
             tokenizer.enable_truncation(self.max_length, stride=stride or 0, direction=side)
-        encodings = encoded_batch(tokenizer, texts, offsets)
+        encodings = self.tokenizer.encode_batch(texts, offsets)
         for text, encoding in zip(texts, encodings, strict=True):
             if self.max_length is not None and len(encoding) > self.max_length:
                 raise ValueError(
                     f"the text {str(text)[:40]!r} has {len(encoding)} tokens; needed: at most {self.max_length}"
                 )
         return encodings
+
+    def _hidden(self, encodings: Sequence[Any]) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
+        """Indices of encodings that run together, their hidden states (T, h), and where each of them starts, (B + 1,).
+
+        For models whose head reads each token; padding is never made.
+        """
+        for indices in batches([len(encoding) for encoding in encodings]):
+            ids, cu_seqlens = packed([encodings[i].ids for i in indices])
+            types = packed([encodings[i].type_ids for i in indices])[0] if self._has_token_types() else None
+            yield indices, self.model.base.encode_packed(ids, cu_seqlens, types), cu_seqlens
 
     def _batches(self, encodings: Sequence[Any]) -> Iterator[tuple[list[int], dict[str, np.ndarray]]]:
         """Indices of encodings that run together, the longest first, and the model's arguments for them."""
@@ -98,19 +110,25 @@ class TextPipeline:
 
     def _arguments(self, encodings: Sequence[Any]) -> dict[str, np.ndarray]:
         """input_ids, attention_mask and, where the model tells token types apart, token_type_ids; each (B, L)."""
-        longest = max(map(len, encodings))
-        arguments = {"input_ids": np.zeros((len(encodings), longest), np.int64)}
-        arguments["attention_mask"] = np.zeros_like(arguments["input_ids"])
-        # RoBERTa has one type, others have none at all: what the tokenizer says of a second text is not for them.
-        typed = getattr(self.model.config, "type_vocab_size", 1) > 1
-        if typed:
+        arguments = dict(zip(("input_ids", "attention_mask"), padded(encodings), strict=True))
+        if self._has_token_types():
             arguments["token_type_ids"] = np.zeros_like(arguments["input_ids"])
-        for row, encoding in enumerate(encodings):
-            arguments["input_ids"][row, : len(encoding)] = encoding.ids
-            arguments["attention_mask"][row, : len(encoding)] = 1
-            if typed:
-                arguments["token_type_ids"][row, : len(encoding)] = encoding.type_ids
+            for row, encoding in zip(arguments["token_type_ids"], encodings, strict=True):
+                row[: len(encoding)] = encoding.type_ids
         return arguments
+
+    def _has_token_types(self) -> bool:
+        """Does the model tell the tokens of two texts apart? RoBERTa has one type, others have none."""
+        return getattr(self.model.config, "type_vocab_size", 1) > 1
+
+
+def padded(encodings: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """input_ids and attention_mask, each (B, L), of encodings; padding is on the right."""
+    ids, mask = np.zeros((2, len(encodings), max(map(len, encodings))), np.int64)
+    for row, encoding in enumerate(encodings):
+        ids[row, : len(encoding)] = encoding.ids
+        mask[row, : len(encoding)] = 1
+    return ids, mask
 
 
 def batches(lengths: Sequence[int]) -> Iterator[list[int]]:

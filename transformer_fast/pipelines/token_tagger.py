@@ -1,6 +1,6 @@
-"""`TokenTagger`: names, places, parts of speech: a label for each token or run of tokens, and where it stands.
+"""`TokenTagger`: names, places, parts of speech: a label for each token or run of tokens, and its place.
 
-Users and `transformer-fast tag` come here. Follows transformers' token-classification pipeline to the letter, the
+Users and `transformer-fast tag` call it. It follows transformers' token-classification pipeline to the letter, the
 way in which words are put together included. A new way of aggregation goes into `_WORD_SCORES`.
 """
 
@@ -40,10 +40,10 @@ class TokenTagger(TextPipeline):
 
     model_class = ForTokenClassification
 
-    def __init__(self, model, files) -> None:
-        super().__init__(model, files)
+    def __init__(self, model, tokenizer) -> None:
+        super().__init__(model, tokenizer)
         self.labels = model.config.labels
-        unknown = files.special("unk_token")
+        unknown = tokenizer.special("unk_token")
         self._unknown = None if unknown is None else unknown[1]
 
     def __call__(
@@ -54,7 +54,7 @@ class TokenTagger(TextPipeline):
         ignore_labels: Collection[str] = ("O",),
         stride: int | None = None,
     ) -> Any:
-        """What stands in one text, a list of dicts, or in each of several.
+        """The findings in one text, a list of dicts, or in each of several.
 
         Args:
             texts: a string or a list of strings.
@@ -63,7 +63,7 @@ class TokenTagger(TextPipeline):
                 "first", "average" and "max" first give each word one label: its first token's, that of the mean
                 scores, or that of its surest token.
             ignore_labels: labels that are left out.
-            stride: None cuts off a text that is too long. A number runs it in windows that share so many tokens;
+            stride: None cuts off a text that is too long. A number runs it in windows that share this many tokens;
                 where findings of two windows overlap, the longer, then the surer one stays. Not with "none".
 
         Raises:
@@ -93,7 +93,7 @@ class TokenTagger(TextPipeline):
     def _check_stride(self, stride: int | None, strategy: str) -> None:
         if stride is None:
             return
-        most = self.max_length - self.files.tokenizer.num_special_tokens_to_add(False) - 1
+        most = self.max_length - self.tokenizer.backend.num_special_tokens_to_add(False) - 1
         if isinstance(stride, bool) or not isinstance(stride, int) or not 0 <= stride <= most:
             raise ValueError(f"stride is {stride!r}; needed: an integer from 0 to {most}")
         if strategy == "none":
@@ -102,15 +102,15 @@ class TokenTagger(TextPipeline):
     def _scores(self, windows: list[Any]) -> list[np.ndarray]:
         """The scores (L, labels) of each window."""
         results: list[Any] = [None] * len(windows)
-        for indices, arguments in self._batches(windows):
-            scores = F.softmax(self.model(**arguments).logits)
-            for row, i in enumerate(indices):
-                results[i] = scores[row, : len(windows[i])]
+        for indices, rows, cu_seqlens in self._hidden(windows):
+            scores = F.softmax(self.model.predictions(rows))
+            for i, own in zip(indices, np.split(scores, cu_seqlens[1:-1]), strict=True):
+                results[i] = own
         return results
 
     def _tokens(self, text: str, window: Any, scores: np.ndarray) -> Iterator[dict[str, Any]]:
         """The tokens of a window, special ones left out: word, scores, start, end, index, is_subword."""
-        model = self.files.tokenizer.model
+        model = self.tokenizer.backend.model
         knows_words = bool(getattr(model, "continuing_subword_prefix", None))
         for index, (start, end) in enumerate(window.offsets):
             if window.special_tokens_mask[index]:
@@ -153,7 +153,7 @@ class TokenTagger(TextPipeline):
         }
 
     def _groups(self, entities: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Neighbours of one label as one; a label that begins with B- begins anew."""
+        """Neighbours of one label as one; a label that begins with B- begins a new group."""
         groups: list[list[dict[str, Any]]] = []
         for entity in entities:
             begins, label = _label_parts(entity["entity"])
@@ -173,7 +173,7 @@ class TokenTagger(TextPipeline):
         ]
 
     def _joined(self, words: list[str]) -> str:
-        decoder = self.files.tokenizer.decoder
+        decoder = self.tokenizer.backend.decoder
         return " ".join(words) if decoder is None else decoder.decode(words)
 
 

@@ -12,15 +12,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from transformer_fast.files.checkpoint import CheckpointError, find_folder
+from transformer_fast.files.errors import CheckpointError
+from transformer_fast.files.folder import open_source
 from transformer_fast.files.sound import WhisperFeatureExtractor, read_wav
-from transformer_fast.files.tokenizer import TokenizerFiles, read_tokenizer
+from transformer_fast.files.source import ModelSource
+from transformer_fast.files.tokenizer import Tokenizer
 from transformer_fast.models import PretrainedModel, load_model
 from transformer_fast.models.families.whisper import WhisperForConditionalGeneration
 
 # Segments that run together: each has 1,500 places in the encoder.
 _BATCH = 4
-# A cut is looked for in the last part of a segment, and is the middle of the quietest stretch of so many seconds.
+# A cut is looked for in the last part of a segment, and is the middle of the quietest stretch of this many seconds.
 _SEARCHED, _STRETCH = 0.2, 0.2
 
 
@@ -37,7 +39,7 @@ class Transcriber:
 
     Attributes:
         model: the WhisperForConditionalGeneration.
-        extractor: the `audio.WhisperFeatureExtractor`; extractor.sampling_rate is that of samples.
+        extractor: the `files.sound.WhisperFeatureExtractor`; extractor.sampling_rate is that of samples.
 
     Example:
         >>> from transformer_fast.pipelines import Transcriber
@@ -46,13 +48,15 @@ class Transcriber:
         'Mr. Quilter is the apostle of the middle classes.'
     """
 
-    def __init__(self, model: PretrainedModel, extractor: WhisperFeatureExtractor, files: TokenizerFiles) -> None:
+    def __init__(self, model: PretrainedModel, extractor: WhisperFeatureExtractor, tokenizer: Tokenizer) -> None:
         self.model = model
         self.extractor = extractor
-        self._tokenizer = files.tokenizer
+        self._tokenizer = tokenizer.backend
 
     @classmethod
-    def from_pretrained(cls, path_or_hub_id: str | Path, *, compute_type: str = "auto", **hub: Any) -> Transcriber:
+    def from_pretrained(
+        cls, path_or_hub_id: str | Path | ModelSource, *, compute_type: str = "auto", **hub: Any
+    ) -> Transcriber:
         """The transcriber of a model folder, or of a model on the Hugging Face hub.
 
         compute_type and hub: as in `load_model`.
@@ -60,11 +64,11 @@ class Transcriber:
         Raises:
             CheckpointError: there is no such folder, a file is malformed, or the model is one of another kind.
         """
-        folder = find_folder(path_or_hub_id, **hub)
-        model = load_model(folder, compute_type=compute_type)
+        source = open_source(path_or_hub_id, **hub)
+        model = load_model(source, compute_type=compute_type)
         if not isinstance(model, WhisperForConditionalGeneration):
-            raise CheckpointError(f"{folder}: holds a {type(model).__name__}; Transcriber needs a Whisper model")
-        return cls(model, WhisperFeatureExtractor.from_pretrained(folder), read_tokenizer(folder))
+            raise CheckpointError(f"{source}: holds a {type(model).__name__}; Transcriber needs a Whisper model")
+        return cls(model, WhisperFeatureExtractor.from_pretrained(source), Tokenizer(source))
 
     def __call__(self, sounds: Any, *, language: str | None = None, task: str | None = None, **options: Any) -> Any:
         """The text of one recording, a string, or of each of several.

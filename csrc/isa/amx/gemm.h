@@ -122,10 +122,10 @@ static void clear_row(int64_t steps, char* to) {
 static void KERNEL(split_rows)(int64_t m, int64_t k, const float* x, int64_t x_stride, void* out) {
     const int64_t steps = tfast_ceil_div(k, T_K), rows = tfast_round_up(m, T_ROWS);
     char* to = out;
-    uint8_t* rogue = (uint8_t*)out + rows * steps * T_K * 2 * PARTS;
+    uint8_t* nonfinite = (uint8_t*)out + rows * steps * T_K * 2 * PARTS;
     for (int64_t i = 0; i < rows; i++) {
         char* row = to + i / T_ROWS * steps * A_STEP_BYTES + i % T_ROWS * 64;
-        rogue[i] = i < m && !split_row(x + i * x_stride, k, row);
+        nonfinite[i] = i < m && !split_row(x + i * x_stride, k, row);
         if (i >= m) clear_row(steps, row);
     }
 }
@@ -305,7 +305,7 @@ V_INLINE int row_is_finite(float sums[4][256], int64_t r) {
 }
 
 /* The same row by gemm/f32.h. */
-static void rogue_row(const tfast_gemm_call* p, int64_t row) {
+static void nonfinite_row(const tfast_gemm_call* p, int64_t row) {
     tfast_gemm_call one = *p;
     one.m = 1;
     one.a += row * p->a_stride;
@@ -317,15 +317,15 @@ static void rogue_row(const tfast_gemm_call* p, int64_t row) {
 }
 
 /* Rows [row, row + m), m <= 32, whose products stand in `sums`. */
-static void finish_rows(const tfast_gemm_call* p, float sums[4][256], int64_t row, int64_t m, const uint8_t* rogue) {
+static void finish_rows(const tfast_gemm_call* p, float sums[4][256], int64_t row, int64_t m, const uint8_t* nonfinite) {
     const int epilogue = p->last && has_epilogue(p);
     const int direct = p->last && !epilogue;
     float* to = direct ? p->y + row * p->y_stride : p->sums + row * PANEL;
     const float* before = p->first ? p->bias : p->sums + row * PANEL;
     const int64_t to_step = direct ? p->y_stride : PANEL, before_step = p->first ? 0 : PANEL;
     for (int64_t i = 0; i < m; i++, to += to_step, before = before ? before + before_step : NULL) {
-        if (rogue[row + i] || !row_is_finite(sums, i)) {
-            rogue_row(p, row + i);
+        if (nonfinite[row + i] || !row_is_finite(sums, i)) {
+            nonfinite_row(p, row + i);
             continue;
         }
         if (p->n == PANEL)
@@ -362,7 +362,7 @@ static void KERNEL(f32_panel_tiles)(const tfast_gemm_call* p) {
     const int64_t pairs = tfast_ceil_div(next.end, steps * PRODUCTS_PER_STEP * tfast_ceil_div(tiles, 2));
     const meanwhile_t meanwhile = {&next, pairs, NULL};
     const char* a = p->rows;
-    const uint8_t* rogue = (const uint8_t*)a + tiles * steps * A_STEP_BYTES;
+    const uint8_t* nonfinite = (const uint8_t*)a + tiles * steps * A_STEP_BYTES;
     int64_t i = 0, now = 0;
     for (; b->finite && i < p->m; i += 2 * T_ROWS, a += 2 * steps * A_STEP_BYTES, now = !now) {
         const tiles_to to = {sums[now][0], 16, 256, 512};
@@ -370,11 +370,11 @@ static void KERNEL(f32_panel_tiles)(const tfast_gemm_call* p) {
             multiply_tiles(a, steps * A_STEP_BYTES, b->parts, steps, to, meanwhile, 2, 2);
         else
             multiply_tiles(a, steps * A_STEP_BYTES, b->parts, steps, to, meanwhile, 1, 2);
-        if (i) finish_rows(p, sums[!now], i - 2 * T_ROWS, 2 * T_ROWS, rogue);
+        if (i) finish_rows(p, sums[!now], i - 2 * T_ROWS, 2 * T_ROWS, nonfinite);
     }
     if (b->finite) {
         i -= 2 * T_ROWS;
-        finish_rows(p, sums[!now], i, p->m - i, rogue);
+        finish_rows(p, sums[!now], i, p->m - i, nonfinite);
     } else {
         KERNEL(f32_panel)(p);
     }

@@ -1,4 +1,4 @@
-"""What model families share: reading and writing checkpoints, configs, stacks of layers, heads, caches and outputs.
+"""Shared by model families: reading and writing checkpoints, configs, stacks of layers, heads, caches and outputs.
 
 `base` and `config` are for every family; `encoder` and `heads` for encoders of text; `decoder`, `decoding` and
 `decoder_blocks` for language models; `seq2seq` and `seq2seq_blocks` for encoder-decoders; `image_embedding` and

@@ -1,8 +1,8 @@
-"""`PretrainedModel`: what all families share between a checkpoint's tensors and a model's parameters, both ways.
+"""`PretrainedModel`: reads a model's parameters from a checkpoint's tensors, and writes them back.
 
-A family's model derives from it and says in class attributes and in `sources` how its parameters are made of the
-checkpoint's tensors; reading, checking and writing stand here. `load_model` calls `from_checkpoint`. A new way in which
-a parameter is made of tensors is a new field of `Source`, used in `read` and `write`.
+A family's model derives from it, and says in class attributes and in `sources` how its parameters are made of the
+checkpoint's tensors; reading, checking and writing are here. `load_model` calls `from_checkpoint`. A new way in which a
+parameter is made of tensors is a new field of `Part` (rows of a tensor) or `Source`, used in `read` and `write`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from transformer_fast.files.checkpoint import Checkpoint, CheckpointError, find_folder, save_checkpoint
+from transformer_fast.files.checkpoint import Checkpoint, save_checkpoint
+from transformer_fast.files.errors import CheckpointError
+from transformer_fast.files.folder import open_source
+from transformer_fast.files.source import ModelSource
 from transformer_fast.functional.linear import FORMATS
 from transformer_fast.models.common.config import read_config
 from transformer_fast.nn import Module
@@ -25,70 +28,177 @@ from transformer_fast.nn.init import unset_parameters
 Model = TypeVar("Model", bound="PretrainedModel")
 
 
-class Source:
-    """How one parameter is made: of the tensors `names`, whose rows follow each other.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Part:
+    """Rows of one tensor that go into a parameter.
 
-    transpose: each tensor is the transposed of what is needed (GPT-2's Conv1D). rows: how many rows each gives, where
-    they do not give the same number. shape: the tensor's shape in the file, where it is another than the parameter's
-    (one tensor, the same elements in the same order: a convolution that runs as a linear layer). copies: names under
-    which the one tensor is written, too.
+    name: the tensor. of: how many rows the tensor has, where the parameter's parts are not whole tensors of one size.
+    rows: which of them are taken; None: all. order: the row of those that comes first, second, ...: a permutation.
+
+    Example:
+        >>> Part("qkv_proj.weight", of=96, rows=slice(64, 80)).slice(16)      # the keys of a fused projection
+        slice(64, 80, None)
+    """
+
+    name: str
+    of: int | None = None
+    rows: slice | None = None
+    order: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        first, last = (self.rows.start, self.rows.stop) if self.rows is not None else (0, self.of)
+        if self.rows is not None and (self.of is None or not 0 <= first <= last <= self.of or self.rows.step):
+            raise ValueError(f"rows is {self.rows} and of is {self.of}; needed: slice(a, b) with 0 <= a <= b <= of")
+        if self.order is None:
+            return
+        count = len(self.order) if last is None else last - first
+        if not np.array_equal(np.sort(self.order), np.arange(count)):
+            raise ValueError(f"order has {len(self.order)} rows; needed: a permutation of the {count} rows")
+
+    @property
+    def whole(self) -> bool:
+        """Is it a tensor as it is?"""
+        return self.of is None and self.order is None
+
+    def slice(self, of: int) -> slice:
+        """The rows that are taken of a tensor of `of` rows."""
+        return slice(0, of) if self.rows is None else self.rows
+
+    def read(self, tensor: np.ndarray) -> np.ndarray:
+        """The rows of a tensor: a view, unless they are in another order."""
+        rows = tensor if self.rows is None else tensor[self.rows]
+        return rows if self.order is None else rows[self.order]
+
+    def restored(self, rows: np.ndarray) -> np.ndarray:
+        """The rows in the order of the tensor: the inverse of the permutation in `read`."""
+        return rows if self.order is None else rows[np.argsort(self.order)]
+
+
+class Source:
+    """How one parameter is made: of tensors, or parts of tensors, whose rows follow each other.
+
+    parts: names, for whole tensors of the same number of rows, or `Part`s. transpose: each tensor is the transposed of
+    the rows that are needed (GPT-2's Conv1D). shape: the tensor's shape in the file, where it is another than the
+    parameter's (one tensor, the same elements in the same order: a convolution that runs as a linear layer). copies:
+    names under which the one tensor is written, too.
 
     Example:
         >>> import numpy as np
-        >>> tensors = {"q": np.zeros((2, 3), np.float32), "k": np.ones((2, 3), np.float32)}
-        >>> Source("q", "k").read(tensors, (4, 3))[:, 0]
-        array([0., 0., 1., 1.], dtype=float32)
+        >>> tensors = {"q": np.zeros((2, 3), np.float32), "kv": np.arange(12, dtype=np.float32).reshape(4, 3)}
+        >>> Source(Part("q", of=2), Part("kv", of=4, rows=slice(2, 4))).read(tensors, (4, 3))[:, 0]
+        array([0., 0., 6., 9.], dtype=float32)
     """
 
-    __slots__ = ("copies", "names", "rows", "shape", "transpose")
+    __slots__ = ("copies", "parts", "shape", "transpose")
 
     def __init__(
         self,
-        *names: str,
+        *parts: str | Part,
         transpose: bool = False,
-        rows: tuple[int, ...] | None = None,
         shape: tuple[int, ...] | None = None,
         copies: tuple[str, ...] = (),
     ) -> None:
-        if not names or (rows is not None and len(rows) != len(names)):
-            raise ValueError(f"names={names} and rows={rows}; needed: names, and as many rows as names")
-        if len(names) > 1 and (shape is not None or copies):
-            raise ValueError("shape or copies is given with several names; needed: one name")
-        self.names, self.transpose, self.rows, self.shape, self.copies = names, transpose, rows, shape, copies
+        self.parts = tuple(Part(part) if isinstance(part, str) else part for part in parts)
+        if not parts:
+            raise ValueError("parts is empty; needed: at least one name")
+        if (shape is not None or copies) and not (len(parts) == 1 and self.parts[0].whole):
+            raise ValueError("shape or copies is given with parts; needed: one name")
+        self.transpose, self.shape, self.copies = transpose, shape, copies
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tensors, in the order of the parts."""
+        return tuple(part.name for part in self.parts)
 
     def shapes(self, own: tuple[int, ...]) -> list[tuple[int, ...]]:
-        """The shape of each tensor in the file for a parameter of shape `own`."""
+        """The shape of each part's tensor in the file for a parameter of shape `own`."""
         if self.shape is not None:
             return [self.shape]
-        rows = self._rows(own)
-        return [(n, *own[1:])[::-1] if self.transpose else (n, *own[1:]) for n in rows]
+        return [(n, *own[1:])[::-1] if self.transpose else (n, *own[1:]) for n in self._tensor_rows(own)]
 
     def read(self, tensors: Mapping[str, np.ndarray], own: tuple[int, ...]) -> np.ndarray:
-        """The parameter; a matrix is a view of its one tensor (transposed by its strides): nothing is copied."""
-        parts = [tensors[name].T if self.transpose else tensors[name] for name in self.names]
+        """The parameter. A matrix of one part is a view of the tensor (transposed by its strides) where it can be."""
+        parts = [part.read(tensors[part.name].T if self.transpose else tensors[part.name]) for part in self.parts]
         array = (parts[0] if len(parts) == 1 else np.concatenate(parts)).reshape(own)
         if array.ndim == 1:
             array = array.copy()  # each vector left in the file would bring the pages around it into memory
         array.flags.writeable = False  # so that load_state_dict shares it
         return array
 
-    def write(self, parameter: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-        """(name, tensor) of each tensor that the parameter is made of: the inverse of `read`."""
-        if len(self.names) == 1:
-            tensor = parameter.T if self.transpose else parameter
-            for name in self.names + self.copies:
-                yield name, tensor if self.shape is None else tensor.reshape(self.shape)
-            return
-        first = 0
-        for name, rows in zip(self.names, self._rows(parameter.shape), strict=True):
-            part = parameter[first : first + rows]
-            yield name, part.T if self.transpose else part
-            first += rows
+    def write(self, parameter: np.ndarray, tensors: WrittenTensors) -> None:
+        """Put the parameter's rows into the tensors that they are made of: the inverse of `read`.
 
-    def _rows(self, own: tuple[int, ...]) -> tuple[int, ...]:
-        if self.rows is None and len(self.names) == 1:
-            return own[:1]
-        return self.rows or (own[0] // len(self.names),) * len(self.names)
+        Raises:
+            ValueError: other values are there already.
+        """
+        if self.shape is not None:
+            parameter = parameter.reshape(self.shape)
+        first = 0
+        for part, of in zip(self.parts, self._tensor_rows(parameter.shape), strict=True):
+            place = part.slice(of)
+            last = first + place.stop - place.start
+            rows = part.restored(parameter[first:last]) if parameter.ndim else parameter
+            for name in (part.name, *self.copies):
+                tensors.put(name, rows, place, of, self.transpose)
+            first = last
+
+    def _tensor_rows(self, own: tuple[int, ...]) -> list[int]:
+        """How many rows each part's tensor has."""
+        share = own[0] // len(self.parts) if own else 1
+        return [share if part.of is None else part.of for part in self.parts]
+
+
+class WrittenTensors:
+    """The tensors of a file, put together from parameters; a tensor may be made of rows of several.
+
+    Example:
+        >>> tensors = WrittenTensors()
+        >>> tensors.put("a", np.ones((1, 2), np.float32), slice(1, 2), 2)
+        >>> tensors.put("a", np.zeros((1, 2), np.float32), slice(0, 1), 2)
+        >>> tensors.finished()["a"][:, 0]
+        array([0., 1.], dtype=float32)
+    """
+
+    def __init__(self) -> None:
+        self._tensors: dict[str, np.ndarray] = {}
+        self._filled: dict[str, np.ndarray] = {}
+
+    def put(self, name: str, rows: np.ndarray, place: slice, of: int, transpose: bool = False) -> None:
+        """Put rows at `place` into a tensor that has `of` rows, transposed in the file if asked for.
+
+        Raises:
+            ValueError: other values are there already.
+        """
+        if place == slice(0, of) and name not in self._filled:  # a whole tensor: a view is enough
+            tensor = rows.T if transpose else rows
+            self._check(name, self._tensors.setdefault(name, tensor), tensor)
+            return
+        if name not in self._tensors:
+            shape = (of, *rows.shape[1:])
+            self._tensors[name] = np.zeros(shape[::-1] if transpose else shape, rows.dtype)
+            self._filled[name] = np.zeros(of, bool)
+        tensor = self._tensors[name].T if transpose else self._tensors[name]
+        filled = self._filled.setdefault(name, np.ones(of, bool))[place]
+        self._check(name, tensor[place][filled], rows[filled])
+        if not filled.all():
+            tensor[place] = rows
+            filled[...] = True
+
+    @staticmethod
+    def _check(name: str, there: np.ndarray, rows: np.ndarray) -> None:
+        if not np.array_equal(there, rows, equal_nan=True):
+            raise ValueError(f"differs from the parameter that it is tied to; both are {name!r}")
+
+    def finished(self) -> dict[str, np.ndarray]:
+        """The tensors.
+
+        Raises:
+            ValueError: rows of a tensor are in no parameter.
+        """
+        for name, filled in self._filled.items():
+            if not filled.all():
+                raise ValueError(f"{name!r} has {np.sum(~filled)} rows that no parameter holds; needed: all")
+        return self._tensors
 
 
 def weight_format_of(compute_type: str) -> str:
@@ -117,7 +227,7 @@ class PretrainedModel(Module):
         neutral: field -> the values that change nothing (see models/config.read_config).
         ignored: prefixes of tensors that the model does not need, after `canonical`.
         stacks: prefix of numbered layers -> the field that says how many there are (with dots into nested configs).
-        base_prefix: what stands before the tensors of the model proper in the files of models with a head ("bert.").
+        base_prefix: the prefix of the tensors of the model without its head in files of models with a head ("bert.").
         head_prefixes: prefixes of the head's tensors; empty for the model without a head.
 
     Attributes:
@@ -139,12 +249,12 @@ class PretrainedModel(Module):
     def __init__(self, config: Any) -> None:
         super().__init__()
         self.config = config
-        # What save_pretrained writes back: the whole config.json, and which tensors the file had.
+        # save_pretrained writes the whole config.json and the tensors that the file had.
         self._content: dict[str, Any] = {}
         self._names: Collection[str] | None = None
 
     # ------------------------------------------------------------------------------------------------------------------
-    # What a family defines
+    # For families to define
 
     @classmethod
     def sources(cls, config: Any, names: Collection[str]) -> dict[str, Source]:
@@ -175,7 +285,7 @@ class PretrainedModel(Module):
     @classmethod
     def from_pretrained(
         cls: type[Model],
-        path_or_hub_id: str | Path,
+        path_or_hub_id: str | Path | ModelSource,
         *,
         revision: str | None = None,
         cache_dir: str | Path | None = None,
@@ -183,11 +293,11 @@ class PretrainedModel(Module):
         local_files_only: bool = False,
         compute_type: str = "auto",
     ) -> Model:
-        """The model in a folder, or on the Hugging Face hub; whatever class its config.json names. See `load_model`."""
-        folder = find_folder(
+        """The model in a folder or on the Hugging Face hub, as this class even if config.json names another."""
+        source = open_source(
             path_or_hub_id, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only
         )
-        return cls.from_checkpoint(Checkpoint.open(folder), compute_type=compute_type)
+        return cls.from_checkpoint(Checkpoint.open(source), compute_type=compute_type)
 
     @classmethod
     def from_checkpoint(cls: type[Model], checkpoint: Checkpoint, *, compute_type: str = "auto") -> Model:
@@ -198,7 +308,7 @@ class PretrainedModel(Module):
             CheckpointError: config.json asks for what is not supported, or tensors are missing, unused or misshapen.
         """
         weight_format = weight_format_of(compute_type)
-        source = checkpoint.folder / "config.json"
+        source = checkpoint.source.place("config.json")
         model_type = checkpoint.config.get("model_type")
         if cls.model_types and model_type not in cls.model_types:
             raise CheckpointError(
@@ -222,7 +332,7 @@ class PretrainedModel(Module):
                     raise CheckpointError(f"{source}: tensor {name!r} would have to be {shape} and {expected[name]}")
         tensors = checkpoint.take(expected, cls.ignored)
         model.load_state_dict({ours: sources[ours].read(tensors, array.shape) for ours, array in own.items()})
-        checkpoint.release()
+        checkpoint.source.release()
         model._content, model._names = dict(checkpoint.config), frozenset(names)
         return model
 
@@ -235,8 +345,7 @@ class PretrainedModel(Module):
             ValueError: tied parameters differ.
             OSError: a file cannot be written.
         """
-        tensors: dict[str, np.ndarray] = {}
-        seen: set[tuple] = set()
+        tensors, seen = WrittenTensors(), set()
         tied = getattr(self.config, "tie_word_embeddings", False)
         sources = self.sources(self.config, _Everything() if self._names is None else self._names)
         for ours, parameter in self.state_dict().items():
@@ -244,13 +353,16 @@ class PretrainedModel(Module):
             if tied and memory in seen:
                 continue
             seen.add(memory)
-            for name, tensor in sources[ours].write(parameter):
-                if not np.array_equal(tensors.setdefault(name, tensor), tensor, equal_nan=True):
-                    raise ValueError(f"{ours} differs from the parameter that it is tied to; both are {name!r}")
+            try:
+                sources[ours].write(parameter, tensors)
+            except ValueError as error:
+                raise ValueError(f"{ours} {error}") from None
         config = self._content or self._fresh_content()
         config = {name: value for name, value in config.items() if name not in ("torch_dtype", "dtype")}
         config |= {"architectures": [type(self).__name__], "dtype": "float32"}
-        save_checkpoint(Path(folder), config, {self._written(name): tensor for name, tensor in tensors.items()})
+        save_checkpoint(
+            Path(folder), config, {self._written(name): tensor for name, tensor in tensors.finished().items()}
+        )
 
     @classmethod
     def _check_stacks(cls, config: Any, checkpoint: Checkpoint) -> None:
@@ -260,8 +372,8 @@ class PretrainedModel(Module):
             layers, needed = len({match[1] for match in matches if match}), attrgetter(field)(config)
             if layers != needed:
                 raise CheckpointError(
-                    f"{checkpoint.folder / 'config.json'}: {field} is {needed}, "
-                    f"but {checkpoint.source} holds {layers} layers"
+                    f"{checkpoint.source.place('config.json')}: {field} is {needed}, "
+                    f"but {checkpoint.source.weights} holds {layers} layers"
                 )
 
     @classmethod
@@ -281,7 +393,7 @@ class PretrainedModel(Module):
 
 
 class _Everything(Collection):
-    """The tensors of a fresh model: whatever `sources` asks for is there."""
+    """The tensors of a fresh model: each one that `sources` asks for."""
 
     def __contains__(self, name: object) -> bool:
         return True

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from transformer_fast.files.checkpoint import CheckpointError
+from transformer_fast.files.errors import CheckpointError
 
 # config.json's name of an activation -> functional.linear's name (transformers.activations.ACT2FN).
 ACTIVATIONS = {
@@ -63,7 +63,7 @@ def read_config(
         raise CheckpointError(f"{source}: {error}") from None
 
 
-# Annotations of Config fields beside int and float: a number that may be 0 (ids), and one that may be negative.
+# Further annotations of Config fields: a number that may be 0 (ids), and one that may be negative.
 Index = int
 Number = float
 
@@ -88,7 +88,7 @@ _LIST = re.compile(r"list\[(.+)\]")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Labels:
-    """What a Config derives from whose models may have a head for labels.
+    """Base of a Config whose models may have a head for labels.
 
     id2label: number (as text) -> name; num_labels is its length, and counts where id2label is missing.
     """

@@ -1,8 +1,7 @@
-"""What decoder families share: `Decoder` (tokens to hidden states), and its heads `CausalLM` (scores of the next token,
-and generation) and `DecoderClassifier` (scores of labels).
+"""Decoders: `Decoder` (tokens to hidden states), `CausalLM` (next token's scores) and `DecoderClassifier` (labels).
 
 GPT-2 and the families of Llama's kind derive from both. A family's model says how tokens are embedded, which positions
-its layers see and what they remember; packing, caches and outputs stand here and in `decoding.py`.
+its layers see and what their caches hold; packing, caches and outputs are here and in `decoding`.
 """
 
 from __future__ import annotations
@@ -32,7 +31,8 @@ _PROMPT_TOKENS = 1024
 
 
 class Decoder(PretrainedModel):
-    """The stack of a decoder. A family sets `layers` and `final_norm`, and defines `embed`, `tables` and `remembers`.
+    """The stack of a decoder. A family sets `layers` and `final_norm`, and defines `embed`, `rotary_tables` and
+    `cache_spec`.
 
     A layer is called with (hidden (T, h), batch, its number, tables) and returns what takes the place of hidden; it may
     write it there.
@@ -44,27 +44,27 @@ class Decoder(PretrainedModel):
         """The embeddings of ids (T,) at positions (T,), a new array (T, h)."""
         raise NotImplementedError(f"{type(self).__name__} has no embed()")
 
-    def tables(self, positions: np.ndarray) -> Any:
-        """What all layers need to know of positions (T,): rotations, or None."""
+    def rotary_tables(self, positions: np.ndarray) -> Any:
+        """Cosines and sines of positions (T,) for all layers, or None."""
         return None
 
-    def remembers(self) -> list[CacheShape]:
-        """What each layer's cache holds."""
-        raise NotImplementedError(f"{type(self).__name__} has no remembers()")
+    def cache_spec(self) -> list[CacheShape]:
+        """The shape of each layer's cache."""
+        raise NotImplementedError(f"{type(self).__name__} has no cache_spec()")
 
     def check_capacity(self, capacity: int) -> None:
         """Raises ValueError where rows of that length are too long for the model; rotations know no limit."""
 
     def new_state(self, B: int, capacity: int, *, trimmed: bool) -> DecoderState:
         """An empty state; trimmed: layers with a window forget what no later token sees."""
-        return DecoderState(B, self.remembers(), min(capacity, _RESERVED), trimmed=trimmed)
+        return DecoderState(B, self.cache_spec(), min(capacity, _RESERVED), trimmed=trimmed)
 
     def run(
         self, ids: np.ndarray, positions: np.ndarray, batch: Batch | Step, states: list | None = None
     ) -> np.ndarray:
         """ids and positions (T,) -> what the last layer gives, (T, h); states gets a copy of each layer's input."""
         hidden = self.embed(ids, positions)
-        tables = self.tables(positions)
+        tables = self.rotary_tables(positions)
         for number, layer in enumerate(self.layers):
             if states is not None:
                 states.append(hidden.copy())
@@ -144,7 +144,7 @@ class Decoder(PretrainedModel):
         columns = np.concatenate([seen, tokens], axis=1)
         spans = columns.shape[1] - np.argmax(columns, axis=1) - np.argmax(columns[:, ::-1], axis=1)
         holes = columns.any(axis=1) & (spans != columns.sum(axis=1))
-        if holes.any() and any(shape.window is not None for shape in self.remembers()):
+        if holes.any() and any(shape.window is not None for shape in self.cache_spec()):
             raise ValueError(
                 f"attention_mask has padding between tokens in row {int(np.argmax(holes))}; needed by layers with a "
                 "sliding window: padding on the left or on the right only"

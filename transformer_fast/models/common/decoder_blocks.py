@@ -1,7 +1,7 @@
 """The block that decoders of Llama's kind share: RMS norms, rotary positions, grouped heads, a gated feed-forward.
 
 llama.py, mistral.py, qwen2.py, qwen3.py, gemma2.py and gemma3.py each give a config class and say how it becomes
-`BlockOptions`; the models around the blocks stand here too (`GatedDecoder` and its heads). A family with another
+`BlockOptions`; the models around the blocks are here too (`GatedDecoder` and its heads). A family with another
 kind of block gets a class of its own; one more yes-or-no of this block is a field of `BlockOptions`.
 """
 
@@ -92,7 +92,7 @@ class GatedConfig(Labels):
         )
 
     def block(self, number: int) -> BlockOptions:
-        """What layer `number` is like."""
+        """The options of layer `number`."""
         return BlockOptions(scale=self.width_of_head**-0.5)
 
 
@@ -199,13 +199,13 @@ class GatedBlock(Module):
     ) -> np.ndarray:
         """hidden + linear(x), or hidden + norm(linear(x))."""
         if norm is None:
-            return linear(x, residual=hidden, out=batch.over(hidden))
+            return linear(x, residual=hidden, out=batch.out_buffer(hidden))
         result = linear(x, out=batch.scratch("result", hidden.shape[1]))
-        hidden += norm(result, out=batch.over(result))
+        hidden += norm(result, out=batch.out_buffer(result))
         return hidden
 
 
-# Where a layer's parameters stand in the checkpoint.
+# Our names of a layer's parameters -> the checkpoint's.
 _PARTS = {f"qkv_proj.{part}": f"self_attn.{part}_proj" for part in ("q", "k", "v")}
 _LINEARS = {"out_proj": "self_attn.o_proj"} | {f"{part}_proj": f"mlp.{part}_proj" for part in ("gate", "up", "down")}
 _NORMS = {"attention_norm": "input_layernorm", "feed_forward_norm": "post_attention_layernorm"}
@@ -218,7 +218,7 @@ _SANDWICH = {
 
 
 class Gated:
-    """What the models of these families have in common with and without a head."""
+    """The parts that these families' models have with and without a head."""
 
     neutral: Mapping[str, tuple] = {"quantization_config": (None,)}
     stacks = {"layers.": "num_hidden_layers"}
@@ -262,10 +262,10 @@ class GatedDecoder(Gated, Decoder):
     def embed(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
         return self.embed_tokens(ids)
 
-    def tables(self, positions: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    def rotary_tables(self, positions: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         return {name: rotation.tables(positions) for name, rotation in self._rotations.items()}
 
-    def remembers(self) -> list[CacheShape]:
+    def cache_spec(self) -> list[CacheShape]:
         config = self.config
         return [CacheShape(config.kv_heads, config.width_of_head, layer.options.window) for layer in self.layers]
 

@@ -1,4 +1,4 @@
-"""How tokens run through a decoder: packed rows, the cache of their past, and who attends whom.
+"""How tokens run through a decoder: packed rows, the cache of their past, and attention.
 
 `decoder.py` makes a `Batch` for each call and hands it to the family's blocks, which ask it to `attend`; a block knows
 nothing of rows, padding or the past. Nothing here depends on a family.
@@ -16,7 +16,7 @@ from transformer_fast.nn import KeyValueCache
 
 
 class CacheShape(NamedTuple):
-    """What one layer remembers: kv heads, head size, and the window (in keys, the query's own included) or None."""
+    """The shape of a layer's cache: kv heads, head size, and the window (in keys, the query's own included) or None."""
 
     heads: int
     head_dim: int
@@ -38,7 +38,7 @@ class Scratch:
 
 
 class DecoderState:
-    """What B rows have seen: a cache for each layer, and the next position of each row.
+    """The past of B rows: a cache for each layer, and the next position of each row.
 
     `forward` returns it as past_key_values, `start` as the state of a generation. tokens (B, n) says which of the
     columns seen so far were tokens; caches hold those only. A generation does not count columns: generating says that
@@ -83,8 +83,8 @@ class Batch:
         self._weights = weights
         self._fresh = not caches or not caches[0].lengths[np.diff(cu_seqlens) > 0].any()
 
-    def over(self, array: np.ndarray) -> np.ndarray:
-        """Where a block may write a result that replaces `array`."""
+    def out_buffer(self, array: np.ndarray) -> np.ndarray:
+        """The array into which a block may write a result that replaces `array`."""
         return array
 
     def attend(
@@ -144,7 +144,7 @@ class Batch:
 
 
 class Step:
-    """One more token of each row: what `Batch` is, with less to do (this runs once a layer and token)."""
+    """One more token of each row: a `Batch` with less to do, since it runs once a layer and token."""
 
     def __init__(self, state: DecoderState) -> None:
         self._caches = state.caches
@@ -152,7 +152,7 @@ class Step:
     def scratch(self, name: str, width: int) -> None:
         """None: for a few rows a new array is cheaper than the checks of one that is given as out=."""
 
-    def over(self, array: np.ndarray) -> None:
+    def out_buffer(self, array: np.ndarray) -> None:
         """None, as `scratch`."""
 
     def attend(

@@ -1,4 +1,4 @@
-"""`TextEncoder`: what the encoders of text share: checks, padding dropped and filled again, positions, collecting.
+"""`TextEncoder`: the base of encoders of text. It checks inputs, drops padding, fills it again, and collects outputs.
 
 BERT, RoBERTa, DistilBERT, ELECTRA, MPNet and ModernBERT derive from it and say how tokens become rows (`_embed`) and
 how rows run through the layers (`_run`); `heads` puts heads on them; `pipelines.SentenceEncoder` calls `encode_packed`.
@@ -20,7 +20,7 @@ from transformer_fast.nn import Collector, Linear
 
 
 def layer_sources(count: int, prefix: str, projections: tuple[str, ...], parts: dict[str, str]) -> dict[str, Source]:
-    """Sources of an nn.PackedEncoder of `count` layers called "layers", whose tensors stand under prefix + number.
+    """Sources of an nn.PackedEncoder of `count` layers called "layers", whose tensors have the prefix and its number.
 
     projections: the names of query, key and value; parts: name in nn.PackedEncoderLayer -> name of the rest.
     """
@@ -38,7 +38,7 @@ def layer_sources(count: int, prefix: str, projections: tuple[str, ...], parts: 
 class Batch:
     """Rows that run: the tokens of each sequence one after the other, and what else a block may have to know of them.
 
-    positions (T,): what the family makes of input_ids, or the caller's. places (T,): where each row stands in its
+    positions (T,): what the family makes of input_ids, or the caller's. places (T,): the place of each row in its
     sequence, padding counted; None means that there is no padding. keys: rows that are attended and their offsets, as
     in nn.PackedSelfAttention; None means all. pooled_rows: of nn.PackedEncoder, the one row of each sequence that is
     wanted; None means all.
@@ -76,7 +76,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Encoded:
-    """What `TextEncoder.encode` found: rows (N, h) of the tokens, which stand where tokens (B, L) is True.
+    """The result of `TextEncoder.encode`: rows (N, h) of the tokens, which are where tokens (B, L) is True.
 
     first (B, h): the first place of each row. Either is None where it was not asked for. hidden_states, attentions: as
     in the outputs.
@@ -116,7 +116,7 @@ class TextEncoder(PretrainedModel):
         return self.config.max_position_embeddings
 
     # ------------------------------------------------------------------------------------------------------------------
-    # What a family defines
+    # For families to define
 
     def _embed(self, input_ids: np.ndarray, positions: np.ndarray, token_type_ids: np.ndarray | None) -> np.ndarray:
         """All (T,), checked -> (T, h)."""
@@ -154,10 +154,10 @@ class TextEncoder(PretrainedModel):
         output_attentions: bool = False,
         output_hidden_states: bool = False,
     ) -> Encoded:
-        """What `forward` and the heads begin with; arguments and errors as in `forward`.
+        """The hidden states that `forward` and the heads begin with; arguments and errors as in `forward`.
 
-        first: keep the first place of each row. It runs even where it is padding, but nobody attends it then. Without
-        rows it alone goes through the last layer (and once more with all, if attentions or hidden states show them).
+        first: keep the first place of each row. It runs even where it is padding, but no row attends it then. Without
+        rows, no other goes through the last layer (and once more with all, if attentions or hidden states show them).
         """
         if not (first or rows):
             raise ValueError("first and rows are both False; needed: one of them")
@@ -243,9 +243,9 @@ class TextEncoder(PretrainedModel):
     ) -> BaseModelOutput | BaseModelOutputWithPooling:
         """As transformers' model: integers (B, L) in, last_hidden_state (B, L, h) out.
 
-        attention_mask (B, L) holds 1 (or True) for tokens and 0 for padding, which may stand anywhere; by default all
+        attention_mask (B, L) holds 1 (or True) for tokens and 0 for padding, which may be anywhere; by default all
         are tokens. position_ids (L,), (1, L) or (B, L), by default what the family gives, padding counted.
-        **Where the mask is 0, the results are 0** (transformers computes values that nobody should use).
+        **Where the mask is 0, the results are 0** (transformers computes values there that have no use).
 
         Raises:
             ValueError, TypeError: shapes or types do not fit, or a sequence is too long.

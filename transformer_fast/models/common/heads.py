@@ -24,7 +24,7 @@ from transformer_fast.nn import LayerNorm, Linear, Module
 
 
 class PredictionHead(Module):
-    """norm(activation(dense(x))), (..., h) -> (..., width): what stands between an encoder and its output layer.
+    """norm(activation(dense(x))), (..., h) -> (..., width): the layers between an encoder and its output layer.
 
     width: by default h; another where the output layer shares embeddings of that width.
     """
@@ -50,7 +50,7 @@ class PredictionHead(Module):
 
 
 class HeadModel(PretrainedModel):
-    """An encoder, `base`, and what stands on it.
+    """An encoder, `base`, and a head on it.
 
     A family sets base_class; base_options, further arguments of it; head, our parameter -> the checkpoint's tensor, for
     each of the head's; and head_prefixes.
@@ -85,7 +85,7 @@ class HeadModel(PretrainedModel):
 
 
 class ForMaskedLM(HeadModel):
-    """Logits (B, L, V) of the words that may stand in each place; the output layer's weight is the words' own, if tied.
+    """Logits (B, L, V) of the words for each place; the output layer's weight is the words' own, if tied.
 
     The family makes `transform` in its __init__ and calls `_make_decoder`.
     """
@@ -103,7 +103,7 @@ class ForMaskedLM(HeadModel):
         sources = super().sources(config, names)
         if config.tie_word_embeddings and cls.head["decoder.weight"] not in names:
             sources["decoder.weight"] = sources["base.word_embeddings.weight"]
-        # The output layer's bias counts. Some heads have one of their own beside it: tied to it, or without effect.
+        # The output layer's bias counts. Some heads have another one: tied to it, or without effect.
         bias, inner = cls.head["decoder.bias"], cls.head["decoder.weight"].replace(".weight", ".bias")
         if bias != inner and inner in names:
             sources["decoder.bias"] = Source(inner, copies=() if config.tie_word_embeddings else (bias,))
@@ -136,7 +136,7 @@ class ForSequenceClassification(HeadModel):
     classifier: Linear
 
     def pooled(self, found: Encoded) -> np.ndarray:
-        """What the classifier reads, (B, h); found.first is there if `_reads_first`, else found.rows."""
+        """The classifier's input, (B, h); found.first is there if `_reads_first`, else found.rows."""
         raise NotImplementedError(f"{type(self).__name__} has no pooled()")
 
     def _reads_first(self) -> bool:
@@ -161,9 +161,9 @@ class ForSequenceClassification(HeadModel):
 
 
 class ForMultipleChoice(ForSequenceClassification):
-    """Logits (B, C): one for each of C texts, the choices, that stand in a row of (B, C, L).
+    """Logits (B, C): one for each of C texts, the choices, of a row of (B, C, L).
 
-    What is read is the pooler's output; a family without a pooler overrides `pooled`.
+    The classifier reads the pooler's output; a family without a pooler overrides `pooled`.
     """
 
     head = {"classifier.weight": "classifier.weight", "classifier.bias": "classifier.bias"}
@@ -224,8 +224,12 @@ class ForTokenClassification(HeadModel):
         """Arguments and errors of `TextEncoder.forward` -> logits (B, L, num_labels)."""
         options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         found = self._encode((input_ids, attention_mask, token_type_ids, position_ids), options)
-        logits = found.unpacked(self.classifier(self._transformed(found.rows)))
+        logits = found.unpacked(self.predictions(found.rows))
         return TokenClassifierOutput(logits, found.hidden_states, found.attentions)
+
+    def predictions(self, rows: np.ndarray) -> np.ndarray:
+        """Hidden states (N, h) -> logits (N, num_labels)."""
+        return self.classifier(self._transformed(rows))
 
     def _transformed(self, rows: np.ndarray) -> np.ndarray:
         return rows
@@ -256,9 +260,13 @@ class ForQuestionAnswering(HeadModel):
         """Arguments and errors of `TextEncoder.forward` -> start_logits and end_logits (B, L)."""
         options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         found = self._encode((input_ids, attention_mask, token_type_ids, position_ids), options)
-        logits = found.unpacked(self.outputs(self._transformed(found.rows)))
+        logits = found.unpacked(self.predictions(found.rows))
         start, end = (np.ascontiguousarray(logits[..., i]) for i in range(2))
         return QuestionAnsweringModelOutput(start, end, found.hidden_states, found.attentions)
+
+    def predictions(self, rows: np.ndarray) -> np.ndarray:
+        """Hidden states (N, h) -> logits (N, 2) that an answer starts and ends there."""
+        return self.outputs(self._transformed(rows))
 
     def _transformed(self, rows: np.ndarray) -> np.ndarray:
         return rows

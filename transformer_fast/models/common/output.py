@@ -1,4 +1,4 @@
-"""What a model call returns: the fields of transformers' outputs, by attribute, by name and by place.
+"""The results of model calls: the fields of transformers' outputs, by attribute, by name and by place.
 
 Every family returns one of the classes below; a new kind of output is a new dataclass that derives from `ModelOutput`.
 """

@@ -1,8 +1,8 @@
 """Encoder-decoder models: the forward pass and the steps of generation that T5, BART, Marian and Whisper share.
 
 `EncoderDecoder` is the base of the models without a head, `ConditionalGeneration` of those with one, and
-`SourceEncoder` of encoders alone. A family says how
-its tokens become vectors, what biases its scores get, and where its parameters stand in a checkpoint. Rows run packed,
+`SourceEncoder` of encoders without a decoder. A family says how
+its tokens become vectors, what biases its scores get, and the names of its parameters in a checkpoint. Rows run packed,
 without padding; outputs are padded again, zeros where a mask is 0.
 
 Source: transformers' modeling_bart and modeling_t5 (arguments, names of outputs).
@@ -39,7 +39,7 @@ class _Encoded:
 
 
 class SourceEncoder(PretrainedModel):
-    """The encoder alone: the base of `EncoderDecoder`, and of models that have nothing else (T5EncoderModel).
+    """Only the encoder: the base of `EncoderDecoder`, and of models that have nothing else (T5EncoderModel).
 
     A family sets `source_field`, the field of its config that limits the length of input_ids (None: no limit), and
     relative_positions, if a token's place counts by its distance to others alone. It defines `embed_source`, and
@@ -68,7 +68,7 @@ class SourceEncoder(PretrainedModel):
         output_attentions: bool = False,
         output_hidden_states: bool = False,
     ) -> BaseModelOutput:
-        """The encoder alone: input_ids (B, L) -> last_hidden_state (B, L, h); see `forward`."""
+        """Run only the encoder: input_ids (B, L) -> last_hidden_state (B, L, h); see `forward`."""
         return self._encode(input_ids, attention_mask, output_attentions, output_hidden_states).output()
 
     def _encode(self, input_ids, attention_mask, output_attentions=False, output_hidden_states=False) -> _Encoded:
@@ -125,7 +125,7 @@ class EncoderDecoder(SourceEncoder):
         self.decoder = decoder.expect_few_rows()
 
     # ------------------------------------------------------------------------------------------------------------------
-    # What a family defines
+    # For families to define
 
     @staticmethod
     def vocab(config: Any) -> int:
@@ -161,7 +161,7 @@ class EncoderDecoder(SourceEncoder):
 
         The masks hold 1 (or True) for tokens and 0 for padding; by default all are tokens. encoder_outputs: what
         `encode` gave for the same attention_mask (or a tuple that starts with last_hidden_state), in place of
-        input_ids. **Where a mask is 0, results are 0** (transformers computes values that nobody should use).
+        input_ids. **Where a mask is 0, results are 0** (transformers computes values there that have no use).
 
         Raises:
             ValueError, TypeError: shapes or types do not fit, or a row is too long.
@@ -179,13 +179,13 @@ class EncoderDecoder(SourceEncoder):
     # Parts
 
     def _encoded(self, input_ids, attention_mask, encoder_outputs, *collect: bool) -> _Encoded:
-        """The encoder's result, or what stands in place of it; collect: attentions?, hidden states?"""
+        """The encoder's result, or a replacement for it; collect: attentions?, hidden states?"""
         if encoder_outputs is None:
             return self._encode(input_ids, attention_mask, *collect)
         return self._given(encoder_outputs, attention_mask)
 
     def _given(self, encoder_outputs: Any, attention_mask) -> _Encoded:
-        """What a caller passes as encoder_outputs."""
+        """The hidden states that a caller passes as encoder_outputs."""
         if not isinstance(encoder_outputs, (BaseModelOutput, tuple, list)):
             encoder_outputs = (encoder_outputs,)
         state = np.asarray(encoder_outputs[0])
@@ -311,7 +311,7 @@ class ConditionalGeneration(GenerationMixin, PretrainedModel):
         return Seq2SeqLMOutput(packing.unpack(self.logits(states)), **rest)
 
     def encode(self, *args: Any, **options: Any) -> BaseModelOutput:
-        """The encoder alone; see `EncoderDecoder.encode`."""
+        """Run only the encoder; see `EncoderDecoder.encode`."""
         return self.model.encode(*args, **options)
 
     def logits(self, states: np.ndarray) -> np.ndarray:

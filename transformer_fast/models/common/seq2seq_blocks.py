@@ -25,10 +25,10 @@ Attend = Callable[..., None]
 
 @dataclass(frozen=True)
 class BlockShape:
-    """What a layer is made of; the defaults are BART's.
+    """The parts of a layer; the defaults are BART's.
 
     width h; heads H; head_dim D (H * D may differ from h); inner: of the feed-forward; activation: a name that
-    functional.linear knows. rms: RMS norms without bias. norm_first: norms stand before each part, and once more after
+    functional.linear knows. rms: RMS norms without bias. norm_first: norms come before each part, and once more after
     the last layer. bias: of all products; key_bias=False leaves out that of the keys. gated: the feed-forward is
     down(activation(gate(x)) * up(x)). scale: of the scores, by default 1 / sqrt(D).
     """
@@ -57,7 +57,7 @@ class BlockShape:
 class Packing:
     """Which places of (B, L) hold tokens: the way from padded arrays to packed ones and back.
 
-    mask (B, L), True for tokens. cu_seqlens (B + 1,): where each row's tokens stand among the T packed ones.
+    mask (B, L), True for tokens. cu_seqlens (B + 1,): the first of each row's tokens among the T packed ones.
     positions (T,): each token's column.
     """
 
@@ -138,7 +138,7 @@ class PackedAttention:
 
 
 class DecoderState:
-    """What decoding remembers: the keys and values of the decoder's tokens, and those of the encoder's.
+    """The cache of decoding: the keys and values of the decoder's tokens, and those of the encoder's.
 
     The latter are there once a source, however many rows (beams) continue it: source (B',) says which one each row
     belongs to. rows B', position: how many tokens each row has.
@@ -165,7 +165,7 @@ class DecoderState:
         self._source = self._source[index]
 
     def self_attend(self, layer: int, relative_bias: np.ndarray | None) -> Attend:
-        """Appends keys and values (B' * n, H, D) to the layer's cache, and attends all that stands in it."""
+        """Appends keys and values (B' * n, H, D) to the layer's cache, and attends all keys in it."""
         cache, past, rows, scale = self.caches[layer], self.position, self.rows, self.scale
 
         def attend(query: np.ndarray, key: np.ndarray, value: np.ndarray, out: np.ndarray) -> None:

@@ -28,7 +28,7 @@ from transformer_fast.nn import Embedding, LayerNorm
 # The first two rows of a table of positions are never used: fairseq counted from padding_idx + 1.
 _OFFSET = 2
 
-# Where a layer's parameters stand in the checkpoints of BART's relatives; the cross-attention is the decoder's.
+# Our names of a layer's parameters -> those in checkpoints of BART's relatives; the cross-attention is the decoder's.
 _ATTENTION = {"self_attention": "self_attn", "cross_attention": "encoder_attn"}
 _NORMS = {
     "self_attention_norm": "self_attn_layer_norm",
@@ -121,7 +121,7 @@ class BartModel(EncoderDecoder):
         "static_position_embeddings": (False, None),
         "quantization_config": (None,),
     }
-    # A shared table beside its copies; the heads for generation and classification; version marks of old files.
+    # A shared table besides its copies; the heads for generation and classification; version marks of old files.
     ignored = (
         "shared.",
         "lm_head.",

@@ -1,7 +1,8 @@
 """BERT and its sentence-embedding children (MiniLM, BGE, E5, GTE, ...): an encoder with absolute positions, and heads.
 
 Source: Devlin et al. 2018, https://arxiv.org/abs/1810.04805, and transformers' modeling_bert. `load_model` finds this
-file by model_type "bert"; RoBERTa derives from it. What all encoders of text share stands in encoder.py and heads.py.
+file by model_type "bert"; RoBERTa derives from it. `common.encoder` and `common.heads` have what it
+shares with other encoders.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class BertConfig(Labels):
         check_heads(self)
 
 
-# Where parameters stand in the checkpoint.
+# Our names of parameters -> the checkpoint's.
 _EMBEDDINGS = {
     "word_embeddings.weight": "embeddings.word_embeddings.weight",
     "position_embeddings.weight": "embeddings.position_embeddings.weight",

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from transformer_fast import functional as F
-from transformer_fast.files.checkpoint import Checkpoint, CheckpointError
+from transformer_fast.files.checkpoint import Checkpoint
+from transformer_fast.files.errors import CheckpointError
 from transformer_fast.models.common.base import PretrainedModel, Source, under
 from transformer_fast.models.common.config import ACTIVATIONS, Index, Number, check_fields, read_config
 from transformer_fast.models.common.image_embedding import ImageEmbedding, encoded
@@ -105,7 +106,7 @@ _POSITION_IDS = "embeddings.position_ids"  # the numbers 0, 1, ... in files of t
 
 
 def _tower_content(name: str, content: dict[str, Any], source: Path) -> dict[str, Any]:
-    """What stands under `name` in CLIPModel's config."""
+    """The config of the tower `name` in CLIPModel's config."""
     # Some files hold the tower's config a second time; transformers lets that one win, defaults included.
     legacy = content.get(f"{name}_dict")
     tower = content.get(name, {}) if legacy is None else legacy
@@ -115,7 +116,7 @@ def _tower_content(name: str, content: dict[str, Any], source: Path) -> dict[str
 
 
 class _Tower(PretrainedModel):
-    """One tower, from its own checkpoint or out of one of CLIPModel, where its config stands under `field`."""
+    """One tower, from its own checkpoint or out of one of CLIPModel, where its config is under `field`."""
 
     neutral = _NEUTRAL
     field = ""
@@ -124,7 +125,7 @@ class _Tower(PretrainedModel):
     def from_checkpoint(cls, checkpoint: Checkpoint, **options: Any) -> _Tower:
         """See `PretrainedModel.from_checkpoint`."""
         if checkpoint.config.get("model_type") == "clip":
-            content = _tower_content(cls.field, checkpoint.config, checkpoint.folder / "config.json")
+            content = _tower_content(cls.field, checkpoint.config, checkpoint.source.place("config.json"))
             checkpoint = replace(checkpoint, config={**content, "model_type": cls.model_types[0]})
         return super().from_checkpoint(checkpoint, **options)
 

@@ -1,4 +1,4 @@
-"""ELECTRA: BERT's layers behind embeddings of a width of their own, without a pooler; and heads.
+"""ELECTRA: BERT's layers after embeddings of a width of their own, without a pooler; and heads.
 
 Source: Clark et al. 2020, https://arxiv.org/abs/2003.10555, and transformers' modeling_electra. `load_model` finds this
 file by model_type "electra". Pre-training makes two models: a generator fills masked words (`ElectraForMaskedLM`), and
@@ -28,7 +28,7 @@ from transformer_fast.nn import Embedding, LayerNorm, Linear, PackedEncoder
 class ElectraConfig(BertConfig):
     """BERT's fields, the width of the embeddings, and what a choice is read from.
 
-    The summary_... fields have an effect in `ElectraForMultipleChoice` alone, which checks their values.
+    The summary_... fields have an effect only in `ElectraForMultipleChoice`, which checks their values.
     """
 
     embedding_size: int = 128
@@ -42,7 +42,7 @@ def _both(parts: dict[str, str]) -> dict[str, str]:
     return {f"{ours}.{kind}": f"{theirs}.{kind}" for ours, theirs in parts.items() for kind in ("weight", "bias")}
 
 
-# Where it stands in the checkpoint.
+# Our names of its parameters -> the checkpoint's.
 _PROJECTION = _both({"embeddings_project": "embeddings_project"})
 
 

@@ -1,7 +1,7 @@
 """Gemma 2: every second layer with a sliding window, norms around each half, soft caps, scaled embeddings.
 
 Source: Gemma Team 2024, https://arxiv.org/abs/2408.00118, and transformers' modeling_gemma2. `load_model` finds this
-file by model_type "gemma2"; the layers stand in `decoder_blocks.py`. gemma3.py derives from what stands here.
+file by model_type "gemma2"; `common.decoder_blocks` has the layers. gemma3.py derives from this file.
 """
 
 from __future__ import annotations

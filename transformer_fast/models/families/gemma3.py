@@ -1,7 +1,7 @@
 """Gemma 3, text only: Gemma 2 with normalised queries and keys, two rotations, and a full layer after five windowed.
 
 Source: Gemma Team 2025, https://arxiv.org/abs/2503.19786, and transformers' modeling_gemma3 (Gemma3Text...).
-`load_model` finds this file by model_type "gemma3_text"; the layers stand in `decoder_blocks.py`.
+`load_model` finds this file by model_type "gemma3_text"; `common.decoder_blocks` has the layers.
 """
 
 from __future__ import annotations

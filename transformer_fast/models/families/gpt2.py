@@ -78,13 +78,13 @@ class GPT2Block(Module):
         projected = self.in_proj(normed, out=scratch("projected", 3 * h))
         query, key, value = (projected[:, i * h : (i + 1) * h].reshape(self.heads) for i in range(3))
         context = batch.attend(number, query, key, value, self.scale)
-        hidden = self.out_proj(context, residual=hidden, out=batch.over(hidden))
+        hidden = self.out_proj(context, residual=hidden, out=batch.out_buffer(hidden))
         normed = self.feed_forward_norm(hidden, out=scratch("normed", h))
         inner = self.linear1(normed, activation=self.activation, out=scratch("inner", self.linear1.out_features))
-        return self.linear2(inner, residual=hidden, out=batch.over(hidden))
+        return self.linear2(inner, residual=hidden, out=batch.out_buffer(hidden))
 
 
-# Where a layer's parameters stand in the checkpoint. Weights of Conv1D layers are stored transposed.
+# Our names of a layer's parameters -> the checkpoint's. Weights of Conv1D layers are stored transposed.
 _NORMS = {"attention_norm": "ln_1", "feed_forward_norm": "ln_2"}
 _CONVOLUTIONS = {
     "in_proj": "attn.c_attn",
@@ -95,7 +95,7 @@ _CONVOLUTIONS = {
 
 
 class _GPT2:
-    """What the model has in common with and without a head."""
+    """The parts that the model has with and without a head."""
 
     config_class = GPT2Config
     model_types = ("gpt2",)
@@ -159,7 +159,7 @@ class GPT2Model(_GPT2, Decoder):
                 "(choose max_length or max_new_tokens accordingly)"
             )
 
-    def remembers(self) -> list[CacheShape]:
+    def cache_spec(self) -> list[CacheShape]:
         config = self.config
         return [CacheShape(config.n_head, config.n_embd // config.n_head)] * config.n_layer
 

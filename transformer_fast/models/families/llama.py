@@ -1,7 +1,7 @@
 """Llama: RMS norms, rotary positions, grouped heads, gated feed-forward.
 
 Source: Touvron et al. 2023, https://arxiv.org/abs/2302.13971, and transformers' modeling_llama. `load_model` finds this
-file by model_type "llama"; the layers stand in `decoder_blocks.py`.
+file by model_type "llama"; `common.decoder_blocks` has the layers.
 """
 
 from __future__ import annotations

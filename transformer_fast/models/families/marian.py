@@ -1,8 +1,8 @@
 """Marian: the translation models of Helsinki-NLP/opus-mt, encoder-decoders with sinusoidal positions.
 
 Source: Junczys-Dowmunt et al. 2018, https://arxiv.org/abs/1804.00344, and transformers' modeling_marian. `load_model`
-finds this file by model_type "marian". It is BART without a norm of the embeddings and without learned positions; what
-is computed stands in `models/common/seq2seq.py` and `models/common/seq2seq_blocks.py`.
+finds this file by model_type "marian". It is BART without a norm of the embeddings and without learned positions;
+`common.seq2seq` and `common.seq2seq_blocks` compute.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class MarianModel(EncoderDecoder):
         "static_position_embeddings": (True, None),
         "quantization_config": (None,),
     }
-    # A shared table beside its copies; the sinusoids that some files hold, which are computed; the head.
+    # A shared table besides its copies; the sinusoids that some files hold, which are computed; the head.
     ignored = (
         "shared.",
         "encoder.embed_positions.",

@@ -1,7 +1,7 @@
 """Mistral: Llama with a sliding window in every layer.
 
 Source: Jiang et al. 2023, https://arxiv.org/abs/2310.06825, and transformers' modeling_mistral. `load_model` finds this
-file by model_type "mistral"; the layers stand in `decoder_blocks.py`.
+file by model_type "mistral"; `common.decoder_blocks` has the layers.
 """
 
 from __future__ import annotations

@@ -129,7 +129,7 @@ class ModernBertMLP(Module):
 
 
 class ModernBertLayer(Module):
-    """Attention with rotary positions and the gated feed-forward, each behind a norm (the first layer lacks one)."""
+    """Attention with rotary positions and the gated feed-forward, each after a norm (the first layer lacks one)."""
 
     def __init__(self, config: ModernBertConfig, kind: str, first: bool) -> None:
         super().__init__()
@@ -179,7 +179,7 @@ class ModernBertLayer(Module):
 
 
 class ModernBertModel(TextEncoder):
-    """The encoder. Positions beyond max_position_embeddings are computed, too; nobody has trained them.
+    """The encoder. Positions beyond max_position_embeddings are computed, too; they are not trained.
 
     Example:
         >>> import numpy as np
@@ -301,7 +301,7 @@ class ModernBertForMaskedLM(heads.ForMaskedLM):
 
 
 class ModernBertForSequenceClassification(heads.ForSequenceClassification):
-    """What is classified is the first token, or the mean of all (classifier_pooling).
+    """The classifier reads the first token, or the mean of all (classifier_pooling).
 
     Example:
         >>> import numpy as np

@@ -19,7 +19,7 @@ from transformer_fast.models.common.encoder import Batch, PoolingEncoder, layer_
 from transformer_fast.models.families import roberta
 from transformer_fast.nn import Collector, Embedding, LayerNorm, Linear, PackedEncoder, RelativePositionBias
 
-# Fixed in transformers, whatever config.json says.
+# Fixed in transformers: config.json has no say.
 _PADDING = 1
 _BUCKETS = 32
 _MAX_DISTANCE = 128
@@ -74,7 +74,7 @@ _LAYER = {
 
 
 class MPNetModel(PoolingEncoder):
-    """The encoder, with the pooler if add_pooling_layer. Positions are counted as in RoBERTa, behind padding's id 1.
+    """The encoder, with the pooler if add_pooling_layer. Positions are counted as in RoBERTa, after padding's id 1.
 
     Example:
         >>> import numpy as np

@@ -1,7 +1,7 @@
 """Qwen 2 and 2.5: Llama with biases of query, key and value; some layers may have a sliding window.
 
 Source: Yang et al. 2024, https://arxiv.org/abs/2407.10671, and transformers' modeling_qwen2. `load_model` finds this
-file by model_type "qwen2"; the layers stand in `decoder_blocks.py`.
+file by model_type "qwen2"; `common.decoder_blocks` has the layers.
 """
 
 from __future__ import annotations

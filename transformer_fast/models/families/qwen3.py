@@ -1,7 +1,7 @@
 """Qwen 3: Qwen 2 with normalised queries and keys, and without their biases.
 
 Source: Yang et al. 2025, https://arxiv.org/abs/2505.09388, and transformers' modeling_qwen3. `load_model` finds this
-file by model_type "qwen3"; the layers stand in `decoder_blocks.py`.
+file by model_type "qwen3"; `common.decoder_blocks` has the layers.
 """
 
 from __future__ import annotations

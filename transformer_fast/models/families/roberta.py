@@ -20,7 +20,7 @@ from transformer_fast.nn import Linear, Module
 
 @dataclass(frozen=True)
 class RobertaConfig(BertConfig):
-    """BERT's fields, and the id of padding, behind which positions start."""
+    """BERT's fields, and the id of padding, after which positions start."""
 
     pad_token_id: Index = 1
 
@@ -84,7 +84,7 @@ class ClassificationHead(Module):
 
 
 class ForMaskedLM(heads.ForMaskedLM):
-    """The output layer behind a linear layer with GELU, whatever the encoder's activation is."""
+    """The output layer after a linear layer with GELU, which does not depend on the encoder's activation."""
 
     head = {
         "transform.dense.weight": "lm_head.dense.weight",

@@ -1,9 +1,9 @@
 """T5, with v1.1, Flan-T5 and mT5: encoder-decoders whose scores get a bias that depends on the distance alone.
 
 Source: Raffel et al. 2019, https://arxiv.org/abs/1910.10683, and transformers' modeling_t5. `load_model` finds this
-file by model_type "t5" or "mt5". RMS norms stand before each part, products have no biases, and scores are not scaled.
+file by model_type "t5" or "mt5". RMS norms come before each part, products have no biases, and scores are not scaled.
 The bias of a distance is a row of a small table; attention takes it as one value a distance, so that no Lq x Lk array
-is made. What is computed stands in `models/common/seq2seq.py` and `models/common/seq2seq_blocks.py`.
+is made. `common.seq2seq` and `common.seq2seq_blocks` compute.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from transformer_fast.nn import Embedding, RelativePositionBias
 
 _GATED = "gated-"
 
-# Where a layer's parameters stand in the checkpoint; the parts of a block are numbered.
+# Our names of a layer's parameters -> the checkpoint's; the parts of a block are numbered.
 _FEED_FORWARD = {False: {"linear1": "wi", "linear2": "wo"}, True: {"gate": "wi_0", "up": "wi_1", "down": "wo"}}
 _PARTS = {
     "encoder": {"self_attention": (0, "SelfAttention"), "feed_forward": (1, "DenseReluDense")},
@@ -106,7 +106,7 @@ class MT5Config(T5Config):
 
 
 class _Encoding(SourceEncoder):
-    """What T5Model and T5EncoderModel have in common; they hold encoder_embeddings and encoder_bias."""
+    """The parts of both T5Model and T5EncoderModel; they hold encoder_embeddings and encoder_bias."""
 
     relative_positions = True
 
@@ -120,7 +120,7 @@ class _Encoding(SourceEncoder):
 
 
 class T5EncoderModel(_Encoding):
-    """The encoder alone, of a file that may hold the decoder too. Padding as in `T5Model`.
+    """The encoder without the decoder, of a file that may hold the decoder too. Padding as in `T5Model`.
 
     Example:
         >>> model = T5EncoderModel.from_pretrained("t5-small")                                        # doctest: +SKIP
@@ -157,7 +157,7 @@ class T5EncoderModel(_Encoding):
 class T5Model(_Encoding, EncoderDecoder):
     """The encoder and the decoder, without a head.
 
-    Padding stands before or after a row's tokens, not between them: distances are counted between packed tokens.
+    Padding is before or after a row's tokens, not between them: distances are counted between packed tokens.
 
     Example:
         >>> model = load_model("t5-small", head=False)                                                # doctest: +SKIP
@@ -172,7 +172,7 @@ class T5Model(_Encoding, EncoderDecoder):
         "is_decoder": (False, None),
         "quantization_config": (None,),
     }
-    # A shared table beside its copies; a bias that the first files hold and no version has used; the heads.
+    # A shared table besides its copies; a bias that the first files hold and no version has used; the heads.
     ignored = (
         "shared.",
         "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.",

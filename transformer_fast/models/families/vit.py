@@ -55,7 +55,7 @@ class ViTConfig(Labels):
                 raise ValueError(f"patch_size is {self.patch_size}; needed: at most image_size={self.image_size}")
 
 
-# Where a layer's parameters stand in the checkpoint, except for query, key and value, which are stacked to one.
+# Our names of a layer's parameters -> the checkpoint's, except for query, key and value, which are stacked to one.
 _LAYER = {
     "attention.out_proj": "attention.output.dense",
     "attention_norm": "layernorm_before",
@@ -79,7 +79,7 @@ class ViTModel(PretrainedModel):
     config_class = ViTConfig
     model_types = ("vit",)
     neutral = _NEUTRAL
-    # The heads, and what ViTForMaskedImageModeling has besides.
+    # The heads, and the further tensors of ViTForMaskedImageModeling.
     ignored = ("embeddings.mask_token", "decoder.", "classifier.", "cls_classifier.", "distillation_classifier.")
     stacks = {"encoder.layer.": "num_hidden_layers"}
     base_prefix = "vit."

@@ -1,8 +1,8 @@
 """Whisper: speech to text, an encoder of log-mel features and a decoder of text.
 
 Source: Radford et al. 2022, https://arxiv.org/abs/2212.04356, and transformers' modeling_whisper and
-generation_whisper. `load_model` finds this file by model_type "whisper"; `audio` makes features of sound. What is
-computed stands in `models/common/seq2seq.py` and `models/common/seq2seq_blocks.py`.
+generation_whisper. `load_model` finds this file by model_type "whisper"; `files.sound` makes
+features of sound. `common.seq2seq` and `common.seq2seq_blocks` compute.
 
 `generate` transcribes one segment (30 s) a row. Timestamps, and the search through longer recordings that is steered
 by them, are not implemented.
@@ -107,7 +107,7 @@ class WhisperModel(EncoderDecoder):
     def encode(
         self, input_features: np.ndarray, output_attentions: bool = False, output_hidden_states: bool = False
     ) -> BaseModelOutput:
-        """The encoder alone: input_features as in `forward` -> last_hidden_state (B, max_source_positions, h)."""
+        """Run only the encoder: input_features as in `forward` -> last_hidden_state (B, max_source_positions, h)."""
         return self._encode(input_features, None, output_attentions, output_hidden_states).output()
 
     def forward(
@@ -307,7 +307,7 @@ class WhisperForConditionalGeneration(ConditionalGeneration):
         return {"decoder_input_ids": ids, "encoder_outputs": encoder_outputs, **options}, ids
 
     def _prompt(self, rows: int, encoder_outputs: Any, language, task: str | None) -> np.ndarray:
-        """What the decoder begins with, (B, n): start, language, task, no timestamps."""
+        """The first ids of the decoder, (B, n): start, language, task, no timestamps."""
         defaults = self.generation_config
         language = defaults.get("language") if language is None else language
         task = defaults.get("task") if task is None else task
@@ -338,7 +338,7 @@ class WhisperForConditionalGeneration(ConditionalGeneration):
         return np.stack([column for column in columns if (column >= 0).all()], axis=1)
 
     def _forced(self) -> list[int | None]:
-        """What forced_decoder_ids puts behind the start; a None stands for the language that is to be detected."""
+        """The ids that forced_decoder_ids puts after the start; None is the language that is to be detected."""
         forced = self.generation_config.get("forced_decoder_ids") or self.config.forced_decoder_ids or []
         pairs = isinstance(forced, list) and all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in forced)
         if not pairs or [place for place, _ in forced] != list(range(1, len(forced) + 1)):

@@ -1,0 +1,125 @@
+"""The settings of a sentence encoder: modules.json and the other files of sentence-transformers.
+
+`SentenceEncoder.from_pretrained` calls `read_settings`. A way of pooling is a name in `POOLING`, and its computation in
+`sentence_encoder._pool`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from transformer_fast.files.errors import CheckpointError
+from transformer_fast.files.source import ModelSource
+from transformer_fast.files.tokenizer import Tokenizer, typed
+
+# 1_Pooling/config.json's flags of older releases -> pooling_mode of newer ones, in the order of concatenation.
+_POOLING_FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+POOLING = ("mean", "cls", "max")
+
+
+@dataclass
+class SentenceSettings:
+    """How texts become tokens, and tokens one vector."""
+
+    pooling: tuple[str, ...] = ("mean",)
+    include_prompt: bool = True
+    normalize: bool = False
+    prompts: dict[str, str] = field(default_factory=lambda: {"query": "", "document": ""})
+    default_prompt_name: str | None = None
+    similarity: str = "cosine"
+    truncate_dim: int | None = None
+    max_seq_length: int | None = None
+    truncation_side: str = "right"
+
+
+def read_settings(source: ModelSource) -> tuple[ModelSource, SentenceSettings]:
+    """The source of the model itself, and the settings beside it; without modules.json the tokens' mean is taken.
+
+    Raises:
+        CheckpointError: a file is malformed or asks for what is not supported.
+    """
+    settings = SentenceSettings()
+    model_source = _read_modules(source, settings)
+    _read_prompts(source, settings)
+    return model_source, settings
+
+
+def _read_modules(source: ModelSource, settings: SentenceSettings) -> ModelSource:
+    """Read modules.json and the pooling's config; the source of the model itself."""
+    modules, place = source.json("modules.json"), source.place("modules.json")
+    if modules is None:
+        return source
+    if not isinstance(modules, list) or not all(
+        isinstance(m, dict) and isinstance(m.get("type"), str) for m in modules
+    ):
+        raise CheckpointError(f"{place}: needed: a list of objects with type and path")
+    kinds = [module["type"].rpartition(".")[2] for module in modules]
+    if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in ([], ["Normalize"]):
+        raise CheckpointError(
+            f"{place}: the modules are {', '.join(kinds) or 'none'}; "
+            "supported: Transformer, Pooling and, after them, Normalize"
+        )
+    settings.normalize = "Normalize" in kinds
+    model, pooling = (source.part(module.get("path"), "modules.json") for module in modules[:2])
+    _read_pooling(pooling, settings)
+    return model
+
+
+def _read_pooling(source: ModelSource, settings: SentenceSettings) -> None:
+    config, place = source.object("config.json"), source.place("config.json")
+    modes = config.get("pooling_mode")
+    if modes is None:
+        modes = [mode for flag, mode in _POOLING_FLAGS.items() if config.get(flag)] or ["mean"]
+    modes = [modes] if isinstance(modes, str) else modes
+    if not isinstance(modes, list) or not modes or any(mode not in POOLING for mode in modes):
+        raise CheckpointError(f"{place}: the pooling is {modes!r}; supported: {', '.join(POOLING)}")
+    settings.pooling = tuple(modes)
+    settings.include_prompt = typed(place, config, "include_prompt", bool, True)
+
+
+def _read_prompts(source: ModelSource, settings: SentenceSettings) -> None:
+    name = "config_sentence_transformers.json"
+    config, place = source.object(name, required=False), source.place(name)
+    settings.prompts |= typed(place, config, "prompts", dict, {})
+    if not all(isinstance(prompt, str) for prompt in settings.prompts.values()):
+        raise CheckpointError(f"{place}: prompts holds something else than strings")
+    settings.default_prompt_name = typed(place, config, "default_prompt_name", str, None)
+    settings.similarity = typed(place, config, "similarity_fn_name", str, "cosine")
+    settings.truncate_dim = typed(place, config, "truncate_dim", int, None)
+    if settings.default_prompt_name is not None and settings.default_prompt_name not in settings.prompts:
+        raise CheckpointError(
+            f"{place}: default_prompt_name {settings.default_prompt_name!r} is not one of the prompts"
+        )
+
+
+def read_tokenizer(source: ModelSource, settings: SentenceSettings) -> Tokenizer:
+    """The tokenizer of a model, with the lower-casing and the length limit that sentence_bert_config.json asks for.
+
+    Raises:
+        CheckpointError: a file is missing, malformed or asks for what is not supported.
+    """
+    tokenizer = Tokenizer(source)
+    if any(tokenizer.backend.encode("a").type_ids):
+        raise CheckpointError(
+            f"{source.place('tokenizer.json')}: gives a single text token types other than 0, which is not supported"
+        )
+    settings.truncation_side = tokenizer.truncation_side
+    name = "sentence_bert_config.json"
+    config, place = source.object(name, required=False), source.place(name)
+    task = config.get("transformer_task", "feature-extraction")
+    if task != "feature-extraction":
+        raise CheckpointError(f"{place}: transformer_task is {task!r}; supported: 'feature-extraction'")
+    if typed(place, config, "do_lower_case", bool, False):
+        tokenizer.lower_case()
+    limit = typed(place, config, "max_seq_length", int, None) or tokenizer.max_length
+    if limit is not None and limit < tokenizer.backend.num_special_tokens_to_add(False):
+        raise CheckpointError(f"{source}: the maximal length of a text is {limit} tokens, less than its special tokens")
+    settings.max_seq_length = limit
+    return tokenizer
