@@ -35,7 +35,7 @@ ISA_SOURCES = {
 
 EMULATE = os.environ.get("TRANSFORMER_FAST_EMULATE", "0")
 if EMULATE != "0" and any(argument.endswith("wheel") for argument in sys.argv):
-    raise SystemExit(f"TRANSFORMER_FAST_EMULATE is {EMULATE}, needed: 0 for a wheel, since emulated levels are for tests")
+    raise SystemExit(f"TRANSFORMER_FAST_EMULATE is {EMULATE}, needed: 0 for a wheel, since emulation is for tests")
 EMULATED_SOURCES = ["csrc/isa/emulated/avx2.c", "csrc/isa/emulated/avx512.c", "csrc/isa/emulated/amx.c"]
 # -O1: vectors of several registers take minutes to optimise. -Wno-psabi: no such vector is handed to another file.
 EMULATED_FLAGS = ["-O1", "-Wno-psabi"]

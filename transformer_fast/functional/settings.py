@@ -100,7 +100,8 @@ def show_config() -> dict:
     """What this build is and what it found on this machine.
 
     Keys: version, isa, available_isas, emulated_isas (levels that run without their instructions: in test builds
-    alone), tuning (the record of the microarchitecture that is in force), num_threads, openmp, cpu, cache_bytes (L1d, L2, L3), compiler.
+    alone), tuning (the record of the microarchitecture that is in force), num_threads, openmp, cpu, cache_bytes (L1d,
+    L2, L3), compiler.
 
     Example:
         >>> F.show_config()["version"] == tf.__version__

@@ -8,8 +8,8 @@
  *   O^T[dv][lane] = V^T * S       A: V^T, split once a superblock    [16 dv][step of 32 keys][part]
  *                                 B: S, split for every block        [step of 32 keys][part][half of the lanes]
  *
- * Pairs of a step are (i, i + 16) throughout. Tiles of S are stored where scores.h looks for them, whole
- * tiles: what lies outside of the segments is not read there, and is 0 for the second product. S is split while the
+ * Pairs of a step are (i, i + 16) throughout. Tiles of S are stored whole, where scores.h looks for them: what lies
+ * outside of the segments is not read there, and is 0 for the second product. S is split while the
  * first products with it run. The order of sums depends on D and on a key's place in its block alone; adding the 0 of
  * a hidden key changes nothing.
  *
@@ -19,7 +19,7 @@
  * the piece sees are not read.
  *
  * Few rows, few keys, narrow heads, additive scores and calls that want the weights stay with the level below
- * (attention_min_rows in table.h): the row's own sequence decides. */
+ * (min_rows in kernels/api.h): the row's own sequence decides. */
 #ifndef TFAST_ISA_AMX_ATTENTION_H
 #define TFAST_ISA_AMX_ATTENTION_H
 
@@ -43,7 +43,7 @@ _Static_assert(PANEL == 2 * V_LANES, "the lanes of a panel must be the columns o
 
 struct matrix_engine {
     char *q, *k, *v, *weights; /* parts */
-    uint8_t* nonfinite;            /* keys of the superblock */
+    uint8_t* nonfinite;        /* keys of the superblock */
     int64_t d_steps, key_steps;
 };
 
@@ -52,9 +52,9 @@ enum { ENGINE_ARRAYS = 5 };
 static void engine_offsets(const tfast_attention* c, const layout_t* l, size_t at[ENGINE_ARRAYS + 1]) {
     const int64_t d_steps = tfast_ceil_div(c->D, T_K);
     const int64_t bytes[ENGINE_ARRAYS] = {l->panels * d_steps * B_STEP_BYTES,
-                                        l->superblock / T_ROWS * d_steps * A_STEP_BYTES,
-                                        tfast_ceil_div(c->Dv, T_ROWS) * (l->superblock / T_K) * A_STEP_BYTES,
-                                        KEY_BLOCK / T_K * B_STEP_BYTES, l->superblock};
+                                          l->superblock / T_ROWS * d_steps * A_STEP_BYTES,
+                                          tfast_ceil_div(c->Dv, T_ROWS) * (l->superblock / T_K) * A_STEP_BYTES,
+                                          KEY_BLOCK / T_K * B_STEP_BYTES, l->superblock};
     at[0] = tfast_align64(sizeof(struct matrix_engine));
     for (int i = 0; i < ENGINE_ARRAYS; i++) at[i + 1] = at[i] + tfast_align64((size_t)bytes[i]);
 }
@@ -74,12 +74,12 @@ static struct matrix_engine* engine_begin(const work_t* w, char* base) {
     engine_offsets(c, &w->l, at);
     struct matrix_engine* u = (struct matrix_engine*)base;
     *u = (struct matrix_engine){.q = base + at[0],
-                       .k = base + at[1],
-                       .v = base + at[2],
-                       .weights = base + at[3],
-                       .nonfinite = (uint8_t*)base + at[4],
-                       .d_steps = tfast_ceil_div(c->D, T_K),
-                       .key_steps = w->l.superblock / T_K};
+                                .k = base + at[1],
+                                .v = base + at[2],
+                                .weights = base + at[3],
+                                .nonfinite = (uint8_t*)base + at[4],
+                                .d_steps = tfast_ceil_div(c->D, T_K),
+                                .key_steps = w->l.superblock / T_K};
     w->ahead->lines_per_tile = ENGINE_AHEAD_LINES;
     configure_tiles(T_ROWS);
     return u;
@@ -230,7 +230,7 @@ static void finish_values(const float* sums, int64_t n, int64_t nv, const float*
 
 /* The weighted sum of a block's segments into O^T. */
 static void engine_values(const work_t* w, const panel_t* t, int64_t k0, const segment_t* g, int n_segments,
-                        const float* alpha, float* o) {
+                          const float* alpha, float* o) {
     /* Two of them: one is finished while the tile unit works on the other. */
     float sums[2][4][256] __attribute__((aligned(64)));
     const struct matrix_engine* u = w->engine;

@@ -35,7 +35,7 @@ enum { MAX_STEPS = 3 }; /* of 32 k in a block */
 enum { B_STEP_BYTES = PARTS * 2 * T_BYTES, A_STEP_BYTES = PARTS * T_BYTES };
 _Static_assert(PANEL == 2 * T_ROWS, "a panel must be the columns of two tiles");
 _Static_assert(PARTS == 3, "split_nearest(), split_pair() and multiply_tiles() are written for three parts");
-_Static_assert(MAX_STEPS * B_STEP_BYTES + 2 * A_STEP_BYTES <= 32 * 1024,
+_Static_assert(MAX_STEPS* B_STEP_BYTES + 2 * A_STEP_BYTES <= 32 * 1024,
                "a split block of B and a step of A must fit in L1");
 
 /* What a thread keeps from one block to the next: parts of the block at hand, and of the one after it. */

@@ -7,7 +7,8 @@
 
 enum { T_ROWS = 16, T_K = 32, T_ROW_BYTES = 64, T_BYTES = T_ROWS * T_ROW_BYTES, T_REGISTERS = 8 };
 _Static_assert(V_LANES == T_ROWS, "a vector must be a row of a tile of floats");
-_Static_assert(T_K * 2 == T_ROW_BYTES && V_LANES * 4 == T_ROW_BYTES, "a row of a tile must have 32 bfloat16 or 16 floats");
+_Static_assert(T_K * 2 == T_ROW_BYTES && V_LANES * 4 == T_ROW_BYTES,
+               "a row of a tile must have 32 bfloat16 or 16 floats");
 
 /* What LDTILECFG reads. */
 typedef struct {

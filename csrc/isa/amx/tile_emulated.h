@@ -12,7 +12,7 @@
 
 static _Thread_local struct {
     tile_config config;
-    uint32_t row[T_REGISTERS][T_ROWS][T_ROW_BYTES / 4];
+    float row[T_REGISTERS][T_ROWS][V_LANES];
 } tile_unit;
 
 static inline void tile_load_config(const tile_config* config) {
@@ -45,37 +45,41 @@ static inline vf tile_flush(vf x) {
 }
 
 /* The even (half 0) or odd elements of a row of pairs as floats. */
-static inline vf tile_half(const uint32_t row[V_LANES], int half) {
-    vi x;
-    memcpy(&x, row, sizeof x);
+static inline vf tile_half(const float row[V_LANES], int half) {
+    const vi x = v_bits(v_load(row));
     return tile_flush(v_from_bits(half ? vi_and(x, vi_set1(-65536)) : (vi)(x << 16)));
 }
 
-/* Row i of C from `pairs`, B as floats: even elements, then odd ones. Four columns at a time stay in registers. */
-static inline void tile_dot_row(int c, int a, int i, float (*pairs)[T_ROWS][V_LANES]) {
-    typedef float four __attribute__((vector_size(16)));
-    float x[2][V_LANES], sum[2][V_LANES], y[V_LANES];
+typedef float tile_four __attribute__((vector_size(16)));
+
+/* Row i of C from `pairs`, B as floats: even elements, then odd ones. The sums of a row stay in registers. */
+static inline void tile_dot_row(int c, int a, int i, tile_four (*pairs)[T_ROWS][4]) {
+    tile_four sum[2][4];
+    float x[V_LANES];
     for (int half = 0; half < 2; half++) {
-        v_store(x[half], tile_half(tile_unit.row[a][i], half));
-        for (int n = 0; n < V_LANES; n += 4) {
-            four total = {0}, next;
-            for (int k = 0; k < T_ROWS; k++) {
-                memcpy(&next, pairs[half][k] + n, sizeof next);
-                total += x[half][k] * next;
-            }
-            memcpy(sum[half] + n, &total, sizeof total);
+        v_store(x, tile_half(tile_unit.row[a][i], half));
+        tile_four t0 = {0}, t1 = t0, t2 = t0, t3 = t0;
+        for (int k = 0; k < T_ROWS; k++) {
+            const tile_four* b = pairs[half][k];
+            t0 += x[k] * b[0];
+            t1 += x[k] * b[1];
+            t2 += x[k] * b[2];
+            t3 += x[k] * b[3];
         }
+        sum[half][0] = t0;
+        sum[half][1] = t1;
+        sum[half][2] = t2;
+        sum[half][3] = t3;
     }
-    memcpy(y, tile_unit.row[c][i], sizeof y);
-    const vf product = tile_flush(v_add(tile_flush(v_load(sum[0])), tile_flush(v_load(sum[1]))));
-    v_store(y, tile_flush(v_add(tile_flush(v_load(y)), product)));
-    memcpy(tile_unit.row[c][i], y, sizeof y);
+    const vf even = tile_flush(v_load((float*)sum[0])), odd = tile_flush(v_load((float*)sum[1]));
+    float* y = tile_unit.row[c][i];
+    v_store(y, tile_flush(v_add(tile_flush(v_load(y)), tile_flush(v_add(even, odd)))));
 }
 
 static void tile_dot_bf16(int c, int a, int b) {
-    float pairs[2][T_ROWS][V_LANES];
+    tile_four pairs[2][T_ROWS][4];
     for (int half = 0; half < 2; half++)
-        for (int k = 0; k < T_ROWS; k++) v_store(pairs[half][k], tile_half(tile_unit.row[b][k], half));
+        for (int k = 0; k < T_ROWS; k++) v_store((float*)pairs[half][k], tile_half(tile_unit.row[b][k], half));
     for (int i = 0; i < tile_unit.config.rows[c]; i++) tile_dot_row(c, a, i, pairs);
 }
 
