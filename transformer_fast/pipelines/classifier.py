@@ -1,4 +1,4 @@
-"""`load_classifier`: the classifier of pictures or of texts that a model is for; `transformer-fast classify` calls it."""
+"""`load_classifier`: the classifier of pictures or texts that a model is for; `transformer-fast classify` calls it."""
 
 from __future__ import annotations
 
