@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from model_folders import SENTENCES, TINY_BERT, WORDS, write_bert, write_json, write_sentence_model, write_tokenizer
+from subprocesses import run_python
 
+from transformer_fast import pipelines
 from transformer_fast.files.errors import CheckpointError
 from transformer_fast.pipelines import SentenceEncoder
 from transformer_fast.pipelines import sentence_encoder as text
@@ -431,3 +433,20 @@ def test_a_missing_extra_is_explained(folder, monkeypatch):
         ImportError, match=r"tokenizers is not installed; needed: pip install 'transformer-fast\[models\]'"
     ):
         SentenceEncoder.from_pretrained(folder)
+
+
+def test_import_brings_no_other_pipeline():
+    code = """
+        import sys, transformer_fast
+        transformer_fast.SentenceEncoder
+        rooms = ("pipelines.transcriber", "pipelines.image_text", "models.families")
+        print([name for name in sys.modules if name.startswith(tuple(f"transformer_fast.{room}" for room in rooms))])
+    """
+    assert run_python(code=code).stdout.splitlines()[-1] == "[]"
+
+
+def test_every_pipeline_is_there():
+    assert all(getattr(pipelines, name).__name__ == name for name in pipelines.__all__)
+    assert set(pipelines.__all__) <= set(dir(pipelines))
+    with pytest.raises(AttributeError, match="Absent"):
+        _ = pipelines.Absent

@@ -2,25 +2,26 @@
 
 Each is one class in one file, made by `from_pretrained(folder)` and called with one input or a list of them; the
 results come in the order of the inputs. `texts` makes batches of texts of different lengths, and checks them; `labels`
-makes scores of logits. A new pipeline is one more file and one more line here.
+makes scores of logits. A new pipeline is one more file and one more line here. A file is imported when its class is
+first asked for: `SentenceEncoder` needs no models of pictures or sound.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from transformer_fast.files.folder import open_source
-from transformer_fast.files.source import ModelSource
-from transformer_fast.pipelines.fill_mask import FillMask
-from transformer_fast.pipelines.image_classifier import ImageClassifier
-from transformer_fast.pipelines.image_text import ImageTextSimilarity
-from transformer_fast.pipelines.question_answerer import QuestionAnswerer
-from transformer_fast.pipelines.sentence_encoder import SentenceEncoder
-from transformer_fast.pipelines.text_classifier import TextClassifier
-from transformer_fast.pipelines.text_to_text import Summariser, Translator
-from transformer_fast.pipelines.token_tagger import TokenTagger
-from transformer_fast.pipelines.transcriber import Transcriber
+if TYPE_CHECKING:
+    from transformer_fast.pipelines.classifier import load_classifier
+    from transformer_fast.pipelines.fill_mask import FillMask
+    from transformer_fast.pipelines.image_classifier import ImageClassifier
+    from transformer_fast.pipelines.image_text import ImageTextSimilarity
+    from transformer_fast.pipelines.question_answerer import QuestionAnswerer
+    from transformer_fast.pipelines.sentence_encoder import SentenceEncoder
+    from transformer_fast.pipelines.text_classifier import TextClassifier
+    from transformer_fast.pipelines.text_to_text import Summariser, Translator
+    from transformer_fast.pipelines.token_tagger import TokenTagger
+    from transformer_fast.pipelines.transcriber import Transcriber
 
 __all__ = [
     "FillMask",
@@ -36,24 +37,29 @@ __all__ = [
     "load_classifier",
 ]
 
-_IMAGE_TYPES = ("vit", "deit")
+# Public name -> file in this folder.
+_FILES = {
+    "FillMask": "fill_mask",
+    "ImageClassifier": "image_classifier",
+    "ImageTextSimilarity": "image_text",
+    "QuestionAnswerer": "question_answerer",
+    "SentenceEncoder": "sentence_encoder",
+    "Summariser": "text_to_text",
+    "TextClassifier": "text_classifier",
+    "TokenTagger": "token_tagger",
+    "Transcriber": "transcriber",
+    "Translator": "text_to_text",
+    "load_classifier": "classifier",
+}
 
 
-def load_classifier(
-    path_or_hub_id: str | Path | ModelSource, *, compute_type: str = "auto", **hub: Any
-) -> ImageClassifier | TextClassifier:
-    """The classifier that a folder's model is for: of pictures where it is a ViT or DeiT, else of texts.
+def __getattr__(name: str) -> Any:
+    if name not in _FILES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_FILES[name]}"), name)
+    globals()[name] = value
+    return value
 
-    compute_type and hub: as in `load_model`.
 
-    Raises:
-        CheckpointError: as `from_pretrained` of both.
-
-    Example:
-        >>> classify = load_classifier("distilbert-base-uncased-finetuned-sst-2-english")             # doctest: +SKIP
-        >>> classify("What a day!")                                                                   # doctest: +SKIP
-        {'label': 'POSITIVE', 'score': 0.99}
-    """
-    source = open_source(path_or_hub_id, **hub)
-    seeing = source.object("config.json").get("model_type") in _IMAGE_TYPES
-    return (ImageClassifier if seeing else TextClassifier).from_pretrained(source, compute_type=compute_type)
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_FILES})
