@@ -1,8 +1,8 @@
 /* What a level offers: descriptors of kernels, and the contract of every kernel.
  *
- * isa/<level>.c fills descriptors (through fill.h) and exports one tfast_level; runtime/dispatch.c lays levels over each
+ * isa/<level>.c fills descriptors (through level.h) and exports one tfast_level; runtime/dispatch.c lays levels over each
  * other; ops/ calls what is in force. A new weight format: docs/adding_a_weight_format.md. Another kernel: its slot and
- * contract here, its template in a folder of kernels/, its line in fill.h, its caller in ops/
+ * contract here, its template in a folder of kernels/, its line in level.h, its caller in ops/
  * (docs/adding_a_kernel.md).
  *
  * All kernels: single-threaded, re-entrant, no allocation, no globals; strides in elements; nothing outside the stated

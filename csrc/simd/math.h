@@ -1,6 +1,6 @@
 /* Elementary functions, written once on the names of simd/<isa>.h: exp2, tanh, erf and the activations made of them.
  *
- * Included by kernels/fill.h after a simd/<isa>.h. The coefficients are minimax fits made for this file (iteratively
+ * Included by kernels/level.h after a simd/<isa>.h. The coefficients are minimax fits made for this file (iteratively
  * reweighted least squares on Chebyshev points); errors are against double precision, over the whole interval,
  * evaluated in fp32. */
 #ifndef TFAST_SIMD_MATH_H

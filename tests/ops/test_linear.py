@@ -163,7 +163,7 @@ def test_a_gate_of_another_shape():
 
 
 @pytest.mark.parametrize("M", [1, 9, 33, 100])
-def test_packed_for_few_rows(M, isa, threads):
+def test_packed_for_decode(M, isa, threads):
     """Another layout on some machines, the same product up to rounding, and a row's bits do not depend on M."""
     x, weight, bias = normal(M, 200), normal(97, 200) / 14, normal(97)
     packed = pack_weight(weight, for_decode=True)

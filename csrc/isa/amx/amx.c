@@ -22,6 +22,7 @@
 #include "../../kernels/gemm/f32.h"
 
 #include "gemm.h"
+#include "gemm_bf16.h"
 
 #include "attention.h"
 
@@ -45,7 +46,24 @@ static const tfast_gemm f32_tiles_gemm = {
     .unpack = KERNEL(f32_unpack),
 };
 
-static const tfast_gemm* const gemms[] = {&f32_tiles_gemm, NULL};
+static const tfast_gemm bf16_tiles_gemm = {
+    .layout = {TFAST_FORMAT_BF16, PANEL, T_K, BF16_STEP_BYTES},
+    .many_rows = 1,
+    .tile_rows = T_ROWS,
+    .k_unit = T_K,
+    .max_k_block = MAX_STEPS * T_K,
+    .min_row_block = MIN_MATRIX_ENGINE_ROWS,
+    .panel = KERNEL(bf16_panel_tiles),
+    .work_bytes = BF16_WORK_BYTES,
+    .begin = KERNEL(begin_bf16_tiles),
+    .end = KERNEL(end_tiles),
+    .prepared_bytes = KERNEL(split_rows_bytes),
+    .prepare = KERNEL(split_rows),
+    .pack = KERNEL(bf16_tiles_pack),
+    .unpack = KERNEL(bf16_tiles_unpack),
+};
+
+static const tfast_gemm* const gemms[] = {&f32_tiles_gemm, &bf16_tiles_gemm, NULL};
 
 static const tfast_attention_kernels attention_kernels = {
     .panel = PANEL,

@@ -1,6 +1,6 @@
 /* The weight format "bfloat16": half the bytes of float32, widened in registers, summed in fp32.
  *
- * Its descriptor is made in fill.h. A panel is [k / 2][column][2]: pairs of k, the even one in the low half, so that one
+ * Its descriptor is made in level.h. A panel is [k / 2][column][2]: pairs of k, the even one in the low half, so that one
  * load gives two vectors by a shift and a mask (1.5 instructions a vector; values of one k side by side take 2 on AVX2,
  * a widening load and a shift), and so that VDPBF16PS can read it. An odd k is followed by a 0.
  *
@@ -12,7 +12,6 @@
 #ifndef TFAST_KERNELS_GEMM_BF16_H
 #define TFAST_KERNELS_GEMM_BF16_H
 
-#include "../../base/convert.h"
 #include "f32.h"
 
 enum { BF16_GROUP = 2 };
@@ -41,18 +40,6 @@ static void KERNEL(bf16_small_m)(const tfast_gemm_call* p) {
         small_m_rows(TFAST_FORMAT_BF16, p, 1);
     else
         small_m_rows(TFAST_FORMAT_BF16, p, 0);
-}
-
-/* Values of row i from d on, as bfloat16: those of a bfloat16 file keep their bits. */
-static void round_row(const tfast_weight_rows* w, int64_t i, int64_t d, int64_t n, uint16_t to[V_LANES]) {
-    const int64_t at = i * w->stride + d;
-    if (w->dtype == TFAST_BF16) {
-        memcpy(to, (const uint16_t*)w->data + at, (size_t)n * sizeof *to);
-        return;
-    }
-    float wide[V_LANES];
-    v_store(wide, w->dtype == TFAST_F32 ? load_weight_n(w, TFAST_F32, i, d, n) : load_weight_n(w, TFAST_F16, i, d, n));
-    for (int64_t j = 0; j < n; j++) to[j] = tfast_bf16_from_f32(wide[j]);
 }
 
 static void KERNEL(bf16_pack)(const tfast_weight_rows* w, int64_t n, int64_t k, void* panel) {

@@ -1,6 +1,6 @@
 /* The weight format "float32": panels of k rows of PANEL floats, read by the tile as they are.
  *
- * Its descriptor is made in fill.h. matmul packs its B operand in it; formats that expand a block to floats go through
+ * Its descriptor is made in level.h. matmul packs its B operand in it; formats that expand a block to floats go through
  * multiply_panel, too. */
 #ifndef TFAST_KERNELS_GEMM_F32_H
 #define TFAST_KERNELS_GEMM_F32_H

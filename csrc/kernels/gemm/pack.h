@@ -4,6 +4,8 @@
 #ifndef TFAST_KERNELS_GEMM_PACK_H
 #define TFAST_KERNELS_GEMM_PACK_H
 
+#include "../../base/convert.h"
+
 /* V_LANES values of row i from d on; dtype, the type of w, is a constant. */
 V_INLINE vf load_weight(const tfast_weight_rows* w, const tfast_dtype dtype, int64_t i, int64_t d) {
     const int64_t at = i * w->stride + d;
@@ -25,6 +27,18 @@ V_INLINE vf load_weight_n(const tfast_weight_rows* w, const tfast_dtype dtype, i
 static tfast_weight_rows rows_from(const tfast_weight_rows* w, int64_t row) {
     const int64_t bytes = w->dtype == TFAST_F32 ? 4 : 2;
     return (tfast_weight_rows){w->dtype, (const char*)w->data + row * w->stride * bytes, w->stride};
+}
+
+/* Values of row i from d on, as bfloat16: those of a bfloat16 file keep their bits. */
+static inline void round_row(const tfast_weight_rows* w, int64_t i, int64_t d, int64_t n, uint16_t to[V_LANES]) {
+    const int64_t at = i * w->stride + d;
+    if (w->dtype == TFAST_BF16) {
+        memcpy(to, (const uint16_t*)w->data + at, (size_t)n * sizeof *to);
+        return;
+    }
+    float wide[V_LANES];
+    v_store(wide, w->dtype == TFAST_F32 ? load_weight_n(w, TFAST_F32, i, d, n) : load_weight_n(w, TFAST_F16, i, d, n));
+    for (int64_t j = 0; j < n; j++) to[j] = tfast_bf16_from_f32(wide[j]);
 }
 
 #endif
