@@ -177,7 +177,7 @@ def test_a_pooled_row_that_is_not_attended(isa):
 
 def test_pooled_rows_that_do_not_fit():
     model, x = encoder(), values(CU[-1], h)
-    with pytest.raises(ValueError, match="pooled_rows has 0 for sequence 3; a row below its length, 0, is needed"):
+    with pytest.raises(ValueError, match="pooled_rows has 0 for sequence 3, needed: a row below its length, 0"):
         model(x, CU, pooled_rows=0)
     with pytest.raises(ValueError, match="pooled_rows has 5 for sequence 0"):
         model(x, CU, (np.arange(len(x)), CU), pooled_rows=np.array([5, 0, 0, 0, 0]))
