@@ -16,8 +16,8 @@ int tfast_get_num_threads(void);
 int tfast_has_openmp(void);
 tfast_status tfast_set_isa(const char* name);
 const char* tfast_get_isa(void);
-/* For tests: the tuning record of that name (tuning/tuning.c), NULL: that of this processor. Results are the same to the
- * bit. 0: no such name. Not while a call runs. */
+/* For tests: the tuning record of that name (tuning/tuning.c), NULL: that of this processor. Results are the same to
+ * the bit. 0: no such name. Not while a call runs. */
 int tfast_set_tuning(const char* name);
 const char* tfast_get_tuning(void);
 /* The i-th record's name; NULL behind the last. */
@@ -112,8 +112,8 @@ typedef struct {
     int64_t n, stride;
 } tfast_row_block;
 
-/* For the level in force: sets all but data, which the caller allocates then. for_decode: products will have some dozens
- * of rows at most, or one. */
+/* For the level in force: sets all but data, which the caller allocates then. for_decode: products will have some
+ * dozens of rows at most, or one. */
 void tfast_packed_begin(int64_t N, int64_t K, tfast_format format, int for_decode, tfast_packed* p);
 size_t tfast_packed_bytes(const tfast_packed* p);
 /* Whether the level in force can read its layout. */

@@ -208,7 +208,7 @@ cdef class PackedWeight:
         for block in blocks:
             if (cnp.PyArray_NDIM(block) != 2 or cnp.PyArray_DIM(block, 1) != K or not readable(block)
                     or weight_dtype(block) != dtype):
-                raise ValueError("blocks are not (n, K) of one type with a dense last axis: pack_weight() makes them so")
+                raise ValueError("blocks are not (n, K) of one type with dense last axes: pack_weight() makes them so")
             N += cnp.PyArray_DIM(block, 0)
         tfast_packed_begin(N, K, <tfast_format>number, for_decode, &self.packed)
         self.nbytes = tfast_packed_bytes(&self.packed)

@@ -1,7 +1,7 @@
 /* What this machine is: instruction sets that may be used (CPU and operating system together) and cache sizes.
  *
- * Called by runtime/dispatch.c and by tuning/ and by the ops that choose block sizes. A new instruction set level gets a bit here and
- * its test in cpu.c. */
+ * Called by runtime/dispatch.c and by tuning/ and by the ops that choose block sizes. A new instruction set level gets
+ * a bit here and its test in cpu.c. */
 #ifndef TFAST_BASE_CPU_H
 #define TFAST_BASE_CPU_H
 

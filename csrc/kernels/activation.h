@@ -1,5 +1,6 @@
-/* Element-wise functions over a span. Called by ops/activation.c and as the epilogue of a linear layer (gemm/epilogue.h). A new activation: a
- * value of tfast_activation (base/types.h), its formula in simd/math.h and a line in the switch below. */
+/* Element-wise functions over a span. Called by ops/activation.c and as the epilogue of a linear layer
+ * (gemm/epilogue.h). A new activation: a value of tfast_activation (base/types.h), its formula in simd/math.h and a
+ * line in the switch below. */
 #ifndef TFAST_KERNELS_ACTIVATION_H
 #define TFAST_KERNELS_ACTIVATION_H
 

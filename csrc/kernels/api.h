@@ -1,8 +1,8 @@
 /* What a level offers: descriptors of kernels, and the contract of every kernel.
  *
- * isa/<level>.c fills descriptors (through level.h) and exports one tfast_level; runtime/dispatch.c lays levels over each
- * other; ops/ calls what is in force. A new weight format: docs/adding_a_weight_format.md. Another kernel: its slot and
- * contract here, its template in a folder of kernels/, its line in level.h, its caller in ops/
+ * isa/<level>.c fills descriptors (through level.h) and exports one tfast_level; runtime/dispatch.c lays levels over
+ * each other; ops/ calls what is in force. A new weight format: docs/adding_a_weight_format.md. Another kernel: its
+ * slot and contract here, its template in a folder of kernels/, its line in level.h, its caller in ops/
  * (docs/adding_a_kernel.md).
  *
  * All kernels: single-threaded, re-entrant, no allocation, no globals; strides in elements; nothing outside the stated
@@ -31,8 +31,8 @@ static inline int64_t tfast_panel_bytes(const tfast_layout* layout, int64_t k) {
     return tfast_ceil_div(k, layout->k_group) * layout->k_group_bytes;
 }
 
-/* One product y (m, n) = activation(A (m, k) * B (k, n) + bias) * multiply + residual, as `panel` and `small_m` read it.
- * A is row-major with unit column stride. */
+/* One product y (m, n) = activation(A (m, k) * B (k, n) + bias) * multiply + residual, as `panel` and `small_m` read
+ * it. A is row-major with unit column stride. */
 typedef struct {
     int64_t m, n, k;
     const float* a;
@@ -47,13 +47,13 @@ typedef struct {
     const float* residual; /* (m, n), or NULL for 0; may be y itself */
     int64_t residual_stride;
     tfast_activation activation;
-    int first, last;    /* `panel` alone: this is the first block of k, the last one */
-    const void* rows;   /* `panel` alone: what `prepare` made of A, where that is a slot */
-    const void* next;   /* `panel` alone: what the next call will probably read as b, */
-    int64_t next_k;     /* and its k: fetched or prepared while this one runs; 0: nothing */
-    void* work;         /* `panel` alone: work_bytes that `begin` has seen, 64-byte aligned */
-    int64_t k_block;    /* `small_m` alone: the length of a block of k */
-    int prefetch_b;     /* `small_m` alone: whether B is fetched ahead of its loads */
+    int first, last;  /* `panel` alone: this is the first block of k, the last one */
+    const void* rows; /* `panel` alone: what `prepare` made of A, where that is a slot */
+    const void* next; /* `panel` alone: what the next call will probably read as b, */
+    int64_t next_k;   /* and its k: fetched or prepared while this one runs; 0: nothing */
+    void* work;       /* `panel` alone: work_bytes that `begin` has seen, 64-byte aligned */
+    int64_t k_block;  /* `small_m` alone: the length of a block of k */
+    int prefetch_b;   /* `small_m` alone: whether B is fetched ahead of its loads */
 } tfast_gemm_call;
 
 /* Rows of a weight as the caller has them: n rows of k values. */
@@ -70,7 +70,7 @@ typedef struct tfast_gemm {
                       the format that is not so */
     int tile_rows; /* rows of A that share each load of B */
     int k_unit;    /* blocks of k are multiples of it (itself one of k_group), but for the last, */
-    int max_k_block; /* and not longer than this */
+    int max_k_block;   /* and not longer than this */
     int min_row_block; /* fewer rows than this read a panel too often for what they compute */
 
     /* One block of k of one panel (n <= panel_width). With `first`: the block's sum plus bias, else plus what `sums`
@@ -92,7 +92,8 @@ typedef struct tfast_gemm {
     void (*prepare)(int64_t m, int64_t k, const float* a, int64_t a_stride, void* rows);
     /* n <= panel_width rows of W -> one panel; missing columns are 0. */
     void (*pack)(const tfast_weight_rows* w, int64_t n, int64_t k, void* panel);
-    /* The same panel from B (k, n), rows b_stride split_sum: what matmul is given. NULL: the format is not for matmul. */
+    /* The same panel from B (k, n), rows b_stride split_sum: what matmul is given. NULL: the format is not for matmul.
+     */
     void (*pack_rows)(const float* b, int64_t b_stride, int64_t n, int64_t k, void* panel);
     /* One panel -> n rows of W, w_stride split_sum: the values that products use. */
     void (*unpack)(const void* panel, int64_t n, int64_t k, float* w, int64_t w_stride);
@@ -110,20 +111,20 @@ typedef struct tfast_attention_piece {
     int64_t batch, kv_head, head, row, n_rows, key_begin, key_end;
     const struct tfast_attention_piece* next; /* what this thread will probably run then, or NULL: its operands are
                                                  prefetched */
-    int fallback;         /* the kernels of the fallback level run it */
-    int copy_kv;          /* enough panels read float32 K and V that they are copied first, superblock by superblock. Half
-                             types always are; a matrix engine ignores it */
-    int decode;           /* the whole sequence and group have few rows: `decode` runs it, whose sums have another order */
+    int fallback;                             /* the kernels of the fallback level run it */
+    int copy_kv; /* enough panels read float32 K and V that they are copied first, superblock by superblock. Half
+                    types always are; a matrix engine ignores it */
+    int decode;  /* the whole sequence and group have few rows: `decode` runs it, whose sums have another order */
     int prefetch_into_l2; /* `decode` alone: K and V are prefetched into L2, not into L1, and K of one row not at all */
     float* partial;
 } tfast_attention_piece;
 
 /* Attention of one level. */
 typedef struct tfast_attention_kernels {
-    int panel;            /* query rows that go through the tiles together */
-    int min_tail_rows;    /* a last panel of no more rows than this takes as many from the one before (0: never); a piece
-                             that is not the last of its sequence ends where a panel does */
-    int key_block;        /* keys of one step of the online softmax */
+    int panel;         /* query rows that go through the tiles together */
+    int min_tail_rows; /* a last panel of no more rows than this takes as many from the one before (0: never); a piece
+                          that is not the last of its sequence ends where a panel does */
+    int key_block;     /* keys of one step of the online softmax */
     int decode_key_block; /* the same in `decode` */
     int k_unit;           /* full multiples of it in D and Dv cost nothing extra */
     int piece_panels;     /* of a piece at most: all of them share the work that keys take beforehand */
@@ -141,7 +142,8 @@ typedef struct tfast_attention_kernels {
                   int64_t part_stride, int64_t n_parts);
 } tfast_attention_kernels;
 
-/* --- rows and spans ------------------------------------------------------------------------------------------------ */
+/* --- rows and spans ------------------------------------------------------------------------------------------------
+ */
 typedef struct tfast_row_kernels {
     /* y = (x + r - mean) / sqrt(var + eps) * weight + bias for each of m rows of n; r, weight and bias may be NULL; y
      * may be x. */
@@ -165,7 +167,8 @@ typedef struct tfast_row_kernels {
      * of a GRU; h of an LSTM is only written. */
     void (*lstm)(int64_t n, const float* x, const float* s, float* c, float* h);
     void (*gru)(int64_t n, const float* x, const float* s, float* h);
-    /* What this machine can do: runs `rounds` of independent FMAs and returns the flops done; reads n floats in order. */
+    /* What this machine can do: runs `rounds` of independent FMAs and returns the flops done; reads n floats in order.
+     */
     double (*fma_probe)(int64_t rounds);
     float (*read_probe)(const float* x, int64_t n);
 } tfast_row_kernels;

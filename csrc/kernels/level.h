@@ -1,8 +1,8 @@
 /* All kernels of one level, and their descriptors.
  *
- * Included by isa/<level>.c after its simd/<isa>.h and after it has defined KERNEL(name), the name with the suffix of the
- * level (f32_panel__avx512, so that a profile shows it), and the constants TILE_ROWS, TILE_VECTORS and DECODE_ROWS. The
- * file then exports LEVEL(name). A new weight format: its header and its descriptor here.
+ * Included by isa/<level>.c after its simd/<isa>.h and after it has defined KERNEL(name), the name with the suffix of
+ * the level (f32_panel__avx512, so that a profile shows it), and the constants TILE_ROWS, TILE_VECTORS and DECODE_ROWS.
+ * The file then exports LEVEL(name). A new weight format: its header and its descriptor here.
  *
  * Everything in here is static: inline code compiled for AVX must not leak into the baseline through the linker. */
 #include <float.h>
@@ -42,7 +42,7 @@ static const tfast_gemm f32_gemm = {
 };
 
 static const tfast_gemm bf16_gemm = {
-    .layout = {TFAST_FORMAT_BF16, PANEL, BF16_GROUP, PANEL * BF16_GROUP * sizeof(uint16_t)},
+    .layout = {TFAST_FORMAT_BF16, PANEL, BF16_GROUP, PANEL* BF16_GROUP * sizeof(uint16_t)},
     .tile_rows = TILE_ROWS,
     .k_unit = K_UNIT,
     .max_k_block = MAX_K_BLOCK,

@@ -76,14 +76,13 @@ V_INLINE void norm_rows(int64_t m, int64_t n, const float* x, int64_t x_stride, 
     }
 }
 
-static void KERNEL(layernorm)(int64_t m, int64_t n, const float* x, int64_t x_stride, const float* r,
-                                       int64_t r_stride, const float* weight, const float* bias, float eps, float* y,
-                                       int64_t y_stride) {
+static void KERNEL(layernorm)(int64_t m, int64_t n, const float* x, int64_t x_stride, const float* r, int64_t r_stride,
+                              const float* weight, const float* bias, float eps, float* y, int64_t y_stride) {
     norm_rows(m, n, x, x_stride, r, r_stride, weight, bias, eps, y, y_stride, 1);
 }
 
-static void KERNEL(rmsnorm)(int64_t m, int64_t n, const float* x, int64_t x_stride, const float* r,
-                                     int64_t r_stride, const float* weight, float eps, float* y, int64_t y_stride) {
+static void KERNEL(rmsnorm)(int64_t m, int64_t n, const float* x, int64_t x_stride, const float* r, int64_t r_stride,
+                            const float* weight, float eps, float* y, int64_t y_stride) {
     norm_rows(m, n, x, x_stride, r, r_stride, weight, NULL, eps, y, y_stride, 0);
 }
 

@@ -25,8 +25,7 @@ static void rope_pairs(int64_t half, const float* x, const float* cos, const flo
 }
 
 static void KERNEL(rope)(int64_t m, int64_t n, int64_t half, int interleaved, const float* x, int64_t x_stride,
-                                  const float* cos, const float* sin, int64_t angle_stride, float* y,
-                                  int64_t y_stride) {
+                         const float* cos, const float* sin, int64_t angle_stride, float* y, int64_t y_stride) {
     for (int64_t row = 0; row < m; row++, x += x_stride, y += y_stride, cos += angle_stride, sin += angle_stride) {
         (interleaved ? rope_pairs : rope_halves)(half, x, cos, sin, y);
         if (x != y) memcpy(y + 2 * half, x + 2 * half, (size_t)(n - 2 * half) * sizeof(float));

@@ -40,8 +40,7 @@ static float exp_row(int64_t n, const float* x, float max, float* y) {
     return v_sum(s) + tail;
 }
 
-static void KERNEL(softmax)(int64_t m, int64_t n, const float* x, int64_t x_stride, float* y,
-                                     int64_t y_stride) {
+static void KERNEL(softmax)(int64_t m, int64_t n, const float* x, int64_t x_stride, float* y, int64_t y_stride) {
     for (int64_t row = 0; row < m; row++) {
         const float* xr = x + row * x_stride;
         float* yr = y + row * y_stride;

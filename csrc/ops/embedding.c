@@ -1,6 +1,6 @@
 /* Rows of a table by number, and the sum of rows of several tables with the norm that follows it. Called by
- * transformer_fast/_core.pyx. Rows of float32 are copied: memcpy is as fast as the memory. Tables in a half-precision type
- * stay so in memory; their rows are widened as they are read. */
+ * transformer_fast/_core.pyx. Rows of float32 are copied: memcpy is as fast as the memory. Tables in a half-precision
+ * type stay so in memory; their rows are widened as they are read. */
 #include <string.h>
 
 #include "../kernels/api.h"
@@ -83,8 +83,8 @@ static void run_sum(void* ctx, int64_t task, void* scratch) {
             for (int64_t j = 0; j < width; j++) y[j] = rows[0][j] + rows[1][j];
         for (int t = 2; t < c->n_tables - 1; t++)
             for (int64_t j = 0; j < width; j++) y[j] += rows[t][j];
-        s->kernels->layernorm(1, width, c->n_tables > 2 ? y : rows[0], 0, rows[c->n_tables - 1], 0, c->weight,
-                                       c->bias, c->eps, y, 0);
+        s->kernels->layernorm(1, width, c->n_tables > 2 ? y : rows[0], 0, rows[c->n_tables - 1], 0, c->weight, c->bias,
+                              c->eps, y, 0);
     }
 }
 

@@ -84,10 +84,8 @@ tfast_status tfast_pack(const tfast_row_block* blocks, int64_t n_blocks, tfast_d
                         int n_threads) {
     pack_t t = {blocks, n_blocks, dtype, p};
     const int64_t gathered = n_blocks > 1 ? p->gemm->layout.panel_width * p->K * element_bytes(dtype) : 0;
-    const tfast_parallel loop = {.n_tasks = panels_of(p),
-                                 .task_ns = panel_ns(p),
-                                 .n_threads = n_threads,
-                                 .scratch_bytes = (size_t)gathered};
+    const tfast_parallel loop = {
+        .n_tasks = panels_of(p), .task_ns = panel_ns(p), .n_threads = n_threads, .scratch_bytes = (size_t)gathered};
     return tfast_parallel_for(&loop, pack_panel, &t);
 }
 
@@ -133,22 +131,22 @@ static tfast_gemm_call columns_from(const block_t* b, int64_t n) {
     const int64_t row = b->row, end = TFAST_MIN(b->last * layout->panel_width, c->weight->N);
     const int64_t before = n / layout->panel_width * tfast_panel_bytes(layout, c->weight->K);
     return (tfast_gemm_call){.m = b->m,
-                              .n = end - n,
-                              .k = c->weight->K,
-                              .k_block = b->p->k_block,
-                              .prefetch_b = tfast_tuning_now()->small_m_prefetches,
-                              .a = c->x + row * c->x_stride,
-                              .a_stride = c->x_stride,
-                              .b = (const char*)c->weight->data + before,
-                              .sums = b->sums,
-                              .y = c->y + row * c->y_stride + n,
-                              .y_stride = c->y_stride,
-                              .bias = c->bias ? c->bias + n : NULL,
-                              .multiply = c->multiply ? c->multiply + row * c->multiply_stride + n : NULL,
-                              .multiply_stride = c->multiply_stride,
-                              .residual = c->residual ? c->residual + row * c->residual_stride + n : NULL,
-                              .residual_stride = c->residual_stride,
-                              .activation = c->activation};
+                             .n = end - n,
+                             .k = c->weight->K,
+                             .k_block = b->p->k_block,
+                             .prefetch_b = tfast_tuning_now()->small_m_prefetches,
+                             .a = c->x + row * c->x_stride,
+                             .a_stride = c->x_stride,
+                             .b = (const char*)c->weight->data + before,
+                             .sums = b->sums,
+                             .y = c->y + row * c->y_stride + n,
+                             .y_stride = c->y_stride,
+                             .bias = c->bias ? c->bias + n : NULL,
+                             .multiply = c->multiply ? c->multiply + row * c->multiply_stride + n : NULL,
+                             .multiply_stride = c->multiply_stride,
+                             .residual = c->residual ? c->residual + row * c->residual_stride + n : NULL,
+                             .residual_stride = c->residual_stride,
+                             .activation = c->activation};
 }
 
 /* One block of k of one panel; the next call's is that of `next_panel` and `next_k`. */
@@ -183,7 +181,8 @@ static void run_by_panel(const block_t* b) {
     for (int64_t j = b->first; j < b->last; j++)
         for (int64_t k = 0; k < w->K || k == 0; k += p->k_block) {
             const int ends = k + p->k_block >= w->K;
-            run_step(b, j, k, b->copied + k / p->k_block * p->prepared_bytes, b->sums, j + ends, ends ? 0 : k + p->k_block);
+            run_step(b, j, k, b->copied + k / p->k_block * p->prepared_bytes, b->sums, j + ends,
+                     ends ? 0 : k + p->k_block);
         }
 }
 

@@ -21,8 +21,7 @@ static void run(void* ctx, int64_t task, void* scratch) {
     const float *x = c->x + i * c->x_stride, *r = c->r ? c->r + i * c->r_stride : NULL;
     float* y = c->y + i * c->y_stride;
     if (c->centred)
-        c->kernels->layernorm(m, c->n, x, c->x_stride, r, c->r_stride, c->weight, c->bias, c->eps, y,
-                                       c->y_stride);
+        c->kernels->layernorm(m, c->n, x, c->x_stride, r, c->r_stride, c->weight, c->bias, c->eps, y, c->y_stride);
     else
         c->kernels->rmsnorm(m, c->n, x, c->x_stride, r, c->r_stride, c->weight, c->eps, y, c->y_stride);
 }

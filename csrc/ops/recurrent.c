@@ -112,7 +112,7 @@ static void run_gates(void* ctx, int64_t i, void* scratch) {
         r->plan->kernels->gru(c->hidden, x, s, r->h + i * c->width);
     else
         r->plan->kernels->lstm(c->hidden, x, s, r->c + i * c->hidden,
-                                        (c->projection[0] ? r->unprojected : r->h) + i * c->hidden);
+                               (c->projection[0] ? r->unprojected : r->h) + i * c->hidden);
     if (!c->projection[0]) copy_state(r, i);
 }
 
@@ -237,8 +237,8 @@ tfast_status tfast_recurrent_run(const tfast_recurrent* c, int n_threads) {
             return TFAST_WRONG_LAYOUT;
     if (c->B == 0 || c->L == 0) return TFAST_OK;
     const double weights = (double)(p.gates * c->hidden * (c->inputs + c->width));
-    const double ns = (double)(c->L * c->B * c->directions) *
-                      (tfast_flops_ns(2.0 * weights) + GATES_NS * (double)c->hidden);
+    const double ns =
+        (double)(c->L * c->B * c->directions) * (tfast_flops_ns(2.0 * weights) + GATES_NS * (double)c->hidden);
     const int threads = tfast_threads_for(ns, n_threads);
     /* Rows are cut into as many tasks as there are threads for each direction, whole tiles each. */
     const int64_t wanted = tfast_ceil_div(threads, c->directions);

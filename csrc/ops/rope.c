@@ -16,8 +16,8 @@ static void run(void* ctx, int64_t task, void* scratch) {
     const int64_t b = task / c->H, h = task % c->H;
     const int64_t angles = b * c->angle_stride[0];
     r->kernels->rope(c->L, c->D, c->half, c->interleaved, c->x + b * c->x_stride[0] + h * c->x_stride[1],
-                              c->x_stride[2], c->cos + angles, c->sin + angles, c->angle_stride[1],
-                              c->y + b * c->y_stride[0] + h * c->y_stride[1], c->y_stride[2]);
+                     c->x_stride[2], c->cos + angles, c->sin + angles, c->angle_stride[1],
+                     c->y + b * c->y_stride[0] + h * c->y_stride[1], c->y_stride[2]);
 }
 
 tfast_status tfast_rope_run(const tfast_rope* call, int n_threads) {

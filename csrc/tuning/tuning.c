@@ -5,18 +5,19 @@
 
 #include "../tfast.h"
 
-/* small_m_prefetches: Zen 4 reads a stream as fast by itself. GB/s without and with prefetches: one row, 2.4 MB in L3 73
- * and 61, 134 MB from memory 26 and 24; four rows from memory 30 and 26. Granite Rapids, 154 MB from memory where
+/* small_m_prefetches: Zen 4 reads a stream as fast by itself. GB/s without and with prefetches: one row, 2.4 MB in L3
+ * 73 and 61, 134 MB from memory 26 and 24; four rows from memory 30 and 26. Granite Rapids, 154 MB from memory where
  * reading alone gives 16: one row 13.9 and 14.5, four 10.1 and 12.0, eight 8.2 and 10.4.
  *
  * decode_prefetches_into_l2: Zen 4 loses by fetching into L1; figures in attention's decode.h.
  *
  * copy_kv: a copy costs one load and store an element, each panel 2 * panel / lanes FMAs, and what it buys is reading
- * in order. Granite Rapids (level avx512) at L = 128, three panels: rows of 256 bytes side by side 141 GFLOP/s without the
- * copy, 135 with it; rows of 256 bytes in a fused projection, 9 KB apart, 126 without, 131 with; D = 128, 12 KB apart,
- * L = 512: 109 without, 135 with. On Zen 5 every one of ten such cases is faster without, by 1 to 7 %.
+ * in order. Granite Rapids (level avx512) at L = 128, three panels: rows of 256 bytes side by side 141 GFLOP/s without
+ * the copy, 135 with it; rows of 256 bytes in a fused projection, 9 KB apart, 126 without, 131 with; D = 128, 12 KB
+ * apart, L = 512: 109 without, 135 with. On Zen 5 every one of ten such cases is faster without, by 1 to 7 %.
  *
- * gflops: 50 is between the portable level and an AVX-512 core. It only has to tell some microseconds from some hundred.
+ * gflops: 50 is between the portable level and an AVX-512 core. It only has to tell some microseconds from some
+ * hundred.
  *
  * Records that equal another one were not measured to differ; each has its line so that a measurement has a place. */
 #define INTEL .small_m_prefetches = 1, .copy_kv_min_panels_dense = 4, .copy_kv_min_panels_strided = 3, .gflops = 50

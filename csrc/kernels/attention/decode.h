@@ -3,8 +3,8 @@
  *
  * Called by ops/attention.c as tfast_attention_kernels.decode. Lanes, bias terms and rows are those of panel.h and
  * scores.h. Every byte of K and V is read once for all rows; nothing is packed. Lanes of a vector
- * are elements of a head, or keys, not queries: with one row, the register tile of gemm/tile.h and its softmax would leave
- * 15 of 16 lanes idle.
+ * are elements of a head, or keys, not queries: with one row, the register tile of gemm/tile.h and its softmax would
+ * leave 15 of 16 lanes idle.
  *
  *   scores:  V_LANES accumulators (rows x keys) over D, one v_sums of them gives V_LANES scores     -> S[row][key]
  *   logits:  soft cap, bias terms, ALiBi, what the row does not see: vectors of keys

@@ -1,8 +1,8 @@
 /* The weight format "bfloat16": half the bytes of float32, widened in registers, summed in fp32.
  *
- * Its descriptor is made in level.h. A panel is [k / 2][column][2]: pairs of k, the even one in the low half, so that one
- * load gives two vectors by a shift and a mask (1.5 instructions a vector; values of one k side by side take 2 on AVX2,
- * a widening load and a shift), and so that VDPBF16PS can read it. An odd k is followed by a 0.
+ * Its descriptor is made in level.h. A panel is [k / 2][column][2]: pairs of k, the even one in the low half, so that
+ * one load gives two vectors by a shift and a mask (1.5 instructions a vector; values of one k side by side take 2 on
+ * AVX2, a widening load and a shift), and so that VDPBF16PS can read it. An odd k is followed by a 0.
  *
  *   up to SMALL_M rows   small_m.h: both vectors of a pair meet their FMAs in registers; memory is the limit
  *   more rows            a block of k of a panel is widened into scratch (L1), then multiplied by the tile of float32:

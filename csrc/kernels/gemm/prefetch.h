@@ -1,7 +1,7 @@
 /* Prefetching between the steps of a tile: what will be needed next arrives while the FMAs run.
  *
- * Used by gemm/tile.h (a stream is part of its arguments), attention (which lists K, V, Q, outputs and bias rows) and the
- * matrix engine. A list holds stretches of memory; each tile fetches a share of the last one. */
+ * Used by gemm/tile.h (a stream is part of its arguments), attention (which lists K, V, Q, outputs and bias rows) and
+ * the matrix engine. A list holds stretches of memory; each tile fetches a share of the last one. */
 #ifndef TFAST_KERNELS_GEMM_PREFETCH_H
 #define TFAST_KERNELS_GEMM_PREFETCH_H
 
@@ -42,8 +42,8 @@ typedef struct {
     int64_t step, steps, skip;
 } stream_t;
 
-/* Sets up what each of the next tiles of k steps fetches of the list's last stretch; returns how many of its rows, 0 for
- * bytes in a row. */
+/* Sets up what each of the next tiles of k steps fetches of the list's last stretch; returns how many of its rows, 0
+ * for bytes in a row. */
 static int64_t begin_stream(stream_t* s, const ahead_list* list, int64_t k) {
     const ahead_t* a = &list->part[list->parts - 1];
     const int64_t bytes = list->lines_per_tile * 64;
@@ -58,8 +58,8 @@ static int64_t begin_stream(stream_t* s, const ahead_list* list, int64_t k) {
     return tfast_ceil_div(k, s->steps);
 }
 
-/* After a tile: moves on, to the next stretch where this one is through. `rows` is what begin_stream returned, and so is
- * the result. The list may be NULL: the stream then goes on without end. */
+/* After a tile: moves on, to the next stretch where this one is through. `rows` is what begin_stream returned, and so
+ * is the result. The list may be NULL: the stream then goes on without end. */
 static int64_t advance_stream(stream_t* s, ahead_list* list, int64_t rows, int64_t k) {
     const int64_t moved = rows ? rows * s->skip : s->step * k;
     s->at += moved;

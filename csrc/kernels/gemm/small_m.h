@@ -1,9 +1,9 @@
 /* Products of a few rows (small M) with packed weights: one pass over the panels, each read once, from end to end.
  *
- * Used by the formats whose values are widened in registers (f32.h, bf16.h) for their `small_m`, up to SMALL_M rows; more
- * rows go through `panel`, whose tile leaves the sums of a block of k in memory. Here they stay in registers beside the
- * total: a token of a decoder waits for nothing but the weights. The order of every sum is that of `panel`: block by
- * block, each from 0, so that a row has the same bits whatever comes with it. A new format: its step in
+ * Used by the formats whose values are widened in registers (f32.h, bf16.h) for their `small_m`, up to SMALL_M rows;
+ * more rows go through `panel`, whose tile leaves the sums of a block of k in memory. Here they stay in registers
+ * beside the total: a token of a decoder waits for nothing but the weights. The order of every sum is that of `panel`:
+ * block by block, each from 0, so that a row has the same bits whatever comes with it. A new format: its step in
  * `small_m_step`. */
 #ifndef TFAST_KERNELS_GEMM_SMALL_M_H
 #define TFAST_KERNELS_GEMM_SMALL_M_H
@@ -12,7 +12,8 @@
 
 /* The block's sums and the total take the registers of one tile. */
 #define SMALL_M (TILE_ROWS / 2)
-_Static_assert(SMALL_M == 2 || SMALL_M == 4, "small_m_rows() has cases for 1 to 2 or 1 to 4 rows: SMALL_M must be one of them");
+_Static_assert(SMALL_M == 2 || SMALL_M == 4,
+               "small_m_rows() has cases for 1 to 2 or 1 to 4 rows: SMALL_M must be one of them");
 
 /* The panel at `b`, one group of k: acc += a * values. format and k (values of k that exist in the group) are
  * constants. `prefetch`, a constant: the weights STREAM_AHEAD bytes further on. Zen 4 reads a stream as fast by itself,
@@ -66,7 +67,8 @@ V_INLINE void small_m_panel(const tfast_format format, const tfast_gemm_call* p,
         for (int i = 0; i < m; i++) total[i][j] = v_add(total[i][j], x);
     }
     for (int64_t k = p->k_block; k < p->k; k += p->k_block) {
-        small_m_block(format, p->a + k, p->a_stride, b + k * k_bytes, TFAST_MIN(p->k_block, p->k - k), m, prefetch, acc);
+        small_m_block(format, p->a + k, p->a_stride, b + k * k_bytes, TFAST_MIN(p->k_block, p->k - k), m, prefetch,
+                      acc);
 #pragma GCC unroll 8
         for (int i = 0; i < m; i++)
 #pragma GCC unroll 4
@@ -93,7 +95,8 @@ V_INLINE void small_m_panels(const tfast_format format, const tfast_gemm_call* p
         one.n = TFAST_MIN(PANEL, p->n - n);
         one.y = p->y + n;
         float* c = epilogue ? p->sums : one.y;
-        small_m_panel(format, p, b, p->bias ? p->bias + n : NULL, one.n, m, prefetch, c, epilogue ? PANEL : p->y_stride);
+        small_m_panel(format, p, b, p->bias ? p->bias + n : NULL, one.n, m, prefetch, c,
+                      epilogue ? PANEL : p->y_stride);
         if (!epilogue) continue;
         one.multiply = p->multiply ? p->multiply + n : NULL;
         one.residual = p->residual ? p->residual + n : NULL;

@@ -40,11 +40,11 @@ typedef struct {
     int64_t c_stride;
     tile_end end;
     const float* row;
-    int64_t n;          /* columns of C that exist */
-    ahead_list* ahead;  /* or NULL */
-    stream_t stream;    /* what is fetched between the steps of k */
-    const float* y;   /* or NULL: rows of a panel's width that the tile or its epilogue writes, out of cache maybe: */
-    int64_t y_stride; /* with a stream, they are fetched in the first steps of k */
+    int64_t n;         /* columns of C that exist */
+    ahead_list* ahead; /* or NULL */
+    stream_t stream;   /* what is fetched between the steps of k */
+    const float* y;    /* or NULL: rows of a panel's width that the tile or its epilogue writes, out of cache maybe: */
+    int64_t y_stride;  /* with a stream, they are fetched in the first steps of k */
 } tile_args;
 
 V_INLINE vf load_upto(const float* p, int cut, int64_t n) {
@@ -181,10 +181,12 @@ typedef void (*tile_fn)(const tile_args* t);
 #define TILES(nv) TILE(1, nv) TILE(2, nv) TILE(3, nv) TILE(4, nv) TILES_ABOVE_4(nv)
 #define TILE_NAMES(nv) \
     {KERNEL(tile_1x##nv), KERNEL(tile_2x##nv), KERNEL(tile_3x##nv), KERNEL(tile_4x##nv) TILE_NAMES_ABOVE_4(nv)}
-_Static_assert(TILE_ROWS == 4 || TILE_ROWS == 8, "TILES makes tiles of 1 to 4 or 1 to 8 rows: TILE_ROWS must be one of them");
-_Static_assert(TILE_VECTORS == 2 || TILE_VECTORS == 3, "tiles[] has two or three vectors: TILE_VECTORS must be one of them");
+_Static_assert(TILE_ROWS == 4 || TILE_ROWS == 8,
+               "TILES makes tiles of 1 to 4 or 1 to 8 rows: TILE_ROWS must be one of them");
+_Static_assert(TILE_VECTORS == 2 || TILE_VECTORS == 3,
+               "tiles[] has two or three vectors: TILE_VECTORS must be one of them");
 _Static_assert(V_LANES == 4 || V_LANES == 8 || V_LANES == 16, "transposes and unrolling know 4, 8 and 16 lanes");
-_Static_assert(TILE_ROWS * TILE_VECTORS + TILE_VECTORS + 1 <= (V_LANES == 16 ? 32 : 16),
+_Static_assert(TILE_ROWS* TILE_VECTORS + TILE_VECTORS + 1 <= (V_LANES == 16 ? 32 : 16),
                "the tile's sums, a row of B and a value of A must fit in the registers");
 #if TILE_ROWS == 8
 #define TILES_ABOVE_4(nv)      TILE(5, nv) TILE(6, nv) TILE(7, nv) TILE(8, nv)
