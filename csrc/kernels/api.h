@@ -92,10 +92,10 @@ typedef struct tfast_gemm {
     void (*prepare)(int64_t m, int64_t k, const float* a, int64_t a_stride, void* rows);
     /* n <= panel_width rows of W -> one panel; missing columns are 0. */
     void (*pack)(const tfast_weight_rows* w, int64_t n, int64_t k, void* panel);
-    /* The same panel from B (k, n), rows b_stride split_sum: what matmul is given. NULL: the format is not for matmul.
+    /* The same panel from B (k, n), rows b_stride apart: what matmul is given. NULL: the format is not for matmul.
      */
     void (*pack_rows)(const float* b, int64_t b_stride, int64_t n, int64_t k, void* panel);
-    /* One panel -> n rows of W, w_stride split_sum: the values that products use. */
+    /* One panel -> n rows of W, w_stride apart: the values that products use. */
     void (*unpack)(const void* panel, int64_t n, int64_t k, float* w, int64_t w_stride);
 } tfast_gemm;
 
@@ -137,7 +137,7 @@ typedef struct tfast_attention_kernels {
     size_t (*scratch_bytes)(const tfast_attention* call, int64_t max_rows);
     void (*qblock)(const tfast_attention* call, const tfast_attention_piece* piece, void* scratch);
     void (*decode)(const tfast_attention* call, const tfast_attention_piece* piece, void* scratch);
-    /* n_parts partial results of the same rows (as above, part_stride floats split_sum) -> out and lse of the piece. */
+    /* n_parts partial results of the same rows (as above, part_stride floats apart) -> out and lse of the piece. */
     void (*merge)(const tfast_attention* call, const tfast_attention_piece* piece, const float* parts,
                   int64_t part_stride, int64_t n_parts);
 } tfast_attention_kernels;
