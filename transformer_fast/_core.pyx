@@ -120,7 +120,7 @@ def set_tuning(name):
     cdef bytes text = b"" if name is None else name.encode()
     cdef const char *chosen = text
     if not (tfast_set_tuning(NULL) if name is None else tfast_set_tuning(chosen)):
-        raise ValueError(f"name is {name!r}, needed: one of {', '.join(tunings())}, or None")
+        raise ValueError(f"name is {name!r}; needed: one of {', '.join(tunings())}, or None")
 
 
 def get_tuning():
@@ -179,7 +179,7 @@ cdef tfast_dtype weight_dtype(cnp.ndarray a) except *:
         return TFAST_F16
     if a.dtype.name == "bfloat16":
         return TFAST_BF16
-    raise TypeError(f"dtype is {a.dtype}, needed: float32, float16 or bfloat16")
+    raise TypeError(f"dtype is {a.dtype}; needed: float32, float16 or bfloat16")
 
 
 cdef class PackedWeight:
@@ -564,7 +564,7 @@ def embedding_sum(tuple ids, tuple tables, weight, bias, float eps, cnp.ndarray 
     cdef tfast_status status
     cdef int t
     if not 1 <= len(ids) == len(tables) <= TFAST_MAX_TABLES:
-        raise ValueError(f"1 to {TFAST_MAX_TABLES} tables are needed, got {len(tables)}")
+        raise ValueError(f"there are {len(tables)} tables; needed: 1 to {TFAST_MAX_TABLES}")
     call.n = cnp.PyArray_DIM(y, 0)
     call.width = cnp.PyArray_DIM(y, 1)
     call.n_tables = len(tables)

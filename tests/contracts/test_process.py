@@ -437,7 +437,7 @@ def test_nonsense_number_of_threads_in_the_environment_fails_loudly(value):
     done = run_python(code=code, check=False, TRANSFORMER_FAST_NUM_THREADS=value)
     assert done.returncode == 1 and "imported" not in done.stdout
     last = done.stderr.splitlines()[-1]
-    assert last == f"ImportError: TRANSFORMER_FAST_NUM_THREADS is {value!r}; an integer from 1 to 4095 is needed"
+    assert last == f"ImportError: TRANSFORMER_FAST_NUM_THREADS is {value!r}; needed: an integer from 1 to 4095"
 
 
 @needs_openmp

@@ -32,7 +32,7 @@ def every_tuning(call):
 
 
 def test_names():
-    with pytest.raises(ValueError, match="name is 'zen1', needed: one of generic, .*zen4.*, or None"):
+    with pytest.raises(ValueError, match="name is 'zen1'; needed: one of generic, .*zen4.*, or None"):
         _core.set_tuning("zen1")
 
 

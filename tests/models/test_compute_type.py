@@ -72,7 +72,7 @@ def test_saved_as_float32(tmp_path):
 
 
 def test_unknown_compute_type(tmp_path):
-    with pytest.raises(ValueError, match="compute_type is 'int3', needed: one of auto, float32, bfloat16"):
+    with pytest.raises(ValueError, match="compute_type is 'int3'; needed: one of auto, float32, bfloat16"):
         load_model(write_bert(tmp_path), compute_type="int3")
 
 
@@ -84,7 +84,7 @@ def test_set_weight_format(isa):
     assert linear.packed().format == "bfloat16" and not np.array_equal(linear(x), before)
     linear.set_weight_format("float32")
     np.testing.assert_array_equal(linear(x), before)
-    with pytest.raises(ValueError, match="name is 'int3', needed: one of float32, bfloat16"):
+    with pytest.raises(ValueError, match="name is 'int3'; needed: one of float32, bfloat16"):
         linear.set_weight_format("int3")
 
 

@@ -159,7 +159,7 @@ def test_half_types_are_rounded_once_and_attended_to(dtype):
     [
         (lambda c: KeyValueCache(2, 1, 4, -1), ValueError, "capacity=-1"),
         (lambda c: KeyValueCache(2, 1, 4, 8, window=0), ValueError, "window is 0"),
-        (lambda c: KeyValueCache(2, 1, 4, 8, dtype=np.float64), TypeError, "dtype is float64, needed: float32"),
+        (lambda c: KeyValueCache(2, 1, 4, 8, dtype=np.float64), TypeError, "dtype is float64; needed: float32"),
         (lambda c: c.append(values(2, 1, 3, 5), values(2, 1, 3, 4)), ValueError, r"key has shape \(2, 1, 3, 5\)"),
         (lambda c: c.append(values(3, 1, 3, 4), values(2, 1, 3, 4)), ValueError, r"key has shape \(3, 1, 3, 4\)"),
         (lambda c: c.append(values(2, 1, 3, 4), values(2, 2, 3, 4)), ValueError, r"value has shape \(2, 2, 3, 4\)"),

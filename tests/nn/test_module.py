@@ -54,7 +54,7 @@ def test_load_state_dict_names_every_problem():
         pair.load_state_dict(state)
     text = str(caught.value)
     assert "missing: first.bias" in text and "unexpected: extra" in text
-    assert "rest.1.bias has shape (3,), needed: (2,)" in text
+    assert "rest.1.bias has shape (3,); needed: (2,)" in text
     assert all(pair.state_dict()[name] is before[name] for name in NAMES)
     with pytest.raises(ValueError, match="misshapen"):
         pair.load_state_dict(state, strict=False)

@@ -177,7 +177,7 @@ def test_a_pooled_row_that_is_not_attended(isa):
 
 def test_pooled_rows_that_do_not_fit():
     model, x = encoder(), values(CU[-1], h)
-    with pytest.raises(ValueError, match="pooled_rows has 0 for sequence 3, needed: a row below its length, 0"):
+    with pytest.raises(ValueError, match="pooled_rows has 0 for sequence 3; needed: a row below its length, 0"):
         model(x, CU, pooled_rows=0)
     with pytest.raises(ValueError, match="pooled_rows has 5 for sequence 0"):
         model(x, CU, (np.arange(len(x)), CU), pooled_rows=np.array([5, 0, 0, 0, 0]))
@@ -198,7 +198,7 @@ def test_pooled_rows_that_do_not_fit():
         ({"pooled_rows": 0.0}, TypeError, "pooled_rows has dtype float64"),
         ({"pooled_rows": np.full(5, 2**63, np.uint64)}, ValueError, "pooled_rows reaches 9223372036854775808"),
         ({"out": np.empty((5, h))}, TypeError, "out has dtype float64"),
-        ({"out": np.empty((21, h), np.float32)}, ValueError, r"out has shape \(21, 24\); \(5, 24\) is needed"),
+        ({"out": np.empty((21, h), np.float32)}, ValueError, r"out has shape \(21, 24\); needed: \(5, 24\)"),
     ],
     ids=str,
 )

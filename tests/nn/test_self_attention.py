@@ -264,7 +264,7 @@ def test_bad_input():
         module(normal(2, 9, 23))
     with pytest.raises(ValueError, match=r"key_padding_mask has shape \(2, 8\)"):
         module(normal(2, 9, E), np.zeros((2, 8), bool))
-    with pytest.raises(ValueError, match=r"positions has shape \(8,\); \(9,\) or \(2, 9\) is needed"):
+    with pytest.raises(ValueError, match=r"positions has shape \(8,\); needed: \(9,\) or \(2, 9\)"):
         self_attention(position=nn.RotaryEmbedding(4))(normal(2, 9, E), positions=np.arange(8))
     with pytest.raises(ValueError, match="window is"):
         self_attention(window=(1, -2))(normal(2, 9, E))

@@ -114,17 +114,17 @@ def test_non_finite_half_values_stay_with_the_rows_that_see_them(dtype, isa):
 @pytest.mark.parametrize(
     ("types", "message"),
     [
-        (("float32", "float64", "float64"), "key has dtype float64, needed: the query's, float32, float16 or bfloat16"),
-        (("float32", "int8", "int8"), "key has dtype int8, needed"),
-        (("float32", "float16", "bfloat16"), "value has dtype bfloat16, needed: the key's, float16"),
-        (("float32", "float32", "float16"), "value has dtype float16, needed: the key's, float32"),
-        (("float32", "float16", "float32"), "value has dtype float32, needed: the key's, float16"),
-        (("float16", "float32", "float32"), "key has dtype float32, needed: the query's, float16$"),
-        (("float16", "bfloat16", "bfloat16"), "key has dtype bfloat16, needed: the query's, float16$"),
-        (("bfloat16", "float16", "float16"), "key has dtype float16, needed: the query's, bfloat16$"),
-        (("float64", "float32", "float32"), "key has dtype float32, needed: the query's, float64$"),
-        (("float64", "float16", "float16"), "key has dtype float16, needed: the query's, float64$"),
-        (("int64", "float32", "float32"), "query has dtype int64, needed: float32, float64, float16 or bfloat16"),
+        (("float32", "float64", "float64"), "key has dtype float64; needed: the query's, float32, float16 or bfloat16"),
+        (("float32", "int8", "int8"), "key has dtype int8; needed"),
+        (("float32", "float16", "bfloat16"), "value has dtype bfloat16; needed: the key's, float16"),
+        (("float32", "float32", "float16"), "value has dtype float16; needed: the key's, float32"),
+        (("float32", "float16", "float32"), "value has dtype float32; needed: the key's, float16"),
+        (("float16", "float32", "float32"), "key has dtype float32; needed: the query's, float16$"),
+        (("float16", "bfloat16", "bfloat16"), "key has dtype bfloat16; needed: the query's, float16$"),
+        (("bfloat16", "float16", "float16"), "key has dtype float16; needed: the query's, bfloat16$"),
+        (("float64", "float32", "float32"), "key has dtype float32; needed: the query's, float64$"),
+        (("float64", "float16", "float16"), "key has dtype float16; needed: the query's, float64$"),
+        (("int64", "float32", "float32"), "query has dtype int64; needed: float32, float64, float16 or bfloat16"),
     ],
 )
 def test_other_pairs_of_types_are_refused(types, message):

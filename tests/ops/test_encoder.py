@@ -164,7 +164,7 @@ def test_bad_input():
     with pytest.raises(ValueError, match=r"layers\[0\]\.up_bias"):
         Encoder([packed(arrays_of_a_layer(0) | {"up_bias": np.zeros(3, np.float32)})], HEADS)
     for starts, rows, wrong in (([0, 4, 4, 10], 0, "0 for sequence 1"), ([0, 4, 10], [3, 6], "6 for sequence 1")):
-        with pytest.raises(ValueError, match=f"pooled_rows has {wrong}, needed: a row below its length"):
+        with pytest.raises(ValueError, match=f"pooled_rows has {wrong}; needed: a row below its length"):
             encoder(x, starts, pooled_rows=rows)
     with pytest.raises(ValueError, match="pooled_rows has -1"):
         encoder(x, [0, 10], pooled_rows=-1)

@@ -158,7 +158,7 @@ def test_gated(M, N, K, activation, isa, threads):
 
 
 def test_a_gate_of_another_shape():
-    with pytest.raises(ValueError, match=r"multiply has shape \(2, 7\); \(2, 8\) is needed"):
+    with pytest.raises(ValueError, match=r"multiply has shape \(2, 7\); needed: \(2, 8\)"):
         linear(normal(2, 4), normal(8, 4), multiply=normal(2, 7))
 
 

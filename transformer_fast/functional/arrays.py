@@ -30,7 +30,7 @@ def float32(x, name: str, *, last: int | None = None) -> np.ndarray:
     if type(x) is not np.ndarray:
         x = np.asarray(x)
     if x.dtype != FLOAT32 and x.dtype.name != "float32":
-        raise TypeError(f"{name} has dtype {x.dtype}; float32 is needed")
+        raise TypeError(f"{name} has dtype {x.dtype}; needed: float32")
     if last is not None and (x.ndim == 0 or x.shape[-1] != last):
         raise ValueError(f"{name} has shape {x.shape}; its last axis must have length {last}")
     return dense(x)
@@ -40,9 +40,9 @@ def weight(x, name: str) -> np.ndarray:
     """`x` as an array that the engine can read as a weight or a table: float32, float16 or bfloat16, two axes."""
     x = np.asarray(x)
     if x.dtype.name not in WEIGHT_TYPES:
-        raise TypeError(f"{name} has dtype {x.dtype}; {', '.join(WEIGHT_TYPES[:-1])} or {WEIGHT_TYPES[-1]} is needed")
+        raise TypeError(f"{name} has dtype {x.dtype}; needed: {', '.join(WEIGHT_TYPES[:-1])} or {WEIGHT_TYPES[-1]}")
     if x.ndim != 2:
-        raise ValueError(f"{name} has shape {x.shape}; two axes are needed")
+        raise ValueError(f"{name} has shape {x.shape}; needed: two axes")
     return dense(x)
 
 
@@ -53,9 +53,9 @@ def number(x, name: str) -> float:
     try:
         value = float(operator.index(x)) if isinstance(x, (int, np.integer)) else x.__float__()
     except (AttributeError, TypeError, ValueError):
-        raise TypeError(f"{name} is {x!r}; a number is needed") from None
+        raise TypeError(f"{name} is {x!r}; needed: a number") from None
     if not math.isfinite(value):
-        raise ValueError(f"{name} is {x!r}; a finite number is needed")
+        raise ValueError(f"{name} is {x!r}; needed: a finite number")
     return value
 
 
@@ -63,16 +63,16 @@ def integer(x, name: str) -> int:
     try:
         return operator.index(x)
     except TypeError:
-        raise TypeError(f"{name} is {x!r}; an integer is needed") from None
+        raise TypeError(f"{name} is {x!r}; needed: an integer") from None
 
 
 def vector(x, name: str, n: int) -> np.ndarray:
     """A dense float32 vector of n numbers; other float types are converted (biases, slopes, sinks)."""
     x = np.asarray(x)
     if x.dtype.kind != "f" and x.dtype.name != "bfloat16":
-        raise TypeError(f"{name} has dtype {x.dtype}; a float type is needed")
+        raise TypeError(f"{name} has dtype {x.dtype}; needed: a float type")
     if x.shape != (n,):
-        raise ValueError(f"{name} has shape {x.shape}; ({n},) is needed")
+        raise ValueError(f"{name} has shape {x.shape}; needed: ({n},)")
     return np.ascontiguousarray(x if x.flags.aligned else x.copy(), dtype=np.float32)
 
 
@@ -80,11 +80,11 @@ def integers(x, name: str, n: int) -> np.ndarray:
     """A dense int64 vector of n numbers."""
     x = np.asarray(x)
     if x.dtype.kind not in "iu" and x.size:  # an empty list is an array of float64
-        raise TypeError(f"{name} has dtype {x.dtype}; integers are needed")
+        raise TypeError(f"{name} has dtype {x.dtype}; needed: integers")
     if x.shape != (n,):
-        raise ValueError(f"{name} has shape {x.shape}; ({n},) is needed")
+        raise ValueError(f"{name} has shape {x.shape}; needed: ({n},)")
     if x.dtype.kind == "u" and (x > _LARGEST).any():
-        raise ValueError(f"{name} reaches {x.max()}; integers below 2**63 are needed")
+        raise ValueError(f"{name} reaches {x.max()}; needed: integers below 2**63")
     return np.ascontiguousarray(x if x.flags.aligned else x.copy(), dtype=np.int64)
 
 
@@ -141,21 +141,21 @@ def check_out(
     Those of `inputs` that `in_place` names may be `out` itself; no other overlap is accepted.
     """
     if not isinstance(out, np.ndarray):
-        raise TypeError(f"out is a {type(out).__name__}; a NumPy array is needed")
+        raise TypeError(f"out is a {type(out).__name__}; needed: a NumPy array")
     if out.dtype != dtype or not out.dtype.isnative:
-        raise TypeError(f"out has dtype {out.dtype}; {dtype} is needed")
+        raise TypeError(f"out has dtype {out.dtype}; needed: {dtype}")
     if out.shape != shape:
-        raise ValueError(f"out has shape {out.shape}; {shape} is needed")
+        raise ValueError(f"out has shape {out.shape}; needed: {shape}")
     if not out.flags.writeable:
-        raise ValueError("out is read-only; a writable array is needed")
+        raise ValueError("out is read-only; needed: a writable array")
     if not out.flags.aligned:
-        raise ValueError("out is misaligned; an array aligned to its element is needed")
+        raise ValueError("out is misaligned; needed: an array aligned to its element")
     for name, array in inputs.items():
         if not isinstance(array, np.ndarray) or not overlaps(out, array):
             continue
         if name in in_place and same_memory(out, array):
             continue
-        raise ValueError(f"out overlaps {name}; memory of its own is needed")
+        raise ValueError(f"out overlaps {name}; needed: memory of its own")
     if not out.flags.c_contiguous and _folds(out):
         raise ValueError(f"out has strides {out.strides}: several results would go to one place")
 

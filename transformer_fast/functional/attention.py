@@ -78,7 +78,7 @@ class _Call(_core.AttentionCall):
         if softcap:
             self.softcap = softcap
         if return_weights is not False and return_weights not in (False, "mean", "heads"):
-            raise ValueError(f'return_weights is {return_weights!r}, needed: False, "mean" or "heads"')
+            raise ValueError(f'return_weights is {return_weights!r}; needed: False, "mean" or "heads"')
         shape = (*self.lead, H, Lq, Dv)
         if out is None:
             self.result = result = np.empty(shape, dtype)
@@ -293,14 +293,14 @@ def varlen_attention(
     call.q_dtype, call.kv_dtype, query, key, value = checks.operands(query, key, value)
     for name, array in (("query", query), ("key", key), ("value", value)):
         if array.ndim != 3:
-            raise ValueError(f"{name} has shape {array.shape}, needed: (tokens, heads, head size)")
+            raise ValueError(f"{name} has shape {array.shape}; needed: (tokens, heads, head size)")
     if key.shape[0] != value.shape[0]:
-        raise ValueError(f"value has {value.shape[0]} rows, needed: {key.shape[0]}, as many as key has")
+        raise ValueError(f"value has {value.shape[0]} rows; needed: {key.shape[0]}, as many as key has")
     starts_q = checks.starts(cu_seqlens_q, "cu_seqlens_q", query.shape[0], "query")
     starts_k = checks.starts(cu_seqlens_k, "cu_seqlens_k", key.shape[0], "key")
     if len(starts_q) != len(starts_k):
         raise ValueError(
-            f"cu_seqlens_k has {len(starts_k)} values, needed: {len(starts_q)}, as many as cu_seqlens_q has"
+            f"cu_seqlens_k has {len(starts_k)} values; needed: {len(starts_q)}, as many as cu_seqlens_q has"
         )
     checks.check_shapes(*((array.shape[1], array.shape[0], array.shape[2]) for array in (query, key, value)))
     (Tq, H, D), (Hkv, Dv) = query.shape, value.shape[1:]
@@ -391,7 +391,7 @@ def explain_attention(
     """
     unknown = set(options) - _OPTIONS
     if unknown:
-        raise TypeError(f"explain_attention got {sorted(unknown)}, needed: some of {sorted(_OPTIONS)}")
+        raise TypeError(f"explain_attention got {sorted(unknown)}; needed: some of {sorted(_OPTIONS)}")
     call = _Call(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa, **options)
     if call.q_dtype == checks.FLOAT64:
         return {"kernel": "reference", "isa": "numpy", "threads": 1}
@@ -421,15 +421,15 @@ def merge_attention(outputs, lses):
     outputs, lses = [np.asarray(o) for o in outputs], [np.asarray(x) for x in lses]
     if len(outputs) == 0 or len(outputs) != len(lses):
         raise ValueError(
-            f"lses has {len(lses)} parts and outputs has {len(outputs)}, needed: as many of both, at least one"
+            f"lses has {len(lses)} parts and outputs has {len(outputs)}; needed: as many of both, at least one"
         )
     for i, (output, lse) in enumerate(zip(outputs, lses, strict=True)):
         if output.shape != outputs[0].shape:
-            raise ValueError(f"outputs[{i}] has shape {output.shape}, needed: {outputs[0].shape}, that of outputs[0]")
+            raise ValueError(f"outputs[{i}] has shape {output.shape}; needed: {outputs[0].shape}, that of outputs[0]")
         if output.dtype != outputs[0].dtype:
-            raise TypeError(f"outputs[{i}] has dtype {output.dtype}, needed: {outputs[0].dtype}, that of outputs[0]")
+            raise TypeError(f"outputs[{i}] has dtype {output.dtype}; needed: {outputs[0].dtype}, that of outputs[0]")
         if lse.shape != output.shape[:-1]:
-            raise ValueError(f"lses[{i}] has shape {lse.shape}, needed: {output.shape[:-1]}")
+            raise ValueError(f"lses[{i}] has shape {lse.shape}; needed: {output.shape[:-1]}")
     return reference.merge_attention(outputs, lses)
 
 
@@ -450,18 +450,18 @@ def additive_attention(query, key, value, v, W_q=None, W_k=None, bias=None, mask
     code, _, query, key, value = checks.operands(query, key, value)
     for name, array in (("query", query), ("key", key), ("value", value)):
         if array.ndim < 2:
-            raise ValueError(f"{name} has shape {array.shape}, needed: (..., length, width)")
+            raise ValueError(f"{name} has shape {array.shape}; needed: (..., length, width)")
     if code == checks.FLOAT64:
         return reference.additive_attention(query, key, value, v, W_q, W_k, bias, mask)
     v = np.asarray(v)
     if v.ndim != 1:
-        raise ValueError(f"v has shape {v.shape}, needed: (A,)")
+        raise ValueError(f"v has shape {v.shape}; needed: (A,)")
     A = v.shape[0]
     v = arrays.vector(v, "v", A)
     wide_query = _project(query, W_q, "query", "W_q", A, bias)
     wide_key = _project(key, W_k, "key", "W_k", A, None)
     if key.shape[-2] != value.shape[-2]:
-        raise ValueError(f"value has length {value.shape[-2]}, needed: {key.shape[-2]}, as key has it")
+        raise ValueError(f"value has length {value.shape[-2]}; needed: {key.shape[-2]}, as key has it")
     wide_value = np.asarray(value, dtype=np.float32)
     heads = (x[..., None, :, :] for x in (wide_query, wide_key, wide_value))
     call = _Call(
@@ -481,8 +481,8 @@ def _project(x: np.ndarray, W, name: str, label: str, A: int, bias) -> np.ndarra
     if W is not None:
         W = np.asarray(W)
         if W.shape != (x.shape[-1], A):
-            raise ValueError(f"{label} has shape {W.shape}, needed: ({x.shape[-1]}, {A})")
+            raise ValueError(f"{label} has shape {W.shape}; needed: ({x.shape[-1]}, {A})")
         return linear(x, np.ascontiguousarray(W.T, dtype=np.float32), bias)
     if x.shape[-1] != A:
-        raise ValueError(f"{name} has width {x.shape[-1]}, needed: {A}, that of v, where {label} is not given")
+        raise ValueError(f"{name} has width {x.shape[-1]}; needed: {A}, that of v, where {label} is not given")
     return x if bias is None else x + arrays.vector(bias, "bias", A)

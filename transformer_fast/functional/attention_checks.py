@@ -40,15 +40,15 @@ def operands(query, key, value) -> tuple[int, int, np.ndarray, np.ndarray, np.nd
     dtype = query.dtype
     code = kv_code = _code(dtype)
     if code is None:
-        raise TypeError(f"query has dtype {dtype}, needed: float32, float64, float16 or bfloat16")
+        raise TypeError(f"query has dtype {dtype}; needed: float32, float64, float16 or bfloat16")
     # NumPy has one object for each native type: mostly there is nothing to look up.
     if key.dtype is not dtype:
         kv_code = _code(key.dtype)
         if kv_code != code and (kv_code is None or kv_code <= 0 or code != 0):
             also = ", float16 or bfloat16" if code == 0 else ""
-            raise TypeError(f"key has dtype {key.dtype}, needed: the query's, {dtype}{also}")
+            raise TypeError(f"key has dtype {key.dtype}; needed: the query's, {dtype}{also}")
     if value.dtype is not key.dtype and _code(value.dtype) != kv_code:
-        raise TypeError(f"value has dtype {value.dtype}, needed: the key's, {key.dtype}")
+        raise TypeError(f"value has dtype {value.dtype}; needed: the key's, {key.dtype}")
     return code, kv_code, query, key, value
 
 
@@ -56,21 +56,21 @@ def check_heads(H: int, Hkv: int, enable_gqa: bool) -> None:
     if H == Hkv:
         return
     if not enable_gqa:
-        raise ValueError(f"query has {H} heads, key and value have {Hkv}, needed: enable_gqa=True where they differ")
+        raise ValueError(f"query has {H} heads, key and value have {Hkv}; needed: enable_gqa=True where they differ")
     if Hkv == 0 or H % Hkv:
-        raise ValueError(f"query has {H} heads, key and value have {Hkv}, needed: a multiple for enable_gqa")
+        raise ValueError(f"query has {H} heads, key and value have {Hkv}; needed: a multiple for enable_gqa")
 
 
 def check_numbers(dropout_p, softcap, scale, D: int) -> float:
     """The scale. What has nothing to do with arrays is refused here."""
     if not (type(dropout_p) is float and dropout_p == 0) and arrays.number(dropout_p, "dropout_p") != 0:
         raise ValueError(
-            f"dropout_p is {dropout_p}, needed: 0, since this library is for inference, which applies no dropout"
+            f"dropout_p is {dropout_p}; needed: 0, since this library is for inference, which applies no dropout"
         )
     if not (type(softcap) is float and softcap == 0) and arrays.number(softcap, "softcap") < 0:
-        raise ValueError(f"softcap is {softcap}, needed: a number >= 0 (0: none)")
+        raise ValueError(f"softcap is {softcap}; needed: a number >= 0 (0: none)")
     if D == 0:
-        raise ValueError("query has head size D = 0, needed: at least 1")
+        raise ValueError("query has head size D = 0; needed: at least 1")
     return 1 / math.sqrt(D) if scale is None else arrays.number(scale, "scale")
 
 
@@ -100,11 +100,11 @@ def flatten(
 def check_shapes(query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...]) -> None:
     if len(query) < 3 or len(key) < 3 or len(value) < 3:
         name, shape = min((("query", query), ("key", key), ("value", value)), key=lambda item: len(item[1]))
-        raise ValueError(f"{name} has shape {shape}, needed: at least three axes (heads, length, head size)")
+        raise ValueError(f"{name} has shape {shape}; needed: at least three axes (heads, length, head size)")
     if query[-1] != key[-1]:
-        raise ValueError(f"key has head size {key[-1]}, needed: the query's, {query[-1]}")
+        raise ValueError(f"key has head size {key[-1]}; needed: the query's, {query[-1]}")
     if key[-3:-1] != value[-3:-1]:
-        raise ValueError(f"value has shape {value}, needed: (..., {key[-3]}, {key[-2]}, Dv), as key {key} has it")
+        raise ValueError(f"value has shape {value}; needed: (..., {key[-3]}, {key[-2]}, Dv), as key {key} has it")
 
 
 def _leading(query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...]) -> tuple[int, ...]:
@@ -113,7 +113,7 @@ def _leading(query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...
         return np.broadcast_shapes(query[:-3], key[:-3], value[:-3])
     except ValueError:
         raise ValueError(
-            f"query has shape {query}, key {key} and value {value}, needed: leading axes that broadcast together"
+            f"query has shape {query}, key {key} and value {value}; needed: leading axes that broadcast together"
         ) from None
 
 
@@ -130,9 +130,9 @@ def bounds(window, is_causal: bool) -> tuple[int, int]:
     try:
         left, right = (arrays.integer(side, "window") for side in window)
     except (TypeError, ValueError):
-        raise ValueError(f"window is {window!r}, needed: a pair (left, right) of integers, -1 for unlimited") from None
+        raise ValueError(f"window is {window!r}; needed: a pair (left, right) of integers, -1 for unlimited") from None
     if left < -1 or right < -1:
-        raise ValueError(f"window is {window!r}, needed: sides of at least -1 (unlimited)")
+        raise ValueError(f"window is {window!r}; needed: sides of at least -1 (unlimited)")
     left = UNLIMITED if left == -1 or left > _FARTHEST else left
     right = UNLIMITED if right == -1 or right > _FARTHEST else right
     return left, min(right, 0) if is_causal else right
@@ -142,7 +142,7 @@ def offsets(causal_offset, B: int, bottom_right) -> np.ndarray | None:
     """(B,) int64, or None for 0. `bottom_right` is the value (or the values) of that name."""
     if isinstance(causal_offset, str):
         if causal_offset != "bottom_right":
-            raise ValueError(f'causal_offset is {causal_offset!r}, needed: an integer, (B,) integers or "bottom_right"')
+            raise ValueError(f'causal_offset is {causal_offset!r}; needed: an integer, (B,) integers or "bottom_right"')
         return np.ascontiguousarray(np.broadcast_to(np.asarray(bottom_right, np.int64), (B,)))
     if isinstance(causal_offset, int):
         return None if causal_offset == 0 else np.full(B, min(max(causal_offset, -_FARTHEST), _FARTHEST), np.int64)
@@ -158,7 +158,7 @@ def lengths(kv_lengths, B: int, longest) -> np.ndarray | None:
     values = arrays.integers(kv_lengths, "kv_lengths", B)
     if B and ((values < 0).any() or (values > longest).any()):
         raise ValueError(
-            f"kv_lengths reaches from {values.min()} to {values.max()}, needed: values in [0, {np.max(longest)}] (Lk)"
+            f"kv_lengths reaches from {values.min()} to {values.max()}; needed: values in [0, {np.max(longest)}] (Lk)"
         )
     return values
 
@@ -180,7 +180,7 @@ def mask(attn_mask, lead: tuple[int, ...], shape: tuple[int, int, int]) -> np.nd
     values = np.asarray(attn_mask)
     if values.dtype != bool:
         if values.dtype.kind != "f" and values.dtype.name != "bfloat16":
-            raise TypeError(f"attn_mask has dtype {values.dtype}, needed: bool (True = attend) or a float type (added)")
+            raise TypeError(f"attn_mask has dtype {values.dtype}; needed: bool (True = attend) or a float type (added)")
         if values.dtype != arrays.FLOAT32 or not values.flags.aligned:
             values = _narrowed(values)
     if any(stride % values.dtype.itemsize for stride in values.strides):
@@ -188,7 +188,7 @@ def mask(attn_mask, lead: tuple[int, ...], shape: tuple[int, int, int]) -> np.nd
     try:
         values = np.broadcast_to(values, lead + shape)
     except ValueError:
-        raise ValueError(f"attn_mask has shape {values.shape}, needed: one that broadcasts to {lead + shape}") from None
+        raise ValueError(f"attn_mask has shape {values.shape}; needed: one that broadcasts to {lead + shape}") from None
     return values.reshape(math.prod(lead), *shape)
 
 
@@ -198,9 +198,9 @@ def table(relative_bias, H: int, Lq: int, Lk: int) -> np.ndarray | None:
         return None
     values, width = np.asarray(relative_bias), max(Lq + Lk - 1, 0)
     if values.dtype.kind != "f" and values.dtype.name != "bfloat16":
-        raise TypeError(f"relative_bias has dtype {values.dtype}, needed: a float type")
+        raise TypeError(f"relative_bias has dtype {values.dtype}; needed: a float type")
     if values.ndim != 2 or values.shape[0] not in (1, H) or values.shape[1] != width:
-        raise ValueError(f"relative_bias has shape {values.shape}, needed: (H or 1, Lq + Lk - 1) = ({H} or 1, {width})")
+        raise ValueError(f"relative_bias has shape {values.shape}; needed: (H or 1, Lq + Lk - 1) = ({H} or 1, {width})")
     return np.ascontiguousarray(values if values.flags.aligned else values.copy(), dtype=np.float32)
 
 
@@ -208,7 +208,7 @@ def starts(cu_seqlens, name: str, total: int, rows: str) -> np.ndarray:
     """(B + 1,) int64 that rise from 0 to `total`, the rows of the operand called `rows`."""
     values = np.asarray(cu_seqlens)
     if values.ndim != 1 or len(values) == 0:
-        raise ValueError(f"{name} has shape {values.shape}, needed: (B + 1,)")
+        raise ValueError(f"{name} has shape {values.shape}; needed: (B + 1,)")
     values = arrays.integers(values, name, len(values))
     if values[0] != 0 or values[-1] != total or (np.diff(values) < 0).any():
         raise ValueError(
@@ -226,5 +226,5 @@ def rows_within(rows, name: str, lengths: np.ndarray) -> np.ndarray:
     wrong = np.flatnonzero((values < 0) | (values >= lengths))
     if len(wrong):
         b = wrong[0]
-        raise ValueError(f"{name} has {values[b]} for sequence {b}, needed: a row below its length, {lengths[b]}")
+        raise ValueError(f"{name} has {values[b]} for sequence {b}; needed: a row below its length, {lengths[b]}")
     return values

@@ -49,18 +49,16 @@ def embedding_sum(ids, tables, weight=None, bias=None, eps=1e-5, *, out=None) ->
     """
     ids, tables = list(ids), list(tables)
     if not 1 <= len(tables) <= _MAX_TABLES or len(ids) != len(tables):
-        raise ValueError(f"{len(ids)} ids and {len(tables)} tables; as many of both, 1 to {_MAX_TABLES}, are needed")
+        raise ValueError(f"{len(ids)} ids and {len(tables)} tables; needed: as many of both, 1 to {_MAX_TABLES}")
     pairs = [_table(*pair) for pair in zip(ids, tables, strict=True)]
     N = pairs[0][1].shape[1]
     for i, (_, table) in enumerate(pairs):
         if table.shape[1] != N:
-            raise ValueError(
-                f"tables[{i}] has shape {table.shape}; ({table.shape[0]}, {N}), the first's width, is needed"
-            )
+            raise ValueError(f"tables[{i}] has shape {table.shape}; needed: ({table.shape[0]}, {N}), the first's width")
     weight = None if weight is None else arrays.vector(weight, "weight", N)
     bias = None if bias is None else arrays.vector(bias, "bias", N)
     if arrays.number(eps, "eps") < 0:
-        raise ValueError(f"eps is {eps!r}; a number >= 0 is needed")
+        raise ValueError(f"eps is {eps!r}; needed: a number >= 0")
     spread = [ids for ids, _ in pairs]
     if any(ids.shape != spread[0].shape for ids in spread):
         spread = np.broadcast_arrays(*spread)
@@ -78,11 +76,11 @@ def embedding_sum(ids, tables, weight=None, bias=None, eps=1e-5, *, out=None) ->
 def _table(ids, weight) -> tuple[np.ndarray, np.ndarray]:
     ids = np.asarray(ids)
     if ids.dtype.kind not in "iu":
-        raise TypeError(f"ids has dtype {ids.dtype}; integers are needed")
+        raise TypeError(f"ids has dtype {ids.dtype}; needed: integers")
     weight = arrays.weight(weight, "weight")
     bad = arrays.outside(ids, weight.shape[0])
     if bad is not None:
-        raise IndexError(f"ids holds {bad}; values in [0, {weight.shape[0]}), the rows of weight, are needed")
+        raise IndexError(f"ids holds {bad}; needed: values in [0, {weight.shape[0]}), the rows of weight")
     return ids, weight
 
 
@@ -97,9 +95,9 @@ def _copied(source: np.ndarray, shape: tuple[int, ...], view) -> np.ndarray:
 def _checked(x, shape: str, ndim: int) -> np.ndarray:
     x = np.asarray(x)
     if x.dtype.name not in ("float32", "float64", "float16", "bfloat16"):
-        raise TypeError(f"x has dtype {x.dtype}; float32, float64, float16 or bfloat16 is needed")
+        raise TypeError(f"x has dtype {x.dtype}; needed: float32, float64, float16 or bfloat16")
     if x.ndim != ndim:
-        raise ValueError(f"x has shape {x.shape}; {shape} is needed")
+        raise ValueError(f"x has shape {x.shape}; needed: {shape}")
     return arrays.dense(x)
 
 
@@ -119,7 +117,7 @@ def split_heads(x, num_heads) -> np.ndarray:
     B, L, width = x.shape
     if not isinstance(num_heads, (int, np.integer)) or num_heads < 1 or width % num_heads:
         raise ValueError(
-            f"num_heads is {num_heads!r}; a positive integer that divides the last axis of x, {width}, is needed"
+            f"num_heads is {num_heads!r}; needed: a positive integer that divides the last axis of x, {width}"
         )
     H, D = int(num_heads), width // int(num_heads)
     source = np.lib.stride_tricks.as_strided(

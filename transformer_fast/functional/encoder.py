@@ -73,12 +73,12 @@ class Encoder:
         causal: bool = False,
     ) -> None:
         if not layers:
-            raise ValueError("layers is empty; at least one is needed")
+            raise ValueError("layers is empty; needed: at least one")
         self.hidden, inner = layers[0].down.shape
         if num_heads < 1 or self.hidden % num_heads:
-            raise ValueError(f"num_heads is {num_heads}; a divisor of the hidden size {self.hidden} is needed")
+            raise ValueError(f"num_heads is {num_heads}; needed: a divisor of the hidden size {self.hidden}")
         if activation not in ACTIVATIONS:
-            raise ValueError(f"activation is {activation!r}; one of {list(ACTIVATIONS)} is needed")
+            raise ValueError(f"activation is {activation!r}; needed: one of {list(ACTIVATIONS)}")
         self.num_heads, self.activation, self.norm_first = num_heads, activation, norm_first
         self.causal = causal
         self.eps = tuple(arrays.number(value, "eps") for value in eps)
@@ -99,7 +99,7 @@ class Encoder:
         """
         x = arrays.float32(x, "x", last=self.hidden)
         if x.ndim != 2:
-            raise ValueError(f"x has shape {x.shape}; (T, {self.hidden}) is needed")
+            raise ValueError(f"x has shape {x.shape}; needed: (T, {self.hidden})")
         cu_seqlens = starts(cu_seqlens, "cu_seqlens", len(x), "x")
         pooled = None if pooled_rows is None else rows_within(pooled_rows, "pooled_rows", np.diff(cu_seqlens))
         shape = x.shape if pooled is None else (len(pooled), self.hidden)
@@ -117,7 +117,7 @@ def _checked(layer: EncoderLayer, index: int, hidden: int, inner: int) -> tuple:
     shapes = {"qkv": (3 * hidden, hidden), "out": (hidden, hidden), "up": (inner, hidden), "down": (hidden, inner)}
     for name, shape in shapes.items():
         if getattr(layer, name).shape != shape:
-            raise ValueError(f"layers[{index}].{name} has shape {getattr(layer, name).shape}; {shape} is needed")
+            raise ValueError(f"layers[{index}].{name} has shape {getattr(layer, name).shape}; needed: {shape}")
     lengths = {"qkv_bias": 3 * hidden, "up_bias": inner}
     vectors = {}
     for name in _VECTORS:

@@ -45,11 +45,11 @@ def pack_weight(weight, *, format="float32", for_decode=False) -> PackedWeight:
         array([[1., 1.]], dtype=float32)
     """
     if format not in FORMATS:
-        raise ValueError(f"format is {format!r}; one of {', '.join(FORMATS)} is needed")
+        raise ValueError(f"format is {format!r}; needed: one of {', '.join(FORMATS)}")
     several = isinstance(weight, (list, tuple)) and any(np.ndim(block) == 2 for block in weight)
     blocks = tuple(arrays.weight(block, "weight") for block in (weight if several else [weight]))
     if len({block.shape[1] for block in blocks}) > 1:
-        raise ValueError(f"weight has blocks of shapes {[block.shape for block in blocks]}; one width is needed")
+        raise ValueError(f"weight has blocks of shapes {[block.shape for block in blocks]}; needed: one width")
     if len({block.dtype for block in blocks}) > 1:
         blocks = tuple(block.astype(np.float32) for block in blocks)
     return PackedWeight(blocks, FORMATS[format], format, for_decode, 0)
@@ -80,9 +80,9 @@ def linear(x, weight, bias=None, *, activation=None, multiply=None, residual=Non
     N, K = packed.shape
     x = arrays.float32(x, "x")
     if x.ndim == 0 or x.shape[-1] != K:
-        raise ValueError(f"weight has shape {packed.shape}, x has shape {x.shape}: (N, K) and (..., K) are needed")
+        raise ValueError(f"weight has shape {packed.shape}, x has shape {x.shape}; needed: (N, K) and (..., K)")
     if activation not in ACTIVATIONS:
-        raise ValueError(f"activation is {activation!r}; one of {list(ACTIVATIONS)} is needed")
+        raise ValueError(f"activation is {activation!r}; needed: one of {list(ACTIVATIONS)}")
     if bias is not None:
         bias = arrays.vector(bias, "bias", N)
     shape = (*x.shape[:-1], N)
@@ -122,7 +122,7 @@ def _full(x, name: str, shape: tuple[int, ...]) -> np.ndarray:
     try:
         return arrays.dense(np.broadcast_to(x, shape))
     except ValueError:
-        raise ValueError(f"{name} has shape {x.shape}; {shape} is needed") from None
+        raise ValueError(f"{name} has shape {x.shape}; needed: {shape}") from None
 
 
 def matmul(a, b, *, out=None) -> np.ndarray:
@@ -140,7 +140,7 @@ def matmul(a, b, *, out=None) -> np.ndarray:
     """
     a, b = arrays.float32(a, "a"), _either_way_dense(b)
     if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
-        raise ValueError(f"a has shape {a.shape}, b has shape {b.shape}: (..., M, K) and (..., K, N) are needed")
+        raise ValueError(f"a has shape {a.shape}, b has shape {b.shape}; needed: (..., M, K) and (..., K, N)")
     try:
         leading = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     except ValueError:

@@ -97,22 +97,22 @@ def gru(
 def _layer(cell, x, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, h_0, c_0, lengths, direction, batch_first, out):
     code, gates = cell
     if direction not in _DIRECTIONS:
-        raise ValueError(f"direction is {direction!r}; one of {list(_DIRECTIONS)} is needed")
+        raise ValueError(f"direction is {direction!r}; needed: one of {list(_DIRECTIONS)}")
     D = _DIRECTIONS[direction]
     x = arrays.float32(x, "x")
     if x.ndim != 3:
-        raise ValueError(f"x has shape {x.shape}; {'(B, L, I)' if batch_first else '(L, B, I)'} is needed")
+        raise ValueError(f"x has shape {x.shape}; needed: {'(B, L, I)' if batch_first else '(L, B, I)'}")
     L, B = (x.shape[1], x.shape[0]) if batch_first else x.shape[:2]
     weights = _packed(weight_hh, "weight_hh", D, for_decode=True)
     rows, P = weights[0].shape
     Hc = rows // gates
     if rows != gates * Hc or not Hc:
-        raise ValueError(f"weight_hh has {rows} rows for each direction; a multiple of {gates} (the gates) is needed")
+        raise ValueError(f"weight_hh has {rows} rows for each direction; needed: a multiple of {gates} (the gates)")
     _check_weights(weights, "weight_hh", (gates * Hc, P))
     projections = () if weight_hr is None else _packed(weight_hr, "weight_hr", D, for_decode=True)
     _check_weights(projections, "weight_hr", (P, Hc))
     if not projections and P != Hc:
-        raise ValueError(f"weight_hh has shape {(rows, P)}; ({rows}, {Hc}) is needed without weight_hr")
+        raise ValueError(f"weight_hh has shape {(rows, P)}; needed: ({rows}, {Hc}) without weight_hr")
     inputs = _packed(weight_ih, "weight_ih", D)
     _check_weights(inputs, "weight_ih", (gates * Hc, x.shape[2]))
     if bias_ih is not None:
@@ -139,18 +139,18 @@ def _packed(weight, name: str, directions: int, *, for_decode: bool = False) -> 
     """One packed weight a direction: given so, or the rows of an array in equal parts."""
     if isinstance(weight, tuple) and all(type(part) is PackedWeight for part in weight):
         if len(weight) != directions:
-            raise ValueError(f"{name} is a tuple of {len(weight)} packed weights; {directions} are needed")
+            raise ValueError(f"{name} is a tuple of {len(weight)} packed weights; needed: {directions}")
         return weight
     weight = arrays.float32(weight, name)
     if weight.ndim != 2 or len(weight) % directions:
-        raise ValueError(f"{name} has shape {weight.shape}; two axes, and rows for {directions} directions, are needed")
+        raise ValueError(f"{name} has shape {weight.shape}; needed: two axes, and rows for {directions} directions")
     return tuple(pack_weight(part, for_decode=for_decode) for part in np.split(weight, directions))
 
 
 def _check_weights(weights: tuple, name: str, shape: tuple[int, int]) -> None:
     for weight in weights:
         if weight.shape != shape:
-            raise ValueError(f"{name} has shape {weight.shape} for each direction; {shape} is needed")
+            raise ValueError(f"{name} has shape {weight.shape} for each direction; needed: {shape}")
 
 
 def _state(state, name: str, shape: tuple[int, int, int]) -> np.ndarray:
@@ -159,7 +159,7 @@ def _state(state, name: str, shape: tuple[int, int, int]) -> np.ndarray:
         return np.zeros(shape, arrays.FLOAT32)
     state = arrays.float32(state, name)
     if state.shape != shape:
-        raise ValueError(f"{name} has shape {state.shape}; {shape} is needed")
+        raise ValueError(f"{name} has shape {state.shape}; needed: {shape}")
     return np.array(state, order="C")
 
 
@@ -169,5 +169,5 @@ def _lengths(lengths, B: int, L: int) -> tuple[np.ndarray, np.ndarray]:
         return np.full(B, L, np.int64), np.arange(B, dtype=np.int64)
     lengths = arrays.integers(lengths, "lengths", B)
     if ((lengths < 0) | (lengths > L)).any():
-        raise ValueError(f"lengths reach from {lengths.min()} to {lengths.max()}; 0 to {L} is needed")
+        raise ValueError(f"lengths reach from {lengths.min()} to {lengths.max()}; needed: 0 to {L}")
     return lengths, np.argsort(-lengths, kind="stable").astype(np.int64, copy=False)

@@ -24,11 +24,11 @@ def rotary_embedding(x, cos, sin, *, interleaved=False, out=None) -> np.ndarray:
     """
     x = arrays.float32(x, "x")
     if x.ndim < 3:
-        raise ValueError(f"x has shape {x.shape}; (..., H, L, D) is needed")
+        raise ValueError(f"x has shape {x.shape}; needed: (..., H, L, D)")
     *leading, H, L, D = x.shape
     cos, sin = (_angles(a, name, L, D, leading) for a, name in ((cos, "cos"), (sin, "sin")))
     if cos.shape != sin.shape:
-        raise ValueError(f"cos has shape {cos.shape}, sin has shape {sin.shape}; one shape is needed")
+        raise ValueError(f"cos has shape {cos.shape}, sin has shape {sin.shape}; needed: one shape")
     if out is not None:
         arrays.check_out(out, x.shape, arrays.FLOAT32, {"x": x, "cos": cos, "sin": sin}, in_place=("x",))
     result = arrays.result_array(out, x.shape, arrays.FLOAT32)
@@ -48,7 +48,7 @@ def _angles(angles, name: str, L: int, D: int, leading: list[int]) -> np.ndarray
     fits = angles.ndim in (2, 3) and angles.shape[-2] == L and 2 * angles.shape[-1] <= D
     if not fits or (angles.ndim == 3 and [angles.shape[0]] != leading):
         raise ValueError(
-            f"{name} has shape {angles.shape}; ({L}, R/2), or ({', '.join(map(str, [*leading, L]))}, R/2), is needed, "
+            f"{name} has shape {angles.shape}; needed: ({L}, R/2), or ({', '.join(map(str, [*leading, L]))}, R/2), "
             f"R <= {D}"
         )
     return angles

@@ -53,14 +53,14 @@ def rms_norm(x, weight=None, eps=1e-6, *, residual=None, out=None) -> np.ndarray
 def _norm_operands(x, residual, weight, bias, eps, out) -> tuple:
     x = arrays.float32(x, "x")
     if x.ndim == 0:
-        raise ValueError("x has shape (); at least one axis is needed")
+        raise ValueError("x has shape (); needed: at least one axis")
     N = x.shape[-1]
     if arrays.number(eps, "eps") < 0:
-        raise ValueError(f"eps is {eps!r}; a number >= 0 is needed")
+        raise ValueError(f"eps is {eps!r}; needed: a number >= 0")
     if residual is not None:
         residual = arrays.float32(residual, "residual", last=N)
         if residual.shape != x.shape:
-            raise ValueError(f"residual has shape {residual.shape}; that of x, {x.shape}, is needed")
+            raise ValueError(f"residual has shape {residual.shape}; needed: that of x, {x.shape}")
     weight = None if weight is None else arrays.vector(weight, "weight", N)
     bias = None if bias is None else arrays.vector(bias, "bias", N)
     if out is not None:
@@ -126,7 +126,7 @@ def gelu(x, approximate="none", *, out=None) -> np.ndarray:
         array([-0.1587,  0.    ,  0.8413], dtype=float32)
     """
     if approximate not in ("none", "tanh"):
-        raise ValueError(f'approximate is {approximate!r}; "none" or "tanh" is needed')
+        raise ValueError(f'approximate is {approximate!r}; needed: "none" or "tanh"')
     return _elementwise(x, "gelu" if approximate == "none" else "gelu_tanh", out)
 
 

@@ -27,7 +27,7 @@ def set_num_threads(n: int | None) -> None:
         _core.set_num_threads(0)
         return
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or not 1 <= n <= _MOST_THREADS:
-        raise ValueError(f"n is {n!r}; an integer from 1 to {_MOST_THREADS}, or None, is needed")
+        raise ValueError(f"n is {n!r}; needed: an integer from 1 to {_MOST_THREADS}, or None")
     _core.set_num_threads(int(n))
 
 
@@ -75,14 +75,14 @@ def set_isa(name: str | None) -> None:
         >>> F.set_isa(before)
     """
     if name is not None and not isinstance(name, str):
-        raise TypeError(f"name is {name!r}; a string, or None, is needed")
+        raise TypeError(f"name is {name!r}; needed: a string, or None")
     done = _core.set_isa(name)
     if done is None:
         raise RuntimeError(
             f"the instruction set {name!r} is not there on this machine; available: {', '.join(available_isas())}"
         )
     if not done:
-        raise ValueError(f"name is {name!r}; one of {', '.join(available_isas())} is needed")
+        raise ValueError(f"name is {name!r}; needed: one of {', '.join(available_isas())}")
 
 
 def release_workspace() -> int:
@@ -153,9 +153,7 @@ def _apply_environment() -> None:
             raise ImportError(f"TRANSFORMER_FAST_ISA={isa}: {error}") from None
     threads = os.environ.get("TRANSFORMER_FAST_NUM_THREADS")
     if threads and not (re.fullmatch("[0-9]{1,4}", threads) and 1 <= int(threads) <= _MOST_THREADS):
-        raise ImportError(
-            f"TRANSFORMER_FAST_NUM_THREADS is {threads!r}; an integer from 1 to {_MOST_THREADS} is needed"
-        )
+        raise ImportError(f"TRANSFORMER_FAST_NUM_THREADS is {threads!r}; needed: an integer from 1 to {_MOST_THREADS}")
 
 
 _apply_environment()

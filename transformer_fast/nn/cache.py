@@ -56,7 +56,7 @@ class KeyValueCache:
             raise ValueError(f"window is {window}; needed: at least 1, or None")
         dtype = np.dtype(dtype)
         if dtype.name not in ("float32", "float16", "bfloat16"):
-            raise TypeError(f"dtype is {dtype}, needed: float32, float16 or bfloat16")
+            raise TypeError(f"dtype is {dtype}; needed: float32, float16 or bfloat16")
         self.window = window
         capacity = capacity if window is None else min(capacity, 2 * window)
         self.lengths = np.zeros(B, np.int64)

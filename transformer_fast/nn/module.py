@@ -113,7 +113,7 @@ class Module:
         half = self._half_parameters()
         arrays = {name: _stored(f"state[{name!r}]", state[name], name in half) for name in own if name in state}
         misshapen = [
-            f"{name} has shape {array.shape}, needed: {own[name].shape}"
+            f"{name} has shape {array.shape}; needed: {own[name].shape}"
             for name, array in arrays.items()
             if array.shape != own[name].shape
         ]
@@ -156,7 +156,7 @@ class Module:
             'bfloat16'
         """
         if name not in FORMATS:
-            raise ValueError(f"name is {name!r}, needed: one of {', '.join(FORMATS)}")
+            raise ValueError(f"name is {name!r}; needed: one of {', '.join(FORMATS)}")
         for _, part in self.named_modules():
             part.weight_format = name
         return self

@@ -257,7 +257,7 @@ class PackedEncoder(ModuleList):
         if keys is None and relative_bias is None and attn_mask is None and collect is None and len(self):
             return self._encoder.get(self, self._spec, is_causal)(hidden, cu_seqlens, pooled_rows=pooled_rows, out=out)
         if hidden.ndim != 2 or hidden.shape[1] != self.h:
-            raise ValueError(f"hidden has shape {hidden.shape}; (T, {self.h}) is needed")
+            raise ValueError(f"hidden has shape {hidden.shape}; needed: (T, {self.h})")
         cu_seqlens, keys = _checked(cu_seqlens, keys, len(hidden), self.num_heads, options)
         if collect is not None:
             collect.add_hidden(hidden)
@@ -305,7 +305,7 @@ def _checked(cu_seqlens, keys, T: int, num_heads: int, options: dict[str, Any]) 
         cu_keys = checks.starts(cu_keys, "cu_seqlens_k", len(rows), "keys")
         if len(cu_keys) != len(cu_seqlens):
             raise ValueError(
-                f"keys have {len(cu_keys) - 1} sequences; as many as hidden, {len(cu_seqlens) - 1}, are needed"
+                f"keys have {len(cu_keys) - 1} sequences; needed: as many as hidden, {len(cu_seqlens) - 1}"
             )
         keys = rows, cu_keys
     longest = (int(np.diff(cu).max(initial=0)) for cu in (cu_seqlens, cu_keys))

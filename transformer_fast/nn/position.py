@@ -80,7 +80,7 @@ class SinusoidalPositionalEncoding2d(Module):
     def __init__(self, d_model: int, base: float = 10000.0) -> None:
         super().__init__()
         if d_model <= 0 or d_model % 4:
-            raise ValueError(f"d_model is {d_model}; a positive multiple of 4 is needed")
+            raise ValueError(f"d_model is {d_model}; needed: a positive multiple of 4")
         self.d_model = d_model
         self.base = base
         self._line = SinusoidalPositionalEncoding(d_model // 2, base, interleaved=False)
@@ -118,7 +118,7 @@ class LearnedPositionalEmbedding(Module):
         _check_positive("max_length", max_length)
         _check_positive("d_model", d_model)
         if offset < 0:
-            raise ValueError(f"offset is {offset}; a number >= 0 is needed")
+            raise ValueError(f"offset is {offset}; needed: a number >= 0")
         self.max_length = max_length
         self.d_model = d_model
         self.offset = offset
@@ -134,7 +134,7 @@ class LearnedPositionalEmbedding(Module):
         if positions.size and (positions.min() < 0 or positions.max() >= self.max_length):
             raise IndexError(
                 f"positions reach from {positions.min()} to {positions.max()}; "
-                f"0 to {self.max_length - 1} (max_length - 1) are needed"
+                f"needed: 0 to {self.max_length - 1} (max_length - 1)"
             )
         return input + F.embedding(positions + self.offset, self.weight)
 
@@ -206,16 +206,16 @@ class RotaryEmbedding(Module):
         """
         input = np.asarray(input)
         if input.dtype != np.float32:
-            raise TypeError(f"input has dtype {input.dtype}; float32 is needed")
+            raise TypeError(f"input has dtype {input.dtype}; needed: float32")
         if input.ndim not in (3, 4) or input.shape[-1] < self.dim:
             raise ValueError(
-                f"input has shape {input.shape}; (H, L, D) or (B, H, L, D) with D >= {self.dim} (dim) is needed"
+                f"input has shape {input.shape}; needed: (H, L, D) or (B, H, L, D) with D >= {self.dim} (dim)"
             )
         rows = input.shape[:-3] + input.shape[-2:-1]
         positions = np.arange(rows[-1]) if positions is None else _positions("positions", positions)
         if positions.shape not in (rows[-1:], rows):
             raise ValueError(
-                f"positions has shape {positions.shape}; {rows[-1:]} or {rows} is needed for an input of shape "
+                f"positions has shape {positions.shape}; needed: {rows[-1:]} or {rows} for an input of shape "
                 f"{input.shape}"
             )
         return F.rotary_embedding(input, *self.tables(positions), interleaved=self.interleaved, out=out)
@@ -269,8 +269,8 @@ def relative_position_bucket(
     exact = side // 2
     if exact < 1 or max_distance <= exact:
         raise ValueError(
-            f"num_buckets={num_buckets} and max_distance={max_distance}; at least two buckets a direction, and a "
-            f"max_distance greater than half of them, are needed"
+            f"num_buckets={num_buckets} and max_distance={max_distance}; needed: at least two buckets a "
+            f"direction, and a max_distance greater than half of them"
         )
     distance = np.abs(relative) if bidirectional else np.maximum(-relative, 0)
     # In float32, as T5 computes it: on the borders between buckets the rounding decides.
@@ -330,22 +330,22 @@ class RelativePositionBias(Module):
 
 def _check_positive(name: str, value: int) -> None:
     if value <= 0:
-        raise ValueError(f"{name} is {value}; a positive number is needed")
+        raise ValueError(f"{name} is {value}; needed: a positive number")
 
 
 def _positions(name: str, values) -> np.ndarray:
     values = np.asarray(values)
     if values.dtype.kind not in "iu":
-        raise TypeError(f"{name} has dtype {values.dtype}; integers are needed")
+        raise TypeError(f"{name} has dtype {values.dtype}; needed: integers")
     return values.astype(np.int64, copy=False)
 
 
 def _input(input, width: int, axes: int = 2) -> np.ndarray:
     input = np.asarray(input)
     if input.dtype != np.float32:
-        raise TypeError(f"input has dtype {input.dtype}; float32 is needed")
+        raise TypeError(f"input has dtype {input.dtype}; needed: float32")
     if input.ndim < axes or input.shape[-1] != width:
-        raise ValueError(f"input has shape {input.shape}; at least {axes} axes, the last of width {width}, are needed")
+        raise ValueError(f"input has shape {input.shape}; needed: at least {axes} axes, the last of width {width}")
     return input
 
 
@@ -356,7 +356,7 @@ def _positions_of(input: np.ndarray, positions) -> np.ndarray:
     positions = _positions("positions", positions)
     if positions.shape not in (input.shape[-2:-1], input.shape[:-1]):
         raise ValueError(
-            f"positions has shape {positions.shape}; {input.shape[-2:-1]} or {input.shape[:-1]} is needed for an input "
+            f"positions has shape {positions.shape}; needed: {input.shape[-2:-1]} or {input.shape[:-1]} for an input "
             f"of shape {input.shape}"
         )
     return positions

@@ -38,14 +38,14 @@ class RopeScaling:
     ) -> RopeScaling:
         """The scaling that the dict describes; refuses unknown kinds, and missing, unknown and impossible fields."""
         if dim <= 0 or dim % 2:
-            raise ValueError(f"dim is {dim}; a positive even number is needed")
+            raise ValueError(f"dim is {dim}; needed: a positive even number")
         given = {name: value for name, value in (scaling or {}).items() if value is not None}
         kind = given.pop("rope_type", None) or given.get("type", "default")
         given.pop("type", None)
         given.pop("partial_rotary_factor", None)  # `dim` has it already
         base = given.pop("rope_theta", base)
         if kind not in _KINDS:
-            raise ValueError(f"scaling has the type {kind!r}; one of {sorted(_KINDS)} is needed")
+            raise ValueError(f"scaling has the type {kind!r}; needed: one of {sorted(_KINDS)}")
         _, needed, optional = _KINDS[kind]
         if kind in _STRETCHED:
             given.setdefault("original_max_position_embeddings", max_position_embeddings)
@@ -57,19 +57,19 @@ class RopeScaling:
                 f"needed: {sorted(needed)}, optional: {sorted(optional)}"
             )
         if kind in ("yarn", "longrope") and given.get("factor") is None and max_position_embeddings is None:
-            raise ValueError(f"scaling of type {kind!r} has no factor; then max_position_embeddings is needed")
+            raise ValueError(f"scaling of type {kind!r} has no factor; needed: then max_position_embeddings")
         if kind == "dynamic" and max_position_embeddings is None:
             raise ValueError("max_position_embeddings is None; scaling of type 'dynamic' needs a number")
         if kind == "dynamic" and dim == 2:
             raise ValueError("dim is 2; scaling of type 'dynamic' needs at least 4")
         if base <= 0:
-            raise ValueError(f"base (rope_theta) is {base}; a positive number is needed")
+            raise ValueError(f"base (rope_theta) is {base}; needed: a positive number")
         for name in ("factor", "original_max_position_embeddings"):
             if given.get(name) is not None and given[name] <= 0:
-                raise ValueError(f"scaling has {name}={given[name]}; a positive number is needed")
+                raise ValueError(f"scaling has {name}={given[name]}; needed: a positive number")
         for name in ("short_factor", "long_factor"):
             if name in given and len(given[name]) != dim // 2:
-                raise ValueError(f"scaling has {len(given[name])} values in {name}; dim / 2 = {dim // 2} are needed")
+                raise ValueError(f"scaling has {len(given[name])} values in {name}; needed: dim / 2 = {dim // 2}")
         return cls(dim, float(base), kind, given, max_position_embeddings)
 
     @property

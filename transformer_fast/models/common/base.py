@@ -209,7 +209,7 @@ def weight_format_of(compute_type: str) -> str:
     """
     formats = {"auto": "float32"} | {name: name for name in FORMATS}
     if compute_type not in formats:
-        raise ValueError(f"compute_type is {compute_type!r}, needed: one of {', '.join(formats)}")
+        raise ValueError(f"compute_type is {compute_type!r}; needed: one of {', '.join(formats)}")
     return formats[compute_type]
 
 

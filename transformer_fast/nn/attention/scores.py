@@ -86,7 +86,7 @@ class AdditiveAttention(Module):
         super().__init__()
         for name, size in (("query_dim", query_dim), ("key_dim", key_dim), ("attention_dim", attention_dim)):
             if size <= 0:
-                raise ValueError(f"{name} is {size}; a positive number is needed")
+                raise ValueError(f"{name} is {size}; needed: a positive number")
         self.query_proj = Linear(query_dim, attention_dim, bias)
         self.key_proj = Linear(key_dim, attention_dim, bias=False)
         self.register_parameter("v", (attention_dim,), init.uniform(attention_dim))

@@ -157,7 +157,7 @@ class SelfAttention(Module):
         if masked or seen.attn_mask is not None:
             raise ValueError("attn_mask, or padding that is not at the end, was given with a cache; needed: None")
         if cache.window is not None and positions is None and isinstance(self.position, RotaryEmbedding):
-            raise ValueError("positions is None; a cache with a window does not know them: (L,) or (B, L) is needed")
+            raise ValueError("positions is None, and a cache with a window does not know them; needed: (L,) or (B, L)")
         self._position_options(0, 0, cache.lengths, seen.is_causal)
 
     def _rotate(self, heads: np.ndarray, positions: np.ndarray | None, offset: int | np.ndarray) -> None:
@@ -189,14 +189,12 @@ class SelfAttention(Module):
 def _check_position(position, num_heads: int, head_dim: int) -> None:
     if isinstance(position, RotaryEmbedding):
         if position.dim > head_dim:
-            raise ValueError(f"position rotates {position.dim} columns; at most head_dim={head_dim} are needed")
+            raise ValueError(f"position rotates {position.dim} columns; needed: at most head_dim={head_dim}")
     elif isinstance(position, RelativePositionBias):
         if position.num_heads != num_heads:
-            raise ValueError(f"position has {position.num_heads} heads; num_heads={num_heads} are needed")
+            raise ValueError(f"position has {position.num_heads} heads; needed: num_heads={num_heads}")
     elif position is not None and position != "alibi":
-        raise TypeError(
-            f'position is {position!r}; None, "alibi", a RotaryEmbedding or a RelativePositionBias is needed'
-        )
+        raise TypeError(f'position is {position!r}; needed: None, "alibi", a RotaryEmbedding or a RelativePositionBias')
 
 
 def _one(offset: int | np.ndarray) -> int:
