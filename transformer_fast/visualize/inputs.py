@@ -11,7 +11,7 @@ import numpy as np
 LABEL_LENGTH = 16
 
 
-def checked_weights(name: str, weights: Any, dimensions: tuple[int, ...]; needed: str) -> np.ndarray:
+def checked_weights(name: str, weights: Any, dimensions: tuple[int, ...], needed: str) -> np.ndarray:
     """The weights as float32; refused unless their number of axes is one of `dimensions` and all of them are finite."""
     array = np.asarray(weights)
     if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
