@@ -1,7 +1,7 @@
 /* The C API of transformer_fast: the only header that Cython sees.
  *
  * Every function checks nothing that Python has checked already (shapes, types, overlap): see
- * transformer_fast/functional.py. All of them may be called without the GIL and from several threads. n_threads 0 means
+ * transformer_fast/functional/. All of them may be called without the GIL and from several threads. n_threads 0 means
  * the setting. A new op: its prototype here, its file in ops/, its wrapper in transformer_fast/_core.pyx with the
  * prototype in _core.pxd (docs/adding_a_kernel.md). */
 #ifndef TFAST_H

@@ -1,9 +1,9 @@
 /* What a level offers: descriptors of kernels, and the contract of every kernel.
  *
- * isa/<level>.c fills descriptors (through level.h) and exports one tfast_level; runtime/dispatch.c lays levels over
- * each other; ops/ calls what is in force. A new weight format: docs/adding_a_weight_format.md. Another kernel: its
- * slot and contract here, its template in a folder of kernels/, its line in level.h, its caller in ops/
- * (docs/adding_a_kernel.md).
+ * A file of isa/ fills descriptors (through level.h, or by itself as isa/amx/amx.c) and exports one tfast_level;
+ * runtime/dispatch.c lays levels over each other; ops/ calls what is in force. A new weight format:
+ * docs/adding_a_weight_format.md. Another kernel: its slot and contract here, its template in a folder of kernels/, its
+ * line in level.h, its caller in ops/ (docs/adding_a_kernel.md).
  *
  * All kernels: single-threaded, re-entrant, no allocation, no globals; strides in elements; nothing outside the stated
  * extent is read or written; edges are handled inside; fp32 accumulation; a row's result depends on that row and the

@@ -175,7 +175,7 @@ def test_bad_calls_of_the_tagger(tagger, options, text):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# QuestionAnswerer (transformers 5 has no such pipeline: test_oracle_pipelines tries every span)
+# QuestionAnswerer (transformers 5 has no such pipeline: tests/oracle/test_pipelines.py tries every span)
 
 
 def test_answers_stand_where_they_say(isa, answerer):

@@ -16,6 +16,7 @@
 
 enum { BF16_GROUP = 2 };
 _Static_assert(K_UNIT % BF16_GROUP == 0, "a block of k must not split a pair");
+_Static_assert((int)BF16_GROUP <= (int)MAX_GROUP, "small_m.h has room for MAX_GROUP vectors of a group");
 
 /* k rows of PANEL floats; with an odd k, one more of zeros. */
 static void widen_panel(const uint16_t* b, int64_t k, float* to) {
@@ -35,11 +36,15 @@ static void KERNEL(bf16_panel)(const tfast_gemm_call* p) {
     multiply_panel(p, b, panel_stream(p, PANEL * sizeof(uint16_t)));
 }
 
+V_INLINE void load_bf16_group(const void* from, vf value[MAX_GROUP]) {
+    v_load_bf16_pairs(from, &value[0], &value[1]);
+}
+
 static void KERNEL(bf16_small_m)(const tfast_gemm_call* p) {
     if (p->prefetch_b)
-        small_m_rows(TFAST_FORMAT_BF16, p, 1);
+        small_m_rows(load_bf16_group, BF16_GROUP, p, 1);
     else
-        small_m_rows(TFAST_FORMAT_BF16, p, 0);
+        small_m_rows(load_bf16_group, BF16_GROUP, p, 0);
 }
 
 static void KERNEL(bf16_pack)(const tfast_weight_rows* w, int64_t n, int64_t k, void* panel) {

@@ -11,7 +11,8 @@
 
 /* A sum of 192 products has less than half the rounding error of one of 1,024. */
 enum { MAX_K_BLOCK = 192 };
-/* Blocks of k are multiples of it: of every format's group, so that a weight has the same cut in all of them. */
+/* Blocks of k are multiples of it, and it is a multiple of the k_group of every format in level.h, so that a weight has
+ * the same cut in all of them. */
 enum { K_UNIT = 8 };
 /* Of 48 columns: 96 rows compute 2.7 times as long as their panel takes to arrive from L3. */
 enum { MIN_ROW_BLOCK = 96 };
@@ -64,12 +65,16 @@ static void KERNEL(f32_panel)(const tfast_gemm_call* p) {
     multiply_panel(p, p->b, panel_stream(p, PANEL * sizeof(float)));
 }
 
+V_INLINE void load_f32_group(const void* from, vf value[MAX_GROUP]) {
+    value[0] = v_load(from);
+}
+
 /* Unused where the matrix engine takes the format. */
 static __attribute__((unused)) void KERNEL(f32_small_m)(const tfast_gemm_call* p) {
     if (p->prefetch_b)
-        small_m_rows(TFAST_FORMAT_F32, p, 1);
+        small_m_rows(load_f32_group, 1, p, 1);
     else
-        small_m_rows(TFAST_FORMAT_F32, p, 0);
+        small_m_rows(load_f32_group, 1, p, 0);
 }
 
 /* One block of V_LANES rows, transposed into columns [0, V_LANES) of the panel; rows from n on are 0. dtype is a

@@ -3,8 +3,11 @@
  * Used by the formats whose values are widened in registers (f32.h, bf16.h) for their `small_m`, up to SMALL_M rows;
  * more rows go through `panel`, whose tile leaves the sums of a block of k in memory. Here they stay in registers
  * beside the total: a token of a decoder waits for nothing but the weights. The order of every sum is that of `panel`:
- * block by block, each from 0, so that a row has the same bits whatever comes with it. A new format: its step in
- * `small_m_step`. */
+ * block by block, each from 0, so that a row has the same bits whatever comes with it.
+ *
+ * A format gives `group`, the values of k that it packs together (1 or 2), and `load`, which widens one group of a
+ * vector of columns; both are constants after inlining. A group must be as long as a vector of floats: a format whose
+ * groups are not brings a kernel of its own. */
 #ifndef TFAST_KERNELS_GEMM_SMALL_M_H
 #define TFAST_KERNELS_GEMM_SMALL_M_H
 
@@ -12,24 +15,24 @@
 
 /* The block's sums and the total take the registers of one tile. */
 #define SMALL_M (TILE_ROWS / 2)
+enum { MAX_GROUP = 2 };
 _Static_assert(SMALL_M == 2 || SMALL_M == 4,
                "small_m_rows() has cases for 1 to 2 or 1 to 4 rows: SMALL_M must be one of them");
 
-/* The panel at `b`, one group of k: acc += a * values. format and k (values of k that exist in the group) are
- * constants. `prefetch`, a constant: the weights STREAM_AHEAD bytes further on. Zen 4 reads a stream as fast by itself,
- * GB/s with and without: one row, 2.4 MB in L3 61 and 73, 134 MB from memory 24 and 26; four rows from memory 26 and
- * 30. */
-V_INLINE void small_m_step(const tfast_format format, const float* a, int64_t a_stride, const char* b, const int k,
+/* sizeof(vf) bytes at `from` -> value[0] to value[group - 1]: one vector for each k. */
+typedef void (*load_group_fn)(const void* from, vf value[MAX_GROUP]);
+
+/* The panel at `b`, one group of k: acc += a * values; k: how many values of the group exist. `prefetch`, a constant:
+ * the weights STREAM_AHEAD bytes further on. Zen 4 reads a stream as fast by itself, GB/s with and without: one
+ * row, 2.4 MB in L3 61 and 73, 134 MB from memory 24 and 26; four rows from memory 26 and 30. */
+V_INLINE void small_m_step(const load_group_fn load, const float* a, int64_t a_stride, const char* b, const int k,
                            const int m, const int prefetch, vf acc[SMALL_M][TILE_VECTORS]) {
-    vf value[2][TILE_VECTORS];
+    vf value[TILE_VECTORS][MAX_GROUP];
 #pragma GCC unroll 4
     for (int j = 0; j < TILE_VECTORS; j++) {
         const char* at = b + j * (int)sizeof(vf);
         if (prefetch) __builtin_prefetch(at + STREAM_AHEAD);
-        if (format == TFAST_FORMAT_F32)
-            value[0][j] = v_load((const float*)at);
-        else
-            v_load_bf16_pairs((const uint16_t*)at, &value[0][j], &value[1][j]);
+        load(at, value[j]);
     }
 #pragma GCC unroll 2
     for (int i = 0; i < k; i++)
@@ -37,29 +40,28 @@ V_INLINE void small_m_step(const tfast_format format, const float* a, int64_t a_
         for (int row = 0; row < m; row++) {
             const vf x = v_set1(a[row * a_stride + i]);
 #pragma GCC unroll 4
-            for (int j = 0; j < TILE_VECTORS; j++) acc[row][j] = v_fma(x, value[i][j], acc[row][j]);
+            for (int j = 0; j < TILE_VECTORS; j++) acc[row][j] = v_fma(x, value[j][i], acc[row][j]);
         }
 }
 
 /* One block of k of one panel. */
-V_INLINE void small_m_block(const tfast_format format, const float* a, int64_t a_stride, const char* b, int64_t k,
-                            const int m, const int prefetch, vf acc[SMALL_M][TILE_VECTORS]) {
-    const int group = format == TFAST_FORMAT_F32 ? 1 : 2;
+V_INLINE void small_m_block(const load_group_fn load, const int group, const float* a, int64_t a_stride, const char* b,
+                            int64_t k, const int m, const int prefetch, vf acc[SMALL_M][TILE_VECTORS]) {
 #pragma GCC unroll 8
     for (int i = 0; i < m; i++)
 #pragma GCC unroll 4
         for (int j = 0; j < TILE_VECTORS; j++) acc[i][j] = v_zero();
     for (; k >= group; k -= group, a += group, b += PANEL * 4)
-        small_m_step(format, a, a_stride, b, group, m, prefetch, acc);
-    if (group > 1 && k > 0) small_m_step(format, a, a_stride, b, 1, m, 0, acc);
+        small_m_step(load, a, a_stride, b, group, m, prefetch, acc);
+    if (group > 1 && k > 0) small_m_step(load, a, a_stride, b, 1, m, 0, acc);
 }
 
 /* One panel, n <= PANEL of its columns, all of k: sums plus bias to c. */
-V_INLINE void small_m_panel(const tfast_format format, const tfast_gemm_call* p, const char* b, const float* bias,
-                            int64_t n, const int m, const int prefetch, float* c, int64_t c_stride) {
-    const int64_t k_bytes = format == TFAST_FORMAT_F32 ? PANEL * 4 : PANEL * 2;
+V_INLINE void small_m_panel(const load_group_fn load, const int group, const tfast_gemm_call* p, const char* b,
+                            const float* bias, int64_t n, const int m, const int prefetch, float* c, int64_t c_stride) {
+    const int64_t k_bytes = PANEL * 4 / group;
     vf total[SMALL_M][TILE_VECTORS], acc[SMALL_M][TILE_VECTORS];
-    small_m_block(format, p->a, p->a_stride, b, TFAST_MIN(p->k_block, p->k), m, prefetch, total);
+    small_m_block(load, group, p->a, p->a_stride, b, TFAST_MIN(p->k_block, p->k), m, prefetch, total);
 #pragma GCC unroll 4
     for (int j = 0; j < TILE_VECTORS && bias; j++) {
         const vf x = v_load_n(bias + j * V_LANES, tfast_clamp(n - j * V_LANES, 0, V_LANES));
@@ -67,7 +69,7 @@ V_INLINE void small_m_panel(const tfast_format format, const tfast_gemm_call* p,
         for (int i = 0; i < m; i++) total[i][j] = v_add(total[i][j], x);
     }
     for (int64_t k = p->k_block; k < p->k; k += p->k_block) {
-        small_m_block(format, p->a + k, p->a_stride, b + k * k_bytes, TFAST_MIN(p->k_block, p->k - k), m, prefetch,
+        small_m_block(load, group, p->a + k, p->a_stride, b + k * k_bytes, TFAST_MIN(p->k_block, p->k - k), m, prefetch,
                       acc);
 #pragma GCC unroll 8
         for (int i = 0; i < m; i++)
@@ -86,16 +88,17 @@ V_INLINE void small_m_panel(const tfast_format format, const tfast_gemm_call* p,
         }
 }
 
-V_INLINE void small_m_panels(const tfast_format format, const tfast_gemm_call* p, const int m, const int prefetch) {
+V_INLINE void small_m_panels(const load_group_fn load, const int group, const tfast_gemm_call* p, const int m,
+                             const int prefetch) {
     const int epilogue = has_epilogue(p);
-    const int64_t groups = format == TFAST_FORMAT_F32 ? p->k : tfast_ceil_div(p->k, 2);
+    const int64_t groups = tfast_ceil_div(p->k, group);
     const char* b = p->b;
     tfast_gemm_call one = *p; /* what epilogue_rows reads */
     for (int64_t n = 0; n < p->n; n += PANEL, b += groups * PANEL * 4) {
         one.n = TFAST_MIN(PANEL, p->n - n);
         one.y = p->y + n;
         float* c = epilogue ? p->sums : one.y;
-        small_m_panel(format, p, b, p->bias ? p->bias + n : NULL, one.n, m, prefetch, c,
+        small_m_panel(load, group, p, b, p->bias ? p->bias + n : NULL, one.n, m, prefetch, c,
                       epilogue ? PANEL : p->y_stride);
         if (!epilogue) continue;
         one.multiply = p->multiply ? p->multiply + n : NULL;
@@ -104,20 +107,20 @@ V_INLINE void small_m_panels(const tfast_format format, const tfast_gemm_call* p
     }
 }
 
-V_INLINE void small_m_rows(const tfast_format format, const tfast_gemm_call* p, const int prefetch) {
+V_INLINE void small_m_rows(const load_group_fn load, const int group, const tfast_gemm_call* p, const int prefetch) {
     switch (p->m) {
     case 1:
-        small_m_panels(format, p, 1, prefetch);
+        small_m_panels(load, group, p, 1, prefetch);
         break;
     case 2:
-        small_m_panels(format, p, 2, prefetch);
+        small_m_panels(load, group, p, 2, prefetch);
         break;
 #if TILE_ROWS == 8
     case 3:
-        small_m_panels(format, p, 3, prefetch);
+        small_m_panels(load, group, p, 3, prefetch);
         break;
     case 4:
-        small_m_panels(format, p, 4, prefetch);
+        small_m_panels(load, group, p, 4, prefetch);
         break;
 #endif
     }
