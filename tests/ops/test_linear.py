@@ -73,6 +73,7 @@ def test_packed_weight_is_a_copy(isa):
 
 
 def test_packed_weight_of_another_isa_is_refused():
+    """amx alone reads another level's layout: it keeps the kernels of avx512 for few rows."""
     isas, before = functional.available_isas(), functional.get_isa()
     if len(isas) == 1:
         pytest.skip("this machine has one ISA")
@@ -81,8 +82,12 @@ def test_packed_weight_of_another_isa_is_refused():
         for packed_for in isas:
             functional.set_isa(packed_for)
             packed = pack_weight(weight)
+            expected = linear(x, packed)
             for other in set(isas) - {packed_for}:
                 functional.set_isa(other)
+                if (packed_for, other) == ("avx512", "amx"):
+                    np.testing.assert_array_equal(linear(x, packed), expected)
+                    continue
                 with pytest.raises(RuntimeError, match=other):
                     linear(x, packed)
     finally:
