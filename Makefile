@@ -20,7 +20,8 @@ PACKAGED := $(COMPILED) README.md LICENSE MANIFEST.in \
 	$(sort $(shell find transformer_fast -type f \( -name '*.py' -o -name '*.pyi' -o -name py.typed \)))
 LINTED := setup.py transformer_fast tests $(wildcard benchmarks examples)
 WARNINGS := -Werror
-EMULATED_TESTS := tests/ops tests/contracts -k "isa or amx or avx512 or avx2"
+# On one thread, and without the guard pages, which .ci/run adds: a few minutes.
+EMULATED_TESTS ?= tests/ops tests/contracts -k "(isa or amx or avx512 or avx2) and not 2t and not guard_pages"
 export NO_EMULATED_LEVEL := import sys, transformer_fast as tf; sys.exit(bool(tf.show_config()["emulated_isas"]))
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 
