@@ -21,7 +21,9 @@
 typedef struct {
     const tfast_linear* call;
     const tfast_gemm* gemm;
-    int64_t k_block, row_block, n_row_blocks, n_panels, panels_per_task, n_col_blocks;
+    int64_t panel_bytes, block_bytes; /* of a whole panel; of a block of k of it: a division each step costs 10 % of
+                                         small calls */
+    int64_t k_block, k_blocks, row_block, n_row_blocks, n_panels, panels_per_task, n_col_blocks;
     int64_t prepared_bytes; /* of a block of k of x in the kernel's own form; 0: x is read in place */
     int by_k;               /* all panels of a block of k, then the next: every panel keeps its sums */
 } plan_t;
@@ -124,12 +126,11 @@ typedef struct {
     char* copied; /* what prepare_rows made */
 } block_t;
 
-/* The block's rows, and its columns from n on, all of k. */
-static tfast_gemm_call columns_from(const block_t* b, int64_t n) {
+/* The block's rows, and its columns from those of `panel` on, all of k. */
+static tfast_gemm_call columns_from(const block_t* b, int64_t panel) {
     const tfast_linear* c = b->p->call;
-    const tfast_layout* layout = &b->p->gemm->layout;
-    const int64_t row = b->row, end = TFAST_MIN(b->last * layout->panel_width, c->weight->N);
-    const int64_t before = n / layout->panel_width * tfast_panel_bytes(layout, c->weight->K);
+    const int64_t width = b->p->gemm->layout.panel_width, row = b->row;
+    const int64_t n = panel * width, end = TFAST_MIN(b->last * width, c->weight->N);
     return (tfast_gemm_call){.m = b->m,
                              .n = end - n,
                              .k = c->weight->K,
@@ -137,7 +138,7 @@ static tfast_gemm_call columns_from(const block_t* b, int64_t n) {
                              .prefetch_b = tfast_tuning_now()->small_m_prefetches,
                              .a = c->x + row * c->x_stride,
                              .a_stride = c->x_stride,
-                             .b = (const char*)c->weight->data + before,
+                             .b = (const char*)c->weight->data + panel * b->p->panel_bytes,
                              .sums = b->sums,
                              .y = c->y + row * c->y_stride + n,
                              .y_stride = c->y_stride,
@@ -149,25 +150,24 @@ static tfast_gemm_call columns_from(const block_t* b, int64_t n) {
                              .activation = c->activation};
 }
 
-/* One block of k of one panel; the next call's is that of `next_panel` and `next_k`. */
-static void run_step(const block_t* b, int64_t panel, int64_t k, const char* rows, float* sums, int64_t next_panel,
-                     int64_t next_k) {
+/* Block number `block` of k of one panel; the next call's is `next_block` of `next_panel`. */
+static void run_step(const block_t* b, int64_t panel, int64_t block, const char* rows, float* sums, int64_t next_panel,
+                     int64_t next_block) {
     const plan_t* p = b->p;
     const tfast_packed* w = p->call->weight;
-    const tfast_layout* layout = &p->gemm->layout;
-    const int64_t width = layout->panel_width, K = w->K;
-    tfast_gemm_call g = columns_from(b, panel * width);
-    g.n = TFAST_MIN(width, g.n);
-    g.k = TFAST_MIN(p->k_block, K - k);
+    const int64_t k = block * p->k_block, next_k = next_block * p->k_block;
+    tfast_gemm_call g = columns_from(b, panel);
+    g.n = TFAST_MIN(p->gemm->layout.panel_width, g.n);
+    g.k = TFAST_MIN(p->k_block, w->K - k);
     g.a += k;
     g.rows = rows;
-    g.b = (const char*)g.b + tfast_panel_bytes(layout, k);
+    g.b = (const char*)g.b + block * p->block_bytes;
     g.sums = sums;
-    g.first = k == 0;
-    g.last = k + p->k_block >= K;
+    g.first = block == 0;
+    g.last = block == p->k_blocks - 1;
     g.work = b->work;
-    g.next = (const char*)w->data + next_panel * tfast_panel_bytes(layout, K) + tfast_panel_bytes(layout, next_k);
-    g.next_k = next_panel < b->last ? TFAST_MIN(p->k_block, K - next_k) : 0;
+    g.next = (const char*)w->data + next_panel * p->panel_bytes + next_block * p->block_bytes;
+    g.next_k = next_panel < b->last ? TFAST_MIN(p->k_block, w->K - next_k) : 0;
     p->gemm->panel(&g);
 }
 
@@ -175,14 +175,13 @@ static void run_step(const block_t* b, int64_t panel, int64_t k, const char* row
  * after the other in memory. */
 static void run_by_panel(const block_t* b) {
     const plan_t* p = b->p;
-    const tfast_packed* w = b->p->call->weight;
-    for (int64_t k = 0; p->prepared_bytes && k < w->K; k += p->k_block)
-        prepare_rows(p, b->row, b->m, k, b->copied + k / p->k_block * p->prepared_bytes);
+    const int64_t blocks = p->k_blocks;
+    for (int64_t i = 0; p->prepared_bytes && i < blocks; i++)
+        prepare_rows(p, b->row, b->m, i * p->k_block, b->copied + i * p->prepared_bytes);
     for (int64_t j = b->first; j < b->last; j++)
-        for (int64_t k = 0; k < w->K || k == 0; k += p->k_block) {
-            const int ends = k + p->k_block >= w->K;
-            run_step(b, j, k, b->copied + k / p->k_block * p->prepared_bytes, b->sums, j + ends,
-                     ends ? 0 : k + p->k_block);
+        for (int64_t i = 0; i < blocks; i++) {
+            const int ends = i == blocks - 1;
+            run_step(b, j, i, b->copied + i * p->prepared_bytes, b->sums, j + ends, ends ? 0 : i + 1);
         }
 }
 
@@ -190,12 +189,11 @@ static void run_by_panel(const block_t* b) {
  * more of its rows stay in L2. */
 static void run_by_k(const block_t* b) {
     const plan_t* p = b->p;
-    const tfast_packed* w = b->p->call->weight;
     const int64_t width = p->gemm->layout.panel_width;
-    for (int64_t k = 0; k < w->K; k += p->k_block) {
-        prepare_rows(p, b->row, b->m, k, b->copied);
+    for (int64_t i = 0; i < p->k_blocks; i++) {
+        prepare_rows(p, b->row, b->m, i * p->k_block, b->copied);
         for (int64_t j = b->first; j < b->last; j++)
-            run_step(b, j, k, b->copied, b->sums + (j - b->first) * b->m * width, j + 1, k);
+            run_step(b, j, i, b->copied, b->sums + (j - b->first) * b->m * width, j + 1, i);
     }
 }
 
@@ -215,7 +213,7 @@ static void run_block(void* ctx, int64_t task, void* scratch) {
                        .copied = (char*)(sums + kept * p->row_block * p->gemm->layout.panel_width)};
     if (p->gemm->begin) p->gemm->begin(b.m, work);
     if (b.m <= p->gemm->max_small_m) {
-        const tfast_gemm_call all = columns_from(&b, b.first * p->gemm->layout.panel_width);
+        const tfast_gemm_call all = columns_from(&b, b.first);
         p->gemm->small_m(&all);
     } else if (p->by_k)
         run_by_k(&b);
@@ -243,6 +241,9 @@ static void make_plan(plan_t* p, const tfast_linear* c, int threads) {
     const int64_t tile = p->gemm->tile_rows, width = p->gemm->layout.panel_width, K = TFAST_MAX(c->weight->K, 1);
     const int64_t blocks = tfast_ceil_div(K, p->gemm->max_k_block);
     p->k_block = tfast_round_up(tfast_ceil_div(K, blocks), p->gemm->k_unit);
+    p->k_blocks = tfast_ceil_div(K, p->k_block);
+    p->panel_bytes = tfast_panel_bytes(&p->gemm->layout, c->weight->K);
+    p->block_bytes = tfast_panel_bytes(&p->gemm->layout, p->k_block);
     const int64_t rows = most_rows(p, c->weight->N, K), wanted = (int64_t)threads * TASKS_PER_THREAD;
     p->n_panels = tfast_ceil_div(c->weight->N, width);
     p->n_row_blocks = tfast_ceil_div(c->M, rows);
@@ -261,10 +262,9 @@ static void make_plan(plan_t* p, const tfast_linear* c, int threads) {
 
 /* Partial sums, and what prepare_rows makes. */
 static size_t scratch_bytes(const plan_t* p) {
-    const int64_t blocks = tfast_ceil_div(p->call->weight->K, p->k_block);
     const int64_t sums = p->row_block * p->gemm->layout.panel_width * (p->by_k ? p->panels_per_task : 1);
     return tfast_align64(p->gemm->work_bytes) + (size_t)sums * sizeof(float) +
-           (size_t)(p->prepared_bytes * (p->by_k ? 1 : blocks));
+           (size_t)(p->prepared_bytes * (p->by_k ? 1 : p->k_blocks));
 }
 
 tfast_status tfast_linear_run(const tfast_linear* c, int n_threads) {
