@@ -54,8 +54,8 @@ OPTIONAL = {"amx"}
 COMMON_FLAGS = ["-std=gnu11", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra"]
 # Contraction of a * b + c is the kernels' own decision (v_fma): the result must not depend on the compiler's mood.
 COMMON_FLAGS += ["-ffp-contract=off"]
-# Without it a tile's loop begins where the code before it ends: on Zen 3 unrelated edits moved products of 24 rows by 5 %
-# and of 4 rows by 13 %, in opposite directions.
+# Without it a tile's loop begins where the code before it ends: on Zen 3 an edit elsewhere moved products of 24 rows by
+# 5 % and of 4 rows by 13 %, in opposite directions.
 COMMON_FLAGS += ["-falign-loops=64"]
 EXTRA_FLAGS = shlex.split(os.environ.get("TRANSFORMER_FAST_CFLAGS", ""))  # sanitizers (make asan), -Werror (make lint)
 
