@@ -1,8 +1,8 @@
 """Other families: GPT-2 (prefill, decoding, generation), T5 with beams, ViT, Whisper's encoder, modules of torch.nn.
 
 Run as `python -m benchmarks families --threads 1 --out ...`. Weights are random, shapes those of GPT-2 small, T5 small,
-ViT base and Whisper tiny. A new case is an entry of `measured()`; a new model is also a line in artifacts.py, a new module
-one in modules.py.
+ViT base and Whisper tiny. A new case is an entry of `measured()`; a new model is also a line in artifacts.py, a new
+module one in modules.py.
 """
 
 from __future__ import annotations

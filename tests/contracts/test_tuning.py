@@ -1,4 +1,4 @@
-"""What is chosen by the maker of the processor (csrc/tuning/tuning.h): every variant runs here, and gives the same bits.
+"""Every tuning record (csrc/tuning/tuning.c) runs here on every level, and gives the same bits.
 
 Fetching ahead, and copying K and V before they are read, are measured to be better on some processors alone. Elsewhere
 their code would never run in a test.
