@@ -2,6 +2,7 @@
  */
 #include "dispatch.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "../base/cpu.h"
@@ -61,18 +62,25 @@ static int same_layout(const tfast_layout* a, const tfast_layout* b) {
            a->k_group_bytes == b->k_group_bytes;
 }
 
+/* Ends the process at import where TFAST_MAX_GEMMS is too small: a format that went missing would be found much later.
+ */
+static void put_gemm(tfast_kernels* k, int at, const tfast_gemm* gemm) {
+    if (at >= TFAST_MAX_GEMMS) abort();
+    k->gemms[at] = gemm;
+}
+
 /* Descriptors of the level first, then those from below for whose format and number of rows it has none. */
 static void lay_gemms_over(tfast_kernels* k, const tfast_gemm* const* own) {
     const tfast_gemm* below[TFAST_MAX_GEMMS + 1];
     memcpy(below, k->gemms, sizeof below);
     int n = 0;
-    for (; own && own[n]; n++) k->gemms[n] = own[n];
+    for (; own && own[n]; n++) put_gemm(k, n, own[n]);
     const int n_own = n;
     for (int i = 0; below[i]; i++) {
         int replaced = 0;
         for (int j = 0; j < n_own; j++)
             replaced |= own[j]->layout.format == below[i]->layout.format && own[j]->many_rows == below[i]->many_rows;
-        if (!replaced && n < TFAST_MAX_GEMMS) k->gemms[n++] = below[i];
+        if (!replaced) put_gemm(k, n++, below[i]);
     }
     k->gemms[n] = NULL;
 }
