@@ -56,7 +56,7 @@ def test_learned(offset):
     assert np.array_equal(module(x), x + module.weight[offset : 5 + offset])
     positions = np.array([[6, 0, 1, 2, 3], [1, 2, 3, 4, 5]])
     assert np.array_equal(module(x, positions), x + module.weight[positions + offset])
-    with pytest.raises(IndexError, match="from 0 to 7; 0 to 6"):
+    with pytest.raises(IndexError, match="from 0 to 7; needed: 0 to 6"):
         module(normal(1, 8, 6))
     with pytest.raises(IndexError, match="from -1 to 3"):
         module(x, np.arange(-1, 4))
@@ -127,16 +127,16 @@ def test_scores_depend_on_distances_alone():
 @pytest.mark.parametrize(
     "arguments, text",
     [
-        (dict(dim=7), "dim is 7; a positive even number"),
+        (dict(dim=7), "dim is 7; needed: a positive even number"),
         (dict(dim=8, base=0), "base .rope_theta. is 0"),
-        (dict(dim=8, scaling={"rope_type": "mrope"}), "type 'mrope'; one of .*'yarn'"),
+        (dict(dim=8, scaling={"rope_type": "mrope"}), "type 'mrope'; needed: one of .*'yarn'"),
         (dict(dim=8, scaling={"type": "linear"}), r"'linear' lacks \['factor'\]"),
-        (dict(dim=8, scaling={"type": "linear", "factor": 0}), "factor=0; a positive"),
+        (dict(dim=8, scaling={"type": "linear", "factor": 0}), "factor=0; needed: a positive"),
         (dict(dim=8, scaling={"type": "linear", "factor": 2, "alpha": 1}), r"unknown fields \['alpha'\]"),
         (dict(dim=8, scaling={"factor": 2}), r"'default' lacks \[\] and has the unknown fields \['factor'\]"),
         (dict(dim=8, scaling={"type": "dynamic", "factor": 2}), "max_position_embeddings is None"),
         (dict(dim=8, scaling={"type": "yarn", "factor": 2}), r"lacks \['original_max_position_embeddings'\]"),
-        (dict(dim=8, scaling=SCALINGS["longrope"]), "16 values in short_factor; dim / 2 = 4"),
+        (dict(dim=8, scaling=SCALINGS["longrope"]), "16 values in short_factor; needed: dim / 2 = 4"),
     ],
 )
 def test_bad_rotary_options(arguments, text):
@@ -203,7 +203,7 @@ def test_relative_position_bias(isa, bidirectional, Lq, Lk, offset):
     "make, text",
     [
         (lambda: nn.SinusoidalPositionalEncoding(0), "d_model is 0"),
-        (lambda: nn.SinusoidalPositionalEncoding2d(6), "d_model is 6; a positive multiple of 4"),
+        (lambda: nn.SinusoidalPositionalEncoding2d(6), "d_model is 6; needed: a positive multiple of 4"),
         (lambda: nn.LearnedPositionalEmbedding(0, 4), "max_length is 0"),
         (lambda: nn.LearnedPositionalEmbedding(4, 4, offset=-1), "offset is -1"),
         (lambda: nn.RelativePositionBias(num_heads=0), "num_heads is 0"),

@@ -110,6 +110,6 @@ def test_ids_outside_the_table_wherever_they_stand(dtype, n):
         for at in {0, n // 2, n - 1}:
             ids = np.zeros(n, dtype)
             ids[at] = bad
-            with pytest.raises(IndexError, match=f"ids holds {bad}; values in \\[0, 5\\)"):
+            with pytest.raises(IndexError, match=f"ids holds {bad}; needed: values in \\[0, 5\\)"):
                 embedding(ids, table)
     assert np.array_equal(embedding(np.full(n, 4, dtype), table), np.broadcast_to(table[4], (n, 3)))

@@ -53,7 +53,7 @@ def test_zero_sizes():
 def test_bad_input():
     x = normal(2, 3, 7, 8)
     for cos, sin, text in [
-        (*angles(6, 4), r"cos has shape \(6, 4\); \(7, R/2\)"),
+        (*angles(6, 4), r"cos has shape \(6, 4\); needed: \(7, R/2\)"),
         (*angles(7, 5), r"R <= 8"),
         (*angles(3, 7, 4), r"cos has shape \(3, 7, 4\)"),
         (angles(7, 4)[0], angles(7, 3)[1], r"sin has shape \(7, 3\)"),
