@@ -191,7 +191,11 @@ def test_pooled_rows_that_do_not_fit():
         ({"relative_bias": values(H, 25)}, ValueError, r"relative_bias has shape \(3, 25\)"),
         ({"relative_bias": [[1, 2]]}, TypeError, "relative_bias has dtype int64"),
         ({"keys": (np.arange(21), np.array([0, 5, 6, 15, 17]))}, ValueError, "cu_seqlens_k reaches from 0 to 17"),
-        ({"keys": (np.arange(21), np.array([0, 5, 21]))}, ValueError, "keys have 2 sequences; needed: as many as hidden, 5"),
+        (
+            {"keys": (np.arange(21), np.array([0, 5, 21]))},
+            ValueError,
+            "keys have 2 sequences; needed: as many as hidden, 5",
+        ),
         ({"keys": (np.arange(21), CU_FILLED), "cu_seqlens": [0, 4, 30]}, ValueError, "cu_seqlens reaches from 0 to 30"),
         ({"keys": (np.arange(21), CU_FILLED), "cu_seqlens": CU_FILLED * 1.0}, TypeError, "cu_seqlens has dtype float"),
         ({"pooled_rows": [0, 0]}, ValueError, r"pooled_rows has shape \(2,\)"),
