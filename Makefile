@@ -45,7 +45,7 @@ test: $(VENV)/.test ## the whole suite except the live comparisons; PYTEST_ARGS=
 emulate: $(VENV)/.test ## the tests of kernels on the levels that this machine lacks, emulated
 	TRANSFORMER_FAST_EMULATE=1 \
 	$(BIN)/python setup.py --quiet build --build-base build/emulate --build-lib build/emulate/lib
-	PYTHONPATH="$(CURDIR)/build/emulate/lib" $(BIN)/python -c "$$NO_EMULATED_LEVEL" || \
+	(cd build/emulate/lib && "$(abspath $(BIN))/python" -c "$$NO_EMULATED_LEVEL") || \
 	PYTHONPATH="$(CURDIR)/build/emulate/lib" $(BIN)/pytest -m "not oracle and not slow" $(EMULATED_TESTS) $(PYTEST_ARGS)
 
 bench: $(VENV)/.peers ## next to all peers, some 40 minutes (BENCH_ARGS="--quick": 7); writes benchmarks/results
