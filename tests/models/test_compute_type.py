@@ -8,8 +8,10 @@ import pytest
 from decoder_cases import inputs, tensors, write
 from model_folders import bert_tensors, write_bert
 
-from transformer_fast import load_model
+from transformer_fast import SentenceEncoder, load_model
+from transformer_fast.files.errors import CheckpointError
 from transformer_fast.nn import LSTM, Linear
+from transformer_fast.weights import find_minilm
 
 pytest.importorskip("safetensors")
 
@@ -96,3 +98,18 @@ def test_recurrent_layers(isa):
     other = LSTM(12, 16)
     other.load_state_dict(rounded)
     np.testing.assert_allclose(got, other(x)[0], rtol=0, atol=1e-6)
+
+
+def test_real_embeddings_keep_their_direction(isa):
+    """all-MiniLM-L6-v2: what rounding its weights to bfloat16 does to embeddings of sentences."""
+    try:
+        folder = find_minilm()
+    except CheckpointError as error:
+        pytest.skip(str(error))
+    texts = ["A man is eating food.", "The sea is calm tonight.", "def read(path): return open(path).read()", "Ja."]
+    wide, narrow = (
+        SentenceEncoder.from_pretrained(folder, compute_type=name).encode(texts, normalize_embeddings=True)
+        for name in ("float32", "bfloat16")
+    )
+    assert not np.array_equal(wide, narrow)
+    assert (wide * narrow).sum(axis=1).min() >= 0.9999
