@@ -22,7 +22,7 @@ def sentences(count: int) -> list[str]:
 
     Raises ValueError where there are fewer.
     """
-    from transformer_fast.pipelines import passages
+    from transformer_fast import passages
 
     found: dict[str, None] = {}
     for passage in passages.standard_library().passages:

@@ -6,8 +6,8 @@ import warnings
 
 import pytest
 
-from transformer_fast.pipelines import passages
-from transformer_fast.pipelines.passages import Passage, docstrings, paragraphs
+from transformer_fast import passages
+from transformer_fast.passages import Passage, docstrings, paragraphs
 
 SOURCE = '''"""About the module."""
 

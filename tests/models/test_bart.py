@@ -1,4 +1,4 @@
-"""families/bart.py against transformers' own numbers (golden); its checkpoints and its checks."""
+"""models/bart.py against transformers' own numbers (golden); its checkpoints and its checks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from seq2seq_golden import (
 
 from transformer_fast import load_model
 from transformer_fast.files.errors import CheckpointError
-from transformer_fast.models.families.bart import BartConfig, BartForConditionalGeneration, BartModel
+from transformer_fast.models.bart import BartConfig, BartForConditionalGeneration, BartModel
 
 pytest.importorskip("ml_dtypes")
 pytest.importorskip("safetensors")

@@ -16,7 +16,7 @@ from transformer_fast.files.checkpoint import Checkpoint
 from transformer_fast.files.errors import CheckpointError
 from transformer_fast.models.common.base import Part, PretrainedModel, Source, WrittenTensors, under
 from transformer_fast.models.common.config import check_fields
-from transformer_fast.models.families.bert import BertModel
+from transformer_fast.models.bert import BertModel
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 save_file = pytest.importorskip("safetensors.numpy").save_file
@@ -324,7 +324,7 @@ def test_a_head_that_the_file_does_not_have(tmp_path):
 
 def test_every_listed_class_is_there():
     for file, classes, default in models._FAMILIES.values():
-        module = __import__(f"transformer_fast.models.families.{file}", fromlist=[default])
+        module = __import__(f"transformer_fast.models.{file}", fromlist=[default])
         for name in [*classes.values(), default]:
             made = getattr(module, name)
             assert issubclass(made, PretrainedModel) and made.__name__ == name
@@ -333,7 +333,7 @@ def test_every_listed_class_is_there():
 
 def test_models_offers_every_class_and_config():
     assert models.BertModel is BertModel
-    assert models.CLIPTextConfig.__module__ == "transformer_fast.models.families.clip"
+    assert models.CLIPTextConfig.__module__ == "transformer_fast.models.clip"
     assert {"BertForMaskedLM", "load_model"} <= set(dir(models))
     for name in ("NoSuchModel", "NoSuchConfig", "XLMRobertaConfig"):
         with pytest.raises(AttributeError, match=name):

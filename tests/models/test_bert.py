@@ -1,4 +1,4 @@
-"""families/bert.py against transformers' own numbers (golden) and a plain float64 BERT; its checkpoints, its checks."""
+"""models/bert.py against transformers' own numbers (golden) and a plain float64 BERT; its checkpoints, its checks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from model_folders import TINY_BERT, bert_tensors, write_bert, write_json
 from transformer_fast import functional, load_model, reference
 from transformer_fast.files.errors import CheckpointError
 from transformer_fast.files.folder import INDEX
-from transformer_fast.models.families.bert import (
+from transformer_fast.models.bert import (
     BertConfig,
     BertForMaskedLM,
     BertForMultipleChoice,

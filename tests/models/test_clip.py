@@ -1,4 +1,4 @@
-"""families/clip.py against transformers' own numbers (golden): both towers, each alone; checkpoints and checks."""
+"""models/clip.py against transformers' own numbers (golden): both towers, each alone; checkpoints and checks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from model_folders import write_json
 from transformer_fast import load_model
 from transformer_fast.files.errors import CheckpointError
 from transformer_fast.files.json_files import read_json_object
-from transformer_fast.models.families import clip
+from transformer_fast.models import clip
 
 pytest.importorskip("ml_dtypes")
 load_file = pytest.importorskip("safetensors.numpy").load_file
@@ -183,6 +183,6 @@ def test_configs_that_do_not_fit(tmp_path, change, text):
 
 def test_a_tower_of_another_family_is_refused():
     with pytest.raises(CheckpointError, match="model_type is 'clip'; needed by ViTModel: vit"):
-        from transformer_fast.models.families.vit import ViTModel
+        from transformer_fast.models.vit import ViTModel
 
         ViTModel.from_pretrained(GOLDEN)

@@ -7,8 +7,8 @@ import pytest
 from decoder_cases import TOLERANCE, inputs, write
 
 from transformer_fast import functional, load_model
-from transformer_fast.models.families.gemma2 import Gemma2Config, Gemma2ForSequenceClassification
-from transformer_fast.models.families.gpt2 import GPT2Config, GPT2ForSequenceClassification
+from transformer_fast.models.gemma2 import Gemma2Config, Gemma2ForSequenceClassification
+from transformer_fast.models.gpt2 import GPT2Config, GPT2ForSequenceClassification
 
 pytest.importorskip("safetensors")
 

@@ -1,4 +1,4 @@
-"""families/distilbert.py against transformers' own numbers (golden); its checkpoints, its checks, its heads."""
+"""models/distilbert.py against transformers' own numbers (golden); its checkpoints, its checks, its heads."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import encoder_checks as checks
 import pytest
 
 from transformer_fast import load_model
-from transformer_fast.models.families.distilbert import (
+from transformer_fast.models.distilbert import (
     DistilBertForMaskedLM,
     DistilBertForQuestionAnswering,
     DistilBertForSequenceClassification,

@@ -1,4 +1,4 @@
-"""families/electra.py against transformers' own numbers (golden); its checkpoints, its checks, its heads."""
+"""models/electra.py against transformers' own numbers (golden); its checkpoints, its checks, its heads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformer_fast import load_model
 from transformer_fast.files.checkpoint import Checkpoint
 from transformer_fast.files.errors import CheckpointError
 from transformer_fast.files.json_files import read_json_object
-from transformer_fast.models.families.electra import (
+from transformer_fast.models.electra import (
     ElectraConfig,
     ElectraForMaskedLM,
     ElectraForMultipleChoice,

@@ -1,4 +1,4 @@
-"""families/gemma2.py and families/gemma3.py against transformers' own numbers; what each of their options does."""
+"""models/gemma2.py and models/gemma3.py against transformers' own numbers; what each of their options does."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from decoder_cases import check_golden, inputs, write
 
 from transformer_fast import load_model
 from transformer_fast.files.errors import CheckpointError
-from transformer_fast.models.families.gemma2 import Gemma2Config
-from transformer_fast.models.families.gemma3 import Gemma3TextConfig
+from transformer_fast.models.gemma2 import Gemma2Config
+from transformer_fast.models.gemma3 import Gemma3TextConfig
 
 pytest.importorskip("safetensors")
 

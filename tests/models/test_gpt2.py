@@ -1,4 +1,4 @@
-"""families/gpt2.py against transformers' own numbers (golden); its checkpoints and its limits."""
+"""models/gpt2.py against transformers' own numbers (golden); its checkpoints and its limits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from subprocesses import printed
 
 from transformer_fast import load_model
 from transformer_fast.files.errors import CheckpointError
-from transformer_fast.models.families.gpt2 import GPT2Config, GPT2LMHeadModel, GPT2Model
+from transformer_fast.models.gpt2 import GPT2Config, GPT2LMHeadModel, GPT2Model
 
 pytest.importorskip("safetensors")
 
@@ -68,7 +68,7 @@ def test_memory_of_a_model(tmp_path):
     size = (tmp_path / "model.safetensors").stat().st_size
     code = f"""
 from pathlib import Path
-import ml_dtypes, safetensors, transformer_fast.models.families.gpt2
+import ml_dtypes, safetensors, transformer_fast.models.gpt2
 def resident():
     return int(next(l.split()[1] for l in Path("/proc/self/status").read_text().splitlines() if "VmRSS" in l)) * 1024
 before = resident()

@@ -1,4 +1,4 @@
-"""families/llama.py and the block that it shares (decoder_blocks.py) against transformers' own numbers; refusals."""
+"""models/llama.py and the block that it shares (decoder_blocks.py) against transformers' own numbers; refusals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from decoder_cases import check_golden, inputs, tensors, write
 
 from transformer_fast import load_model
 from transformer_fast.files.errors import CheckpointError
-from transformer_fast.models.families.llama import LlamaConfig, LlamaForCausalLM, LlamaModel
+from transformer_fast.models.llama import LlamaConfig, LlamaForCausalLM, LlamaModel
 
 pytest.importorskip("safetensors")
 

@@ -1,4 +1,4 @@
-"""families/marian.py against transformers' own numbers (golden); its checkpoints and its checks."""
+"""models/marian.py against transformers' own numbers (golden); its checkpoints and its checks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from seq2seq_golden import GOLDEN, changed, check_forward, check_generate, check
 
 from transformer_fast import load_model
 from transformer_fast.files.errors import CheckpointError
-from transformer_fast.models.families.marian import MarianModel, MarianMTModel
+from transformer_fast.models.marian import MarianModel, MarianMTModel
 
 pytest.importorskip("ml_dtypes")
 pytest.importorskip("safetensors")

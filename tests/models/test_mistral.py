@@ -1,4 +1,4 @@
-"""families/mistral.py against transformers' own numbers; its window."""
+"""models/mistral.py against transformers' own numbers; its window."""
 
 from __future__ import annotations
 

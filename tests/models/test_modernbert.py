@@ -1,4 +1,4 @@
-"""families/modernbert.py against transformers' own numbers (golden); its checkpoints, its checks, its heads."""
+"""models/modernbert.py against transformers' own numbers (golden); its checkpoints, its checks, its heads."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from transformer_fast import load_model, nn
-from transformer_fast.models.families.modernbert import (
+from transformer_fast.models.modernbert import (
     ModernBertConfig,
     ModernBertForMaskedLM,
     ModernBertForQuestionAnswering,

@@ -1,4 +1,4 @@
-"""families/qwen2.py and families/qwen3.py against transformers' own numbers; their windows and refusals."""
+"""models/qwen2.py and models/qwen3.py against transformers' own numbers; their windows and refusals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from decoder_cases import check_golden, inputs, write
 
 from transformer_fast import load_model
 from transformer_fast.files.errors import CheckpointError
-from transformer_fast.models.families.qwen2 import Qwen2Config
+from transformer_fast.models.qwen2 import Qwen2Config
 
 pytest.importorskip("safetensors")
 

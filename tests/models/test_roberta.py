@@ -1,4 +1,4 @@
-"""families/roberta.py against transformers' own numbers (golden); its checkpoints, its checks, its heads."""
+"""models/roberta.py against transformers' own numbers (golden); its checkpoints, its checks, its heads."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from transformer_fast import load_model
-from transformer_fast.models.families.roberta import (
+from transformer_fast.models.roberta import (
     RobertaForMaskedLM,
     RobertaForQuestionAnswering,
     RobertaForSequenceClassification,

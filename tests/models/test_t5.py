@@ -1,4 +1,4 @@
-"""families/t5.py against transformers' own numbers (golden): T5 and v1.1; its checkpoints and its checks."""
+"""models/t5.py against transformers' own numbers (golden): T5 and v1.1; its checkpoints and its checks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from seq2seq_golden import inputs as golden_inputs
 
 from transformer_fast import load_model
 from transformer_fast.files.errors import CheckpointError
-from transformer_fast.models.families.t5 import (
+from transformer_fast.models.t5 import (
     MT5ForConditionalGeneration,
     MT5Model,
     T5Config,

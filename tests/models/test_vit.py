@@ -1,4 +1,4 @@
-"""families/vit.py against transformers' own numbers (golden): ViT, DeiT, other sizes; checkpoints and checks."""
+"""models/vit.py against transformers' own numbers (golden): ViT, DeiT, other sizes; checkpoints and checks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from model_folders import write_json
 
 from transformer_fast import functional, load_model, nn
 from transformer_fast.files.errors import CheckpointError
-from transformer_fast.models.families.vit import (
+from transformer_fast.models.vit import (
     DeiTForImageClassificationWithTeacher,
     ViTConfig,
     ViTForImageClassification,

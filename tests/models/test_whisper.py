@@ -1,4 +1,4 @@
-"""families/whisper.py against transformers' own numbers (golden); prompts, checkpoints and checks."""
+"""models/whisper.py against transformers' own numbers (golden); prompts, checkpoints and checks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from seq2seq_golden import GOLDEN, answers, changed, check_forward, check_genera
 
 from transformer_fast import load_model
 from transformer_fast.files.errors import CheckpointError
-from transformer_fast.models.families.whisper import WhisperForConditionalGeneration, WhisperModel
+from transformer_fast.models.whisper import WhisperForConditionalGeneration, WhisperModel
 
 pytest.importorskip("ml_dtypes")
 pytest.importorskip("safetensors")

@@ -9,7 +9,7 @@ import pytest
 from decoder_cases import TOLERANCE
 
 from transformer_fast import load_model
-from transformer_fast.models.families.gpt2 import GPT2Config, GPT2LMHeadModel
+from transformer_fast.models.gpt2 import GPT2Config, GPT2LMHeadModel
 
 pytestmark = pytest.mark.oracle
 

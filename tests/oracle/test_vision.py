@@ -1,4 +1,4 @@
-"""pictures.py, families/vit.py and families/clip.py live against transformers: random pictures, configs and weights."""
+"""pictures.py, models/vit.py and models/clip.py live against transformers: random pictures, configs and weights."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_clip(torch, tmp_path, text, vision):
 @pytest.mark.parametrize("name", ["CLIPTextModel", "CLIPTextModelWithProjection"])
 def test_clip_text(torch, tmp_path, name):
     transformers = pytest.importorskip("transformers")
-    from transformer_fast.models.families import clip
+    from transformer_fast.models import clip
 
     torch.manual_seed(2)
     whole = shaken(torch, transformers.CLIPModel(clip_config(transformers)))
@@ -208,7 +208,7 @@ def test_clip_text(torch, tmp_path, name):
 @pytest.mark.parametrize("name", ["CLIPVisionModel", "CLIPVisionModelWithProjection"])
 def test_clip_vision(torch, tmp_path, name):
     transformers = pytest.importorskip("transformers")
-    from transformer_fast.models.families import clip
+    from transformer_fast.models import clip
 
     torch.manual_seed(3)
     whole = shaken(torch, transformers.CLIPModel(clip_config(transformers)))
@@ -245,7 +245,7 @@ def test_saved_models_are_read_by_transformers(torch, tmp_path, architecture):
 @pytest.mark.parametrize("name", ["CLIPTextModel", "CLIPVisionModelWithProjection"])
 def test_a_saved_tower_is_read_by_transformers(torch, tmp_path, name):
     transformers = pytest.importorskip("transformers")
-    from transformer_fast.models.families import clip
+    from transformer_fast.models import clip
 
     whole = shaken(torch, transformers.CLIPModel(clip_config(transformers)))
     whole.save_pretrained(tmp_path / "whole")

@@ -10,11 +10,11 @@ import pytest
 from model_folders import WORDS, write_json, write_sentence_model, write_tokenizer
 
 from transformer_fast import nn
-from transformer_fast.models.families.distilbert import DistilBertConfig, DistilBertModel
-from transformer_fast.models.families.electra import ElectraConfig, ElectraModel
-from transformer_fast.models.families.modernbert import ModernBertConfig, ModernBertModel
-from transformer_fast.models.families.mpnet import MPNetConfig, MPNetModel
-from transformer_fast.models.families.roberta import RobertaConfig, RobertaModel, XLMRobertaModel
+from transformer_fast.models.distilbert import DistilBertConfig, DistilBertModel
+from transformer_fast.models.electra import ElectraConfig, ElectraModel
+from transformer_fast.models.modernbert import ModernBertConfig, ModernBertModel
+from transformer_fast.models.mpnet import MPNetConfig, MPNetModel
+from transformer_fast.models.roberta import RobertaConfig, RobertaModel, XLMRobertaModel
 from transformer_fast.pipelines import SentenceEncoder
 
 pytest.importorskip("safetensors")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from transformer_fast.pipelines import SentenceEncoder
-    from transformer_fast.pipelines.passages import Collection
+    from transformer_fast.passages import Collection
 
 
 def add(commands: Any) -> None:
@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _collection(source: str) -> Collection:
-    from transformer_fast.pipelines import passages
+    from transformer_fast import passages
 
     collection = passages.standard_library() if source == "stdlib" else passages.from_path(source)
     for file, reason in collection.skipped:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from transformer_fast.files.errors import CheckpointError, optional_import
+from transformer_fast.files.folder import open_source
 from transformer_fast.files.source import ModelSource
 
 # The names that transformers' classes give these tokens where the files do not say.
@@ -30,7 +31,7 @@ class Tokenizer:
     """A model's tokenizer, and the settings that its files give it.
 
     Attributes:
-        backend: the `tokenizers.Tokenizer`; it pads nothing and cuts nothing off.
+        tokenizer: the `tokenizers.Tokenizer`; it pads nothing and cuts nothing off.
         config: the content of tokenizer_config.json and special_tokens_map.json.
         place: tokenizer_config.json, for error texts.
         max_length: the most tokens of a text, special ones included, or None.
@@ -47,10 +48,10 @@ class Tokenizer:
     """
 
     def __init__(self, source: ModelSource) -> None:
-        self.backend = open_vocabulary(source)
+        self.tokenizer = open_vocabulary(source)
         self.place = source.place("tokenizer_config.json")
         config = source.object("tokenizer_config.json", required=False)
-        _apply_bert_options(self.backend, self.place, config)
+        _apply_bert_options(self.tokenizer, self.place, config)
         self.config: Mapping[str, Any] = source.object("special_tokens_map.json", required=False) | config
         limit = self.config.get("model_max_length")
         self.max_length = int(limit) if isinstance(limit, (int, float)) and limit < _NO_LIMIT else None
@@ -69,9 +70,9 @@ class Tokenizer:
         if isinstance(token, Mapping):
             token = token.get("content")
         if token is None:
-            known = ((usual, self.backend.token_to_id(usual)) for usual in _USUAL.get(name, ()))
+            known = ((usual, self.tokenizer.token_to_id(usual)) for usual in _USUAL.get(name, ()))
             return next((found for found in known if found[1] is not None), None)
-        number = self.backend.token_to_id(token) if isinstance(token, str) else None
+        number = self.tokenizer.token_to_id(token) if isinstance(token, str) else None
         if number is None:
             raise CheckpointError(f"{self.place}: {name} is {token!r}, which the vocabulary does not have")
         return token, number
@@ -83,7 +84,7 @@ class Tokenizer:
             ValueError: a text holds a character that UTF-8 cannot write.
         """
         try:
-            return self.backend.encode_batch(texts) if offsets else self.backend.encode_batch_fast(texts)
+            return self.tokenizer.encode_batch(texts) if offsets else self.tokenizer.encode_batch_fast(texts)
         except TypeError:
             # All are strings: the tokenizer fails on half a surrogate pair.
             strings = chain.from_iterable([text] if isinstance(text, str) else text for text in texts)
@@ -96,15 +97,30 @@ class Tokenizer:
         """Lower-case texts before the tokenizer normalises them."""
         normalizers = optional_import("tokenizers").normalizers
         parts = [normalizers.Lowercase()]
-        if self.backend.normalizer is not None:
-            parts.append(self.backend.normalizer)
-        self.backend.normalizer = normalizers.Sequence(parts)
+        if self.tokenizer.normalizer is not None:
+            parts.append(self.tokenizer.normalizer)
+        self.tokenizer.normalizer = normalizers.Sequence(parts)
 
     def _side(self, name: str) -> str:
         side = typed(self.place, self.config, name, str, "right")
         if side not in ("left", "right"):
             raise CheckpointError(f"{self.place}: {name} is {side!r}; needed: left or right")
         return side
+
+
+def read_tokenizer(path_or_hub_id: str | Path | ModelSource, **hub: Any) -> Tokenizer:
+    """The tokenizer of a folder, of a model on the Hugging Face hub, or of a source that is open.
+
+    hub: revision, cache_dir, token, local_files_only: as in `load_model`.
+
+    Raises:
+        CheckpointError, ImportError: as `Tokenizer`.
+
+    Example:
+        >>> read_tokenizer("bert-base-uncased").tokenizer.encode("red").ids                           # doctest: +SKIP
+        [101, 2417, 102]
+    """
+    return Tokenizer(open_source(path_or_hub_id, **hub))
 
 
 def open_vocabulary(source: ModelSource) -> Any:

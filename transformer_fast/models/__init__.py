@@ -1,7 +1,7 @@
 """Models: `load_model`, and the classes of all families, which are imported when they are first asked for.
 
-`common` has what families share, `families` one file each. `load_model` finds the class of a Hugging Face folder by its
-model_type and architectures. A new family is a new file in `families` with classes that derive from
+`common` has what families share; beside it stands one file a family. `load_model` finds the class of a Hugging Face folder by its
+model_type and architectures. A new family is a new file here with classes that derive from
 `common.base.PretrainedModel`, and a line in `_FAMILIES`.
 """
 
@@ -35,7 +35,7 @@ def _named(*names: str) -> dict[str, str]:
     return {name: name for name in names}
 
 
-# model_type in config.json -> file in families/, {name in its "architectures": class}, class without a head, which is
+# model_type in config.json -> file in models/, {name in its "architectures": class}, class without a head, which is
 # taken for architectures that are not listed.
 _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
     "bart": ("bart", {"BartForConditionalGeneration": "BartForConditionalGeneration"}, "BartModel"),
@@ -68,7 +68,7 @@ _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
     "xlm-roberta": ("roberta", _heads("XLMRoberta", "MultipleChoice"), "XLMRobertaModel"),
 }
 
-# Public class -> file in families/. A config is in the file of its model.
+# Public class -> file in models/. A config is in the file of its model.
 _FILES = {name: file for file, classes, base in _FAMILIES.values() for name in (*classes.values(), base)}
 
 __all__ = ["CheckpointError", "PretrainedModel", "find_folder", "load_model"]
@@ -134,4 +134,4 @@ def __dir__() -> list[str]:
 
 
 def _family(file: str) -> Any:
-    return import_module(f"transformer_fast.models.families.{file}")
+    return import_module(f"transformer_fast.models.{file}")

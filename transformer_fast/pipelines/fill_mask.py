@@ -75,7 +75,7 @@ class FillMask(TextPipeline):
         self, ids: list[int], place: int, scores: np.ndarray, top_k: int | None, among: np.ndarray, single: bool
     ) -> list[dict[str, Any]]:
         """The best words for one mask; single: is it the only one of its text?"""
-        tokenizer, words = self.tokenizer.backend, []
+        tokenizer, words = self.tokenizer.tokenizer, []
         for token in among[np.argsort(-scores[among], kind="stable")][:top_k].tolist():
             filled = [*ids[:place], token, *ids[place + 1 :]]
             words.append(
@@ -95,7 +95,7 @@ class FillMask(TextPipeline):
             return np.arange(self.model.config.vocab_size)
         numbers = []
         for target in several("targets", targets):
-            number = self.tokenizer.backend.token_to_id(target)
+            number = self.tokenizer.tokenizer.token_to_id(target)
             if number is None:
                 raise ValueError(f"targets holds {target!r}; needed: words of the vocabulary")
             numbers.append(number)

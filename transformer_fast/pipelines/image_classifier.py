@@ -12,7 +12,7 @@ from transformer_fast.files.folder import open_source
 from transformer_fast.files.pictures import ImageProcessor
 from transformer_fast.files.source import ModelSource
 from transformer_fast.models import PretrainedModel, load_model
-from transformer_fast.models.families.vit import ViTForImageClassification
+from transformer_fast.models.vit import ViTForImageClassification
 from transformer_fast.pipelines.labels import check_top_k, function_of, ranked, scores
 from transformer_fast.pipelines.pictures import in_batches, several_pictures
 
@@ -21,7 +21,7 @@ class ImageClassifier:
     """Pictures in; labels and their scores out. As transformers' image-classification pipeline.
 
     Attributes:
-        model: the model (`models.families.vit`).
+        model: the model (`models.vit`).
         processor: the `files.pictures.ImageProcessor`.
         labels: the names of the labels, by number.
         function: how logits become scores, "softmax", "sigmoid" or "none", as config.json says by problem_type.

@@ -17,7 +17,7 @@ from transformer_fast.files.pictures import ImageProcessor
 from transformer_fast.files.source import ModelSource
 from transformer_fast.files.tokenizer import Tokenizer
 from transformer_fast.models import PretrainedModel, load_model
-from transformer_fast.models.families.clip import CLIPModel
+from transformer_fast.models.clip import CLIPModel
 from transformer_fast.pipelines.pictures import in_batches, several_pictures
 from transformer_fast.pipelines.texts import batches, padded, several
 
@@ -42,7 +42,7 @@ class ImageTextSimilarity:
         most = model.config.text_config.max_position_embeddings
         self._tokenizer = tokenizer
         most = min(tokenizer.max_length or most, most)
-        tokenizer.backend.enable_truncation(most, direction=tokenizer.truncation_side)
+        tokenizer.tokenizer.enable_truncation(most, direction=tokenizer.truncation_side)
 
     @classmethod
     def from_pretrained(

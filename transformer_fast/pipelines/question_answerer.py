@@ -105,7 +105,7 @@ class QuestionAnswerer(TextPipeline):
         stride = min(length // 2, _SHARED_TOKENS) if stride is None else stride
         if isinstance(stride, bool) or not isinstance(stride, int) or not 0 <= stride < length:
             raise ValueError(f"doc_stride is {stride!r}; needed: an integer from 0 to {length - 1}")
-        tokenizer = self.tokenizer.backend
+        tokenizer = self.tokenizer.tokenizer
         self._check_questions(questions, length, stride)
         strategy = "only_second" if self._question_first else "only_first"
         tokenizer.enable_truncation(length, stride=stride, strategy=strategy)
@@ -114,7 +114,7 @@ class QuestionAnswerer(TextPipeline):
 
     def _check_questions(self, questions: list[str], length: int, stride: int) -> None:
         """Does each question leave place for more of the text than two windows share?"""
-        tokenizer = self.tokenizer.backend
+        tokenizer = self.tokenizer.tokenizer
         tokenizer.no_truncation()
         special = tokenizer.num_special_tokens_to_add(True)
         for question in questions:

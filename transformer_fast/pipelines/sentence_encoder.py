@@ -110,7 +110,7 @@ class SentenceEncoder:
     @property
     def tokenizer(self) -> Any:
         """The `tokenizers.Tokenizer`."""
-        return self._tokenizer.backend
+        return self._tokenizer.tokenizer
 
     @property
     def max_seq_length(self) -> int:

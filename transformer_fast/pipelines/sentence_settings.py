@@ -106,7 +106,7 @@ def read_tokenizer(source: ModelSource, settings: SentenceSettings) -> Tokenizer
         CheckpointError: a file is missing, malformed or asks for what is not supported.
     """
     tokenizer = Tokenizer(source)
-    if any(tokenizer.backend.encode("a").type_ids):
+    if any(tokenizer.tokenizer.encode("a").type_ids):
         raise CheckpointError(
             f"{source.place('tokenizer.json')}: gives a single text token types other than 0, which is not supported"
         )
@@ -119,7 +119,7 @@ def read_tokenizer(source: ModelSource, settings: SentenceSettings) -> Tokenizer
     if typed(place, config, "do_lower_case", bool, False):
         tokenizer.lower_case()
     limit = typed(place, config, "max_seq_length", int, None) or tokenizer.max_length
-    if limit is not None and limit < tokenizer.backend.num_special_tokens_to_add(False):
+    if limit is not None and limit < tokenizer.tokenizer.num_special_tokens_to_add(False):
         raise CheckpointError(f"{source}: the maximal length of a text is {limit} tokens, less than its special tokens")
     settings.max_seq_length = limit
     return tokenizer

@@ -15,7 +15,7 @@ from transformer_fast.files.source import ModelSource
 from transformer_fast.files.tokenizer import Tokenizer
 from transformer_fast.models import PretrainedModel, load_model
 from transformer_fast.models.common.seq2seq import ConditionalGeneration
-from transformer_fast.models.families.whisper import WhisperForConditionalGeneration
+from transformer_fast.models.whisper import WhisperForConditionalGeneration
 from transformer_fast.pipelines.texts import TextPipeline, is_single, several
 
 Pipeline = TypeVar("Pipeline", bound="TextToText")
@@ -73,7 +73,7 @@ class TextToText(TextPipeline):
         for indices, arguments in self._batches(encodings):
             ids = self.model.generate(**arguments, **{**self.options, **options})
             for i, row in zip(indices, ids, strict=True):
-                results[i] = self.tokenizer.backend.decode(row.tolist(), skip_special_tokens=True).strip()
+                results[i] = self.tokenizer.tokenizer.decode(row.tolist(), skip_special_tokens=True).strip()
         return results[0] if is_single(texts) else results
 
 

@@ -80,7 +80,7 @@ class TextPipeline:
         Raises:
             ValueError: a text is too long and is not to be cut off.
         """
-        tokenizer = self.tokenizer.backend
+        tokenizer = self.tokenizer.tokenizer
         tokenizer.no_truncation()
         if truncation and self.max_length is not None:
             side = self.tokenizer.truncation_side

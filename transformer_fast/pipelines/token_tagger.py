@@ -93,7 +93,7 @@ class TokenTagger(TextPipeline):
     def _check_stride(self, stride: int | None, strategy: str) -> None:
         if stride is None:
             return
-        most = self.max_length - self.tokenizer.backend.num_special_tokens_to_add(False) - 1
+        most = self.max_length - self.tokenizer.tokenizer.num_special_tokens_to_add(False) - 1
         if isinstance(stride, bool) or not isinstance(stride, int) or not 0 <= stride <= most:
             raise ValueError(f"stride is {stride!r}; needed: an integer from 0 to {most}")
         if strategy == "none":
@@ -110,7 +110,7 @@ class TokenTagger(TextPipeline):
 
     def _tokens(self, text: str, window: Any, scores: np.ndarray) -> Iterator[dict[str, Any]]:
         """The tokens of a window, special ones left out: word, scores, start, end, index, is_subword."""
-        model = self.tokenizer.backend.model
+        model = self.tokenizer.tokenizer.model
         knows_words = bool(getattr(model, "continuing_subword_prefix", None))
         for index, (start, end) in enumerate(window.offsets):
             if window.special_tokens_mask[index]:
@@ -173,7 +173,7 @@ class TokenTagger(TextPipeline):
         ]
 
     def _joined(self, words: list[str]) -> str:
-        decoder = self.tokenizer.backend.decoder
+        decoder = self.tokenizer.tokenizer.decoder
         return " ".join(words) if decoder is None else decoder.decode(words)
 
 

@@ -18,7 +18,7 @@ from transformer_fast.files.sound import WhisperFeatureExtractor, read_wav
 from transformer_fast.files.source import ModelSource
 from transformer_fast.files.tokenizer import Tokenizer
 from transformer_fast.models import PretrainedModel, load_model
-from transformer_fast.models.families.whisper import WhisperForConditionalGeneration
+from transformer_fast.models.whisper import WhisperForConditionalGeneration
 
 # Segments that run together: each has 1,500 places in the encoder.
 _BATCH = 4
@@ -51,7 +51,7 @@ class Transcriber:
     def __init__(self, model: PretrainedModel, extractor: WhisperFeatureExtractor, tokenizer: Tokenizer) -> None:
         self.model = model
         self.extractor = extractor
-        self._tokenizer = tokenizer.backend
+        self._tokenizer = tokenizer.tokenizer
 
     @classmethod
     def from_pretrained(

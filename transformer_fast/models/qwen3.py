@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from transformer_fast.models.common.decoder_blocks import BlockOptions, GatedCausalLM, GatedClassifier, GatedDecoder
-from transformer_fast.models.families.qwen2 import Qwen2Config
+from transformer_fast.models.qwen2 import Qwen2Config
 
 
 @dataclass(frozen=True)

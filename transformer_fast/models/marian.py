@@ -17,7 +17,7 @@ from transformer_fast.models.common.base import Source
 from transformer_fast.models.common.config import Index
 from transformer_fast.models.common.seq2seq import ConditionalGeneration, EncoderDecoder, embedding_sources
 from transformer_fast.models.common.seq2seq_blocks import Stack
-from transformer_fast.models.families.bart import bart_shape, check_bart_fields, layer_sources
+from transformer_fast.models.bart import bart_shape, check_bart_fields, layer_sources
 from transformer_fast.nn import Embedding
 
 

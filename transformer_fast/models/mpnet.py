@@ -16,7 +16,7 @@ from transformer_fast.models.common import heads
 from transformer_fast.models.common.base import Source
 from transformer_fast.models.common.config import ACTIVATIONS, Labels, check_activation, check_fields, check_heads
 from transformer_fast.models.common.encoder import EncoderBatch, PoolingEncoder, layer_sources
-from transformer_fast.models.families import roberta
+from transformer_fast.models import roberta
 from transformer_fast.nn import Collector, Embedding, LayerNorm, Linear, PackedEncoder, RelativePositionBias
 
 # Fixed in transformers: config.json has no say.

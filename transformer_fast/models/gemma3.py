@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from transformer_fast.models.common.decoder_blocks import BlockOptions, window_of
-from transformer_fast.models.families.gemma2 import (
+from transformer_fast.models.gemma2 import (
     Gemma2Config,
     Gemma2ForCausalLM,
     Gemma2ForSequenceClassification,

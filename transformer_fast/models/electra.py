@@ -20,7 +20,7 @@ from transformer_fast.models.common.config import ACTIVATIONS, check_activation
 from transformer_fast.models.common.encoder import Encoded, TextEncoder
 from transformer_fast.models.common.inputs import integers
 from transformer_fast.models.common.output import ElectraForPreTrainingOutput
-from transformer_fast.models.families.bert import BertConfig, BertModel
+from transformer_fast.models.bert import BertConfig, BertModel
 from transformer_fast.nn import Embedding, LayerNorm, Linear, PackedEncoder
 
 
