@@ -26,6 +26,7 @@ def folder(tmp_path_factory):
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
     words = {f"w{i}": i for i in range(VOCAB)}
     tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="w2")).save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     return folder
 
 

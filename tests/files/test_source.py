@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,8 @@ pytest.importorskip("safetensors")
 class InMemory(ModelSource):
     """Settings and tensors that are in no file."""
 
-    def __init__(self, settings: dict, arrays: dict, vocabulary=None) -> None:
-        self.settings, self._vocabulary = settings, vocabulary
+    def __init__(self, settings: dict, arrays: dict) -> None:
+        self.settings = settings
         self._tensors = {
             name: Tensor(name, self.weights, "F32", array.shape, array.reshape(-1).view(np.uint8))
             for name, array in arrays.items()
@@ -30,8 +31,8 @@ class InMemory(ModelSource):
     def __str__(self) -> str:
         return "memory"
 
-    def json(self, name):
-        return self.settings.get(name)
+    def read(self, name):
+        return json.dumps(self.settings[name]).encode() if name in self.settings else None
 
     def tensors(self):
         return self._tensors
@@ -39,11 +40,6 @@ class InMemory(ModelSource):
     @property
     def weights(self):
         return Path("memory")
-
-    def vocabulary(self):
-        if self._vocabulary is None:
-            raise CheckpointError("memory: there is no vocabulary")
-        return self._vocabulary()
 
     def place(self, name):
         return Path("memory") / name
@@ -69,11 +65,11 @@ def test_a_model_of_another_source():
 def test_sentences_of_another_source(tmp_path):
     pytest.importorskip("tokenizers")
     folder = Folder(write_sentence_model(tmp_path))
-    names = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "sentence_bert_config.json")
+    names = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "sentence_bert_config.json")
     part = folder.part(folder.json("modules.json")[0]["path"], "modules.json")
     settings = {name: part.json(name) for name in names if part.json(name) is not None}
     arrays = {name: tensor.array() for name, tensor in part.tensors().items()}
-    source = InMemory(settings, arrays, part.vocabulary)
+    source = InMemory(settings, arrays)
     texts = ["the cat sat", "a cat"]
     mean = InMemory(settings | {"modules.json": [{"type": "a.Transformer", "path": ""}, {"type": "b.Pooling"}]}, arrays)
     found, expected = (SentenceEncoder.from_pretrained(place).encode(texts) for place in (source, part))

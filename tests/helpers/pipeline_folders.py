@@ -52,5 +52,7 @@ def write_head(folder: Path, task: str, labels: int = len(LABELS), **config) -> 
         content |= {"id2label": {str(i): name for i, name in enumerate(names)}}
         content |= {"label2id": {name: i for i, name in enumerate(names)}}
     write_bert(folder, content, tensors)
-    write_tokenizer(folder, config={"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 20, **SPECIAL})
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 20, "model_input_names": names}
+    write_tokenizer(folder, config=settings | SPECIAL)
     return folder

@@ -56,6 +56,7 @@ def clip(tmp_path_factory):
         single="<start> $A <end>", special_tokens=[("<start>", 38), ("<end>", 39)]
     )
     tokenizer.save(str(folder / "tokenizer.json"))
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})
     return folder
 
 

@@ -179,7 +179,10 @@ def test_lower_case(tmp_path):
     assert lower.tokenize(words)["input_ids"][0, 1] == WORDS.index("the")
     write_tokenizer(tmp_path / "a" / "model", lowercase=False, config={})
     unsaid = SentenceEncoder.from_pretrained(tmp_path / "a" / "model")
-    assert unsaid.tokenize(words)["input_ids"][0, 1] == WORDS.index("The")
+    assert unsaid.tokenize(words)["input_ids"][0, 1] == WORDS.index("the"), "BertTokenizer's default, as in transformers"
+    write_tokenizer(tmp_path / "a" / "model", lowercase=False, config={"tokenizer_class": "PreTrainedTokenizerFast"})
+    as_saved = SentenceEncoder.from_pretrained(tmp_path / "a" / "model")
+    assert as_saved.tokenize(words)["input_ids"][0, 1] == WORDS.index("The")
 
 
 def test_tokenize_gives_what_the_model_takes(encoder):
@@ -388,6 +391,7 @@ def test_token_types_other_than_zero_are_refused(tmp_path):
     content = json.loads((folder / "tokenizer.json").read_text())
     content["post_processor"]["single"][1]["Sequence"]["type_id"] = 1
     write_json(folder / "tokenizer.json", content)
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})
     with pytest.raises(CheckpointError, match=r"tokenizer\.json: gives a single text token types"):
         SentenceEncoder.from_pretrained(folder)
 

@@ -37,7 +37,7 @@ def write_words(folder: Path, end: int, **config) -> None:
     )
     tokenizer.add_special_tokens(["<s>", "<pad>", "</s>"])
     tokenizer.save(str(folder / "tokenizer.json"))
-    write_json(folder / "tokenizer_config.json", config)
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **config})
 
 
 @pytest.fixture

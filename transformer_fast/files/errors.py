@@ -1,7 +1,6 @@
 """Errors and imports that all readers of files share.
 
-`CheckpointError` is the error of every file that cannot be used; `optional_import` loads a package of the extra
-`models`.
+`CheckpointError` is the error of every file that cannot be used; `optional_import` loads a package of an extra.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ class CheckpointError(ValueError):
     """A model that cannot be used; the text names the file and, where there is one, the tensor or the field."""
 
 
-def optional_import(name: str) -> ModuleType:
-    """A module of the extra `models`.
+def optional_import(name: str, extra: str = "models") -> ModuleType:
+    """A module that an extra of this package installs.
 
     Raises:
         ImportError: it is not installed; the text says how to install it.
@@ -26,7 +25,7 @@ def optional_import(name: str) -> ModuleType:
     try:
         return import_module(name)
     except ModuleNotFoundError as error:
-        raise ImportError(f"{error.name} is not installed; needed: pip install 'transformer-fast[models]'") from error
+        raise ImportError(f"{error.name} is not installed; needed: pip install 'transformer-fast[{extra}]'") from error
 
 
 def listed(names: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from transformer_fast.files.errors import CheckpointError, optional_import
-from transformer_fast.files.json_files import member, read_json
+from transformer_fast.files.json_files import member, read_bytes
 from transformer_fast.files.safetensors import read_safetensors, read_sharded
 from transformer_fast.files.source import ModelSource, Tensor
 
@@ -23,7 +23,7 @@ INDEX = "model.safetensors.index.json"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.bin.index.json")
 
 # Files of other types may hold pickles or scripts; they are not fetched from the hub.
-_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.spm"]
 
 
 def open_source(path_or_hub_id: str | Path | ModelSource, **hub: Any) -> ModelSource:
@@ -92,14 +92,9 @@ class Folder(ModelSource):
     def __str__(self) -> str:
         return str(self.path)
 
-    def json(self, name: str) -> Any | None:
+    def read(self, name: str) -> bytes | None:
         path = self.path / name
-        if not path.exists():
-            return None
-        content = read_json(path)
-        if content is None:
-            raise CheckpointError(f"{path}: holds null; needed: a list or an object")
-        return content
+        return read_bytes(path) if path.exists() else None
 
     def tensors(self) -> Mapping[str, Tensor]:
         return self._tensors
@@ -117,16 +112,6 @@ class Folder(ModelSource):
                 f"they hold; needed: {WEIGHTS} (`safetensors.torch.save_file`, or a repository that has it)"
             )
         raise CheckpointError(f"{self.path}: there are no weights; needed: {WEIGHTS} or {INDEX}")
-
-    def vocabulary(self) -> Any:
-        tokenizers = optional_import("tokenizers")
-        path = self.path / "tokenizer.json"
-        if not path.is_file():
-            raise CheckpointError(f"{path}: there is no such file; needed: the vocabulary in the tokenizers format")
-        try:
-            return tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the package raises nothing more specific
-            raise CheckpointError(f"{path}: not a tokenizer: {error}") from None
 
     def place(self, name: str) -> Path:
         return self.path / name

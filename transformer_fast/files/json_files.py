@@ -19,12 +19,31 @@ def read_json(path: Path) -> Any:
     Raises:
         CheckpointError: the file is missing, unreadable or not JSON.
     """
+    return checked_json(path, read_bytes(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file.
+
+    Raises:
+        CheckpointError: the file is missing or unreadable.
+    """
     try:
-        return parse_json(path.read_bytes())
+        return path.read_bytes()
     except FileNotFoundError:
         raise CheckpointError(f"{path}: there is no such file") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def checked_json(path: Path, data: bytes) -> Any:
+    """The content of a JSON text that the file `path` holds.
+
+    Raises:
+        CheckpointError: it is not JSON.
+    """
+    try:
+        return parse_json(data)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not valid JSON: {error}") from None
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from transformer_fast.files.errors import CheckpointError, optional_import
-from transformer_fast.files.json_files import checked_object
+from transformer_fast.files.json_files import checked_json, checked_object
 
 # safetensors code -> NumPy type; the format is little-endian. BF16 comes from ml_dtypes (see `_dtype`).
 _DTYPES = {
@@ -66,14 +66,22 @@ class Tensor:
 
 
 class ModelSource(ABC):
-    """The settings, tensors and vocabulary of one model, under the names that Hugging Face folders have for them.
+    """The files and tensors of one model, under the names that Hugging Face folders have for them.
 
     Malformed files raise a CheckpointError that names the file. `str(source)` names the source in error texts.
     """
 
     @abstractmethod
+    def read(self, name: str) -> bytes | None:
+        """The content of the file `name` ("tokenizer.json", "vocab.txt", ...); None if the source has none."""
+
     def json(self, name: str) -> Any | None:
         """The content of the JSON file `name` ("config.json", ...); None if the source has none."""
+        data = self.read(name)
+        content = None if data is None else checked_json(self.place(name), data)
+        if data is not None and content is None:
+            raise CheckpointError(f"{self.place(name)}: holds null; needed: a list or an object")
+        return content
 
     @abstractmethod
     def tensors(self) -> Mapping[str, Tensor]:
@@ -83,15 +91,6 @@ class ModelSource(ABC):
     @abstractmethod
     def weights(self) -> Path:
         """The file that says which tensors there are, for error texts."""
-
-    @abstractmethod
-    def vocabulary(self) -> Any:
-        """A new `tokenizers.Tokenizer` with the model's vocabulary.
-
-        Raises:
-            CheckpointError: there is no vocabulary, or it is malformed.
-            ImportError: the package tokenizers is not installed.
-        """
 
     @abstractmethod
     def place(self, name: str) -> Path:

@@ -13,7 +13,7 @@ import numpy as np
 
 from transformer_fast.files.folder import open_source
 from transformer_fast.files.source import ModelSource
-from transformer_fast.files.tokenizer import open_vocabulary
+from transformer_fast.files.tokenizer import Tokenizer
 
 _INCOMPLETE = "\ufffd"  # what decoders write for the first bytes of a character
 
@@ -82,10 +82,12 @@ class TextStreamer:
 def load_tokenizer(path_or_hub_id: str | Path | ModelSource, **hub: Any) -> Any:
     """The tokenizer of a model, a `tokenizers.Tokenizer`: encode(text).ids, decode(ids).
 
+    It is built as AutoTokenizer of transformers builds it; `tokenization.read_tokenizer` also gives its settings.
+
     path_or_hub_id and hub are those of `load_model`: a folder, or a name on the Hugging Face hub.
 
     Raises:
-        CheckpointError: there is no such folder or model, or no tokenizer.json in it, or it is none.
+        CheckpointError: there is no such folder or model, or no vocabulary in it, or files are malformed.
         ImportError: the package tokenizers is not installed.
 
     Example:
@@ -93,4 +95,4 @@ def load_tokenizer(path_or_hub_id: str | Path | ModelSource, **hub: Any) -> Any:
         >>> tokenizer.decode(tokenizer.encode("Hello world").ids)                                     # doctest: +SKIP
         'Hello world'
     """
-    return open_vocabulary(open_source(path_or_hub_id, **hub))
+    return Tokenizer(open_source(path_or_hub_id, **hub)).tokenizer

@@ -35,6 +35,11 @@ class FillMask(TextPipeline):
         if found is None:
             raise CheckpointError(f"{tokenizer.place}: names no mask_token; FillMask needs one")
         self.mask, self._mask_id = found
+        if self._mask_id >= model.config.vocab_size:
+            raise CheckpointError(
+                f"{tokenizer.place}: mask_token {self.mask!r} is added to the vocabulary as token {self._mask_id}; "
+                f"needed by the model: one of its {model.config.vocab_size} tokens"
+            )
 
     def __call__(self, texts, *, top_k: int = 5, targets: str | Sequence[str] | None = None) -> Any:
         """The words for the masks of one text, or of each of several.
@@ -75,7 +80,7 @@ class FillMask(TextPipeline):
         self, ids: list[int], place: int, scores: np.ndarray, top_k: int | None, among: np.ndarray, single: bool
     ) -> list[dict[str, Any]]:
         """The best words for one mask; single: is it the only one of its text?"""
-        tokenizer, words = self.tokenizer.tokenizer, []
+        tokenizer, words = self.tokenizer, []
         for token in among[np.argsort(-scores[among], kind="stable")][:top_k].tolist():
             filled = [*ids[:place], token, *ids[place + 1 :]]
             words.append(

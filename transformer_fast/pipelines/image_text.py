@@ -39,10 +39,9 @@ class ImageTextSimilarity:
     def __init__(self, model: PretrainedModel, tokenizer: Tokenizer, processor: ImageProcessor) -> None:
         self.model = model
         self.processor = processor
-        most = model.config.text_config.max_position_embeddings
         self._tokenizer = tokenizer
-        most = min(tokenizer.max_length or most, most)
-        tokenizer.tokenizer.enable_truncation(most, direction=tokenizer.truncation_side)
+        most = model.config.text_config.max_position_embeddings
+        self._max_length = min(tokenizer.max_length or most, most)
 
     @classmethod
     def from_pretrained(
@@ -84,7 +83,7 @@ class ImageTextSimilarity:
         inputs = several("texts", texts)
         if not inputs:
             raise ValueError("texts is empty; needed: at least one text")
-        encodings = self._tokenizer.encode_batch(inputs)
+        encodings = self._tokenizer.encode_batch(inputs, max_length=self._max_length)
         rows = np.empty((len(inputs), self.model.config.projection_dim), np.float32)
         for indices in batches([len(encoding) for encoding in encodings]):
             rows[indices] = self.model.get_text_features(*padded([encodings[i] for i in indices]))

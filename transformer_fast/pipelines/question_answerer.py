@@ -105,17 +105,16 @@ class QuestionAnswerer(TextPipeline):
         stride = min(length // 2, _SHARED_TOKENS) if stride is None else stride
         if isinstance(stride, bool) or not isinstance(stride, int) or not 0 <= stride < length:
             raise ValueError(f"doc_stride is {stride!r}; needed: an integer from 0 to {length - 1}")
-        tokenizer = self.tokenizer.tokenizer
         self._check_questions(questions, length, stride)
         strategy = "only_second" if self._question_first else "only_first"
-        tokenizer.enable_truncation(length, stride=stride, strategy=strategy)
         pairs = [(q, c) if self._question_first else (c, q) for q, c in zip(questions, contexts, strict=True)]
-        return [[encoding, *encoding.overflowing] for encoding in self.tokenizer.encode_batch(pairs, offsets=True)]
+        limit = {"max_length": length, "stride": stride, "strategy": strategy}
+        encodings = self.tokenizer.encode_batch(pairs, offsets=True, **limit)
+        return [[encoding, *encoding.overflowing] for encoding in encodings]
 
     def _check_questions(self, questions: list[str], length: int, stride: int) -> None:
         """Does each question leave place for more of the text than two windows share?"""
         tokenizer = self.tokenizer.tokenizer
-        tokenizer.no_truncation()
         special = tokenizer.num_special_tokens_to_add(True)
         for question in questions:
             tokens = len(tokenizer.encode(question, add_special_tokens=False))

@@ -109,8 +109,8 @@ class SentenceEncoder:
 
     @property
     def tokenizer(self) -> Any:
-        """The `tokenizers.Tokenizer`."""
-        return self._tokenizer.tokenizer
+        """The `tokenizers.Tokenizer`, which cuts off at max_seq_length."""
+        return self._tokenizer.limited(self._max_seq_length)
 
     @property
     def max_seq_length(self) -> int:
@@ -119,11 +119,10 @@ class SentenceEncoder:
 
     @max_seq_length.setter
     def max_seq_length(self, length: int) -> None:
-        least, most = self.tokenizer.num_special_tokens_to_add(False), self.model.max_length
+        least, most = self._tokenizer.tokenizer.num_special_tokens_to_add(False), self.model.max_length
         if not least <= length <= most:
             raise ValueError(f"max_seq_length is {length}; needed: {least} to {most} (the model's positions)")
         self._max_seq_length = length
-        self.tokenizer.enable_truncation(length, direction=self._settings.truncation_side)
 
     def get_sentence_embedding_dimension(self) -> int:
         """The length of the vectors that `encode` returns."""
@@ -318,7 +317,8 @@ class SentenceEncoder:
         return len(encoding.ids) - (1 if encoding.special_tokens_mask[-1:] == [1] else 0)
 
     def _tokens(self, texts: list[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self._tokenizer.encode_batch(texts)]
+        encodings = self._tokenizer.encode_batch(texts, max_length=self._max_seq_length)
+        return [encoding.ids for encoding in encodings]
 
     def _pooled(self, tokens: list[list[int]], skipped: int) -> np.ndarray:
         """The model's hidden states of each text, pooled; the first `skipped` tokens do not count."""

@@ -36,7 +36,6 @@ class SentenceSettings:
     similarity: str = "cosine"
     truncate_dim: int | None = None
     max_seq_length: int | None = None
-    truncation_side: str = "right"
 
 
 def read_settings(source: ModelSource) -> tuple[ModelSource, SentenceSettings]:
@@ -105,19 +104,16 @@ def read_tokenizer(source: ModelSource, settings: SentenceSettings) -> Tokenizer
     Raises:
         CheckpointError: a file is missing, malformed or asks for what is not supported.
     """
-    tokenizer = Tokenizer(source)
+    name = "sentence_bert_config.json"
+    config, place = source.object(name, required=False), source.place(name)
+    tokenizer = Tokenizer(source, lower_case=typed(place, config, "do_lower_case", bool, False))
     if any(tokenizer.tokenizer.encode("a").type_ids):
         raise CheckpointError(
             f"{source.place('tokenizer.json')}: gives a single text token types other than 0, which is not supported"
         )
-    settings.truncation_side = tokenizer.truncation_side
-    name = "sentence_bert_config.json"
-    config, place = source.object(name, required=False), source.place(name)
     task = config.get("transformer_task", "feature-extraction")
     if task != "feature-extraction":
         raise CheckpointError(f"{place}: transformer_task is {task!r}; supported: 'feature-extraction'")
-    if typed(place, config, "do_lower_case", bool, False):
-        tokenizer.lower_case()
     limit = typed(place, config, "max_seq_length", int, None) or tokenizer.max_length
     if limit is not None and limit < tokenizer.tokenizer.num_special_tokens_to_add(False):
         raise CheckpointError(f"{source}: the maximal length of a text is {limit} tokens, less than its special tokens")

@@ -73,7 +73,7 @@ class TextToText(TextPipeline):
         for indices, arguments in self._batches(encodings):
             ids = self.model.generate(**arguments, **{**self.options, **options})
             for i, row in zip(indices, ids, strict=True):
-                results[i] = self.tokenizer.tokenizer.decode(row.tolist(), skip_special_tokens=True).strip()
+                results[i] = self.tokenizer.decode(row.tolist(), skip_special_tokens=True).strip()
         return results[0] if is_single(texts) else results
 
 

@@ -80,12 +80,8 @@ class TextPipeline:
         Raises:
             ValueError: a text is too long and is not to be cut off.
         """
-        tokenizer = self.tokenizer.tokenizer
-        tokenizer.no_truncation()
-        if truncation and self.max_length is not None:
-            side = self.tokenizer.truncation_side
-            tokenizer.enable_truncation(self.max_length, stride=stride or 0, direction=side)
-        encodings = self.tokenizer.encode_batch(texts, offsets)
+        most = self.max_length if truncation else None
+        encodings = self.tokenizer.encode_batch(texts, offsets, max_length=most, stride=stride or 0)
         for text, encoding in zip(texts, encodings, strict=True):
             if self.max_length is not None and len(encoding) > self.max_length:
                 raise ValueError(
@@ -118,8 +114,9 @@ class TextPipeline:
         return arguments
 
     def _has_token_types(self) -> bool:
-        """Does the model tell the tokens of two texts apart? RoBERTa has one type, others have none."""
-        return getattr(self.model.config, "type_vocab_size", 1) > 1
+        """Does the model tell the tokens of two texts apart, and is it to be told? RoBERTa has one type, others none."""
+        told = "token_type_ids" in self.tokenizer.input_names
+        return told and getattr(self.model.config, "type_vocab_size", 1) > 1
 
 
 def padded(encodings: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:

@@ -51,7 +51,7 @@ class Transcriber:
     def __init__(self, model: PretrainedModel, extractor: WhisperFeatureExtractor, tokenizer: Tokenizer) -> None:
         self.model = model
         self.extractor = extractor
-        self._tokenizer = tokenizer.tokenizer
+        self._tokenizer = tokenizer
 
     @classmethod
     def from_pretrained(

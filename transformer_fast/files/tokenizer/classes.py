@@ -1,0 +1,627 @@
+"""The tokenizer classes of transformers: which one a folder asks for, and how each builds its tokenizer.
+
+In transformers 5 most classes take of tokenizer.json the vocabulary, the merges and the post-processor, and set up the
+rest by tokenizer_config.json's options; a folder without tokenizer.json is built in the same way from its older files.
+`CLASSES` has one entry a class. A further class is one more entry; a class that is another one's alias is a name in
+`_ALIASES`.
+
+`tokenizer` calls `class_of`, and the entry's `build` and `finish`.
+
+Source: AutoTokenizer and the classes of transformers 5.24.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformer_fast.files.errors import CheckpointError, optional_import
+from transformer_fast.files.languages import WHISPER_LANGUAGES
+from transformer_fast.files.tokenizer.settings import TokenizerSettings
+from transformer_fast.files.tokenizer.vocabulary import Pieces, Vocabulary
+
+# What SentencePiece writes for a space.
+SPACE = "\u2581"
+
+_QWEN2_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_CLIP_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+
+class Tokens:
+    """The named tokens of a tokenizer while it is built, and their numbers once they are added.
+
+    texts: name -> text or None.
+    """
+
+    def __init__(self, named: Mapping[str, Any]) -> None:
+        self.named = dict(named)
+        self.texts = {n: None if token is None else text_of(token) for n, token in named.items()}
+
+    def __getitem__(self, name: str) -> str:
+        return str(self.texts.get(name))
+
+    def number(self, tokenizer: Any, token: str) -> int:
+        """The number of a token, or of the unknown token."""
+        found = tokenizer.token_to_id(token)
+        return tokenizer.token_to_id(self["unk_token"]) if found is None else found
+
+
+def text_of(token: Any) -> str:
+    """The text of a token that is one, or an AddedToken."""
+    return token if isinstance(token, str) else token.content
+
+
+Build = Callable[[Vocabulary, Tokens, TokenizerSettings], Any]
+Finish = Callable[[Any, Tokens, TokenizerSettings], None]
+
+
+@dataclass(frozen=True)
+class TokenizerClass:
+    """One class of transformers.
+
+    files: what holds its vocabulary where there is no tokenizer.json.
+    model: the kind of its vocabulary: "BPE", "WordPiece", "Unigram"; None: as tokenizer.json has it.
+    named: its tokens where no file names them; a dict gives an AddedToken its flags.
+    build: the tokenizer without added tokens (None: `marian` does it); finish: what is set once they are there.
+    extra: further special tokens where no file lists them. spm: the pieces of a SentencePiece model in the order that
+    the class numbers them.
+    """
+
+    files: tuple[str, ...]
+    model: str | None
+    named: Mapping[str, Any]
+    build: Build | None
+    finish: Finish | None = None
+    inputs: tuple[str, ...] = ("input_ids", "attention_mask")
+    padding_side: str = "right"
+    max_length: int | None = None
+    extra: Callable[[TokenizerSettings], list[str] | None] = field(default=lambda settings: None)
+    spm: Callable[[Pieces, Tokens, TokenizerSettings], Pieces] = field(default=lambda pieces, tokens, settings: pieces)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# WordPiece: BERT and its relatives
+
+
+def _bert(vocabulary: Vocabulary, tokens: Tokens, settings: TokenizerSettings) -> Any:
+    library = optional_import("tokenizers")
+    tokenizer = library.Tokenizer(library.models.WordPiece(vocabulary.numbers, unk_token=tokens["unk_token"]))
+    tokenizer.normalizer = library.normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=settings.flag("tokenize_chinese_chars", True),
+        strip_accents=settings.flag("strip_accents", None),
+        lowercase=settings.flag("do_lower_case", True),
+    )
+    tokenizer.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = library.decoders.WordPiece(prefix="##")
+    return tokenizer
+
+
+def _finish_bert(tokenizer: Any, tokens: Tokens, settings: TokenizerSettings) -> None:
+    first, last = tokens["cls_token"], tokens["sep_token"]
+    _set_template(
+        tokenizer, tokens, f"{first}:0 $A:0 {last}:0", f"{first}:0 $A:0 {last}:0 $B:1 {last}:1", (first, last)
+    )
+
+
+def _finish_mpnet(tokenizer: Any, tokens: Tokens, settings: TokenizerSettings) -> None:
+    _set_roberta(tokenizer, tokens, "sep_token", "cls_token", True, False)
+
+
+_BERT_TOKENS = {
+    "unk_token": "[UNK]",
+    "sep_token": "[SEP]",
+    "pad_token": "[PAD]",
+    "cls_token": "[CLS]",
+    "mask_token": "[MASK]",
+}
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# BPE on bytes: RoBERTa, GPT-2, Qwen 2, CLIP, Whisper
+
+
+def _bytes_bpe(vocabulary: Vocabulary, **options: Any) -> Any:
+    library = optional_import("tokenizers")
+    options = {"continuing_subword_prefix": "", "end_of_word_suffix": "", "fuse_unk": False} | options
+    try:
+        model = library.models.BPE(vocab=vocabulary.numbers, merges=vocabulary.merges or [], **options)
+    except Exception as error:  # the package raises nothing more specific
+        raise CheckpointError(f"{vocabulary.place}: not a vocabulary of BPE: {error}") from None
+    tokenizer = library.Tokenizer(model)
+    tokenizer.decoder = library.decoders.ByteLevel()
+    return tokenizer
+
+
+def _gpt2(vocabulary: Vocabulary, tokens: Tokens, settings: TokenizerSettings) -> Any:
+    tokenizer = _bytes_bpe(vocabulary)
+    prefix = settings.flag("add_prefix_space")
+    tokenizer.pre_tokenizer = optional_import("tokenizers").pre_tokenizers.ByteLevel(add_prefix_space=prefix)
+    return tokenizer
+
+
+def _finish_roberta(tokenizer: Any, tokens: Tokens, settings: TokenizerSettings) -> None:
+    trim, prefix = settings.flag("trim_offsets", True), settings.flag("add_prefix_space")
+    _set_roberta(tokenizer, tokens, "sep_token", "cls_token", trim, prefix)
+
+
+def _qwen2(vocabulary: Vocabulary, tokens: Tokens, settings: TokenizerSettings) -> Any:
+    library = optional_import("tokenizers")
+    pre = library.pre_tokenizers
+    tokenizer = _bytes_bpe(vocabulary, byte_fallback=False)
+    tokenizer.normalizer = library.normalizers.NFC()
+    words = pre.Split(library.Regex(_QWEN2_WORDS), behavior="isolated", invert=False)
+    prefix = settings.flag("add_prefix_space")
+    tokenizer.pre_tokenizer = pre.Sequence([words, pre.ByteLevel(add_prefix_space=prefix, use_regex=False)])
+    return tokenizer
+
+
+def _finish_qwen2(tokenizer: Any, tokens: Tokens, settings: TokenizerSettings) -> None:
+    """All special tokens, once more, as such: the class resets their flags."""
+    added_token = optional_import("tokenizers").AddedToken
+    extra = settings.additional if settings.extra is None else settings.extra
+    texts = [token for token in (*tokens.named.values(), *(extra or [])) if token is not None]
+    tokenizer.add_tokens([added_token(text, special=True) for text in dict.fromkeys(map(text_of, texts))])
+
+
+def _clip(vocabulary: Vocabulary, tokens: Tokens, settings: TokenizerSettings) -> Any:
+    library = optional_import("tokenizers")
+    norm, pre = library.normalizers, library.pre_tokenizers
+    tokenizer = _bytes_bpe(vocabulary, end_of_word_suffix="</w>", unk_token=tokens["unk_token"])
+    tokenizer.normalizer = norm.Sequence([norm.NFC(), norm.Replace(library.Regex(r"\s+"), " "), norm.Lowercase()])
+    words = pre.Split(library.Regex(_CLIP_WORDS), behavior="removed", invert=True)
+    tokenizer.pre_tokenizer = pre.Sequence([words, pre.ByteLevel(add_prefix_space=False)])
+    return tokenizer
+
+
+def _finish_clip(tokenizer: Any, tokens: Tokens, settings: TokenizerSettings) -> None:
+    _set_roberta(tokenizer, tokens, "eos_token", "bos_token", False, False)
+
+
+def _finish_whisper(tokenizer: Any, tokens: Tokens, settings: TokenizerSettings) -> None:
+    """The tokens before a text: start, language, task, no timestamps."""
+    # A token that the vocabulary lacks is the unknown one; languages are numbered after the first token.
+    numbers = [tokens.number(tokenizer, "<|startoftranscript|>")]
+    language, task = settings.options.get("language"), settings.options.get("task")
+    if language is not None:
+        code = WHISPER_LANGUAGES.get(str(language).lower(), str(language).lower())
+        codes = list(dict.fromkeys(WHISPER_LANGUAGES.values()))
+        if code not in codes:
+            raise CheckpointError(f"{settings.place}: language is {language!r}, which Whisper does not know")
+        numbers.append(numbers[0] + 1 + codes.index(code))
+    if task is not None:
+        if task not in ("transcribe", "translate"):
+            raise CheckpointError(f"{settings.place}: task is {task!r}; needed: transcribe or translate")
+        numbers.append(tokens.number(tokenizer, f"<|{task}|>"))
+    if not settings.flag("predict_timestamps"):
+        numbers.append(tokens.number(tokenizer, "<|notimestamps|>"))
+    parts, last = [tokenizer.id_to_token(number) for number in numbers], tokens["eos_token"]
+    before = " ".join(f"{part}:0" for part in parts)
+    _set_template(tokenizer, tokens, f"{before} $A:0 {last}:0", f"{before} $A:0 $B:1 {last}:1", (last, *parts))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# SentencePiece as BPE: Llama, Gemma
+
+
+def _pieces_bpe(vocabulary: Vocabulary, **options: Any) -> Any:
+    library = optional_import("tokenizers")
+    options = {"fuse_unk": True, "byte_fallback": True} | options
+    try:
+        model = library.models.BPE(vocab=vocabulary.numbers, merges=vocabulary.merges or [], **options)
+    except Exception as error:  # the package raises nothing more specific
+        raise CheckpointError(f"{vocabulary.place}: not a vocabulary of BPE: {error}") from None
+    return library.Tokenizer(model)
+
+
+def _llama(vocabulary: Vocabulary, tokens: Tokens, settings: TokenizerSettings) -> Any:
+    library = optional_import("tokenizers")
+    decoders = library.decoders
+    tokenizer = _pieces_bpe(vocabulary)
+    prefix = settings.flag("add_prefix_space", True)
+    scheme = ("always" if settings.flag("legacy") else "first") if prefix else "never"
+    tokenizer.pre_tokenizer = library.pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme=scheme, split=False)
+    parts = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    tokenizer.decoder = decoders.Sequence(parts + ([decoders.Strip(content=" ", left=1)] if prefix else []))
+    return tokenizer
+
+
+def _gemma(vocabulary: Vocabulary, tokens: Tokens, settings: TokenizerSettings) -> Any:
+    library = optional_import("tokenizers")
+    decoders = library.decoders
+    tokenizer = _pieces_bpe(vocabulary, unk_token=tokens["unk_token"])
+    tokenizer.normalizer = library.normalizers.Replace(" ", SPACE)
+    tokenizer.pre_tokenizer = library.pre_tokenizers.Split(pattern=" ", behavior="merged_with_previous", invert=False)
+    tokenizer.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
+    return tokenizer
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# SentencePiece as Unigram: T5, XLM-RoBERTa, CamemBERT
+
+
+def _unigram(vocabulary: Vocabulary, unknown: int, scheme: str) -> Any:
+    library = optional_import("tokenizers")
+    pre = library.pre_tokenizers
+    try:
+        model = library.models.Unigram(vocabulary.pieces, unk_id=unknown, byte_fallback=False)
+    except CheckpointError:
+        raise
+    except Exception as error:  # the package raises nothing more specific
+        raise CheckpointError(f"{vocabulary.place}: not a vocabulary of Unigram: {error}") from None
+    tokenizer = library.Tokenizer(model)
+    if vocabulary.charsmap is not None:
+        tokenizer.normalizer = library.normalizers.Precompiled(vocabulary.charsmap)
+    spaces = pre.Metaspace(replacement=SPACE, prepend_scheme=scheme, split=True)
+    tokenizer.pre_tokenizer = pre.Sequence([pre.WhitespaceSplit(), spaces])
+    tokenizer.decoder = library.decoders.Metaspace(replacement=SPACE, prepend_scheme=scheme)
+    return tokenizer
+
+
+def _t5(vocabulary: Vocabulary, tokens: Tokens, settings: TokenizerSettings) -> Any:
+    return _unigram(vocabulary, 2, "always")
+
+
+def _finish_t5(tokenizer: Any, tokens: Tokens, settings: TokenizerSettings) -> None:
+    last = optional_import("tokenizers").processors.TemplateProcessing(
+        single=["$A", "</s>"],
+        pair=["$A", "</s>", "$B", "</s>"],
+        special_tokens=[("</s>", tokens.number(tokenizer, tokens["eos_token"]))],
+    )
+    tokenizer.post_processor = last
+
+
+def _sentinels(settings: TokenizerSettings) -> list[str]:
+    """T5's <extra_id_0>, ... beside the further tokens that are listed."""
+    count = settings.options.get("extra_ids", 100)
+    if type(count) is not int or count < 0:
+        raise CheckpointError(f"{settings.place}: extra_ids is {count!r}; needed: an integer >= 0")
+    listed = list(settings.additional or [])
+    own = [token for token in listed if "<extra_id_" in text_of(token)]
+    if own and count not in (0, len(own)):
+        raise CheckpointError(
+            f"{settings.place}: extra_ids is {count}, and the listed tokens have {len(own)}; needed: as many"
+        )
+    return listed + ([] if own else [f"<extra_id_{i}>" for i in range(count)])
+
+
+def _t5_pieces(pieces: Pieces, tokens: Tokens, settings: TokenizerSettings) -> Pieces:
+    count = settings.options.get("extra_ids", 100)
+    return pieces + [(f"<extra_id_{i}>", 0.0) for i in range(count - 1, -1, -1)]
+
+
+def _xlm_roberta(vocabulary: Vocabulary, tokens: Tokens, settings: TokenizerSettings) -> Any:
+    return _unigram(vocabulary, 3, "always" if settings.flag("add_prefix_space", True) else "never")
+
+
+def _xlm_roberta_pieces(pieces: Pieces, tokens: Tokens, settings: TokenizerSettings) -> Pieces:
+    first = [(tokens[name], 0.0) for name in ("bos_token", "pad_token", "eos_token", "unk_token")]
+    return [*first, *pieces[3:], (tokens["mask_token"], 0.0)]
+
+
+def _camembert(vocabulary: Vocabulary, tokens: Tokens, settings: TokenizerSettings) -> Any:
+    unknown = vocabulary.numbers.get(tokens["unk_token"], 0)
+    return _unigram(vocabulary, unknown, "always" if settings.flag("add_prefix_space", True) else "never")
+
+
+def _camembert_pieces(pieces: Pieces, tokens: Tokens, settings: TokenizerSettings) -> Pieces:
+    first = [("<s>NOTUSED", 0.0), (tokens["pad_token"], 0.0), ("</s>NOTUSED", 0.0), (tokens["unk_token"], 0.0)]
+    return [*first, ("<unk>NOTUSED", -100.0), *pieces[1:], (tokens["mask_token"], 0.0)]
+
+
+def _finish_xlm_roberta(tokenizer: Any, tokens: Tokens, settings: TokenizerSettings) -> None:
+    first, last = tokens["bos_token"], tokens["eos_token"]
+    _set_template(tokenizer, tokens, f"{first} $A {last}", f"{first} $A {last} {last} $B {last}", (first, last))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The class without a recipe of its own: what a SentencePiece model says of itself
+
+
+def _generic(vocabulary: Vocabulary, tokens: Tokens, settings: TokenizerSettings) -> Any:
+    """A tokenizer that follows the settings in a SentencePiece model (tokenizer.json is opened as it is)."""
+    library = optional_import("tokenizers")
+    proto, norm, pre = vocabulary.proto, library.normalizers, library.pre_tokenizers
+    spec, trained = proto.normalizer_spec, proto.trainer_spec
+    own = {number: text_of(token) for number, token in settings.added.items()}
+    names = _renamed([piece.piece for piece in proto.pieces], own)
+    whole = [names[number] for number, piece in enumerate(proto.pieces) if piece.type == 4]
+    if trained.model_type == 1:
+        model = library.models.Unigram(
+            [(name, piece.score) for name, piece in zip(names, proto.pieces, strict=True)],
+            unk_id=trained.unk_id,
+            byte_fallback=trained.byte_fallback,
+        )
+    else:
+        model = library.models.BPE(
+            vocab={name: number for number, name in enumerate(names)},
+            merges=_ranked_merges(names, proto),
+            unk_token=trained.unk_piece,
+            fuse_unk=True,
+            byte_fallback=trained.byte_fallback,
+            ignore_merges=bool(whole),
+        )
+    tokenizer = library.Tokenizer(model)
+    always = settings.flag("legacy", True)
+    parts = [norm.Precompiled(spec.precompiled_charsmap)] if spec.precompiled_charsmap else []
+    if spec.remove_extra_whitespaces:
+        parts += [norm.Replace(library.Regex(r"\A +| +\z"), ""), norm.Replace(library.Regex(" {2,}"), " ")]
+    if spec.escape_whitespaces:
+        parts.append(norm.Replace(" ", SPACE))
+    if spec.add_dummy_prefix and always:
+        parts.append(norm.Replace(library.Regex(rf"\A{SPACE}"), 2 * SPACE))
+    tokenizer.normalizer = norm.Sequence(parts)
+    steps = []
+    if spec.add_dummy_prefix:
+        scheme = "always" if always else "first"
+        steps.append(pre.Metaspace(replacement=SPACE, prepend_scheme=scheme, split=False))
+    if whole:
+        pattern = "|".join(re.escape(piece) for piece in sorted(whole, key=len, reverse=True))
+        steps.append(pre.Split(library.Regex(pattern), behavior="isolated"))
+    if steps:
+        tokenizer.pre_tokenizer = pre.Sequence(steps)
+    tokenizer.decoder = _generic_decoder(trained.byte_fallback, spec.add_dummy_prefix)
+    return tokenizer
+
+
+def _generic_decoder(fallback: bool, prefixed: bool) -> Any:
+    decoders = optional_import("tokenizers").decoders
+    parts = [decoders.Replace(SPACE, " ")] + ([decoders.ByteFallback()] if fallback else [])
+    if prefixed:
+        parts += [decoders.Fuse(), decoders.Strip(content=" ", left=1)]
+    elif fallback:
+        parts.append(decoders.Fuse())
+    return decoders.Sequence(parts)
+
+
+def _renamed(names: list[str], own: Mapping[int, str]) -> list[str]:
+    """The pieces, with the names that the settings give some of them, but for names that other pieces keep."""
+    kept = {name for number, name in enumerate(names) if number not in own}
+    return [own[n] if n in own and own[n] not in kept else name for n, name in enumerate(names)]
+
+
+def _ranked_merges(names: list[str], proto: Any) -> list[tuple[str, str]]:
+    """All ways to make one normal piece of two, the best score first."""
+    normal = {names[n]: (-piece.score, n) for n, piece in enumerate(proto.pieces) if piece.type == 1}
+    ranked = []
+    for token, rank in normal.items():
+        splits = ((token[:i], token[i:]) for i in range(1, len(token)))
+        ranked += [(*rank, a, b) for a, b in splits if a in normal and b in normal]
+    return [(a, b) for _, _, a, b in sorted(ranked)]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Post-processors
+
+
+def _set_template(tokenizer: Any, tokens: Tokens, single: str, pair: str, special: tuple[str, ...]) -> None:
+    numbers = [(token, tokens.number(tokenizer, token)) for token in dict.fromkeys(special)]
+    template = optional_import("tokenizers").processors.TemplateProcessing
+    tokenizer.post_processor = template(single=single, pair=pair, special_tokens=numbers)
+
+
+def _set_roberta(tokenizer: Any, tokens: Tokens, last: str, first: str, trim: bool, prefix: bool) -> None:
+    ends = [(tokens[name], tokens.number(tokenizer, tokens[name])) for name in (last, first)]
+    tokenizer.post_processor = optional_import("tokenizers").processors.RobertaProcessing(*ends, trim, prefix)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The table
+
+_BYTES_FILES = ("vocab.json", "merges.txt")
+_S = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+_ROBERTA_TOKENS = {
+    "bos_token": "<s>",
+    "eos_token": "</s>",
+    "sep_token": "</s>",
+    "cls_token": "<s>",
+    "unk_token": "<unk>",
+    "pad_token": "<pad>",
+    "mask_token": "<mask>",
+}
+_GPT2_TOKENS = {"unk_token": "<|endoftext|>", "bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
+_PLAIN = {"lstrip": False, "rstrip": False}
+
+GENERIC, MARIAN = "TokenizersBackend", "MarianTokenizer"
+CLASSES: dict[str, TokenizerClass] = {
+    GENERIC: TokenizerClass(("tokenizer.model",), None, {}, _generic),
+    "BertTokenizer": TokenizerClass(
+        ("vocab.txt",),
+        "WordPiece",
+        _BERT_TOKENS,
+        _bert,
+        _finish_bert,
+        inputs=("input_ids", "token_type_ids", "attention_mask"),
+    ),
+    "DistilBertTokenizer": TokenizerClass(("vocab.txt",), "WordPiece", _BERT_TOKENS, _bert, _finish_bert),
+    "MPNetTokenizer": TokenizerClass(
+        ("vocab.txt",),
+        "WordPiece",
+        {name: {"content": text, **_PLAIN} for name, text in _ROBERTA_TOKENS.items()}
+        | {"unk_token": {"content": "[UNK]", **_PLAIN}, "mask_token": {"content": "<mask>", "lstrip": True}},
+        _bert,
+        _finish_mpnet,
+    ),
+    "RobertaTokenizer": TokenizerClass(_BYTES_FILES, "BPE", _ROBERTA_TOKENS, _gpt2, _finish_roberta),
+    "GPT2Tokenizer": TokenizerClass(_BYTES_FILES, "BPE", _GPT2_TOKENS, _gpt2),
+    "Qwen2Tokenizer": TokenizerClass(
+        _BYTES_FILES,
+        "BPE",
+        {"unk_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"},
+        _qwen2,
+        _finish_qwen2,
+    ),
+    "CLIPTokenizer": TokenizerClass(
+        _BYTES_FILES,
+        "BPE",
+        {
+            "unk_token": "<|endoftext|>",
+            "bos_token": "<|startoftext|>",
+            "eos_token": "<|endoftext|>",
+            "pad_token": "<|endoftext|>",
+        },
+        _clip,
+        _finish_clip,
+    ),
+    "WhisperTokenizer": TokenizerClass(
+        _BYTES_FILES,
+        "BPE",
+        {n: {"content": text, "normalized": False, "special": True, **_PLAIN} for n, text in _GPT2_TOKENS.items()},
+        _gpt2,
+        _finish_whisper,
+    ),
+    "LlamaTokenizer": TokenizerClass(("tokenizer.model",), "BPE", _S, _llama, padding_side="left"),
+    "GemmaTokenizer": TokenizerClass(
+        ("tokenizer.model",),
+        "BPE",
+        {
+            "unk_token": "<unk>",
+            "bos_token": "<bos>",
+            "eos_token": "<eos>",
+            "pad_token": "<pad>",
+            "mask_token": "<mask>",
+        },
+        _gemma,
+        padding_side="left",
+    ),
+    "T5Tokenizer": TokenizerClass(
+        ("spiece.model",),
+        "Unigram",
+        {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"},
+        _t5,
+        _finish_t5,
+        extra=_sentinels,
+        spm=_t5_pieces,
+    ),
+    "XLMRobertaTokenizer": TokenizerClass(
+        ("sentencepiece.bpe.model",),
+        "Unigram",
+        _ROBERTA_TOKENS,
+        _xlm_roberta,
+        _finish_xlm_roberta,
+        spm=_xlm_roberta_pieces,
+    ),
+    "CamembertTokenizer": TokenizerClass(
+        ("sentencepiece.bpe.model",),
+        "Unigram",
+        _ROBERTA_TOKENS | {"mask_token": {"content": "<mask>", "lstrip": True, "special": True}},
+        _camembert,
+        _finish_xlm_roberta,
+        extra=lambda settings: ["<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED"]
+        if settings.additional is None
+        else settings.additional,
+        spm=_camembert_pieces,
+    ),
+    MARIAN: TokenizerClass(
+        ("source.spm", "target.spm", "vocab.json"),
+        None,
+        {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"},
+        None,
+        max_length=512,
+    ),
+}
+
+# Other names of these classes, without "Fast" at the end.
+_ALIASES = {
+    "PreTrainedTokenizer": GENERIC,
+    "PreTrainedTokenizerFast": GENERIC,
+    "PythonBackend": GENERIC,
+    "BloomTokenizer": GENERIC,
+    "ElectraTokenizer": "BertTokenizer",
+    "MobileBertTokenizer": "BertTokenizer",
+    "SqueezeBertTokenizer": "BertTokenizer",
+    "LxmertTokenizer": "BertTokenizer",
+    "BartTokenizer": "RobertaTokenizer",
+    "LongformerTokenizer": "RobertaTokenizer",
+    "LEDTokenizer": "RobertaTokenizer",
+    "MvpTokenizer": "RobertaTokenizer",
+}
+
+# Classes of transformers that are none of these. Any other name is unknown there, too, and means the generic class.
+_OTHERS = frozenset(
+    f"{name}Tokenizer"
+    for name in """
+    Albert Barthez Bartpho Basic BertGeneration BertJapanese Bertweet BigBird BioGpt BlenderbotSmall Blenderbot
+    ByT5 CTRL Canine Character Clvp CodeGen CodeLlama Cohere ConvBert CpmAnt Cpm DPRContextEncoder
+    DPRQuestionEncoder DPRReader Deberta DebertaV2 Dia Esm Esmc FNet FSMT FastSpeech2Conformer Flaubert Funnel
+    GPTNeoXJapanese GPTNeoX GPTSw3 Herbert Lasr LayoutLMv2 LayoutLMv3 LayoutXLM Luke M2M100 MBart50 MBart MLuke
+    MarkupLM Mecab Mgpstr MyT5 Nllb Nougat OpenAIGPT PLBart Pegasus Perceiver Phobert Pop2Piano ProphetNet
+    Qwen3_5 Rag Reformer RemBert RoCBert RoFormer SeamlessM4T Siglip2 Siglip Speech2Text SpeechT5 Splinter Tapas
+    Tipsv2 Udop VideoPrism Vits Wav2Vec2CTC Wav2Vec2PhonemeCTC Wordpiece XGLM XLM XLNet
+    """.split()
+)
+
+# model_type -> the class that transformers registers for it.
+_OF_TYPE = {
+    "bart": "RobertaTokenizer",
+    "bert": "BertTokenizer",
+    "camembert": "CamembertTokenizer",
+    "clip": "CLIPTokenizer",
+    "data2vec-text": "RobertaTokenizer",
+    "distilbert": "BertTokenizer",
+    "electra": "BertTokenizer",
+    "gemma2": "GemmaTokenizer",
+    "gemma3": "GemmaTokenizer",
+    "gemma3_text": "GemmaTokenizer",
+    "gpt2": "GPT2Tokenizer",
+    "marian": MARIAN,
+    "mistral": GENERIC,
+    "modernbert": GENERIC,
+    "mpnet": "MPNetTokenizer",
+    "mt5": "T5Tokenizer",
+    "phi3": GENERIC,
+    "qwen2": "Qwen2Tokenizer",
+    "qwen3": "Qwen2Tokenizer",
+    "roberta": "RobertaTokenizer",
+    "t5": "T5Tokenizer",
+    "whisper": "WhisperTokenizer",
+    "xlm-roberta": "XLMRobertaTokenizer",
+}
+# Those whose folders often name a wrong class: the registered one counts.
+_REGISTERED_COUNTS = frozenset({"modernbert", "phi3", "qwen2"})
+
+
+def class_of(config: Mapping[str, Any], settings: TokenizerSettings, data: bytes | None) -> str:
+    """The name of the class that AutoTokenizer takes for a folder: a key of CLASSES.
+
+    config: the content of config.json. data: tokenizer.json, if there is one.
+
+    Raises:
+        CheckpointError: it is a class that is not supported.
+    """
+    declared = settings.options.get("tokenizer_class") or config.get("tokenizer_class")
+    if declared is not None and not isinstance(declared, str):
+        raise CheckpointError(f"{settings.place}: tokenizer_class is {declared!r}; needed: a string")
+    declared = None if declared is None else declared.removesuffix("Fast")
+    model_type = config.get("model_type")
+    registered = _OF_TYPE.get(model_type) if isinstance(model_type, str) else None
+    if declared is None:
+        return registered or GENERIC
+    if _has_code(settings):  # transformers runs none of it unless it is told to, and takes the class by its name
+        return _known(declared, settings)
+    counts = model_type in _REGISTERED_COUNTS
+    if declared == "LlamaTokenizer" and not counts and model_type != "mistral" and b'"ByteLevel"' in (data or b""):
+        return GENERIC
+    if registered == GENERIC or (registered is not None and counts):
+        return registered
+    return _known(declared, settings)
+
+
+def _has_code(settings: TokenizerSettings) -> bool:
+    """Does the folder bring a tokenizer class of its own?"""
+    code = settings.options.get("auto_map")
+    return code.get("AutoTokenizer") is not None if isinstance(code, dict) else code is not None
+
+
+def _known(declared: str, settings: TokenizerSettings) -> str:
+    if declared in CLASSES:
+        return declared
+    if declared in _OTHERS:
+        raise CheckpointError(
+            f"{settings.place}: tokenizer_class is {declared!r}; supported: {', '.join(sorted(CLASSES))}"
+        )
+    return _ALIASES.get(declared, GENERIC)

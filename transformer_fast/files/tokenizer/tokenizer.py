@@ -1,0 +1,377 @@
+"""`Tokenizer`: the tokens of a model folder, the same that transformers' AutoTokenizer makes of it.
+
+`pipelines` and `generation` make one of a `ModelSource`. Nothing in it changes after it is made: what a call asks for
+(a length, windows, a side) is a tokenizer of its own that shares the vocabulary, so that any number of threads may
+encode at once. Settings that only one caller needs are read by that caller.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from transformer_fast.files.errors import CheckpointError, optional_import
+from transformer_fast.files.folder import open_source
+from transformer_fast.files.source import ModelSource
+from transformer_fast.files.tokenizer import classes, vocabulary
+from transformer_fast.files.tokenizer.classes import CLASSES, GENERIC, MARIAN, TokenizerClass, Tokens, text_of
+from transformer_fast.files.tokenizer.marian import MarianPieces
+from transformer_fast.files.tokenizer.settings import NAMED, TokenizerSettings, added_token, read_settings, typed
+
+# The names that tokens have where neither a file nor the class says.
+_USUAL = {
+    "mask_token": ("[MASK]", "<mask>"),
+    "cls_token": ("[CLS]", "<s>"),
+    "unk_token": ("[UNK]", "<unk>"),
+}
+# Tokenizers that cut off are kept for so many different limits: a pipeline's calls rarely have more.
+_KEPT = 8
+# What clean_up_tokenization_spaces takes a space out of.
+_CLEANED = (" .", " ?", " !", " ,"), (" ' ",), (" n't", " 'm", " 's", " 've", " 're")
+# Beyond this many tokens transformers looks for an old regular expression in Mistral's vocabularies.
+_LARGE_VOCABULARY = 100_000
+
+
+class Tokenizer:
+    """A model's tokenizer, and the settings that its files give it.
+
+    Attributes:
+        tokenizer: the `tokenizers.Tokenizer` (for Marian's two SentencePiece models a `MarianPieces`, which has its
+            methods); it pads nothing and cuts nothing off, and is not changed.
+        name: the class of transformers that the folder asks for.
+        place: tokenizer_config.json, for error texts.
+        max_length: the most tokens of a text, special ones included, or None.
+        truncation_side, padding_side: "left" or "right".
+        input_names: the arguments that the model is to be given, "token_type_ids" perhaps among them.
+
+    Raises:
+        CheckpointError: a file is missing or malformed, or asks for what is not supported.
+        ImportError: the package tokenizers is not installed.
+
+    Example:
+        >>> tokenizer = Tokenizer(open_source("bert-base-uncased"))                                   # doctest: +SKIP
+        >>> tokenizer.special("mask_token")                                                           # doctest: +SKIP
+        ('[MASK]', 103)
+    """
+
+    def __init__(self, source: ModelSource, lower_case: bool = False) -> None:
+        """lower_case: lower-case texts before all else, as sentence-transformers' do_lower_case does."""
+        optional_import("tokenizers")
+        data, definition = vocabulary.definition_of(source)
+        settings = read_settings(source, definition)
+        self.place = settings.place
+        self.name = classes.class_of(source.object("config.json", required=False), settings, data)
+        kind = CLASSES[self.name]
+        self._tokens = Tokens(_named(self.place, kind, settings, self.name))
+        if self.name == MARIAN:
+            self.tokenizer = MarianPieces(source, self._tokens, settings)
+        else:
+            self.tokenizer = _built(source, self.name, kind, self._tokens, settings, data, definition)
+        if lower_case:
+            self.tokenizer.normalizer = _lower_case_first(self.tokenizer.normalizer)
+        self.max_length = settings.max_length or kind.max_length
+        self.truncation_side = self._side(settings, "truncation_side", _direction(definition, "truncation") or "right")
+        self.padding_side = self._side(
+            settings, "padding_side", _direction(definition, "padding") or kind.padding_side
+        )
+        self.input_names = tuple(settings.options.get("model_input_names") or kind.inputs)
+        self._cleans = settings.flag("clean_up_tokenization_spaces") and (
+            settings.flag("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output")
+            or type(self.tokenizer.model).__name__ != "BPE"
+        )
+        self._limited: OrderedDict[tuple, Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def special(self, name: str) -> tuple[str, int] | None:
+        """The text and the number of the token that the files name as "mask_token", "cls_token", ...; None without one.
+
+        Where they do not say, the class does, or the usual names count ("[MASK]", "<mask>"), if the vocabulary has
+        them.
+
+        Raises:
+            CheckpointError: the vocabulary does not have the token that is named.
+        """
+        token = self._tokens.texts.get(name)
+        if token is None:
+            known = ((usual, self.tokenizer.token_to_id(usual)) for usual in _USUAL.get(name, ()))
+            return next((found for found in known if found[1] is not None), None)
+        number = self.tokenizer.token_to_id(token)
+        if number is None:
+            raise CheckpointError(f"{self.place}: {name} is {token!r}, which the vocabulary does not have")
+        return token, number
+
+    def encode_batch(
+        self,
+        texts: Sequence[str | tuple[str, str]],
+        offsets: bool = False,
+        *,
+        max_length: int | None = None,
+        stride: int = 0,
+        strategy: str = "longest_first",
+        side: str | None = None,
+    ) -> list[Any]:
+        """The `tokenizers.Encoding` of each text or pair of texts; with offsets in characters only if asked for.
+
+        max_length: cut off what is longer; the rest is in .overflowing, in windows that share `stride` tokens.
+        strategy: what of a pair is cut, "longest_first", "only_first" or "only_second". side: where it is cut, "left"
+        or "right"; by default truncation_side.
+
+        Raises:
+            ValueError: a text holds a character that UTF-8 cannot write.
+        """
+        tokenizer = self.tokenizer
+        if max_length is not None:
+            tokenizer = self.limited(max_length, stride, strategy, side)
+        try:
+            return tokenizer.encode_batch(texts) if offsets else tokenizer.encode_batch_fast(texts)
+        except (TypeError, UnicodeEncodeError):
+            # All are strings: the tokenizer fails on half a surrogate pair.
+            strings = chain.from_iterable([text] if isinstance(text, str) else text for text in texts)
+            bad = next((text for text in strings if any("\ud800" <= c <= "\udfff" for c in text)), None)
+            if bad is None:
+                raise
+            raise ValueError(f"the text {bad[:40]!r} holds a lone surrogate, which UTF-8 cannot write") from None
+
+    def limited(
+        self, max_length: int, stride: int = 0, strategy: str = "longest_first", side: str | None = None
+    ) -> Any:
+        """The tokenizer with a limit, as `encode_batch` takes it; made once for each."""
+        side = side or self.truncation_side
+        limit = (max_length, stride, strategy, side)
+        with self._lock:
+            found = self._limited.get(limit)
+            if found is None:
+                found = self._limited[limit] = _copied(self.tokenizer)
+                found.enable_truncation(max_length, stride=stride, strategy=strategy, direction=side)
+            self._limited.move_to_end(limit)
+            while len(self._limited) > _KEPT:
+                self._limited.popitem(last=False)
+        return found
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+        """The text of tokens, with the spaces that transformers leaves."""
+        text = self.tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        if self.name == "CLIPTokenizer":
+            text = text.replace("</w>", " ").strip()
+        if self._cleans:
+            for spaced in chain.from_iterable(_CLEANED):
+                text = text.replace(spaced, spaced.strip() if spaced.endswith(" ") else spaced[1:])
+        return text
+
+    def _side(self, settings: TokenizerSettings, name: str, default: str) -> str:
+        side = typed(self.place, settings.options, name, str, default)
+        if side not in ("left", "right"):
+            raise CheckpointError(f"{self.place}: {name} is {side!r}; needed: left or right")
+        return side
+
+
+def read_tokenizer(path_or_hub_id: str | Path | ModelSource, **hub: Any) -> Tokenizer:
+    """The tokenizer of a folder, of a model on the Hugging Face hub, or of a source that is open.
+
+    hub: revision, cache_dir, token, local_files_only: as in `load_model`.
+
+    Raises:
+        CheckpointError, ImportError: as `Tokenizer`.
+
+    Example:
+        >>> read_tokenizer("bert-base-uncased").tokenizer.encode("red").ids                           # doctest: +SKIP
+        [101, 2417, 102]
+    """
+    return Tokenizer(open_source(path_or_hub_id, **hub))
+
+
+def packed(tokens: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """The texts' tokens one after the other, (T,), and where each text starts, (B + 1,)."""
+    cu_seqlens = np.zeros(len(tokens) + 1, np.int64)
+    np.cumsum([len(ids) for ids in tokens], out=cu_seqlens[1:])
+    return np.fromiter(chain.from_iterable(tokens), np.int64, cu_seqlens[-1]), cu_seqlens
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Building
+
+
+def _named(place: Path, kind: TokenizerClass, settings: TokenizerSettings, name: str) -> dict[str, Any]:
+    """The named tokens in their order: the files' own, else the class'; then those that only this model has."""
+    # transformers gives a tokenizer that is made of pieces alone the names of SentencePiece.
+    defaults = {n: added_token(place, n, t) if isinstance(t, dict) else t for n, t in kind.named.items()}
+    found = defaults | settings.named
+    if name == "MPNetTokenizer" or name == "CamembertTokenizer" or name == "WhisperTokenizer":
+        found = {n: _with_flags(place, kind, n, token) for n, token in found.items()}
+    return {n: found.get(n) for n in NAMED if n in found} | settings.further
+
+
+def _with_flags(place: Path, kind: TokenizerClass, name: str, token: Any) -> Any:
+    """A token that a file names by its text alone gets the flags that its class gives it."""
+    flags = kind.named.get(name)
+    return added_token(place, name, flags, content=token) if isinstance(token, str) and isinstance(flags, dict) else token
+
+
+def _built(
+    source: ModelSource,
+    name: str,
+    kind: TokenizerClass,
+    tokens: Tokens,
+    settings: TokenizerSettings,
+    data: bytes | None,
+    definition: Any,
+) -> Any:
+    """The `tokenizers.Tokenizer` of a class, with all tokens added."""
+    found = None
+    if name == GENERIC and data is not None:
+        tokenizer = _opened(source.place("tokenizer.json"), data)
+    else:
+        found = _vocabulary(source, name, kind, tokens, settings, definition)
+        tokenizer = kind.build(found, tokens, settings)
+        if found.post_processor is not None:
+            tokenizer.post_processor = found.post_processor
+    if found is not None and found.additional is not None:
+        settings.additional = _further(found, settings) if name == GENERIC else found.additional
+        if name == GENERIC:
+            _name_pieces(found, tokens)
+    listed = kind.extra(settings)
+    settings.additional = settings.additional if listed is None else listed
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    tokenizer.encode_special_tokens = settings.flag("split_special_tokens")
+    _add_tokens(tokenizer, tokens, settings)
+    _refuse_patches(tokenizer, settings)
+    if tokenizer.post_processor is None or {"add_bos_token", "add_eos_token"} & set(settings.options):
+        _set_ends(tokenizer, tokens, settings)
+    if kind.finish is not None:
+        kind.finish(tokenizer, tokens, settings)
+    return tokenizer
+
+
+def _opened(place: Path, data: bytes) -> Any:
+    try:
+        return optional_import("tokenizers").Tokenizer.from_buffer(data)
+    except Exception as error:  # the package raises nothing more specific
+        raise CheckpointError(f"{place}: not a tokenizer: {error}") from None
+
+
+def _vocabulary(
+    source: ModelSource, name: str, kind: TokenizerClass, tokens: Tokens, settings: TokenizerSettings, definition: Any
+) -> vocabulary.Vocabulary:
+    """The vocabulary that a class builds on, from tokenizer.json or from the files that came before it."""
+    if definition is not None:
+        place = source.place("tokenizer.json")
+        return vocabulary.from_definition(place, definition, name, kind.model or "")
+    file = kind.files[0]
+    if kind.model != "WordPiece" and source.read("tokenizer.model") is not None:
+        file = "tokenizer.model"
+    if source.read(file) is None:
+        needed = " with ".join(kind.files)
+        raise CheckpointError(
+            f"{source.place('tokenizer.json')}: there is no such file; needed: the vocabulary, there or in {needed}"
+        )
+    if file.endswith(".model"):
+        found = vocabulary.from_sentencepiece(source, file, None if kind.model is None else kind.model == "BPE")
+        if isinstance(found.vocab, list):
+            found.vocab = kind.spm(found.vocab, tokens, settings)
+        return found
+    if file == "vocab.txt":
+        return vocabulary.from_vocab_txt(source, file)
+    return vocabulary.from_vocab_json(source, *kind.files)
+
+
+def _further(found: vocabulary.Vocabulary, settings: TokenizerSettings) -> list[Any]:
+    """The control pieces; those that the user defined are the pre-tokenizer's business."""
+    own = {piece.piece for piece in found.proto.pieces if piece.type == 4}
+    if found.proto.normalizer_spec.add_dummy_prefix:
+        make = optional_import("tokenizers").AddedToken
+        settings.added = {
+            number: make(**{**token.__getstate__(), "normalized": False}) for number, token in settings.added.items()
+        }
+    return [token for token in found.additional or [] if text_of(token) not in own]
+
+
+def _name_pieces(found: vocabulary.Vocabulary, tokens: Tokens) -> None:
+    """A SentencePiece model names its first, last and unknown piece."""
+    spec = found.proto.trainer_spec
+    for name, number, piece in (
+        ("bos_token", spec.bos_id, spec.bos_piece or "<s>"),
+        ("eos_token", spec.eos_id, spec.eos_piece or "</s>"),
+        ("unk_token", spec.unk_id, spec.unk_piece or "<unk>"),
+    ):
+        if number >= 0 and name not in tokens.named:
+            tokens.named[name] = tokens.texts[name] = piece
+    tokens.named = {n: tokens.named[n] for n in sorted(tokens.named, key=_order)}
+
+
+def _order(name: str) -> int:
+    return NAMED.index(name) if name in NAMED else len(NAMED)
+
+
+def _add_tokens(tokenizer: Any, tokens: Tokens, settings: TokenizerSettings) -> None:
+    """Add what the settings name and the tokenizer lacks: numbered tokens, named ones, further ones."""
+    make = optional_import("tokenizers").AddedToken
+    there = tokenizer.get_added_tokens_decoder()
+    same = {repr(token) for token in there.values()}
+    missing = [token for _, token in sorted(settings.added.items()) if repr(token) not in same]
+    known = {token.content for token in there.values()} | {token.content for token in missing}
+    extra = settings.additional if settings.extra is None else settings.extra
+    for token in (*tokens.named.values(), *(extra or [])):
+        if token is not None and text_of(token) not in known:
+            known.add(text_of(token))
+            missing.append(make(token, special=True) if isinstance(token, str) else token)
+    names = {text_of(token) for token in tokens.named.values() if token is not None}
+    for token in missing:
+        if token.content in names:
+            token.special = True
+    if missing:
+        tokenizer.add_tokens(missing)
+
+
+def _refuse_patches(tokenizer: Any, settings: TokenizerSettings) -> None:
+    if settings.flag("fix_mistral_regex") and tokenizer.get_vocab_size() > _LARGE_VOCABULARY:
+        raise CheckpointError(f"{settings.place}: fix_mistral_regex is true, which is not supported; needed: false")
+
+
+def _set_ends(tokenizer: Any, tokens: Tokens, settings: TokenizerSettings) -> None:
+    """The first and the last token around each text, where add_bos_token and add_eos_token ask for them."""
+    first, last = tokens.texts.get("bos_token"), tokens.texts.get("eos_token")
+    first = first if settings.flag("add_bos_token") else None
+    last = last if settings.flag("add_eos_token") else None
+    before, after = ([] if token is None else [token] for token in (first, last))
+    single = " ".join([*(f"{t}:0" for t in before), "$A:0", *(f"{t}:0" for t in after)])
+    pair = " ".join([single, *(f"{t}:1" for t in before), "$B:1", *(f"{t}:1" for t in after)])
+    tokenizer.post_processor = optional_import("tokenizers").processors.TemplateProcessing(
+        single=single, pair=pair, special_tokens=[(t, tokens.number(tokenizer, t)) for t in dict.fromkeys(before + after)]
+    )
+
+
+def _copied(tokenizer: Any) -> Any:
+    """A tokenizer with limits of its own, which shares the vocabulary."""
+    if isinstance(tokenizer, MarianPieces):
+        return tokenizer.copied()
+    copy = optional_import("tokenizers").Tokenizer(tokenizer.model)
+    for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
+        if getattr(tokenizer, part) is not None:
+            setattr(copy, part, getattr(tokenizer, part))
+    added = tokenizer.get_added_tokens_decoder()
+    copy.add_tokens([token for _, token in sorted(added.items())])
+    copy.encode_special_tokens = tokenizer.encode_special_tokens
+    if copy.get_added_tokens_decoder() != added:
+        # Numbers that do not follow the vocabulary: only the file's own reader can give them.
+        copy = optional_import("tokenizers").Tokenizer.from_str(tokenizer.to_str())
+        copy.encode_special_tokens = tokenizer.encode_special_tokens
+    return copy
+
+
+def _lower_case_first(normalizer: Any) -> Any:
+    normalizers = optional_import("tokenizers").normalizers
+    return normalizers.Sequence([normalizers.Lowercase(), *([] if normalizer is None else [normalizer])])
+
+
+def _direction(definition: Any, name: str) -> str | None:
+    """Where tokenizer.json cuts off or pads, for folders whose settings do not say."""
+    found = (definition or {}).get(name)
+    direction = found.get("direction") if isinstance(found, dict) else None
+    return direction.lower() if isinstance(direction, str) else None
