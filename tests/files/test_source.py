@@ -65,7 +65,13 @@ def test_a_model_of_another_source():
 def test_sentences_of_another_source(tmp_path):
     pytest.importorskip("tokenizers")
     folder = Folder(write_sentence_model(tmp_path))
-    names = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "sentence_bert_config.json")
+    names = (
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "sentence_bert_config.json",
+    )
     part = folder.part(folder.json("modules.json")[0]["path"], "modules.json")
     settings = {name: part.json(name) for name in names if part.json(name) is not None}
     arrays = {name: tensor.array() for name, tensor in part.tensors().items()}

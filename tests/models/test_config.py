@@ -9,8 +9,8 @@ import pytest
 from model_folders import TINY_BERT
 
 from transformer_fast.files.errors import CheckpointError
-from transformer_fast.models.common.config import Index, Number, check_fields, read_config
 from transformer_fast.models.bert import BertConfig, BertModel
+from transformer_fast.models.common.config import Index, Number, check_fields, read_config
 
 SOURCE = Path("model/config.json")
 

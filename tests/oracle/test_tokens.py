@@ -45,7 +45,21 @@ SPACES = (" ", "  ", "\t", "\n", "\u00a0", "\u3000", "")
 def texts(count: int) -> list[str]:
     """The same texts each time."""
     rng = random.Random(0)
-    found = ["", " ", "   ", "\n", "a", " a", "a ", "<brand>", "a<brand>b", " <brand> ", "<brand><brand>", "\u0000x", *CORPUS]
+    found = [
+        "",
+        " ",
+        "   ",
+        "\n",
+        "a",
+        " a",
+        "a ",
+        "<brand>",
+        "a<brand>b",
+        " <brand> ",
+        "<brand><brand>",
+        "\u0000x",
+        *CORPUS,
+    ]
     while len(found) < count:
         parts = rng.choices([*WORDS, *SPECIAL, "<brand>", "brand", "▁", "##s", "\u0301", "\ufffd"], k=rng.randint(1, 9))
         found.append("".join(part + rng.choice(SPACES) for part in parts))
@@ -142,23 +156,45 @@ KINDS = {
     "CLIPTokenizer": ("clip", lambda f: _bpe_files(f, ["<|startoftext|>", "<|endoftext|>"], "</w>")),
     "WhisperTokenizer": (
         "whisper",
-        lambda f: _bpe_files(f, ["<|endoftext|>", "<|startoftranscript|>", *LANGUAGES, "<|transcribe|>", "<|notimestamps|>"]),
+        lambda f: _bpe_files(
+            f, ["<|endoftext|>", "<|startoftranscript|>", *LANGUAGES, "<|transcribe|>", "<|notimestamps|>"]
+        ),
     ),
     "LlamaTokenizer": ("llama", lambda f: train_spm(f, "tokenizer.model", "bpe", byte_fallback=True, vocab_size=700)),
     "GemmaTokenizer": (
         "gemma2",
         lambda f: train_spm(
-            f, "tokenizer.model", "bpe", byte_fallback=True, vocab_size=700, pad_id=0, eos_id=1, bos_id=2, unk_id=3,
-            bos_piece="<bos>", eos_piece="<eos>", add_dummy_prefix=False,
+            f,
+            "tokenizer.model",
+            "bpe",
+            byte_fallback=True,
+            vocab_size=700,
+            pad_id=0,
+            eos_id=1,
+            bos_id=2,
+            unk_id=3,
+            bos_piece="<bos>",
+            eos_piece="<eos>",
+            add_dummy_prefix=False,
         ),
     ),
     "T5Tokenizer": ("t5", lambda f: train_spm(f, "spiece.model", "unigram", pad_id=0, eos_id=1, unk_id=2, bos_id=-1)),
     "XLMRobertaTokenizer": ("xlm-roberta", lambda f: train_spm(f, "sentencepiece.bpe.model", "unigram")),
     "CamembertTokenizer": ("camembert", lambda f: train_spm(f, "sentencepiece.bpe.model", "unigram")),
-    "TokenizersBackend": ("mistral", lambda f: train_spm(f, "tokenizer.model", "bpe", byte_fallback=True, vocab_size=700)),
+    "TokenizersBackend": (
+        "mistral",
+        lambda f: train_spm(f, "tokenizer.model", "bpe", byte_fallback=True, vocab_size=700),
+    ),
 }
 
-ADDED = {"content": "<brand>", "lstrip": False, "rstrip": False, "normalized": False, "single_word": False, "special": True}
+ADDED = {
+    "content": "<brand>",
+    "lstrip": False,
+    "rstrip": False,
+    "normalized": False,
+    "single_word": False,
+    "special": True,
+}
 WIDE = ADDED | {"lstrip": True, "rstrip": True, "special": False, "normalized": True}
 ALONE = ADDED | {"single_word": True, "content": "brand", "special": False}
 
@@ -275,7 +311,9 @@ def assert_equal(folder: Path, note: str) -> bool:
             assert one.type_ids == expected["token_type_ids"][i], f"{note}: types of the pair {PAIRS[i]!r}"
     for limit in (5, 9):
         expected = theirs(TEXTS[:60], truncation=True, max_length=limit)["input_ids"]
-        assert [one.ids for one in ours.encode_batch(TEXTS[:60], max_length=limit)] == expected, f"{note}: cut at {limit}"
+        assert [one.ids for one in ours.encode_batch(TEXTS[:60], max_length=limit)] == expected, (
+            f"{note}: cut at {limit}"
+        )
     for one in found[::7]:
         for skipped in (True, False):
             expected = theirs.decode(one.ids, skip_special_tokens=skipped)
@@ -304,7 +342,14 @@ def test_settings(kind, definition, tmp_path, trained):
 @pytest.mark.parametrize("kind", KINDS)
 def test_declared_class(kind, tmp_path, trained):
     """The class that tokenizer_config.json names, config.json's family, or neither."""
-    names = (None, f"{kind}Fast", "PreTrainedTokenizerFast", "PreTrainedTokenizer", "NobodysTokenizer", "LlamaTokenizer")
+    names = (
+        None,
+        f"{kind}Fast",
+        "PreTrainedTokenizerFast",
+        "PreTrainedTokenizer",
+        "NobodysTokenizer",
+        "LlamaTokenizer",
+    )
     for number, declared in enumerate(names):
         folder = make_folder(tmp_path / str(number), trained(kind, True), {}, declared)
         held = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["type"]
@@ -315,13 +360,13 @@ def test_declared_class(kind, tmp_path, trained):
             assert assert_equal(folder, f"{kind}, {declared}")
 
 
-def test_marian(tmp_path):
-    folder = tmp_path / "marian"
+def write_marian(folder: Path) -> dict[str, int]:
+    """Two SentencePiece models, and a vocabulary that lacks every other piece of the source."""
+    import sentencepiece
+
     folder.mkdir()
     train_spm(folder, "source.spm", "unigram", vocab_size=300)
     train_spm(folder, "target.spm", "unigram", vocab_size=350)
-    import sentencepiece
-
     pieces = {}
     for name in ("source.spm", "target.spm"):
         model = sentencepiece.SentencePieceProcessor(model_file=str(folder / name))
@@ -330,6 +375,50 @@ def test_marian(tmp_path):
     vocab = {"</s>": 0, "<unk>": 1, **{piece: i + 2 for i, piece in enumerate(pieces)}}
     vocab |= {">>fr<<": len(vocab), ">>de<<": len(vocab) + 1, "<pad>": len(vocab) + 2}
     write(folder, "vocab.json", vocab)
+    return vocab
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_marian_translates_token_for_token(tmp_path, beams):
+    torch = pytest.importorskip("torch")
+    from transformer_fast.pipelines import Translator
+
+    folder = tmp_path / "marian"
+    vocab = write_marian(folder)
+    torch.manual_seed(0)
+    size = {"encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "d_model": 32}
+    heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "max_position_embeddings": 64}
+    ends = {"pad_token_id": vocab["<pad>"], "decoder_start_token_id": vocab["<pad>"], "eos_token_id": 0}
+    config = transformers.MarianConfig(
+        vocab_size=len(vocab),
+        init_std=0.5,
+        scale_embedding=True,
+        forced_eos_token_id=0,
+        num_beams=beams,
+        **size,
+        **heads,
+        **ends,
+    )
+    transformers.MarianMTModel(config).save_pretrained(folder)
+    write(folder, "tokenizer_config.json", {"source_lang": "en", "target_lang": "fr", "model_max_length": 60})
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.MarianMTModel.from_pretrained(folder).eval()
+    inputs = [text for text in TEXTS[:40] if text.strip()] + [">>fr<< one two three"]
+    options = {"max_new_tokens": 20, "num_beams": beams}
+    expected = []
+    for text in inputs:
+        batch = theirs([text], return_tensors="pt", truncation=True)
+        with torch.no_grad():
+            ids = model.generate(**batch, **options)
+        expected.append(theirs.decode(ids[0], skip_special_tokens=True))
+    found = Translator.from_pretrained(folder)(inputs, **options)
+    assert [text.split() for text in found] == [text.split() for text in expected]
+    assert len(set(found)) > 5
+
+
+def test_marian(tmp_path):
+    folder = tmp_path / "marian"
+    vocab = write_marian(folder)
     write(folder, "config.json", {"model_type": "marian"})
     for settings in (
         {"source_lang": "en", "target_lang": "fr", "model_max_length": 512},

@@ -179,7 +179,9 @@ def test_lower_case(tmp_path):
     assert lower.tokenize(words)["input_ids"][0, 1] == WORDS.index("the")
     write_tokenizer(tmp_path / "a" / "model", lowercase=False, config={})
     unsaid = SentenceEncoder.from_pretrained(tmp_path / "a" / "model")
-    assert unsaid.tokenize(words)["input_ids"][0, 1] == WORDS.index("the"), "BertTokenizer's default, as in transformers"
+    assert unsaid.tokenize(words)["input_ids"][0, 1] == WORDS.index("the"), (
+        "BertTokenizer's default, as in transformers"
+    )
     write_tokenizer(tmp_path / "a" / "model", lowercase=False, config={"tokenizer_class": "PreTrainedTokenizerFast"})
     as_saved = SentenceEncoder.from_pretrained(tmp_path / "a" / "model")
     assert as_saved.tokenize(words)["input_ids"][0, 1] == WORDS.index("The")

@@ -114,7 +114,7 @@ class TextPipeline:
         return arguments
 
     def _has_token_types(self) -> bool:
-        """Does the model tell the tokens of two texts apart, and is it to be told? RoBERTa has one type, others none."""
+        """Is the model to be told which text a token belongs to? RoBERTa has one type of token, others none."""
         told = "token_type_ids" in self.tokenizer.input_names
         return told and getattr(self.model.config, "type_vocab_size", 1) > 1
 

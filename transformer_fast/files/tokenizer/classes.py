@@ -511,9 +511,9 @@ CLASSES: dict[str, TokenizerClass] = {
         _ROBERTA_TOKENS | {"mask_token": {"content": "<mask>", "lstrip": True, "special": True}},
         _camembert,
         _finish_xlm_roberta,
-        extra=lambda settings: ["<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED"]
-        if settings.additional is None
-        else settings.additional,
+        extra=lambda settings: (
+            ["<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED"] if settings.additional is None else settings.additional
+        ),
         spm=_camembert_pieces,
     ),
     MARIAN: TokenizerClass(

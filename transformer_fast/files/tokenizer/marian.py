@@ -84,7 +84,9 @@ class MarianPieces:
                     vocab[text] = next_number
                     next_number += 1
                 self._added[text] = (vocab[text], make(text, special=True, normalized=False))
-        self._special += [text for text, (_, token) in self._added.items() if token.special and text not in self._special]
+        self._special += [
+            text for text, (_, token) in self._added.items() if token.special and text not in self._special
+        ]
         self._added_texts = {number: text for text, (number, _) in self._added.items()}
         longest_first = sorted(self._added, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")

@@ -101,7 +101,9 @@ def read_settings(source: ModelSource, definition: Mapping[str, Any] | None) -> 
         if name in options:
             token = options.pop(name)
             settings.named[name] = token if token is None else known.get(str(getattr(token, "content", token)), token)
-    automatic = {name: options.pop(name) for name in list(options) if _is_further(name, options[name], _added_token_class())}
+    automatic = {
+        name: options.pop(name) for name in list(options) if _is_further(name, options[name], _added_token_class())
+    }
     settings.further = {n: _token(place, n, t) for n, t in (automatic | explicit).items()}
     settings.extra = _tokens(place, options, "extra_special_tokens")
     settings.additional = _tokens(place, options, "additional_special_tokens")

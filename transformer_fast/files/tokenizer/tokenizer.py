@@ -68,7 +68,7 @@ class Tokenizer:
         self.place = settings.place
         self.name = classes.class_of(source.object("config.json", required=False), settings, data)
         kind = CLASSES[self.name]
-        self._tokens = Tokens(_named(self.place, kind, settings, self.name))
+        self._tokens = Tokens(_named(self.place, kind, settings))
         if self.name == MARIAN:
             self.tokenizer = MarianPieces(source, self._tokens, settings)
         else:
@@ -77,9 +77,7 @@ class Tokenizer:
             self.tokenizer.normalizer = _lower_case_first(self.tokenizer.normalizer)
         self.max_length = settings.max_length or kind.max_length
         self.truncation_side = self._side(settings, "truncation_side", _direction(definition, "truncation") or "right")
-        self.padding_side = self._side(
-            settings, "padding_side", _direction(definition, "padding") or kind.padding_side
-        )
+        self.padding_side = self._side(settings, "padding_side", _direction(definition, "padding") or kind.padding_side)
         self.input_names = tuple(settings.options.get("model_input_names") or kind.inputs)
         self._cleans = settings.flag("clean_up_tokenization_spaces") and (
             settings.flag("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output")
@@ -197,20 +195,19 @@ def packed(tokens: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
 # Building
 
 
-def _named(place: Path, kind: TokenizerClass, settings: TokenizerSettings, name: str) -> dict[str, Any]:
+def _named(place: Path, kind: TokenizerClass, settings: TokenizerSettings) -> dict[str, Any]:
     """The named tokens in their order: the files' own, else the class'; then those that only this model has."""
-    # transformers gives a tokenizer that is made of pieces alone the names of SentencePiece.
     defaults = {n: added_token(place, n, t) if isinstance(t, dict) else t for n, t in kind.named.items()}
-    found = defaults | settings.named
-    if name == "MPNetTokenizer" or name == "CamembertTokenizer" or name == "WhisperTokenizer":
-        found = {n: _with_flags(place, kind, n, token) for n, token in found.items()}
+    found = {n: _with_flags(place, kind, n, token) for n, token in (defaults | settings.named).items()}
     return {n: found.get(n) for n in NAMED if n in found} | settings.further
 
 
 def _with_flags(place: Path, kind: TokenizerClass, name: str, token: Any) -> Any:
     """A token that a file names by its text alone gets the flags that its class gives it."""
     flags = kind.named.get(name)
-    return added_token(place, name, flags, content=token) if isinstance(token, str) and isinstance(flags, dict) else token
+    return (
+        added_token(place, name, flags, content=token) if isinstance(token, str) and isinstance(flags, dict) else token
+    )
 
 
 def _built(
@@ -343,7 +340,9 @@ def _set_ends(tokenizer: Any, tokens: Tokens, settings: TokenizerSettings) -> No
     single = " ".join([*(f"{t}:0" for t in before), "$A:0", *(f"{t}:0" for t in after)])
     pair = " ".join([single, *(f"{t}:1" for t in before), "$B:1", *(f"{t}:1" for t in after)])
     tokenizer.post_processor = optional_import("tokenizers").processors.TemplateProcessing(
-        single=single, pair=pair, special_tokens=[(t, tokens.number(tokenizer, t)) for t in dict.fromkeys(before + after)]
+        single=single,
+        pair=pair,
+        special_tokens=[(t, tokens.number(tokenizer, t)) for t in dict.fromkeys(before + after)],
     )
 
 

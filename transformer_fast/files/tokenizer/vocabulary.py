@@ -130,7 +130,9 @@ def from_sentencepiece(source: ModelSource, name: str, bpe: bool | None) -> Voca
         for piece in proto.pieces
         if piece.type in (_CONTROL, _USER_DEFINED)
     ]
-    found = Vocabulary(place, [(piece.piece, piece.score) for piece in proto.pieces], additional=additional, proto=proto)
+    found = Vocabulary(
+        place, [(piece.piece, piece.score) for piece in proto.pieces], additional=additional, proto=proto
+    )
     found.charsmap = proto.normalizer_spec.precompiled_charsmap or None
     if bpe or (bpe is None and proto.trainer_spec.model_type != 1):
         found.vocab = found.numbers
