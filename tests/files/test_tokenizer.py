@@ -110,6 +110,12 @@ def test_class_and_arguments(tmp_path, config, model_type, name, inputs):
     assert read_tokenizer(folder_of(tmp_path, config, model_type)).input_names == ("input_ids", "token_type_ids")
 
 
+def test_a_converted_marian_folder(tmp_path):
+    """With tokenizer.json in place of source.spm, which transformers does not open."""
+    tokenizer = read_tokenizer(folder_of(tmp_path, {"tokenizer_class": "MarianTokenizer"}, "marian"))
+    assert tokenizer.encode_batch(["red"])[0].ids == [2, 5, 3]
+
+
 def test_older_files_give_the_same_tokens(tmp_path):
     config = {"tokenizer_class": "BertTokenizer", "strip_accents": False}
     folder = folder_of(tmp_path, config)

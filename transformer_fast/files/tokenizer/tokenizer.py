@@ -67,6 +67,8 @@ class Tokenizer:
         settings = read_settings(source, definition)
         self.place = settings.place
         self.name = classes.class_of(source.object("config.json", required=False), settings, data)
+        if self.name == MARIAN and data is not None and source.read("source.spm") is None:
+            self.name = GENERIC  # a converted folder, which transformers cannot open
         kind = CLASSES[self.name]
         self._tokens = Tokens(_named(self.place, kind, settings))
         if self.name == MARIAN:
