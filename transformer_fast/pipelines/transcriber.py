@@ -14,7 +14,7 @@ import numpy as np
 
 from transformer_fast.files.errors import CheckpointError
 from transformer_fast.files.folder import open_source
-from transformer_fast.files.sound import WhisperFeatureExtractor, read_wav
+from transformer_fast.files.sound import WhisperFeatureExtractor, read_audio
 from transformer_fast.files.source import ModelSource
 from transformer_fast.files.tokenizer import Tokenizer
 from transformer_fast.models import PretrainedModel, load_model
@@ -35,7 +35,7 @@ class Segment(NamedTuple):
 
 
 class Transcriber:
-    """WAV files, or samples, in; what is said in them out.
+    """Sound files, or samples, in; what is said in them out.
 
     Attributes:
         model: the WhisperForConditionalGeneration.
@@ -74,7 +74,7 @@ class Transcriber:
         """The text of one recording, a string, or of each of several.
 
         Args:
-            sounds: the path of a WAV file, or samples (n,) at extractor.sampling_rate, mono; or a list of such.
+            sounds: the path of a sound file, or samples (n,) at extractor.sampling_rate, mono; or a list of such.
             language: such as "en"; by default the model hears it, segment by segment.
             task: "transcribe" (default), or "translate" to English.
             options: of `model.generate` (num_beams, ...).
@@ -126,7 +126,7 @@ class Transcriber:
 
     def _samples(self, sound: Any, index: int) -> np.ndarray:
         if isinstance(sound, (str, Path)):
-            return read_wav(sound, self.extractor.sampling_rate)
+            return read_audio(sound, self.extractor.sampling_rate)
         if not isinstance(sound, np.ndarray) or sound.ndim != 1 or sound.dtype.kind != "f":
             what = f"shape {sound.shape} and dtype {sound.dtype}" if isinstance(sound, np.ndarray) else type(sound)
             raise TypeError(f"sounds[{index}] has {what}; needed: a path, or samples (n,) from -1 to 1")
