@@ -18,7 +18,9 @@ def add(commands: Any) -> None:
     )
     command.add_argument("file", metavar="FILE", help="a WAV, FLAC, OGG or MP3 file (any rate; several channels are averaged)")
     common.add_folder(command, "a Whisper model, its settings of preprocessing and tokenizer.json")
-    command.add_argument("--language", metavar="CODE", help="what is spoken, e.g. en (default: the model hears)")
+    command.add_argument(
+        "--language", metavar="LANGUAGE", help="what is spoken, e.g. en or english (default: the model hears)"
+    )
     command.add_argument("--translate", action="store_true", help="to English, instead of a transcript")
     command.add_argument("--beams", type=common.positive, default=1, metavar="N", help="beam search with N beams")
     common.add_threads(command)

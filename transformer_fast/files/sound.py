@@ -32,7 +32,7 @@ _LINEAR_HZ, _LINEAR_MEL = 1000.0, 15.0
 _LOG_STEP = math.log(6.4) / 27
 
 
-# The fewest samples of one of several recordings in an array (B, n): less is an array (n, channels).
+# An array (m, n) with n up to this is taken for sound of n channels, not for m recordings.
 _MOST_CHANNELS = 8
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from transformer_fast.files.json_files import write_json
+from transformer_fast.functional import arrays
 from transformer_fast.generation.beams import beam_search
 from transformer_fast.generation.config import GenerationConfig, read_generation_config, resolve
 from transformer_fast.generation.logits import Processor, processors
@@ -72,7 +73,7 @@ def _task(model: Any, input_ids, attention_mask, logits_processor, tokenizer, op
 
 
 def _ids(name: str, array: Any) -> np.ndarray:
-    array = np.asarray(array)
+    array = arrays.array(array, name, arrays.PADDED)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} has dtype {array.dtype}; needed: integers")
     if array.ndim != 2 or array.shape[1] == 0:
@@ -87,7 +88,7 @@ def _tokens(ids: np.ndarray, mask: Any, config: GenerationConfig) -> np.ndarray 
             return None
         tokens = ids != config.pad
     else:
-        mask = np.asarray(mask)
+        mask = arrays.array(mask, "attention_mask")
         if mask.shape != ids.shape:
             raise ValueError(f"attention_mask has shape {mask.shape}; needed: {ids.shape}, one value a token")
         tokens = mask != 0
