@@ -211,6 +211,10 @@ class GenerationMixin:
     is_encoder_decoder = False
     generation_config: dict[str, Any] = {}
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.generation_config = dict(type(self).generation_config)
+
     @classmethod
     def from_checkpoint(cls, checkpoint: Any, **options: Any) -> Any:
         """The model of a checkpoint with its generation defaults; see `load_model`."""
