@@ -29,6 +29,8 @@ def array(x, name: str, needed: str = "rows of one length") -> np.ndarray:
     try:
         return np.asarray(x)
     except ValueError:
+        if not isinstance(x, (list, tuple)):
+            raise
         lengths = [len(row) if hasattr(row, "__len__") else None for row in x]
         other = next((i for i, length in enumerate(lengths) if length != lengths[0]), None)
         if other is None:
