@@ -150,7 +150,9 @@ def test_what_is_wrong_with_a_wav_file(content, text):
         read_wav(io.BytesIO(content))
 
 
-@pytest.mark.parametrize("kind, options", [("FLAC", {"subtype": "PCM_24"}), ("OGG", {}), ("MP3", {}), ("WAV", {"subtype": "ULAW"})])
+@pytest.mark.parametrize(
+    "kind, options", [("FLAC", {"subtype": "PCM_24"}), ("OGG", {}), ("MP3", {}), ("WAV", {"subtype": "ULAW"})]
+)
 def test_other_containers(tmp_path, kind, options):
     soundfile = pytest.importorskip("soundfile")
     t = np.arange(16000) / 16000
@@ -159,8 +161,8 @@ def test_other_containers(tmp_path, kind, options):
     soundfile.write(path, np.stack([tone, tone], axis=1), 16000, format=kind, **options)
     read = read_audio(path)
     assert read.dtype == np.float32 and read.ndim == 1
-    # Codecs of MP3 put some silence before the sound.
-    best = max(np.corrcoef(read[i : i + 12000], tone[:12000])[0, 1] for i in range(0, len(read) - 12000 + 1, 1 if kind == "MP3" else 4000))
+    # Codecs of MP3 put some silence before the sound; a period of the tone has 36 samples.
+    best = max(np.corrcoef(read[i : i + 9000], tone[3000:12000])[0, 1] for i in range(3000, 3037))
     assert best > 0.999
     assert np.array_equal(read_audio(io.BytesIO(path.read_bytes())), read)
     if kind == "FLAC":

@@ -593,7 +593,12 @@ def defaults(tmp_path, **content):
         ({"num_beam_groups": 2, "num_beams": 2}, NotImplementedError, "num_beam_groups is 2", {"num_beams": 1}),
         ({"guidance_scale": 1.5}, NotImplementedError, "guidance_scale is 1.5", {"guidance_scale": 1}),
         ({"return_dict_in_generate": True}, NotImplementedError, "return_dict", {"return_dict_in_generate": False}),
-        ({"exponential_decay_length_penalty": [5, 1.2]}, ValueError, "eos_token_id is None; needed", {"eos_token_id": 8}),
+        (
+            {"exponential_decay_length_penalty": [5, 1.2]},
+            ValueError,
+            "eos_token_id is None; needed",
+            {"eos_token_id": 8},
+        ),
     ],
     ids=str,
 )

@@ -1,8 +1,8 @@
-"""Live comparisons (marker `oracle`): every option of transformers' GenerationConfig in a folder's generation_config.json.
+"""Live comparisons (marker `oracle`): every option of transformers' GenerationConfig in a generation_config.json.
 
-The folder loads; then the option is followed with transformers' tokens, or it has no effect, or `generate` refuses it by
-name, and can be told otherwise. GPT-2, and BART for what asks for an encoder. What sampling draws from is compared in
-test_decoders.py.
+The folder loads; then the option is followed with transformers' tokens, or it has no effect, or `generate` refuses it
+by name, and can be told otherwise. GPT-2, and BART for what asks for an encoder. What sampling draws from is compared
+in test_decoders.py.
 """
 
 from __future__ import annotations

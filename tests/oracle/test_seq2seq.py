@@ -145,7 +145,9 @@ def test_prompts_of_whisper(torch, tmp_path, settings):
     theirs.save_pretrained(tmp_path / "m")
     ours = load_model(tmp_path / "m")
     given = {"input_features": speech_inputs()["input_features"]}
-    choices = itertools.product([None, "de", "German", "<|fr|>", ["en", "french", "de"]], [None, "transcribe", "translate"])
+    choices = itertools.product(
+        [None, "de", "German", "<|fr|>", ["en", "french", "de"]], [None, "transcribe", "translate"]
+    )
     for language, task in choices:
         options = {"language": language, "task": task}
         for more in ({}, {"num_beams": 2}, {"prompt_ids": np.array([3, 4])}):

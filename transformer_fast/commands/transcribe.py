@@ -16,7 +16,9 @@ def add(commands: Any) -> None:
         description="Transcribes FILE with a Whisper model. A recording is cut into segments of at most 30 seconds,"
         " where it is quietest, and each segment's text goes to stdout when it is known.",
     )
-    command.add_argument("file", metavar="FILE", help="a WAV, FLAC, OGG or MP3 file (any rate; several channels are averaged)")
+    command.add_argument(
+        "file", metavar="FILE", help="a WAV, FLAC, OGG or MP3 file (any rate; several channels are averaged)"
+    )
     common.add_folder(command, "a Whisper model, its settings of preprocessing and tokenizer.json")
     command.add_argument(
         "--language", metavar="LANGUAGE", help="what is spoken, e.g. en or english (default: the model hears)"

@@ -1,8 +1,8 @@
 """WAV files: the chunks of RIFF, and their samples as float32.
 
-`files.sound` reads with it. PCM and floating-point samples are decoded here, without another package; a further coding is
-a line in `_DECODERS`. Sizes that a program could not go back to fill in, since it wrote to a pipe, are taken for what the
-file holds.
+`files.sound` reads with it. PCM and floating-point samples are decoded here, without another package; a further coding
+is a line in `_DECODERS`. Sizes that a program could not go back to fill in, since it wrote to a pipe, are taken for
+what the file holds.
 
 Source: Microsoft's "Multiple channel audio data and WAVE files" (WAVE_FORMAT_EXTENSIBLE).
 """
@@ -17,7 +17,7 @@ import numpy as np
 
 PCM, FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 
-# A size from here on (or 0) was written before the size was known: 0xFFFFFFFF by ffmpeg, a little less than 2**31 by sox.
+# A size from here on (or 0) was written before the size was known: 0xFFFFFFFF by ffmpeg, almost 2**31 by sox.
 _UNKNOWN = 0x7FFF0000
 
 
@@ -43,7 +43,8 @@ def read(content: bytes, name: str) -> tuple[np.ndarray, int]:
     """The samples (n, channels), float32, and their rate in Hz, of the bytes of a WAV file; `name` is for errors.
 
     Raises:
-        ValueError: it is no WAV file, has no sound, or is cut off. UnknownCoding: its samples are neither PCM nor floats.
+        ValueError: it is no WAV file, has no sound, or is cut off.
+        UnknownCoding: its samples are neither PCM nor floats.
     """
     if not content:
         raise ValueError(f"{name}: holds 0 bytes; needed: a WAV file")

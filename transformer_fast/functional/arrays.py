@@ -20,11 +20,11 @@ WEIGHT_TYPES = ("float32", "float16", "bfloat16")
 _LARGEST = np.iinfo(np.int64).max
 
 
-# What rows of token ids need, for `array`.
+# What rows of token ids need, for `as_array`.
 PADDED = "rows padded to one length, with attention_mask to tell padding, or packed sequences"
 
 
-def array(x, name: str, needed: str = "rows of one length") -> np.ndarray:
+def as_array(x, name: str, needed: str = "rows of one length") -> np.ndarray:
     """np.asarray(x); where lists differ in length, the ValueError names the argument and two of the rows."""
     try:
         return np.asarray(x)
@@ -50,7 +50,7 @@ def dense(x: np.ndarray) -> np.ndarray:
 def float32(x, name: str, *, last: int | None = None) -> np.ndarray:
     """`x` as a float32 array that the engine can read; `last` is the length that its last axis must have."""
     if type(x) is not np.ndarray:
-        x = array(x, name)
+        x = as_array(x, name)
     if x.dtype != FLOAT32 and x.dtype.name != "float32":
         raise TypeError(f"{name} has dtype {x.dtype}; needed: float32")
     if last is not None and (x.ndim == 0 or x.shape[-1] != last):
@@ -60,7 +60,7 @@ def float32(x, name: str, *, last: int | None = None) -> np.ndarray:
 
 def weight(x, name: str) -> np.ndarray:
     """`x` as an array that the engine can read as a weight or a table: float32, float16 or bfloat16, two axes."""
-    x = array(x, name)
+    x = as_array(x, name)
     if x.dtype.name not in WEIGHT_TYPES:
         raise TypeError(f"{name} has dtype {x.dtype}; needed: {', '.join(WEIGHT_TYPES[:-1])} or {WEIGHT_TYPES[-1]}")
     if x.ndim != 2:
@@ -90,7 +90,7 @@ def integer(x, name: str) -> int:
 
 def vector(x, name: str, n: int) -> np.ndarray:
     """A dense float32 vector of n numbers; other float types are converted (biases, slopes, sinks)."""
-    x = array(x, name)
+    x = as_array(x, name)
     if x.dtype.kind != "f" and x.dtype.name != "bfloat16":
         raise TypeError(f"{name} has dtype {x.dtype}; needed: a float type")
     if x.shape != (n,):
@@ -100,7 +100,7 @@ def vector(x, name: str, n: int) -> np.ndarray:
 
 def integers(x, name: str, n: int) -> np.ndarray:
     """A dense int64 vector of n numbers."""
-    x = array(x, name)
+    x = as_array(x, name)
     if x.dtype.kind not in "iu" and x.size:  # an empty list is an array of float64
         raise TypeError(f"{name} has dtype {x.dtype}; needed: integers")
     if x.shape != (n,):

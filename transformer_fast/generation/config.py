@@ -406,5 +406,7 @@ def read_generation_config(source: str | Path | ModelSource, config: Mapping[str
     return {
         name: value
         for name, value in content.items()
-        if value is not None and name not in _WITHOUT_EFFECT and (name not in _UNSUPPORTED or not _is_neutral(name, value))
+        if value is not None
+        and name not in _WITHOUT_EFFECT
+        and (name not in _UNSUPPORTED or not _is_neutral(name, value))
     }

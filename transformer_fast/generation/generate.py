@@ -73,7 +73,7 @@ def _task(model: Any, input_ids, attention_mask, logits_processor, tokenizer, op
 
 
 def _ids(name: str, array: Any) -> np.ndarray:
-    array = arrays.array(array, name, arrays.PADDED)
+    array = arrays.as_array(array, name, arrays.PADDED)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} has dtype {array.dtype}; needed: integers")
     if array.ndim != 2 or array.shape[1] == 0:
@@ -88,7 +88,7 @@ def _tokens(ids: np.ndarray, mask: Any, config: GenerationConfig) -> np.ndarray 
             return None
         tokens = ids != config.pad
     else:
-        mask = arrays.array(mask, "attention_mask")
+        mask = arrays.as_array(mask, "attention_mask")
         if mask.shape != ids.shape:
             raise ValueError(f"attention_mask has shape {mask.shape}; needed: {ids.shape}, one value a token")
         tokens = mask != 0

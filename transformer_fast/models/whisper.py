@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from transformer_fast.generation import generate, stream
+from transformer_fast.models.bart import bart_shape, check_bart_fields, layer_sources
 from transformer_fast.models.common.base import Source
 from transformer_fast.models.common.output import BaseModelOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
 from transformer_fast.models.common.seq2seq import ConditionalGeneration, EncoderDecoder
 from transformer_fast.models.common.seq2seq_blocks import Seq2SeqState, Stack
-from transformer_fast.models.bart import bart_shape, check_bart_fields, layer_sources
 from transformer_fast.nn import Conv1d, Embedding
 from transformer_fast.nn.sequences import PackedSequences
 
@@ -261,9 +261,9 @@ class WhisperForConditionalGeneration(ConditionalGeneration):
         """The text's ids of each row, (B, L), without the prompt and the end, padded where a row is shorter.
 
         input_features: as in `forward`, one segment a row. language: "en", "English" or "<|en|>", or one a row; without
-        it the folder's settings tell, or the model itself hears. task: "transcribe" (default) or "translate" (to English).
-        prompt_ids (n,): text that comes before. return_timestamps must be False. The other options are those of
-        `transformer_fast.generation.generate`.
+        it the folder's settings tell, or the model itself hears. task: "transcribe" (default) or "translate" (to
+        English). prompt_ids (n,): text that comes before. return_timestamps must be False. The other options are those
+        of `transformer_fast.generation.generate`.
 
         Raises:
             ValueError, TypeError: an argument does not fit; the text names it.

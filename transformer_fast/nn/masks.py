@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from transformer_fast.functional.arrays import array
+from transformer_fast.functional.arrays import as_array
 
 
 def square_subsequent_mask(size: int, dtype=np.float32) -> np.ndarray:
@@ -22,7 +22,7 @@ def split_causal(mask, is_causal: bool | None) -> tuple[np.ndarray | None, bool]
 
     Comparing reads the mask once, for all layers and heads.
     """
-    if mask is None or not _is_causal(array(mask, "attn_mask")):
+    if mask is None or not _is_causal(as_array(mask, "attn_mask")):
         return mask, bool(is_causal)
     return None, True
 

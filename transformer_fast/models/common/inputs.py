@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from transformer_fast.functional.arrays import PADDED, array as as_array, outside
+from transformer_fast.functional.arrays import PADDED, as_array, outside
 
 _MASK = "rows of one length, 1 for a token and 0 for padding"
 
