@@ -455,8 +455,11 @@ def test_several_changes_of_weights(torch, from_torch):
     both = prune.random_unstructured(prune.random_unstructured(T.Linear(6, 4), "weight", 0.4), "bias", 0.5)
     same(from_torch, prune.l1_unstructured(both, "weight", 3), x)
     chained = T.Linear(6, 4)
-    T.utils.parametrize.register_parametrization(chained, "weight", twice(torch))
-    same(from_torch, T.utils.parametrizations.orthogonal(chained, "weight"), x)
+    for _ in range(2):
+        T.utils.parametrize.register_parametrization(chained, "weight", twice(torch))
+    T.utils.parametrize.register_parametrization(chained, "bias", twice(torch))
+    same(from_torch, chained, x)
+    same(from_torch, T.utils.parametrizations.orthogonal(T.Linear(6, 4)), x)
     on_top = prune.random_unstructured(T.utils.weight_norm(T.Linear(6, 4)), "weight_v", 0.4)
     with pytest.raises(NotImplementedError, match=r"\(Linear\) has forward hooks, .*WeightNorm, RandomUnstructured"):
         from_torch(on_top)

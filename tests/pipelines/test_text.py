@@ -173,8 +173,9 @@ def test_prompts(tmp_path, encoder):
 def test_prompts_that_are_null(tmp_path, encoder):
     prompts = {"prompts": {"query": None, "document": "the cat ", "other": None}, "default_prompt_name": "query"}
     prompted = load(tmp_path, config_sentence_transformers=prompts)
+    plain = load(tmp_path / "plain").encode("dog")
     for options in ({}, {"prompt_name": "query"}, {"prompt_name": "other"}):
-        assert np.array_equal(prompted.encode("dog", **options), load(tmp_path / "plain").encode("dog"))
+        assert np.array_equal(prompted.encode("dog", **options), plain)
     assert prompted.prompts == {"query": "", "document": "the cat ", "other": ""}
 
 
