@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 THREADS = 8
-# Rounds through all calls in each thread: a number that shows races most times, and one that leaves few hidden.
-FEW, MANY = 4, 200
+# Calls in each thread: a number that shows races most times, and one that leaves few hidden.
+FEW, MANY = 20, 200
 
 
 @contextmanager
@@ -41,10 +41,10 @@ def frozen(value: Any) -> Any:
     return repr(value)
 
 
-def storm(make: Callable[[], Sequence[Callable[[], Any]]], rounds: int) -> None:
+def storm(make: Callable[[], Sequence[Callable[[], Any]]], turns: int) -> None:
     """make() gives calls on objects that have not been used: one set is called alone, another by all threads.
 
-    Each thread goes through the calls `rounds` times, from a place of its own.
+    Each thread makes `turns` calls, one after the other of them, from a place of its own.
     """
     alone = [frozen(call()) for call in make()]
     calls = make()
@@ -52,7 +52,7 @@ def storm(make: Callable[[], Sequence[Callable[[], Any]]], rounds: int) -> None:
 
     def caller(first: int) -> None:
         start.wait()
-        for turn in range(rounds * len(calls)):
+        for turn in range(turns):
             i = (first + turn) % len(calls)
             try:
                 if frozen(calls[i]()) != alone[i]:

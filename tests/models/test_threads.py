@@ -22,7 +22,7 @@ pytest.importorskip("safetensors")
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 ENCODERS = sorted(path.name for path in (GOLDEN / "encoders").iterdir())
-ROUNDS = [FEW, pytest.param(MANY, marks=pytest.mark.slow)]
+TURNS = [FEW, pytest.param(MANY, marks=pytest.mark.slow)]
 
 
 def token_ids(B, L, limit=30, seed=0):
@@ -108,31 +108,31 @@ def clip_calls(model):
     ]
 
 
-@pytest.mark.parametrize("rounds", ROUNDS)
+@pytest.mark.parametrize("turns", TURNS)
 @pytest.mark.parametrize("name", ENCODERS)
-def test_encoders(name, rounds):
-    storm(lambda: encoder_calls(load_model(GOLDEN / "encoders" / name)), rounds)
+def test_encoders(name, turns):
+    storm(lambda: encoder_calls(load_model(GOLDEN / "encoders" / name)), turns)
 
 
-@pytest.mark.parametrize("rounds", ROUNDS)
+@pytest.mark.parametrize("turns", TURNS)
 @pytest.mark.parametrize("case", ["gpt2", "llama", "mistral", "qwen2_windows", "qwen3", "gemma2", "gemma3"])
-def test_decoders(tmp_path, case, rounds):
+def test_decoders(tmp_path, case, turns):
     folder = decoder_cases.write(tmp_path, case)
-    storm(lambda: language_model_calls(load_model(folder)), rounds)
+    storm(lambda: language_model_calls(load_model(folder)), turns)
 
 
-@pytest.mark.parametrize("rounds", ROUNDS)
+@pytest.mark.parametrize("turns", TURNS)
 @pytest.mark.parametrize("name", ["bart", "marian", "t5", "whisper"])
-def test_encoder_decoders(name, rounds):
+def test_encoder_decoders(name, turns):
     calls = speech_calls if name == "whisper" else writer_calls
-    storm(lambda: calls(load_model(SEQ2SEQ / name)), rounds)
+    storm(lambda: calls(load_model(SEQ2SEQ / name)), turns)
 
 
-@pytest.mark.parametrize("rounds", ROUNDS)
+@pytest.mark.parametrize("turns", TURNS)
 @pytest.mark.parametrize("name", ["vit", "deit", "clip"])
-def test_models_of_pictures(name, rounds):
+def test_models_of_pictures(name, turns):
     calls = clip_calls if name == "clip" else picture_calls
-    storm(lambda: calls(load_model(GOLDEN / name)), rounds)
+    storm(lambda: calls(load_model(GOLDEN / name)), turns)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -175,14 +175,14 @@ def layer_calls():
     ]
 
 
-@pytest.mark.parametrize("rounds", ROUNDS)
+@pytest.mark.parametrize("turns", TURNS)
 @pytest.mark.parametrize("calls", [attention_calls, layer_calls])
-def test_modules(calls, rounds):
+def test_modules(calls, turns):
     def made():
         init.manual_seed(5)
         return calls()
 
-    storm(made, rounds)
+    storm(made, turns)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

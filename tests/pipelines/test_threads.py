@@ -202,7 +202,7 @@ KINDS = [
 ]
 
 
-@pytest.mark.parametrize("rounds", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("turns", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_pipelines(tmp_path, kind, rounds):
-    storm(kind(tmp_path / "model"), rounds)
+def test_pipelines(tmp_path, kind, turns):
+    storm(kind(tmp_path / "model"), turns)
