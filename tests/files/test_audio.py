@@ -212,11 +212,31 @@ def test_resampling_keeps_a_tone():
     result = resample(tone, 48000, 16000)
     assert result.dtype == np.float32 and result.shape == (16000,)
     expected = np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
-    assert np.abs(result - expected)[200:-200].max() < 2e-3
+    assert np.abs(result - expected)[200:-200].max() < 2e-6
     assert resample(tone[:100], 44100, 16000).shape == (37,)
     assert resample(tone, 48000, 48000) is tone
     stereo = wav(np.tile(tone[:4800, None] / 2, 2), 16, 48000)
     assert read_wav(stereo, sampling_rate=16000).shape == (1600,)
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 48000, 96000])
+def test_resampling_keeps_what_fits_and_drops_the_rest(rate):
+    pytest.importorskip("soxr")
+    seconds, middle = np.arange(rate) / rate, slice(300, -300)
+    for hertz in (50, 440, 3000):
+        result = resample(np.sin(2 * np.pi * hertz * seconds).astype(np.float32), rate, 16000)
+        assert result.shape == (16000,)
+        expected = np.sin(2 * np.pi * hertz * np.arange(16000) / 16000)
+        assert np.abs(result - expected)[middle].max() < 2e-6
+    if rate > 20000:  # 9 kHz does not fit: it would be heard as 7 kHz
+        assert np.abs(resample(np.sin(2 * np.pi * 9000 * seconds), rate, 16000)[middle]).max() < 2e-5
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 100, 101])
+def test_lengths_of_resampled_sound(n):
+    pytest.importorskip("soxr")
+    for rate, new_rate in ((44100, 16000), (8000, 16000), (48000, 16000), (11025, 16000), (16000, 44100)):
+        assert resample(np.ones(n, np.float32), rate, new_rate).shape == (-(-n * new_rate // rate),)
 
 
 @pytest.mark.parametrize(

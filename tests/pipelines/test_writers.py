@@ -200,6 +200,11 @@ def test_long_recordings_are_cut_where_they_are_quiet(transcribe):
     [
         (5, TypeError, "sounds is a int; needed: a path, samples"),
         ([np.zeros((2, 5), np.float32)], TypeError, r"sounds\[0\] has shape \(2, 5\)"),
+        (
+            np.zeros((5000, 2), np.float32),
+            ValueError,
+            r"sounds has shape \(5000, 2\), as sound of 2 channels has; needed",
+        ),
         (np.zeros(5, np.int16), TypeError, r"sounds\[0\] has shape \(5,\) and dtype int16"),
         ([None], TypeError, r"sounds\[0\] has <class 'NoneType'>"),
         ("missing.wav", OSError, "missing.wav"),

@@ -218,7 +218,7 @@ class WhisperFeatureExtractor:
         """
         if sampling_rate is not None and sampling_rate != self.sampling_rate:
             raise ValueError(f"sampling_rate is {sampling_rate}; needed: {self.sampling_rate} (see audio.resample)")
-        features = [self._features(self._segment(sound)) for sound in _recordings(raw_speech)]
+        features = [self._features(self._segment(sound)) for sound in recordings("raw_speech", raw_speech)]
         return {"input_features": np.stack(features)}
 
     def _segment(self, sound: Any) -> np.ndarray:
@@ -267,21 +267,25 @@ def _hertz(mels: np.ndarray) -> np.ndarray:
     return np.where(mels < _LINEAR_MEL, linear, _LINEAR_HZ * np.exp(_LOG_STEP * (mels - _LINEAR_MEL)))
 
 
-def _recordings(raw_speech: Any) -> Sequence[Any]:
-    """The recordings, each of one channel, that the extractor was given."""
-    if isinstance(raw_speech, (list, tuple)) and len(raw_speech) and np.ndim(raw_speech[0]) > 0:
-        if not all(isinstance(row, (list, tuple)) and len(row) == len(raw_speech[0]) for row in raw_speech):
-            return raw_speech
-        raw_speech = np.asarray(raw_speech)  # the lists of an array
-    if np.ndim(raw_speech) != 2:
-        return [raw_speech]
-    B, n = np.shape(raw_speech)
+def recordings(name: str, sounds: Any) -> Sequence[Any]:
+    """The recordings in `sounds`, samples of one or of several; `name` is for errors.
+
+    Raises:
+        ValueError: an array (B, n), or its nested lists, that looks like one recording of several channels.
+    """
+    if isinstance(sounds, (list, tuple)) and len(sounds) and np.ndim(sounds[0]) > 0:
+        if not all(isinstance(row, (list, tuple)) and len(row) == len(sounds[0]) for row in sounds):
+            return sounds
+        sounds = np.asarray(sounds)
+    if np.ndim(sounds) != 2:
+        return [sounds]
+    B, n = np.shape(sounds)
     if n < B or n <= _MOST_CHANNELS:
         raise ValueError(
-            f"raw_speech has shape {(B, n)}, as sound of {n} channels has; needed: mono (n,), such as "
-            "raw_speech.mean(axis=1), or a list of recordings"
+            f"{name} has shape {(B, n)}, as sound of {n} channels has; needed: mono (n,), such as "
+            f"{name}.mean(axis=1), or a list of recordings"
         )
-    return raw_speech
+    return sounds
 
 
 def _samples(name: str, samples: Any) -> np.ndarray:

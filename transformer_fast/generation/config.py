@@ -349,11 +349,8 @@ def resolve(defaults: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[Ge
             raise NotImplementedError(_unsupported(name, value))
     known = FIELDS | _UNSUPPORTED.keys() | _WITHOUT_EFFECT
     inputs = {name: value for name, value in options.items() if name not in known}
-    chosen = {n: value for n, value in options.items() if n in FIELDS}
-    for name, value in chosen.items():
-        if value is None and not RANGES[name][0](None):
-            chosen[name] = _DEFAULTS[name]
-    merged = {name: value for name, value in defaults.items() if name in FIELDS} | chosen
+    chosen = _fields(options)
+    merged = _fields(defaults) | chosen
     if not merged.get("do_sample"):
         asked_for = set() if "do_sample" in chosen else chosen.keys()
         merged = {name: value for name, value in merged.items() if name not in _SAMPLING - asked_for}
@@ -367,6 +364,15 @@ def resolve(defaults: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[Ge
         if name not in options and not _is_neutral(name, value) and _EFFECTS.get(name, _always)(config, top_k):
             raise NotImplementedError(f"generation_config.json: {_unsupported(name, value)} as an argument")
     return config, inputs
+
+
+def _fields(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `GenerationConfig` among options; None is the default where a field cannot be None."""
+    return {
+        name: _DEFAULTS[name] if value is None and not RANGES[name][0](None) else value
+        for name, value in options.items()
+        if name in FIELDS
+    }
 
 
 def _always(config: GenerationConfig, top_k: Any) -> bool:

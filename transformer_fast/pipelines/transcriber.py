@@ -14,7 +14,7 @@ import numpy as np
 
 from transformer_fast.files.errors import CheckpointError
 from transformer_fast.files.folder import open_source
-from transformer_fast.files.sound import WhisperFeatureExtractor, read_audio
+from transformer_fast.files.sound import WhisperFeatureExtractor, read_audio, recordings
 from transformer_fast.files.source import ModelSource
 from transformer_fast.files.tokenizer import Tokenizer
 from transformer_fast.models import PretrainedModel, load_model
@@ -83,17 +83,17 @@ class Transcriber:
             TypeError, ValueError: an argument is of a wrong kind or out of range.
             OSError: a file cannot be read.
         """
-        single = isinstance(sounds, (str, Path)) or (isinstance(sounds, np.ndarray) and sounds.ndim == 1)
+        single = isinstance(sounds, (str, Path)) or (_is_array(sounds) and sounds.ndim == 1)
         if not single and (isinstance(sounds, (bytes, Mapping)) or not isinstance(sounds, Iterable)):
             raise TypeError(f"sounds is a {type(sounds).__name__}; needed: a path, samples (n,), or a list of them")
-        recordings = [sounds] if single else list(sounds)
+        several = [sounds] if single else list(recordings("sounds", sounds) if _is_array(sounds) else sounds)
         owners, segments = [], []
-        for i, sound in enumerate(recordings):
+        for i, sound in enumerate(several):
             for segment in self._segments(self._samples(sound, i)):
                 owners.append(i)
                 segments.append(segment)
         options = {"language": language, "task": task, **options}
-        texts: list[list[str]] = [[] for _ in recordings]
+        texts: list[list[str]] = [[] for _ in several]
         for start in range(0, len(segments), _BATCH):
             found = self._texts(segments[start : start + _BATCH], options)
             for owner, text in zip(owners[start : start + _BATCH], found, strict=True):
@@ -140,6 +140,10 @@ class Transcriber:
             segments.append(samples[:cut])
             samples = samples[cut:]
         return [*segments, samples]
+
+
+def _is_array(sounds: Any) -> bool:
+    return isinstance(sounds, np.ndarray)
 
 
 def _quietest(samples: np.ndarray, stretch: int) -> int:
