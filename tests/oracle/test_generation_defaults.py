@@ -23,15 +23,20 @@ BART = BASE | {"decoder_start_token_id": 2, "max_new_tokens": 9}
 IDS = np.random.default_rng(2).integers(3, VOCAB, (2, 5))
 
 BEAMS = {"num_beams": 3}
+ENDINGS = {"eos_token_id": [1, 9, 11, 14, 17, 20]}  # many, so that rows end early
 DRAWN = {"do_sample": True, "top_k": 0}
 
 # Option -> what folders say. transformers and ours generate the same tokens.
 FOLLOWED = {
     "max_length": [{"max_new_tokens": None, "max_length": 9}],
     "max_new_tokens": [{"max_new_tokens": 4}],
-    "min_length": [{"min_length": 14, "eos_token_id": [1, 9, 11, 14, 17, 20]}],
-    "min_new_tokens": [{"min_new_tokens": 8, "eos_token_id": [1, 9, 11, 14, 17, 20]}],
-    "early_stopping": [{"early_stopping": True} | BEAMS, {"early_stopping": "never"} | BEAMS, {"early_stopping": True}],
+    "min_length": [{"min_length": 14, **ENDINGS}],
+    "min_new_tokens": [{"min_new_tokens": 8, **ENDINGS}],
+    "early_stopping": [
+        {"early_stopping": True} | BEAMS | ENDINGS,
+        {"early_stopping": "never"} | BEAMS | ENDINGS,
+        {"early_stopping": True},
+    ],
     "max_time": [{"max_time": -1.0}, {"max_time": 1e6}, {"max_time": -1.0} | BEAMS],
     "do_sample": [{"do_sample": True, "top_k": 1}, {"do_sample": False}],
     "num_beams": [BEAMS],
@@ -50,7 +55,11 @@ FOLLOWED = {
         {"encoder_repetition_penalty": 0.4},
         {"encoder_repetition_penalty": 2.0} | BEAMS,
     ],
-    "length_penalty": [{"length_penalty": -2.0} | BEAMS, {"length_penalty": 3.0}],
+    "length_penalty": [
+        {"length_penalty": -2.0} | BEAMS | ENDINGS,
+        {"length_penalty": 4.0} | BEAMS | ENDINGS,
+        {"length_penalty": 3.0},
+    ],
     "no_repeat_ngram_size": [{"no_repeat_ngram_size": 2}],
     "encoder_no_repeat_ngram_size": [{"encoder_no_repeat_ngram_size": n} | b for n in (1, 2) for b in ({}, BEAMS)],
     "bad_words_ids": [{"bad_words_ids": [[5], [7, 8], [4, 9]]}],
@@ -69,7 +78,7 @@ FOLLOWED = {
         {"sequence_bias": [[[5], 3.0], [[5, 5], -9.0], [[5, 5, 6], 2.5]]} | BEAMS,
     ],
     "num_return_sequences": [{"num_return_sequences": 2} | BEAMS],
-    "pad_token_id": [{"pad_token_id": 3, "eos_token_id": [1, 9, 11, 14, 17, 20]}],
+    "pad_token_id": [{"pad_token_id": 3, **ENDINGS}],
     "bos_token_id": [{"bos_token_id": 4}],
     "eos_token_id": [{"eos_token_id": [5, 9, 12, 15]}, {"eos_token_id": 12}],
     "decoder_start_token_id": [{"decoder_start_token_id": 4}, {"decoder_start_token_id": [4, 7]}],
