@@ -354,7 +354,7 @@ def resolve(defaults: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[Ge
     if not merged.get("do_sample"):
         asked_for = set() if "do_sample" in chosen else chosen.keys()
         merged = {name: value for name, value in merged.items() if name not in _SAMPLING - asked_for}
-    for name in merged.keys() - chosen.keys():
+    for name in sorted(merged.keys() - chosen.keys()):
         holds, needed = RANGES[name]
         if not holds(merged[name]):
             raise ValueError(f"generation_config.json: {name} is {merged[name]!r}; needed: {needed}")
