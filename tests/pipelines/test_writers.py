@@ -14,6 +14,7 @@ from pipeline_folders import write_head
 from transformer_fast import load_model
 from transformer_fast.files.errors import CheckpointError
 from transformer_fast.files.json_files import read_json_object
+from transformer_fast.files.sound import resample
 from transformer_fast.pipelines import Summariser, Transcriber, Translator, transcriber
 
 tokenizers = pytest.importorskip("tokenizers")
@@ -172,6 +173,16 @@ def test_short_recordings(transcribe, tmp_path):
     assert isinstance(transcribe(path, **options), str) and transcribe([str(path)], **options) == [
         transcribe(path, **options)
     ]
+
+
+def test_files_of_other_kinds(transcribe, tmp_path):
+    """A FLAC file at another rate, of two channels: what it holds as mono, at the model's rate."""
+    soundfile, _ = pytest.importorskip("soundfile"), pytest.importorskip("soxr")
+    samples = np.stack([sound(20000, 1), sound(20000, 2)], axis=1).clip(-1, 0.99)
+    soundfile.write(tmp_path / "a.flac", samples, 8000, subtype="PCM_24")
+    rate = transcribe.extractor.sampling_rate
+    expected = transcribe(resample(samples.mean(axis=1), 8000, rate), language="de", max_new_tokens=6)
+    assert expected and transcribe(tmp_path / "a.flac", language="German", max_new_tokens=6) == expected
 
 
 def test_long_recordings_are_cut_where_they_are_quiet(transcribe):
