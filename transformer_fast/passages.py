@@ -134,7 +134,7 @@ def _read_python(path: Path, root: Path) -> list[Passage]:
 
 
 def _read_text(path: Path, root: Path) -> list[Passage]:
-    return paragraphs(path.read_text(encoding="utf-8"), path.relative_to(root).as_posix())
+    return paragraphs(path.read_text(encoding="utf-8-sig"), path.relative_to(root).as_posix())
 
 
 _READERS = {".py": _read_python, ".txt": _read_text, ".md": _read_text, ".rst": _read_text}

@@ -128,6 +128,13 @@ def test_folder(tmp_path):
     assert "UTF-8" in reasons["latin.txt"] and "parsed as Python" in reasons["broken.py"]
 
 
+def test_byte_order_marks_are_no_text(tmp_path):
+    for name, content in (("a.txt", "first words\n"), ("b.md", "first words\n"), ("c.py", '"""first words"""\n')):
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + content.encode())
+        assert [passage.text for passage in passages.from_path(tmp_path / name).passages] == ["first words"]
+        assert passages.from_path(tmp_path / name).passages[0].line == 1
+
+
 def test_single_file_of_any_suffix(tmp_path):
     file = tmp_path / "README"
     file.write_text("One.\n\nTwo.")

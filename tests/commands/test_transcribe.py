@@ -15,7 +15,7 @@ from transformer_fast.files.sound import WhisperFeatureExtractor, read_wav
 from transformer_fast.pipelines.transcriber import _quietest
 
 tokenizers = pytest.importorskip("tokenizers")
-pytest.importorskip("scipy")
+pytest.importorskip("soxr")
 RATE = 8000  # the model's is 16000
 
 

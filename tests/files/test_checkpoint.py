@@ -218,6 +218,11 @@ def test_bad_json(tmp_path, content):
         read_json(path)
 
 
+def test_a_byte_order_mark_is_no_json(tmp_path):
+    (tmp_path / "config.json").write_bytes(b'\xef\xbb\xbf{"vocab_size": 5}\n')
+    assert read_json(tmp_path / "config.json") == {"vocab_size": 5}
+
+
 def test_config_must_be_an_object(folder):
     write_json(folder / "config.json", [1])
     with pytest.raises(CheckpointError, match=r"config\.json: holds a JSON list"):

@@ -7,7 +7,7 @@ import pytest
 from model_folders import write_json
 
 from transformer_fast.files.errors import CheckpointError
-from transformer_fast.files.pictures import ImageProcessor, load_image
+from transformer_fast.files.pictures import ImageProcessor, load_image, upright
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -198,3 +198,43 @@ def test_load_image(tmp_path):
     (tmp_path / "c.png").write_text("no picture")
     with pytest.raises(OSError):
         load_image(tmp_path / "c.png")
+
+
+def test_grey_of_16_bits(tmp_path):
+    """It is scaled to 8 bits, not cut off at 255: 257 values become one."""
+    grey = np.linspace(0, 65535, 400).round().astype(np.uint16).reshape(20, 20)
+    expected = np.round(grey / 257).astype(np.uint8)
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    Image.fromarray(grey).save(tmp_path / "a.tif")
+    big = Image.frombytes("I;16B", (20, 20), grey.astype(">u2").tobytes())
+    old = Image.fromarray(grey.astype(np.int32))  # as older releases of Pillow open the file
+    old.format = "PNG"
+    for image in (load_image(tmp_path / "a.png"), load_image(tmp_path / "a.tif"), upright(big), upright(old)):
+        assert image.mode == "RGB"
+        np.testing.assert_array_equal(np.asarray(image), np.repeat(expected[:, :, None], 3, 2))
+    for one in (processor(image_mean=0.5, image_std=0.5), ImageProcessor.from_config(CLIP)):
+        given = Image.open(tmp_path / "a.png")
+        eight = Image.fromarray(expected)
+        np.testing.assert_array_equal(one(given)["pixel_values"], one(eight)["pixel_values"])
+    turned = Image.fromarray(grey)
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "b.png", exif=exif)
+    np.testing.assert_array_equal(np.asarray(load_image(tmp_path / "b.png"))[:, :, 0], np.rot90(expected, -1))
+
+
+def test_numbers_of_32_bits_are_refused(tmp_path):
+    for mode, dtype in (("I", np.int32), ("F", np.float32)):
+        image = Image.fromarray(np.arange(16).reshape(4, 4).astype(dtype))
+        assert image.mode == mode
+        image.save(tmp_path / "a.tif")
+        with pytest.raises(ValueError, match=rf"a.tif has mode {mode} \(32 bits\), .*; needed: 8 or 16 bits"):
+            load_image(tmp_path / "a.tif")
+        with pytest.raises(ValueError, match=rf"images\[0\] has mode {mode}"):
+            processor()(image)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
+def test_modes_of_8_bits_are_pillows(mode):
+    image = Image.fromarray(picture(6, 6, 3)).convert(mode)
+    np.testing.assert_array_equal(np.asarray(upright(image)), np.asarray(image.convert("RGB")))

@@ -116,6 +116,11 @@ def bad_input(model, *, too_long: int | None = None, types: bool = False) -> Non
         model([[model.config.vocab_size]])
     with pytest.raises(ValueError, match=r"attention_mask has shape \(2,\)"):
         model([[7, 8]], [1, 1])
+    ragged = r"has rows of different lengths \(row 0 has 2, row 2 has 1\); needed: rows"
+    with pytest.raises(ValueError, match=f"input_ids {ragged}"):
+        model([[7, 8], [8, 7], [8]])
+    with pytest.raises(ValueError, match=f"attention_mask {ragged}"):
+        model([[7, 8]] * 3, [[1, 1], [1, 1], [1]])
     with pytest.raises(ValueError, match="first and rows are both False"):
         model.encode([[7]], rows=False)
     with pytest.raises(ValueError, match="cu_seqlens ends at 3"):

@@ -272,6 +272,53 @@ def test_repetition_penalty():
     ]
 
 
+def test_penalties_of_the_source():
+    source = np.array([[1, 2, 1], [4, 3, 8]])
+    scores = np.array([[1, 2, -2, 4, 5, 6, 7, 8, 9]] * 4, np.float32)
+    ids = np.array([[0, 1], [0, 2], [0, 4], [0, 3]])  # two beams a row
+    got = processors.encoder_repetition_penalty(2.0, source)(ids, scores)
+    assert got[0].tolist() == got[1].tolist() == [1, 4, -1, 4, 5, 6, 7, 8, 9]
+    assert got[2].tolist() == got[3].tolist() == [1, 2, -2, 8, 10, 6, 7, 8, 18]
+    got = processors.encoder_no_repeat_ngram(2, source)(ids, scores)
+    assert [np.flatnonzero(np.isinf(row)).tolist() for row in got] == [[2], [1], [3], [8]]
+    assert np.isinf(processors.encoder_no_repeat_ngram(1, source)(ids, scores)).sum(axis=1).tolist() == [2, 2, 3, 3]
+    assert processors.encoder_no_repeat_ngram(4, source)(ids, scores) is scores
+
+
+def test_sequence_bias():
+    biases = GenerationConfig(sequence_bias=[[[3], 2.0], [[0, 1], -np.inf], [[5, 6, 7, 8], 1.0]]).biases
+    got = processors.sequence_bias(biases)(np.array([[5, 0], [6, 7]]), np.zeros((2, V), np.float32))
+    assert got.tolist() == [[0, -np.inf, 0, 2, 0, 0, 0, 0, 0], [0, 0, 0, 2, 0, 0, 0, 0, 0]]
+    assert GenerationConfig(sequence_bias={(3,): 2}).biases == {(3,): 2}
+
+
+def test_exponential_decay():
+    decay = processors.exponential_decay(2, 1.5, (0, 2))
+    scores = np.array([[-2, 1, 4], [-np.inf, 1, 0]], np.float32)
+    assert decay(np.zeros((2, 2)), scores) is scores
+    assert decay(np.zeros((2, 4)), scores).tolist() == [[0.5, 1, 9], [-np.inf, 1, 0]]
+
+
+def test_invalid_scores():
+    largest = np.finfo(np.float32).max
+    scores = np.array([[np.nan, np.inf, -np.inf, 3]], np.float32)
+    assert processors.remove_invalid(None, scores).tolist() == [[0, largest, -largest, 3]]
+
+
+def test_time_ends_a_generation():
+    assert generate(Chain(), [[0]], max_new_tokens=50, max_time=0).shape == (1, 2)
+    assert generate(Chain(), [[0]], max_new_tokens=50, max_time=0.0, num_beams=2).shape == (1, 2)
+    assert generate(Chain(), [[0]], max_new_tokens=5, max_time=1e6).shape == (1, 6)
+
+
+def test_a_start_for_each_row():
+    table = np.random.default_rng(5).standard_normal((V, V)).astype(np.float32)
+    ids = generate(Speaker(table), [[1], [2]], decoder_start_token_id=[3, 4], max_new_tokens=2)
+    assert ids[:, 0].tolist() == [3, 4]
+    with pytest.raises(ValueError, match="decoder_start_token_id has 3 ids; needed: one, or 2"):
+        generate(Speaker(table), [[1], [2]], decoder_start_token_id=[3, 4, 5], max_new_tokens=2)
+
+
 def test_typical_leaves_out_what_surprises_too_much_or_too_little():
     scores = np.log(np.array([[0.5, 0.2, 0.2, 0.1]], np.float32))
     assert kept(processors.typical_p(0.3)(IDS[:1], scores)) == [[1, 2]]
@@ -434,6 +481,14 @@ def test_every_option_is_checked():
         ({"stop_strings": ""}, "stop_strings is ''"),
         ({"do_sample": "yes"}, "do_sample is 'yes'"),
         ({"seed": -3}, "seed is -3"),
+        ({"max_time": "long"}, "max_time is 'long'"),
+        ({"top_h": 0}, "top_h is 0"),
+        ({"encoder_repetition_penalty": 0.0}, "encoder_repetition_penalty is 0.0"),
+        ({"sequence_bias": []}, "sequence_bias is"),
+        ({"sequence_bias": [[[1, 2], "much"]]}, "sequence_bias is"),
+        ({"sequence_bias": [[[V], 1.0]]}, f"sequence_bias has the id {V}; needed: 0 to {V - 1}"),
+        ({"exponential_decay_length_penalty": [1, 2.0]}, "exponential_decay_length_penalty is given and eos_token_id"),
+        ({"exponential_decay_length_penalty": [1]}, r"exponential_decay_length_penalty is \[1\]"),
     ],
     ids=str,
 )
@@ -454,10 +509,10 @@ def test_bad_options(options, text):
         ("return_dict_in_generate", True),
         ("output_scores", True),
         ("prefix_allowed_tokens_fn", print),
-        ("exponential_decay_length_penalty", (1, 2.0)),
+        ("watermarking_config", {"bias": 2.0}),
+        ("token_healing", True),
         ("generation_config", GenerationConfig()),
         ("inputs_embeds", np.zeros((1, 2, 3))),
-        ("max_time", 3.0),
     ],
 )
 def test_unsupported_options_are_named(name, value):
@@ -485,6 +540,8 @@ def test_inputs_of_the_model():
         (([[0.5]],), TypeError, "input_ids has dtype float64"),
         (([[1, 2]], [[1]]), ValueError, r"attention_mask has shape \(1, 1\); needed: \(1, 2\)"),
         (([[1, 2], [3, 4]], [[1, 1], [0, 0]]), ValueError, "row 1 of input_ids holds padding only"),
+        (([[1, 2], [3]],), ValueError, r"input_ids has rows .*row 0 has 2, row 1 has 1.; needed: rows padded to one"),
+        (([[1, 2], [3, 4]], [[1, 1], [1]]), ValueError, "attention_mask has rows of different lengths"),
     ],
 )
 def test_bad_input(arguments, error, text):
@@ -514,15 +571,81 @@ def test_defaults_of_a_folder(tmp_path):
     assert generate(model, [[0]], eos_token_id=None).shape == (1, 7)
 
 
+def defaults(tmp_path, **content):
+    """A model whose folder says this of generation."""
+    (tmp_path / "generation_config.json").write_text(json.dumps(content))
+    model = Chain(cycle())
+    model.generation_config = read_generation_config(tmp_path, {})
+    return model
+
+
 @pytest.mark.parametrize(
-    "text, error",
+    "content, error, text, call",
     [
-        ('{"top_p": 7}', "top_p is 7"),
-        ('{"penalty_alpha": 0.6}', "penalty_alpha is 0.6, which is not supported"),
-        ("[]", "holds a JSON list"),
-        ("{", "not valid JSON"),
+        ({"top_p": 7, "do_sample": True}, ValueError, "top_p is 7; needed: a number from 0 to 1", {"top_p": None}),
+        ({"temperature": 0.0, "do_sample": True}, ValueError, "temperature is 0.0; needed", {"do_sample": False}),
+        ({"num_beams": "many"}, ValueError, "num_beams is 'many'; needed", {"num_beams": None}),
+        ({"num_return_sequences": 2}, ValueError, "num_return_sequences is 2", {"num_return_sequences": 1}),
+        ({"penalty_alpha": 0.6}, NotImplementedError, "penalty_alpha is 0.6, which is not supp", {"penalty_alpha": 0}),
+        ({"penalty_alpha": 0.6, "top_k": 4}, NotImplementedError, "penalty_alpha is 0.6", {"top_k": 0}),
+        ({"watermarking_config": {}}, NotImplementedError, "watermarking_config is {}", {"watermarking_config": None}),
+        ({"dola_layers": "low"}, NotImplementedError, "dola_layers is 'low'", {"num_beams": 2}),
+        ({"num_beam_groups": 2, "num_beams": 2}, NotImplementedError, "num_beam_groups is 2", {"num_beams": 1}),
+        ({"guidance_scale": 1.5}, NotImplementedError, "guidance_scale is 1.5", {"guidance_scale": 1}),
+        ({"return_dict_in_generate": True}, NotImplementedError, "return_dict", {"return_dict_in_generate": False}),
+        (
+            {"exponential_decay_length_penalty": [5, 1.2]},
+            ValueError,
+            "eos_token_id is None; needed",
+            {"eos_token_id": 8},
+        ),
     ],
+    ids=str,
 )
+def test_what_a_folder_asks_for_is_refused_when_it_is_in_effect(tmp_path, content, error, text, call):
+    model = defaults(tmp_path, max_new_tokens=3, **content)
+    with pytest.raises(error, match=text):
+        generate(model, [[0]])
+    if error is NotImplementedError:
+        with pytest.raises(error, match="generation_config.json: .*as an argument"):
+            stream(model, [[0]])
+    assert generate(model, [[0]], **call).shape == (1, 4)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"temperature": 0.0, "do_sample": False},
+        {"top_p": 7},
+        {"penalty_alpha": 0.6, "top_k": 0},
+        {"num_beam_groups": 2},
+        {"output_scores": True},
+        {"suppress_tokens": [-1]},
+        {"begin_suppress_tokens": [-1]},
+        {"pad_token_id": -1},
+        {"prompt_lookup_num_tokens": 4},
+        {"compile_config": {}},
+        {"low_memory": True},
+        {"diversity_penalty": 0.3},
+    ],
+    ids=str,
+)
+def test_what_a_folder_asks_for_without_effect(tmp_path, content):
+    plain = generate(defaults(tmp_path, max_new_tokens=3), [[0]])
+    model = defaults(tmp_path, max_new_tokens=3, **content)
+    assert np.array_equal(generate(model, [[0]]), plain)
+    if "temperature" in content:
+        assert np.array_equal(generate(Chain(cycle()), [[0]], max_new_tokens=3, **content), plain)
+
+
+def test_what_a_folder_asks_for_is_switched_off_by_none():
+    model = Chain()
+    model.generation_config = {"repetition_penalty": 5.0, "num_beams": 3, "min_length": 4, "do_sample": True, "seed": 1}
+    off = dict.fromkeys(model.generation_config)
+    assert np.array_equal(generate(model, [[0]], **off), generate(Chain(), [[0]]))
+
+
+@pytest.mark.parametrize("text, error", [("[]", "holds a JSON list"), ("{", "not valid JSON")])
 def test_malformed_defaults(tmp_path, text, error):
     (tmp_path / "generation_config.json").write_text(text)
     with pytest.raises(CheckpointError, match=f"generation_config.json: {error}"):

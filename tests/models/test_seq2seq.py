@@ -84,6 +84,24 @@ def test_generate_from_encoder_outputs(model, source):
     )
 
 
+def test_ragged_ids_and_masks_are_named(model, source):
+    ids, mask = source
+    ragged = [[1, 1], [1]]
+    for name, arguments in {
+        "input_ids": (ragged, None, ids),
+        "attention_mask": (ids, ragged, ids),
+        "decoder_input_ids": (ids, mask, ragged),
+        "decoder_attention_mask": (ids, mask, ids, ragged),
+    }.items():
+        with pytest.raises(ValueError, match=rf"^{name} has rows of different lengths \(row 0 has 2, row 1 has 1\)"):
+            model(*arguments)
+    for name, arguments in {"input_ids": (ragged,), "attention_mask": (ids, ragged)}.items():
+        with pytest.raises(ValueError, match=f"^{name} has rows of different lengths"):
+            model.generate(*arguments, max_new_tokens=3)
+    with pytest.raises(ValueError, match="^decoder_attention_mask has shape"):
+        model(ids, mask, ids, mask[:, 1:])
+
+
 def test_start_refuses_other_rows(model, source):
     with pytest.raises(ValueError, match="decoder_input_ids has 2 rows"):
         model.start(*source, capacity=8, decoder_input_ids=np.zeros((2, 1), np.int64))

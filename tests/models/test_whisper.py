@@ -61,6 +61,29 @@ def test_prompt_of_language_and_task(model):
     assert prompt(model, language="en", prompt_ids=np.array([3, 4])).tolist()[0][:3] == [3, 4, 1]
 
 
+@pytest.mark.parametrize("name", ["de", "DE", "german", "German", "<|de|>", "<|DE|>"])
+def test_names_of_a_language(tmp_path, model, name):
+    expected = [[1, GERMAN, TRANSCRIBE, NO_TIMESTAMPS]] * 2
+    assert prompt(model, language=name).tolist() == expected
+    assert prompt(model, language=[name, "english"])[:, 1].tolist() == [GERMAN, ENGLISH]
+    told = load_model(changed("whisper", tmp_path / "m", generation={"language": name, "task": "transcribe"}))
+    assert prompt(told).tolist() == expected
+    assert prompt(told, language="en", task="translate").tolist() == [[1, ENGLISH, TRANSLATE, NO_TIMESTAMPS]] * 2
+
+
+def test_names_that_a_language_has_besides(model):
+    names = {"castilian": "es", "flemish": "nl", "haitian creole": "ht", "mandarin": "zh", "cantonese": "yue"}
+    known = {f"<|{code}|>": i for i, code in enumerate(names.values())}
+    model = load_model(GOLDEN / "whisper")
+    model.generation_config["lang_to_id"] = known
+    for name, code in names.items():
+        assert model._language_ids(name, 1).tolist() == [known[f"<|{code}|>"]]
+    with pytest.raises(ValueError, match="language is 'french'; needed: one of es, nl, ht, zh, yue"):
+        model.generate(FEATURES, language="french")
+    with pytest.raises(TypeError, match="language holds 5"):
+        model.generate(FEATURES, language=[5, "de"])
+
+
 @pytest.mark.parametrize("where", ["config", "generation"])
 def test_prompt_of_forced_decoder_ids(tmp_path, where):
     """Settings of older files; null stands for the language that the model hears."""

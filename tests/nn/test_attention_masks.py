@@ -62,5 +62,8 @@ def test_bad_masks():
         visible(np.zeros((LK, LQ), bool), None, False, SHAPE)
     with pytest.raises(ValueError, match=r"key_padding_mask has shape \(5,\); needed: \(2, 5\)"):
         visible(None, np.zeros(LK, bool), False, SHAPE)
+    for name, masks in (("attn_mask", ([[True], []], None)), ("key_padding_mask", (None, [[True], []]))):
+        with pytest.raises(ValueError, match=f"{name} has rows of different lengths .row 0 has 1, row 1 has 0"):
+            visible(*masks, False, SHAPE)
     with pytest.raises(TypeError, match="key_padding_mask has dtype uint8"):
         visible(None, np.zeros((B, LK), np.uint8), False, SHAPE)

@@ -242,6 +242,9 @@ def test_bad_input():
             family(SOURCE[0], target)
         with pytest.raises(ValueError, match="attention_mask"):
             family(SOURCE, target, MASK[:, :5])
+        for name, given in (("input_ids", ([[5, 6], [5]], target)), ("decoder_input_ids", (SOURCE, [[5, 6], [5]]))):
+            with pytest.raises(ValueError, match=f"^{name} has rows of different lengths"):
+                family(*given)
         with pytest.raises(ValueError, match="decoder_input_ids"):
             family(SOURCE, target[:3])
         with pytest.raises(ValueError, match="decoder_input_ids"):

@@ -47,6 +47,15 @@ def test_an_unsigned_id_out_of_range(isa):
         embedding(np.array([2**64 - 1], np.uint64), normal(50, 9))
 
 
+def test_ragged_ids(isa):
+    with pytest.raises(ValueError, match=r"ids has rows of different lengths \(row 0 has 2, row 1 has 1\)"):
+        embedding([[1, 2], [3]], normal(50, 9))
+    with pytest.raises(ValueError, match="ids has lists beside numbers; needed: rows of one length"):
+        embedding([[1, 2], 3], normal(50, 9))
+    with pytest.raises(ValueError, match="ids has lists of different lengths"):
+        embedding([[[1, 2], [3]], [[1, 2], [3]]], normal(50, 9))
+
+
 def test_no_rows(isa):
     assert embedding(np.zeros(0, int), np.zeros((0, 9), np.float32)).shape == (0, 9)
     with pytest.raises(IndexError):

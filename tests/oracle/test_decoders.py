@@ -290,6 +290,9 @@ WARPERS = [
     {"top_k": 0, "top_p": 0.7},
     {"top_k": 0, "min_p": 0.15},
     {"top_k": 0, "typical_p": 0.6},
+    {"top_k": 0, "top_h": 0.4},
+    {"top_k": 0, "epsilon_cutoff": 0.02},
+    {"top_k": 0, "eta_cutoff": 0.05},
     {"temperature": 1.3, "top_k": 12, "top_p": 0.9, "min_p": 0.02, "repetition_penalty": 1.5},
 ]
 

@@ -379,10 +379,136 @@ def test_options_that_are_not_supported_are_refused_with_their_path(torch, from_
     hooked.register_forward_hook(lambda module, inputs, output: 2 * output)
     with pytest.raises(NotImplementedError, match=r"module.0 \(Linear\) has forward hooks"):
         from_torch(T.Sequential(hooked))
-    with pytest.raises(TypeError, match="Parametrized"):
-        from_torch(T.utils.parametrizations.weight_norm(T.Linear(3, 3)))
     with pytest.raises(TypeError, match="module.weight is on the meta device"):
         from_torch(T.Linear(3, 3, device="meta"))
+
+
+def same(from_torch, module, *inputs):
+    """Ours computes what torch computes in evaluation mode, and torch's module stays as it was; ours."""
+    import torch
+
+    state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    modes = [part.training for part in module.modules()]
+    ours = from_torch(module)
+    assert [part.training for part in module.modules()] == modes
+    assert all(torch.equal(tensor, state[name]) for name, tensor in module.state_dict().items())
+    with torch.no_grad():
+        expected = arrays(module.eval()(*map(torch.from_numpy, inputs)))
+    for one, other in zip(arrays(ours(*inputs)), expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=BOUND)
+    return ours
+
+
+def twice(torch):
+    class Twice(torch.nn.Module):
+        def forward(self, weight):
+            return 2 * weight
+
+    return Twice()
+
+
+# Changes of a module's weight (or of another parameter).
+REWEIGHTED = {
+    "weight_norm": lambda torch, m, name: torch.nn.utils.parametrizations.weight_norm(m, name),
+    "spectral_norm": lambda torch, m, name: torch.nn.utils.parametrizations.spectral_norm(m, name),
+    "of one's own": lambda torch, m, name: torch.nn.utils.parametrize.register_parametrization(m, name, twice(torch)),
+    "older weight_norm": lambda torch, m, name: torch.nn.utils.weight_norm(m, name),
+    "older spectral_norm": lambda torch, m, name: torch.nn.utils.spectral_norm(m, name),
+    "pruning": lambda torch, m, name: torch.nn.utils.prune.random_unstructured(m, name, 0.5),
+    "pruning of rows": lambda torch, m, name: torch.nn.utils.prune.ln_structured(m, name, 0.5, 2, 0),
+}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("change", REWEIGHTED)
+def test_weights_that_are_computed(torch, from_torch, change):
+    T, change = torch.nn, REWEIGHTED[change]
+    import torch.nn.utils.prune  # noqa: F401
+
+    def moved(module):
+        """As after some training: what the forward sees is not what stood there when the change was made."""
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter += 0.3 * torch.randn_like(parameter)
+        return module.train()
+
+    linear = moved(change(torch, T.Linear(6, 4), "weight"))
+    ours = same(from_torch, T.Sequential(linear, T.Tanh(), T.Linear(4, 4)), normal(3, 6))
+    assert list(ours.state_dict()) == ["0.weight", "0.bias", "2.weight", "2.bias"] or set(ours[0].state_dict()) == {
+        "weight",
+        "bias",
+    }
+    same(from_torch, moved(change(torch, T.Conv1d(4, 6, 3), "weight")), normal(2, 4, 9))
+    same(from_torch, moved(change(torch, T.Conv2d(4, 6, 3, bias=False), "weight")), normal(2, 4, 7, 8))
+    same(from_torch, moved(change(torch, T.Embedding(9, 4), "weight")), np.array([[1, 8], [0, 3]]))
+    layer = T.TransformerEncoderLayer(8, 2, 12, batch_first=True)
+    change(torch, layer.linear1, "weight")
+    change(torch, layer.self_attn, "in_proj_weight")
+    same(from_torch, moved(layer), normal(3, 5, 8))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_several_changes_of_weights(torch, from_torch):
+    import torch.nn.utils.prune as prune
+
+    T, x = torch.nn, normal(3, 6)
+    both = prune.random_unstructured(prune.random_unstructured(T.Linear(6, 4), "weight", 0.4), "bias", 0.5)
+    same(from_torch, prune.l1_unstructured(both, "weight", 3), x)
+    chained = T.Linear(6, 4)
+    for _ in range(2):
+        T.utils.parametrize.register_parametrization(chained, "weight", twice(torch))
+    T.utils.parametrize.register_parametrization(chained, "bias", twice(torch))
+    same(from_torch, chained, x)
+    same(from_torch, T.utils.parametrizations.orthogonal(T.Linear(6, 4)), x)
+    on_top = prune.random_unstructured(T.utils.weight_norm(T.Linear(6, 4)), "weight_v", 0.4)
+    with pytest.raises(NotImplementedError, match=r"\(Linear\) has forward hooks, .*WeightNorm, RandomUnstructured"):
+        from_torch(on_top)
+    removed = T.utils.remove_weight_norm(T.utils.weight_norm(T.Linear(6, 4)))
+    same(from_torch, removed, x)
+
+
+def test_what_is_set_on_an_object(torch, from_torch):
+    T = torch.nn
+    linear, convolution = T.Linear(3, 3), T.Conv1d(4, 4, 3)
+    linear.forward = lambda x: x
+    convolution._conv_forward = lambda input, weight, bias: input
+    for module, name in ((linear, "forward"), (convolution, "_conv_forward")):
+        with pytest.raises(NotImplementedError, match=rf"module.1 .{type(module).__name__}. has {name} set on the ob"):
+            from_torch(T.Sequential(T.Tanh(), module))
+    whole = T.Sequential(T.Tanh())
+    whole.forward = lambda x: x
+    with pytest.raises(NotImplementedError, match=r"module \(Sequential\) has forward set on the object"):
+        from_torch(whole)
+
+
+def test_hooks(torch, from_torch):
+    T, x = torch.nn, normal(3, 4)
+
+    def doubled(module, inputs):
+        return (2 * inputs[0],)
+
+    hooked = T.Linear(4, 4)
+    hooked.register_forward_pre_hook(doubled)
+    with pytest.raises(NotImplementedError, match=r"module.0 .Linear. has forward hooks.*doubled; needed"):
+        from_torch(T.Sequential(hooked))
+    with pytest.raises(NotImplementedError, match="hooks"):
+        from_torch(T.Sequential(hooked), custom={T.Linear: lambda module, translate: nn.Linear(4, 4)})
+    with_arguments = T.Linear(4, 4)
+    with_arguments.register_forward_hook(lambda module, args, kwargs, output: output, with_kwargs=True)
+    with pytest.raises(NotImplementedError, match="has forward hooks"):
+        from_torch(with_arguments)
+    handle = T.modules.module.register_module_forward_pre_hook(doubled)
+    try:
+        with pytest.raises(NotImplementedError, match="torch has forward hooks for all modules .*doubled"):
+            from_torch(T.Linear(4, 4))
+    finally:
+        handle.remove()
+    # What changes no result.
+    plain = T.Linear(4, 4)
+    plain.register_full_backward_hook(lambda module, before, after: None)
+    plain.register_state_dict_post_hook(lambda *_: None)
+    plain.register_buffer("seen", torch.zeros(3))
+    same(from_torch, plain, x)
 
 
 def test_parameters_that_ours_does_not_have_are_not_forgotten(torch, from_torch):

@@ -145,13 +145,48 @@ def test_prompts_of_whisper(torch, tmp_path, settings):
     theirs.save_pretrained(tmp_path / "m")
     ours = load_model(tmp_path / "m")
     given = {"input_features": speech_inputs()["input_features"]}
-    choices = itertools.product([None, "de", ["en", "fr", "de"]], [None, "transcribe", "translate"])
+    choices = itertools.product(
+        [None, "de", "German", "<|fr|>", ["en", "french", "de"]], [None, "transcribe", "translate"]
+    )
     for language, task in choices:
         options = {"language": language, "task": task}
         for more in ({}, {"num_beams": 2}, {"prompt_ids": np.array([3, 4])}):
             with torch.no_grad():
                 expected = theirs.generate(**tensors(torch, given | options | more)).numpy()
             assert np.array_equal(ours.generate(**given, **options, **more), expected), (options, more)
+
+
+@pytest.mark.parametrize("language", ["french", "French", "fr", "<|fr|>"])
+def test_language_of_a_folder(torch, tmp_path, language):
+    """As fine-tuning recipes write it into generation_config.json."""
+    languages = {"lang_to_id": {"<|en|>": 16, "<|de|>": 17, "<|fr|>": 18}, "no_timestamps_token_id": VOCAB - 1}
+    languages |= {"task_to_id": {"transcribe": 19, "translate": 20}, "is_multilingual": True, "max_length": 10}
+    theirs = make_whisper(languages | {"language": language, "task": "translate"})
+    theirs.save_pretrained(tmp_path)
+    given = {"input_features": speech_inputs()["input_features"]}
+    with torch.no_grad():
+        expected = theirs.generate(**tensors(torch, given)).numpy()
+    assert np.array_equal(load_model(tmp_path).generate(**given), expected)
+
+
+def test_settings_of_a_processor(torch, tmp_path):
+    """What transformers 5 saves of Whisper's preprocessing, which stands in the processor's file alone."""
+    import transformers
+    from tokenizers import Tokenizer, models
+
+    Tokenizer(models.WordLevel({"<|endoftext|>": 0}, "<|endoftext|>")).save(str(tmp_path / "tokenizer.json"))
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"))
+    theirs = transformers.WhisperFeatureExtractor(chunk_length=2, feature_size=20)
+    (tmp_path / "p").mkdir()
+    content = {"processor_class": "WhisperProcessor", "feature_extractor": theirs.to_dict()}
+    try:
+        transformers.WhisperProcessor(theirs, tokenizer).save_pretrained(tmp_path / "p")
+    except (TypeError, ValueError):  # it asks for a tokenizer of its own class
+        (tmp_path / "p" / "processor_config.json").write_text(json.dumps(content))
+    assert not (tmp_path / "p" / "preprocessor_config.json").exists()
+    ours = WhisperFeatureExtractor.from_pretrained(tmp_path / "p")
+    expected = theirs(sound(1.5), sampling_rate=16000, return_tensors="np").input_features
+    np.testing.assert_allclose(ours(sound(1.5))["input_features"], expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("make", [make_t5, make_mt5])

@@ -170,6 +170,31 @@ def test_prompts(tmp_path, encoder):
         prompted.encode("dog", prompt_name="dogs")
 
 
+def test_prompts_that_are_null(tmp_path, encoder):
+    prompts = {"prompts": {"query": None, "document": "the cat ", "other": None}, "default_prompt_name": "query"}
+    prompted = load(tmp_path, config_sentence_transformers=prompts)
+    plain = load(tmp_path / "plain").encode("dog")
+    for options in ({}, {"prompt_name": "query"}, {"prompt_name": "other"}):
+        assert np.array_equal(prompted.encode("dog", **options), plain)
+    assert prompted.prompts == {"query": "", "document": "the cat ", "other": ""}
+
+
+FAMILIES = ["bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_settings_named_after_a_family(tmp_path, family):
+    from transformer_fast.files.folder import open_source
+    from transformer_fast.pipelines.sentence_settings import sentence_config
+
+    assert sentence_config(open_source(tmp_path)) == ("sentence_bert_config.json", {})
+    name = f"sentence_{family}_config.json"
+    write_json(tmp_path / name, {"max_seq_length": 7})
+    assert sentence_config(open_source(tmp_path)) == (name, {"max_seq_length": 7})
+    write_json(tmp_path / "sentence_bert_config.json", {"max_seq_length": 9})
+    assert sentence_config(open_source(tmp_path))[1] == {"max_seq_length": 9}, "the first of them, as there"
+
+
 def test_lower_case(tmp_path):
     words = ["The cat"]
     write = {"tokenizer_config": {"tokenizer_class": "BertTokenizer", "do_lower_case": False}}

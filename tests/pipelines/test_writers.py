@@ -14,6 +14,7 @@ from pipeline_folders import write_head
 from transformer_fast import load_model
 from transformer_fast.files.errors import CheckpointError
 from transformer_fast.files.json_files import read_json_object
+from transformer_fast.files.sound import resample
 from transformer_fast.pipelines import Summariser, Transcriber, Translator, transcriber
 
 tokenizers = pytest.importorskip("tokenizers")
@@ -174,6 +175,16 @@ def test_short_recordings(transcribe, tmp_path):
     ]
 
 
+def test_files_of_other_kinds(transcribe, tmp_path):
+    """A FLAC file at another rate, of two channels: what it holds as mono, at the model's rate."""
+    soundfile, _ = pytest.importorskip("soundfile"), pytest.importorskip("soxr")
+    samples = np.stack([sound(20000, 1), sound(20000, 2)], axis=1).clip(-1, 0.99)
+    soundfile.write(tmp_path / "a.flac", samples, 8000, subtype="PCM_24")
+    rate = transcribe.extractor.sampling_rate
+    expected = transcribe(resample(samples.mean(axis=1), 8000, rate), language="de", max_new_tokens=6)
+    assert expected and transcribe(tmp_path / "a.flac", language="German", max_new_tokens=6) == expected
+
+
 def test_long_recordings_are_cut_where_they_are_quiet(transcribe):
     n, rate = transcribe.extractor.n_samples, transcribe.extractor.sampling_rate
     long = sound(2 * n + n // 2)
@@ -200,6 +211,11 @@ def test_long_recordings_are_cut_where_they_are_quiet(transcribe):
     [
         (5, TypeError, "sounds is a int; needed: a path, samples"),
         ([np.zeros((2, 5), np.float32)], TypeError, r"sounds\[0\] has shape \(2, 5\)"),
+        (
+            np.zeros((5000, 2), np.float32),
+            ValueError,
+            r"sounds has shape \(5000, 2\), as sound of 2 channels has; needed",
+        ),
         (np.zeros(5, np.int16), TypeError, r"sounds\[0\] has shape \(5,\) and dtype int16"),
         ([None], TypeError, r"sounds\[0\] has <class 'NoneType'>"),
         ("missing.wav", OSError, "missing.wav"),

@@ -42,7 +42,7 @@ PYTHON_ROOMS = {
     "visualize": {"visualize"},
     "pipelines": {"pipelines", "models", "nn", "functional", "files"},
     "models": {"models", "generation", "nn", "functional", "files"},
-    "generation": {"generation", "files"},
+    "generation": {"generation", "files", "functional"},
     "integrations": {"integrations", "nn", "functional"},
     "files": {"files"},
     "nn": {"nn", "functional"},

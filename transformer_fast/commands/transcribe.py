@@ -1,4 +1,4 @@
-"""`transformer-fast transcribe`: a WAV file in, the text that is spoken out, segment by segment."""
+"""`transformer-fast transcribe`: a sound file in, the text that is spoken out, segment by segment."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from transformer_fast.commands import common
 def add(commands: Any) -> None:
     command = commands.add_parser(
         "transcribe",
-        help="a WAV file in, the text that is spoken out",
+        help="a sound file in, the text that is spoken out",
         description="Transcribes FILE with a Whisper model. A recording is cut into segments of at most 30 seconds,"
         " where it is quietest, and each segment's text goes to stdout when it is known.",
     )
-    command.add_argument("file", metavar="FILE", help="a WAV file (PCM, any rate; several channels are averaged)")
-    common.add_folder(command, "a Whisper model, its preprocessor_config.json and tokenizer.json")
-    command.add_argument("--language", metavar="CODE", help="what is spoken, e.g. en (default: the model hears)")
+    command.add_argument(
+        "file", metavar="FILE", help="a WAV, FLAC, OGG or MP3 file (any rate; several channels are averaged)"
+    )
+    common.add_folder(command, "a Whisper model, its settings of preprocessing and tokenizer.json")
+    command.add_argument(
+        "--language", metavar="LANGUAGE", help="what is spoken, e.g. en or english (default: the model hears)"
+    )
     command.add_argument("--translate", action="store_true", help="to English, instead of a transcript")
     command.add_argument("--beams", type=common.positive, default=1, metavar="N", help="beam search with N beams")
     common.add_threads(command)
@@ -27,13 +31,13 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from transformer_fast.files.sound import read_wav
+    from transformer_fast.files.sound import read_audio
     from transformer_fast.pipelines import Transcriber
 
     common.set_threads(options)
     transcribe = Transcriber.from_pretrained(options.model, compute_type=options.compute_type)
     rate = transcribe.extractor.sampling_rate
-    samples = read_wav(options.file, rate)
+    samples = read_audio(options.file, rate)
     if not len(samples):
         raise ValueError(f"{options.file}: holds no sound")
     task = "translate" if options.translate else None

@@ -84,18 +84,38 @@ def load_image(path: str | Path) -> Any:
 
     Raises:
         OSError: there is no such file, or it holds no image that Pillow can read.
+        ValueError: its numbers have no range that would be known, as those of 32 bits.
 
     Example:
         >>> load_image("cat.jpg").size                                                                # doctest: +SKIP
         (640, 480)
     """
     with pillow().open(path) as image:
-        return upright(image)
+        return upright(image, str(path))
 
 
-def upright(image: Any) -> Any:
-    """A PIL image turned as its EXIF orientation says, in RGB: what transformers' pipelines make of a picture."""
-    return import_module("PIL.ImageOps").exif_transpose(image).convert("RGB")
+def upright(image: Any, name: str = "the picture") -> Any:
+    """A PIL image turned as its EXIF orientation says, in RGB: what transformers' pipelines make of a picture.
+
+    Grey of 16 bits is scaled to 8, where transformers makes almost all of it white. name is for errors.
+
+    Raises:
+        ValueError: the picture's numbers are of 32 bits.
+    """
+    turned = import_module("PIL.ImageOps").exif_transpose(image)
+    turned.format = image.format
+    return _eight_bits(turned, name).convert("RGB")
+
+
+def _eight_bits(image: Any, name: str) -> Any:
+    """The picture with 8 bits a channel: Pillow's own conversions cut off what is above 255."""
+    # Older releases of Pillow open a PNG of 16 bits in mode I.
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        grey = (np.asarray(image).astype(np.int64) + 128) // 257
+        return pillow().fromarray(grey.astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"{name} has mode {image.mode} (32 bits), whose range is not known; needed: 8 or 16 bits")
+    return image
 
 
 @dataclass(frozen=True)
@@ -175,8 +195,8 @@ class ImageProcessor:
 
         Raises:
             TypeError: a picture is neither, or an array is not uint8.
-            ValueError: a shape does not fit, a picture's channels are not those of image_mean, or the pictures come out
-                in different sizes.
+            ValueError: a shape does not fit, a picture's channels are not those of image_mean, its numbers are of 32
+                bits, or the pictures come out in different sizes.
         """
         single = images.ndim <= 3 if isinstance(images, np.ndarray) else isinstance(images, pillow().Image)
         if not single and (isinstance(images, (str, bytes, Mapping)) or not isinstance(images, Iterable)):
@@ -191,7 +211,7 @@ class ImageProcessor:
 
     def _pixels(self, image: Any, name: str) -> np.ndarray:
         """One picture as (C, H, W) float32."""
-        image = _pil_image(image, name)
+        image = _eight_bits(_pil_image(image, name), name)
         if self.do_convert_rgb:
             image = _rgb(image)
         elif image.mode not in ("L", "RGB", "RGBA"):

@@ -1,22 +1,25 @@
-"""Sound for speech models: reading WAV files, changing the sampling rate, and Whisper's log-mel features.
+"""Sound for speech models: reading sound files, changing the sampling rate, and Whisper's log-mel features.
 
-Users and transcribing commands call it, and give the features to Whisper; it knows no model. Another container
-than WAV is another function like `read_wav`.
+Users and transcribing commands call it, and give the features to Whisper; it knows no model. WAV files are read by
+`files.wav`, other containers by the package soundfile, and soxr changes the rate: both are the extra `audio`.
 
 Source: Radford et al. 2022, https://arxiv.org/abs/2212.04356, transformers' WhisperFeatureExtractor and audio_utils.
 """
 
 from __future__ import annotations
 
+import io
 import math
 import os
-import wave
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from transformer_fast.files import wav
 from transformer_fast.files.errors import CheckpointError
 from transformer_fast.files.folder import open_source
 from transformer_fast.files.source import ModelSource
@@ -29,44 +32,84 @@ _LINEAR_HZ, _LINEAR_MEL = 1000.0, 15.0
 _LOG_STEP = math.log(6.4) / 27
 
 
-def read_wav(file: str | Path | BinaryIO, sampling_rate: int | None = None) -> np.ndarray:
-    """The samples of a WAV file as mono, float32 (n,), in [-1, 1).
+# An array (m, n) with n up to this is taken for sound of n channels, not for m recordings.
+_MOST_CHANNELS = 8
 
-    file: a path, or a file opened for reading bytes. PCM of 8, 16, 24 or 32 bits is read; the mean of several channels
-    is taken. sampling_rate: what the result should have; by default the file's own.
+
+def read_audio(file: str | Path | BinaryIO, sampling_rate: int | None = None) -> np.ndarray:
+    """The samples of a sound file as mono, float32 (n,): WAV, FLAC, OGG, MP3 and whatever else soundfile can read.
+
+    file: a path, or a file opened for reading bytes. The mean of several channels is taken. sampling_rate: what the
+    result should have; by default the file's own. WAV files of PCM or floats need no further package.
 
     Raises:
-        ValueError: the file is no PCM WAV file, or is cut off; the text names it.
+        ValueError: the file holds no sound that can be read, or is cut off; the text names it.
         OSError: it cannot be read.
-        ImportError: another rate needs scipy, which is not installed.
+        ImportError: it needs soundfile, or another rate soxr, which is not installed.
+
+    Example:
+        >>> samples = read_audio("speech.flac", sampling_rate=16000)                                  # doctest: +SKIP
+    """
+    name, content = _content(file)
+    if wav.is_wav(content) or not content:
+        try:
+            return _mono(*wav.read(content, name), sampling_rate)
+        except wav.UnknownCoding:
+            pass  # soundfile knows some of them
+    soundfile = _package("soundfile", f"to read {name}, which is not WAV of PCM or floats")
+    try:
+        samples, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
+    except RuntimeError as error:  # soundfile.LibsndfileError
+        raise ValueError(f"{name}: cannot be read as sound: {str(error).strip()}") from None
+    return _mono(samples, rate, sampling_rate)
+
+
+def read_wav(file: str | Path | BinaryIO, sampling_rate: int | None = None) -> np.ndarray:
+    """As `read_audio`, for WAV files alone: PCM of 8, 16, 24 or 32 bits, in [-1, 1), and floats of 32 or 64.
+
+    Raises:
+        ValueError: the file is no such WAV file, or is cut off; the text names it.
+        OSError: it cannot be read.
+        ImportError: another rate needs soxr, which is not installed.
 
     Example:
         >>> samples = read_wav("speech.wav", sampling_rate=16000)                                     # doctest: +SKIP
     """
-    name = getattr(file, "name", "the file") if hasattr(file, "read") else os.fspath(file)
-    try:
-        with wave.open(file if hasattr(file, "read") else os.fspath(file), "rb") as reader:
-            width, channels = reader.getsampwidth(), reader.getnchannels()
-            rate, count = reader.getframerate(), reader.getnframes()
-            data = reader.readframes(count)
-    except (wave.Error, EOFError) as error:
-        raise ValueError(f"{name}: not a PCM WAV file: {error or 'it is cut off'}") from None
-    if width not in (1, 2, 3, 4) or channels < 1 or rate < 1:
-        raise ValueError(
-            f"{name}: {8 * width} bits, {channels} channels, {rate} Hz; needed: 8, 16, 24 or 32 bits, a channel, a rate"
-        )
-    if len(data) != count * width * channels:
-        raise ValueError(f"{name}: holds {len(data)} bytes of sound; needed by its header: {count * width * channels}")
-    samples = _decoded(data, width).reshape(-1, channels).mean(axis=1, dtype=np.float32)
+    name, content = _content(file)
+    return _mono(*wav.read(content, name), sampling_rate)
+
+
+def _content(file: str | Path | BinaryIO) -> tuple[str, bytes]:
+    """A name for errors, and all bytes."""
+    if hasattr(file, "read"):
+        content = file.read()
+        if not isinstance(content, bytes):
+            raise TypeError(f"file gives {type(content).__name__}; needed: a file opened for reading bytes")
+        return str(getattr(file, "name", "the file")), content
+    return os.fspath(file), Path(file).read_bytes()
+
+
+def _mono(samples: np.ndarray, rate: int, sampling_rate: int | None) -> np.ndarray:
+    """(n, channels) at `rate` Hz -> (m,) at sampling_rate."""
+    samples = samples.mean(axis=1, dtype=np.float32)
     return samples if sampling_rate is None else resample(samples, rate, sampling_rate)
 
 
+def _package(name: str, purpose: str) -> ModuleType:
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"{error.name} is not installed; needed {purpose}: pip install 'transformer-fast[audio]'"
+        ) from error
+
+
 def resample(samples: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
-    """Samples (n,) at `rate` Hz -> (ceil(n * new_rate / rate),) at `new_rate` Hz, by a polyphase filter; float32.
+    """Samples (n,) at `rate` Hz -> (ceil(n * new_rate / rate),) at `new_rate` Hz, by soxr ("HQ"); float32.
 
     Raises:
         ValueError: a rate is not positive, or samples has more than one axis.
-        ImportError: scipy is not installed.
+        ImportError: soxr is not installed.
 
     Example:
         >>> resample(np.zeros(8, np.float32), 8000, 8000).shape
@@ -78,15 +121,12 @@ def resample(samples: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
             raise ValueError(f"{name} is {value!r}; needed: an integer of at least 1 (Hz)")
     if rate == new_rate or not len(samples):
         return samples
-    try:
-        from scipy.signal import resample_poly
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f"scipy is not installed; needed to change {rate} Hz to {new_rate} Hz: "
-            "pip install 'transformer-fast[audio]'"
-        ) from error
-    divisor = math.gcd(rate, new_rate)
-    return resample_poly(samples, new_rate // divisor, rate // divisor).astype(np.float32)
+    soxr = _package("soxr", f"to change {rate} Hz to {new_rate} Hz")
+    # "HQ" errs by 1e-6 of the amplitude, less than the last of 16 bits.
+    result = soxr.resample(np.ascontiguousarray(samples), rate, new_rate, quality="HQ")
+    # soxr rounds the number of samples.
+    length = -(-len(samples) * int(new_rate) // int(rate))
+    return np.pad(result[:length], (0, max(0, length - len(result))), mode="edge" if len(result) else "constant")
 
 
 class WhisperFeatureExtractor:
@@ -140,13 +180,20 @@ class WhisperFeatureExtractor:
 
     @classmethod
     def from_pretrained(cls, path_or_hub_id: str | Path | ModelSource, **hub: Any) -> WhisperFeatureExtractor:
-        """With the settings of preprocessor_config.json; path_or_hub_id and hub: of `load_model`.
+        """With the settings of processor_config.json, where it has them, else of preprocessor_config.json.
+
+        path_or_hub_id and hub: of `load_model`.
 
         Raises:
             CheckpointError: there is no such file, or it is malformed or asks for what is not supported.
         """
         source = open_source(path_or_hub_id, **hub)
-        content, source = source.object("preprocessor_config.json"), source.place("preprocessor_config.json")
+        name = "processor_config.json"
+        content = source.object(name, required=False).get("feature_extractor")
+        if not isinstance(content, dict):
+            name = "preprocessor_config.json"
+            content = source.object(name)
+        source = source.place(name)
         kind = content.get("feature_extractor_type", cls.__name__)
         if kind != cls.__name__:
             raise CheckpointError(f"{source}: feature_extractor_type is {kind!r}; needed: {cls.__name__!r}")
@@ -163,21 +210,23 @@ class WhisperFeatureExtractor:
     ) -> dict[str, np.ndarray]:
         """{"input_features": float32 (B, feature_size, frames)} of mono sound (n,), or of several, each (n,).
 
-        sampling_rate: that of raw_speech, to be sure that it fits.
+        An array (B, n) is B recordings, unless it has the shape of one with channels: fewer samples than rows, or 8 at
+        most. sampling_rate: that of raw_speech, to be sure that it fits.
 
         Raises:
             ValueError, TypeError: a wrong sampling rate, not mono, not numbers.
         """
         if sampling_rate is not None and sampling_rate != self.sampling_rate:
             raise ValueError(f"sampling_rate is {sampling_rate}; needed: {self.sampling_rate} (see audio.resample)")
-        several = isinstance(raw_speech, (list, tuple)) and len(raw_speech) and np.ndim(raw_speech[0]) > 0
-        if not several and np.ndim(raw_speech) != 2:
-            raw_speech = [raw_speech]
-        segments = np.full((len(raw_speech), self.n_samples), self.padding_value, np.float32)
-        for segment, sound in zip(segments, raw_speech, strict=True):
-            sound = _samples("raw_speech", sound)[: self.n_samples]
-            segment[: len(sound)] = sound
-        return {"input_features": np.stack([self._features(segment) for segment in segments])}
+        features = [self._features(self._segment(sound)) for sound in recordings("raw_speech", raw_speech)]
+        return {"input_features": np.stack(features)}
+
+    def _segment(self, sound: Any) -> np.ndarray:
+        """Samples (n,) cut or padded to (n_samples,)."""
+        sound = _samples("raw_speech", sound)[: self.n_samples]
+        segment = np.full(self.n_samples, self.padding_value, np.float32)
+        segment[: len(sound)] = sound
+        return segment
 
     def _features(self, segment: np.ndarray) -> np.ndarray:
         """(n_samples,) -> (feature_size, n_samples // hop_length)."""
@@ -218,16 +267,25 @@ def _hertz(mels: np.ndarray) -> np.ndarray:
     return np.where(mels < _LINEAR_MEL, linear, _LINEAR_HZ * np.exp(_LOG_STEP * (mels - _LINEAR_MEL)))
 
 
-def _decoded(data: bytes, width: int) -> np.ndarray:
-    """PCM samples of `width` bytes as float32 in [-1, 1): unsigned with one byte, else signed, little-endian."""
-    if width == 1:
-        return (np.frombuffer(data, np.uint8).astype(np.float32) - 128) / 128
-    if width == 3:
-        # The three bytes become the upper ones of four: the value times 256.
-        wide = np.zeros((len(data) // 3, 4), np.uint8)
-        wide[:, 1:] = np.frombuffer(data, np.uint8).reshape(-1, 3)
-        return (wide.view("<i4")[:, 0] / np.float64(2**31)).astype(np.float32)
-    return (np.frombuffer(data, f"<i{width}") / np.float64(2 ** (8 * width - 1))).astype(np.float32)
+def recordings(name: str, sounds: Any) -> Sequence[Any]:
+    """The recordings in `sounds`, samples of one or of several; `name` is for errors.
+
+    Raises:
+        ValueError: an array (B, n), or its nested lists, that looks like one recording of several channels.
+    """
+    if isinstance(sounds, (list, tuple)) and len(sounds) and np.ndim(sounds[0]) > 0:
+        if not all(isinstance(row, (list, tuple)) and len(row) == len(sounds[0]) for row in sounds):
+            return sounds
+        sounds = np.asarray(sounds)
+    if np.ndim(sounds) != 2:
+        return [sounds]
+    B, n = np.shape(sounds)
+    if n < B or n <= _MOST_CHANNELS:
+        raise ValueError(
+            f"{name} has shape {(B, n)}, as sound of {n} channels has; needed: mono (n,), such as "
+            f"{name}.mean(axis=1), or a list of recordings"
+        )
+    return sounds
 
 
 def _samples(name: str, samples: Any) -> np.ndarray:

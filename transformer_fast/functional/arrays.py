@@ -20,6 +20,28 @@ WEIGHT_TYPES = ("float32", "float16", "bfloat16")
 _LARGEST = np.iinfo(np.int64).max
 
 
+# What rows of token ids need, for `as_array`.
+PADDED = "rows padded to one length, with attention_mask to tell padding, or packed sequences"
+
+
+def as_array(x, name: str, needed: str = "rows of one length") -> np.ndarray:
+    """np.asarray(x); where lists differ in length, the ValueError names the argument and two of the rows."""
+    try:
+        return np.asarray(x)
+    except ValueError:
+        if not isinstance(x, (list, tuple)):
+            raise
+        lengths = [len(row) if hasattr(row, "__len__") else None for row in x]
+        other = next((i for i, length in enumerate(lengths) if length != lengths[0]), None)
+        if other is None:
+            what = "lists of different lengths"
+        elif None in lengths:
+            what = "lists beside numbers"
+        else:
+            what = f"rows of different lengths (row 0 has {lengths[0]}, row {other} has {lengths[other]})"
+        raise ValueError(f"{name} has {what}; needed: {needed}") from None
+
+
 def dense(x: np.ndarray) -> np.ndarray:
     """`x`, or a copy, with a dense last axis, native byte order, natural alignment and strides of whole elements."""
     return x if _core.readable(x) else np.array(x, dtype=x.dtype.newbyteorder("="), order="C")
@@ -28,7 +50,7 @@ def dense(x: np.ndarray) -> np.ndarray:
 def float32(x, name: str, *, last: int | None = None) -> np.ndarray:
     """`x` as a float32 array that the engine can read; `last` is the length that its last axis must have."""
     if type(x) is not np.ndarray:
-        x = np.asarray(x)
+        x = as_array(x, name)
     if x.dtype != FLOAT32 and x.dtype.name != "float32":
         raise TypeError(f"{name} has dtype {x.dtype}; needed: float32")
     if last is not None and (x.ndim == 0 or x.shape[-1] != last):
@@ -38,7 +60,7 @@ def float32(x, name: str, *, last: int | None = None) -> np.ndarray:
 
 def weight(x, name: str) -> np.ndarray:
     """`x` as an array that the engine can read as a weight or a table: float32, float16 or bfloat16, two axes."""
-    x = np.asarray(x)
+    x = as_array(x, name)
     if x.dtype.name not in WEIGHT_TYPES:
         raise TypeError(f"{name} has dtype {x.dtype}; needed: {', '.join(WEIGHT_TYPES[:-1])} or {WEIGHT_TYPES[-1]}")
     if x.ndim != 2:
@@ -68,7 +90,7 @@ def integer(x, name: str) -> int:
 
 def vector(x, name: str, n: int) -> np.ndarray:
     """A dense float32 vector of n numbers; other float types are converted (biases, slopes, sinks)."""
-    x = np.asarray(x)
+    x = as_array(x, name)
     if x.dtype.kind != "f" and x.dtype.name != "bfloat16":
         raise TypeError(f"{name} has dtype {x.dtype}; needed: a float type")
     if x.shape != (n,):
@@ -78,7 +100,7 @@ def vector(x, name: str, n: int) -> np.ndarray:
 
 def integers(x, name: str, n: int) -> np.ndarray:
     """A dense int64 vector of n numbers."""
-    x = np.asarray(x)
+    x = as_array(x, name)
     if x.dtype.kind not in "iu" and x.size:  # an empty list is an array of float64
         raise TypeError(f"{name} has dtype {x.dtype}; needed: integers")
     if x.shape != (n,):

@@ -177,7 +177,7 @@ def mask(attn_mask, lead: tuple[int, ...], shape: tuple[int, int, int]) -> np.nd
     """bool or float32 of shape (B, H, Lq, Lk), mostly by strides of 0."""
     if attn_mask is None:
         return None
-    values = np.asarray(attn_mask)
+    values = arrays.as_array(attn_mask, "attn_mask")
     if values.dtype != bool:
         if values.dtype.kind != "f" and values.dtype.name != "bfloat16":
             raise TypeError(f"attn_mask has dtype {values.dtype}; needed: bool (True = attend) or a float type (added)")
@@ -196,7 +196,7 @@ def table(relative_bias, H: int, Lq: int, Lk: int) -> np.ndarray | None:
     """(H or 1, Lq + Lk - 1), dense float32."""
     if relative_bias is None:
         return None
-    values, width = np.asarray(relative_bias), max(Lq + Lk - 1, 0)
+    values, width = arrays.as_array(relative_bias, "relative_bias"), max(Lq + Lk - 1, 0)
     if values.dtype.kind != "f" and values.dtype.name != "bfloat16":
         raise TypeError(f"relative_bias has dtype {values.dtype}; needed: a float type")
     if values.ndim != 2 or values.shape[0] not in (1, H) or values.shape[1] != width:
@@ -206,7 +206,7 @@ def table(relative_bias, H: int, Lq: int, Lk: int) -> np.ndarray | None:
 
 def starts(cu_seqlens, name: str, total: int, rows: str) -> np.ndarray:
     """(B + 1,) int64 that rise from 0 to `total`, the rows of the operand called `rows`."""
-    values = np.asarray(cu_seqlens)
+    values = arrays.as_array(cu_seqlens, name)
     if values.ndim != 1 or len(values) == 0:
         raise ValueError(f"{name} has shape {values.shape}; needed: (B + 1,)")
     values = arrays.integers(values, name, len(values))

@@ -74,7 +74,7 @@ def embedding_sum(ids, tables, weight=None, bias=None, eps=1e-5, *, out=None) ->
 
 
 def _table(ids, weight) -> tuple[np.ndarray, np.ndarray]:
-    ids = np.asarray(ids)
+    ids = arrays.as_array(ids, "ids")
     if ids.dtype.kind not in "iu":
         raise TypeError(f"ids has dtype {ids.dtype}; needed: integers")
     weight = arrays.weight(weight, "weight")
@@ -93,7 +93,7 @@ def _copied(source: np.ndarray, shape: tuple[int, ...], view) -> np.ndarray:
 
 
 def _checked(x, shape: str, ndim: int) -> np.ndarray:
-    x = np.asarray(x)
+    x = arrays.as_array(x, "x")
     if x.dtype.name not in ("float32", "float64", "float16", "bfloat16"):
         raise TypeError(f"x has dtype {x.dtype}; needed: float32, float64, float16 or bfloat16")
     if x.ndim != ndim:

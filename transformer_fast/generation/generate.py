@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from transformer_fast.files.json_files import write_json
+from transformer_fast.functional import arrays
 from transformer_fast.generation.beams import beam_search
-from transformer_fast.generation.config import FIELDS, GenerationConfig, read_generation_config, split
+from transformer_fast.generation.config import GenerationConfig, read_generation_config, resolve
 from transformer_fast.generation.logits import Processor, processors
 from transformer_fast.generation.search import greedy, sampler, search
 from transformer_fast.generation.stopping import Stop
@@ -49,13 +50,11 @@ class _Task:
 
 
 def _task(model: Any, input_ids, attention_mask, logits_processor, tokenizer, options: dict[str, Any]) -> _Task:
-    chosen, inputs = split(options)
+    config, inputs = resolve(getattr(model, "generation_config", {}), options)
     accepted = inspect.signature(model.start).parameters
     unknown = [name for name in inputs if name not in accepted or name == "capacity"]
     if unknown:
         raise TypeError(f"generate() got {', '.join(unknown)}, which {type(model).__name__} does not take")
-    defaults = {n: v for n, v in getattr(model, "generation_config", {}).items() if n in FIELDS}
-    config = GenerationConfig(**(defaults | chosen))
     if input_ids is not None:
         input_ids = _ids("input_ids", input_ids)
     if getattr(model, "is_encoder_decoder", False):
@@ -68,13 +67,13 @@ def _task(model: Any, input_ids, attention_mask, logits_processor, tokenizer, op
         ids = input_ids
         attention_mask = tokens = _tokens(ids, attention_mask, config)
     max_length = config.longest(ids.shape[1], getattr(model.config, "max_position_embeddings", None))
-    steps = processors(config, ids.shape[1], max_length, tokens, logits_processor)
-    stop = Stop(max_length, config.eos, config.stop_strings, tokenizer)
+    steps = processors(config, ids.shape[1], max_length, tokens, logits_processor, source=input_ids)
+    stop = Stop(max_length, config.eos, config.stop_strings, tokenizer, config.max_time)
     return _Task(model, config, ids, {"input_ids": input_ids, "attention_mask": attention_mask, **inputs}, steps, stop)
 
 
 def _ids(name: str, array: Any) -> np.ndarray:
-    array = np.asarray(array)
+    array = arrays.as_array(array, name, arrays.PADDED)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} has dtype {array.dtype}; needed: integers")
     if array.ndim != 2 or array.shape[1] == 0:
@@ -89,7 +88,7 @@ def _tokens(ids: np.ndarray, mask: Any, config: GenerationConfig) -> np.ndarray 
             return None
         tokens = ids != config.pad
     else:
-        mask = np.asarray(mask)
+        mask = arrays.as_array(mask, "attention_mask")
         if mask.shape != ids.shape:
             raise ValueError(f"attention_mask has shape {mask.shape}; needed: {ids.shape}, one value a token")
         tokens = mask != 0
@@ -109,14 +108,22 @@ def _decoder_ids(model: Any, config: GenerationConfig, input_ids: np.ndarray | N
         if given is None:
             raise ValueError("decoder_start_token_id is None; needed: the id that decoding begins with")
         return given
+    main = given if given is not None else input_ids if input_ids is not None else next(iter(inputs.values()), None)
+    if main is None:
+        raise TypeError("input_ids is None; needed: integers (B, L), or the model's own main input")
+    starts = _start_column(start, len(main))
     if given is None:
-        main = input_ids if input_ids is not None else next(iter(inputs.values()), None)
-        if main is None:
-            raise TypeError("input_ids is None; needed: integers (B, L), or the model's own main input")
-        return np.full((len(main), 1), start, np.int64)
-    if getattr(model, "prepends_decoder_start", True) and (given[:, 0] != start).all():
-        return np.concatenate([np.full((len(given), 1), start, np.int64), given], axis=1)
+        return starts
+    if getattr(model, "prepends_decoder_start", True) and (given[:, :1] != starts).all():
+        return np.concatenate([starts, given], axis=1)
     return given
+
+
+def _start_column(start: Any, rows: int) -> np.ndarray:
+    """The id that decoding begins with as (rows, 1): one for all, or a list with one a row."""
+    if np.ndim(start) and len(start) != rows:
+        raise ValueError(f"decoder_start_token_id has {len(start)} ids; needed: one, or {rows}, one a row")
+    return np.broadcast_to(np.asarray(start, np.int64).reshape(-1, 1), (rows, 1))
 
 
 def generate(
@@ -203,6 +210,10 @@ class GenerationMixin:
 
     is_encoder_decoder = False
     generation_config: dict[str, Any] = {}
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.generation_config = dict(type(self).generation_config)
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Any, **options: Any) -> Any:

@@ -9,7 +9,7 @@ Source: transformers.generation.logits_process.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from transformer_fast.generation.config import GenerationConfig
 Processor = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 _NEVER = np.float32(-np.inf)
+_MOST_OF_TOP_H = 100  # ids that top_h looks at, as in transformers
 
 
 def processors(
@@ -26,17 +27,26 @@ def processors(
     max_length: int,
     tokens: np.ndarray | None,
     custom: Processor | Sequence[Processor] | None,
+    source: np.ndarray | None = None,
 ) -> list[Processor]:
     """The changes that a generation with this config applies, in order.
 
     prompt is the length of the ids before the first new one. tokens (B, n) is False where the first n ids are padding,
     and None where none is; a row of more (beams) repeats it. custom goes between the penalties and the filters.
+    source (B, L): the ids that the model was given (an encoder-decoder: the encoder), padding included; None, where its
+    input is no text.
     """
     steps: list[Processor] = []
+    if config.sequence_bias:
+        steps.append(sequence_bias(config.biases))
+    if config.encoder_repetition_penalty != 1 and source is not None:
+        steps.append(encoder_repetition_penalty(config.encoder_repetition_penalty, source))
     if config.repetition_penalty != 1:
         steps.append(repetition_penalty(config.repetition_penalty, tokens))
     if config.no_repeat_ngram_size:
         steps.append(no_repeat_ngram(config.no_repeat_ngram_size))
+    if config.encoder_no_repeat_ngram_size and source is not None:
+        steps.append(encoder_no_repeat_ngram(config.encoder_no_repeat_ngram_size, source))
     if config.bad_words_ids:
         steps.append(bad_words(config.bad_words_ids, config.eos))
     # min_new_tokens goes before min_length.
@@ -47,6 +57,11 @@ def processors(
         steps.append(forced_at(1, config.forced_bos_token_id))
     if config.forced_eos_token_id is not None:
         steps.append(forced_at(max_length - 1, config.forced_eos_token_id))
+    if config.remove_invalid_values:
+        steps.append(remove_invalid)
+    if config.exponential_decay_length_penalty is not None:
+        after, factor = config.exponential_decay_length_penalty
+        steps.append(exponential_decay(prompt + after, factor, config.eos))
     if config.suppress_tokens is not None:
         steps.append(banned(config.suppress_tokens))
     if config.begin_suppress_tokens is not None:
@@ -67,6 +82,8 @@ def _filters(config: GenerationConfig) -> list[Processor]:
     steps: list[Processor] = []
     if config.temperature != 1:
         steps.append(lambda ids, scores: scores / np.float32(config.temperature))
+    if config.top_h is not None:
+        steps.append(top_h(config.top_h))
     if config.top_k:
         steps.append(top_k(max(config.top_k, kept)))
     if config.top_p is not None and config.top_p < 1:
@@ -75,6 +92,10 @@ def _filters(config: GenerationConfig) -> list[Processor]:
         steps.append(min_p(config.min_p, kept))
     if config.typical_p is not None and config.typical_p < 1:
         steps.append(typical_p(config.typical_p, kept))
+    if config.epsilon_cutoff is not None and 0 < config.epsilon_cutoff < 1:
+        steps.append(epsilon_cutoff(config.epsilon_cutoff, kept))
+    if config.eta_cutoff is not None and 0 < config.eta_cutoff < 1:
+        steps.append(eta_cutoff(config.eta_cutoff, kept))
     return steps
 
 
@@ -107,6 +128,39 @@ def repetition_penalty(penalty: float, tokens: np.ndarray | None) -> Processor:
     return apply
 
 
+def encoder_repetition_penalty(penalty: float, source: np.ndarray) -> Processor:
+    """Scores of the ids of a row's source are multiplied by the penalty, or divided where negative."""
+    factor = np.float32(1 / penalty)
+
+    def apply(ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        had = np.zeros((len(source), scores.shape[1] + 1), bool)
+        np.put_along_axis(had, np.minimum(source, scores.shape[1]), True, axis=1)
+        had = np.repeat(had[:, :-1], len(scores) // len(source), axis=0)
+        return np.where(had, np.where(scores < 0, scores * factor, scores / factor), scores)
+
+    return apply
+
+
+def sequence_bias(biases: Mapping[tuple[int, ...], float]) -> Processor:
+    """The score of an id that completes one of these sequences of ids gets its bias added.
+
+    The processor raises ValueError where an id is none of the model's.
+    """
+
+    def apply(ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        largest = max(max(sequence) for sequence in biases)
+        if largest >= scores.shape[1]:
+            raise ValueError(f"sequence_bias has the id {largest}; needed: 0 to {scores.shape[1] - 1}")
+        added = np.zeros_like(scores)
+        # Short ones first: sums of float32 depend on their order.
+        for (*first, last), bias in sorted(biases.items(), key=lambda item: len(item[0]) > 1):
+            if len(first) <= ids.shape[1]:
+                added[(ids[:, ids.shape[1] - len(first) :] == first).all(axis=1), last] += np.float32(bias)
+        return scores + added
+
+    return apply
+
+
 def no_repeat_ngram(size: int) -> Processor:
     """No n-gram of this size occurs twice in a row's ids."""
 
@@ -121,6 +175,48 @@ def no_repeat_ngram(size: int) -> Processor:
         inside = last < scores.shape[1]
         scores = scores.copy()
         scores[rows[inside], last[inside]] = _NEVER
+        return scores
+
+    return apply
+
+
+def encoder_no_repeat_ngram(size: int, source: np.ndarray) -> Processor:
+    """No n-gram of this size that a row's source has comes into being."""
+
+    def apply(ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        n = ids.shape[1]
+        if n < size - 1 or source.shape[1] < size:
+            return scores
+        windows = np.lib.stride_tricks.sliding_window_view(source, size, axis=1)
+        windows = np.repeat(windows, len(ids) // len(source), axis=0)
+        rows, places = np.nonzero((windows[:, :, :-1] == ids[:, None, n + 1 - size :]).all(axis=2))
+        last = windows[rows, places, -1]
+        inside = last < scores.shape[1]
+        scores = scores.copy()
+        scores[rows[inside], last[inside]] = _NEVER
+        return scores
+
+    return apply
+
+
+def remove_invalid(ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """NaN becomes 0, infinities the largest and the smallest number."""
+    return np.nan_to_num(scores, nan=0.0)
+
+
+def exponential_decay(length: int, factor: float, eos: tuple[int, ...]) -> Processor:
+    """Raises the scores of ids that end a row with each id beyond `length`, by powers of `factor`."""
+    places = np.array(eos, np.int64)
+
+    def apply(ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        beyond = ids.shape[1] - length
+        if beyond <= 0:
+            return scores
+        scores = scores.copy()
+        ending = scores[:, places]
+        scores[:, places] = ending + np.where(
+            np.isfinite(ending), np.abs(ending) * np.float32(factor**beyond - 1), np.float32(0)
+        )
         return scores
 
     return apply
@@ -142,6 +238,7 @@ def bad_words(words: Sequence[Sequence[int]], eos: tuple[int, ...]) -> Processor
 
 def banned(ids: Sequence[int]) -> Processor:
     places = np.asarray(ids, np.int64)
+    places = places[places >= 0]
 
     def apply(_: np.ndarray, scores: np.ndarray) -> np.ndarray:
         scores = scores.copy()
@@ -211,6 +308,48 @@ def min_p(share: float, kept: int = 1) -> Processor:
         return np.flatnonzero(unlikely)
 
     return _row_filter(choose)
+
+
+def top_h(share: float) -> Processor:
+    """Keeps the likeliest ids whose part of the entropy is up to `share` of it (top-h sampling)."""
+
+    def choose(scores: np.ndarray) -> np.ndarray:
+        order = np.argsort(-scores, kind="stable")
+        logarithms = log_softmax(scores[order[:_MOST_OF_TOP_H]])
+        parts = -np.exp(logarithms) * logarithms
+        kept = np.cumsum(parts) <= parts.sum() * np.float32(share)
+        kept[0] = True
+        return np.concatenate([order[: len(kept)][~kept], order[len(kept) :]])
+
+    return _row_filter(choose)
+
+
+def epsilon_cutoff(epsilon: float, kept: int = 1) -> Processor:
+    """Keeps ids whose probability is at least epsilon (Hewitt et al., 2022)."""
+
+    def choose(scores: np.ndarray) -> np.ndarray:
+        return np.flatnonzero((softmax(scores) < np.float32(epsilon)) & _beyond(scores, kept))
+
+    return _row_filter(choose)
+
+
+def eta_cutoff(epsilon: float, kept: int = 1) -> Processor:
+    """As `epsilon_cutoff`, with a lower bound where the distribution is flat (Hewitt et al., 2022)."""
+
+    def choose(scores: np.ndarray) -> np.ndarray:
+        logarithms = log_softmax(scores)
+        entropy = -(np.exp(logarithms) * logarithms).sum()
+        bound = min(np.float32(epsilon), np.sqrt(np.float32(epsilon)) * np.exp(-entropy))
+        return np.flatnonzero((softmax(scores) < bound) & _beyond(scores, kept))
+
+    return _row_filter(choose)
+
+
+def _beyond(scores: np.ndarray, kept: int) -> np.ndarray:
+    """Whether a score (n,) is lower than the `kept` highest ones."""
+    if kept > len(scores):
+        return np.zeros(len(scores), bool)
+    return scores < np.partition(scores, -kept)[-kept]
 
 
 def typical_p(mass: float, kept: int = 1) -> Processor:

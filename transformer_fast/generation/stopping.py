@@ -1,10 +1,11 @@
-"""When a row ends: its length, an ending id, a stop string.
+"""When a row ends: its length, an ending id, a stop string, a time that has passed.
 
 `search` and `beams` ask a `Stop` after each token. A new reason to end is a test in `Stop.__call__`.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,8 @@ _TOKENS_A_CHARACTER = 4
 class Stop:
     """Says which rows end with their last id.
 
-    tokenizer is needed for stop strings; it has decode(ids, skip_special_tokens=False) -> text.
+    tokenizer is needed for stop strings; it has decode(ids, skip_special_tokens=False) -> text. max_time: seconds from
+    now on, after which all rows end with the token that is being made.
 
     Raises:
         ValueError: stop_strings are given without a tokenizer.
@@ -29,6 +31,7 @@ class Stop:
         eos: tuple[int, ...],
         stop_strings: str | Sequence[str] | None = None,
         tokenizer: Any = None,
+        max_time: float | None = None,
     ) -> None:
         if stop_strings is not None and tokenizer is None:
             raise ValueError("stop_strings are given and tokenizer is None; needed: the tokenizer of the model")
@@ -36,11 +39,12 @@ class Stop:
         self.eos = np.array(eos, np.int64)
         self.strings = [stop_strings] if isinstance(stop_strings, str) else list(stop_strings or ())
         self.tokenizer = tokenizer
+        self._deadline = None if max_time is None else time.monotonic() + max_time
         self._reach = _TOKENS_A_CHARACTER * max(map(len, self.strings), default=0) + 1
 
     def __call__(self, ids: np.ndarray) -> np.ndarray:
         """ids (B, n) -> (B,) booleans."""
-        if ids.shape[1] >= self.max_length:
+        if ids.shape[1] >= self.max_length or (self._deadline is not None and time.monotonic() > self._deadline):
             return np.ones(len(ids), bool)
         ended = (ids[:, -1:] == self.eos).any(axis=1)
         if self.strings:

@@ -14,6 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.modules import module as torch_module
+from torch.nn.utils import parametrize
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from transformer_fast import nn
 from transformer_fast.nn.init import unset_parameters
@@ -27,7 +32,9 @@ def from_torch(module: torch.nn.Module, *, custom: Mapping[type[torch.nn.Module]
 
     Weights are copied to float32 from float16, bfloat16, float32 or float64, on any device; the torch module is not
     changed, and may be changed or thrown away afterwards. Parameters and parts that torch shares stay shared, and names
-    in the state dict stay the same. Whatever mode the module is in, the evaluation mode is what ours computes.
+    in the state dict stay the same. Whatever mode the module is in, the evaluation mode is what ours computes. Of
+    parametrisations (torch.nn.utils.parametrize), weight_norm, spectral_norm and pruning ours has the weights that they
+    give.
 
     A class of your own has a forward that cannot be read off its parts. custom[TheClass] is a function of the module
     and of `translate`, which turns one of its parts into ours; it returns a `transformer_fast.nn.Module`. Classes of
@@ -35,7 +42,8 @@ def from_torch(module: torch.nn.Module, *, custom: Mapping[type[torch.nn.Module]
 
     Raises:
         TypeError: a class that is not known, or a parameter that is not of a floating-point type; names its path.
-        NotImplementedError: an option that ours does not have, a forward hook, or a parametrisation (weight_norm).
+        NotImplementedError: an option that ours does not have, another forward hook, or a method that is set on an
+            object instead of its class (forward); names the path.
 
     Example:
         >>> mlp = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.GELU(), torch.nn.Linear(8, 2))
@@ -52,6 +60,9 @@ def from_torch(module: torch.nn.Module, *, custom: Mapping[type[torch.nn.Module]
     """
     if not isinstance(module, torch.nn.Module):
         raise TypeError(f"module is a {type(module).__name__}; needed: a torch.nn.Module")
+    hooks = {**torch_module._global_forward_pre_hooks, **torch_module._global_forward_hooks}
+    if hooks:
+        raise NotImplementedError(f"torch has forward hooks for all modules ({_listed(hooks)}); needed: none")
     return _Translation(module, dict(custom or {})).of(module)
 
 
@@ -75,27 +86,24 @@ class _Translation:
         return self._modules[id(module)][1]
 
     def _translated(self, module: torch.nn.Module) -> nn.Module:
-        path = self.path(module)
-        if module._forward_hooks or module._forward_pre_hooks:
-            raise NotImplementedError(
-                f"{path} ({type(module).__name__}) has forward hooks, which would be lost; "
-                "needed: none (remove_weight_norm and alike)"
-            )
-        if type(module) in self._custom:
-            ours = self._custom[type(module)](module, self.of)
+        path, cls = self.path(module), parametrize.type_before_parametrizations(module)
+        # A factory reads the weights by itself, not as the hooks would have them.
+        _check_nothing_is_lost(module, f"{path} ({cls.__name__})", reweighted=cls not in self._custom)
+        if cls in self._custom:
+            ours = self._custom[cls](module, self.of)
             if not isinstance(ours, nn.Module):
                 raise TypeError(
-                    f"custom[{type(module).__name__}] gave a {type(ours).__name__} for {path}; "
+                    f"custom[{cls.__name__}] gave a {type(ours).__name__} for {path}; "
                     "needed: a transformer_fast.nn.Module"
                 )
             return ours
-        name = _known_class(type(module))
+        name = _known_class(cls)
         if name is None:
             raise TypeError(
-                f"{path} is a {type(module).__module__}.{type(module).__qualname__}, which from_torch does not know; "
-                f"needed: one of {', '.join(_RULES)}, or custom={{{type(module).__name__}: factory}}"
+                f"{path} is a {cls.__module__}.{cls.__qualname__}, which from_torch does not know; "
+                f"needed: one of {', '.join(_RULES)}, or custom={{{cls.__name__}: factory}}"
             )
-        parts = {key: self.of(part) for key, part in module._modules.items() if part is not None}
+        parts = {key: self.of(part) for key, part in _parts(module).items()}
         with _naming(path, name), unset_parameters():
             ours = _RULES[name].make(module, parts)
         self._fill(ours, module, {key: part for key, part in parts.items() if key not in _RULES[name].without})
@@ -115,9 +123,9 @@ class _Translation:
                 needed = "no such part" if current is None else type(current).__name__
                 raise NotImplementedError(f"{path}.{name} became a {type(part).__name__}; needed: {needed}")
             setattr(ours, name, part)
-        parameters = {name: tensor for name, tensor in module._parameters.items() if tensor is not None}
+        parameters = _effective_parameters(module)
         own = {name for name, array in ours._parameters.items() if array is not None}
-        theirs = {name for name, part in module._modules.items() if part is not None}
+        theirs = set(_parts(module))
         if own != set(parameters) or not set(ours._modules) <= theirs:
             raise NotImplementedError(
                 f"{path} has parameters {sorted(parameters)} and parts {sorted(theirs)}; "
@@ -138,6 +146,84 @@ class _Translation:
             array.flags.writeable = False
             self._arrays[id(parameter)] = parameter, array
         return self._arrays[id(parameter)][1]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What changes a module's weights or its forward without a class of its own
+
+
+def _parts(module: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    parts = {key: part for key, part in module._modules.items() if part is not None}
+    if parametrize.is_parametrized(module):
+        del parts["parametrizations"]
+    return parts
+
+
+def _effective_parameters(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The module's parameters as its forward sees them in evaluation mode. The module is not changed."""
+    parameters = {name: tensor for name, tensor in module._parameters.items() if tensor is not None}
+    with torch.no_grad():
+        for hook in module._forward_pre_hooks.values():
+            name, sources, compute = _reweighting(hook)
+            for source in sources:
+                del parameters[source]
+            parameters[name] = compute(module)
+        if parametrize.is_parametrized(module):
+            with _evaluation(module.parametrizations):
+                parameters |= {name: getattr(module, name) for name in module.parametrizations}
+    return parameters
+
+
+@contextmanager
+def _evaluation(module: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while: in training, spectral_norm changes its state with each look at a weight."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
+
+
+def _reweighting(hook: Any) -> tuple[str, tuple[str, ...], Callable[[torch.nn.Module], torch.Tensor]] | None:
+    """Of a hook that only computes a weight from parameters: its name, theirs, and how; else None."""
+    if type(hook) is WeightNorm:
+        return hook.name, (f"{hook.name}_g", f"{hook.name}_v"), hook.compute_weight
+    if type(hook) is SpectralNorm:
+        return hook.name, (f"{hook.name}_orig",), lambda module: hook.compute_weight(module, do_power_iteration=False)
+    methods = ("__call__", "apply_mask")
+    if isinstance(hook, BasePruningMethod) and all(
+        getattr(type(hook), name) is getattr(BasePruningMethod, name) for name in methods
+    ):
+        return hook._tensor_name, (f"{hook._tensor_name}_orig",), hook.apply_mask
+    return None
+
+
+def _check_nothing_is_lost(module: torch.nn.Module, label: str, reweighted: bool) -> None:
+    """Raises where the module's call does more than the forward of its class on its weights.
+
+    reweighted: hooks that compute a weight are translated.
+    """
+    found = [_reweighting(hook) for hook in module._forward_pre_hooks.values()]
+    sources = [source for entry in found if entry for source in entry[1]]
+    # Two of them in a row: the second one may work on what the first one has made.
+    in_turn = len(set(sources)) < len(sources) or not set(sources) <= module._parameters.keys()
+    if module._forward_hooks or None in found or in_turn or (found and not reweighted):
+        hooks = {**module._forward_pre_hooks, **module._forward_hooks}
+        raise NotImplementedError(
+            f"{label} has forward hooks, which would be lost: {_listed(hooks)}; needed: none, or one weight_norm, "
+            "spectral_norm or pruning a weight"
+        )
+    replaced = [key for key in vars(module) if callable(getattr(type(module), key, None)) and key not in _HARMLESS]
+    if replaced:
+        raise NotImplementedError(
+            f"{label} has {', '.join(replaced)} set on the object, which would be lost; needed: the class's own"
+        )
+
+
+def _listed(hooks: Mapping[Any, Any]) -> str:
+    return ", ".join(getattr(hook, "__qualname__", type(hook).__qualname__) for hook in hooks.values())
 
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)

@@ -27,6 +27,37 @@ from transformer_fast.nn.sequences import PackedSequences
 
 _TASKS = ("transcribe", "translate")
 
+# Languages: code and name; and other names, which transformers knows as well.
+_CODES = """
+    en english, zh chinese, de german, es spanish, ru russian, ko korean, fr french, ja japanese, pt portuguese,
+    tr turkish, pl polish, ca catalan, nl dutch, ar arabic, sv swedish, it italian, id indonesian, hi hindi,
+    fi finnish, vi vietnamese, he hebrew, uk ukrainian, el greek, ms malay, cs czech, ro romanian, da danish,
+    hu hungarian, ta tamil, no norwegian, th thai, ur urdu, hr croatian, bg bulgarian, lt lithuanian, la latin,
+    mi maori, ml malayalam, cy welsh, sk slovak, te telugu, fa persian, lv latvian, bn bengali, sr serbian,
+    az azerbaijani, sl slovenian, kn kannada, et estonian, mk macedonian, br breton, eu basque, is icelandic,
+    hy armenian, ne nepali, mn mongolian, bs bosnian, kk kazakh, sq albanian, sw swahili, gl galician,
+    mr marathi, pa punjabi, si sinhala, km khmer, sn shona, yo yoruba, so somali, af afrikaans, oc occitan,
+    ka georgian, be belarusian, tg tajik, sd sindhi, gu gujarati, am amharic, yi yiddish, lo lao, uz uzbek,
+    fo faroese, ht haitian creole, ps pashto, tk turkmen, nn nynorsk, mt maltese, sa sanskrit, lb luxembourgish,
+    my myanmar, bo tibetan, tl tagalog, mg malagasy, as assamese, tt tatar, haw hawaiian, ln lingala, ha hausa,
+    ba bashkir, jw javanese, su sundanese, yue cantonese
+"""
+_LANGUAGES = {name: code for code, _, name in (entry.strip().partition(" ") for entry in _CODES.split(","))}
+_LANGUAGES |= {
+    "burmese": "my",
+    "valencian": "ca",
+    "flemish": "nl",
+    "haitian": "ht",
+    "letzeburgesch": "lb",
+    "pushto": "ps",
+    "panjabi": "pa",
+    "moldavian": "ro",
+    "moldovan": "ro",
+    "sinhalese": "si",
+    "castilian": "es",
+    "mandarin": "zh",
+}
+
 
 @dataclass(frozen=True)
 class WhisperConfig:
@@ -229,10 +260,10 @@ class WhisperForConditionalGeneration(ConditionalGeneration):
     ) -> np.ndarray:
         """The text's ids of each row, (B, L), without the prompt and the end, padded where a row is shorter.
 
-        input_features: as in `forward`, one segment a row. language: "en" or "<|en|>", or one a row; without it the
-        folder's settings tell, or the model itself hears. task: "transcribe" (default) or "translate" (to English).
-        prompt_ids (n,): text that comes before. return_timestamps must be False. The other options are those of
-        `transformer_fast.generation.generate`.
+        input_features: as in `forward`, one segment a row. language: "en", "English" or "<|en|>", or one a row; without
+        it the folder's settings tell, or the model itself hears. task: "transcribe" (default) or "translate" (to
+        English). prompt_ids (n,): text that comes before. return_timestamps must be False. The other options are those
+        of `transformer_fast.generation.generate`.
 
         Raises:
             ValueError, TypeError: an argument does not fit; the text names it.
@@ -310,10 +341,10 @@ class WhisperForConditionalGeneration(ConditionalGeneration):
     def _prompt(self, rows: int, encoder_outputs: Any, language, task: str | None) -> np.ndarray:
         """The first ids of the decoder, (B, n): start, language, task, no timestamps."""
         defaults = self.generation_config
-        language = defaults.get("language") if language is None else language
-        task = defaults.get("task") if task is None else task
         if defaults.get("is_multilingual") is False and not (language is None and task is None):
             raise ValueError("language or task is given for a model that knows English only; needed: neither")
+        language = defaults.get("language") if language is None else language
+        task = defaults.get("task") if task is None else task
         if task is not None and task not in _TASKS:
             raise ValueError(f"task is {task!r}; needed: one of {', '.join(_TASKS)}")
         prompt: list[int | None] = [self._start_id()]
@@ -351,11 +382,17 @@ class WhisperForConditionalGeneration(ConditionalGeneration):
         languages = [language] * rows if isinstance(language, str) else list(language)
         if len(languages) != rows:
             raise ValueError(f"language has {len(languages)} entries; needed: one, or {rows}, one a row")
-        names = [name if name in known else f"<|{name}|>" for name in languages]
-        for name, full in zip(languages, names, strict=True):
-            if full not in known:
-                raise ValueError(f"language is {name!r}; needed: one of {', '.join(n.strip('<|>') for n in known)}")
-        return np.array([known[name] for name in names])
+        ids = []
+        for language in languages:
+            if not isinstance(language, str):
+                raise TypeError(f"language holds {language!r}; needed: strings")
+            name = language.lower()
+            token = name if name in known else f"<|{_LANGUAGES.get(name, name)}|>"
+            if token not in known:
+                codes = ", ".join(n.strip("<|>") for n in known)
+                raise ValueError(f"language is {language!r}; needed: one of {codes}, or such a language's name")
+            ids.append(known[token])
+        return np.array(ids)
 
     def _setting(self, name: str, argument: str) -> dict[str, int]:
         if name not in self.generation_config:

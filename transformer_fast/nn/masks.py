@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from transformer_fast.functional.arrays import as_array
+
 
 def square_subsequent_mask(size: int, dtype=np.float32) -> np.ndarray:
     """(size, size): query i may attend keys up to i. float32: 0, and -inf above the diagonal; bool: True above it."""
@@ -20,7 +22,7 @@ def split_causal(mask, is_causal: bool | None) -> tuple[np.ndarray | None, bool]
 
     Comparing reads the mask once, for all layers and heads.
     """
-    if mask is None or not _is_causal(np.asarray(mask)):
+    if mask is None or not _is_causal(as_array(mask, "attn_mask")):
         return mask, bool(is_causal)
     return None, True
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from transformer_fast import functional as F
+from transformer_fast.functional.arrays import as_array
 from transformer_fast.nn import init
 from transformer_fast.nn.attention import MultiheadAttention
 from transformer_fast.nn.encoder_stack import EncoderStackCache, StackSpec
@@ -198,7 +199,7 @@ class TransformerEncoder(Module):
 
     def _nested_tokens(self, x: np.ndarray, padding) -> np.ndarray | None:
         """(B, L), True = token, where torch would compute only the tokens and put 0 elsewhere; else None."""
-        layer, padding = self.layers[0], np.asarray(padding)
+        layer, padding = self.layers[0], as_array(padding, "src_key_padding_mask")
         attention = layer.self_attn
         nested = (
             self.enable_nested_tensor

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from transformer_fast.files.errors import CheckpointError
 from transformer_fast.files.source import ModelSource
@@ -22,6 +23,12 @@ _POOLING_FLAGS = {
     "pooling_mode_lasttoken": "lasttoken",
 }
 POOLING = ("mean", "cls", "max")
+
+# The settings of a sentence-transformers model's tokens, by the family that it was made for; the first that is there.
+_CONFIGS = tuple(
+    f"sentence_{family}_config.json"
+    for family in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
 
 
 @dataclass
@@ -86,9 +93,10 @@ def _read_pooling(source: ModelSource, settings: SentenceSettings) -> None:
 def _read_prompts(source: ModelSource, settings: SentenceSettings) -> None:
     name = "config_sentence_transformers.json"
     config, place = source.object(name, required=False), source.place(name)
-    settings.prompts |= typed(place, config, "prompts", dict, {})
+    prompts = typed(place, config, "prompts", dict, {})
+    settings.prompts |= {name: "" if prompt is None else prompt for name, prompt in prompts.items()}
     if not all(isinstance(prompt, str) for prompt in settings.prompts.values()):
-        raise CheckpointError(f"{place}: prompts holds something else than strings")
+        raise CheckpointError(f"{place}: prompts holds something else than strings and null")
     settings.default_prompt_name = typed(place, config, "default_prompt_name", str, None)
     settings.similarity = typed(place, config, "similarity_fn_name", str, "cosine")
     settings.truncate_dim = typed(place, config, "truncate_dim", int, None)
@@ -96,6 +104,14 @@ def _read_prompts(source: ModelSource, settings: SentenceSettings) -> None:
         raise CheckpointError(
             f"{place}: default_prompt_name {settings.default_prompt_name!r} is not one of the prompts"
         )
+
+
+def sentence_config(source: ModelSource) -> tuple[str, dict[str, Any]]:
+    """The name and the content of the file with the model's max_seq_length and do_lower_case; {} if there is none."""
+    for name in _CONFIGS:
+        if source.json(name) is not None:
+            return name, source.object(name)
+    return _CONFIGS[0], {}
 
 
 def read_tokenizer(source: ModelSource, settings: SentenceSettings) -> Tokenizer:

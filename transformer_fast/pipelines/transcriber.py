@@ -14,7 +14,7 @@ import numpy as np
 
 from transformer_fast.files.errors import CheckpointError
 from transformer_fast.files.folder import open_source
-from transformer_fast.files.sound import WhisperFeatureExtractor, read_wav
+from transformer_fast.files.sound import WhisperFeatureExtractor, read_audio, recordings
 from transformer_fast.files.source import ModelSource
 from transformer_fast.files.tokenizer import Tokenizer
 from transformer_fast.models import PretrainedModel, load_model
@@ -35,7 +35,7 @@ class Segment(NamedTuple):
 
 
 class Transcriber:
-    """WAV files, or samples, in; what is said in them out.
+    """Sound files, or samples, in; what is said in them out.
 
     Attributes:
         model: the WhisperForConditionalGeneration.
@@ -74,7 +74,7 @@ class Transcriber:
         """The text of one recording, a string, or of each of several.
 
         Args:
-            sounds: the path of a WAV file, or samples (n,) at extractor.sampling_rate, mono; or a list of such.
+            sounds: the path of a sound file, or samples (n,) at extractor.sampling_rate, mono; or a list of such.
             language: such as "en"; by default the model hears it, segment by segment.
             task: "transcribe" (default), or "translate" to English.
             options: of `model.generate` (num_beams, ...).
@@ -83,17 +83,17 @@ class Transcriber:
             TypeError, ValueError: an argument is of a wrong kind or out of range.
             OSError: a file cannot be read.
         """
-        single = isinstance(sounds, (str, Path)) or (isinstance(sounds, np.ndarray) and sounds.ndim == 1)
+        single = isinstance(sounds, (str, Path)) or (_is_array(sounds) and sounds.ndim == 1)
         if not single and (isinstance(sounds, (bytes, Mapping)) or not isinstance(sounds, Iterable)):
             raise TypeError(f"sounds is a {type(sounds).__name__}; needed: a path, samples (n,), or a list of them")
-        recordings = [sounds] if single else list(sounds)
+        several = [sounds] if single else list(recordings("sounds", sounds) if _is_array(sounds) else sounds)
         owners, segments = [], []
-        for i, sound in enumerate(recordings):
+        for i, sound in enumerate(several):
             for segment in self._segments(self._samples(sound, i)):
                 owners.append(i)
                 segments.append(segment)
         options = {"language": language, "task": task, **options}
-        texts: list[list[str]] = [[] for _ in recordings]
+        texts: list[list[str]] = [[] for _ in several]
         for start in range(0, len(segments), _BATCH):
             found = self._texts(segments[start : start + _BATCH], options)
             for owner, text in zip(owners[start : start + _BATCH], found, strict=True):
@@ -126,7 +126,7 @@ class Transcriber:
 
     def _samples(self, sound: Any, index: int) -> np.ndarray:
         if isinstance(sound, (str, Path)):
-            return read_wav(sound, self.extractor.sampling_rate)
+            return read_audio(sound, self.extractor.sampling_rate)
         if not isinstance(sound, np.ndarray) or sound.ndim != 1 or sound.dtype.kind != "f":
             what = f"shape {sound.shape} and dtype {sound.dtype}" if isinstance(sound, np.ndarray) else type(sound)
             raise TypeError(f"sounds[{index}] has {what}; needed: a path, or samples (n,) from -1 to 1")
@@ -140,6 +140,10 @@ class Transcriber:
             segments.append(samples[:cut])
             samples = samples[cut:]
         return [*segments, samples]
+
+
+def _is_array(sounds: Any) -> bool:
+    return isinstance(sounds, np.ndarray)
 
 
 def _quietest(samples: np.ndarray, stretch: int) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from transformer_fast.functional.arrays import as_array
 from transformer_fast.generation import GenerationMixin
 from transformer_fast.models.common.base import PretrainedModel, Source, under
 from transformer_fast.models.common.decoding import CacheShape, DecoderBatch, DecoderState, DecoderStep
@@ -141,7 +142,7 @@ class Decoder(PretrainedModel):
         """The mask of the new tokens as booleans (B, L); seen (B, past) is that of the past."""
         past = seen.shape[1]
         if attention_mask is not None and past:
-            attention_mask = np.asarray(attention_mask)
+            attention_mask = as_array(attention_mask, "attention_mask")
             if attention_mask.shape == (shape[0], past + shape[1]):
                 attention_mask = attention_mask[:, past:]
         tokens = token_mask(attention_mask, shape)

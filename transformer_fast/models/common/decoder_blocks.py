@@ -129,10 +129,12 @@ class OffsetRMSNorm(RMSNorm):
         self, input: np.ndarray, *, residual: np.ndarray | None = None, out: np.ndarray | None = None
     ) -> np.ndarray:
         """Normalises input + residual (..., size)."""
-        weight = self.weight
-        if self._sum is None or self._sum[0] is not weight:
-            self._sum = weight, weight + np.float32(1)
-        return F.rms_norm(input, self._sum[1], self.eps, residual=residual, out=out)
+        # One tuple, read once: another thread may replace it. Setting the attribute would give the module, and all that
+        # it is a part of, another version.
+        weight, kept = self.weight, self._sum
+        if kept is None or kept[0] is not weight:
+            kept = self.__dict__["_sum"] = weight, weight + np.float32(1)
+        return F.rms_norm(input, kept[1], self.eps, residual=residual, out=out)
 
 
 class GatedBlock(Module):

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from transformer_fast.functional.arrays import outside
+from transformer_fast.functional.arrays import PADDED, as_array, outside
+
+_MASK = "rows of one length, 1 for a token and 0 for padding"
 
 
 def integers(name: str, array, limit: int | None = None, shape: tuple[int, ...] | None = None) -> np.ndarray:
     """`array` as int64, checked: integers, each in [0, limit), and broadcast to `shape`."""
-    array = np.asarray(array)
+    array = as_array(array, name, PADDED)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} has dtype {array.dtype}; needed: integers")
     if limit is not None:
@@ -27,15 +29,15 @@ def integers(name: str, array, limit: int | None = None, shape: tuple[int, ...] 
     return array.astype(np.int64, copy=False)
 
 
-def token_mask(mask, shape: tuple[int, int]) -> np.ndarray:
-    """The attention mask as booleans (B, L)."""
+def token_mask(mask, shape: tuple[int, int], name: str = "attention_mask") -> np.ndarray:
+    """The attention mask `name` as booleans (B, L)."""
     if mask is None:
         return np.ones(shape, np.bool_)
-    mask = np.asarray(mask)
+    mask = as_array(mask, name, _MASK)
     if mask.shape != shape:
-        raise ValueError(f"attention_mask has shape {mask.shape}; needed: {shape}, one value a token")
+        raise ValueError(f"{name} has shape {mask.shape}; needed: {shape}, one value a token")
     if mask.dtype.kind not in "biuf":
-        raise TypeError(f"attention_mask has dtype {mask.dtype}; needed: bool, or numbers that are 0 or 1")
+        raise TypeError(f"{name} has dtype {mask.dtype}; needed: bool, or numbers that are 0 or 1")
     if not ((mask == 0) | (mask == 1)).all():
-        raise ValueError("attention_mask holds values other than 0 and 1; needed: 1 for a token, 0 for padding")
+        raise ValueError(f"{name} holds values other than 0 and 1; needed: 1 for a token, 0 for padding")
     return mask != 0

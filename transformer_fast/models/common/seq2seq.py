@@ -104,7 +104,7 @@ class SourceEncoder(PretrainedModel):
         return None if field is None else getattr(self.config, field)
 
     def _packing(self, name: str, mask, shape: tuple[int, int]) -> PackedSequences:
-        tokens = token_mask(mask, shape)
+        tokens = token_mask(mask, shape, name)
         if self.relative_positions and not tokens.all():
             # Distances are counted between packed rows.
             edges = np.diff(np.pad(tokens, ((0, 0), (1, 1))).astype(np.int8), axis=1)

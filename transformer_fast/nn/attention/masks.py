@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from transformer_fast.functional.arrays import as_array
 from transformer_fast.nn.masks import split_causal
 
 
@@ -56,7 +57,7 @@ def check_heads(embed_dim: int, num_heads: int) -> None:
 
 
 def _checked(name: str, mask, shapes: tuple[tuple[int, ...], ...]) -> np.ndarray:
-    mask = np.asarray(mask)
+    mask = as_array(mask, name)
     if mask.dtype != np.bool_ and mask.dtype != np.float32:
         raise TypeError(f"{name} has dtype {mask.dtype}; needed: bool (True = not allowed) or float32 (added)")
     if mask.shape not in shapes:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from transformer_fast import functional as F
+from transformer_fast.functional.arrays import as_array
 from transformer_fast.nn import init
 from transformer_fast.nn.attention.masks import check_heads, visible
 from transformer_fast.nn.linear import Linear
@@ -132,7 +133,9 @@ class MultiheadAttention(Module):
         axis = 1 if self.batch_first or not batched else 0
         if not batched:
             arrays = [array[None] for array in arrays]
-            key_padding_mask = None if key_padding_mask is None else np.asarray(key_padding_mask)[None]
+            key_padding_mask = (
+                None if key_padding_mask is None else as_array(key_padding_mask, "key_padding_mask")[None]
+            )
         front = 0 if self.bias_k is None else 1
         q, k, v = (
             self._heads(projected, axis)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from transformer_fast import functional as F
+from transformer_fast.functional.arrays import as_array
 from transformer_fast.nn import init
 from transformer_fast.nn.linear import Linear
 from transformer_fast.nn.module import Module
@@ -129,7 +130,7 @@ class AdditiveAttention(Module):
 
 def _allowed(key_padding_mask, shape: tuple[int, ...]) -> np.ndarray:
     """(..., 1, Lk) for functional: True = attend."""
-    mask = np.asarray(key_padding_mask)
+    mask = as_array(key_padding_mask, "key_padding_mask")
     if mask.dtype != np.bool_:
         raise TypeError(f"key_padding_mask has dtype {mask.dtype}; needed: bool (True = not allowed)")
     if mask.shape != shape:

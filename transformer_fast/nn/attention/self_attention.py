@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from transformer_fast import functional as F
+from transformer_fast.functional.arrays import as_array
 from transformer_fast.nn.attention.masks import Visible, check_heads, visible
 from transformer_fast.nn.linear import Linear
 from transformer_fast.nn.module import Module
@@ -113,7 +114,9 @@ class SelfAttention(Module):
             raise ValueError(f"input has shape {x.shape}; needed: (B, L, {self.embed_dim}) or (L, {self.embed_dim})")
         if x.ndim == 2:
             x = x[None]
-            key_padding_mask = None if key_padding_mask is None else np.asarray(key_padding_mask)[None]
+            key_padding_mask = (
+                None if key_padding_mask is None else as_array(key_padding_mask, "key_padding_mask")[None]
+            )
         B, L, _ = x.shape
         seen = visible(attn_mask, key_padding_mask, is_causal, (B, self.num_heads, L, L))
         H, Hkv = self.num_heads, self.num_kv_heads

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from transformer_fast.functional.arrays import PADDED, as_array
+
 
 class Tokens:
     """The tokens of input_ids (B, S), padding anywhere dropped: ids (B, n) begin with them, lengths (B,) says how many.
@@ -14,7 +16,11 @@ class Tokens:
 
     def __init__(self, input_ids, attention_mask=None) -> None:
         input_ids = token_ids("input_ids", input_ids)
-        mask = np.ones(input_ids.shape, bool) if attention_mask is None else np.asarray(attention_mask) != 0
+        mask = (
+            np.ones(input_ids.shape, bool)
+            if attention_mask is None
+            else as_array(attention_mask, "attention_mask") != 0
+        )
         if mask.shape != input_ids.shape:
             raise ValueError(f"attention_mask has shape {mask.shape}; needed: {input_ids.shape}, one value a token")
         self.mask = mask
@@ -33,7 +39,7 @@ class Tokens:
 
 
 def token_ids(name: str, ids) -> np.ndarray:
-    ids = np.asarray(ids)
+    ids = as_array(ids, name, PADDED)
     if ids.dtype.kind not in "iu":
         raise TypeError(f"{name} has dtype {ids.dtype}; needed: integers")
     if ids.ndim != 2 or ids.shape[1] == 0:
