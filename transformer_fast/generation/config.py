@@ -261,6 +261,8 @@ _WITHOUT_EFFECT = {
 }
 
 FIELDS = {field.name for field in dataclasses.fields(GenerationConfig)}
+# All names that this file knows.
+KNOWN = FIELDS | _UNSUPPORTED.keys() | _WITHOUT_EFFECT
 
 
 def split(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -274,9 +276,8 @@ def split(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     for name, neutral in _UNSUPPORTED.items():
         if name in options and not any(options[name] is v or _equal(options[name], v) for v in neutral):
             raise NotImplementedError(f"{name} is {options[name]!r}, which is not supported; needed: {neutral[0]!r}")
-    known = FIELDS | _UNSUPPORTED.keys() | _WITHOUT_EFFECT
     chosen = {n: value for n, value in options.items() if n in FIELDS and (value is not None or RANGES[n][0](None))}
-    return chosen, {name: value for name, value in options.items() if name not in known}
+    return chosen, {name: value for name, value in options.items() if name not in KNOWN}
 
 
 def _equal(value: Any, other: Any) -> bool:

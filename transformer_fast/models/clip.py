@@ -19,6 +19,7 @@ from transformer_fast.files.checkpoint import Checkpoint
 from transformer_fast.files.errors import CheckpointError
 from transformer_fast.models.common.base import PretrainedModel, Source, under
 from transformer_fast.models.common.config import ACTIVATIONS, Index, Number, check_fields, read_config
+from transformer_fast.models.common.known_fields import REPORTS
 from transformer_fast.models.common.image_embedding import ImageEmbedding, encoded
 from transformer_fast.models.common.inputs import integers, token_mask
 from transformer_fast.models.common.output import BaseModelOutputWithPooling
@@ -94,7 +95,9 @@ class CLIPConfig:
         check_fields(self)
 
 
-_NEUTRAL = {"quantization_config": (None,)}
+_NEUTRAL = {"quantization_config": (None,), "is_decoder": (False, None)}
+# What a tower's own config may not ask of the whole model: further outputs.
+_TOWER_NEUTRAL = _NEUTRAL | {name: (False, None) for name in REPORTS}
 _TOWERS = {"text_config": CLIPTextConfig, "vision_config": CLIPVisionConfig}
 _LAYER = {
     "attention.out_proj": "self_attn.out_proj",
@@ -439,7 +442,7 @@ class CLIPModel(PretrainedModel):
     @classmethod
     def read_config(cls, content: dict[str, Any], source: Path) -> CLIPConfig:
         towers = {
-            name: read_config(tower, _tower_content(name, content, source), source, _NEUTRAL)
+            name: read_config(tower, _tower_content(name, content, source), f"{source}: {name}", _TOWER_NEUTRAL)
             for name, tower in _TOWERS.items()
         }
         return read_config(CLIPConfig, content | towers, source, _NEUTRAL)

@@ -21,7 +21,7 @@ from transformer_fast.models.common.base import Source
 from transformer_fast.models.common.output import BaseModelOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
 from transformer_fast.models.common.seq2seq import ConditionalGeneration, EncoderDecoder
 from transformer_fast.models.common.seq2seq_blocks import Seq2SeqState, Stack
-from transformer_fast.models.bart import bart_shape, check_bart_fields, layer_sources
+from transformer_fast.models.bart import GENERAL_NAMES, bart_shape, check_bart_fields, layer_sources
 from transformer_fast.nn import Conv1d, Embedding
 from transformer_fast.nn.sequences import PackedSequences
 
@@ -49,6 +49,24 @@ class WhisperConfig:
     max_target_positions: int = 448
     tie_word_embeddings: bool = True
     forced_decoder_ids: Any = None
+
+    general_names = GENERAL_NAMES
+    without_effect = (
+        # Training: which parts of the features are masked.
+        "apply_spec_augment",
+        "mask_feature_length",
+        "mask_feature_min_masks",
+        "mask_feature_prob",
+        "mask_time_length",
+        "mask_time_min_masks",
+        "mask_time_prob",
+        # Of the classifier of sounds, and of the times of words.
+        "classifier_proj_size",
+        "median_filter_width",
+        "use_weighted_layer_sum",
+        # Transformers reads it, and multiplies nothing.
+        "scale_embedding",
+    )
 
     def __post_init__(self) -> None:
         check_bart_fields(self)
