@@ -41,6 +41,7 @@ def _named(*names: str) -> dict[str, str]:
 _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
     "bart": ("bart", {"BartForConditionalGeneration": "BartForConditionalGeneration"}, "BartModel"),
     "bert": ("bert", _heads("Bert", "MultipleChoice", "NextSentencePrediction", "PreTraining"), "BertModel"),
+    "camembert": ("roberta", _heads("Camembert", "MultipleChoice"), "CamembertModel"),
     "clip": (
         "clip",
         _named("CLIPTextModel", "CLIPTextModelWithProjection", "CLIPVisionModel", "CLIPVisionModelWithProjection"),
@@ -48,6 +49,7 @@ _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
     ),
     "clip_text_model": ("clip", _named("CLIPTextModelWithProjection"), "CLIPTextModel"),
     "clip_vision_model": ("clip", _named("CLIPVisionModelWithProjection"), "CLIPVisionModel"),
+    "data2vec-text": ("roberta", _heads("Data2VecText", "MultipleChoice"), "Data2VecTextModel"),
     "deit": ("vit", _named("DeiTForImageClassification", "DeiTForImageClassificationWithTeacher"), "DeiTModel"),
     "distilbert": ("distilbert", _heads("DistilBert", "MultipleChoice"), "DistilBertModel"),
     "electra": ("electra", _heads("Electra", "MultipleChoice", "PreTraining"), "ElectraModel"),
