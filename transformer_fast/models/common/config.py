@@ -70,8 +70,8 @@ def read_config(
     unknown = [name for name in content if name not in own | without_effect | refused.keys() | WITHOUT_EFFECT]
     if unknown:
         raise CheckpointError(
-            f"{source}: {listed(unknown)}: not known to {config_class.__name__}; needed, if that has no effect on the "
-            f"model's results: load_model(..., ignore_fields={unknown})"
+            f"{source}: {config_class.__name__} does not know {listed(unknown)}, which may change the results; "
+            f"needed, if nothing depends on it: load_model(..., ignore_fields={unknown})"
         )
     names = {field: name for name, field in general.items() if name in content}
     try:
