@@ -263,6 +263,10 @@ _WITHOUT_EFFECT = {
 FIELDS = {field.name for field in dataclasses.fields(GenerationConfig)}
 # All names that this file knows.
 KNOWN = FIELDS | _UNSUPPORTED.keys() | _WITHOUT_EFFECT
+# Names that config.json may hold of generation. What is reported there is a matter of the model's calls, and seed one of
+# training.
+_REPORTS = {"output_attentions", "output_hidden_states", "output_scores", "output_logits", "return_dict_in_generate"}
+_OF_MODELS = KNOWN - _REPORTS - {"seed"}
 
 
 def split(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -300,7 +304,7 @@ def read_generation_config(source: str | Path | ModelSource, config: Mapping[str
         content = checked_object(path, content)
     else:
         path = source.place("config.json")
-        content = {name: value for name, value in config.items() if name in FIELDS - {"seed"}}
+        content = {name: value for name, value in config.items() if name in _OF_MODELS}
         if _integer(content.get("pad_token_id")) and content["pad_token_id"] < 0:
             del content["pad_token_id"]  # how old config.json files say that there is none
     content = {name: value for name, value in content.items() if value is not None}
