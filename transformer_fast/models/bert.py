@@ -89,6 +89,7 @@ class BertModel(PoolingEncoder):
         "position_embedding_type": ("absolute", None),
         "is_decoder": (False, None),
         "add_cross_attention": (False, None),
+        "is_causal": (False, None),
         "pruned_heads": ({}, None),
         "quantization_config": (None,),
     }

@@ -205,6 +205,9 @@ class ModernBertModel(TextEncoder):
         "pruned_heads": ({}, None),
         "quantization_config": (None,),
         "rope_scaling": (None,),
+        # Of the decoders among Ettin's models, and of its encoders.
+        "is_causal": (False, None),
+        "causal_mask": (False, None),
     }
     ignored = ("head.", "decoder.", "classifier.")
     stacks = {"layers.": "num_hidden_layers"}

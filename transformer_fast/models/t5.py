@@ -85,8 +85,6 @@ class T5Config:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.dense_act_fn is not None:
-            check_activation(self, "dense_act_fn")
         if self.feed_forward_proj.removeprefix(_GATED) not in ACTIVATIONS:
             raise ValueError(
                 f"feed_forward_proj is {self.feed_forward_proj!r}; "
@@ -102,19 +100,23 @@ class T5Config:
             object.__setattr__(self, "num_decoder_layers", self.num_layers)
         if self.scale_decoder_outputs is None:
             object.__setattr__(self, "scale_decoder_outputs", self.tie_word_embeddings)
+        if self.is_gated_act is None:
+            object.__setattr__(self, "is_gated_act", self.feed_forward_proj.startswith(_GATED))
+        if self.dense_act_fn is None:
+            # T5 v1.1 was trained with the tanh formula, and its files call it so.
+            gated_gelu = self.feed_forward_proj == "gated-gelu"
+            name = "gelu_new" if gated_gelu else self.feed_forward_proj.removeprefix(_GATED)
+            object.__setattr__(self, "dense_act_fn", name)
+        check_activation(self, "dense_act_fn")
 
     @property
     def gated(self) -> bool:
-        return self.feed_forward_proj.startswith(_GATED) if self.is_gated_act is None else self.is_gated_act
+        return self.is_gated_act
 
     @property
     def activation(self) -> str:
-        """functional.linear's name; "gated-gelu" is the tanh formula, for T5 v1.1 was trained with that."""
-        if self.dense_act_fn is not None:
-            return ACTIVATIONS[self.dense_act_fn]
-        if self.feed_forward_proj == "gated-gelu":
-            return "gelu_tanh"
-        return ACTIVATIONS[self.feed_forward_proj.removeprefix(_GATED)]
+        """functional.linear's name."""
+        return ACTIVATIONS[self.dense_act_fn]
 
 
 @dataclass(frozen=True)
