@@ -98,7 +98,9 @@ def test_general_names_are_the_familys_own_and_win():
     content = {"vocab_size": 50, "n_layers": 1, "dim": 12, "hidden_dim": 8, "num_attention_heads": 3}
     assert DistilBertModel.read_config(content, SOURCE).n_heads == 3
     assert DistilBertModel.read_config(content | {"n_heads": 2}, SOURCE).n_heads == 3
-    with pytest.raises(CheckpointError, match=r"n_heads is 5; needed: .*\(n_heads is called num_attention_heads there\)"):
+    with pytest.raises(
+        CheckpointError, match=r"n_heads is 5; needed: .*\(n_heads is called num_attention_heads there\)"
+    ):
         DistilBertModel.read_config(content | {"num_attention_heads": 5}, SOURCE)
 
 

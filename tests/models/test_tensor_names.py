@@ -37,7 +37,15 @@ def tensors_of(folder) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize(
     "prefix",
-    ["module.", "_orig_mod.", "0.auto_model.", "language_model.", "model.", "module._orig_mod.bert.", "base_model.model."],
+    [
+        "module.",
+        "_orig_mod.",
+        "0.auto_model.",
+        "language_model.",
+        "model.",
+        "module._orig_mod.bert.",
+        "base_model.model.",
+    ],
 )
 def test_prefixes_of_wrappers(tmp_path, prefix):
     tensors = bert_tensors()
@@ -63,7 +71,9 @@ def test_a_wrapped_language_model(tmp_path):
 
 def test_unknown_prefixes_are_named(tmp_path):
     folder = write_bert(tmp_path, TINY_BERT, {f"my.own.{name}": array for name, array in bert_tensors().items()})
-    text = r"no tensors of BertModel; all names begin with 'my.own.'; needed: 'bert.encoder.layer.0.'..., alone or after"
+    text = (
+        r"no tensors of BertModel; all names begin with 'my.own.'; needed: 'bert.encoder.layer.0.'..., alone or after"
+    )
     with pytest.raises(CheckpointError, match=text):
         load_model(folder)
     save_file({"a": np.zeros(1, np.float32), "b": np.zeros(1, np.float32)}, folder / "model.safetensors")
@@ -135,9 +145,7 @@ def test_masked_words_keep_one_copy(tmp_path):
     model = BertForMaskedLM(BertConfig(50, 8, 1, 2, 8, 16))
     model.save_pretrained(tmp_path)
     words = model.base.word_embeddings.weight
-    save_file(
-        tensors_of(tmp_path) | {"cls.predictions.decoder.weight": words.copy()}, tmp_path / "model.safetensors"
-    )
+    save_file(tensors_of(tmp_path) | {"cls.predictions.decoder.weight": words.copy()}, tmp_path / "model.safetensors")
     again = load_model(tmp_path)
     assert np.shares_memory(again.decoder.weight, again.base.word_embeddings.weight)
 

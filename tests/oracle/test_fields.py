@@ -44,8 +44,8 @@ T5 = {"vocab_size": V, "d_model": 16, "d_kv": 4, "d_ff": 20, "num_layers": 2, "n
 T5 |= {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 10, "decoder_start_token_id": 0}
 VIT = {"image_size": 8, "patch_size": 4, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
 VIT |= {"intermediate_size": 20, "initializer_range": 0.3}
-WHISPER = BART | {"num_mel_bins": 6, "max_source_positions": 8, "max_target_positions": 20, "init_std": 0.3}
-WHISPER |= {"begin_suppress_tokens": [2]}
+WHISPER = {name: value for name, value in BART.items() if name != "max_position_embeddings"}
+WHISPER |= {"num_mel_bins": 6, "max_source_positions": 8, "max_target_positions": 20, "begin_suppress_tokens": [2]}
 TOWER = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 20}
 TEXT = TOWER | {"vocab_size": V, "max_position_embeddings": 24, "projection_dim": 8} | IDS
 SIGHT = TOWER | {"image_size": 8, "patch_size": 4, "projection_dim": 8}
@@ -56,11 +56,11 @@ MODERN |= {"cls_token_id": 2, "sep_token_id": 3}
 
 # transformers' prefix of the family's classes -> its config and the models that are compared.
 FAMILIES = {
-    "Bart": (BART, ("ForConditionalGeneration", "Model")),
+    "Bart": (BART, ("ForConditionalGeneration",)),
     "Bert": (BERT, ("ForMaskedLM", "ForSequenceClassification", "Model")),
     "CLIP": (CLIP, ("Model",)),
-    "CLIPText": (TEXT, ("Model", "ModelWithProjection")),
-    "CLIPVision": (SIGHT, ("Model", "ModelWithProjection")),
+    "CLIPText": (TEXT, ("ModelWithProjection",)),
+    "CLIPVision": (SIGHT, ("ModelWithProjection",)),
     "Camembert": (BERT, ("ForMaskedLM",)),
     "Data2VecText": (BERT, ("ForMaskedLM",)),
     "DeiT": (VIT, ("ForImageClassificationWithTeacher", "Model")),
@@ -76,7 +76,7 @@ FAMILIES = {
     "Llama": (GATED, ("ForCausalLM", "ForSequenceClassification")),
     "MPNet": (BERT, ("ForMaskedLM", "ForSequenceClassification")),
     "MT5": (T5, ("ForConditionalGeneration", "EncoderModel")),
-    "Marian": (BART, ("MTModel", "Model")),
+    "Marian": (BART, ("MTModel",)),
     "Mistral": (GATED | WINDOWS, ("ForCausalLM",)),
     "ModernBert": (MODERN, ("ForMaskedLM", "ForSequenceClassification")),
     "Qwen2": ({n: v for n, v in GATED.items() if n != "head_dim"} | WINDOWS, ("ForCausalLM",)),
@@ -91,7 +91,7 @@ CLASSES = {"Gemma3Text": "Gemma3", "Marian": "Marian"}  # of the models, where i
 ROPE = ("Gemma2", "Gemma3Text", "Llama", "Mistral", "ModernBert", "Qwen2", "Qwen3")
 
 GONE = object()  # a field that is taken out
-ACTIVATIONS = ("relu", "silu", "gelu_new", "quick_gelu", "mish")
+ACTIVATIONS = ("relu", "silu", "gelu_new", "mish")
 NAMED = {
     "activation": ACTIVATIONS,
     "activation_function": ACTIVATIONS,
@@ -193,7 +193,7 @@ def others(name, value):
     if isinstance(value, bool):
         return [not value]
     if isinstance(value, int):
-        return [value + 1, max(value - 1, 0), 2 * value]
+        return [value + 1, 2 * value]
     if isinstance(value, float):
         return [value * 1.5 + 0.1]
     if value is None:
@@ -315,6 +315,7 @@ def read_by(model, changes):
 def test_each_field_is_followed_or_refused(torch, tmp_path, family):
     transformers = pytest.importorskip("transformers")
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     options, tasks = FAMILIES[family]
     wrong, counts, seen = [], Counter(), set()
     for task in tasks:

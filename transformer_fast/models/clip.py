@@ -7,7 +7,7 @@ causal and is read at the end-of-text token, the picture's at the class token.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -452,6 +452,11 @@ class CLIPModel(PretrainedModel):
         self.text_projection = Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
         self.visual_projection = Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
         self.register_parameter("logit_scale", (), lambda _: np.array(config.logit_scale_init_value, np.float32))
+
+    @classmethod
+    def _reports_of(cls, content: Mapping[str, Any], source: Path) -> tuple[str, ...]:
+        """None: in transformers each tower's own config says what it reports."""
+        return ()
 
     @classmethod
     def read_config(cls, content: dict[str, Any], source: Path) -> CLIPConfig:

@@ -46,7 +46,8 @@ class GatedConfig(Labels):
     def __post_init__(self) -> None:
         check_fields(self)
         if self.activation not in ACTIVATIONS:
-            raise ValueError(f"hidden_act is {self.activation!r}; supported: {', '.join(ACTIVATIONS)}")
+            field = "hidden_act" if hasattr(self, "hidden_act") else "hidden_activation"
+            raise ValueError(f"{field} is {self.activation!r}; supported: {', '.join(ACTIVATIONS)}")
         if self.num_attention_heads % self.kv_heads:
             raise ValueError(
                 f"num_key_value_heads is {self.kv_heads}; "
