@@ -14,9 +14,9 @@ from model_folders import TINY_BERT, write_bert, write_json
 from transformer_fast import load_model, models, nn
 from transformer_fast.files.checkpoint import Checkpoint
 from transformer_fast.files.errors import CheckpointError
+from transformer_fast.models.bert import BertModel
 from transformer_fast.models.common.base import Part, PretrainedModel, Source, WrittenTensors, under
 from transformer_fast.models.common.config import check_fields
-from transformer_fast.models.bert import BertModel
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 save_file = pytest.importorskip("safetensors.numpy").save_file

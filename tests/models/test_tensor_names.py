@@ -1,4 +1,4 @@
-"""models/common/tensor_names.py: prefixes of wrappers, tensors of other heads, and output layers that a file repeats."""
+"""models/common/tensor_names.py: prefixes of wrappers, tensors of other heads, and copies of the embeddings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from model_folders import TINY_BERT, bert_tensors, write_bert
 from transformer_fast import load_model, nn
 from transformer_fast.files.checkpoint import Checkpoint
 from transformer_fast.files.errors import CheckpointError
-from transformer_fast.models.bert import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel
+from transformer_fast.models.bert import BertConfig, BertForMaskedLM, BertForSequenceClassification
 from transformer_fast.models.common import tensor_names
 from transformer_fast.models.gemma2 import Gemma2Config, Gemma2ForCausalLM
 from transformer_fast.models.gpt2 import GPT2Config, GPT2LMHeadModel

@@ -12,8 +12,8 @@ from transformer_fast.commands import common
 if TYPE_CHECKING:
     import numpy as np
 
-    from transformer_fast.pipelines import SentenceEncoder
     from transformer_fast.passages import Collection
+    from transformer_fast.pipelines import SentenceEncoder
 
 
 def add(commands: Any) -> None:

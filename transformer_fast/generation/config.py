@@ -263,8 +263,8 @@ _WITHOUT_EFFECT = {
 FIELDS = {field.name for field in dataclasses.fields(GenerationConfig)}
 # All names that this file knows.
 KNOWN = FIELDS | _UNSUPPORTED.keys() | _WITHOUT_EFFECT
-# Names that config.json may hold of generation. What is reported there is a matter of the model's calls, and seed one of
-# training.
+# Names of generation that config.json may hold: what is reported there is a matter of the model's calls, and seed one
+# of training.
 _REPORTS = {"output_attentions", "output_hidden_states", "output_scores", "output_logits", "return_dict_in_generate"}
 _OF_MODELS = KNOWN - _REPORTS - {"seed"}
 

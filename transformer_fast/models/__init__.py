@@ -1,7 +1,7 @@
 """Models: `load_model`, and the classes of all families, which are imported when they are first asked for.
 
-`common` has what families share; beside it stands one file a family. `load_model` finds the class of a Hugging Face folder by its
-model_type and architectures. A new family is a new file here with classes that derive from
+`common` has what families share; beside it stands one file a family. `load_model` finds the class of a Hugging Face
+folder by its model_type and architectures. A new family is a new file here with classes that derive from
 `common.base.PretrainedModel`, and a line in `_FAMILIES`.
 """
 

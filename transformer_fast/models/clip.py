@@ -19,9 +19,9 @@ from transformer_fast.files.checkpoint import Checkpoint
 from transformer_fast.files.errors import CheckpointError
 from transformer_fast.models.common.base import PretrainedModel, Source, under
 from transformer_fast.models.common.config import ACTIVATIONS, Index, Number, check_fields, read_config
-from transformer_fast.models.common.known_fields import REPORTS
 from transformer_fast.models.common.image_embedding import ImageEmbedding, encoded
 from transformer_fast.models.common.inputs import integers, token_mask
+from transformer_fast.models.common.known_fields import REPORTS
 from transformer_fast.models.common.output import BaseModelOutputWithPooling
 from transformer_fast.models.common.vision_output import CLIPOutput, CLIPTextModelOutput, CLIPVisionModelOutput
 from transformer_fast.nn import Collector, Embedding, LayerNorm, Linear, PackedEncoder

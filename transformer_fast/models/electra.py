@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from transformer_fast import functional as F
+from transformer_fast.models.bert import BertConfig, BertModel
 from transformer_fast.models.common import heads
 from transformer_fast.models.common.base import Source
 from transformer_fast.models.common.config import ACTIVATIONS, check_activation
 from transformer_fast.models.common.encoder import Encoded, TextEncoder
 from transformer_fast.models.common.inputs import integers
 from transformer_fast.models.common.output import ElectraForPreTrainingOutput
-from transformer_fast.models.bert import BertConfig, BertModel
 from transformer_fast.nn import Embedding, LayerNorm, Linear, PackedEncoder
 
 

@@ -13,10 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from transformer_fast.models.common.base import Source
-from transformer_fast.models.common.config import Index
-from transformer_fast.models.common.seq2seq import ConditionalGeneration, EncoderDecoder, embedding_sources
-from transformer_fast.models.common.seq2seq_blocks import Stack
 from transformer_fast.models.bart import (
     GENERAL_NAMES,
     OLD_FIELDS,
@@ -24,6 +20,10 @@ from transformer_fast.models.bart import (
     check_bart_fields,
     layer_sources,
 )
+from transformer_fast.models.common.base import Source
+from transformer_fast.models.common.config import Index
+from transformer_fast.models.common.seq2seq import ConditionalGeneration, EncoderDecoder, embedding_sources
+from transformer_fast.models.common.seq2seq_blocks import Stack
 from transformer_fast.nn import Embedding
 
 

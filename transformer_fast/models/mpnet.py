@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from transformer_fast import functional as F
+from transformer_fast.models import roberta
 from transformer_fast.models.common import heads
 from transformer_fast.models.common.base import Source
 from transformer_fast.models.common.config import ACTIVATIONS, Labels, check_activation, check_fields, check_heads
 from transformer_fast.models.common.encoder import EncoderBatch, PoolingEncoder, layer_sources
-from transformer_fast.models import roberta
 from transformer_fast.nn import Collector, Embedding, LayerNorm, Linear, PackedEncoder, RelativePositionBias
 
 # Fixed in transformers: config.json has no say.

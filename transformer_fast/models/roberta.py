@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from transformer_fast.models.bert import BertConfig, BertModel
 from transformer_fast.models.common import heads
 from transformer_fast.models.common.config import Index
 from transformer_fast.models.common.encoder import Encoded
-from transformer_fast.models.bert import BertConfig, BertModel
 from transformer_fast.nn import Linear, Module
 
 

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from transformer_fast.generation import generate, stream
+from transformer_fast.models.bart import GENERAL_NAMES, bart_shape, check_bart_fields, layer_sources
 from transformer_fast.models.common.base import Source
 from transformer_fast.models.common.output import BaseModelOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
 from transformer_fast.models.common.seq2seq import ConditionalGeneration, EncoderDecoder
 from transformer_fast.models.common.seq2seq_blocks import Seq2SeqState, Stack
-from transformer_fast.models.bart import GENERAL_NAMES, bart_shape, check_bart_fields, layer_sources
 from transformer_fast.nn import Conv1d, Embedding
 from transformer_fast.nn.sequences import PackedSequences
 

@@ -1,4 +1,4 @@
-"""Fields of config.json that every family may meet: those without effect on inference, and those with one neutral value.
+"""Fields of config.json that every family may meet: without effect on inference, or with one value that has none.
 
 `config.read_config` refuses a field that is in none of these lists, nor among the family's own fields. A field of
 transformers' `PreTrainedConfig`, or one that tools write into folders of all families, goes here; a field of one family

@@ -107,7 +107,7 @@ def _reader(name: str, model: Any) -> str | None:
 
 
 def is_copy(tensor: Tensor, other: Tensor) -> bool:
-    """Do two tensors of a file have the same type, shape and bytes? Different ones differ in the first block as a rule."""
+    """Do two tensors have the same type, shape and bytes? Others differ in the first block, as a rule."""
     if (tensor.code, tensor.shape) != (other.code, other.shape):
         return False
     starts: Collection[int] = range(0, len(tensor.data), _BLOCK)
