@@ -8,6 +8,7 @@ field. `pytest -rP` shows how many settings were read, without effect and refuse
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import Counter
 
@@ -282,16 +283,21 @@ def answer(torch, made, folder, inputs):
     return flat(output) if hasattr(output, "items") else {}, not unused
 
 
-def verdict(folder, changes, expected, fits, inputs):
-    """(what came of a setting, what was wrong)."""
+def verdict(folder, changes, ask, inputs):
+    """(what came of a setting, what was wrong); ask: `answer` of the folder, which a refusal by name does without."""
+    error = None
     try:
         model = load_model(folder)
         actual = flat(model(**inputs))
-    except CheckpointError as error:
-        told = expected is None or not fits or any(name in str(error) for name in named(changes))
-        return ("refused", "") if told else ("unnamed", str(error))
-    except ValueError as error:
-        return ("refused", "") if expected is None else ("failed", str(error))
+    except CheckpointError as refusal:
+        error = str(refusal)
+        if any(name in error for name in named(changes)):
+            return "refused", ""
+    except ValueError as failure:
+        error = str(failure)
+    expected, fits = ask()
+    if error is not None:
+        return ("refused", "") if expected is None or not fits else ("unnamed", error)
     if expected is None:
         return "unfit", ""  # transformers makes no model of it, ours does
     if same(actual, expected):
@@ -341,12 +347,13 @@ def test_each_field_is_followed_or_refused(torch, tmp_path, family):
             seen.add((task, text))
             given = {name: value for name, value in (content | changes).items() if value is not GONE}
             (folder / "config.json").write_text(json.dumps(given))
-            found, why = verdict(folder, changes, *answer(torch, made, folder, inputs), inputs)
-            if found in ("different", "unnamed", "failed"):
+            ask = functools.partial(answer, torch, made, folder, inputs)
+            found, why = verdict(folder, changes, ask, inputs)
+            if found in ("different", "unnamed"):
                 wrong.append(f"{family + task} {text}: {found}: {why}".replace(str(folder), "..."))
             if found == "equal":
                 found = "read and equal" if read_by(first, changes) else "without effect and equal"
             counts[found] += 1
     print(family, dict(counts))
     assert not wrong, "\n".join(wrong)
-    assert counts["read and equal"] > 10 and counts["without effect and equal"] > 10 and counts["refused"] > 10
+    assert min(counts[name] for name in ("read and equal", "without effect and equal", "refused")) > 5
