@@ -28,6 +28,8 @@ class ToyConfig:
     layers: int = 2
     tie_word_embeddings: bool = True
 
+    without_effect = ("extra",)
+
     def __post_init__(self) -> None:
         check_fields(self)
         if self.width % 3 == 0:

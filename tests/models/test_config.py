@@ -1,4 +1,4 @@
-"""models/common/config.py through BERT's Config: defaults, types, ranges, and options that are refused."""
+"""models/common/config.py, mostly through BERT's Config: defaults, types, ranges, and what is refused or ignored."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from model_folders import TINY_BERT
+from model_folders import TINY_BERT, write_bert
 
+from transformer_fast import load_model
 from transformer_fast.files.errors import CheckpointError
+from transformer_fast.files.json_files import read_json_object
 from transformer_fast.models.bert import BertConfig, BertModel
-from transformer_fast.models.common.config import Index, Number, check_fields, read_config
+from transformer_fast.models.clip import CLIPModel
+from transformer_fast.models.common.config import Index, Number, check_fields, read_config, without_fields
+from transformer_fast.models.common.known_fields import NEUTRAL
+from transformer_fast.models.distilbert import DistilBertModel
 
 SOURCE = Path("model/config.json")
 
@@ -55,6 +60,70 @@ def test_what_is_refused(changes):
         read(**changes)
 
 
+UNKNOWN = {"sliding_windows": 4, "mine": None}
+
+
+def test_unknown_fields_are_refused_by_name_unless_they_are_ignored(tmp_path):
+    with pytest.raises(CheckpointError, match=r"does not know 'sliding_windows', 'mine'.*needed.*ignore_fields=\["):
+        read(**UNKNOWN)
+    folder = write_bert(tmp_path, TINY_BERT | UNKNOWN)
+    with pytest.raises(CheckpointError, match=r"does not know 'mine', which .*ignore_fields=\['mine'\]"):
+        load_model(folder, ignore_fields=["sliding_windows"])
+    for model in (
+        load_model(folder, ignore_fields=["sliding_windows", "mine", "not there"]),
+        BertModel.from_pretrained(folder, ignore_fields=UNKNOWN),
+    ):
+        model.save_pretrained(tmp_path / "saved")
+        content = read_json_object(tmp_path / "saved" / "config.json")
+        assert all(content[name] == value for name, value in UNKNOWN.items())
+    with pytest.raises(TypeError, match="ignore_fields is 'mine'; needed: a list of names"):
+        load_model(folder, ignore_fields="mine")
+
+
+def test_fields_inside_of_a_tower_are_known_too():
+    content = {"text_config": {"hidden_size": 8, "mine": 1}, "vision_config": {}, "mine": 2}
+    with pytest.raises(CheckpointError, match=r"config.json: text_config: CLIPTextConfig does not know 'mine'"):
+        CLIPModel.read_config(content, SOURCE)
+    config = CLIPModel.read_config(without_fields(content, ("mine",)), SOURCE)
+    assert config.text_config.hidden_size == 8
+    second = {"text_config": {"hidden_size": 8, "mine": 1}, "text_config_dict": {"vocab_size": 20}}
+    with pytest.raises(CheckpointError, match="text_config: .* does not know 'mine'"):
+        CLIPModel.read_config(second, SOURCE)
+    del second["text_config"]["mine"]
+    config = CLIPModel.read_config(second, SOURCE)
+    assert (config.text_config.hidden_size, config.text_config.vocab_size) == (512, 20), "defaults of the second win"
+
+
+def test_general_names_are_the_familys_own_and_win():
+    content = {"vocab_size": 50, "n_layers": 1, "dim": 12, "hidden_dim": 8, "num_attention_heads": 3}
+    assert DistilBertModel.read_config(content, SOURCE).n_heads == 3
+    assert DistilBertModel.read_config(content | {"n_heads": 2}, SOURCE).n_heads == 3
+    with pytest.raises(
+        CheckpointError, match=r"n_heads is 5; needed: .*\(n_heads is called num_attention_heads there\)"
+    ):
+        DistilBertModel.read_config(content | {"num_attention_heads": 5}, SOURCE)
+
+
+def test_what_the_base_class_knows():
+    """Fields that choose something in transformers' base class, with the value that chooses nothing and another."""
+    for name, (none, *_) in NEUTRAL.items():
+        assert read(**{name: none}) == read()
+        with pytest.raises(CheckpointError, match=f"config.json: {name} is .*, which is not supported; needed: "):
+            read(**{name: 7})
+
+
+def test_reports_of_every_call(tmp_path):
+    """output_attentions and output_hidden_states are defaults of a call, which may say otherwise."""
+    folder = write_bert(tmp_path, TINY_BERT | {"output_hidden_states": True, "output_attentions": False})
+    model = load_model(folder)
+    output = model([[7, 8]])
+    assert len(output.hidden_states) == 3 and output.attentions is None
+    assert model([[7, 8]], output_hidden_states=False).hidden_states is None
+    assert load_model(folder, ignore_fields=["output_hidden_states"])([[7, 8]]).hidden_states is None
+    with pytest.raises(CheckpointError, match="output_attentions is 'yes'; needed: true or false"):
+        load_model(write_bert(tmp_path, TINY_BERT | {"output_attentions": "yes"}))
+
+
 def test_missing_fields():
     with pytest.raises(CheckpointError, match="missing fields: vocab_size, hidden_size"):
         read_config(BertConfig, {"num_hidden_layers": 2}, SOURCE, BertModel.neutral)
@@ -94,7 +163,7 @@ GOOD = [
 
 @pytest.mark.parametrize("fields", GOOD, ids=str)
 def test_fields_of_every_kind(fields):
-    config = read_config(Every, {**fields, "unknown": 1}, SOURCE, {})
+    config = read_config(Every, {**fields, "_name_or_path": "x"}, SOURCE, {})
     assert all(getattr(config, name) == value for name, value in fields.items())
 
 

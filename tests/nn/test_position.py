@@ -133,7 +133,7 @@ def test_scores_depend_on_distances_alone():
         (dict(dim=8, scaling={"type": "linear"}), r"'linear' lacks \['factor'\]"),
         (dict(dim=8, scaling={"type": "linear", "factor": 0}), "factor=0; needed: a positive"),
         (dict(dim=8, scaling={"type": "linear", "factor": 2, "alpha": 1}), r"unknown fields \['alpha'\]"),
-        (dict(dim=8, scaling={"factor": 2}), r"'default' lacks \[\] and has the unknown fields \['factor'\]"),
+        (dict(dim=8, scaling={"factor": 2}), r"'default' has the unknown fields \['factor'\]"),
         (dict(dim=8, scaling={"type": "dynamic", "factor": 2}), "max_position_embeddings is None"),
         (dict(dim=8, scaling={"type": "yarn", "factor": 2}), r"lacks \['original_max_position_embeddings'\]"),
         (dict(dim=8, scaling=SCALINGS["longrope"]), "16 values in short_factor; needed: dim / 2 = 4"),

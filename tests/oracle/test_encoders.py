@@ -34,6 +34,8 @@ FAMILIES = {
         {"hidden_size": 21, "num_attention_heads": 3, "type_vocab_size": 1, "num_labels": 3},
     ),
     "XLMRoberta": (BERT, {"hidden_act": "quick_gelu", "type_vocab_size": 1}),
+    "Camembert": (BERT, {"pad_token_id": 0, "tie_word_embeddings": False, "num_labels": 3}),
+    "Data2VecText": (BERT, {"pad_token_id": 0, "tie_word_embeddings": False, "num_labels": 3}),
     "DistilBert": (
         DISTIL,
         {"activation": "relu", "tie_word_embeddings": False, "sinusoidal_pos_embds": True},
@@ -170,7 +172,8 @@ def test_heads_of_one_family(torch, isa, tmp_path, family, task, changes):
 
 
 # Families with a head for choices, and options that this head alone reads.
-CHOICES = [(family, {}) for family in ("Bert", "Roberta", "XLMRoberta", "DistilBert", "Electra", "MPNet")]
+WITH_CHOICES = ("Bert", "Roberta", "XLMRoberta", "Camembert", "Data2VecText", "DistilBert", "Electra", "MPNet")
+CHOICES = [(family, {}) for family in WITH_CHOICES]
 CHOICES += [("Electra", {"summary_activation": name}) for name in ("tanh", "")]
 
 

@@ -332,6 +332,12 @@ _WITHOUT_EFFECT = {
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(GenerationConfig)}
 FIELDS = set(_DEFAULTS)
+# All names that this file knows.
+KNOWN = FIELDS | _UNSUPPORTED.keys() | _WITHOUT_EFFECT
+# Names of generation that config.json may hold: what is reported there is a matter of the model's calls, and seed one
+# of training.
+_REPORTS = {"output_attentions", "output_hidden_states", "output_scores", "output_logits", "return_dict_in_generate"}
+_OF_MODELS = KNOWN - _REPORTS - {"seed"}
 
 
 def resolve(defaults: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[GenerationConfig, dict[str, Any]]:
@@ -347,8 +353,7 @@ def resolve(defaults: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[Ge
     for name, value in options.items():
         if not _is_neutral(name, value):
             raise NotImplementedError(_unsupported(name, value))
-    known = FIELDS | _UNSUPPORTED.keys() | _WITHOUT_EFFECT
-    inputs = {name: value for name, value in options.items() if name not in known}
+    inputs = {name: value for name, value in options.items() if name not in KNOWN}
     chosen = _fields(options)
     merged = _fields(defaults) | chosen
     if not merged.get("do_sample"):
@@ -406,7 +411,7 @@ def read_generation_config(source: str | Path | ModelSource, config: Mapping[str
     if content is not None:
         content = checked_object(source.place("generation_config.json"), content)
     else:
-        content = {name: value for name, value in config.items() if name in FIELDS - {"seed"}}
+        content = {name: value for name, value in config.items() if name in _OF_MODELS}
     if _integer(content.get("pad_token_id")) and content["pad_token_id"] < 0:
         content = content | {"pad_token_id": None}  # how old files say that there is none
     return {

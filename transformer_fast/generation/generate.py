@@ -219,7 +219,9 @@ class GenerationMixin:
     def from_checkpoint(cls, checkpoint: Any, **options: Any) -> Any:
         """The model of a checkpoint with its generation defaults; see `load_model`."""
         model = super().from_checkpoint(checkpoint, **options)
-        model.generation_config = read_generation_config(checkpoint.source, cls.generation_config | checkpoint.config)
+        ignored = options.get("ignore_fields", ())
+        told = {name: value for name, value in checkpoint.config.items() if name not in ignored}
+        model.generation_config = read_generation_config(checkpoint.source, cls.generation_config | told)
         return model
 
     def save_pretrained(self, folder: str | Path) -> None:

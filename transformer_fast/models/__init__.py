@@ -7,6 +7,7 @@ folder by its model_type and architectures. A new family is a new file here with
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ def _named(*names: str) -> dict[str, str]:
 _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
     "bart": ("bart", {"BartForConditionalGeneration": "BartForConditionalGeneration"}, "BartModel"),
     "bert": ("bert", _heads("Bert", "MultipleChoice", "NextSentencePrediction", "PreTraining"), "BertModel"),
+    "camembert": ("roberta", _heads("Camembert", "MultipleChoice"), "CamembertModel"),
     "clip": (
         "clip",
         _named("CLIPTextModel", "CLIPTextModelWithProjection", "CLIPVisionModel", "CLIPVisionModelWithProjection"),
@@ -47,6 +49,7 @@ _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
     ),
     "clip_text_model": ("clip", _named("CLIPTextModelWithProjection"), "CLIPTextModel"),
     "clip_vision_model": ("clip", _named("CLIPVisionModelWithProjection"), "CLIPVisionModel"),
+    "data2vec-text": ("roberta", _heads("Data2VecText", "MultipleChoice"), "Data2VecTextModel"),
     "deit": ("vit", _named("DeiTForImageClassification", "DeiTForImageClassificationWithTeacher"), "DeiTModel"),
     "distilbert": ("distilbert", _heads("DistilBert", "MultipleChoice"), "DistilBertModel"),
     "electra": ("electra", _heads("Electra", "MultipleChoice", "PreTraining"), "ElectraModel"),
@@ -58,15 +61,18 @@ _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
     "mistral": ("mistral", _decoder_heads("MistralForCausalLM", "Mistral"), "MistralModel"),
     "modernbert": ("modernbert", _heads("ModernBert"), "ModernBertModel"),
     "mpnet": ("mpnet", _heads("MPNet", "MultipleChoice"), "MPNetModel"),
-    "mt5": ("t5", {"MT5ForConditionalGeneration": "MT5ForConditionalGeneration"}, "MT5Model"),
+    "mt5": ("t5", _named("MT5ForConditionalGeneration", "MT5EncoderModel"), "MT5Model"),
     "qwen2": ("qwen2", _decoder_heads("Qwen2ForCausalLM", "Qwen2"), "Qwen2Model"),
     "qwen3": ("qwen3", _decoder_heads("Qwen3ForCausalLM", "Qwen3"), "Qwen3Model"),
     "roberta": ("roberta", _heads("Roberta", "MultipleChoice"), "RobertaModel"),
-    "t5": ("t5", {name: name for name in ("T5ForConditionalGeneration", "T5EncoderModel")}, "T5Model"),
+    "t5": ("t5", _named("T5ForConditionalGeneration", "T5EncoderModel"), "T5Model"),
     "vit": ("vit", _named("ViTForImageClassification"), "ViTModel"),
     "whisper": ("whisper", {"WhisperForConditionalGeneration": "WhisperForConditionalGeneration"}, "WhisperModel"),
     "xlm-roberta": ("roberta", _heads("XLMRoberta", "MultipleChoice"), "XLMRobertaModel"),
 }
+
+# Of the classes above, those that are a part of a family's model and have no head: head=False takes them as well.
+_PARTS = ("CLIPTextModel", "CLIPVisionModel", "MT5EncoderModel", "T5EncoderModel")
 
 # Public class -> file in models/. A config is in the file of its model.
 _FILES = {name: file for file, classes, base in _FAMILIES.values() for name in (*classes.values(), base)}
@@ -83,6 +89,7 @@ def load_model(
     token: str | bool | None = None,
     local_files_only: bool = False,
     compute_type: str = "auto",
+    ignore_fields: Collection[str] = (),
 ) -> PretrainedModel:
     """The model in a folder with config.json and safetensors weights, or on the Hugging Face hub, ready to be called.
 
@@ -93,11 +100,14 @@ def load_model(
     compute_type: how weights are kept for products. "float32" and, for checkpoints of floating-point numbers, "auto"
     keep the file's values. "bfloat16" takes half the memory and rounds weights to 8 significant bits (not those of
     convolutions, norms and embeddings); activations and sums are float32 with either.
+    ignore_fields: names of fields of config.json that are as if they were not there. A field that the family does not
+    know is refused, since it may choose another computation; here the caller says that it does not.
     revision, cache_dir, token, local_files_only: of huggingface_hub.snapshot_download, for hub ids. Only JSON,
     safetensors, text and SentencePiece files are fetched.
 
     Raises:
         ValueError: there is no such compute_type.
+        TypeError: ignore_fields is a string.
         CheckpointError: there is no such folder or model, its files are malformed, or the model is of a family that is
         not supported.
 
@@ -117,9 +127,11 @@ def load_model(
         )
     file, classes, name = _FAMILIES[model_type]
     architectures = checkpoint.config.get("architectures")
-    if head and isinstance(architectures, list) and architectures and isinstance(architectures[0], str):
-        name = classes.get(architectures[0], name)
-    return getattr(_family(file), name).from_checkpoint(checkpoint, compute_type=compute_type)
+    if isinstance(architectures, list) and architectures and isinstance(architectures[0], str):
+        named = classes.get(architectures[0], name)
+        name = named if head or named in _PARTS else name
+    model_class = getattr(_family(file), name)
+    return model_class.from_checkpoint(checkpoint, compute_type=compute_type, ignore_fields=ignore_fields)
 
 
 def __getattr__(name: str) -> Any:

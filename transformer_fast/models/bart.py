@@ -28,6 +28,25 @@ from transformer_fast.nn import Embedding, LayerNorm
 # The first two rows of a table of positions are never used: fairseq counted from padding_idx + 1.
 _OFFSET = 2
 
+# Transformers' names of what these families say for the encoder and the decoder apart; it means the encoder.
+GENERAL_NAMES = {
+    "hidden_size": "d_model",
+    "num_attention_heads": "encoder_attention_heads",
+    "num_hidden_layers": "encoder_layers",
+}
+
+# Fields of the first files, of fairseq's and Marian's options and of distillation. Transformers reads none of them: the
+# tensors say whether there is a bias of the logits, and the rows before the first position are always two.
+OLD_FIELDS = (
+    "add_bias_logits",
+    "extra_pos_embeddings",
+    "force_bos_token_to_be_generated",
+    "replacing_rate",
+    "save_step",
+    "student_decoder_layers",
+    "student_encoder_layers",
+)
+
 # Our names of a layer's parameters -> those in checkpoints of BART's relatives; the cross-attention is the decoder's.
 _ATTENTION = {"self_attention": "self_attn", "cross_attention": "encoder_attn"}
 _NORMS = {
@@ -95,6 +114,9 @@ class BartConfig:
     scale_embedding: bool = False
     decoder_start_token_id: Index | None = 2
     tie_word_embeddings: bool = True
+
+    general_names = GENERAL_NAMES
+    without_effect = OLD_FIELDS
 
     def __post_init__(self) -> None:
         check_bart_fields(self)

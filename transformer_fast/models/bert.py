@@ -37,6 +37,17 @@ class BertConfig(Labels):
     layer_norm_eps: float = 1e-12
     tie_word_embeddings: bool = True
 
+    without_effect = (
+        # Of Google's conversions and of older releases: no version of transformers' model has read them.
+        "directionality",
+        "pooler_fc_size",
+        "pooler_num_attention_heads",
+        "pooler_num_fc_layers",
+        "pooler_size_per_head",
+        "pooler_type",
+        "vocab_size_or_config_json_file",
+    )
+
     def __post_init__(self) -> None:
         check_fields(self)
         check_activation(self, "hidden_act")
@@ -78,6 +89,7 @@ class BertModel(PoolingEncoder):
         "position_embedding_type": ("absolute", None),
         "is_decoder": (False, None),
         "add_cross_attention": (False, None),
+        "is_causal": (False, None),
         "pruned_heads": ({}, None),
         "quantization_config": (None,),
     }

@@ -7,8 +7,8 @@ causal and is read at the end-of-text token, the picture's at the class token.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from transformer_fast.models.common.base import PretrainedModel, Source, under
 from transformer_fast.models.common.config import ACTIVATIONS, Index, Number, check_fields, read_config
 from transformer_fast.models.common.image_embedding import ImageEmbedding, encoded
 from transformer_fast.models.common.inputs import integers, token_mask
+from transformer_fast.models.common.known_fields import REPORTS
 from transformer_fast.models.common.output import BaseModelOutputWithPooling
 from transformer_fast.models.common.vision_output import CLIPOutput, CLIPTextModelOutput, CLIPVisionModelOutput
 from transformer_fast.nn import Collector, Embedding, LayerNorm, Linear, PackedEncoder
@@ -28,6 +29,9 @@ from transformer_fast.nn.sequences import PackedSequences
 
 # Checkpoints from before transformers 4.31 say 2, whatever their vocabulary: the end-of-text token is then the highest.
 _LEGACY_END = 2
+
+# A tower is what it is, whatever these say; files of transformers 4 have them.
+_OTHER_KINDS = ("is_decoder", "is_encoder_decoder", "add_cross_attention")
 
 
 def _check_tower(config: CLIPTextConfig | CLIPVisionConfig) -> None:
@@ -56,6 +60,8 @@ class CLIPTextConfig:
     projection_dim: int = 512
     eos_token_id: Index = 49407
 
+    without_effect = _OTHER_KINDS
+
     def __post_init__(self) -> None:
         _check_tower(self)
 
@@ -75,6 +81,8 @@ class CLIPVisionConfig:
     layer_norm_eps: float = 1e-5
     projection_dim: int = 512
 
+    without_effect = _OTHER_KINDS
+
     def __post_init__(self) -> None:
         _check_tower(self)
         if self.patch_size > self.image_size:
@@ -90,11 +98,16 @@ class CLIPConfig:
     projection_dim: int = 512
     logit_scale_init_value: Number = 2.6592
 
+    # The towers' configs for the second time: `_tower_content` reads them.
+    without_effect = (*_OTHER_KINDS, "text_config_dict", "vision_config_dict")
+
     def __post_init__(self) -> None:
         check_fields(self)
 
 
 _NEUTRAL = {"quantization_config": (None,)}
+# What a tower's own config may not ask of the whole model: further outputs.
+_TOWER_NEUTRAL = _NEUTRAL | {name: (False, None) for name in REPORTS}
 _TOWERS = {"text_config": CLIPTextConfig, "vision_config": CLIPVisionConfig}
 _LAYER = {
     "attention.out_proj": "self_attn.out_proj",
@@ -108,12 +121,16 @@ _POSITION_IDS = "embeddings.position_ids"  # the numbers 0, 1, ... in files of t
 
 def _tower_content(name: str, content: dict[str, Any], source: Path) -> dict[str, Any]:
     """The config of the tower `name` in CLIPModel's config."""
+    towers = [content.get(name), content.get(f"{name}_dict")]
+    for tower in towers:
+        if not isinstance(tower, dict | None):
+            raise CheckpointError(f"{source}: {name} is {tower!r}; needed: an object")
     # Some files hold the tower's config a second time; transformers lets that one win, defaults included.
-    legacy = content.get(f"{name}_dict")
-    tower = content.get(name, {}) if legacy is None else legacy
-    if not isinstance(tower, dict):
-        raise CheckpointError(f"{source}: {name} is {tower!r}; needed: an object")
-    return tower
+    first, second = towers
+    if second is None:
+        return first or {}
+    own = {part.name for part in fields(_TOWERS[name])}
+    return {field: value for field, value in (first or {}).items() if field not in own} | second
 
 
 class _Tower(PretrainedModel):
@@ -437,9 +454,14 @@ class CLIPModel(PretrainedModel):
         self.register_parameter("logit_scale", (), lambda _: np.array(config.logit_scale_init_value, np.float32))
 
     @classmethod
+    def _reports_of(cls, content: Mapping[str, Any], source: Path) -> tuple[str, ...]:
+        """None: in transformers each tower's own config says what it reports."""
+        return ()
+
+    @classmethod
     def read_config(cls, content: dict[str, Any], source: Path) -> CLIPConfig:
         towers = {
-            name: read_config(tower, _tower_content(name, content, source), source, _NEUTRAL)
+            name: read_config(tower, _tower_content(name, content, source), f"{source}: {name}", _TOWER_NEUTRAL)
             for name, tower in _TOWERS.items()
         }
         return read_config(CLIPConfig, content | towers, source, _NEUTRAL)

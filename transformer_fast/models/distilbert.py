@@ -34,6 +34,18 @@ class DistilBertConfig(Labels):
     activation: str = "gelu"
     tie_word_embeddings: bool = True
 
+    general_names = {"hidden_size": "dim", "num_attention_heads": "n_heads", "num_hidden_layers": "n_layers"}
+    without_effect = (
+        "is_decoder",
+        "is_encoder_decoder",
+        "add_cross_attention",
+        # The file holds the table of positions, whichever way it was made.
+        "sinusoidal_pos_embds",
+        # Of older releases: tie_word_embeddings, and a mark of its conversion.
+        "tie_weights_",
+        "vocab_size_or_config_json_file",
+    )
+
     def __post_init__(self) -> None:
         check_fields(self)
         check_activation(self, "activation")

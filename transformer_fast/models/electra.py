@@ -36,6 +36,9 @@ class ElectraConfig(BertConfig):
     summary_use_proj: bool = True
     summary_activation: str | None = "gelu"
 
+    # Of transformers' summary, which is for other families too: choices have one score whatever it says.
+    without_effect = (*BertConfig.without_effect, "summary_proj_to_labels")
+
 
 def _both(parts: dict[str, str]) -> dict[str, str]:
     """The names of the weight and the bias of each part: ours -> the checkpoint's."""

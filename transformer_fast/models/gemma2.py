@@ -45,6 +45,9 @@ class Gemma2Config(GatedConfig):
     attn_logit_softcapping: float | None = 50.0
     pad_token_id: Number | None = 0
 
+    # The first folders hold them beside hidden_activation and sliding_window, which count.
+    without_effect = (*GatedConfig.without_effect, "hidden_act", "sliding_window_size")
+
     @property
     def activation(self) -> str:
         return self.hidden_activation

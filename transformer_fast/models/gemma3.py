@@ -30,6 +30,9 @@ class Gemma3TextConfig(Gemma2Config):
     final_logit_softcapping: float | None = None
     attn_logit_softcapping: None = None
 
+    # Transformers writes down what it has made layer_types of.
+    without_effect = (*Gemma2Config.without_effect, "_sliding_window_pattern")
+
     def is_sliding(self, number: int) -> bool:
         """Without layer_types, every layer has the window except each sliding_window_pattern-th."""
         if self.layer_types is not None:
@@ -37,14 +40,18 @@ class Gemma3TextConfig(Gemma2Config):
         return (number + 1) % self.sliding_window_pattern != 0
 
     def rotations(self) -> Mapping[str, tuple[float, dict | None]]:
-        """Layers with a window have a base of their own, and no scaling in older files."""
+        """Layers with a window have a base of their own, and no scaling in older files.
+
+        rope_scaling goes over what rope_parameters says of the others, as in transformers.
+        """
         given = self.rope_parameters or {}
         if not all(isinstance(part, dict) or part is None for part in given.values()):
             raise ValueError(
                 f"rope_parameters is {given!r}; needed: full_attention and sliding_attention, an object each"
             )
+        full = (given.get("full_attention") or {"rope_type": "default"}) | (self.rope_scaling or {})
         return {
-            "full": (self.rope_theta, given.get("full_attention") or self.rope_scaling),
+            "full": (self.rope_theta, full),
             "sliding": (self.rope_local_base_freq, given.get("sliding_attention")),
         }
 

@@ -35,6 +35,27 @@ class GPT2Config(Labels):
     tie_word_embeddings: bool = True
     pad_token_id: Number | None = None
 
+    general_names = {
+        "hidden_size": "n_embd",
+        "max_position_embeddings": "n_positions",
+        "num_attention_heads": "n_head",
+        "num_hidden_layers": "n_layer",
+    }
+    without_effect = (
+        "is_decoder",
+        "is_encoder_decoder",
+        # The first release's name of n_positions, and a mark of its conversion.
+        "n_ctx",
+        "predict_special_tokens",
+        # In which order transformers multiplies, and in what type: float32 is the same either way.
+        "reorder_and_upcast_attn",
+        # Of GPT2DoubleHeadsModel.
+        "summary_activation",
+        "summary_proj_to_labels",
+        "summary_type",
+        "summary_use_proj",
+    )
+
     def __post_init__(self) -> None:
         check_fields(self)
         if self.activation_function not in ACTIVATIONS:
@@ -99,7 +120,7 @@ class _GPT2:
 
     config_class = GPT2Config
     model_types = ("gpt2",)
-    neutral = {"add_cross_attention": (False, None), "pruned_heads": ({}, None), "quantization_config": (None,)}
+    neutral = {"add_cross_attention": (False, None), "pruned_heads": ({}, None), "is_causal": (True,)}
     stacks = {"h.": "n_layer"}
     base_prefix = "transformer."
 

@@ -25,6 +25,9 @@ class LlamaConfig(GatedConfig):
     attention_bias: bool = False
     mlp_bias: bool = False
 
+    # Of SmolLM's folders and of fine-tunings of Llama 2.
+    without_effect = (*GatedConfig.without_effect, "is_llama_config", "max_sequence_length")
+
     def block(self, number: int) -> BlockOptions:
         return BlockOptions(
             scale=self.width_of_head**-0.5,

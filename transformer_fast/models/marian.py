@@ -13,7 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from transformer_fast.models.bart import bart_shape, check_bart_fields, layer_sources
+from transformer_fast.models.bart import (
+    GENERAL_NAMES,
+    OLD_FIELDS,
+    bart_shape,
+    check_bart_fields,
+    layer_sources,
+)
 from transformer_fast.models.common.base import Source
 from transformer_fast.models.common.config import Index
 from transformer_fast.models.common.seq2seq import ConditionalGeneration, EncoderDecoder, embedding_sources
@@ -40,6 +46,9 @@ class MarianConfig:
     share_encoder_decoder_embeddings: bool = True
     decoder_start_token_id: Index | None = 58100
     tie_word_embeddings: bool = True
+
+    general_names = GENERAL_NAMES
+    without_effect = OLD_FIELDS
 
     def __post_init__(self) -> None:
         check_bart_fields(self)

@@ -56,6 +56,19 @@ class ModernBertConfig(Labels):
     pad_token_id: Index | None = None
     tie_word_embeddings: bool = True
 
+    without_effect = (
+        "is_decoder",
+        "is_encoder_decoder",
+        "add_cross_attention",
+        # How the first releases computed, how training predicts, and a name beside norm_eps that nothing reads.
+        "deterministic_flash_attn",
+        "layer_norm_eps",
+        "reference_compile",
+        "repad_logits_with_grad",
+        "sparse_pred_ignore_index",
+        "sparse_prediction",
+    )
+
     def __post_init__(self) -> None:
         check_fields(self)
         check_activation(self, "hidden_activation")
@@ -187,10 +200,14 @@ class ModernBertModel(TextEncoder):
     config_class = ModernBertConfig
     model_types = ("modernbert",)
     neutral = {
-        "position_embedding_type": ("absolute", None),
+        # Whatever the first files called them, positions are rotary.
+        "position_embedding_type": ("absolute", "sans_pos", "rope", None),
         "pruned_heads": ({}, None),
         "quantization_config": (None,),
         "rope_scaling": (None,),
+        # Of the decoders among Ettin's models, and of its encoders.
+        "is_causal": (False, None),
+        "causal_mask": (False, None),
     }
     ignored = ("head.", "decoder.", "classifier.")
     stacks = {"layers.": "num_hidden_layers"}

@@ -40,6 +40,8 @@ class MPNetConfig(Labels):
     relative_attention_num_buckets: int = _BUCKETS
     tie_word_embeddings: bool = True
 
+    without_effect = ("is_decoder", "is_encoder_decoder", "add_cross_attention")
+
     def __post_init__(self) -> None:
         check_fields(self)
         check_activation(self, "hidden_act")

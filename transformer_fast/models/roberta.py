@@ -1,8 +1,10 @@
-"""RoBERTa and XLM-RoBERTa (and the multilingual E5, BGE-M3, ...): BERT with another count of positions, and heads.
+"""RoBERTa, XLM-RoBERTa (and the multilingual E5, BGE-M3, ...), CamemBERT and data2vec: BERT with another count of
+positions, and heads.
 
-Sources: Liu et al. 2019, https://arxiv.org/abs/1907.11692; Conneau et al. 2019, https://arxiv.org/abs/1911.02116; and
-transformers' modeling_roberta. `load_model` finds this file by model_type "roberta" and "xlm-roberta". The layers are
-bert.py's.
+Sources: Liu et al. 2019, https://arxiv.org/abs/1907.11692; Conneau et al. 2019, https://arxiv.org/abs/1911.02116;
+Martin et al. 2019, https://arxiv.org/abs/1911.03894; Baevski et al. 2022, https://arxiv.org/abs/2202.03555; and
+transformers' modeling_roberta, of which the others are copies. `load_model` finds this file by model_type "roberta",
+"xlm-roberta", "camembert" and "data2vec-text". The layers are bert.py's.
 """
 
 from __future__ import annotations
@@ -169,7 +171,7 @@ class RobertaForQuestionAnswering(heads.ForQuestionAnswering):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The same under XLM-RoBERTa's names, which save_pretrained writes
+# The same under the names of XLM-RoBERTa, CamemBERT and data2vec, which save_pretrained writes
 
 
 class XLMRobertaModel(RobertaModel):
@@ -207,4 +209,81 @@ class XLMRobertaForQuestionAnswering(heads.ForQuestionAnswering):
     """XLM-RoBERTa: start_logits and end_logits (B, L) of an answer; see `heads.ForQuestionAnswering`."""
 
     base_class = XLMRobertaModel
+    base_options = {"add_pooling_layer": False}
+
+
+class CamembertModel(RobertaModel):
+    """As `RobertaModel`."""
+
+    model_types = ("camembert",)
+
+
+class CamembertForMaskedLM(ForMaskedLM):
+    """CamemBERT: logits (B, L, V) of the word in each place; see `heads.ForMaskedLM`."""
+
+    base_class = CamembertModel
+
+
+class CamembertForSequenceClassification(ForSequenceClassification):
+    """CamemBERT: logits (B, num_labels) of each text; see `heads.ForSequenceClassification`."""
+
+    base_class = CamembertModel
+
+
+class CamembertForMultipleChoice(heads.ForMultipleChoice):
+    """CamemBERT: logits (B, C) of C choices; see `heads.ForMultipleChoice`."""
+
+    base_class = CamembertModel
+
+
+class CamembertForTokenClassification(heads.ForTokenClassification):
+    """CamemBERT: logits (B, L, num_labels) of each token; see `heads.ForTokenClassification`."""
+
+    base_class = CamembertModel
+    base_options = {"add_pooling_layer": False}
+
+
+class CamembertForQuestionAnswering(heads.ForQuestionAnswering):
+    """CamemBERT: start_logits and end_logits (B, L) of an answer; see `heads.ForQuestionAnswering`."""
+
+    base_class = CamembertModel
+    base_options = {"add_pooling_layer": False}
+
+
+class Data2VecTextModel(RobertaModel):
+    """As `RobertaModel`."""
+
+    model_types = ("data2vec-text",)
+    base_prefix = "data2vec_text."
+
+
+class Data2VecTextForMaskedLM(ForMaskedLM):
+    """data2vec: logits (B, L, V) of the word in each place; see `heads.ForMaskedLM`."""
+
+    base_class = Data2VecTextModel
+
+
+class Data2VecTextForSequenceClassification(ForSequenceClassification):
+    """data2vec: logits (B, num_labels) of each text; see `heads.ForSequenceClassification`."""
+
+    base_class = Data2VecTextModel
+
+
+class Data2VecTextForMultipleChoice(heads.ForMultipleChoice):
+    """data2vec: logits (B, C) of C choices; see `heads.ForMultipleChoice`."""
+
+    base_class = Data2VecTextModel
+
+
+class Data2VecTextForTokenClassification(heads.ForTokenClassification):
+    """data2vec: logits (B, L, num_labels) of each token; see `heads.ForTokenClassification`."""
+
+    base_class = Data2VecTextModel
+    base_options = {"add_pooling_layer": False}
+
+
+class Data2VecTextForQuestionAnswering(heads.ForQuestionAnswering):
+    """data2vec: start_logits and end_logits (B, L) of an answer; see `heads.ForQuestionAnswering`."""
+
+    base_class = Data2VecTextModel
     base_options = {"add_pooling_layer": False}

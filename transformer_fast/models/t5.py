@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from transformer_fast.models.common.base import Source
-from transformer_fast.models.common.config import ACTIVATIONS, Index, check_fields
+from transformer_fast.models.common.config import ACTIVATIONS, Index, check_activation, check_fields
 from transformer_fast.models.common.output import BaseModelOutput
 from transformer_fast.models.common.seq2seq import (
     ConditionalGeneration,
@@ -44,7 +45,8 @@ _PARTS = {
 class T5Config:
     """The fields of config.json that have an effect; the defaults are transformers'.
 
-    scale_decoder_outputs: by default what tie_word_embeddings says, which is how T5 and v1.1 differ.
+    scale_decoder_outputs: by default what tie_word_embeddings says, which is how T5 and v1.1 differ. dense_act_fn and
+    is_gated_act: by default what feed_forward_proj says.
     """
 
     vocab_size: int = 32128
@@ -61,6 +63,25 @@ class T5Config:
     tie_word_embeddings: bool = True
     scale_decoder_outputs: bool | None = None
     decoder_start_token_id: Index | None = None
+    dense_act_fn: str | None = None
+    is_gated_act: bool | None = None
+
+    general_names = {
+        "hidden_size": "d_model",
+        "num_attention_heads": "num_heads",
+        "num_hidden_layers": "num_layers",
+        "head_dim": "d_kv",
+    }
+    # Of the first files: the longest training text. Distances have no limit.
+    without_effect = ("n_positions",)
+
+    @staticmethod
+    def translated(content: dict[str, Any]) -> dict[str, Any]:
+        """As transformers reads them: the decoder's layers are counted before general names count, and the output
+        layer is tied where the file holds none, for tie_word_embeddings says how outputs are scaled."""
+        content = _decoder_layers(content, T5Config.num_layers)
+        scaled = content.get("scale_decoder_outputs", content.get("tie_word_embeddings") is not False)
+        return content | {"tie_word_embeddings": True, "scale_decoder_outputs": False if scaled is None else scaled}
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -79,17 +100,23 @@ class T5Config:
             object.__setattr__(self, "num_decoder_layers", self.num_layers)
         if self.scale_decoder_outputs is None:
             object.__setattr__(self, "scale_decoder_outputs", self.tie_word_embeddings)
+        if self.is_gated_act is None:
+            object.__setattr__(self, "is_gated_act", self.feed_forward_proj.startswith(_GATED))
+        if self.dense_act_fn is None:
+            # T5 v1.1 was trained with the tanh formula, and its files call it so.
+            gated_gelu = self.feed_forward_proj == "gated-gelu"
+            name = "gelu_new" if gated_gelu else self.feed_forward_proj.removeprefix(_GATED)
+            object.__setattr__(self, "dense_act_fn", name)
+        check_activation(self, "dense_act_fn")
 
     @property
     def gated(self) -> bool:
-        return self.feed_forward_proj.startswith(_GATED)
+        return self.is_gated_act
 
     @property
     def activation(self) -> str:
-        """functional.linear's name; "gated-gelu" is the tanh formula, for T5 v1.1 was trained with that."""
-        if self.feed_forward_proj == "gated-gelu":
-            return "gelu_tanh"
-        return ACTIVATIONS[self.feed_forward_proj.removeprefix(_GATED)]
+        """functional.linear's name."""
+        return ACTIVATIONS[self.dense_act_fn]
 
 
 @dataclass(frozen=True)
@@ -103,6 +130,18 @@ class MT5Config(T5Config):
     feed_forward_proj: str = "gated-gelu"
     scale_decoder_outputs: bool | None = False
     decoder_start_token_id: Index | None = 0
+
+    @staticmethod
+    def translated(content: dict[str, Any]) -> dict[str, Any]:
+        """As transformers reads them: the output layer is tied where the file holds none, and scales nothing."""
+        content = _decoder_layers(content, MT5Config.num_layers)
+        return content | {"tie_word_embeddings": True, "scale_decoder_outputs": False}
+
+
+def _decoder_layers(content: dict[str, Any], default: int) -> dict[str, Any]:
+    """With num_decoder_layers, which num_layers says by default, whatever the file calls num_hidden_layers."""
+    given = content.get("num_decoder_layers")
+    return content | {"num_decoder_layers": content.get("num_layers", default) if given is None else given}
 
 
 class _Encoding(SourceEncoder):
@@ -130,7 +169,7 @@ class T5EncoderModel(_Encoding):
 
     config_class = T5Config
     model_types = ("t5",)
-    neutral = {"is_decoder": (False, None), "quantization_config": (None,)}
+    neutral = {"is_decoder": (False, None), "is_encoder_decoder": (True, False, None)}
     ignored = ("shared.", "decoder.", "lm_head.")
     stacks = {"encoder.block.": "num_layers"}
 
@@ -235,6 +274,13 @@ class T5ForConditionalGeneration(ConditionalGeneration):
 
 class MT5Model(T5Model):
     """mT5 without a head: T5 v1.1 in a hundred languages (Xue et al. 2020, https://arxiv.org/abs/2010.11934)."""
+
+    config_class = MT5Config
+    model_types = ("mt5",)
+
+
+class MT5EncoderModel(T5EncoderModel):
+    """mT5's encoder without the decoder."""
 
     config_class = MT5Config
     model_types = ("mt5",)

@@ -38,6 +38,9 @@ class ViTConfig(Labels):
     pooler_act: str = "tanh"
     head_dim: int | None = None
 
+    # encoder_stride is that of ViTForMaskedImageModeling's decoder.
+    without_effect = ("is_decoder", "is_encoder_decoder", "add_cross_attention", "encoder_stride")
+
     def __post_init__(self) -> None:
         check_fields(self)
         for name in ("hidden_act", "pooler_act"):

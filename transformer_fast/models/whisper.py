@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from transformer_fast.files.languages import WHISPER_LANGUAGES
 from transformer_fast.generation import generate, stream
-from transformer_fast.models.bart import bart_shape, check_bart_fields, layer_sources
+from transformer_fast.models.bart import GENERAL_NAMES, bart_shape, check_bart_fields, layer_sources
 from transformer_fast.models.common.base import Source
 from transformer_fast.models.common.output import BaseModelOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
 from transformer_fast.models.common.seq2seq import ConditionalGeneration, EncoderDecoder
@@ -26,37 +27,6 @@ from transformer_fast.nn import Conv1d, Embedding
 from transformer_fast.nn.sequences import PackedSequences
 
 _TASKS = ("transcribe", "translate")
-
-# Languages: code and name; and other names, which transformers knows as well.
-_CODES = """
-    en english, zh chinese, de german, es spanish, ru russian, ko korean, fr french, ja japanese, pt portuguese,
-    tr turkish, pl polish, ca catalan, nl dutch, ar arabic, sv swedish, it italian, id indonesian, hi hindi,
-    fi finnish, vi vietnamese, he hebrew, uk ukrainian, el greek, ms malay, cs czech, ro romanian, da danish,
-    hu hungarian, ta tamil, no norwegian, th thai, ur urdu, hr croatian, bg bulgarian, lt lithuanian, la latin,
-    mi maori, ml malayalam, cy welsh, sk slovak, te telugu, fa persian, lv latvian, bn bengali, sr serbian,
-    az azerbaijani, sl slovenian, kn kannada, et estonian, mk macedonian, br breton, eu basque, is icelandic,
-    hy armenian, ne nepali, mn mongolian, bs bosnian, kk kazakh, sq albanian, sw swahili, gl galician,
-    mr marathi, pa punjabi, si sinhala, km khmer, sn shona, yo yoruba, so somali, af afrikaans, oc occitan,
-    ka georgian, be belarusian, tg tajik, sd sindhi, gu gujarati, am amharic, yi yiddish, lo lao, uz uzbek,
-    fo faroese, ht haitian creole, ps pashto, tk turkmen, nn nynorsk, mt maltese, sa sanskrit, lb luxembourgish,
-    my myanmar, bo tibetan, tl tagalog, mg malagasy, as assamese, tt tatar, haw hawaiian, ln lingala, ha hausa,
-    ba bashkir, jw javanese, su sundanese, yue cantonese
-"""
-_LANGUAGES = {name: code for code, _, name in (entry.strip().partition(" ") for entry in _CODES.split(","))}
-_LANGUAGES |= {
-    "burmese": "my",
-    "valencian": "ca",
-    "flemish": "nl",
-    "haitian": "ht",
-    "letzeburgesch": "lb",
-    "pushto": "ps",
-    "panjabi": "pa",
-    "moldavian": "ro",
-    "moldovan": "ro",
-    "sinhalese": "si",
-    "castilian": "es",
-    "mandarin": "zh",
-}
 
 
 @dataclass(frozen=True)
@@ -80,6 +50,24 @@ class WhisperConfig:
     max_target_positions: int = 448
     tie_word_embeddings: bool = True
     forced_decoder_ids: Any = None
+
+    general_names = GENERAL_NAMES
+    without_effect = (
+        # Training: which parts of the features are masked.
+        "apply_spec_augment",
+        "mask_feature_length",
+        "mask_feature_min_masks",
+        "mask_feature_prob",
+        "mask_time_length",
+        "mask_time_min_masks",
+        "mask_time_prob",
+        # Of the classifier of sounds, and of the times of words.
+        "classifier_proj_size",
+        "median_filter_width",
+        "use_weighted_layer_sum",
+        # Transformers reads it, and multiplies nothing.
+        "scale_embedding",
+    )
 
     def __post_init__(self) -> None:
         check_bart_fields(self)
@@ -387,7 +375,7 @@ class WhisperForConditionalGeneration(ConditionalGeneration):
             if not isinstance(language, str):
                 raise TypeError(f"language holds {language!r}; needed: strings")
             name = language.lower()
-            token = name if name in known else f"<|{_LANGUAGES.get(name, name)}|>"
+            token = name if name in known else f"<|{WHISPER_LANGUAGES.get(name, name)}|>"
             if token not in known:
                 codes = ", ".join(n.strip("<|>") for n in known)
                 raise ValueError(f"language is {language!r}; needed: one of {codes}, or such a language's name")

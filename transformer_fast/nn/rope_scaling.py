@@ -52,9 +52,10 @@ class RopeScaling:
         missing = sorted(name for name in needed if given.get(name) is None)
         unknown = sorted(set(given) - set(needed) - set(optional))
         if missing or unknown:
+            told = [f"lacks {missing}"] if missing else []
+            told += [f"has the unknown fields {unknown}"] if unknown else []
             raise ValueError(
-                f"scaling of type {kind!r} lacks {missing} and has the unknown fields {unknown}; "
-                f"needed: {sorted(needed)}, optional: {sorted(optional)}"
+                f"scaling of type {kind!r} {' and '.join(told)}; needed: {sorted(needed)}, optional: {sorted(optional)}"
             )
         if kind in ("yarn", "longrope") and given.get("factor") is None and max_position_embeddings is None:
             raise ValueError(f"scaling of type {kind!r} has no factor; needed: then max_position_embeddings")

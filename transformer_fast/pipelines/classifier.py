@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,15 @@ _IMAGE_TYPES = ("vit", "deit")
 
 
 def load_classifier(
-    path_or_hub_id: str | Path | ModelSource, *, compute_type: str = "auto", **hub: Any
+    path_or_hub_id: str | Path | ModelSource,
+    *,
+    compute_type: str = "auto",
+    ignore_fields: Collection[str] = (),
+    **hub: Any,
 ) -> ImageClassifier | TextClassifier:
     """The classifier that a folder's model is for: of pictures where it is a ViT or DeiT, else of texts.
 
-    compute_type and hub: as in `load_model`.
+    compute_type, ignore_fields and hub: as in `load_model`.
 
     Raises:
         CheckpointError: as `from_pretrained` of both.
@@ -30,4 +35,5 @@ def load_classifier(
     """
     source = open_source(path_or_hub_id, **hub)
     seeing = source.object("config.json").get("model_type") in _IMAGE_TYPES
-    return (ImageClassifier if seeing else TextClassifier).from_pretrained(source, compute_type=compute_type)
+    kind = ImageClassifier if seeing else TextClassifier
+    return kind.from_pretrained(source, compute_type=compute_type, ignore_fields=ignore_fields)

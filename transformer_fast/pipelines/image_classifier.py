@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -41,17 +42,22 @@ class ImageClassifier:
 
     @classmethod
     def from_pretrained(
-        cls, path_or_hub_id: str | Path | ModelSource, *, compute_type: str = "auto", **hub: Any
+        cls,
+        path_or_hub_id: str | Path | ModelSource,
+        *,
+        compute_type: str = "auto",
+        ignore_fields: Collection[str] = (),
+        **hub: Any,
     ) -> ImageClassifier:
         """The classifier of a model folder, or of a model on the Hugging Face hub.
 
-        compute_type and hub: as in `load_model`.
+        compute_type, ignore_fields and hub: as in `load_model`.
 
         Raises:
             CheckpointError: there is no such folder, a file is malformed, or the model is one of another kind.
         """
         source = open_source(path_or_hub_id, **hub)
-        model = load_model(source, compute_type=compute_type)
+        model = load_model(source, compute_type=compute_type, ignore_fields=ignore_fields)
         if not isinstance(model, ViTForImageClassification):
             raise CheckpointError(
                 f"{source}: holds a {type(model).__name__}; ImageClassifier needs a ViT or DeiT for classification"

@@ -5,6 +5,7 @@ Users and `transformer-fast similarity` call it.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +46,22 @@ class ImageTextSimilarity:
 
     @classmethod
     def from_pretrained(
-        cls, path_or_hub_id: str | Path | ModelSource, *, compute_type: str = "auto", **hub: Any
+        cls,
+        path_or_hub_id: str | Path | ModelSource,
+        *,
+        compute_type: str = "auto",
+        ignore_fields: Collection[str] = (),
+        **hub: Any,
     ) -> ImageTextSimilarity:
-        """The model, tokenizer and image processor of a CLIP folder (compute_type and hub: as in `load_model`).
+        """The model, tokenizer and image processor of a CLIP folder.
+
+        compute_type, ignore_fields and hub: as in `load_model`.
 
         Raises:
             CheckpointError: there is no such folder, a file is malformed, or the model is one of another kind.
         """
         source = open_source(path_or_hub_id, **hub)
-        model = load_model(source, compute_type=compute_type)
+        model = load_model(source, compute_type=compute_type, ignore_fields=ignore_fields)
         if not isinstance(model, CLIPModel):
             raise CheckpointError(f"{source}: holds a {type(model).__name__}; ImageTextSimilarity needs a CLIPModel")
         return cls(model, Tokenizer(source), ImageProcessor.from_pretrained(source))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -86,14 +86,19 @@ class SentenceEncoder:
 
     @classmethod
     def from_pretrained(
-        cls, path_or_hub_id: str | Path | ModelSource, local_files_only: bool = False, *, compute_type: str = "auto"
+        cls,
+        path_or_hub_id: str | Path | ModelSource,
+        local_files_only: bool = False,
+        *,
+        compute_type: str = "auto",
+        ignore_fields: Collection[str] = (),
     ) -> SentenceEncoder:
         """The encoder in a folder, or on the Hugging Face hub ("org/name"; "name" is sentence-transformers').
 
         Read are modules.json, the pooling, sentence_bert_config.json, config_sentence_transformers.json,
         tokenizer.json and tokenizer_config.json, and the model (see `load_model`). Without modules.json the tokens'
         mean is taken. From the hub only safetensors, JSON and text files are fetched; with local_files_only, only
-        what its cache already has. compute_type: as in `load_model`.
+        what its cache already has. compute_type, ignore_fields: as in `load_model`.
 
         Raises:
             CheckpointError: there is no such folder or model, or a file is malformed or asks for what is not supported.
@@ -102,7 +107,7 @@ class SentenceEncoder:
         if isinstance(name, str) and _HUB_NAME.fullmatch(name) and not Path(name).exists():
             name = f"{_HUB_ORGANISATION}/{name}"
         model_source, settings = read_settings(open_source(name, local_files_only=local_files_only))
-        model = load_model(model_source, head=False, compute_type=compute_type)
+        model = load_model(model_source, head=False, compute_type=compute_type, ignore_fields=ignore_fields)
         if not hasattr(model, "encode_packed"):
             raise CheckpointError(f"{model_source}: {type(model).__name__} encodes no text")
         return cls(model, read_tokenizer(model_source, settings), settings)

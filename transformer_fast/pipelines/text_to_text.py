@@ -6,6 +6,7 @@ config.json holds what a task needs (words before the text, options of the searc
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,8 +38,8 @@ class TextToText(TextPipeline):
         self.options = dict(options or {})
 
     @classmethod
-    def _from_task(cls: type[Pipeline], source: ModelSource, task: str | None, compute_type: str) -> Pipeline:
-        model = load_model(source, compute_type=compute_type)
+    def _from_task(cls: type[Pipeline], source: ModelSource, task: str | None, **options: Any) -> Pipeline:
+        model = load_model(source, **options)
         if not isinstance(model, cls.model_class) or isinstance(model, WhisperForConditionalGeneration):
             raise CheckpointError(
                 f"{source}: holds a {type(model).__name__}; {cls.__name__} needs an encoder-decoder that writes texts"
@@ -89,16 +90,22 @@ class Summariser(TextToText):
 
     @classmethod
     def from_pretrained(
-        cls, path_or_hub_id: str | Path | ModelSource, *, compute_type: str = "auto", **hub: Any
+        cls,
+        path_or_hub_id: str | Path | ModelSource,
+        *,
+        compute_type: str = "auto",
+        ignore_fields: Collection[str] = (),
+        **hub: Any,
     ) -> Summariser:
         """The summariser of a model folder, or of a model on the Hugging Face hub.
 
-        compute_type and hub: as in `load_model`.
+        compute_type, ignore_fields and hub: as in `load_model`.
 
         Raises:
             CheckpointError: there is no such folder, a file is malformed, or the model is one of another kind.
         """
-        return cls._from_task(open_source(path_or_hub_id, **hub), "summarization", compute_type)
+        options = {"compute_type": compute_type, "ignore_fields": ignore_fields}
+        return cls._from_task(open_source(path_or_hub_id, **hub), "summarization", **options)
 
 
 class Translator(TextToText):
@@ -119,11 +126,12 @@ class Translator(TextToText):
         target: str | None = None,
         *,
         compute_type: str = "auto",
+        ignore_fields: Collection[str] = (),
         **hub: Any,
     ) -> Translator:
         """The translator of a model folder, or of a model on the Hugging Face hub.
 
-        compute_type and hub: as in `load_model`.
+        compute_type, ignore_fields and hub: as in `load_model`.
 
         source, target: languages ("en", "de") of a model for several, by which it has translation_en_to_de among its
         task_specific_params. A model for one pair of languages (Marian) needs neither.
@@ -136,10 +144,10 @@ class Translator(TextToText):
             raise ValueError(f"source is {source!r} and target {target!r}; needed: both or neither")
         model_source = open_source(path_or_hub_id, **hub)
         if source is None:
-            return cls._from_task(model_source, None, compute_type)
+            return cls._from_task(model_source, None, compute_type=compute_type, ignore_fields=ignore_fields)
         task = f"translation_{source}_to_{target}"
         if task not in (model_source.object("config.json").get("task_specific_params") or {}):
             raise ValueError(
                 f"source is {source!r} and target {target!r}; {model_source.place('config.json')} has no {task}"
             )
-        return cls._from_task(model_source, task, compute_type)
+        return cls._from_task(model_source, task, compute_type=compute_type, ignore_fields=ignore_fields)

@@ -6,7 +6,7 @@ or `_batches`. A new argument that models need of a tokenizer goes into both.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,17 +46,22 @@ class TextPipeline:
 
     @classmethod
     def from_pretrained(
-        cls: type[Pipeline], path_or_hub_id: str | Path | ModelSource, *, compute_type: str = "auto", **hub: Any
+        cls: type[Pipeline],
+        path_or_hub_id: str | Path | ModelSource,
+        *,
+        compute_type: str = "auto",
+        ignore_fields: Collection[str] = (),
+        **hub: Any,
     ) -> Pipeline:
         """The pipeline of a model folder, or of a model on the Hugging Face hub.
 
-        compute_type; hub: revision, cache_dir, token, local_files_only: as in `load_model`.
+        compute_type, ignore_fields; hub: revision, cache_dir, token, local_files_only: as in `load_model`.
 
         Raises:
             CheckpointError: there is no such folder, a file is malformed, or the model is one of another kind.
         """
         source = open_source(path_or_hub_id, **hub)
-        model = load_model(source, compute_type=compute_type)
+        model = load_model(source, compute_type=compute_type, ignore_fields=ignore_fields)
         if not isinstance(model, cls.model_class):
             raise CheckpointError(
                 f"{source}: holds a {type(model).__name__}; {cls.__name__} needs a model {cls.model_class.__name__}"

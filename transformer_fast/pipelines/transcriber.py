@@ -6,7 +6,7 @@ are joined; transformers steers its way through long recordings by timestamps in
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,17 +55,22 @@ class Transcriber:
 
     @classmethod
     def from_pretrained(
-        cls, path_or_hub_id: str | Path | ModelSource, *, compute_type: str = "auto", **hub: Any
+        cls,
+        path_or_hub_id: str | Path | ModelSource,
+        *,
+        compute_type: str = "auto",
+        ignore_fields: Collection[str] = (),
+        **hub: Any,
     ) -> Transcriber:
         """The transcriber of a model folder, or of a model on the Hugging Face hub.
 
-        compute_type and hub: as in `load_model`.
+        compute_type, ignore_fields and hub: as in `load_model`.
 
         Raises:
             CheckpointError: there is no such folder, a file is malformed, or the model is one of another kind.
         """
         source = open_source(path_or_hub_id, **hub)
-        model = load_model(source, compute_type=compute_type)
+        model = load_model(source, compute_type=compute_type, ignore_fields=ignore_fields)
         if not isinstance(model, WhisperForConditionalGeneration):
             raise CheckpointError(f"{source}: holds a {type(model).__name__}; Transcriber needs a Whisper model")
         return cls(model, WhisperFeatureExtractor.from_pretrained(source), Tokenizer(source))

@@ -8,6 +8,7 @@ parameter is made of tensors is a new field of `Part` (rows of a tensor) or `Sou
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 from collections.abc import Collection, Iterator, Mapping
 from operator import attrgetter
@@ -21,7 +22,9 @@ from transformer_fast.files.errors import CheckpointError
 from transformer_fast.files.folder import open_source
 from transformer_fast.files.source import ModelSource
 from transformer_fast.functional.linear import FORMATS
-from transformer_fast.models.common.config import read_config
+from transformer_fast.models.common.config import read_config, without_fields
+from transformer_fast.models.common.known_fields import REPORTS
+from transformer_fast.models.common.tensor_names import check_used, is_copy, unwrapped
 from transformer_fast.nn import Module
 from transformer_fast.nn.init import unset_parameters
 
@@ -224,7 +227,7 @@ class PretrainedModel(Module):
     A family sets:
         config_class: a frozen dataclass, the checkpoint's own field names (see models/common/config.py).
         model_types: what config.json calls the family.
-        neutral: field -> the values that change nothing (see models/config.read_config).
+        neutral: field -> the values that change nothing (see models/common/config.read_config).
         ignored: prefixes of tensors that the model does not need, after `canonical`.
         stacks: prefix of numbered layers -> the field that says how many there are (with dots into nested configs).
         base_prefix: the prefix of the tensors of the model without its head in files of models with a head ("bert.").
@@ -252,6 +255,13 @@ class PretrainedModel(Module):
         # save_pretrained writes the whole config.json and the tensors that the file had.
         self._content: dict[str, Any] = {}
         self._names: Collection[str] | None = None
+        self._reports: tuple[str, ...] = ()  # options of a call that config.json switches on
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        if self._reports:
+            given = inspect.signature(self.forward).bind_partial(*args, **options).arguments
+            options |= {name: True for name in self._reports if name not in given | options}
+        return self.forward(*args, **options)
 
     # ------------------------------------------------------------------------------------------------------------------
     # For families to define
@@ -263,6 +273,14 @@ class PretrainedModel(Module):
         Two parameters that name the same tensor are tied.
         """
         raise NotImplementedError(f"{cls.__name__} has no sources(); needed: the map from its parameters to tensors")
+
+    @classmethod
+    def tied(cls, config: Any, names: Collection[str]) -> Mapping[str, str]:
+        """Tensor of an output layer -> tensor of the embeddings whose values it has where it is tied.
+
+        A file may hold both. Where their values are the same, the first is as if it was not there.
+        """
+        return {}
 
     @classmethod
     def canonical(cls, name: str) -> str:
@@ -292,19 +310,23 @@ class PretrainedModel(Module):
         token: str | bool | None = None,
         local_files_only: bool = False,
         compute_type: str = "auto",
+        ignore_fields: Collection[str] = (),
     ) -> Model:
         """The model in a folder or on the Hugging Face hub, as this class even if config.json names another."""
         source = open_source(
             path_or_hub_id, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only
         )
-        return cls.from_checkpoint(Checkpoint.open(source), compute_type=compute_type)
+        return cls.from_checkpoint(Checkpoint.open(source), compute_type=compute_type, ignore_fields=ignore_fields)
 
     @classmethod
-    def from_checkpoint(cls: type[Model], checkpoint: Checkpoint, *, compute_type: str = "auto") -> Model:
-        """The model of a checkpoint; compute_type: of `load_model`.
+    def from_checkpoint(
+        cls: type[Model], checkpoint: Checkpoint, *, compute_type: str = "auto", ignore_fields: Collection[str] = ()
+    ) -> Model:
+        """The model of a checkpoint; compute_type and ignore_fields: of `load_model`.
 
         Raises:
             ValueError: there is no such compute_type.
+            TypeError: ignore_fields is a string.
             CheckpointError: config.json asks for what is not supported, or tensors are missing, unused or misshapen.
         """
         weight_format = weight_format_of(compute_type)
@@ -314,10 +336,12 @@ class PretrainedModel(Module):
             raise CheckpointError(
                 f"{source}: model_type is {model_type!r}; needed by {cls.__name__}: {' or '.join(cls.model_types)}"
             )
-        config = cls.read_config(checkpoint.config, source)
-        checkpoint = checkpoint.renamed(cls.canonical)
-        names = checkpoint.tensors.keys()
+        content = without_fields(checkpoint.config, ignore_fields)
+        config, reports = cls.read_config(content, source), cls._reports_of(content, source)
+        checkpoint = unwrapped(checkpoint, cls)
         cls._check_stacks(config, checkpoint)
+        checkpoint = cls._without_copies(config, checkpoint)
+        names = checkpoint.tensors.keys()
         with unset_parameters():
             try:
                 model = cls(config, **cls.options(config, names))
@@ -330,11 +354,39 @@ class PretrainedModel(Module):
             for name, shape in zip(sources[ours].names, sources[ours].shapes(parameter.shape), strict=True):
                 if expected.setdefault(name, shape) != shape:
                     raise CheckpointError(f"{source}: tensor {name!r} would have to be {shape} and {expected[name]}")
+        check_used(checkpoint, expected, cls)
         tensors = checkpoint.take(expected, cls.ignored)
         model.load_state_dict({ours: sources[ours].read(tensors, array.shape) for ours, array in own.items()})
         checkpoint.source.release()
-        model._content, model._names = dict(checkpoint.config), frozenset(names)
+        model._content, model._names, model._reports = dict(checkpoint.config), frozenset(names), reports
         return model
+
+    @classmethod
+    def _reports_of(cls, content: Mapping[str, Any], source: Path) -> tuple[str, ...]:
+        """Which of output_attentions and output_hidden_states config.json switches on for every call."""
+        options = inspect.signature(cls.forward).parameters
+        takes_all = any(option.kind is inspect.Parameter.VAR_KEYWORD for option in options.values())
+        for name in REPORTS:
+            value = content.get(name)
+            if value is not None and type(value) is not bool:
+                raise CheckpointError(f"{source}: {name} is {value!r}; needed: true or false")
+            if value and name not in options and not takes_all:
+                raise CheckpointError(f"{source}: {name} is True, which {cls.__name__} does not know; needed: False")
+        return tuple(name for name in REPORTS if content.get(name))
+
+    @classmethod
+    def _without_copies(cls, config: Any, checkpoint: Checkpoint) -> Checkpoint:
+        """Without the tensors of output layers that repeat the embeddings: one copy in memory is enough."""
+        tensors = checkpoint.tensors
+        copies = {
+            name
+            for name, other in cls.tied(config, tensors.keys()).items()
+            if name in tensors and other in tensors and name != other and is_copy(tensors[name], tensors[other])
+        }
+        if not copies:
+            return checkpoint
+        kept = {name: tensor for name, tensor in tensors.items() if name not in copies}
+        return dataclasses.replace(checkpoint, tensors=kept)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes config.json and model.safetensors (float32), as transformers would for the class of this name.
@@ -370,6 +422,11 @@ class PretrainedModel(Module):
         for prefix, field in cls.stacks.items():
             matches = (re.match(re.escape(prefix) + r"(\d+)\.", name) for name in checkpoint.tensors)
             layers, needed = len({match[1] for match in matches if match}), attrgetter(field)(config)
+            if not layers:
+                raise CheckpointError(
+                    f"{checkpoint.source.weights}: holds no tensors {prefix + '0.'!r}...; needed by {cls.__name__}: "
+                    f"those of {needed} layers ({field})"
+                )
             if layers != needed:
                 raise CheckpointError(
                     f"{checkpoint.source.place('config.json')}: {field} is {needed}, "

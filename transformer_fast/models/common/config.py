@@ -2,7 +2,7 @@
 
 A Config dataclass has the checkpoint's own field names, and calls `check_fields(self)` in its `__post_init__`;
 `base.PretrainedModel.from_checkpoint` calls `read_config`. A new activation name goes into ACTIVATIONS, a new kind of
-field into _KINDS.
+field into _KINDS, a field that families of all kinds meet and that needs no reading into `known_fields`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from transformer_fast.files.errors import CheckpointError
+from transformer_fast.files.errors import CheckpointError, listed
+from transformer_fast.models.common.known_fields import NEUTRAL, WITHOUT_EFFECT
 
 # config.json's name of an activation -> functional.linear's name (transformers.activations.ACT2FN).
 ACTIVATIONS = {
@@ -33,34 +34,73 @@ ACTIVATIONS = {
 # A size may come from a hostile file: the bytes of a float32 matrix (3 n, n) must still be countable in 63 bits.
 _INT_MAX = 2**29
 
+# Fields whose values are configs themselves.
+_NESTED = ("text_config", "vision_config", "text_config_dict", "vision_config_dict")
+
 Config = TypeVar("Config")
 
 
 def read_config(
-    config_class: type[Config], content: dict[str, Any], source: Path, neutral: Mapping[str, tuple]
+    config_class: type[Config], content: dict[str, Any], source: Path | str, neutral: Mapping[str, tuple]
 ) -> Config:
     """A Config from the content of `source`; fields that are not there keep the dataclass' defaults.
 
-    neutral: field -> the values with which it changes nothing. With another value the checkpoint is refused; other
-    fields that the dataclass lacks (training, generation, bookkeeping) have no effect on the result.
+    Every field of the content is read, or known to have no effect, or refused. A Config class may declare
+
+        general_names: transformers' name -> the field that it means (its `attribute_map`);
+        without_effect: further names that have no effect on the family's results;
+        translated(content): a static method that returns the content with what older files say in the words of the
+            fields; it may raise a ValueError.
+
+    neutral: field -> the values with which it changes nothing; with another value the checkpoint is refused.
 
     Raises:
-        CheckpointError: a field is missing, of a wrong type, out of range or not supported.
+        CheckpointError: a field is missing, not known, of a wrong type, out of range or not supported.
     """
-    for name, values in neutral.items():
+    fields = dataclasses.fields(config_class)
+    general = getattr(config_class, "general_names", {})
+    own = {field.name for field in fields} | general.keys()
+    without_effect = set(getattr(config_class, "without_effect", ()))
+    refused = {name: values for name, values in NEUTRAL.items() if name not in own | without_effect} | dict(neutral)
+    for name, values in refused.items():
         if name in content and not any(content[name] is v or content[name] == v for v in values):
             raise CheckpointError(
                 f"{source}: {name} is {content[name]!r}, which is not supported; needed: {values[0]!r}"
             )
-    fields = dataclasses.fields(config_class)
-    required = (f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING)
-    missing = [name for name in required if name not in content]
-    if missing:
-        raise CheckpointError(f"{source}: missing fields: {', '.join(missing)}")
+    unknown = [name for name in content if name not in own | without_effect | refused.keys() | WITHOUT_EFFECT]
+    if unknown:
+        raise CheckpointError(
+            f"{source}: {config_class.__name__} does not know {listed(unknown)}, which may change the results; "
+            f"needed, if nothing depends on it: load_model(..., ignore_fields={unknown})"
+        )
+    names = {field: name for name, field in general.items() if name in content}
     try:
+        content = getattr(config_class, "translated", dict)(content)
+        # As in transformers, the general name wins over the family's own.
+        content = content | {field: content[name] for field, name in names.items()}
+        required = (f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING)
+        missing = [name for name in required if name not in content]
+        if missing:
+            raise ValueError(f"missing fields: {', '.join(missing)}")
         return config_class(**{f.name: content[f.name] for f in fields if f.name in content})
     except ValueError as error:
-        raise CheckpointError(f"{source}: {error}") from None
+        called = [f"{field} is called {name} there" for field, name in names.items() if field in str(error)]
+        raise CheckpointError(f"{source}: {error}{''.join(f' ({text})' for text in called)}") from None
+
+
+def without_fields(content: Mapping[str, Any], ignored: Collection[str]) -> dict[str, Any]:
+    """The content of a config.json, and of the configs inside it, without the fields of these names.
+
+    Raises:
+        TypeError: ignored is a string.
+    """
+    if isinstance(ignored, str):
+        raise TypeError(f"ignore_fields is {ignored!r}; needed: a list of names")
+    return {
+        name: without_fields(value, ignored) if name in _NESTED and isinstance(value, dict) else value
+        for name, value in content.items()
+        if name not in ignored
+    }
 
 
 # Further annotations of Config fields: a number that may be 0 (ids), and one that may be negative.

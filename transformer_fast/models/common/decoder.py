@@ -6,7 +6,7 @@ its layers see and what their caches hold; packing, caches and outputs are here 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -171,7 +171,8 @@ def _groups(lengths: np.ndarray) -> list[slice]:
 class CausalLM(GenerationMixin, PretrainedModel):
     """A decoder with a head that gives the scores of the next token; a family sets `body_class` and `body_name`.
 
-    Where config.tie_word_embeddings holds, the head's weight is the embedding's.
+    Where config.tie_word_embeddings holds, the head's weight is the embedding's, unless the file holds another one for
+    the head: then that one counts, as in transformers.
     """
 
     body_class: type[Decoder]
@@ -195,8 +196,15 @@ class CausalLM(GenerationMixin, PretrainedModel):
     @classmethod
     def sources(cls, config: Any, names: Collection[str]) -> dict[str, Source]:
         own = cls.body_class.sources(config, names)
-        head = own[cls.embedding_name] if config.tie_word_embeddings else Source("lm_head.weight")
+        tied = config.tie_word_embeddings and "lm_head.weight" not in names
+        head = own[cls.embedding_name] if tied else Source("lm_head.weight")
         return under(cls.body_name, own) | {"lm_head.weight": head}
+
+    @classmethod
+    def tied(cls, config: Any, names: Collection[str]) -> Mapping[str, str]:
+        if not config.tie_word_embeddings:
+            return {}
+        return {"lm_head.weight": cls.body_class.sources(config, names)[cls.embedding_name].names[0]}
 
     def forward(
         self,

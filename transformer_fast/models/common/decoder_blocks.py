@@ -40,10 +40,14 @@ class GatedConfig(Labels):
     rope_parameters: dict | None = None
     pad_token_id: Number | None = None
 
+    # A decoder is one, whatever these say.
+    without_effect = ("is_decoder", "is_encoder_decoder", "add_cross_attention")
+
     def __post_init__(self) -> None:
         check_fields(self)
         if self.activation not in ACTIVATIONS:
-            raise ValueError(f"hidden_act is {self.activation!r}; supported: {', '.join(ACTIVATIONS)}")
+            field = "hidden_act" if hasattr(self, "hidden_act") else "hidden_activation"
+            raise ValueError(f"{field} is {self.activation!r}; supported: {', '.join(ACTIVATIONS)}")
         if self.num_attention_heads % self.kv_heads:
             raise ValueError(
                 f"num_key_value_heads is {self.kv_heads}; "
@@ -80,16 +84,23 @@ class GatedConfig(Labels):
         return self.hidden_size // self.num_attention_heads if self.head_dim is None else self.head_dim
 
     def rotations(self) -> Mapping[str, tuple[float, dict | None]]:
-        """Name of a rotation -> its base and its scaling; layers name theirs in BlockOptions.rotation."""
-        return {"all": (self.rope_theta, self.rope_scaling if self.rope_parameters is None else self.rope_parameters)}
+        """Name of a rotation -> its base and its scaling; layers name theirs in BlockOptions.rotation.
+
+        Where a file has both, rope_scaling takes the place of the whole rope_parameters, as in transformers.
+        """
+        return {"all": (self.rope_theta, self.rope_scaling or self.rope_parameters)}
 
     def rotation(self, name: str) -> RotaryEmbedding:
         base, scaling = self.rotations()[name]
-        if scaling is not None and scaling.get("partial_rotary_factor", 1) != 1:
+        if scaling and scaling.get("partial_rotary_factor", 1) != 1:
             raise ValueError(f"partial_rotary_factor is {scaling['partial_rotary_factor']!r}; needed: 1")
-        return RotaryEmbedding(
-            self.width_of_head, base, scaling=scaling, max_position_embeddings=self.max_position_embeddings
-        )
+        try:
+            return RotaryEmbedding(
+                self.width_of_head, base, scaling=scaling, max_position_embeddings=self.max_position_embeddings
+            )
+        except (TypeError, ValueError) as error:
+            fields = [field for field in ("rope_scaling", "rope_parameters") if getattr(self, field)]
+            raise ValueError(f"{' and '.join(fields) or 'rope_theta'}: {error}") from None
 
     def block(self, number: int) -> BlockOptions:
         """The options of layer `number`."""
@@ -226,7 +237,14 @@ _SANDWICH = {
 class Gated:
     """The parts that these families' models have with and without a head."""
 
-    neutral: Mapping[str, tuple] = {"quantization_config": (None,)}
+    neutral: Mapping[str, tuple] = {
+        "quantization_config": (None,),
+        "partial_rotary_factor": (1, None),
+        "is_causal": (True,),
+        # Of Llama's and Qwen's relatives, which pair or number the rotated places otherwise.
+        "rope_interleaved": (False, None),
+        "use_mrope": (False, None),
+    }
     stacks = {"layers.": "num_hidden_layers"}
     base_prefix = "model."
 

@@ -109,6 +109,13 @@ class ForMaskedLM(HeadModel):
             sources["decoder.bias"] = Source(inner, copies=() if config.tie_word_embeddings else (bias,))
         return sources
 
+    @classmethod
+    def tied(cls, config: Any, names: Collection[str]) -> Mapping[str, str]:
+        if not config.tie_word_embeddings:
+            return {}
+        words = cls.base_class.sources(config, names)["word_embeddings.weight"].names[0]
+        return {cls.head["decoder.weight"]: words}
+
     def forward(
         self,
         input_ids: np.ndarray,

@@ -10,7 +10,7 @@ Source: transformers' modeling_bart and modeling_t5 (arguments, names of outputs
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -292,6 +292,12 @@ class ConditionalGeneration(GenerationMixin, PretrainedModel):
             sources["lm_head.weight"] = Source(cls.head_tensor)
         sources["final_logits_bias"] = Source("final_logits_bias", shape=(1, cls.model_class.vocab(config)))
         return sources
+
+    @classmethod
+    def tied(cls, config: Any, names: Collection[str]) -> Mapping[str, str]:
+        if not config.tie_word_embeddings:
+            return {}
+        return {cls.head_tensor: cls.model_class.sources(config, names)["decoder_embeddings.weight"].names[0]}
 
     def forward(
         self,
