@@ -106,7 +106,7 @@ def _read_prompts(source: ModelSource, settings: SentenceSettings) -> None:
         )
 
 
-def _sentence_config(source: ModelSource) -> tuple[str, dict[str, Any]]:
+def sentence_config(source: ModelSource) -> tuple[str, dict[str, Any]]:
     """The name and the content of the file with the model's max_seq_length and do_lower_case; {} if there is none."""
     for name in _CONFIGS:
         if source.json(name) is not None:
@@ -120,7 +120,7 @@ def read_tokenizer(source: ModelSource, settings: SentenceSettings) -> Tokenizer
     Raises:
         CheckpointError: a file is missing, malformed or asks for what is not supported.
     """
-    name, config = _sentence_config(source)
+    name, config = sentence_config(source)
     place = source.place(name)
     tokenizer = Tokenizer(source, lower_case=typed(place, config, "do_lower_case", bool, False))
     if any(tokenizer.tokenizer.encode("a").type_ids):
