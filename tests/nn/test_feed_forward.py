@@ -9,7 +9,7 @@ from support import assert_close
 from transformer_fast import functional, nn, reference
 
 
-@pytest.mark.parametrize("activation", ["relu", "gelu", functional.silu], ids=str)
+@pytest.mark.parametrize("activation", ["relu", "gelu", functional.silu], ids=["relu", "gelu", "silu"])
 def test_forward(isa, activation):
     nn.manual_seed(0)
     block = nn.FeedForward(12, 30, activation)

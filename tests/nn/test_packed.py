@@ -201,8 +201,8 @@ def test_pooled_rows_that_do_not_fit():
         ({"pooled_rows": [0, 0]}, ValueError, r"pooled_rows has shape \(2,\)"),
         ({"pooled_rows": 0.0}, TypeError, "pooled_rows has dtype float64"),
         ({"pooled_rows": np.full(5, 2**63, np.uint64)}, ValueError, "pooled_rows reaches 9223372036854775808"),
-        ({"out": np.empty((5, h))}, TypeError, "out has dtype float64"),
-        ({"out": np.empty((21, h), np.float32)}, ValueError, r"out has shape \(21, 24\); needed: \(5, 24\)"),
+        ({"out": np.zeros((5, h))}, TypeError, "out has dtype float64"),
+        ({"out": np.zeros((21, h), np.float32)}, ValueError, r"out has shape \(21, 24\); needed: \(5, 24\)"),
     ],
     ids=str,
 )

@@ -36,7 +36,7 @@ def write_words(folder: Path, end: int) -> None:
     )
     tokenizer.add_special_tokens(SPECIAL[:3])
     tokenizer.save(str(folder / "tokenizer.json"))
-    write_json(folder / "tokenizer_config.json", {})
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})
 
 
 def sentences(folder):
@@ -170,6 +170,7 @@ def pictures_and_texts(folder):
         single="<start> $A <end>", special_tokens=[("<start>", 38), ("<end>", 39)]
     )
     tokenizer.save(str(folder / "tokenizer.json"))
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})
     pictures = [np.random.default_rng(i).integers(0, 256, (17 + i, 20, 3), np.uint8) for i in range(3)]
 
     def calls(similarity):
