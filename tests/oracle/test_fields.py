@@ -218,6 +218,8 @@ def settings(family, config, content):
                 yield {name: value | {field: True}}
             continue
         yield from ({name: other} for other in others(name, value))
+        if name in content:
+            yield {name: GONE}
     for general, own in config.attribute_map.items():
         yield {general: content[own]}
         yield from ({general: other} for other in others(general, content[own]))
