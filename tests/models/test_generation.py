@@ -514,6 +514,14 @@ def test_defaults_of_a_folder(tmp_path):
     assert generate(model, [[0]], eos_token_id=None).shape == (1, 7)
 
 
+def test_defaults_of_config_json(tmp_path):
+    """Older folders have no generation_config.json; what is reported, and training's seed, are no defaults."""
+    config = {"num_beams": 3, "num_beam_groups": 1, "seed": 7, "output_attentions": True, "use_cache": False}
+    assert read_generation_config(tmp_path, config) == {"num_beams": 3}
+    with pytest.raises(CheckpointError, match="config.json: num_beam_groups is 3, which is not supported"):
+        read_generation_config(tmp_path, config | {"num_beam_groups": 3})
+
+
 @pytest.mark.parametrize(
     "text, error",
     [
