@@ -579,6 +579,18 @@ def defaults(tmp_path, **content):
     return model
 
 
+def test_defaults_of_config_json(tmp_path):
+    """Older folders have no generation_config.json; what is reported, and training's seed, are no defaults."""
+    config = {"num_beams": 3, "num_beam_groups": 1, "seed": 7, "output_attentions": True, "use_cache": False}
+    assert read_generation_config(tmp_path, config) == {"num_beams": 3}
+    asked_for = read_generation_config(tmp_path, config | {"num_beam_groups": 3})
+    assert asked_for == {"num_beams": 3, "num_beam_groups": 3}
+    model = Chain(cycle())
+    model.generation_config = asked_for
+    with pytest.raises(NotImplementedError, match="num_beam_groups is 3, which is not supported"):
+        generate(model, [[0]], max_new_tokens=2)
+
+
 @pytest.mark.parametrize(
     "content, error, text, call",
     [

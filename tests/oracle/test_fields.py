@@ -15,7 +15,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from transformer_fast import load_model
+from transformer_fast import load_model, models
 from transformer_fast.files.errors import CheckpointError
 
 pytestmark = pytest.mark.oracle
@@ -218,6 +218,8 @@ def settings(family, config, content):
                 yield {name: value | {field: True}}
             continue
         yield from ({name: other} for other in others(name, value))
+        if name in content:
+            yield {name: GONE}
     for general, own in config.attribute_map.items():
         yield {general: content[own]}
         yield from ({general: other} for other in others(general, content[own]))
@@ -357,3 +359,13 @@ def test_each_field_is_followed_or_refused(torch, tmp_path, family):
     print(family, dict(counts))
     assert not wrong, "\n".join(wrong)
     assert min(counts[name] for name in ("read and equal", "without effect and equal", "refused")) > 5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_general_names_are_transformers(family):
+    """attribute_map of transformers' class, as far as there are such fields."""
+    transformers = pytest.importorskip("transformers")
+    theirs = getattr(transformers, f"{family}Config")
+    _, _, name = models._FAMILIES[theirs.model_type]
+    ours = getattr(models, name).config_class
+    assert getattr(ours, "general_names", {}) == theirs.attribute_map

@@ -204,7 +204,7 @@ class ModernBertModel(TextEncoder):
         "position_embedding_type": ("absolute", "sans_pos", "rope", None),
         "pruned_heads": ({}, None),
         "quantization_config": (None,),
-        "rope_scaling": (None,),
+        "rope_scaling": (None, {}),
         # Of the decoders among Ettin's models, and of its encoders.
         "is_causal": (False, None),
         "causal_mask": (False, None),

@@ -51,7 +51,7 @@ class WhisperConfig:
     tie_word_embeddings: bool = True
     forced_decoder_ids: Any = None
 
-    general_names = GENERAL_NAMES
+    general_names = GENERAL_NAMES | {"num_key_value_heads": "encoder_attention_heads"}
     without_effect = (
         # Training: which parts of the features are masked.
         "apply_spec_augment",

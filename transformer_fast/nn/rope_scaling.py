@@ -54,8 +54,9 @@ class RopeScaling:
         if missing or unknown:
             told = [f"lacks {missing}"] if missing else []
             told += [f"has the unknown fields {unknown}"] if unknown else []
+            fields = [", ".join(sorted(names)) or "none" for names in (needed, optional)]
             raise ValueError(
-                f"scaling of type {kind!r} {' and '.join(told)}; needed: {sorted(needed)}, optional: {sorted(optional)}"
+                f"scaling of type {kind!r} {' and '.join(told)}; needed: {fields[0]}; optional: {fields[1]}"
             )
         if kind in ("yarn", "longrope") and given.get("factor") is None and max_position_embeddings is None:
             raise ValueError(f"scaling of type {kind!r} has no factor; needed: then max_position_embeddings")

@@ -73,10 +73,10 @@ def read_config(
             f"{source}: {config_class.__name__} does not know {listed(unknown)}, which may change the results; "
             f"needed, if nothing depends on it: load_model(..., ignore_fields={unknown})"
         )
-    names = {field: name for name, field in general.items() if name in content}
+    names = {general[name]: name for name in content if name in general}
     try:
         content = getattr(config_class, "translated", dict)(content)
-        # As in transformers, the general name wins over the family's own.
+        # As in transformers, a general name wins over the family's own, and the last one over others of the same field.
         content = content | {field: content[name] for field, name in names.items()}
         required = (f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING)
         missing = [name for name in required if name not in content]
