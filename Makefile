@@ -7,6 +7,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+# Processes that share the tests; those marked `alone` need the processors for themselves and run after the others.
+WORKERS ?= 2
+TOGETHER = -n $(WORKERS) --dist loadfile
 BENCH_ARGS ?= --threads 1,2
 
 BIN := $(VENV)/bin
@@ -27,7 +30,7 @@ SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-om
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test emulate bench oracle lint format asan clean distclean changed
+.PHONY: help demo test emulate bench oracle stress lint format asan clean distclean changed
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -37,7 +40,8 @@ demo: $(VENV)/.demo ## search Python's own documentation with a real model, then
 	$(BIN)/transformer-fast bench --quick
 
 test: $(VENV)/.test ## the whole suite except the live comparisons; PYTEST_ARGS="-k linear" to choose
-	$(BIN)/pytest -m "not oracle" $(PYTEST_ARGS)
+	$(BIN)/pytest $(TOGETHER) -m "not oracle and not alone and not stress" $(PYTEST_ARGS)
+	$(BIN)/pytest -m "alone and not oracle" $(PYTEST_ARGS)
 	$(MAKE) emulate
 
 # Levels that this machine lacks run in a test build on vectors of the compiler; `isa` in the tests means those there.
@@ -46,13 +50,17 @@ emulate: $(VENV)/.test ## the tests of kernels on the levels that this machine l
 	TRANSFORMER_FAST_EMULATE=1 \
 	$(BIN)/python setup.py --quiet build --build-base build/emulate --build-lib build/emulate/lib
 	(cd build/emulate/lib && "$(abspath $(BIN))/python" -c "$$NO_EMULATED_LEVEL") || \
-	PYTHONPATH="$(CURDIR)/build/emulate/lib" $(BIN)/pytest -m "not oracle and not slow" $(EMULATED_TESTS) $(PYTEST_ARGS)
+	PYTHONPATH="$(CURDIR)/build/emulate/lib" $(BIN)/pytest $(TOGETHER) -m "not oracle and not slow and not alone and not stress" \
+		$(EMULATED_TESTS) $(PYTEST_ARGS)
 
 bench: $(VENV)/.peers ## next to all peers, some 40 minutes (BENCH_ARGS="--quick": 7); writes benchmarks/results
 	$(BIN)/python -m benchmarks all $(BENCH_ARGS)
 
 oracle: $(VENV)/.oracle ## live comparisons with torch, transformers, sentence-transformers and onnx
-	$(BIN)/pytest -m oracle $(PYTEST_ARGS)
+	$(BIN)/pytest $(TOGETHER) -m "oracle and not stress" $(PYTEST_ARGS)
+
+stress: $(VENV)/.oracle ## minutes of threads, and of folders next to transformers: the same tests on more cases
+	$(BIN)/pytest -m stress $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev ## formatters, linters and compiler warnings; changes nothing
 	$(BIN)/ruff check $(LINTED)

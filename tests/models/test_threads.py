@@ -22,7 +22,7 @@ pytest.importorskip("safetensors")
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 ENCODERS = sorted(path.name for path in (GOLDEN / "encoders").iterdir())
-TURNS = [FEW, pytest.param(MANY, marks=pytest.mark.slow)]
+TURNS = [FEW, pytest.param(MANY, marks=pytest.mark.stress)]
 
 
 def token_ids(B, L, limit=30, seed=0):

@@ -203,7 +203,7 @@ KINDS = [
 ]
 
 
-@pytest.mark.parametrize("turns", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("turns", [FEW, pytest.param(MANY, marks=pytest.mark.stress)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_pipelines(tmp_path, kind, turns):
     storm(kind(tmp_path / "model"), turns)
