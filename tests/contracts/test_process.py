@@ -15,6 +15,8 @@ from subprocesses import SANITIZED, printed, run_python
 
 from transformer_fast import functional
 
+pytestmark = pytest.mark.alone
+
 PREAMBLE = """
 import hashlib, json, os, sys
 import numpy as np
