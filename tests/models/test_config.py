@@ -60,7 +60,7 @@ def test_what_is_refused(changes):
         read(**changes)
 
 
-UNKNOWN = {"sliding_windows": 4, "mine": None}
+UNKNOWN = {"sliding_windows": 4, "mine": "note"}
 
 
 def test_unknown_fields_are_refused_by_name_unless_they_are_ignored(tmp_path):
@@ -76,6 +76,8 @@ def test_unknown_fields_are_refused_by_name_unless_they_are_ignored(tmp_path):
         model.save_pretrained(tmp_path / "saved")
         content = read_json_object(tmp_path / "saved" / "config.json")
         assert all(content[name] == value for name, value in UNKNOWN.items())
+    write_bert(tmp_path / "nulls", TINY_BERT | dict.fromkeys(UNKNOWN))
+    assert load_model(tmp_path / "nulls")  # null asks for nothing
     with pytest.raises(TypeError, match="ignore_fields is 'mine'; needed: a list of names"):
         load_model(folder, ignore_fields="mine")
 

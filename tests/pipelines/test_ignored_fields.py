@@ -23,7 +23,7 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 def write_words(folder: Path) -> None:
     words = {f"w{i}": i for i in range(24)}
     tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="w3")).save(str(folder / "tokenizer.json"))
-    write_json(folder / "tokenizer_config.json", {})
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})
 
 
 def of_head(task):

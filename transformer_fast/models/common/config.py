@@ -45,7 +45,8 @@ def read_config(
 ) -> Config:
     """A Config from the content of `source`; fields that are not there keep the dataclass' defaults.
 
-    Every field of the content is read, or known to have no effect, or refused. A Config class may declare
+    Every field of the content is read, or known to have no effect, or refused; a name that is not known and has no
+    value (null) asks for nothing. A Config class may declare
 
         general_names: transformers' name -> the field that it means (its `attribute_map`);
         without_effect: further names that have no effect on the family's results;
@@ -67,7 +68,8 @@ def read_config(
             raise CheckpointError(
                 f"{source}: {name} is {content[name]!r}, which is not supported; needed: {values[0]!r}"
             )
-    unknown = [name for name in content if name not in own | without_effect | refused.keys() | WITHOUT_EFFECT]
+    known = own | without_effect | refused.keys() | WITHOUT_EFFECT
+    unknown = [name for name, value in content.items() if name not in known and value is not None]
     if unknown:
         raise CheckpointError(
             f"{source}: {config_class.__name__} does not know {listed(unknown)}, which may change the results; "
