@@ -67,7 +67,7 @@ def texts(count: int) -> list[str]:
 
 
 TEXTS = texts(500)
-PAIRS = [(a, b) for a, b in zip(TEXTS[1::9], TEXTS[5::9], strict=False) if b]
+SOME = TEXTS[:120]
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -284,7 +284,7 @@ def make_folder(folder: Path, vocabulary: Path, settings: dict, declared: str | 
     return folder
 
 
-def assert_equal(folder: Path, note: str) -> bool:
+def assert_equal(folder: Path, note: str, texts: list[str] = SOME) -> bool:
     """Ours is theirs; or both refuse. Did they compare?"""
     try:
         theirs = transformers.AutoTokenizer.from_pretrained(folder)
@@ -296,22 +296,23 @@ def assert_equal(folder: Path, note: str) -> bool:
         return not error
     ours = read_tokenizer(folder)
     offsets = theirs.is_fast
-    expected = theirs(TEXTS, return_token_type_ids=True, **({"return_offsets_mapping": True} if offsets else {}))
-    found = ours.encode_batch(TEXTS, offsets=offsets)
-    for i, text in enumerate(TEXTS):
+    expected = theirs(texts, return_token_type_ids=True, **({"return_offsets_mapping": True} if offsets else {}))
+    found = ours.encode_batch(texts, offsets=offsets)
+    for i, text in enumerate(texts):
         assert found[i].ids == expected["input_ids"][i], f"{note}: ids of {text!r}"
         assert found[i].type_ids == expected["token_type_ids"][i], f"{note}: types of {text!r}"
         if offsets:
             assert found[i].offsets == expected["offset_mapping"][i], f"{note}: offsets of {text!r}"
-    firsts, seconds = ([pair[i] for pair in PAIRS] for i in (0, 1))
+    pairs = [(a, b) for a, b in zip(texts[1::9], texts[5::9], strict=False) if b]
+    firsts, seconds = ([pair[i] for pair in pairs] for i in (0, 1))
     expected = theirs(firsts, seconds, return_token_type_ids=True)
-    for i, one in enumerate(ours.encode_batch(PAIRS)):
-        assert one.ids == expected["input_ids"][i], f"{note}: ids of the pair {PAIRS[i]!r}"
+    for i, one in enumerate(ours.encode_batch(pairs)):
+        assert one.ids == expected["input_ids"][i], f"{note}: ids of the pair {pairs[i]!r}"
         if offsets:
-            assert one.type_ids == expected["token_type_ids"][i], f"{note}: types of the pair {PAIRS[i]!r}"
+            assert one.type_ids == expected["token_type_ids"][i], f"{note}: types of the pair {pairs[i]!r}"
     for limit in (5, 9):
-        expected = theirs(TEXTS[:60], truncation=True, max_length=limit)["input_ids"]
-        assert [one.ids for one in ours.encode_batch(TEXTS[:60], max_length=limit)] == expected, (
+        expected = theirs(texts[:60], truncation=True, max_length=limit)["input_ids"]
+        assert [one.ids for one in ours.encode_batch(texts[:60], max_length=limit)] == expected, (
             f"{note}: cut at {limit}"
         )
     for one in found[::7]:
@@ -331,11 +332,12 @@ def assert_equal(folder: Path, note: str) -> bool:
 
 @pytest.mark.parametrize("definition", [True, False], ids=["tokenizer.json", "older files"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_settings(kind, definition, tmp_path, trained):
+@pytest.mark.parametrize("texts", [SOME, pytest.param(TEXTS, marks=pytest.mark.stress)], ids=len)
+def test_settings(kind, definition, texts, tmp_path, trained):
     compared = 0
     for number, settings in enumerate([*SETTINGS, *DECODERS, *MIXTURES]):
         folder = make_folder(tmp_path / str(number), trained(kind, definition), settings, kind)
-        compared += assert_equal(folder, f"{kind}, {settings}")
+        compared += assert_equal(folder, f"{kind}, {settings}", texts)
     assert compared > 30
 
 
