@@ -243,7 +243,10 @@ def test_minilm_tokens_of_500_texts(sentence_transformer):
             assert np.array_equal(ours[name], theirs[name]), text
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls", "max", ["cls", "mean"]], ids=str)
+ALL_POOLINGS = ["mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
+
+
+@pytest.mark.parametrize("pooling", [*ALL_POOLINGS, ["cls", "mean"], ALL_POOLINGS], ids=str)
 @pytest.mark.parametrize("normalize", [False, True])
 def test_options_of_encode(torch, tmp_path, pooling, normalize):
     module = pytest.importorskip("sentence_transformers")
@@ -269,6 +272,38 @@ def test_options_of_encode(torch, tmp_path, pooling, normalize):
         np.testing.assert_allclose(one, other, atol=TOLERANCE)
     a, b = ours.encode(texts), ours.encode(texts[::-1])
     np.testing.assert_allclose(ours.similarity(a, b), theirs.similarity(a, b), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "weightedmean", "lasttoken"])
+@pytest.mark.parametrize(
+    "dense",
+    [
+        {},
+        {"bias": False, "activation_function": "Identity"},
+        {"use_residual": True, "activation_function": "GELU"},
+        {"use_residual": True, "out_features": TINY_BERT["hidden_size"], "activation_function": "ReLU"},
+    ],
+    ids=str,
+)
+def test_modules_after_the_pooling(torch, tmp_path, dense, pooling):
+    module = pytest.importorskip("sentence_transformers")
+    settings = {"embedding_dimension": TINY_BERT["hidden_size"], "pooling_mode": pooling, "include_prompt": False}
+    folder = write_sentence_model(tmp_path / "m", settings)
+    plain = module.SentenceTransformer(str(folder), device="cpu")
+    torch.manual_seed(0)
+    options = {"in_features": TINY_BERT["hidden_size"], "out_features": 10} | dense
+    if "activation_function" in options:
+        options["activation_function"] = getattr(torch.nn, options["activation_function"])()
+    parts = module.models
+    theirs = module.SentenceTransformer(
+        modules=[*plain, parts.Dense(**options), parts.Dropout(0.5), parts.Normalize()], device="cpu"
+    ).eval()
+    theirs.save(str(tmp_path / "saved"))
+    ours = SentenceEncoder.from_pretrained(tmp_path / "saved")
+    assert ours.get_sentence_embedding_dimension() == theirs.get_embedding_dimension() == options["out_features"]
+    texts = ["the cat sat", "", "dog ran far, far away from the mat"]
+    for prompt in ({}, {"prompt": "the dog "}):
+        np.testing.assert_allclose(ours.encode(texts, **prompt), theirs.encode(texts, **prompt), atol=TOLERANCE)
 
 
 @pytest.mark.parametrize(

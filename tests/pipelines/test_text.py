@@ -354,8 +354,8 @@ def modules(*kinds, **changes):
     "options, message",
     [
         (
-            {"modules": modules("Transformer", "Pooling", "Dense")},
-            r"modules\.json: the modules are Transformer, Pooling, D",
+            {"modules": modules("Transformer", "Pooling", "LSTM")},
+            r"modules\.json: the modules are Transformer, Pooling, LSTM",
         ),
         ({"modules": modules("Transformer")}, r"modules\.json: the modules are Transformer; supported"),
         ({"modules": modules("Router", "Pooling")}, r"modules\.json: the modules are Router"),
@@ -368,10 +368,9 @@ def modules(*kinds, **changes):
         ),
         ({"modules": modules("Transformer", "Pooling", path=None)}, r"modules\.json: None is no file name"),
         (
-            {"pooling": {"pooling_mode_lasttoken": True}},
-            r"config\.json: the pooling is \['lasttoken'\]; supported: mean, cls",
+            {"pooling": {"pooling_mode": "first"}},
+            r"config\.json: the pooling is \['first'\]; supported: mean, cls",
         ),
-        ({"pooling": {"pooling_mode": "weightedmean"}}, r"config\.json: the pooling is \['weightedmean'\]"),
         ({"pooling": {"pooling_mode": 3}}, r"config\.json: the pooling is 3"),
         ({"pooling": {"pooling_mode": [["mean"]]}}, r"config\.json: the pooling is"),
         ({"pooling": {"include_prompt": 1}}, r"config\.json: include_prompt is 1; needed: bool"),

@@ -25,6 +25,8 @@ from transformer_fast.files.folder import open_source
 from transformer_fast.files.source import ModelSource
 from transformer_fast.files.tokenizer import Tokenizer, packed
 from transformer_fast.models import load_model
+from transformer_fast.models.common.base import weight_format_of
+from transformer_fast.pipelines.sentence_modules import normalized, read_modules
 from transformer_fast.pipelines.sentence_settings import SentenceSettings, read_settings, read_tokenizer
 
 _T = TypeVar("_T")
@@ -76,8 +78,12 @@ class SentenceEncoder:
         True
     """
 
-    def __init__(self, model: Any, tokenizer: Tokenizer, settings: SentenceSettings) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Tokenizer, settings: SentenceSettings, modules: Sequence[Any] = ()
+    ) -> None:
+        """modules: what follows the pooling (`sentence_modules`)."""
         self.model = model
+        self._modules = tuple(modules)
         self._tokenizer = tokenizer
         self.prompts = settings.prompts
         self.default_prompt_name = settings.default_prompt_name
@@ -95,7 +101,7 @@ class SentenceEncoder:
     ) -> SentenceEncoder:
         """The encoder in a folder, or on the Hugging Face hub ("org/name"; "name" is sentence-transformers').
 
-        Read are modules.json, the pooling, sentence_bert_config.json, config_sentence_transformers.json,
+        Read are modules.json and what it names, sentence_bert_config.json, config_sentence_transformers.json,
         tokenizer.json and tokenizer_config.json, and the model (see `load_model`). Without modules.json the tokens'
         mean is taken. From the hub only safetensors, JSON and text files are fetched; with local_files_only, only
         what its cache already has. compute_type, ignore_fields: as in `load_model`.
@@ -110,7 +116,14 @@ class SentenceEncoder:
         model = load_model(model_source, head=False, compute_type=compute_type, ignore_fields=ignore_fields)
         if not hasattr(model, "encode_packed"):
             raise CheckpointError(f"{model_source}: {type(model).__name__} encodes no text")
-        return cls(model, read_tokenizer(model_source, settings), settings)
+        pooled = model.hidden_size * len(settings.pooling)
+        modules = read_modules(settings.following, pooled, weight_format_of(compute_type))
+        return cls(model, read_tokenizer(model_source, settings), settings, modules)
+
+    @property
+    def _full_dimension(self) -> int:
+        """The length of the vectors before some of their numbers are cut off."""
+        return self._modules[-1].dimension if self._modules else self.model.hidden_size * len(self._settings.pooling)
 
     @property
     def tokenizer(self) -> Any:
@@ -131,7 +144,7 @@ class SentenceEncoder:
 
     def get_sentence_embedding_dimension(self) -> int:
         """The length of the vectors that `encode` returns."""
-        full = self.model.hidden_size * len(self._settings.pooling)
+        full = self._full_dimension
         return min(full, self._settings.truncate_dim or full)
 
     def encode(
@@ -167,7 +180,7 @@ class SentenceEncoder:
         texts = list(_checked(_several(sentences)))
         results: Any = [None] * len(texts)
         if not job.tokens_wanted:
-            full = self.model.hidden_size * len(self._settings.pooling)
+            full = self._full_dimension
             results = np.empty((len(texts), min(full, job.truncate_dim or full)), np.float32)
         with _progress(len(texts), show_progress_bar) as progress:
             for indices, part in self._runs(texts, job):
@@ -241,7 +254,7 @@ class SentenceEncoder:
         measure = self._settings.similarity
         if measure not in ("cosine", "dot"):
             raise NotImplementedError(f"this model's similarity is {measure!r}; supported: cosine, dot")
-        return F.linear(*(_normalized(x) if measure == "cosine" else x for x in (a, b)))
+        return F.linear(*(normalized(x) if measure == "cosine" else x for x in (a, b)))
 
     def _job(self, prompt_name, prompt, batch_size, output_value, normalize_embeddings, truncate_dim) -> _Job:
         """The arguments of `encode`, checked."""
@@ -327,27 +340,28 @@ class SentenceEncoder:
 
     def _pooled(self, tokens: list[list[int]], skipped: int) -> np.ndarray:
         """The model's hidden states of each text, pooled; the first `skipped` tokens do not count."""
-        if self._settings.pooling == ("cls",):
-            return self._first(tokens, skipped)
+        if self._settings.pooling in (("cls",), ("lasttoken",)):
+            return self._one_row(tokens, skipped)
         ids, cu_seqlens = packed(tokens)
         hidden = self.model.encode_packed(ids, cu_seqlens)
         parts = [_pool(mode, hidden, cu_seqlens, skipped) for mode in self._settings.pooling]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
-    def _first(self, tokens: list[list[int]], skipped: int) -> np.ndarray:
-        """The pooling "cls", for which one row of each text goes through the last layer."""
+    def _one_row(self, tokens: list[list[int]], skipped: int) -> np.ndarray:
+        """The poolings "cls" and "lasttoken", for which one row of each text goes through the last layer."""
         long_enough = [i for i, ids in enumerate(tokens) if len(ids) > skipped]
         pooled = np.zeros((len(tokens), self.model.hidden_size), np.float32)
         if long_enough:
             ids, cu_seqlens = packed([tokens[i] for i in long_enough])
-            pooled[long_enough] = self.model.encode_packed(ids, cu_seqlens, pooled_rows=skipped)
+            rows = skipped if self._settings.pooling == ("cls",) else np.diff(cu_seqlens) - 1
+            pooled[long_enough] = self.model.encode_packed(ids, cu_seqlens, pooled_rows=rows)
         return pooled
 
     def _finished(self, embeddings: np.ndarray, job: _Job) -> np.ndarray:
-        if self._settings.normalize:
-            embeddings = _normalized(embeddings)
+        for module in self._modules:
+            embeddings = module(embeddings)
         embeddings = embeddings[:, : job.truncate_dim]
-        return _normalized(embeddings) if job.normalize else embeddings
+        return normalized(embeddings) if job.normalize else embeddings
 
     def __repr__(self) -> str:
         return (
@@ -366,13 +380,17 @@ def _pool(mode: str, hidden: np.ndarray, cu_seqlens: np.ndarray, skipped: int) -
         rows = hidden[first + skipped : last]
         if not len(rows):
             continue
-        if mode == "mean":
+        if mode in ("mean", "mean_sqrt_len_tokens"):
             np.add.reduce(rows, axis=0, out=pooled[b])
-            pooled[b] /= np.float32(len(rows))
+            pooled[b] /= np.float32(len(rows) if mode == "mean" else np.sqrt(len(rows)))
+        elif mode == "weightedmean":  # weights 1, 2, 3, ... of the places in the whole text
+            weights = np.arange(skipped + 1, skipped + 1 + len(rows), dtype=np.float32)
+            np.add.reduce(rows * weights[:, None], axis=0, out=pooled[b])
+            pooled[b] /= np.add.reduce(weights)
         elif mode == "max":
             np.maximum.reduce(rows, axis=0, out=pooled[b])
         else:
-            pooled[b] = rows[0]
+            pooled[b] = rows[0 if mode == "cls" else -1]
     return pooled
 
 
@@ -397,12 +415,6 @@ def _made_ahead(items: Iterator[_T]) -> Generator[_T]:
             coming = begin(pool)
             yield from found
         yield from items
-
-
-def _normalized(vectors: np.ndarray) -> np.ndarray:
-    """Rows of length 1; those shorter than 1e-12 are divided by that, as torch.nn.functional.normalize does."""
-    norms = np.sqrt(np.add.reduce(vectors * vectors, axis=1, keepdims=True))
-    return vectors / np.maximum(norms, np.float32(1e-12))
 
 
 def _several(sentences: Any) -> Iterable[Any]:

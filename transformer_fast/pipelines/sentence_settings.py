@@ -1,7 +1,7 @@
 """The settings of a sentence encoder: modules.json and the other files of sentence-transformers.
 
 `SentenceEncoder.from_pretrained` calls `read_settings`. A way of pooling is a name in `POOLING`, and its computation in
-`sentence_encoder._pool`.
+`sentence_encoder._pool`; what follows the pooling is in `sentence_modules`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 from transformer_fast.files.errors import CheckpointError
 from transformer_fast.files.source import ModelSource
 from transformer_fast.files.tokenizer import Tokenizer, typed
+from transformer_fast.pipelines.sentence_modules import KINDS, WITH_FILES
 
 # 1_Pooling/config.json's flags of older releases -> pooling_mode of newer ones, in the order of concatenation.
 _POOLING_FLAGS = {
@@ -22,7 +23,7 @@ _POOLING_FLAGS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-POOLING = ("mean", "cls", "max")
+POOLING = ("mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 
 # The settings of a sentence-transformers model's tokens, by the family that it was made for; the first that is there.
 _CONFIGS = tuple(
@@ -37,7 +38,7 @@ class SentenceSettings:
 
     pooling: tuple[str, ...] = ("mean",)
     include_prompt: bool = True
-    normalize: bool = False
+    following: tuple[tuple[str, ModelSource], ...] = ()  # kind and source of each module after the pooling
     prompts: dict[str, str] = field(default_factory=lambda: {"query": "", "document": ""})
     default_prompt_name: str | None = None
     similarity: str = "cosine"
@@ -67,14 +68,18 @@ def _read_modules(source: ModelSource, settings: SentenceSettings) -> ModelSourc
     ):
         raise CheckpointError(f"{place}: needed: a list of objects with type and path")
     kinds = [module["type"].rpartition(".")[2] for module in modules]
-    if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in ([], ["Normalize"]):
+    if kinds[:2] != ["Transformer", "Pooling"] or not set(kinds[2:]) <= set(KINDS):
         raise CheckpointError(
             f"{place}: the modules are {', '.join(kinds) or 'none'}; "
-            "supported: Transformer, Pooling and, after them, Normalize"
+            f"supported: Transformer, Pooling and, after them, {', '.join(KINDS)}"
         )
-    settings.normalize = "Normalize" in kinds
     model, pooling = (source.part(module.get("path"), "modules.json") for module in modules[:2])
     _read_pooling(pooling, settings)
+    # Those without files of their own, such as Normalize, may have no folder, which a hub's snapshot leaves out.
+    settings.following = tuple(
+        (kind, source.part(module.get("path"), "modules.json") if kind in WITH_FILES else source)
+        for kind, module in zip(kinds[2:], modules[2:], strict=True)
+    )
     return model
 
 
