@@ -1,8 +1,9 @@
 """A model's tokens: what AutoTokenizer of transformers makes of the same folder, without transformers.
 
 `tokenizer` has `Tokenizer`, which pipelines and generation use; `settings` reads the small files beside a vocabulary,
-`vocabulary` the vocabulary, `classes` knows how each class of transformers puts a tokenizer together, and `marian` runs
-the one class that is no `tokenizers.Tokenizer`. A further class is an entry in `classes.CLASSES`.
+`vocabulary` the vocabulary, `choice` finds the class of transformers that a folder asks for, `classes` knows how each
+puts a tokenizer together, and `marian` runs the one that is no `tokenizers.Tokenizer`. A further class is an entry in
+`classes.CLASSES`.
 """
 
 from transformer_fast.files.tokenizer.settings import typed

@@ -1,13 +1,12 @@
-"""The tokenizer classes of transformers: which one a folder asks for, and how each builds its tokenizer.
+"""The tokenizer classes of transformers: how each builds its tokenizer.
 
 In transformers 5 most classes take of tokenizer.json the vocabulary, the merges and the post-processor, and set up the
 rest by tokenizer_config.json's options; a folder without tokenizer.json is built in the same way from its older files.
-`CLASSES` has one entry a class. A further class is one more entry; a class that is another one's alias is a name in
-`_ALIASES`.
+`CLASSES` has one entry a class. A further class is one more entry, and its name leaves `choice._OTHERS`.
 
-`tokenizer` calls `class_of`, and the entry's `build` and `finish`.
+`choice` finds the entry for a folder, `tokenizer` calls its `build` and `finish`.
 
-Source: AutoTokenizer and the classes of transformers 5.24.
+Source: the classes of transformers 5.24.
 """
 
 from __future__ import annotations
@@ -524,104 +523,3 @@ CLASSES: dict[str, TokenizerClass] = {
         max_length=512,
     ),
 }
-
-# Other names of these classes, without "Fast" at the end.
-_ALIASES = {
-    "PreTrainedTokenizer": GENERIC,
-    "PreTrainedTokenizerFast": GENERIC,
-    "PythonBackend": GENERIC,
-    "BloomTokenizer": GENERIC,
-    "ElectraTokenizer": "BertTokenizer",
-    "MobileBertTokenizer": "BertTokenizer",
-    "SqueezeBertTokenizer": "BertTokenizer",
-    "LxmertTokenizer": "BertTokenizer",
-    "BartTokenizer": "RobertaTokenizer",
-    "LongformerTokenizer": "RobertaTokenizer",
-    "LEDTokenizer": "RobertaTokenizer",
-    "MvpTokenizer": "RobertaTokenizer",
-}
-
-# Classes of transformers that are none of these. Any other name is unknown there, too, and means the generic class.
-_OTHERS = frozenset(
-    f"{name}Tokenizer"
-    for name in """
-    Albert Barthez Bartpho Basic BertGeneration BertJapanese Bertweet BigBird BioGpt BlenderbotSmall Blenderbot
-    ByT5 CTRL Canine Character Clvp CodeGen CodeLlama Cohere ConvBert CpmAnt Cpm DPRContextEncoder
-    DPRQuestionEncoder DPRReader Deberta DebertaV2 Dia Esm Esmc FNet FSMT FastSpeech2Conformer Flaubert Funnel
-    GPTNeoXJapanese GPTNeoX GPTSw3 Herbert Lasr LayoutLMv2 LayoutLMv3 LayoutXLM Luke M2M100 MBart50 MBart MLuke
-    MarkupLM Mecab Mgpstr MyT5 Nllb Nougat OpenAIGPT PLBart Pegasus Perceiver Phobert Pop2Piano ProphetNet
-    Qwen3_5 Rag Reformer RemBert RoCBert RoFormer SeamlessM4T Siglip2 Siglip Speech2Text SpeechT5 Splinter Tapas
-    Tipsv2 Udop VideoPrism Vits Wav2Vec2CTC Wav2Vec2PhonemeCTC Wordpiece XGLM XLM XLNet
-    """.split()
-)
-
-# model_type -> the class that transformers registers for it.
-_OF_TYPE = {
-    "bart": "RobertaTokenizer",
-    "bert": "BertTokenizer",
-    "camembert": "CamembertTokenizer",
-    "clip": "CLIPTokenizer",
-    "data2vec-text": "RobertaTokenizer",
-    "distilbert": "BertTokenizer",
-    "electra": "BertTokenizer",
-    "gemma2": "GemmaTokenizer",
-    "gemma3": "GemmaTokenizer",
-    "gemma3_text": "GemmaTokenizer",
-    "gpt2": "GPT2Tokenizer",
-    "marian": MARIAN,
-    "mistral": GENERIC,
-    "modernbert": GENERIC,
-    "mpnet": "MPNetTokenizer",
-    "mt5": "T5Tokenizer",
-    "phi3": GENERIC,
-    "qwen2": "Qwen2Tokenizer",
-    "qwen3": "Qwen2Tokenizer",
-    "roberta": "RobertaTokenizer",
-    "t5": "T5Tokenizer",
-    "whisper": "WhisperTokenizer",
-    "xlm-roberta": "XLMRobertaTokenizer",
-}
-# Those whose folders often name a wrong class: the registered one counts.
-_REGISTERED_COUNTS = frozenset({"modernbert", "phi3", "qwen2"})
-
-
-def class_of(config: Mapping[str, Any], settings: TokenizerSettings, data: bytes | None) -> str:
-    """The name of the class that AutoTokenizer takes for a folder: a key of CLASSES.
-
-    config: the content of config.json. data: tokenizer.json, if there is one.
-
-    Raises:
-        CheckpointError: it is a class that is not supported.
-    """
-    declared = settings.options.get("tokenizer_class") or config.get("tokenizer_class")
-    if declared is not None and not isinstance(declared, str):
-        raise CheckpointError(f"{settings.place}: tokenizer_class is {declared!r}; needed: a string")
-    declared = None if declared is None else declared.removesuffix("Fast")
-    model_type = config.get("model_type")
-    registered = _OF_TYPE.get(model_type) if isinstance(model_type, str) else None
-    if declared is None:
-        return registered or GENERIC
-    if _has_code(settings):  # transformers runs none of it unless it is told to, and takes the class by its name
-        return _known(declared, settings)
-    counts = model_type in _REGISTERED_COUNTS
-    if declared == "LlamaTokenizer" and not counts and model_type != "mistral" and b'"ByteLevel"' in (data or b""):
-        return GENERIC
-    if registered == GENERIC or (registered is not None and counts):
-        return registered
-    return _known(declared, settings)
-
-
-def _has_code(settings: TokenizerSettings) -> bool:
-    """Does the folder bring a tokenizer class of its own?"""
-    code = settings.options.get("auto_map")
-    return code.get("AutoTokenizer") is not None if isinstance(code, dict) else code is not None
-
-
-def _known(declared: str, settings: TokenizerSettings) -> str:
-    if declared in CLASSES:
-        return declared
-    if declared in _OTHERS:
-        raise CheckpointError(
-            f"{settings.place}: tokenizer_class is {declared!r}; supported: {', '.join(sorted(CLASSES))}"
-        )
-    return _ALIASES.get(declared, GENERIC)

@@ -19,7 +19,8 @@ import numpy as np
 from transformer_fast.files.errors import CheckpointError, optional_import
 from transformer_fast.files.folder import open_source
 from transformer_fast.files.source import ModelSource
-from transformer_fast.files.tokenizer import classes, vocabulary
+from transformer_fast.files.tokenizer import vocabulary
+from transformer_fast.files.tokenizer.choice import class_of
 from transformer_fast.files.tokenizer.classes import CLASSES, GENERIC, MARIAN, TokenizerClass, Tokens, text_of
 from transformer_fast.files.tokenizer.marian import MarianPieces
 from transformer_fast.files.tokenizer.settings import NAMED, TokenizerSettings, added_token, read_settings, typed
@@ -66,7 +67,7 @@ class Tokenizer:
         data, definition = vocabulary.definition_of(source)
         settings = read_settings(source, definition)
         self.place = settings.place
-        self.name = classes.class_of(source.object("config.json", required=False), settings, data)
+        self.name = class_of(source.object("config.json", required=False), settings, data)
         if self.name == MARIAN and data is not None and source.read("source.spm") is None:
             self.name = GENERIC  # a converted folder, which transformers cannot open
         kind = CLASSES[self.name]
