@@ -172,12 +172,59 @@ def test_vocab_json_with_merges(tmp_path):
         ({"added_tokens_decoder": {"x": BRAND}}, "added_tokens_decoder is .*; needed: an object of numbers and tokens"),
         ({"added_tokens_decoder": {"1": "<brand>"}}, "added_tokens_decoder holds '<brand>'; needed: an object"),
         ({"do_lower_case": "no"}, "do_lower_case is 'no'; needed: bool"),
+        ({"model_max_length": "512"}, "model_max_length is '512'; needed: a number >= 1"),
+        ({"model_max_length": 0}, "model_max_length is 0; needed: a number >= 1"),
+        ({"model_input_names": "input_ids"}, "model_input_names is 'input_ids'; needed: a list of names"),
+        ({"additional_special_tokens": [1]}, r"extra_special_tokens is \[1\]; needed: a list of tokens"),
     ],
     ids=str,
 )
 def test_settings_that_are_refused(tmp_path, config, message):
     with pytest.raises(CheckpointError, match=message):
         read_tokenizer(folder_of(tmp_path, config))
+
+
+@pytest.mark.parametrize(
+    "file, content",
+    [
+        ("tokenizer.json", {"model": {"type": "WordPiece", "vocab": {"a": "b"}}}),
+        ("tokenizer.json", {"model": {"type": "WordPiece", "vocab": [1, 2]}}),
+        ("tokenizer.json", {"model": {"vocab": {}}, "added_tokens": [3]}),
+        ("tokenizer.json", {"model": {"vocab": {}}, "added_tokens": [{"content": "x", "id": "1"}]}),
+        ("tokenizer.json", {"model": {"vocab": {}}, "post_processor": {"type": "?"}}),
+        ("special_tokens_map.json", {"extra_special_tokens": 5}),
+        ("special_tokens_map.json", {"mask_token": [1]}),
+        ("added_tokens.json", {"<brand>": -1}),
+        ("added_tokens.json", {"<brand>": 2**40}),
+        ("config.json", {"model_type": ["bert"], "tokenizer_class": {}}),
+        ("tokenizer_config.json", {"extra_special_tokens": {"a": 1}}),
+        ("tokenizer_config.json", {"cls_token": {"content": "x", "lstrip": 1}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"9" * 5000: BRAND}}),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_files_of_anything_are_checkpoint_errors(tmp_path, file, content):
+    folder = folder_of(tmp_path, {})
+    write_json(folder / file, content)
+    with pytest.raises(CheckpointError):
+        read_tokenizer(folder)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"max_length": 0}, "max_length is 0; needed: an integer >= 1"),
+        ({"max_length": 4, "stride": 4}, "stride is 4; needed: an integer from 0 to 3"),
+        ({"max_length": 4, "stride": 3}, "stride set to 3, which is greater"),
+        ({"max_length": 4, "strategy": "middle"}, "strategy is 'middle'; needed: one of longest_first"),
+        ({"max_length": 4, "side": "top"}, "side is 'top'; needed: one of left, right"),
+        ({"max_length": 4, "strategy": "only_second"}, "the tokenizer fails"),
+    ],
+    ids=str,
+)
+def test_limits_that_are_refused(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        read_tokenizer(folder_of(tmp_path, {})).encode_batch(["red blue green red blue green"], **options)
 
 
 def test_limits_are_those_of_the_call(tmp_path):

@@ -50,9 +50,21 @@ class TokenizerSettings:
     @property
     def max_length(self) -> int | None:
         """The most tokens of a text, special ones included, or None."""
-        limit = self.options.get("model_max_length")
-        limit = self.options.get("max_len") if limit is None else limit
-        return int(limit) if isinstance(limit, (int, float)) and limit < _NO_LIMIT else None
+        name = "model_max_length" if self.options.get("model_max_length") is not None else "max_len"
+        limit = self.options.get(name)
+        if limit is None:
+            return None
+        if type(limit) not in (int, float) or not limit >= 1:
+            raise CheckpointError(f"{self.place}: {name} is {limit!r}; needed: a number >= 1")
+        return int(limit) if limit < _NO_LIMIT else None
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """model_input_names; () where it is not given."""
+        names = self.options.get("model_input_names") or []
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise CheckpointError(f"{self.place}: model_input_names is {names!r}; needed: a list of names")
+        return tuple(names)
 
     def flag(self, name: str, default: Any = False) -> Any:
         """A setting that is true or false; a null where there is one counts as the default."""
@@ -133,7 +145,10 @@ def _tokens(place: Path, options: dict[str, Any], name: str) -> list[Any] | None
     value = options.pop(name, None)
     if value is not None and not isinstance(value, list):
         raise CheckpointError(f"{place}: {name} is {value!r}; needed: a list of tokens")
-    return None if value is None else [_token(place, name, token) for token in value]
+    tokens = None if value is None else [_token(place, name, token) for token in value]
+    if not all(isinstance(token, (str, _added_token_class())) for token in tokens or []):
+        raise CheckpointError(f"{place}: {name} is {value!r}; needed: a list of tokens")
+    return tokens
 
 
 def added_token(place: Path, name: str, value: Any, **fixed: Any) -> Any:
@@ -163,12 +178,12 @@ def _read_special_tokens_map(source: ModelSource, options: dict[str, Any]) -> di
     name = "special_tokens_map.json"
     place = source.place(name)
     for key, value in source.object(name, required=False).items():
-        if key == "extra_special_tokens" and isinstance(value, list):
+        if key in ("extra_special_tokens", "additional_special_tokens") and isinstance(value, list):
             value = [added_token(place, key, t, special=True) if isinstance(t, dict) else t for t in value]
-            there = list(options.get(key) or [])
-            value = there + [token for token in value if token not in there]
-        elif key == "additional_special_tokens" and isinstance(value, list):
-            value = [added_token(place, key, t, special=True) if isinstance(t, dict) else t for t in value]
+            if key == "extra_special_tokens":
+                there = options.get(key) or []
+                there = there if isinstance(there, list) else [there]
+                value = there + [token for token in value if token not in there]
         elif isinstance(value, dict) and key != "extra_special_tokens":
             value = added_token(place, key, value, special=True)
         options[key] = value
@@ -184,12 +199,15 @@ def _older_added(source: ModelSource, options: dict[str, Any], definition: Mappi
     special = {str(getattr(options.get(n), "content", options.get(n))) for n in NAMED if options.get(n)}
     special |= {str(getattr(token, "content", token)) for token in options.get("extra_special_tokens") or []}
     for content, number in source.object(name, required=False).items():
-        if type(number) is not int or number < 0:
+        if type(number) is not int or not 0 <= number < _NO_LIMIT:
             raise CheckpointError(f"{place}: {content!r} has the number {number!r}; needed: an integer >= 0")
         flags = {"special": content in special, "normalized": content not in special}
         added[number] = _added_token_class()(content, lstrip=False, rstrip=False, **flags)
     place = source.place("tokenizer.json")
     for token in (definition or {}).get("added_tokens") or []:
-        fields = {n: v for n, v in token.items() if n != "id"}
-        added[token["id"]] = added_token(place, "added_tokens", fields)
+        fields = {n: v for n, v in token.items() if n != "id"} if isinstance(token, dict) else token
+        made = added_token(place, "added_tokens", fields)
+        if type(token.get("id")) is not int or token["id"] < 0:
+            raise CheckpointError(f"{place}: added_tokens holds {token!r}; needed: an id, an integer >= 0")
+        added[token["id"]] = made
     return added

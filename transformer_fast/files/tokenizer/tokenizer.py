@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ _USUAL = {
 _KEPT = 8
 # What clean_up_tokenization_spaces takes a space out of.
 _CLEANED = (" .", " ?", " !", " ,"), (" ' ",), (" n't", " 'm", " 's", " 've", " 're")
+_STRATEGIES, _SIDES = ("longest_first", "only_first", "only_second"), ("left", "right")
 # Beyond this many tokens transformers looks for an old regular expression in Mistral's vocabularies.
 _LARGE_VOCABULARY = 100_000
 
@@ -64,6 +66,12 @@ class Tokenizer:
     def __init__(self, source: ModelSource, lower_case: bool = False) -> None:
         """lower_case: lower-case texts before all else, as sentence-transformers' do_lower_case does."""
         optional_import("tokenizers")
+        with _refusals(source.place("tokenizer.json")):
+            self._read(source, lower_case)
+        self._limited: OrderedDict[tuple, Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def _read(self, source: ModelSource, lower_case: bool) -> None:
         data, definition = vocabulary.definition_of(source)
         settings = read_settings(source, definition)
         self.place = settings.place
@@ -81,13 +89,11 @@ class Tokenizer:
         self.max_length = settings.max_length or kind.max_length
         self.truncation_side = self._side(settings, "truncation_side", _direction(definition, "truncation") or "right")
         self.padding_side = self._side(settings, "padding_side", _direction(definition, "padding") or kind.padding_side)
-        self.input_names = tuple(settings.options.get("model_input_names") or kind.inputs)
+        self.input_names = settings.input_names or kind.inputs
         self._cleans = settings.flag("clean_up_tokenization_spaces") and (
             settings.flag("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output")
             or type(self.tokenizer.model).__name__ != "BPE"
         )
-        self._limited: OrderedDict[tuple, Any] = OrderedDict()
-        self._lock = threading.Lock()
 
     def special(self, name: str) -> tuple[str, int] | None:
         """The text and the number of the token that the files name as "mask_token", "cls_token", ...; None without one.
@@ -124,7 +130,8 @@ class Tokenizer:
         or "right"; by default truncation_side.
 
         Raises:
-            ValueError: a text holds a character that UTF-8 cannot write.
+            ValueError: a text holds a character that UTF-8 cannot write, the vocabulary has no token for it, not even
+                an unknown one, or the limit leaves no place for what it asks for.
         """
         tokenizer = self.tokenizer
         if max_length is not None:
@@ -138,12 +145,23 @@ class Tokenizer:
             if bad is None:
                 raise
             raise ValueError(f"the text {bad[:40]!r} holds a lone surrogate, which UTF-8 cannot write") from None
+        except BaseException as error:
+            if not _is_of_tokenizers(error):
+                raise
+            raise ValueError(f"{self.place}: the tokenizer fails: {error}") from None
 
     def limited(
         self, max_length: int, stride: int = 0, strategy: str = "longest_first", side: str | None = None
     ) -> Any:
         """The tokenizer with a limit, as `encode_batch` takes it; made once for each."""
         side = side or self.truncation_side
+        if type(max_length) is not int or max_length < 1:
+            raise ValueError(f"max_length is {max_length!r}; needed: an integer >= 1")
+        if type(stride) is not int or not 0 <= stride < max_length:
+            raise ValueError(f"stride is {stride!r}; needed: an integer from 0 to {max_length - 1}")
+        for name, value, known in (("strategy", strategy, _STRATEGIES), ("side", side, _SIDES)):
+            if value not in known:
+                raise ValueError(f"{name} is {value!r}; needed: one of {', '.join(known)}")
         limit = (max_length, stride, strategy, side)
         with self._lock:
             found = self._limited.get(limit)
@@ -167,9 +185,30 @@ class Tokenizer:
 
     def _side(self, settings: TokenizerSettings, name: str, default: str) -> str:
         side = typed(self.place, settings.options, name, str, default)
-        if side not in ("left", "right"):
+        if side not in _SIDES:
             raise CheckpointError(f"{self.place}: {name} is {side!r}; needed: left or right")
         return side
+
+
+def _is_of_tokenizers(error: BaseException) -> bool:
+    """Is it one of the package tokenizers, which names no kind of error, or panics?"""
+    return type(error) is Exception or type(error).__name__ == "PanicException"
+
+
+@contextmanager
+def _refusals(place: Path) -> Iterator[None]:
+    """Files are not trusted: what they hold in place of what is needed is a CheckpointError, whatever it leads to."""
+    try:
+        yield
+    except (CheckpointError, ImportError):
+        raise
+    except BaseException as error:
+        expected = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError)
+        if not (isinstance(error, expected) or _is_of_tokenizers(error)):
+            raise
+        raise CheckpointError(
+            f"{place}: it and the settings beside it make no tokenizer: {type(error).__name__}: {error}"
+        ) from error
 
 
 def read_tokenizer(path_or_hub_id: str | Path | ModelSource, **hub: Any) -> Tokenizer:

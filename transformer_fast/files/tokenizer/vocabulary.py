@@ -103,7 +103,8 @@ def from_vocab_json(source: ModelSource, name: str, merges_name: str) -> Vocabul
     if not all(type(number) is int and number >= 0 for number in vocab.values()):
         raise CheckpointError(f"{place}: holds something else than numbers; needed: an object of tokens and numbers")
     merges = []
-    for line in _text(source, merges_name).splitlines():
+    for line in _text(source, merges_name).split("\n"):  # not splitlines: tokens may hold other ends of lines
+        line = line.removesuffix("\r")
         if line and not line.startswith("#version"):
             parts = line.split(" ")
             if len(parts) != 2:
