@@ -312,6 +312,9 @@ def test_bad_sound(call, error, text):
         ("dither", 0.1),
         ("n_fft", 0),
         ("feature_size", "80"),
+        ("feature_size", 2**24),  # features of 200 GB
+        ("hop_length", 480_001),  # no frame
+        ("padding_value", 1e300),
         ("padding_value", None),
         ("chunk_length", 2**25),
         ("do_normalize", True),

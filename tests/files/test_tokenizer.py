@@ -14,9 +14,10 @@ from model_folders import write_json
 tokenizers = pytest.importorskip("tokenizers")
 
 from transformer_fast.files.errors import CheckpointError  # noqa: E402
+from transformer_fast.files.folder import Folder  # noqa: E402
 from transformer_fast.files.tokenizer.tokenizer import _KEPT  # noqa: E402
 from transformer_fast.generation import load_tokenizer  # noqa: E402
-from transformer_fast.tokenization import read_tokenizer  # noqa: E402
+from transformer_fast.tokenization import Tokenizer, read_tokenizer  # noqa: E402
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "blue", "green", "Red", "rouge", "##s"]
 BRAND = {
@@ -213,18 +214,35 @@ def test_files_of_anything_are_checkpoint_errors(tmp_path, file, content):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"max_length": 0}, "max_length is 0; needed: an integer >= 1"),
+        ({"max_length": 0}, "max_length is 0; needed: an integer from 1 to"),
+        ({"max_length": 2**70}, "max_length is 1180591620717411303424; needed: an integer from 1 to"),
+        ({"max_length": 1}, "max_length is 1; needed: at least 2, the special tokens"),
         ({"max_length": 4, "stride": 4}, "stride is 4; needed: an integer from 0 to 3"),
         ({"max_length": 4, "stride": 3}, "stride set to 3, which is greater"),
         ({"max_length": 4, "strategy": "middle"}, "strategy is 'middle'; needed: one of longest_first"),
-        ({"max_length": 4, "side": "top"}, "side is 'top'; needed: one of left, right"),
-        ({"max_length": 4, "strategy": "only_second"}, "the tokenizer fails"),
+        ({"max_length": 4, "side": ""}, "side is ''; needed: one of left, right"),
+        ({"max_length": 4, "strategy": "only_second"}, "max_length is 4 and strategy 'only_second': Truncation"),
     ],
     ids=str,
 )
 def test_limits_that_are_refused(tmp_path, options, message):
-    with pytest.raises(ValueError, match=message):
-        read_tokenizer(folder_of(tmp_path, {})).encode_batch(["red blue green red blue green"], **options)
+    tokenizer = read_tokenizer(folder_of(tmp_path, {}))
+    for _ in range(2):  # nothing half made is kept
+        with pytest.raises(ValueError, match=message):
+            tokenizer.encode_batch(["red blue green red blue green"], **options)
+
+
+@pytest.mark.parametrize("texts", [[5], [None], [b"red"], ["red", ("a", "b", "c")], [("a", None)]], ids=str)
+def test_texts_that_are_none(tmp_path, texts):
+    with pytest.raises(TypeError, match=r"texts\[\d\] is .*; needed: a string or a pair of strings"):
+        read_tokenizer(folder_of(tmp_path, {})).encode_batch(texts)
+
+
+@pytest.mark.parametrize("name, ids", [("sep_token", [2, 5, 3]), ("cls_token", [2, 5, 3])])
+def test_a_token_of_bert_that_a_file_denies(tmp_path, name, ids):
+    """As in transformers, the class' own number stays."""
+    folder = folder_of(tmp_path, {"tokenizer_class": "BertTokenizer", name: None})
+    assert read_tokenizer(folder).encode_batch(["red"])[0].ids == ids
 
 
 def test_limits_are_those_of_the_call(tmp_path):
@@ -326,6 +344,18 @@ def test_marian(tmp_path, spm):
     assert tokenizer.encode_batch(["red bleu"], max_length=3)[0].ids == [*(vocab[piece] for piece in cut[:2]), 0]
     assert tokenizer.decode([*(vocab[piece] for piece in cut), 0], skip_special_tokens=True) == "red bleu"
     assert tokenizer.max_length == 512 and tokenizer.special("pad_token") == ("<pad>", vocab["<pad>"])
+    with pytest.raises(ValueError, match="holds a lone surrogate"):
+        tokenizer.encode_batch(["\ud800"])
+    with pytest.raises(ValueError, match="stride is 1 and strategy 'longest_first'; needed by Marian"):
+        tokenizer.encode_batch(["red bleu"], max_length=3, stride=1)
+    with pytest.raises(CheckpointError, match="do_lower_case is asked for, which MarianTokenizer does not support"):
+        Tokenizer(Folder(tmp_path), lower_case=True)
+    write_json(tmp_path / "added_tokens.json", {"": 900})
+    assert read_tokenizer(tmp_path).encode_batch(["red bleu"])[0].ids == [*(vocab[piece] for piece in cut), 0]
+    (tmp_path / "source.spm").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"source\.spm: holds 0 bytes"):
+        read_tokenizer(tmp_path)
+    (tmp_path / "source.spm").write_bytes(path.read_bytes())
     (tmp_path / "target.spm").unlink()
     with pytest.raises(CheckpointError, match=r"target\.spm: there is no such file; needed: a SentencePiece model"):
         read_tokenizer(tmp_path)

@@ -78,8 +78,14 @@ def test_unknown_fields_are_refused_by_name_unless_they_are_ignored(tmp_path):
         assert all(content[name] == value for name, value in UNKNOWN.items())
     write_bert(tmp_path / "nulls", TINY_BERT | dict.fromkeys(UNKNOWN))
     assert load_model(tmp_path / "nulls")  # null asks for nothing
-    with pytest.raises(TypeError, match="ignore_fields is 'mine'; needed: a list of names"):
-        load_model(folder, ignore_fields="mine")
+    for ignored in ("mine", 5, [[]]):
+        with pytest.raises(TypeError, match="ignore_fields is .*; needed: a list of names"):
+            load_model(folder, ignore_fields=ignored)
+
+
+def test_numbers_beyond_floats_are_refused_by_name():
+    with pytest.raises(CheckpointError, match="layer_norm_eps is 1000"):
+        read(layer_norm_eps=10**400)
 
 
 def test_fields_inside_of_a_tower_are_known_too():

@@ -7,7 +7,7 @@ DeiTImageProcessor). To add a processor, add its defaults to `_DEFAULTS`; to add
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -344,4 +344,4 @@ def _channels(name: str, value: Any, source: str | Path) -> tuple[float, ...]:
 
 
 def _finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

@@ -28,6 +28,8 @@ from transformer_fast.files.source import ModelSource
 _LEAST_POWER = 1e-10
 _RANGE = 8.0
 # Slaney's mel scale: linear up to 1000 Hz, which is mel 15, then 27 mels for a factor of 6.4.
+# Of filters or of one segment's features, 256 MB: Whisper's largest has 128 x 3000.
+_MOST_FEATURES = 2**26
 _LINEAR_HZ, _LINEAR_MEL = 1000.0, 15.0
 _LOG_STEP = math.log(6.4) / 27
 
@@ -164,13 +166,20 @@ class WhisperFeatureExtractor:
         for name, value in sizes.items():
             if type(value) is not int or not 1 <= value <= 2**24:
                 raise ValueError(f"{name} is {value!r}; needed: an integer from 1 to {2**24}")
-        if type(padding_value) not in (int, float) or not math.isfinite(padding_value):
-            raise ValueError(f"padding_value is {padding_value!r}; needed: a number")
+        most = float(np.finfo(np.float32).max)
+        if type(padding_value) not in (int, float) or not abs(padding_value) <= most:
+            raise ValueError(f"padding_value is {padding_value!r}; needed: a number from {-most} to {most}")
         if dither != 0:
             raise ValueError(f"dither is {dither!r}, which is not supported; needed: 0.0")
         if chunk_length * sampling_rate <= n_fft:
             raise ValueError(
                 f"chunk_length is {chunk_length} s of {sampling_rate} Hz; needed: more samples than n_fft={n_fft}"
+            )
+        frames = chunk_length * sampling_rate // hop_length
+        if not frames or feature_size * (n_fft + frames) > _MOST_FEATURES:
+            raise ValueError(
+                f"feature_size is {feature_size}, n_fft {n_fft} and hop_length {hop_length}, which gives {frames} "
+                f"frames; needed: at least 1, and features of at most {_MOST_FEATURES} numbers"
             )
         self.feature_size, self.sampling_rate, self.hop_length = feature_size, sampling_rate, hop_length
         self.chunk_length, self.n_fft, self.padding_value = chunk_length, n_fft, padding_value

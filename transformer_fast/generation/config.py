@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,7 +142,7 @@ def _integer(value: Any) -> bool:
 
 
 def _number(value: Any) -> bool:
-    return (_integer(value) or isinstance(value, (float, np.floating))) and math.isfinite(value)
+    return (_integer(value) or isinstance(value, (float, np.floating))) and abs(value) <= sys.float_info.max
 
 
 def _token(value: Any) -> bool:

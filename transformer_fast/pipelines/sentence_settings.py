@@ -100,7 +100,7 @@ def _read_prompts(source: ModelSource, settings: SentenceSettings) -> None:
     config, place = source.object(name, required=False), source.place(name)
     prompts = typed(place, config, "prompts", dict, {})
     settings.prompts |= {name: "" if prompt is None else prompt for name, prompt in prompts.items()}
-    if not all(isinstance(prompt, str) for prompt in settings.prompts.values()):
+    if not all(isinstance(prompt, str) and _is_utf8(prompt) for prompt in settings.prompts.values()):
         raise CheckpointError(f"{place}: prompts holds something else than strings and null")
     settings.default_prompt_name = typed(place, config, "default_prompt_name", str, None)
     settings.similarity = typed(place, config, "similarity_fn_name", str, "cosine")
@@ -109,6 +109,10 @@ def _read_prompts(source: ModelSource, settings: SentenceSettings) -> None:
         raise CheckpointError(
             f"{place}: default_prompt_name {settings.default_prompt_name!r} is not one of the prompts"
         )
+
+
+def _is_utf8(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def sentence_config(source: ModelSource) -> tuple[str, dict[str, Any]]:

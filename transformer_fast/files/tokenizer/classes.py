@@ -102,15 +102,18 @@ def _bert(vocabulary: Vocabulary, tokens: Tokens, settings: TokenizerSettings) -
 
 def _finish_bert(tokenizer: Any, tokens: Tokens, settings: TokenizerSettings) -> None:
     first, last = tokens["cls_token"], tokens["sep_token"]
-    _set_template(
-        tokenizer, tokens, f"{first}:0 $A:0 {last}:0", f"{first}:0 $A:0 {last}:0 $B:1 {last}:1", (first, last)
-    )
+    # The class' own numbers where a file says that there is no such token.
+    usual = {name: number for name, number in _BERT_NUMBERS.items() if tokens.texts.get(name) is None}
+    numbers = {tokens[name]: number for name, number in usual.items()}
+    pair = f"{first}:0 $A:0 {last}:0 $B:1 {last}:1"
+    _set_template(tokenizer, tokens, f"{first}:0 $A:0 {last}:0", pair, (first, last), numbers)
 
 
 def _finish_mpnet(tokenizer: Any, tokens: Tokens, settings: TokenizerSettings) -> None:
     _set_roberta(tokenizer, tokens, "sep_token", "cls_token", True, False)
 
 
+_BERT_NUMBERS = {"cls_token": 2, "sep_token": 3}
 _BERT_TOKENS = {
     "unk_token": "[UNK]",
     "sep_token": "[SEP]",
@@ -274,11 +277,16 @@ def _finish_t5(tokenizer: Any, tokens: Tokens, settings: TokenizerSettings) -> N
     tokenizer.post_processor = last
 
 
+_MOST_SENTINELS = 10_000  # T5 has 100; each is a token that is added
+
+
 def _sentinels(settings: TokenizerSettings) -> list[str]:
     """T5's <extra_id_0>, ... beside the further tokens that are listed."""
     count = settings.options.get("extra_ids", 100)
-    if type(count) is not int or count < 0:
-        raise CheckpointError(f"{settings.place}: extra_ids is {count!r}; needed: an integer >= 0")
+    if type(count) is not int or not 0 <= count <= _MOST_SENTINELS:
+        raise CheckpointError(
+            f"{settings.place}: extra_ids is {count!r}; needed: an integer from 0 to {_MOST_SENTINELS}"
+        )
     listed = list(settings.additional or [])
     own = [token for token in listed if "<extra_id_" in text_of(token)]
     if own and count not in (0, len(own)):
@@ -289,6 +297,7 @@ def _sentinels(settings: TokenizerSettings) -> list[str]:
 
 
 def _t5_pieces(pieces: Pieces, tokens: Tokens, settings: TokenizerSettings) -> Pieces:
+    _sentinels(settings)  # checks the number
     count = settings.options.get("extra_ids", 100)
     return pieces + [(f"<extra_id_{i}>", 0.0) for i in range(count - 1, -1, -1)]
 
@@ -303,7 +312,8 @@ def _xlm_roberta_pieces(pieces: Pieces, tokens: Tokens, settings: TokenizerSetti
 
 
 def _camembert(vocabulary: Vocabulary, tokens: Tokens, settings: TokenizerSettings) -> Any:
-    unknown = vocabulary.numbers.get(tokens["unk_token"], 0)
+    names = [piece for piece, _ in vocabulary.pieces]
+    unknown = names.index(tokens["unk_token"]) if tokens["unk_token"] in names else 0
     return _unigram(vocabulary, unknown, "always" if settings.flag("add_prefix_space", True) else "never")
 
 
@@ -397,10 +407,19 @@ def _ranked_merges(names: list[str], proto: Any) -> list[tuple[str, str]]:
 # Post-processors
 
 
-def _set_template(tokenizer: Any, tokens: Tokens, single: str, pair: str, special: tuple[str, ...]) -> None:
-    numbers = [(token, tokens.number(tokenizer, token)) for token in dict.fromkeys(special)]
+def _set_template(
+    tokenizer: Any,
+    tokens: Tokens,
+    single: str,
+    pair: str,
+    special: tuple[str, ...],
+    numbers: Mapping[str, int] | None = None,
+) -> None:
+    """numbers: of special tokens that the vocabulary is not asked for."""
+    known = dict(numbers or {})
+    found = [(token, known[token] if token in known else tokens.number(tokenizer, token)) for token in special]
     template = optional_import("tokenizers").processors.TemplateProcessing
-    tokenizer.post_processor = template(single=single, pair=pair, special_tokens=numbers)
+    tokenizer.post_processor = template(single=single, pair=pair, special_tokens=list(dict(found).items()))
 
 
 def _set_roberta(tokenizer: Any, tokens: Tokens, last: str, first: str, trim: bool, prefix: bool) -> None:

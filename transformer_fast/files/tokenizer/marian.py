@@ -71,7 +71,7 @@ class MarianPieces:
 
     def _add(self, tokens: Any, settings: TokenizerSettings) -> None:
         """The tokens that are found in a text before it is cut into pieces."""
-        self._added = {token.content: (number, token) for number, token in settings.added.items()}
+        self._added = {token.content: (number, token) for number, token in settings.added.items() if token.content}
         extra = settings.additional if settings.extra is None else settings.extra
         given = [*tokens.named.values(), *(extra or [])]
         self._special = [getattr(token, "content", token) for token in given if token is not None]
@@ -205,8 +205,9 @@ def _vocabulary(source: ModelSource, name: str) -> dict[str, int]:
 
 def _opened(source: ModelSource, name: str) -> Any:
     data = source.read(name)
-    if data is None:
-        raise CheckpointError(f"{source.place(name)}: there is no such file; needed: a SentencePiece model")
+    if not data:
+        what = "there is no such file" if data is None else "holds 0 bytes"
+        raise CheckpointError(f"{source.place(name)}: {what}; needed: a SentencePiece model")
     try:
         return optional_import("sentencepiece", "sentencepiece").SentencePieceProcessor(model_proto=data)
     except RuntimeError as error:

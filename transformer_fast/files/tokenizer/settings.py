@@ -23,7 +23,7 @@ CONFIG = "tokenizer_config.json"
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 # Files hold 1e30 for "no limit"; no model has 2**31 positions.
-_NO_LIMIT = 2**31
+NO_LIMIT = 2**31
 
 
 @dataclass
@@ -56,7 +56,7 @@ class TokenizerSettings:
             return None
         if type(limit) not in (int, float) or not limit >= 1:
             raise CheckpointError(f"{self.place}: {name} is {limit!r}; needed: a number >= 1")
-        return int(limit) if limit < _NO_LIMIT else None
+        return int(limit) if limit < NO_LIMIT else None
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -199,7 +199,7 @@ def _older_added(source: ModelSource, options: dict[str, Any], definition: Mappi
     special = {str(getattr(options.get(n), "content", options.get(n))) for n in NAMED if options.get(n)}
     special |= {str(getattr(token, "content", token)) for token in options.get("extra_special_tokens") or []}
     for content, number in source.object(name, required=False).items():
-        if type(number) is not int or not 0 <= number < _NO_LIMIT:
+        if type(number) is not int or not 0 <= number < NO_LIMIT:
             raise CheckpointError(f"{place}: {content!r} has the number {number!r}; needed: an integer >= 0")
         flags = {"special": content in special, "normalized": content not in special}
         added[number] = _added_token_class()(content, lstrip=False, rstrip=False, **flags)

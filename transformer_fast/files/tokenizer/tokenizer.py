@@ -24,7 +24,14 @@ from transformer_fast.files.tokenizer import vocabulary
 from transformer_fast.files.tokenizer.choice import class_of
 from transformer_fast.files.tokenizer.classes import CLASSES, GENERIC, MARIAN, TokenizerClass, Tokens, text_of
 from transformer_fast.files.tokenizer.marian import MarianPieces
-from transformer_fast.files.tokenizer.settings import NAMED, TokenizerSettings, added_token, read_settings, typed
+from transformer_fast.files.tokenizer.settings import (
+    NAMED,
+    NO_LIMIT,
+    TokenizerSettings,
+    added_token,
+    read_settings,
+    typed,
+)
 
 # The names that tokens have where neither a file nor the class says.
 _USUAL = {
@@ -81,6 +88,8 @@ class Tokenizer:
         kind = CLASSES[self.name]
         self._tokens = Tokens(_named(self.place, kind, settings))
         if self.name == MARIAN:
+            if lower_case:
+                raise CheckpointError(f"{self.place}: do_lower_case is asked for, which {MARIAN} does not support")
             self.tokenizer = MarianPieces(source, self._tokens, settings)
         else:
             self.tokenizer = _built(source, self.name, kind, self._tokens, settings, data, definition)
@@ -136,9 +145,16 @@ class Tokenizer:
         tokenizer = self.tokenizer
         if max_length is not None:
             tokenizer = self.limited(max_length, stride, strategy, side)
+            special = tokenizer.num_special_tokens_to_add(any(isinstance(text, tuple) for text in texts))
+            if max_length < special:  # the package would cut nothing off
+                raise ValueError(f"max_length is {max_length}; needed: at least {special}, the special tokens")
         try:
             return tokenizer.encode_batch(texts) if offsets else tokenizer.encode_batch_fast(texts)
-        except (TypeError, UnicodeEncodeError):
+        except (TypeError, UnicodeEncodeError, RuntimeError):
+            for i, text in enumerate(texts):
+                parts = text if isinstance(text, tuple) else (text,)
+                if len(parts) > 2 or not all(isinstance(part, str) for part in parts):
+                    raise TypeError(f"texts[{i}] is {text!r:.40}; needed: a string or a pair of strings") from None
             # All are strings: the tokenizer fails on half a surrogate pair.
             strings = chain.from_iterable([text] if isinstance(text, str) else text for text in texts)
             bad = next((text for text in strings if any("\ud800" <= c <= "\udfff" for c in text)), None)
@@ -148,15 +164,17 @@ class Tokenizer:
         except BaseException as error:
             if not _is_of_tokenizers(error):
                 raise
+            if "Truncation error" in str(error):
+                raise ValueError(f"max_length is {max_length} and strategy {strategy!r}: {error}") from None
             raise ValueError(f"{self.place}: the tokenizer fails: {error}") from None
 
     def limited(
         self, max_length: int, stride: int = 0, strategy: str = "longest_first", side: str | None = None
     ) -> Any:
         """The tokenizer with a limit, as `encode_batch` takes it; made once for each."""
-        side = side or self.truncation_side
-        if type(max_length) is not int or max_length < 1:
-            raise ValueError(f"max_length is {max_length!r}; needed: an integer >= 1")
+        side = self.truncation_side if side is None else side
+        if type(max_length) is not int or not 1 <= max_length < NO_LIMIT:
+            raise ValueError(f"max_length is {max_length!r}; needed: an integer from 1 to {NO_LIMIT - 1}")
         if type(stride) is not int or not 0 <= stride < max_length:
             raise ValueError(f"stride is {stride!r}; needed: an integer from 0 to {max_length - 1}")
         for name, value, known in (("strategy", strategy, _STRATEGIES), ("side", side, _SIDES)):
@@ -166,8 +184,9 @@ class Tokenizer:
         with self._lock:
             found = self._limited.get(limit)
             if found is None:
-                found = self._limited[limit] = _copied(self.tokenizer)
+                found = _copied(self.tokenizer)
                 found.enable_truncation(max_length, stride=stride, strategy=strategy, direction=side)
+                self._limited[limit] = found
             self._limited.move_to_end(limit)
             while len(self._limited) > _KEPT:
                 self._limited.popitem(last=False)

@@ -8,8 +8,8 @@ field into _KINDS, a field that families of all kinds meet and that needs no rea
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
+import sys
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -96,7 +96,7 @@ def without_fields(content: Mapping[str, Any], ignored: Collection[str]) -> dict
     Raises:
         TypeError: ignored is a string.
     """
-    if isinstance(ignored, str):
+    if isinstance(ignored, str) or not isinstance(ignored, Collection) or not all(isinstance(n, str) for n in ignored):
         raise TypeError(f"ignore_fields is {ignored!r}; needed: a list of names")
     return {
         name: without_fields(value, ignored) if name in _NESTED and isinstance(value, dict) else value
@@ -111,7 +111,7 @@ Number = float
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max  # isfinite fails on integers beyond
 
 
 # Annotation -> (test of a value, what is needed).
