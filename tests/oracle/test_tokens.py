@@ -67,7 +67,7 @@ def texts(count: int) -> list[str]:
 
 
 TEXTS = texts(500)
-SOME = TEXTS[:120]
+SOME = TEXTS[:70]
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -335,7 +335,9 @@ def assert_equal(folder: Path, note: str, texts: list[str] = SOME) -> bool:
 @pytest.mark.parametrize("texts", [SOME, pytest.param(TEXTS, marks=pytest.mark.stress)], ids=len)
 def test_settings(kind, definition, texts, tmp_path, trained):
     compared = 0
-    for number, settings in enumerate([*SETTINGS, *DECODERS, *MIXTURES]):
+    # Mixtures that older files have, too, are left to the stress.
+    mixtures = MIXTURES if definition or texts is TEXTS else []
+    for number, settings in enumerate([*SETTINGS, *DECODERS, *mixtures]):
         folder = make_folder(tmp_path / str(number), trained(kind, definition), settings, kind)
         compared += assert_equal(folder, f"{kind}, {settings}", texts)
     assert compared > 30
