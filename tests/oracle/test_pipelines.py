@@ -80,9 +80,9 @@ def written(torch, folder, family, task, **changes):
     torch.manual_seed(0)
     make, options = FAMILIES[family]
     tokenizer, names = make()
+    if family == "Bert":  # given here, not set afterwards: so it is saved
+        names["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
     theirs = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=60, **names)
-    if family == "Bert":
-        theirs.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
     sizes = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=40)
     if family == "DistilBert":
         sizes = dict(dim=32, n_layers=2, n_heads=4, hidden_dim=40)
