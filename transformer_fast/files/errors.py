@@ -16,8 +16,8 @@ class CheckpointError(ValueError):
     """A model that cannot be used; the text names the file and, where there is one, the tensor or the field."""
 
 
-def optional_import(name: str, extra: str = "models") -> ModuleType:
-    """A module that an extra of this package installs.
+def optional_import(name: str, extra: str = "models", purpose: str = "") -> ModuleType:
+    """A module that an extra of this package installs; purpose, such as "to read a.ogg", goes into the error.
 
     Raises:
         ImportError: it is not installed; the text says how to install it.
@@ -25,7 +25,10 @@ def optional_import(name: str, extra: str = "models") -> ModuleType:
     try:
         return import_module(name)
     except ModuleNotFoundError as error:
-        raise ImportError(f"{error.name} is not installed; needed: pip install 'transformer-fast[{extra}]'") from error
+        needed = f"needed {purpose}" if purpose else "needed"
+        raise ImportError(
+            f"{error.name} is not installed; {needed}: pip install 'transformer-fast[{extra}]'"
+        ) from error
 
 
 def listed(names: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from transformer_fast.files.errors import CheckpointError
+from transformer_fast.files.errors import CheckpointError, optional_import
 from transformer_fast.files.folder import open_source
 from transformer_fast.files.source import ModelSource
 
@@ -73,10 +73,7 @@ def pillow() -> ModuleType:
     Raises:
         ImportError: Pillow is not installed; the text says how to install it.
     """
-    try:
-        return import_module("PIL.Image")
-    except ModuleNotFoundError as error:
-        raise ImportError(f"{error.name} is not installed; needed: pip install 'transformer-fast[vision]'") from error
+    return optional_import("PIL.Image", "vision")
 
 
 def load_image(path: str | Path) -> Any:

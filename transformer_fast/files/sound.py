@@ -12,15 +12,13 @@ import io
 import math
 import os
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from transformer_fast.files import wav
-from transformer_fast.files.errors import CheckpointError
+from transformer_fast.files.errors import CheckpointError, optional_import
 from transformer_fast.files.folder import open_source
 from transformer_fast.files.source import ModelSource
 
@@ -28,12 +26,10 @@ from transformer_fast.files.source import ModelSource
 _LEAST_POWER = 1e-10
 _RANGE = 8.0
 # Slaney's mel scale: linear up to 1000 Hz, which is mel 15, then 27 mels for a factor of 6.4.
-# Of filters or of one segment's features, 256 MB: Whisper's largest has 128 x 3000.
-_MOST_FEATURES = 2**26
 _LINEAR_HZ, _LINEAR_MEL = 1000.0, 15.0
 _LOG_STEP = math.log(6.4) / 27
-
-
+# Numbers of the filters and of one segment's features, 256 MB: Whisper's largest has 128 x 3000.
+_MOST_FEATURES = 2**26
 # An array (m, n) with n up to this is taken for sound of n channels, not for m recordings.
 _MOST_CHANNELS = 8
 
@@ -58,7 +54,7 @@ def read_audio(file: str | Path | BinaryIO, sampling_rate: int | None = None) ->
             return _mono(*wav.read(content, name), sampling_rate)
         except wav.UnknownCoding:
             pass  # soundfile knows some of them
-    soundfile = _package("soundfile", f"to read {name}, which is not WAV of PCM or floats")
+    soundfile = optional_import("soundfile", "audio", f"to read {name}, which is not WAV of PCM or floats")
     try:
         samples, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
     except RuntimeError as error:  # soundfile.LibsndfileError
@@ -97,15 +93,6 @@ def _mono(samples: np.ndarray, rate: int, sampling_rate: int | None) -> np.ndarr
     return samples if sampling_rate is None else resample(samples, rate, sampling_rate)
 
 
-def _package(name: str, purpose: str) -> ModuleType:
-    try:
-        return import_module(name)
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f"{error.name} is not installed; needed {purpose}: pip install 'transformer-fast[audio]'"
-        ) from error
-
-
 def resample(samples: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
     """Samples (n,) at `rate` Hz -> (ceil(n * new_rate / rate),) at `new_rate` Hz, by soxr ("HQ"); float32.
 
@@ -123,7 +110,7 @@ def resample(samples: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
             raise ValueError(f"{name} is {value!r}; needed: an integer of at least 1 (Hz)")
     if rate == new_rate or not len(samples):
         return samples
-    soxr = _package("soxr", f"to change {rate} Hz to {new_rate} Hz")
+    soxr = optional_import("soxr", "audio", f"to change {rate} Hz to {new_rate} Hz")
     # "HQ" errs by 1e-6 of the amplitude, less than the last of 16 bits.
     result = soxr.resample(np.ascontiguousarray(samples), rate, new_rate, quality="HQ")
     # soxr rounds the number of samples.

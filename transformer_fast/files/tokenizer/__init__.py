@@ -2,8 +2,8 @@
 
 `tokenizer` has `Tokenizer`, which pipelines and generation use; `settings` reads the small files beside a vocabulary,
 `vocabulary` the vocabulary, `choice` finds the class of transformers that a folder asks for, `classes` knows how each
-puts a tokenizer together, and `marian` runs the one that is no `tokenizers.Tokenizer`. A further class is an entry in
-`classes.CLASSES`.
+sets up a tokenizer, `build` puts it together, and `marian` runs the one that is no `tokenizers.Tokenizer`. A further
+class is an entry in `classes.CLASSES`.
 """
 
 from transformer_fast.files.tokenizer.settings import typed

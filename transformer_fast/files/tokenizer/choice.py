@@ -15,12 +15,8 @@ from transformer_fast.files.errors import CheckpointError
 from transformer_fast.files.tokenizer.classes import CLASSES, GENERIC, MARIAN
 from transformer_fast.files.tokenizer.settings import TokenizerSettings
 
-# Other names of these classes, without "Fast" at the end.
+# Other names of these classes, without "Fast" at the end. PreTrainedTokenizer and the like mean the generic one.
 _ALIASES = {
-    "PreTrainedTokenizer": GENERIC,
-    "PreTrainedTokenizerFast": GENERIC,
-    "PythonBackend": GENERIC,
-    "BloomTokenizer": GENERIC,
     "ElectraTokenizer": "BertTokenizer",
     "MobileBertTokenizer": "BertTokenizer",
     "SqueezeBertTokenizer": "BertTokenizer",
@@ -31,7 +27,7 @@ _ALIASES = {
     "MvpTokenizer": "RobertaTokenizer",
 }
 
-# Classes of transformers that are none of these. Any other name is unknown there, too, and means the generic class.
+# Classes of transformers that are none of these. A name that is not here, either, is unknown there, too.
 _OTHERS = frozenset(
     f"{name}Tokenizer"
     for name in """

@@ -18,8 +18,8 @@ from typing import Any
 
 from transformer_fast.files.errors import CheckpointError, optional_import
 from transformer_fast.files.languages import WHISPER_LANGUAGES
-from transformer_fast.files.tokenizer.settings import TokenizerSettings
-from transformer_fast.files.tokenizer.vocabulary import Pieces, Vocabulary
+from transformer_fast.files.tokenizer.settings import TokenizerSettings, text_of
+from transformer_fast.files.tokenizer.vocabulary import USER_DEFINED, Pieces, Vocabulary
 
 # What SentencePiece writes for a space.
 SPACE = "\u2581"
@@ -27,6 +27,7 @@ SPACE = "\u2581"
 _QWEN2_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+_CLIP_END = "</w>"
 _CLIP_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
@@ -41,17 +42,13 @@ class Tokens:
         self.texts = {n: None if token is None else text_of(token) for n, token in named.items()}
 
     def __getitem__(self, name: str) -> str:
+        """The text of a token; "None" where there is none, which is what transformers' classes ask for then."""
         return str(self.texts.get(name))
 
     def number(self, tokenizer: Any, token: str) -> int:
         """The number of a token, or of the unknown token."""
         found = tokenizer.token_to_id(token)
         return tokenizer.token_to_id(self["unk_token"]) if found is None else found
-
-
-def text_of(token: Any) -> str:
-    """The text of a token that is one, or an AddedToken."""
-    return token if isinstance(token, str) else token.content
 
 
 Build = Callable[[Vocabulary, Tokens, TokenizerSettings], Any]
@@ -66,8 +63,8 @@ class TokenizerClass:
     model: the kind of its vocabulary: "BPE", "WordPiece", "Unigram"; None: as tokenizer.json has it.
     named: its tokens where no file names them; a dict gives an AddedToken its flags.
     build: the tokenizer without added tokens (None: `marian` does it); finish: what is set once they are there.
-    extra: further special tokens where no file lists them. spm: the pieces of a SentencePiece model in the order that
-    the class numbers them.
+    decoded: what becomes of a decoded text. extra: further special tokens where no file lists them. spm: the pieces of
+    a SentencePiece model in the order in which the class numbers them.
     """
 
     files: tuple[str, ...]
@@ -78,6 +75,7 @@ class TokenizerClass:
     inputs: tuple[str, ...] = ("input_ids", "attention_mask")
     padding_side: str = "right"
     max_length: int | None = None
+    decoded: Callable[[str], str] = str
     extra: Callable[[TokenizerSettings], list[str] | None] = field(default=lambda settings: None)
     spm: Callable[[Pieces, Tokens, TokenizerSettings], Pieces] = field(default=lambda pieces, tokens, settings: pieces)
 
@@ -165,15 +163,14 @@ def _qwen2(vocabulary: Vocabulary, tokens: Tokens, settings: TokenizerSettings) 
 def _finish_qwen2(tokenizer: Any, tokens: Tokens, settings: TokenizerSettings) -> None:
     """All special tokens, once more, as such: the class resets their flags."""
     added_token = optional_import("tokenizers").AddedToken
-    extra = settings.additional if settings.extra is None else settings.extra
-    texts = [token for token in (*tokens.named.values(), *(extra or [])) if token is not None]
+    texts = [token for token in (*tokens.named.values(), *settings.listed) if token is not None]
     tokenizer.add_tokens([added_token(text, special=True) for text in dict.fromkeys(map(text_of, texts))])
 
 
 def _clip(vocabulary: Vocabulary, tokens: Tokens, settings: TokenizerSettings) -> Any:
     library = optional_import("tokenizers")
     norm, pre = library.normalizers, library.pre_tokenizers
-    tokenizer = _bytes_bpe(vocabulary, end_of_word_suffix="</w>", unk_token=tokens["unk_token"])
+    tokenizer = _bytes_bpe(vocabulary, end_of_word_suffix=_CLIP_END, unk_token=tokens["unk_token"])
     tokenizer.normalizer = norm.Sequence([norm.NFC(), norm.Replace(library.Regex(r"\s+"), " "), norm.Lowercase()])
     words = pre.Split(library.Regex(_CLIP_WORDS), behavior="removed", invert=True)
     tokenizer.pre_tokenizer = pre.Sequence([words, pre.ByteLevel(add_prefix_space=False)])
@@ -338,7 +335,7 @@ def _generic(vocabulary: Vocabulary, tokens: Tokens, settings: TokenizerSettings
     spec, trained = proto.normalizer_spec, proto.trainer_spec
     own = {number: text_of(token) for number, token in settings.added.items()}
     names = _renamed([piece.piece for piece in proto.pieces], own)
-    whole = [names[number] for number, piece in enumerate(proto.pieces) if piece.type == 4]
+    whole = [names[number] for number, piece in enumerate(proto.pieces) if piece.type == USER_DEFINED]
     if trained.model_type == 1:
         model = library.models.Unigram(
             [(name, piece.score) for name, piece in zip(names, proto.pieces, strict=True)],
@@ -484,6 +481,7 @@ CLASSES: dict[str, TokenizerClass] = {
         },
         _clip,
         _finish_clip,
+        decoded=lambda text: text.replace(_CLIP_END, " ").strip(),
     ),
     "WhisperTokenizer": TokenizerClass(
         _BYTES_FILES,

@@ -17,7 +17,7 @@ from typing import Any
 
 from transformer_fast.files.errors import CheckpointError, optional_import
 from transformer_fast.files.source import ModelSource
-from transformer_fast.files.tokenizer.settings import TokenizerSettings
+from transformer_fast.files.tokenizer.settings import TokenizerSettings, text_of
 
 # A language at the beginning of a text for models of several: ">>fr<<".
 _LANGUAGE = re.compile(r">>.*?<<", re.DOTALL)
@@ -72,9 +72,8 @@ class MarianPieces:
     def _add(self, tokens: Any, settings: TokenizerSettings) -> None:
         """The tokens that are found in a text before it is cut into pieces."""
         self._added = {token.content: (number, token) for number, token in settings.added.items() if token.content}
-        extra = settings.additional if settings.extra is None else settings.extra
-        given = [*tokens.named.values(), *(extra or [])]
-        self._special = [getattr(token, "content", token) for token in given if token is not None]
+        given = [*tokens.named.values(), *settings.listed]
+        self._special = [text_of(token) for token in given if token is not None]
         vocab = self._numbers | {content: number for content, (number, _) in self._added.items()}
         next_number = len(vocab)
         make = optional_import("tokenizers").AddedToken

@@ -48,6 +48,11 @@ class TokenizerSettings:
     added: dict[int, Any] = field(default_factory=dict)
 
     @property
+    def listed(self) -> list[Any]:
+        """The further special tokens without a name that count."""
+        return (self.additional if self.extra is None else self.extra) or []
+
+    @property
     def max_length(self) -> int | None:
         """The most tokens of a text, special ones included, or None."""
         name = "model_max_length" if self.options.get("model_max_length") is not None else "max_len"
@@ -112,7 +117,7 @@ def read_settings(source: ModelSource, definition: Mapping[str, Any] | None) -> 
     for name in NAMED:
         if name in options:
             token = options.pop(name)
-            settings.named[name] = token if token is None else known.get(str(getattr(token, "content", token)), token)
+            settings.named[name] = None if token is None else known.get(text_of(token), token)
     automatic = {
         name: options.pop(name) for name in list(options) if _is_further(name, options[name], _added_token_class())
     }
@@ -120,6 +125,11 @@ def read_settings(source: ModelSource, definition: Mapping[str, Any] | None) -> 
     settings.extra = _tokens(place, options, "extra_special_tokens")
     settings.additional = _tokens(place, options, "additional_special_tokens")
     return settings
+
+
+def text_of(token: Any) -> str:
+    """The text of a token that is one, or an AddedToken."""
+    return token if isinstance(token, str) else token.content
 
 
 def _added_token_class() -> Any:
@@ -196,8 +206,8 @@ def _older_added(source: ModelSource, options: dict[str, Any], definition: Mappi
     """The tokens of added_tokens.json, and those of tokenizer.json, by number."""
     name, added = "added_tokens.json", {}
     place = source.place(name)
-    special = {str(getattr(options.get(n), "content", options.get(n))) for n in NAMED if options.get(n)}
-    special |= {str(getattr(token, "content", token)) for token in options.get("extra_special_tokens") or []}
+    special = {text_of(_token(place, n, options[n])) for n in NAMED if options.get(n)}
+    special |= {text_of(token) for token in _tokens(place, dict(options), "extra_special_tokens") or []}
     for content, number in source.object(name, required=False).items():
         if type(number) is not int or not 0 <= number < NO_LIMIT:
             raise CheckpointError(f"{place}: {content!r} has the number {number!r}; needed: an integer >= 0")

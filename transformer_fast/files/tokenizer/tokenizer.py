@@ -21,17 +21,11 @@ from transformer_fast.files.errors import CheckpointError, optional_import
 from transformer_fast.files.folder import open_source
 from transformer_fast.files.source import ModelSource
 from transformer_fast.files.tokenizer import vocabulary
+from transformer_fast.files.tokenizer.build import built, named_tokens
 from transformer_fast.files.tokenizer.choice import class_of
-from transformer_fast.files.tokenizer.classes import CLASSES, GENERIC, MARIAN, TokenizerClass, Tokens, text_of
+from transformer_fast.files.tokenizer.classes import CLASSES, GENERIC, MARIAN, Tokens
 from transformer_fast.files.tokenizer.marian import MarianPieces
-from transformer_fast.files.tokenizer.settings import (
-    NAMED,
-    NO_LIMIT,
-    TokenizerSettings,
-    added_token,
-    read_settings,
-    typed,
-)
+from transformer_fast.files.tokenizer.settings import NO_LIMIT, TokenizerSettings, read_settings, typed
 
 # The names that tokens have where neither a file nor the class says.
 _USUAL = {
@@ -44,8 +38,6 @@ _KEPT = 8
 # What clean_up_tokenization_spaces takes a space out of.
 _CLEANED = (" .", " ?", " !", " ,"), (" ' ",), (" n't", " 'm", " 's", " 've", " 're")
 _STRATEGIES, _SIDES = ("longest_first", "only_first", "only_second"), ("left", "right")
-# Beyond this many tokens transformers looks for an old regular expression in Mistral's vocabularies.
-_LARGE_VOCABULARY = 100_000
 
 
 class Tokenizer:
@@ -86,19 +78,20 @@ class Tokenizer:
         if self.name == MARIAN and data is not None and source.read("source.spm") is None:
             self.name = GENERIC  # a converted folder, which transformers cannot open
         kind = CLASSES[self.name]
-        self._tokens = Tokens(_named(self.place, kind, settings))
+        self._tokens = Tokens(named_tokens(self.place, kind, settings))
         if self.name == MARIAN:
             if lower_case:
                 raise CheckpointError(f"{self.place}: do_lower_case is asked for, which {MARIAN} does not support")
             self.tokenizer = MarianPieces(source, self._tokens, settings)
         else:
-            self.tokenizer = _built(source, self.name, kind, self._tokens, settings, data, definition)
+            self.tokenizer = built(source, self.name, kind, self._tokens, settings, data, definition)
         if lower_case:
             self.tokenizer.normalizer = _lower_case_first(self.tokenizer.normalizer)
         self.max_length = settings.max_length or kind.max_length
         self.truncation_side = self._side(settings, "truncation_side", _direction(definition, "truncation") or "right")
         self.padding_side = self._side(settings, "padding_side", _direction(definition, "padding") or kind.padding_side)
         self.input_names = settings.input_names or kind.inputs
+        self._decoded = kind.decoded
         self._cleans = settings.flag("clean_up_tokenization_spaces") and (
             settings.flag("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output")
             or type(self.tokenizer.model).__name__ != "BPE"
@@ -194,9 +187,7 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """The text of tokens, with the spaces that transformers leaves."""
-        text = self.tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
-        if self.name == "CLIPTokenizer":
-            text = text.replace("</w>", " ").strip()
+        text = self._decoded(self.tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens))
         if self._cleans:
             for spaced in chain.from_iterable(_CLEANED):
                 text = text.replace(spaced, spaced.strip() if spaced.endswith(" ") else spaced[1:])
@@ -250,161 +241,6 @@ def packed(tokens: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
     cu_seqlens = np.zeros(len(tokens) + 1, np.int64)
     np.cumsum([len(ids) for ids in tokens], out=cu_seqlens[1:])
     return np.fromiter(chain.from_iterable(tokens), np.int64, cu_seqlens[-1]), cu_seqlens
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Building
-
-
-def _named(place: Path, kind: TokenizerClass, settings: TokenizerSettings) -> dict[str, Any]:
-    """The named tokens in their order: the files' own, else the class'; then those that only this model has."""
-    defaults = {n: added_token(place, n, t) if isinstance(t, dict) else t for n, t in kind.named.items()}
-    found = {n: _with_flags(place, kind, n, token) for n, token in (defaults | settings.named).items()}
-    return {n: found.get(n) for n in NAMED if n in found} | settings.further
-
-
-def _with_flags(place: Path, kind: TokenizerClass, name: str, token: Any) -> Any:
-    """A token that a file names by its text alone gets the flags that its class gives it."""
-    flags = kind.named.get(name)
-    return (
-        added_token(place, name, flags, content=token) if isinstance(token, str) and isinstance(flags, dict) else token
-    )
-
-
-def _built(
-    source: ModelSource,
-    name: str,
-    kind: TokenizerClass,
-    tokens: Tokens,
-    settings: TokenizerSettings,
-    data: bytes | None,
-    definition: Any,
-) -> Any:
-    """The `tokenizers.Tokenizer` of a class, with all tokens added."""
-    found = None
-    if name == GENERIC and data is not None:
-        tokenizer = _opened(source.place("tokenizer.json"), data)
-    else:
-        found = _vocabulary(source, name, kind, tokens, settings, definition)
-        tokenizer = kind.build(found, tokens, settings)
-        if found.post_processor is not None:
-            tokenizer.post_processor = found.post_processor
-    if found is not None and found.additional is not None:
-        settings.additional = _further(found, settings) if name == GENERIC else found.additional
-        if name == GENERIC:
-            _name_pieces(found, tokens)
-    listed = kind.extra(settings)
-    settings.additional = settings.additional if listed is None else listed
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    tokenizer.encode_special_tokens = settings.flag("split_special_tokens")
-    _add_tokens(tokenizer, tokens, settings)
-    _refuse_patches(tokenizer, settings)
-    if tokenizer.post_processor is None or {"add_bos_token", "add_eos_token"} & set(settings.options):
-        _set_ends(tokenizer, tokens, settings)
-    if kind.finish is not None:
-        kind.finish(tokenizer, tokens, settings)
-    return tokenizer
-
-
-def _opened(place: Path, data: bytes) -> Any:
-    try:
-        return optional_import("tokenizers").Tokenizer.from_buffer(data)
-    except Exception as error:  # the package raises nothing more specific
-        raise CheckpointError(f"{place}: not a tokenizer: {error}") from None
-
-
-def _vocabulary(
-    source: ModelSource, name: str, kind: TokenizerClass, tokens: Tokens, settings: TokenizerSettings, definition: Any
-) -> vocabulary.Vocabulary:
-    """The vocabulary that a class builds on, from tokenizer.json or from the files that came before it."""
-    if definition is not None:
-        place = source.place("tokenizer.json")
-        return vocabulary.from_definition(place, definition, name, kind.model or "")
-    file = kind.files[0]
-    if kind.model != "WordPiece" and source.read("tokenizer.model") is not None:
-        file = "tokenizer.model"
-    if source.read(file) is None:
-        needed = " with ".join(kind.files)
-        raise CheckpointError(
-            f"{source.place('tokenizer.json')}: there is no such file; needed: the vocabulary, there or in {needed}"
-        )
-    if file.endswith(".model"):
-        found = vocabulary.from_sentencepiece(source, file, None if kind.model is None else kind.model == "BPE")
-        if isinstance(found.vocab, list):
-            found.vocab = kind.spm(found.vocab, tokens, settings)
-        return found
-    if file == "vocab.txt":
-        return vocabulary.from_vocab_txt(source, file)
-    return vocabulary.from_vocab_json(source, *kind.files)
-
-
-def _further(found: vocabulary.Vocabulary, settings: TokenizerSettings) -> list[Any]:
-    """The control pieces; those that the user defined are the pre-tokenizer's business."""
-    own = {piece.piece for piece in found.proto.pieces if piece.type == 4}
-    if found.proto.normalizer_spec.add_dummy_prefix:
-        make = optional_import("tokenizers").AddedToken
-        settings.added = {
-            number: make(**{**token.__getstate__(), "normalized": False}) for number, token in settings.added.items()
-        }
-    return [token for token in found.additional or [] if text_of(token) not in own]
-
-
-def _name_pieces(found: vocabulary.Vocabulary, tokens: Tokens) -> None:
-    """A SentencePiece model names its first, last and unknown piece."""
-    spec = found.proto.trainer_spec
-    for name, number, piece in (
-        ("bos_token", spec.bos_id, spec.bos_piece or "<s>"),
-        ("eos_token", spec.eos_id, spec.eos_piece or "</s>"),
-        ("unk_token", spec.unk_id, spec.unk_piece or "<unk>"),
-    ):
-        if number >= 0 and name not in tokens.named:
-            tokens.named[name] = tokens.texts[name] = piece
-    tokens.named = {n: tokens.named[n] for n in sorted(tokens.named, key=_order)}
-
-
-def _order(name: str) -> int:
-    return NAMED.index(name) if name in NAMED else len(NAMED)
-
-
-def _add_tokens(tokenizer: Any, tokens: Tokens, settings: TokenizerSettings) -> None:
-    """Add what the settings name and the tokenizer lacks: numbered tokens, named ones, further ones."""
-    make = optional_import("tokenizers").AddedToken
-    there = tokenizer.get_added_tokens_decoder()
-    same = {repr(token) for token in there.values()}
-    missing = [token for _, token in sorted(settings.added.items()) if repr(token) not in same]
-    known = {token.content for token in there.values()} | {token.content for token in missing}
-    extra = settings.additional if settings.extra is None else settings.extra
-    for token in (*tokens.named.values(), *(extra or [])):
-        if token is not None and text_of(token) not in known:
-            known.add(text_of(token))
-            missing.append(make(token, special=True) if isinstance(token, str) else token)
-    names = {text_of(token) for token in tokens.named.values() if token is not None}
-    for token in missing:
-        if token.content in names:
-            token.special = True
-    if missing:
-        tokenizer.add_tokens(missing)
-
-
-def _refuse_patches(tokenizer: Any, settings: TokenizerSettings) -> None:
-    if settings.flag("fix_mistral_regex") and tokenizer.get_vocab_size() > _LARGE_VOCABULARY:
-        raise CheckpointError(f"{settings.place}: fix_mistral_regex is true, which is not supported; needed: false")
-
-
-def _set_ends(tokenizer: Any, tokens: Tokens, settings: TokenizerSettings) -> None:
-    """The first and the last token around each text, where add_bos_token and add_eos_token ask for them."""
-    first, last = tokens.texts.get("bos_token"), tokens.texts.get("eos_token")
-    first = first if settings.flag("add_bos_token") else None
-    last = last if settings.flag("add_eos_token") else None
-    before, after = ([] if token is None else [token] for token in (first, last))
-    single = " ".join([*(f"{t}:0" for t in before), "$A:0", *(f"{t}:0" for t in after)])
-    pair = " ".join([single, *(f"{t}:1" for t in before), "$B:1", *(f"{t}:1" for t in after)])
-    tokenizer.post_processor = optional_import("tokenizers").processors.TemplateProcessing(
-        single=single,
-        pair=pair,
-        special_tokens=[(t, tokens.number(tokenizer, t)) for t in dict.fromkeys(before + after)],
-    )
 
 
 def _copied(tokenizer: Any) -> Any:

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from transformer_fast.files.errors import CheckpointError, optional_import
-from transformer_fast.files.json_files import parse_json
+from transformer_fast.files.json_files import checked_json, checked_object
 from transformer_fast.files.source import ModelSource
 
 Pieces = list[tuple[str, float]]
 
 # Types of a SentencePiece.
-_CONTROL, _USER_DEFINED = 3, 4
+_CONTROL, USER_DEFINED = 3, 4
 
 
 @dataclass
@@ -113,8 +113,8 @@ def from_vocab_json(source: ModelSource, name: str, merges_name: str) -> Vocabul
     return Vocabulary(place, vocab, merges)
 
 
-def from_sentencepiece(source: ModelSource, name: str, bpe: bool | None) -> Vocabulary:
-    """The pieces of a SentencePiece model, as numbers and merges if bpe; None: as the model was trained.
+def from_sentencepiece(source: ModelSource, name: str, bpe: bool) -> Vocabulary:
+    """The pieces of a SentencePiece model; as numbers and merges if bpe.
 
     Raises:
         ImportError: sentencepiece or protobuf is not installed.
@@ -129,13 +129,13 @@ def from_sentencepiece(source: ModelSource, name: str, bpe: bool | None) -> Voca
     additional = [
         added_token(piece.piece, normalized=False, special=piece.type == _CONTROL)
         for piece in proto.pieces
-        if piece.type in (_CONTROL, _USER_DEFINED)
+        if piece.type in (_CONTROL, USER_DEFINED)
     ]
     found = Vocabulary(
         place, [(piece.piece, piece.score) for piece in proto.pieces], additional=additional, proto=proto
     )
     found.charsmap = proto.normalizer_spec.precompiled_charsmap or None
-    if bpe or (bpe is None and proto.trainer_spec.model_type != 1):
+    if bpe:
         found.vocab = found.numbers
         found.merges = _generated_merges(found.vocab)
     return found
@@ -158,13 +158,7 @@ def definition_of(source: ModelSource) -> tuple[bytes | None, dict[str, Any] | N
     if data is None:
         return None, None
     place = source.place("tokenizer.json")
-    try:
-        content = parse_json(data)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{place}: not a tokenizer: {error}") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{place}: not a tokenizer: holds a JSON {type(content).__name__}; needed: an object")
-    return data, content
+    return data, checked_object(place, checked_json(place, data))
 
 
 def _charsmap(normalizer: Any) -> bytes | None:
