@@ -166,8 +166,8 @@ static void add_rows(plan_t* p, tfast_attention_piece base, const lengths_t* l, 
     }
 }
 
-/* Counts what add_rows would add for each of so many heads: they are cut alike, and with a row each, looking at every
- * one of them took 4 % of a call. */
+/* Counts what add_rows would add for each of so many heads, which are cut alike. Looking at every one of them took 2.5
+ * of 27.7 us for 96 heads with one row each (Zen 3). */
 static void count_rows(plan_t* p, tfast_attention_piece base, const lengths_t* l, const row_cut* cut, int64_t heads) {
     const plan_t before = *p;
     add_rows(p, base, l, cut);

@@ -27,7 +27,7 @@ from transformer_fast.files.tokenizer import Tokenizer, packed
 from transformer_fast.models import load_model
 from transformer_fast.models.common.base import weight_format_of
 from transformer_fast.pipelines.sentence_modules import normalized, read_modules
-from transformer_fast.pipelines.sentence_settings import SentenceSettings, read_settings, read_tokenizer
+from transformer_fast.pipelines.sentence_settings import SentenceSettings, read_settings, sentence_tokenizer
 
 _T = TypeVar("_T")
 
@@ -118,7 +118,7 @@ class SentenceEncoder:
             raise CheckpointError(f"{model_source}: {type(model).__name__} encodes no text")
         pooled = model.hidden_size * len(settings.pooling)
         modules = read_modules(settings.following, pooled, weight_format_of(compute_type))
-        return cls(model, read_tokenizer(model_source, settings), settings, modules)
+        return cls(model, sentence_tokenizer(model_source, settings), settings, modules)
 
     @property
     def _full_dimension(self) -> int:

@@ -1,7 +1,7 @@
 """What a sentence encoder does with its pooled vectors: the modules of modules.json that follow the pooling.
 
-`sentence_settings` reads them, `sentence_encoder` calls them in order. A further kind is a class with `dimension` and
-`__call__`, and a line in `_KINDS`.
+`sentence_settings` finds them, `read_modules` makes them, `sentence_encoder` calls them in order. A further kind is a
+class with `dimension` and `__call__`, and a line in `_KINDS`.
 
 Source: sentence-transformers 6, base/modules/dense.py and sentence_transformer/modules.
 """
@@ -19,6 +19,9 @@ from transformer_fast.files.source import ModelSource
 from transformer_fast.files.tokenizer import typed
 from transformer_fast.nn import Linear
 
+# Opens a module's own files. Modules without any, such as Normalize, may have no folder: a hub's snapshot has none.
+Part = Callable[[], ModelSource]
+
 # config.json's names of an activation -> functional.linear's.
 _ACTIVATIONS = {"Identity": None, "Tanh": "tanh", "ReLU": "relu", "GELU": "gelu", "SiLU": "silu"}
 _DENSE_FIELDS = {
@@ -35,7 +38,7 @@ _DENSE_FIELDS = {
 class Normalize:
     """Vectors (B, dim) of length 1."""
 
-    def __init__(self, dimension: int) -> None:
+    def __init__(self, part: Part, dimension: int, weight_format: str) -> None:
         self.dimension = dimension
 
     def __call__(self, vectors: np.ndarray) -> np.ndarray:
@@ -49,7 +52,8 @@ class Dense:
         CheckpointError: its config or weights are malformed, do not fit, or ask for what is not supported.
     """
 
-    def __init__(self, source: ModelSource, dimension: int, weight_format: str) -> None:
+    def __init__(self, part: Part, dimension: int, weight_format: str) -> None:
+        source = part()
         checkpoint, place = Checkpoint.open(source), source.place("config.json")
         config = checkpoint.config
         unknown = config.keys() - _DENSE_FIELDS
@@ -88,31 +92,22 @@ def normalized(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(norms, np.float32(1e-12))
 
 
-def _normalize(source: ModelSource, dimension: int, weight_format: str) -> Normalize:
-    return Normalize(dimension)
-
-
-# The last part of a module's type -> what makes it; None: it has no effect on inference.
-_KINDS: Mapping[str, Callable[[ModelSource, int, str], Any] | None] = {
-    "Dense": Dense,
-    "Dropout": None,
-    "Normalize": _normalize,
-}
+# The last part of a module's type -> its class; None: it has no effect on inference.
+_KINDS: Mapping[str, Callable[[Part, int, str], Any] | None] = {"Dense": Dense, "Dropout": None, "Normalize": Normalize}
 KINDS = tuple(_KINDS)
-WITH_FILES = ("Dense",)
 
 
-def read_modules(following: Sequence[tuple[str, ModelSource]], dimension: int, weight_format: str) -> list[Any]:
-    """The modules of these kinds and sources; dimension: of the vectors that come before the first.
+def read_modules(following: Sequence[tuple[str, Part]], dimension: int, weight_format: str) -> list[Any]:
+    """The modules of these kinds and parts; dimension: of the vectors that come before the first.
 
     Raises:
         CheckpointError: as `Dense`.
     """
     modules = []
-    for kind, source in following:
+    for kind, part in following:
         make = _KINDS[kind]
         if make is not None:
-            modules.append(make(source, dimension, weight_format))
+            modules.append(make(part, dimension, weight_format))
             dimension = modules[-1].dimension
     return modules
 

@@ -7,12 +7,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from transformer_fast.files.errors import CheckpointError
 from transformer_fast.files.source import ModelSource
 from transformer_fast.files.tokenizer import Tokenizer, typed
-from transformer_fast.pipelines.sentence_modules import KINDS, WITH_FILES
+from transformer_fast.pipelines.sentence_modules import KINDS, Part
 
 # 1_Pooling/config.json's flags of older releases -> pooling_mode of newer ones, in the order of concatenation.
 _POOLING_FLAGS = {
@@ -38,7 +39,7 @@ class SentenceSettings:
 
     pooling: tuple[str, ...] = ("mean",)
     include_prompt: bool = True
-    following: tuple[tuple[str, ModelSource], ...] = ()  # kind and source of each module after the pooling
+    following: tuple[tuple[str, Part], ...] = ()  # kind and files of each module after the pooling
     prompts: dict[str, str] = field(default_factory=lambda: {"query": "", "document": ""})
     default_prompt_name: str | None = None
     similarity: str = "cosine"
@@ -75,9 +76,8 @@ def _read_modules(source: ModelSource, settings: SentenceSettings) -> ModelSourc
         )
     model, pooling = (source.part(module.get("path"), "modules.json") for module in modules[:2])
     _read_pooling(pooling, settings)
-    # Those without files of their own, such as Normalize, may have no folder, which a hub's snapshot leaves out.
     settings.following = tuple(
-        (kind, source.part(module.get("path"), "modules.json") if kind in WITH_FILES else source)
+        (kind, partial(source.part, module.get("path"), "modules.json"))
         for kind, module in zip(kinds[2:], modules[2:], strict=True)
     )
     return model
@@ -123,7 +123,7 @@ def sentence_config(source: ModelSource) -> tuple[str, dict[str, Any]]:
     return _CONFIGS[0], {}
 
 
-def read_tokenizer(source: ModelSource, settings: SentenceSettings) -> Tokenizer:
+def sentence_tokenizer(source: ModelSource, settings: SentenceSettings) -> Tokenizer:
     """The tokenizer of a model, with the lower-casing and the length limit that sentence_bert_config.json asks for.
 
     Raises:
