@@ -104,12 +104,15 @@ typedef struct {
     int64_t N, K;
     const struct tfast_gemm* gemm; /* that it was packed by (kernels/api.h) */
     void* data;                    /* 64-byte aligned, tfast_packed_bytes of them */
+    int smoothed;                  /* x is multiplied by a factor for each k */
+    int32_t x_limit;               /* format INT8_A16: the largest integer of x */
 } tfast_packed;
 
-/* n rows of a weight in the type of its file, rows `stride` elements apart, each dense. */
+/* n rows of a weight in the type of its file, rows `stride` elements apart, each dense. Rows of I8 have a scale each. */
 typedef struct {
     const void* data;
     int64_t n, stride;
+    const float* scale;
 } tfast_row_block;
 
 /* For the level in force: sets all but data, which the caller allocates then. for_decode: products will have some
@@ -118,9 +121,11 @@ void tfast_packed_begin(int64_t N, int64_t K, tfast_format format, int for_decod
 size_t tfast_packed_bytes(const tfast_packed* p);
 /* Whether the level in force can read its layout. */
 int tfast_packed_fits(const tfast_packed* p);
-/* The rows of all blocks, N together, -> p->data. dtype: of every block. */
-tfast_status tfast_pack(const tfast_row_block* blocks, int64_t n_blocks, tfast_dtype dtype, tfast_packed* p,
-                        int n_threads);
+/* The rows of all blocks, N together, -> p->data. dtype: of every block; I8 for the formats of integers alone, which
+ * take the integers as they are. smoothing: K positive factors of the weight, by which x is divided in every product;
+ * for format INT8, or NULL. */
+tfast_status tfast_pack(const tfast_row_block* blocks, int64_t n_blocks, tfast_dtype dtype, const float* smoothing,
+                        tfast_packed* p, int n_threads);
 /* The values that products use -> w (N, K), dense. */
 tfast_status tfast_unpack(const tfast_packed* p, float* w, int n_threads);
 

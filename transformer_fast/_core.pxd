@@ -8,7 +8,7 @@ cdef extern from "tfast.h" nogil:
         TFAST_OK, TFAST_NO_MEMORY, TFAST_UNKNOWN_ISA, TFAST_ISA_MISSING, TFAST_WRONG_LAYOUT
     const int64_t TFAST_UNLIMITED
     ctypedef enum tfast_dtype:
-        TFAST_F32, TFAST_F16, TFAST_BF16
+        TFAST_F32, TFAST_F16, TFAST_BF16, TFAST_I8
     ctypedef enum tfast_activation:
         TFAST_IDENTITY
     ctypedef enum tfast_bias_kind:
@@ -63,6 +63,7 @@ cdef extern from "tfast.h" nogil:
     ctypedef struct tfast_row_block:
         const void *data
         int64_t n, stride
+        const float *scale
     ctypedef struct tfast_linear:
         int64_t M
         const float *x
@@ -95,8 +96,8 @@ cdef extern from "tfast.h" nogil:
     void tfast_packed_begin(int64_t N, int64_t K, tfast_format format, int for_decode, tfast_packed *p)
     size_t tfast_packed_bytes(const tfast_packed *p)
     int tfast_packed_fits(const tfast_packed *p)
-    tfast_status tfast_pack(const tfast_row_block *blocks, int64_t n_blocks, tfast_dtype dtype, tfast_packed *p,
-                            int n_threads)
+    tfast_status tfast_pack(const tfast_row_block *blocks, int64_t n_blocks, tfast_dtype dtype,
+                            const float *smoothing, tfast_packed *p, int n_threads)
     tfast_status tfast_unpack(const tfast_packed *p, float *w, int n_threads)
     tfast_status tfast_linear_run(const tfast_linear *call, int n_threads)
     ctypedef struct tfast_matmul:

@@ -55,7 +55,14 @@ class PackedWeight:
     format: str
     nbytes: int
     def __init__(
-        self, blocks: tuple[ndarray, ...], number: int, format: str, for_decode: bool, n_threads: int
+        self,
+        blocks: tuple[ndarray, ...],
+        number: int,
+        format: str,
+        for_decode: bool,
+        scale: ndarray | None,
+        smoothing: ndarray | None,
+        n_threads: int,
     ) -> None: ...
     @property
     def shape(self) -> tuple[int, int]: ...

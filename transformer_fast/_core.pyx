@@ -177,15 +177,17 @@ cdef tfast_dtype weight_dtype(cnp.ndarray a) except *:
         return TFAST_F32
     if number == cnp.NPY_FLOAT16:
         return TFAST_F16
+    if number == cnp.NPY_INT8:
+        return TFAST_I8
     if a.dtype.name == "bfloat16":
         return TFAST_BF16
-    raise TypeError(f"dtype is {a.dtype}; needed: float32, float16 or bfloat16")
+    raise TypeError(f"dtype is {a.dtype}; needed: float32, float16, bfloat16 or int8")
 
 
 cdef class PackedWeight:
     """A weight (N, K) in the layout of a level; immutable, shared freely between threads.
 
-    Attributes: shape (N, K), format ("float32" or "bfloat16"), nbytes, isa (the level that it was packed under).
+    Attributes: shape (N, K), format (of pack_weight), nbytes, isa (the level that it was packed under).
 
     Example:
         >>> packed = F.pack_weight(np.ones((3, 4), np.float32))
@@ -196,8 +198,12 @@ cdef class PackedWeight:
     cdef readonly str isa, format
     cdef readonly size_t nbytes
 
-    def __cinit__(self, tuple blocks not None, int number, str format not None, bint for_decode, int n_threads):
-        """blocks: arrays (n, K) of one type with dense last axes, whose rows follow each other; number: of format."""
+    def __cinit__(self, tuple blocks not None, int number, str format not None, bint for_decode, scale, smoothing,
+                  int n_threads):
+        """blocks: arrays (n, K) of one type with dense last axes, whose rows follow each other; number: of format.
+
+        scale (N,) of int8 blocks, smoothing (K,): dense float32, or None.
+        """
         cdef tfast_row_block *c_blocks
         cdef cnp.ndarray block = blocks[0]
         cdef tfast_dtype dtype = weight_dtype(block)
@@ -210,6 +216,11 @@ cdef class PackedWeight:
                     or weight_dtype(block) != dtype):
                 raise ValueError("blocks are not (n, K) of one type with dense last axes: pack_weight() makes them so")
             N += cnp.PyArray_DIM(block, 0)
+        cdef const float *scales = floats(scale)
+        cdef const float *factors = floats(smoothing)
+        if (dtype == TFAST_I8) != (scale is not None) or (scale is not None and len(scale) != N) or (
+                smoothing is not None and len(smoothing) != K):
+            raise ValueError("scale or smoothing does not fit the blocks: pack_weight() sees to it")
         tfast_packed_begin(N, K, <tfast_format>number, for_decode, &self.packed)
         self.nbytes = tfast_packed_bytes(&self.packed)
         self.isa, self.format = get_isa(), format
@@ -221,9 +232,11 @@ cdef class PackedWeight:
             raise MemoryError("the list of row blocks could not be allocated")
         for i in range(n_blocks):
             block = blocks[i]
-            c_blocks[i] = tfast_row_block(cnp.PyArray_DATA(block), cnp.PyArray_DIM(block, 0), step(block, 0))
+            c_blocks[i] = tfast_row_block(cnp.PyArray_DATA(block), cnp.PyArray_DIM(block, 0), step(block, 0), scales)
+            if scales != NULL:
+                scales += cnp.PyArray_DIM(block, 0)
         with nogil:
-            status = tfast_pack(c_blocks, n_blocks, dtype, &self.packed, n_threads)
+            status = tfast_pack(c_blocks, n_blocks, dtype, factors, &self.packed, n_threads)
         free(c_blocks)
         check(status)
 

@@ -20,10 +20,18 @@ typedef enum {
     TFAST_WRONG_LAYOUT = 4 /* a packed weight met another instruction set than it was packed for */
 } tfast_status;
 
-typedef enum { TFAST_F32 = 0, TFAST_F16 = 1, TFAST_BF16 = 2 } tfast_dtype;
+typedef enum { TFAST_F32 = 0, TFAST_F16 = 1, TFAST_BF16 = 2, TFAST_I8 = 3 /* of weights alone */ } tfast_dtype;
 
-/* How the values of a packed weight are stored. */
-typedef enum { TFAST_FORMAT_F32 = 0, TFAST_FORMAT_BF16 = 1, TFAST_N_FORMATS } tfast_format;
+/* How the values of a packed weight are stored, and what meets them; INT8_UNBOUNDED is INT8 for integers of others, which
+ * no bound holds (base/int8.h). */
+typedef enum {
+    TFAST_FORMAT_F32 = 0,
+    TFAST_FORMAT_BF16 = 1,
+    TFAST_FORMAT_INT8 = 2,
+    TFAST_FORMAT_INT8_A16 = 3,
+    TFAST_FORMAT_INT8_UNBOUNDED = 4,
+    TFAST_N_FORMATS
+} tfast_format;
 
 /* Element-wise functions, alone and as the epilogue of a linear layer. */
 typedef enum {

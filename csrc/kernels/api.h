@@ -11,6 +11,7 @@
 #ifndef TFAST_KERNELS_API_H
 #define TFAST_KERNELS_API_H
 
+#include "../base/int8.h"
 #include "../tfast.h" /* tfast_attention, tfast_dtype and what else a caller sees */
 
 /* --- products with a packed weight --------------------------------------------------------------------------------
@@ -38,7 +39,8 @@ typedef struct {
     const float* a;
     int64_t a_stride;
     const void* b; /* packed, 64-byte aligned where the layout makes every panel so */
-    float* sums;   /* scratch, m x panel_width */
+    tfast_int8_side side; /* of the columns of b, for formats of integers */
+    float* sums;          /* scratch, m x panel_width */
     float* y;
     int64_t y_stride;
     const float* bias;     /* n, or NULL for 0 */
@@ -60,12 +62,15 @@ typedef struct {
 typedef struct {
     tfast_dtype dtype;
     const void* data;
-    int64_t stride; /* between rows, elements */
+    int64_t stride;         /* between rows, elements */
+    const float* scale;     /* I8 alone: of each row; a value is its integer times it */
+    const float* smoothing; /* formats of integers alone: each k is multiplied by it, or NULL */
 } tfast_weight_rows;
 
 /* The products of one weight format on one level. */
 typedef struct tfast_gemm {
     tfast_layout layout;
+    int integers;  /* what base/int8.h describes stands behind the panels; x is quantised by `prepare` */
     int many_rows; /* pays from some dozens of rows on: weights that are packed for decoding take the next descriptor of
                       the format that is not so */
     int tile_rows; /* rows of A that share each load of B */
@@ -87,16 +92,17 @@ typedef struct tfast_gemm {
     void (*begin)(int64_t m, void* work);
     void (*end)(void);
     /* A (m, k) in the form that `panel` reads, for a block of k, once for all panels; 64-byte aligned. NULL: A is read
-     * in place. */
+     * in place. Formats of integers multiply A by `factor`, where it is not NULL, and stay within x_limit. */
     size_t (*prepared_bytes)(int64_t m, int64_t k);
-    void (*prepare)(int64_t m, int64_t k, const float* a, int64_t a_stride, void* rows);
-    /* n <= panel_width rows of W -> one panel; missing columns are 0. */
-    void (*pack)(const tfast_weight_rows* w, int64_t n, int64_t k, void* panel);
+    void (*prepare)(int64_t m, int64_t k, const float* a, int64_t a_stride, const float* factor, int32_t x_limit,
+                    void* rows);
+    /* n <= panel_width rows of W -> one panel, and `side` of its columns; missing columns are 0. */
+    void (*pack)(const tfast_weight_rows* w, int64_t n, int64_t k, void* panel, const tfast_int8_side* side);
     /* The same panel from B (k, n), rows b_stride apart: what matmul is given. NULL: the format is not for matmul.
      */
     void (*pack_rows)(const float* b, int64_t b_stride, int64_t n, int64_t k, void* panel);
     /* One panel -> n rows of W, w_stride apart: the values that products use. */
-    void (*unpack)(const void* panel, int64_t n, int64_t k, float* w, int64_t w_stride);
+    void (*unpack)(const void* panel, const tfast_int8_side* side, int64_t n, int64_t k, float* w, int64_t w_stride);
 } tfast_gemm;
 
 /* --- attention -----------------------------------------------------------------------------------------------------

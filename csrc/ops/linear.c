@@ -1,4 +1,4 @@
-/* Linear layers: packing of weights, and blocks of rows and columns over the threads, for every weight format.
+/* Linear layers: blocks of rows and columns over the threads, for every weight format. Packing: pack.c.
  *
  * Called by transformer_fast/_core.pyx and by the ops that are made of products. The kernels (kernels/gemm/) multiply a
  * block of rows of x by packed panels of the weight; here is the order of the blocks. Every element of y is a sum over
@@ -12,6 +12,7 @@
 #include "../runtime/dispatch.h"
 #include "../runtime/parallel.h"
 #include "../tuning/tuning.h"
+#include "packed.h"
 
 /* A row block of x, and of sums where they are kept, stays in L2 while all panels pass by it. */
 #define ROWS_SHARE_OF_L2 0.5
@@ -21,6 +22,7 @@
 typedef struct {
     const tfast_linear* call;
     const tfast_gemm* gemm;
+    tfast_int8_side side;
     int64_t panel_bytes, block_bytes; /* of a whole panel; of a block of k of it: a division each step costs 10 % of
                                          small calls */
     int64_t k_block, k_blocks, row_block, n_row_blocks, n_panels, panels_per_task, n_col_blocks;
@@ -28,93 +30,12 @@ typedef struct {
     int by_k;               /* all panels of a block of k, then the next: every panel keeps its sums */
 } plan_t;
 
-void tfast_packed_begin(int64_t N, int64_t K, tfast_format format, int for_decode, tfast_packed* p) {
-    *p = (tfast_packed){.N = N, .K = K, .gemm = tfast_gemm_for(tfast_kernels_now(), format, for_decode)};
-}
-
-int tfast_packed_fits(const tfast_packed* p) {
-    return tfast_gemm_that_reads(tfast_kernels_now(), p->gemm) != NULL;
-}
-
-static int64_t panels_of(const tfast_packed* p) {
-    return tfast_ceil_div(p->N, p->gemm->layout.panel_width);
-}
-
-size_t tfast_packed_bytes(const tfast_packed* p) {
-    return (size_t)(panels_of(p) * tfast_panel_bytes(&p->gemm->layout, p->K));
-}
-
-typedef struct {
-    const tfast_row_block* blocks;
-    int64_t n_blocks;
-    tfast_dtype dtype;
-    const tfast_packed* p;
-} pack_t;
-
-static int64_t element_bytes(tfast_dtype dtype) {
-    return dtype == TFAST_F32 ? 4 : 2;
-}
-
-/* Rows [row, row + n) of the blocks as one piece: in place where one block holds them, else copied to scratch. */
-static tfast_weight_rows gather_rows(const pack_t* t, int64_t row, int64_t n, char* scratch) {
-    const int64_t bytes = element_bytes(t->dtype), K = t->p->K;
-    const tfast_row_block* b = t->blocks;
-    for (; row >= b->n; b++) row -= b->n;
-    if (row + n <= b->n)
-        return (tfast_weight_rows){t->dtype, (const char*)b->data + row * b->stride * bytes, b->stride};
-    for (int64_t i = 0; i < n; i++, row++) {
-        for (; row >= b->n; b++) row -= b->n;
-        memcpy(scratch + i * K * bytes, (const char*)b->data + row * b->stride * bytes, (size_t)(K * bytes));
-    }
-    return (tfast_weight_rows){t->dtype, scratch, K};
-}
-
-static void pack_panel(void* ctx, int64_t i, void* scratch) {
-    const pack_t* t = ctx;
-    const tfast_layout* layout = &t->p->gemm->layout;
-    const int64_t n = i * layout->panel_width, width = TFAST_MIN(layout->panel_width, t->p->N - n);
-    const tfast_weight_rows rows = gather_rows(t, n, width, scratch);
-    t->p->gemm->pack(&rows, width, t->p->K, (char*)t->p->data + i * tfast_panel_bytes(layout, t->p->K));
-}
-
-/* Packing moves some bytes a value: 0.5 ns. */
-static double panel_ns(const tfast_packed* p) {
-    return 0.5 * (double)(p->K * p->gemm->layout.panel_width);
-}
-
-tfast_status tfast_pack(const tfast_row_block* blocks, int64_t n_blocks, tfast_dtype dtype, tfast_packed* p,
-                        int n_threads) {
-    pack_t t = {blocks, n_blocks, dtype, p};
-    const int64_t gathered = n_blocks > 1 ? p->gemm->layout.panel_width * p->K * element_bytes(dtype) : 0;
-    const tfast_parallel loop = {
-        .n_tasks = panels_of(p), .task_ns = panel_ns(p), .n_threads = n_threads, .scratch_bytes = (size_t)gathered};
-    return tfast_parallel_for(&loop, pack_panel, &t);
-}
-
-typedef struct {
-    const tfast_packed* p;
-    float* w;
-} unpack_t;
-
-static void unpack_panel(void* ctx, int64_t i, void* scratch) {
-    (void)scratch;
-    const unpack_t* t = ctx;
-    const tfast_layout* layout = &t->p->gemm->layout;
-    const int64_t n = i * layout->panel_width, width = TFAST_MIN(layout->panel_width, t->p->N - n), K = t->p->K;
-    t->p->gemm->unpack((const char*)t->p->data + i * tfast_panel_bytes(layout, K), width, K, t->w + n * K, K);
-}
-
-tfast_status tfast_unpack(const tfast_packed* p, float* w, int n_threads) {
-    unpack_t t = {p, w};
-    const tfast_parallel loop = {.n_tasks = panels_of(p), .task_ns = panel_ns(p), .n_threads = n_threads};
-    return tfast_parallel_for(&loop, unpack_panel, &t);
-}
-
 /* One block of k of rows [row, row + m) of x in the form that the kernel wants. */
 static void prepare_rows(const plan_t* p, int64_t row, int64_t m, int64_t k, char* to) {
     const tfast_linear* c = p->call;
     const int64_t n = TFAST_MIN(p->k_block, c->weight->K - k);
-    p->gemm->prepare(m, n, c->x + row * c->x_stride + k, c->x_stride, to);
+    const float* factor = c->weight->smoothed ? p->side.factor + k : NULL;
+    p->gemm->prepare(m, n, c->x + row * c->x_stride + k, c->x_stride, factor, c->weight->x_limit, to);
 }
 
 /* The panels [first, last) of rows [row, row + m), and where their parts stand. */
@@ -139,6 +60,7 @@ static tfast_gemm_call columns_from(const block_t* b, int64_t panel) {
                              .a = c->x + row * c->x_stride,
                              .a_stride = c->x_stride,
                              .b = (const char*)c->weight->data + panel * b->p->panel_bytes,
+                             .side = tfast_int8_side_from(b->p->side, n),
                              .sums = b->sums,
                              .y = c->y + row * c->y_stride + n,
                              .y_stride = c->y_stride,
@@ -238,14 +160,14 @@ static int64_t most_rows(plan_t* p, int64_t N, int64_t K) {
 }
 
 static void make_plan(plan_t* p, const tfast_linear* c, int threads) {
-    const int64_t tile = p->gemm->tile_rows, width = p->gemm->layout.panel_width, K = TFAST_MAX(c->weight->K, 1);
+    const int64_t tile = p->gemm->tile_rows, K = TFAST_MAX(c->weight->K, 1);
     const int64_t blocks = tfast_ceil_div(K, p->gemm->max_k_block);
     p->k_block = tfast_round_up(tfast_ceil_div(K, blocks), p->gemm->k_unit);
     p->k_blocks = tfast_ceil_div(K, p->k_block);
     p->panel_bytes = tfast_panel_bytes(&p->gemm->layout, c->weight->K);
     p->block_bytes = tfast_panel_bytes(&p->gemm->layout, p->k_block);
     const int64_t rows = most_rows(p, c->weight->N, K), wanted = (int64_t)threads * TASKS_PER_THREAD;
-    p->n_panels = tfast_ceil_div(c->weight->N, width);
+    p->n_panels = packed_panels(c->weight);
     p->n_row_blocks = tfast_ceil_div(c->M, rows);
     p->n_col_blocks = 1;
     if (threads > 1) {
@@ -268,7 +190,9 @@ static size_t scratch_bytes(const plan_t* p) {
 }
 
 tfast_status tfast_linear_run(const tfast_linear* c, int n_threads) {
-    plan_t p = {.call = c, .gemm = tfast_gemm_that_reads(tfast_kernels_now(), c->weight->gemm)};
+    plan_t p = {.call = c,
+                .gemm = tfast_gemm_that_reads(tfast_kernels_now(), c->weight->gemm),
+                .side = packed_side(c->weight)};
     if (!p.gemm) return TFAST_WRONG_LAYOUT;
     if (c->M == 0 || c->weight->N == 0) return TFAST_OK;
     const double ns = tfast_flops_ns(2.0 * (double)c->M * (double)c->weight->N * (double)c->weight->K);

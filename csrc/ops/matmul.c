@@ -30,8 +30,8 @@ static void pack_panel(void* ctx, int64_t panel, void* scratch) {
     const int64_t stride = t->call->b_stride;
     char* to = (char*)p->data + panel * tfast_panel_bytes(layout, p->K);
     if (t->call->b_columns) {
-        const tfast_weight_rows columns = {TFAST_F32, t->b + n * stride, stride};
-        p->gemm->pack(&columns, present, p->K, to);
+        const tfast_weight_rows columns = {.dtype = TFAST_F32, .data = t->b + n * stride, .stride = stride};
+        p->gemm->pack(&columns, present, p->K, to, NULL);
     } else {
         p->gemm->pack_rows(t->b + n, stride, present, p->K, to);
     }

@@ -17,6 +17,7 @@
 
 typedef __m256 vf;
 typedef __m256 vm;
+typedef __m256i vi;
 
 #define V_INLINE static inline __attribute__((always_inline))
 
@@ -156,6 +157,91 @@ V_INLINE vf v_sums(const vf x[8]) {
         u[i] = _mm256_add_ps(_mm256_shuffle_ps(s[2 * i], s[2 * i + 1], 0x44),
                              _mm256_shuffle_ps(s[2 * i], s[2 * i + 1], 0xee));
     return _mm256_add_ps(_mm256_permute2f128_ps(u[0], u[1], 0x20), _mm256_permute2f128_ps(u[0], u[1], 0x31));
+}
+
+V_INLINE vi vi_zero(void) {
+    return _mm256_setzero_si256();
+}
+V_INLINE vi vi_set1(int32_t x) {
+    return _mm256_set1_epi32(x);
+}
+V_INLINE vi vi_add(vi a, vi b) {
+    return _mm256_add_epi32(a, b);
+}
+V_INLINE vi v_to_int(vf x) {
+    return _mm256_cvtps_epi32(x);
+}
+V_INLINE vf v_from_int(vi x) {
+    return _mm256_cvtepi32_ps(x);
+}
+V_INLINE vi vi_load(const void* p) {
+    return _mm256_loadu_si256((const vi*)p);
+}
+V_INLINE void vi_store(void* p, vi x) {
+    _mm256_storeu_si256((vi*)p, x);
+}
+V_INLINE vi vi_sub(vi a, vi b) {
+    return _mm256_sub_epi32(a, b);
+}
+V_INLINE vi vi_mul(vi a, vi b) {
+    return _mm256_mullo_epi32(a, b);
+}
+V_INLINE vi vi_abs(vi a) {
+    return _mm256_abs_epi32(a);
+}
+V_INLINE vi vi_min(vi a, vi b) {
+    return _mm256_min_epi32(a, b);
+}
+V_INLINE vi vi_repeat_4(const void* p) {
+    int32_t x;
+    __builtin_memcpy(&x, p, sizeof x);
+    return _mm256_set1_epi32(x);
+}
+V_INLINE vi vi_repeat_8(const void* p) {
+    int64_t x;
+    __builtin_memcpy(&x, p, sizeof x);
+    return _mm256_set1_epi64x(x);
+}
+V_INLINE vi vi_join_bytes(vi a, vi b, vi c, vi d) {
+    const vi low = _mm256_set1_epi32(255);
+    const vi ab = _mm256_or_si256(_mm256_and_si256(a, low), _mm256_slli_epi32(_mm256_and_si256(b, low), 8));
+    return _mm256_or_si256(
+        ab, _mm256_or_si256(_mm256_slli_epi32(_mm256_and_si256(c, low), 16), _mm256_slli_epi32(d, 24)));
+}
+/* The packs work on halves of the vector: the permutation puts them in order. */
+V_INLINE void vi_store_bytes(void* p, vi a, vi b, vi c, vi d) {
+    const vi bytes = _mm256_packus_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+    vi_store(p, _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
+}
+V_INLINE void vi_store_shorts(void* p, vi a, vi b) {
+    vi_store(p, _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8));
+}
+/* gcc 12 moves vpmaddwd out of the loop and spills the sums; it cannot where they are said to be touched. */
+#define VI_KEEP_(x) __asm__ volatile("" : "+x"(x))
+#if defined(TFAST_VNNI)
+V_INLINE vi vi_dot_bytes(vi sum, vi x, vi w) {
+    return _mm256_dpbusd_avx_epi32(sum, x, w);
+}
+V_INLINE vi vi_dot_shorts(vi sum, vi x, vi w) {
+    return _mm256_dpwssd_avx_epi32(sum, x, w);
+}
+#else
+V_INLINE vi vi_dot_bytes(vi sum, vi x, vi w) {
+    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1)));
+    VI_KEEP_(sum);
+    return sum;
+}
+V_INLINE vi vi_dot_shorts(vi sum, vi x, vi w) {
+    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(x, w));
+    VI_KEEP_(sum);
+    return sum;
+}
+#endif
+V_INLINE vi vi_widen_bytes(const void* p) {
+    return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)p));
+}
+V_INLINE vi vi_add_pairs(vi a, vi b) {
+    return _mm256_permute4x64_epi64(_mm256_hadd_epi32(a, b), 0xd8);
 }
 
 #endif

@@ -196,11 +196,93 @@ V_INLINE vi vi_and(vi a, vi b) {
 V_INLINE vi vi_shift_right(vi x, const int n) {
     return _mm512_srli_epi32(x, n);
 }
-V_INLINE void vi_store(void* p, vi x) {
+V_INLINE void vi_store_aligned(void* p, vi x) {
     _mm512_store_si512(p, x);
 }
 V_INLINE vi vi_halves(vi low, vi high) {
     return _mm512_mask_blend_epi16(0xaaaaaaaau, vi_shift_right(low, 16), high);
+}
+
+V_INLINE vi v_to_int(vf x) {
+    return _mm512_cvtps_epi32(x);
+}
+V_INLINE vf v_from_int(vi x) {
+    return _mm512_cvtepi32_ps(x);
+}
+V_INLINE vi vi_load(const void* p) {
+    return _mm512_loadu_si512((const vi*)p);
+}
+V_INLINE void vi_store(void* p, vi x) {
+    _mm512_storeu_si512((vi*)p, x);
+}
+V_INLINE vi vi_sub(vi a, vi b) {
+    return _mm512_sub_epi32(a, b);
+}
+V_INLINE vi vi_mul(vi a, vi b) {
+    return _mm512_mullo_epi32(a, b);
+}
+V_INLINE vi vi_abs(vi a) {
+    return _mm512_abs_epi32(a);
+}
+V_INLINE vi vi_min(vi a, vi b) {
+    return _mm512_min_epi32(a, b);
+}
+V_INLINE vi vi_repeat_4(const void* p) {
+    int32_t x;
+    __builtin_memcpy(&x, p, sizeof x);
+    return _mm512_set1_epi32(x);
+}
+V_INLINE vi vi_repeat_8(const void* p) {
+    int64_t x;
+    __builtin_memcpy(&x, p, sizeof x);
+    return _mm512_set1_epi64(x);
+}
+V_INLINE vi vi_join_bytes(vi a, vi b, vi c, vi d) {
+    const vi low = _mm512_set1_epi32(255);
+    const vi ab = _mm512_or_si512(_mm512_and_si512(a, low), _mm512_slli_epi32(_mm512_and_si512(b, low), 8));
+    return _mm512_or_si512(
+        ab, _mm512_or_si512(_mm512_slli_epi32(_mm512_and_si512(c, low), 16), _mm512_slli_epi32(d, 24)));
+}
+V_INLINE void vi_store_bytes(void* p, vi a, vi b, vi c, vi d) {
+    __m128i* to = p;
+    _mm_storeu_si128(to, _mm512_cvtusepi32_epi8(a));
+    _mm_storeu_si128(to + 1, _mm512_cvtusepi32_epi8(b));
+    _mm_storeu_si128(to + 2, _mm512_cvtusepi32_epi8(c));
+    _mm_storeu_si128(to + 3, _mm512_cvtusepi32_epi8(d));
+}
+V_INLINE void vi_store_shorts(void* p, vi a, vi b) {
+    __m256i* to = p;
+    _mm256_storeu_si256(to, _mm512_cvtepi32_epi16(a));
+    _mm256_storeu_si256(to + 1, _mm512_cvtepi32_epi16(b));
+}
+/* As in avx2.h. */
+#define VI_KEEP_(x) __asm__ volatile("" : "+v"(x))
+#if defined(TFAST_VNNI)
+V_INLINE vi vi_dot_bytes(vi sum, vi x, vi w) {
+    return _mm512_dpbusd_epi32(sum, x, w);
+}
+V_INLINE vi vi_dot_shorts(vi sum, vi x, vi w) {
+    return _mm512_dpwssd_epi32(sum, x, w);
+}
+#else
+V_INLINE vi vi_dot_bytes(vi sum, vi x, vi w) {
+    sum = _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_maddubs_epi16(x, w), _mm512_set1_epi16(1)));
+    VI_KEEP_(sum);
+    return sum;
+}
+V_INLINE vi vi_dot_shorts(vi sum, vi x, vi w) {
+    sum = _mm512_add_epi32(sum, _mm512_madd_epi16(x, w));
+    VI_KEEP_(sum);
+    return sum;
+}
+#endif
+V_INLINE vi vi_widen_bytes(const void* p) {
+    return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)p));
+}
+V_INLINE vi vi_add_pairs(vi a, vi b) {
+    const vi even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    return _mm512_add_epi32(_mm512_permutex2var_epi32(a, even, b),
+                            _mm512_permutex2var_epi32(a, _mm512_add_epi32(even, _mm512_set1_epi32(1)), b));
 }
 
 #endif

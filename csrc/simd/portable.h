@@ -15,13 +15,27 @@
  *   v_transpose(x)            the V_LANES x V_LANES block, in place
  *   v_sums(x)                 one vector: lane i is the sum of x[i]
  *
+ * for kernels of integers (gemm/int8.h):
+ *
+ *   v_to_int(x)               the nearest integers, ties to even, of |x| < 2^22; v_from_int: integers as floats
+ *   vi_zero, vi_set1, vi_load, vi_store, vi_add, vi_sub, vi_mul, vi_abs, vi_min      modulo 2^32
+ *   vi_repeat_4(p), vi_repeat_8(p)    4 or 8 bytes at p, again and again
+ *   vi_join_bytes(a, b, c, d) the low bytes of four vectors: those of a lane side by side
+ *   vi_store_bytes(p, a, b, c, d)     4 * V_LANES integers >= 0 as bytes in order, those above 255 as 255
+ *   vi_store_shorts(p, a, b)  2 * V_LANES integers of 16 bits in order
+ *   vi_dot_bytes(sum, x, w)   each lane: sum + the products of its four bytes of x, unsigned, and of w, signed and
+ *                             bounded as base/int8.h says
+ *   vi_dot_shorts(sum, x, w)  each lane: sum + the products of its two 16-bit integers of x and of w
+ *   vi_widen_bytes(p)         2 * V_LANES signed bytes as 16-bit integers
+ *   vi_add_pairs(a, b)        lane i: the sum of lanes 2i and 2i + 1 of a and b, one after the other
+ *
  * and, for kernels that work on bits, which avx512.h has as well (avx2.h gets them with the first kernel that asks):
  *
  *   v_bits, v_from_bits       a float's bits as an integer, and back
  *   v_nan_lanes(x)            bit i is set where lane i is NaN
  *   v_both_finite(a, b)       no lane of either is NaN or infinite
- *   vi_zero, vi_set1, vi_add, vi_and, vi_shift_right (zeros come in)
- *   vi_store(p, x)            p is aligned to the vector
+ *   vi_and, vi_shift_right (zeros come in)
+ *   vi_store_aligned(p, x)    p is aligned to the vector
  *   vi_halves(low, high)      the upper 16 bits of `low`, moved down, under the upper 16 bits of `high`
  *
  * Included by isa/portable.c with 4 lanes (SSE2 on x86-64, NEON on arm64), and by avx2.h and avx512.h with 8 and 16
@@ -243,11 +257,95 @@ V_INLINE vi vi_and(vi a, vi b) {
 V_INLINE vi vi_shift_right(vi x, int n) {
     return (vi)((vu_)x >> n);
 }
-V_INLINE void vi_store(void* p, vi x) {
+V_INLINE void vi_store_aligned(void* p, vi x) {
     memcpy(p, &x, sizeof x);
 }
 V_INLINE vi vi_halves(vi low, vi high) {
     return vi_shift_right(low, 16) | (high & -65536);
+}
+
+typedef int16_t vs_ __attribute__((vector_size(4 * V_LANES)));
+typedef uint16_t vsu_ __attribute__((vector_size(4 * V_LANES)));
+
+/* Adding 1.5 * 2^23 leaves the integer in the low bits, rounded by the addition. */
+V_INLINE vi v_to_int(vf x) {
+    const float magic = 12582912.0f;
+    return (vi)(x + magic) - (vi)v_set1(magic);
+}
+V_INLINE vf v_from_int(vi x) {
+    return __builtin_convertvector(x, vf);
+}
+V_INLINE vi vi_load(const void* p) {
+    vi x;
+    memcpy(&x, p, sizeof x);
+    return x;
+}
+V_INLINE void vi_store(void* p, vi x) {
+    memcpy(p, &x, sizeof x);
+}
+V_INLINE vi vi_sub(vi a, vi b) {
+    return (vi)((vu_)a - (vu_)b);
+}
+V_INLINE vi vi_mul(vi a, vi b) {
+    return (vi)((vu_)a * (vu_)b);
+}
+V_INLINE vi vi_abs(vi a) {
+    return vi_sub(a ^ (a >> 31), a >> 31);
+}
+V_INLINE vi vi_min(vi a, vi b) {
+    const vi less = a < b;
+    return (a & less) | (b & ~less);
+}
+V_INLINE vi vi_repeat_4(const void* p) {
+    int32_t x;
+    memcpy(&x, p, sizeof x);
+    return vi_set1(x);
+}
+V_INLINE vi vi_repeat_8(const void* p) {
+    vi x;
+    for (int i = 0; i < V_LANES; i += 2) memcpy((char*)&x + 4 * i, p, 8);
+    return x;
+}
+V_INLINE vi vi_join_bytes(vi a, vi b, vi c, vi d) {
+    return (vi)((vu_)(a & 255) | (vu_)(b & 255) << 8 | (vu_)(c & 255) << 16 | (vu_)d << 24);
+}
+V_LONG void vi_store_bytes(void* p, vi a, vi b, vi c, vi d) {
+    const vi* x[4] = {&a, &b, &c, &d};
+    uint8_t* to = p;
+    for (int j = 0; j < 4; j++)
+        for (int i = 0; i < V_LANES; i++) to[j * V_LANES + i] = (uint8_t)TFAST_MIN((*x[j])[i], 255);
+}
+V_LONG void vi_store_shorts(void* p, vi a, vi b) {
+    int16_t to[2 * V_LANES];
+    for (int i = 0; i < V_LANES; i++) to[i] = (int16_t)a[i], to[V_LANES + i] = (int16_t)b[i];
+    memcpy(p, to, sizeof to);
+}
+/* The low and the high 16 bits of each lane, with their signs, together. */
+V_INLINE vi vi_add_halves_(vs_ x) {
+    return ((vi)((vu_)x << 16) >> 16) + ((vi)x >> 16);
+}
+/* A product of a byte of x and one of w fits in 16 bits, bounded or not. */
+V_INLINE vi vi_dot_bytes(vi sum, vi x, vi w) {
+    const vs_ x_even = (vs_)((vsu_)x & 255), x_odd = (vs_)((vsu_)x >> 8);
+    const vs_ w_even = (vs_)((vsu_)w << 8) >> 8, w_odd = (vs_)w >> 8;
+    return sum + vi_add_halves_(x_even * w_even) + vi_add_halves_(x_odd * w_odd);
+}
+V_INLINE vi vi_dot_shorts(vi sum, vi x, vi w) {
+    return sum + ((vi)((vu_)x << 16) >> 16) * ((vi)((vu_)w << 16) >> 16) + (x >> 16) * (w >> 16);
+}
+V_INLINE vi vi_widen_bytes(const void* p) {
+    typedef int8_t bytes_t __attribute__((vector_size(2 * V_LANES)));
+    bytes_t x;
+    memcpy(&x, p, sizeof x);
+    return (vi)__builtin_convertvector(x, vs_);
+}
+V_LONG vi vi_add_pairs(vi a, vi b) {
+    vi sums = a;
+    for (int i = 0; i < V_LANES / 2; i++) {
+        sums[i] = a[2 * i] + a[2 * i + 1];
+        sums[V_LANES / 2 + i] = b[2 * i] + b[2 * i + 1];
+    }
+    return sums;
 }
 
 /* The same holds for kernels that are inlined for the sake of their constants: emulated, they read them at run time. */

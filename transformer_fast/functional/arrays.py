@@ -58,10 +58,15 @@ def float32(x, name: str, *, last: int | None = None) -> np.ndarray:
     return dense(x)
 
 
-def weight(x, name: str) -> np.ndarray:
-    """`x` as an array that the engine can read as a weight or a table: float32, float16 or bfloat16, two axes."""
+def weight(x, name: str, integers: bool = False) -> np.ndarray:
+    """`x` as an array that the engine can read as a weight or a table: float32, float16 or bfloat16, two axes.
+
+    integers: a weight that has scales, int8 alone.
+    """
     x = as_array(x, name)
-    if x.dtype.name not in WEIGHT_TYPES:
+    if integers and x.dtype != np.int8:
+        raise TypeError(f"scale is given and {name} has dtype {x.dtype}; needed: int8")
+    if not integers and x.dtype.name not in WEIGHT_TYPES:
         raise TypeError(f"{name} has dtype {x.dtype}; needed: {', '.join(WEIGHT_TYPES[:-1])} or {WEIGHT_TYPES[-1]}")
     if x.ndim != 2:
         raise ValueError(f"{name} has shape {x.shape}; needed: two axes")

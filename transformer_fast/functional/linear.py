@@ -15,13 +15,16 @@ from transformer_fast.functional import arrays
 PackedWeight = _core.PackedWeight
 
 # tfast_format of csrc/base/types.h; a new weight format has its line here (docs/adding_a_weight_format.md)
-FORMATS = {"float32": 0, "bfloat16": 1}
+FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2, "int8_a16": 3}
+# Formats of integers, and the most k that their sums may have (csrc/base/int8.h).
+INTEGER_FORMATS = ("int8", "int8_a16")
+_MAX_K = 65536
 
 # tfast_activation of csrc/base/types.h
 ACTIVATIONS = {None: 0, "relu": 1, "gelu": 2, "gelu_tanh": 3, "quick_gelu": 4, "silu": 5, "tanh": 6}
 
 
-def pack_weight(weight, *, format="float32", for_decode=False) -> PackedWeight:
+def pack_weight(weight, *, format="float32", for_decode=False, scale=None, smoothing=None) -> PackedWeight:
     """A weight (N, K), as torch.nn.Linear has it, in the layout of the level in force: done once, at load.
 
     weight: float32, float16 or bfloat16, packed from that type without a float32 copy; or a sequence of such arrays
@@ -31,11 +34,18 @@ def pack_weight(weight, *, format="float32", for_decode=False) -> PackedWeight:
     format: "float32", or "bfloat16" for half the bytes. bfloat16 rounds a weight to 8 significant bits (to the nearest,
     ties to even; a relative error of at most 2^-8); products and sums are float32, with the bits that a float32 weight
     of the rounded values gives. One row of a weight that comes from memory takes about half the time.
+    "int8": a quarter of the bytes, 8-bit integers with a scale a row; each row of x is rounded to 8 bits in every
+    product, whose sums are exact: the same bits under every instruction set (docs/low_precision.md). "int8_a16": the
+    same with x in 16 bits, a third slower. K is 65,536 at most.
+    smoothing (K,), positive, for "int8": the weight is multiplied by it and x is divided by it before they are rounded,
+    so that columns of x with large numbers leave the others more of the 8 bits.
+    weight may be int8 itself, for the formats of integers: with `scale` (N,), by which its rows are multiplied.
     for_decode: the weight will meet a few dozen rows at a time at most, as in a decoder that writes token by token; on
     machines with a matrix engine (AMX) that is another layout, elsewhere the same.
 
     A weight whose layout the level in force does not read (set_isa) raises RuntimeError when it is used.
-    Raises TypeError (another type of numbers) and ValueError (not two axes, blocks of different width, no such format).
+    Raises TypeError (another type of numbers) and ValueError (not two axes, blocks of different width, no such format,
+    a scale or smoothing that does not fit).
 
     Example:
         >>> weight = F.pack_weight(np.array([[1, 2, 3], [4, 5, 6]], np.float32))
@@ -47,12 +57,27 @@ def pack_weight(weight, *, format="float32", for_decode=False) -> PackedWeight:
     if format not in FORMATS:
         raise ValueError(f"format is {format!r}; needed: one of {', '.join(FORMATS)}")
     several = isinstance(weight, (list, tuple)) and any(np.ndim(block) == 2 for block in weight)
-    blocks = tuple(arrays.weight(block, "weight") for block in (weight if several else [weight]))
+    blocks = tuple(
+        arrays.weight(block, "weight", integers=scale is not None) for block in (weight if several else [weight])
+    )
     if len({block.shape[1] for block in blocks}) > 1:
         raise ValueError(f"weight has blocks of shapes {[block.shape for block in blocks]}; needed: one width")
     if len({block.dtype for block in blocks}) > 1:
         blocks = tuple(block.astype(np.float32) for block in blocks)
-    return PackedWeight(blocks, FORMATS[format], format, for_decode, 0)
+    K = blocks[0].shape[1]
+    if format in INTEGER_FORMATS and K > _MAX_K:
+        raise ValueError(f"weight has K={K}; needed for {format!r}: at most {_MAX_K}")
+    if scale is not None:
+        if format not in INTEGER_FORMATS:
+            raise ValueError(f"scale is given and format is {format!r}; needed: one of {', '.join(INTEGER_FORMATS)}")
+        scale = arrays.vector(scale, "scale", sum(len(block) for block in blocks))
+    if smoothing is not None:
+        if format != "int8":
+            raise ValueError(f"smoothing is given and format is {format!r}; needed: 'int8'")
+        smoothing = arrays.vector(smoothing, "smoothing", K)
+        if not (np.isfinite(smoothing) & (smoothing > 0)).all():
+            raise ValueError("smoothing holds numbers that are not positive and finite; needed: only such")
+    return PackedWeight(blocks, FORMATS[format], format, for_decode, scale, smoothing, 0)
 
 
 def linear(x, weight, bias=None, *, activation=None, multiply=None, residual=None, out=None) -> np.ndarray:

@@ -17,6 +17,7 @@ from transformer_fast.files.errors import CheckpointError
 from transformer_fast.files.folder import find_folder, open_source
 from transformer_fast.files.source import ModelSource
 from transformer_fast.models.common.base import PretrainedModel
+from transformer_fast.models.common.compute_types import ComputeType
 
 
 def _heads(family: str, *further: str) -> dict[str, str]:
@@ -88,7 +89,7 @@ def load_model(
     cache_dir: str | Path | None = None,
     token: str | bool | None = None,
     local_files_only: bool = False,
-    compute_type: str = "auto",
+    compute_type: ComputeType = "auto",
     ignore_fields: Collection[str] = (),
 ) -> PretrainedModel:
     """The model in a folder with config.json and safetensors weights, or on the Hugging Face hub, ready to be called.
@@ -98,15 +99,18 @@ def load_model(
     Weights are packed from the type that the file has, without a float32 copy; embedding tables stay in the file.
 
     compute_type: how weights are kept for products. "float32" and, for checkpoints of floating-point numbers, "auto"
-    keep the file's values. "bfloat16" takes half the memory and rounds weights to 8 significant bits (not those of
-    convolutions, norms and embeddings); activations and sums are float32 with either.
+    keep the file's values. "bfloat16" takes half the memory and rounds weights to 8 significant bits; activations and
+    sums are float32 with either. "int8" and "int8_a16" take a quarter: weights in 8 bits, activations rounded to 8 or
+    16 bits in every product, sums exact (docs/low_precision.md says how accurate and how fast). Convolutions, norms
+    and embeddings stay as they are. A mapping gives parts another type than the rest, which is "": {"": "int8",
+    "lm_head": "float32"}; parts have our names or the checkpoint's.
     ignore_fields: names of fields of config.json that are as if they were not there. A field that the family does not
     know is refused, since it may choose another computation; here the caller says that it does not.
     revision, cache_dir, token, local_files_only: of huggingface_hub.snapshot_download, for hub ids. Only JSON,
     safetensors, text and SentencePiece files are fetched.
 
     Raises:
-        ValueError: there is no such compute_type.
+        ValueError: there is no such compute_type, or it names a part that the model does not have.
         TypeError: ignore_fields is a string.
         CheckpointError: there is no such folder or model, its files are malformed, or the model is of a family that is
         not supported.

@@ -113,7 +113,7 @@ class BertModel(PoolingEncoder):
             config.intermediate_size,
             ACTIVATIONS[config.hidden_act],
             config.layer_norm_eps,
-        )
+        ).follows(self.embeddings_norm)
         self.pooler = Linear(h, h) if add_pooling_layer else None
 
     @classmethod

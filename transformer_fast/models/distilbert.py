@@ -92,7 +92,7 @@ class DistilBertModel(TextEncoder):
         self.embeddings_norm = LayerNorm(config.dim, _EPS)
         self.layers = PackedEncoder(
             config.n_layers, config.dim, config.n_heads, config.hidden_dim, ACTIVATIONS[config.activation], _EPS
-        )
+        ).follows(self.embeddings_norm)
 
     @property
     def hidden_size(self) -> int:

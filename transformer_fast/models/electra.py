@@ -92,6 +92,7 @@ class ElectraModel(TextEncoder):
             ACTIVATIONS[config.hidden_act],
             config.layer_norm_eps,
         )
+        (self.embeddings_project or self.layers).follows(self.embeddings_norm)
 
     @classmethod
     def sources(cls, config: ElectraConfig, names: Collection[str]) -> dict[str, Source]:

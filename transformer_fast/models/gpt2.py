@@ -91,6 +91,8 @@ class GPT2Block(Module):
         self.linear1 = Linear(h, config.intermediate_size)
         self.linear2 = Linear(config.intermediate_size, h)
         self.activation = ACTIVATIONS[config.activation_function]
+        self.in_proj.follows(self.attention_norm, parts=3)
+        self.linear1.follows(self.feed_forward_norm)
 
     def forward(self, hidden: np.ndarray, batch: DecoderBatch | DecoderStep, number: int, tables: None) -> np.ndarray:
         """hidden (T, h) -> (T, h), which may be written over it."""

@@ -120,7 +120,7 @@ class ModernBertMLP(Module):
         self.register_parameter("Wi", (2 * inner, h), init.uniform(h), half=True)
         self.register_parameter("Wi_bias", (2 * inner,) if bias else None, init.uniform(h))
         self.Wo = Linear(inner, h, bias)
-        self._packs = [PackedParameters("Wi", rows=(i * inner, (i + 1) * inner)) for i in range(2)]
+        self._packs = [PackedParameters("Wi", rows=(i * inner, (i + 1) * inner), takes_input=True) for i in range(2)]
 
     def forward(self, input: np.ndarray, *, residual: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         gate = self._half(input, 1)
@@ -150,6 +150,9 @@ class ModernBertLayer(Module):
         self.mlp_norm = LayerNorm(h, config.norm_eps, bias=config.norm_bias)
         activation = ACTIVATIONS[config.hidden_activation]
         self.mlp = ModernBertMLP(h, config.intermediate_size, activation, config.mlp_bias)
+        self.mlp.follows(self.mlp_norm)
+        if not first:
+            self.Wqkv.follows(self.attn_norm, parts=3)
 
     def forward(
         self,

@@ -106,7 +106,7 @@ class MPNetModel(PoolingEncoder):
             config.intermediate_size,
             ACTIVATIONS[config.hidden_act],
             config.layer_norm_eps,
-        )
+        ).follows(self.embeddings_norm)
         self.pooler = Linear(h, h) if add_pooling_layer else None
 
     @property

@@ -97,7 +97,7 @@ class ViTModel(PretrainedModel):
         self.layers = PackedEncoder(*shape, ACTIVATIONS[config.hidden_act], eps, norm_first=True)
         if not config.qkv_bias:
             for layer in self.layers:
-                layer.attention.in_proj = Linear(h, 3 * h, bias=False)
+                layer.attention.in_proj = Linear(h, 3 * h, bias=False).follows(layer.attention_norm, parts=3)
         self.norm = LayerNorm(h, eps)
         self.pooler = Linear(h, config.pooler_output_size or h) if add_pooling_layer else None
 

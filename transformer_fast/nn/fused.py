@@ -44,7 +44,7 @@ class FusedLinear(Module):
             self.register_parameter(f"{name}_weight", (n, in_features), init.uniform(in_features), half=True)
             self.register_parameter(f"{name}_bias", (n,) if name in biased else None, init.uniform(in_features))
         weights, biases = ([f"{name}_{kind}" for name in parts] for kind in ("weight", "bias"))
-        self._packed_weight = PackedParameters(*weights)
+        self._packed_weight = PackedParameters(*weights, takes_input=True)
         self._joined_bias = JoinedBias(tuple(biases), tuple(parts.values()))
 
     def forward(self, input: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:

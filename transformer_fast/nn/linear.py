@@ -32,7 +32,7 @@ class Linear(Module):
         self.out_features = out_features
         self.register_parameter("weight", (out_features, in_features), init.uniform(in_features), half=True)
         self.register_parameter("bias", (out_features,) if bias else None, init.uniform(in_features))
-        self._packed_weight = PackedParameters("weight")
+        self._packed_weight = PackedParameters("weight", takes_input=True)
 
     def forward(
         self,

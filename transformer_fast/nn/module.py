@@ -47,6 +47,7 @@ class Module:
     packs_for_decode = False  # set by pack_for_decode
     _version: object  # another object after each change of this module or of a part of it, at any depth
     weight_format = "float32"  # set by set_weight_format
+    _norm_before: tuple = ()  # set by follows: norm, parts. In a tuple, since a module alone would be a part of this
 
     def __init__(self) -> None:
         self.__dict__["_version"] = object()
@@ -123,6 +124,7 @@ class Module:
         if any(problems.values()):
             text = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
             raise ValueError(f"state does not fit {type(self).__name__}: {text}")
+        changed = []
         for path, module in self.named_modules():
             names = {name: (f"{path}.{name}" if path else name) for name in module._parameters}
             loaded = [name for name, full in names.items() if full in arrays]
@@ -130,7 +132,9 @@ class Module:
                 module._parameters[name] = arrays[names[name]]
             if loaded:
                 module._changed()
-                module._loaded()
+                changed.append(module)
+        for module in changed:  # when all parameters are there: packing may look at those of another module
+            module._loaded()
         return IncompatibleKeys(missing, unexpected)
 
     def _loaded(self) -> None:
@@ -159,6 +163,17 @@ class Module:
             raise ValueError(f"name is {name!r}; needed: one of {', '.join(FORMATS)}")
         for _, part in self.named_modules():
             part.weight_format = name
+        return self
+
+    def follows(self, norm: Module, parts: int = 1) -> Module:
+        """Says that this module's input is the output of `norm`, a LayerNorm or RMSNorm. Returns the module.
+
+        Weights that are packed as "int8" are then smoothed: the norm's parameters tell which columns of the input are
+        large (nn/smoothing.py). parts: equal parts of the weight's rows that are layers of their own, as query, key and
+        value. Nothing else changes.
+        """
+        self.__dict__["_norm_before"] = norm, parts
+        self._changed()
         return self
 
     def pack_for_decode(self) -> Module:

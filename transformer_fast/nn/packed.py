@@ -227,6 +227,18 @@ class PackedEncoder(ModuleList):
         self.h, self.num_heads, self.inner = h, num_heads, inner
         self.activation, self.eps, self.norm_first = activation, eps, norm_first
         self._encoder = EncoderStackCache()
+        for i, one in enumerate(self):
+            one.feed_forward.linear1.follows(one.feed_forward_norm if norm_first else one.attention_norm)
+            if norm_first:
+                one.attention.in_proj.follows(one.attention_norm, parts=3)
+            elif i:
+                one.attention.in_proj.follows(self[i - 1].feed_forward_norm, parts=3)
+
+    def follows(self, norm: Module, parts: int = 3) -> PackedEncoder:
+        """As `Module.follows`; with norm_first the first layer's own norm stands between."""
+        if not self.norm_first and len(self):
+            self[0].attention.in_proj.follows(norm, parts)
+        return self
 
     def forward(
         self,

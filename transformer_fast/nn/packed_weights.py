@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from transformer_fast import functional as F
+from transformer_fast.nn.smoothing import smoothing_factors
 
 if TYPE_CHECKING:
     from transformer_fast.nn.module import Module
@@ -36,7 +37,8 @@ class PackedParameters:
 
     names: the parameters of the module that `get` is called with. rows: (first, last) of each of them, by default all.
     for_decode, format: of `functional.pack_weight`, by default the module's `packs_for_decode` and `weight_format`.
-    to_matrix turns the rows of a parameter with more than two axes into a matrix.
+    to_matrix turns the rows of a parameter with more than two axes into a matrix. takes_input: the product's input is
+    the module's own, so that it may be smoothed by the norm that the module follows.
 
     Many threads may call `get` at once, also while a parameter is replaced: all that is kept is one tuple, replaced as
     a whole, so that no thread sees a part of it. Two threads may pack the same weight at the same time; that costs time
@@ -50,7 +52,7 @@ class PackedParameters:
         (2, 3)
     """
 
-    __slots__ = ("_for_decode", "_format", "_kept", "_names", "_rows", "_to_matrix")
+    __slots__ = ("_for_decode", "_format", "_kept", "_names", "_rows", "_takes_input", "_to_matrix")
 
     def __init__(
         self,
@@ -59,9 +61,10 @@ class PackedParameters:
         for_decode: bool | None = None,
         format: str | None = None,
         to_matrix: Callable[[np.ndarray], np.ndarray] | None = None,
+        takes_input: bool = False,
     ) -> None:
         self._names, self._rows, self._for_decode = names, rows, for_decode
-        self._format, self._to_matrix = format, to_matrix
+        self._format, self._to_matrix, self._takes_input = format, to_matrix, takes_input
         self._kept: _Kept | None = None
 
     def get(self, module: Module) -> F.PackedWeight:
@@ -82,7 +85,11 @@ class PackedParameters:
         if kept is not None and kept.isa == F.get_isa() and kept.options == options and _same(kept.sources, sources):
             return kept._replace(version=version)
         blocks = [self._block(source) for source in sources]
-        packed = F.pack_weight(blocks if len(blocks) > 1 else blocks[0], **options)
+        smoothing = None
+        if self._takes_input and module._norm_before and options["format"] == "int8":
+            norm, parts = module._norm_before
+            smoothing = smoothing_factors(norm, [part for block in blocks for part in np.array_split(block, parts)])
+        packed = F.pack_weight(blocks if len(blocks) > 1 else blocks[0], smoothing=smoothing, **options)
         return _Kept(version, sources, packed.isa, options, packed)
 
     def _block(self, source: np.ndarray) -> np.ndarray:
@@ -90,11 +97,13 @@ class PackedParameters:
         return block if self._to_matrix is None else self._to_matrix(block)
 
     def __reduce__(self) -> tuple:
-        return _empty, (self._names, self._rows, self._for_decode, self._format, self._to_matrix)
+        options = (self._rows, self._for_decode, self._format, self._to_matrix, self._takes_input)
+        return _empty, (self._names, *options)
 
 
-def _empty(names, rows, for_decode, format, to_matrix) -> PackedParameters:
-    return PackedParameters(*names, rows=rows, for_decode=for_decode, format=format, to_matrix=to_matrix)
+def _empty(names, rows, for_decode, format, to_matrix, takes_input) -> PackedParameters:
+    options = {"rows": rows, "for_decode": for_decode, "format": format}
+    return PackedParameters(*names, to_matrix=to_matrix, takes_input=takes_input, **options)
 
 
 class _KeptBias(NamedTuple):

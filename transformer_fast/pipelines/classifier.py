@@ -8,6 +8,7 @@ from typing import Any
 
 from transformer_fast.files.folder import open_source
 from transformer_fast.files.source import ModelSource
+from transformer_fast.models.common.compute_types import ComputeType
 from transformer_fast.pipelines.image_classifier import ImageClassifier
 from transformer_fast.pipelines.text_classifier import TextClassifier
 
@@ -17,7 +18,7 @@ _IMAGE_TYPES = ("vit", "deit")
 def load_classifier(
     path_or_hub_id: str | Path | ModelSource,
     *,
-    compute_type: str = "auto",
+    compute_type: ComputeType = "auto",
     ignore_fields: Collection[str] = (),
     **hub: Any,
 ) -> ImageClassifier | TextClassifier:

@@ -13,6 +13,7 @@ from transformer_fast.files.folder import open_source
 from transformer_fast.files.pictures import ImageProcessor
 from transformer_fast.files.source import ModelSource
 from transformer_fast.models import PretrainedModel, load_model
+from transformer_fast.models.common.compute_types import ComputeType
 from transformer_fast.models.vit import ViTForImageClassification
 from transformer_fast.pipelines.labels import check_top_k, function_of, ranked, scores
 from transformer_fast.pipelines.pictures import in_batches, several_pictures
@@ -45,7 +46,7 @@ class ImageClassifier:
         cls,
         path_or_hub_id: str | Path | ModelSource,
         *,
-        compute_type: str = "auto",
+        compute_type: ComputeType = "auto",
         ignore_fields: Collection[str] = (),
         **hub: Any,
     ) -> ImageClassifier:

@@ -19,6 +19,7 @@ from transformer_fast.files.source import ModelSource
 from transformer_fast.files.tokenizer import Tokenizer
 from transformer_fast.models import PretrainedModel, load_model
 from transformer_fast.models.clip import CLIPModel
+from transformer_fast.models.common.compute_types import ComputeType
 from transformer_fast.pipelines.pictures import in_batches, several_pictures
 from transformer_fast.pipelines.texts import batches, padded, several
 
@@ -49,7 +50,7 @@ class ImageTextSimilarity:
         cls,
         path_or_hub_id: str | Path | ModelSource,
         *,
-        compute_type: str = "auto",
+        compute_type: ComputeType = "auto",
         ignore_fields: Collection[str] = (),
         **hub: Any,
     ) -> ImageTextSimilarity:

@@ -25,7 +25,7 @@ from transformer_fast.files.folder import open_source
 from transformer_fast.files.source import ModelSource
 from transformer_fast.files.tokenizer import Tokenizer, packed
 from transformer_fast.models import load_model
-from transformer_fast.models.common.base import weight_format_of
+from transformer_fast.models.common.compute_types import ComputeType, weight_format_of
 from transformer_fast.pipelines.sentence_modules import normalized, read_modules
 from transformer_fast.pipelines.sentence_settings import SentenceSettings, read_settings, sentence_tokenizer
 
@@ -96,7 +96,7 @@ class SentenceEncoder:
         path_or_hub_id: str | Path | ModelSource,
         local_files_only: bool = False,
         *,
-        compute_type: str = "auto",
+        compute_type: ComputeType = "auto",
         ignore_fields: Collection[str] = (),
     ) -> SentenceEncoder:
         """The encoder in a folder, or on the Hugging Face hub ("org/name"; "name" is sentence-transformers').

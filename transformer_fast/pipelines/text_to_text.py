@@ -15,6 +15,7 @@ from transformer_fast.files.folder import open_source
 from transformer_fast.files.source import ModelSource
 from transformer_fast.files.tokenizer import Tokenizer
 from transformer_fast.models import PretrainedModel, load_model
+from transformer_fast.models.common.compute_types import ComputeType
 from transformer_fast.models.common.seq2seq import ConditionalGeneration
 from transformer_fast.models.whisper import WhisperForConditionalGeneration
 from transformer_fast.pipelines.texts import TextPipeline, is_single, several
@@ -93,7 +94,7 @@ class Summariser(TextToText):
         cls,
         path_or_hub_id: str | Path | ModelSource,
         *,
-        compute_type: str = "auto",
+        compute_type: ComputeType = "auto",
         ignore_fields: Collection[str] = (),
         **hub: Any,
     ) -> Summariser:
@@ -125,7 +126,7 @@ class Translator(TextToText):
         source: str | None = None,
         target: str | None = None,
         *,
-        compute_type: str = "auto",
+        compute_type: ComputeType = "auto",
         ignore_fields: Collection[str] = (),
         **hub: Any,
     ) -> Translator:

@@ -18,6 +18,7 @@ from transformer_fast.files.folder import open_source
 from transformer_fast.files.source import ModelSource
 from transformer_fast.files.tokenizer import Tokenizer, packed
 from transformer_fast.models import PretrainedModel, load_model
+from transformer_fast.models.common.compute_types import ComputeType
 
 Pipeline = TypeVar("Pipeline", bound="TextPipeline")
 Text = str | tuple[str, str]
@@ -49,7 +50,7 @@ class TextPipeline:
         cls: type[Pipeline],
         path_or_hub_id: str | Path | ModelSource,
         *,
-        compute_type: str = "auto",
+        compute_type: ComputeType = "auto",
         ignore_fields: Collection[str] = (),
         **hub: Any,
     ) -> Pipeline:

@@ -18,6 +18,7 @@ from transformer_fast.files.sound import WhisperFeatureExtractor, read_audio, re
 from transformer_fast.files.source import ModelSource
 from transformer_fast.files.tokenizer import Tokenizer
 from transformer_fast.models import PretrainedModel, load_model
+from transformer_fast.models.common.compute_types import ComputeType
 from transformer_fast.models.whisper import WhisperForConditionalGeneration
 
 # Segments that run together: each has 1,500 places in the encoder.
@@ -58,7 +59,7 @@ class Transcriber:
         cls,
         path_or_hub_id: str | Path | ModelSource,
         *,
-        compute_type: str = "auto",
+        compute_type: ComputeType = "auto",
         ignore_fields: Collection[str] = (),
         **hub: Any,
     ) -> Transcriber:

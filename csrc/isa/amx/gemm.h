@@ -91,11 +91,11 @@ V_INLINE void split_nearest(vf lo, vf hi, char* to, vf left[2]) {
 #pragma GCC unroll 2
     for (int part = 0; part < 2; part++) {
         const vi l = round_bits(lo), h = round_bits(hi);
-        vi_store(to + part * T_BYTES, vi_halves(l, h));
+        vi_store_aligned(to + part * T_BYTES, vi_halves(l, h));
         lo = v_sub(lo, v_from_bits(l));
         hi = v_sub(hi, v_from_bits(h));
     }
-    vi_store(to + 2 * T_BYTES, vi_halves(v_bits(lo), v_bits(hi)));
+    vi_store_aligned(to + 2 * T_BYTES, vi_halves(v_bits(lo), v_bits(hi)));
     left[0] = lo; /* inf - inf, and what NaN leaves */
     left[1] = hi;
 }
@@ -116,10 +116,12 @@ V_INLINE int split_row(const float* x, int64_t k, char* to) {
 
 static void clear_row(int64_t steps, char* to) {
     for (; steps > 0; steps--, to += A_STEP_BYTES)
-        for (int part = 0; part < PARTS; part++) vi_store(to + part * T_BYTES, vi_zero());
+        for (int part = 0; part < PARTS; part++) vi_store_aligned(to + part * T_BYTES, vi_zero());
 }
 
-static void KERNEL(split_rows)(int64_t m, int64_t k, const float* x, int64_t x_stride, void* out) {
+static void KERNEL(split_rows)(int64_t m, int64_t k, const float* x, int64_t x_stride, const float* factor,
+                               int32_t x_limit, void* out) {
+    (void)factor, (void)x_limit;
     const int64_t steps = tfast_ceil_div(k, T_K), rows = tfast_round_up(m, T_ROWS);
     char* to = out;
     uint8_t* nonfinite = (uint8_t*)out + rows * steps * T_K * 2 * PARTS;
@@ -138,7 +140,7 @@ V_INLINE void split_pair(vf first, vf second, char* to, vf* left) {
 #pragma GCC unroll 3
     for (int part = 0; part < PARTS; part++) {
         const vi f = v_bits(first), s = v_bits(second);
-        vi_store(to + part * 2 * T_BYTES, vi_halves(f, s));
+        vi_store_aligned(to + part * 2 * T_BYTES, vi_halves(f, s));
         if (part == PARTS - 1) break;
         first = v_sub(first, v_from_bits(vi_and(f, vi_set1(HIGH_HALF))));
         second = v_sub(second, v_from_bits(vi_and(s, vi_set1(HIGH_HALF))));
@@ -346,7 +348,7 @@ static void finish_rows(const tfast_gemm_call* p, float sums[4][256], int64_t ro
             finish_row_of_tile(p, sums, i, before, to, 1);
         else
             finish_row_of_tile(p, sums, i, before, to, 0);
-        if (epilogue) epilogue_rows(p, to, row + i, 1);
+        if (epilogue) epilogue_rows(p, to, PANEL, row + i, 1);
     }
 }
 

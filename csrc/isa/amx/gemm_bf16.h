@@ -30,7 +30,9 @@ V_INLINE int64_t bf16_place(int64_t column, int64_t k) {
            column % T_ROWS * 2 + i / T_ROWS;
 }
 
-static void KERNEL(bf16_tiles_pack)(const tfast_weight_rows* w, int64_t n, int64_t k, void* panel) {
+static void KERNEL(bf16_tiles_pack)(const tfast_weight_rows* w, int64_t n, int64_t k, void* panel,
+                                    const tfast_int8_side* side) {
+    (void)side;
     uint16_t* to = panel;
     for (int64_t d = 0; d < tfast_round_up(k, T_K); d += V_LANES)
         for (int64_t j = 0; j < PANEL; j++) {
@@ -40,7 +42,9 @@ static void KERNEL(bf16_tiles_pack)(const tfast_weight_rows* w, int64_t n, int64
         }
 }
 
-static void KERNEL(bf16_tiles_unpack)(const void* panel, int64_t n, int64_t k, float* w, int64_t w_stride) {
+static void KERNEL(bf16_tiles_unpack)(const void* panel, const tfast_int8_side* side, int64_t n, int64_t k, float* w,
+                                      int64_t w_stride) {
+    (void)side;
     const uint16_t* from = panel;
     for (int64_t j = 0; j < n; j++)
         for (int64_t d = 0; d < k; d++) w[j * w_stride + d] = tfast_f32_from_bf16(from[bf16_place(j, d)]);

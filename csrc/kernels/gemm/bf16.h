@@ -47,7 +47,9 @@ static void KERNEL(bf16_small_m)(const tfast_gemm_call* p) {
         small_m_rows(load_bf16_group, BF16_GROUP, p, 0);
 }
 
-static void KERNEL(bf16_pack)(const tfast_weight_rows* w, int64_t n, int64_t k, void* panel) {
+static void KERNEL(bf16_pack)(const tfast_weight_rows* w, int64_t n, int64_t k, void* panel,
+                              const tfast_int8_side* side) {
+    (void)side;
     uint16_t* to = panel;
     for (int64_t d = 0; d < k; d += V_LANES, to += V_LANES * PANEL) {
         const int64_t width = TFAST_MIN(V_LANES, k - d);
@@ -61,7 +63,9 @@ static void KERNEL(bf16_pack)(const tfast_weight_rows* w, int64_t n, int64_t k, 
 }
 _Static_assert(V_LANES % BF16_GROUP == 0, "pack takes whole pairs");
 
-static void KERNEL(bf16_unpack)(const void* panel, int64_t n, int64_t k, float* w, int64_t w_stride) {
+static void KERNEL(bf16_unpack)(const void* panel, const tfast_int8_side* side, int64_t n, int64_t k, float* w,
+                                int64_t w_stride) {
+    (void)side;
     const uint16_t* from = panel;
     for (int64_t d = 0; d < k; d++)
         for (int64_t j = 0; j < n; j++)

@@ -10,9 +10,9 @@
  * K/16 FMAs of each vector, the extra load and store are two. Unrolled into the tile, seven activations would make its
  * code outgrow the instruction cache. Every element of the residual is read before y is written there: the two may be
  * one array. */
-static void epilogue_rows(const tfast_gemm_call* p, float* sums, int64_t row, int64_t m) {
+static void epilogue_rows(const tfast_gemm_call* p, float* sums, const int64_t sums_stride, int64_t row, int64_t m) {
     const int64_t whole = p->n / V_LANES * V_LANES, rest = p->n - whole;
-    for (int64_t i = row; i < row + m; i++, sums += PANEL) {
+    for (int64_t i = row; i < row + m; i++, sums += sums_stride) {
         float *y = p->y + i * p->y_stride, *to = p->residual || p->multiply ? sums : y;
         if (p->activation != TFAST_IDENTITY) KERNEL(activation)(p->n, sums, to, p->activation);
         if (p->multiply) {

@@ -48,7 +48,7 @@ static void multiply_panel(const tfast_gemm_call* p, const float* b, stream_t st
         const int64_t m = TFAST_MIN(TILE_ROWS, p->m - i);
         float* sums = t.c;
         tile_rows(&t, m, nv);
-        epilogue_rows(p, sums, i, m);
+        epilogue_rows(p, sums, PANEL, i, m);
     }
 }
 
@@ -100,7 +100,8 @@ V_INLINE void pack_block(const tfast_weight_rows* w, const tfast_dtype dtype, in
     }
 }
 
-static void KERNEL(f32_pack)(const tfast_weight_rows* w, int64_t n, int64_t k, void* to) {
+static void KERNEL(f32_pack)(const tfast_weight_rows* w, int64_t n, int64_t k, void* to, const tfast_int8_side* side) {
+    (void)side;
     float* panel = to;
     for (int64_t j = 0; j < PANEL; j += V_LANES) {
         const tfast_weight_rows rows = rows_from(w, TFAST_MIN(j, n));
@@ -120,7 +121,9 @@ static void KERNEL(f32_pack_rows)(const float* b, int64_t b_stride, int64_t n, i
             v_store(panel + j, j + V_LANES <= n ? v_load(b + j) : j < n ? v_load_n(b + j, n - j) : v_zero());
 }
 
-static void KERNEL(f32_unpack)(const void* panel, int64_t n, int64_t k, float* w, int64_t w_stride) {
+static void KERNEL(f32_unpack)(const void* panel, const tfast_int8_side* side, int64_t n, int64_t k, float* w,
+                               int64_t w_stride) {
+    (void)side;
     const float* from = panel;
     for (int64_t d = 0; d < k; d++, from += PANEL)
         for (int64_t j = 0; j < n; j++) w[j * w_stride + d] = from[j];

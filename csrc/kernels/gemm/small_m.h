@@ -103,7 +103,7 @@ V_INLINE void small_m_panels(const load_group_fn load, const int group, const tf
         if (!epilogue) continue;
         one.multiply = p->multiply ? p->multiply + n : NULL;
         one.residual = p->residual ? p->residual + n : NULL;
-        epilogue_rows(&one, p->sums, 0, m);
+        epilogue_rows(&one, p->sums, PANEL, 0, m);
     }
 }
 

@@ -21,7 +21,7 @@ from transformer_fast.files.checkpoint import Checkpoint, save_checkpoint
 from transformer_fast.files.errors import CheckpointError
 from transformer_fast.files.folder import open_source
 from transformer_fast.files.source import ModelSource
-from transformer_fast.functional.linear import FORMATS
+from transformer_fast.models.common.compute_types import ComputeType, set_weight_formats
 from transformer_fast.models.common.config import read_config, without_fields
 from transformer_fast.models.common.known_fields import REPORTS
 from transformer_fast.models.common.tensor_names import check_used, is_copy, unwrapped
@@ -204,18 +204,6 @@ class WrittenTensors:
         return self._tensors
 
 
-def weight_format_of(compute_type: str) -> str:
-    """How weights are packed for a compute_type of `load_model`.
-
-    Raises:
-        ValueError: there is no such compute_type.
-    """
-    formats = {"auto": "float32"} | {name: name for name in FORMATS}
-    if compute_type not in formats:
-        raise ValueError(f"compute_type is {compute_type!r}; needed: one of {', '.join(formats)}")
-    return formats[compute_type]
-
-
 def under(prefix: str, sources: Mapping[str, Source]) -> dict[str, Source]:
     """The sources of a model that is the part `prefix` of another one."""
     return {f"{prefix}.{ours}": source for ours, source in sources.items()}
@@ -309,7 +297,7 @@ class PretrainedModel(Module):
         cache_dir: str | Path | None = None,
         token: str | bool | None = None,
         local_files_only: bool = False,
-        compute_type: str = "auto",
+        compute_type: ComputeType = "auto",
         ignore_fields: Collection[str] = (),
     ) -> Model:
         """The model in a folder or on the Hugging Face hub, as this class even if config.json names another."""
@@ -320,7 +308,11 @@ class PretrainedModel(Module):
 
     @classmethod
     def from_checkpoint(
-        cls: type[Model], checkpoint: Checkpoint, *, compute_type: str = "auto", ignore_fields: Collection[str] = ()
+        cls: type[Model],
+        checkpoint: Checkpoint,
+        *,
+        compute_type: ComputeType = "auto",
+        ignore_fields: Collection[str] = (),
     ) -> Model:
         """The model of a checkpoint; compute_type and ignore_fields: of `load_model`.
 
@@ -329,7 +321,6 @@ class PretrainedModel(Module):
             TypeError: ignore_fields is a string.
             CheckpointError: config.json asks for what is not supported, or tensors are missing, unused or misshapen.
         """
-        weight_format = weight_format_of(compute_type)
         source = checkpoint.source.place("config.json")
         model_type = checkpoint.config.get("model_type")
         if cls.model_types and model_type not in cls.model_types:
@@ -347,8 +338,8 @@ class PretrainedModel(Module):
                 model = cls(config, **cls.options(config, names))
             except ValueError as error:
                 raise CheckpointError(f"{source}: {error}") from None
-        model.set_weight_format(weight_format)
         own, sources = model.state_dict(), cls.sources(config, names)
+        set_weight_formats(model, compute_type, {ours: source.names for ours, source in sources.items()})
         expected: dict[str, tuple[int, ...]] = {}
         for ours, parameter in own.items():
             for name, shape in zip(sources[ours].names, sources[ours].shapes(parameter.shape), strict=True):

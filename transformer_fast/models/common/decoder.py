@@ -188,6 +188,7 @@ class CausalLM(GenerationMixin, PretrainedModel):
         self.lm_head = Linear(body.width, config.vocab_size, bias=False).pack_for_decode()
         if config.tie_word_embeddings:
             self.lm_head.weight = body.state_dict()[self.embedding_name]
+        self.lm_head.follows(body.final_norm)
 
     @property
     def body(self) -> Decoder:

@@ -147,6 +147,10 @@ class OffsetRMSNorm(RMSNorm):
             kept = self.__dict__["_sum"] = weight, weight + np.float32(1)
         return F.rms_norm(input, kept[1], self.eps, residual=residual, out=out)
 
+    def output_range(self) -> np.ndarray:
+        """As `RMSNorm.output_range`."""
+        return 4 * np.abs(self.weight + np.float32(1))
+
 
 class GatedBlock(Module):
     """hidden + attention(norm(hidden)), then + down(activation(gate(x)) * up(x)) with x = norm(hidden)."""
@@ -169,6 +173,9 @@ class GatedBlock(Module):
         self.up_proj = Linear(h, config.intermediate_size, options.mlp_bias)
         self.down_proj = Linear(config.intermediate_size, h, options.mlp_bias)
         self.feed_forward_out_norm = norm(h, eps) if options.sandwich else None
+        self.qkv_proj.follows(self.attention_norm)
+        self.gate_proj.follows(self.feed_forward_norm)
+        self.up_proj.follows(self.feed_forward_norm)
 
     def forward(
         self,

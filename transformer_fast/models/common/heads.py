@@ -97,6 +97,7 @@ class ForMaskedLM(HeadModel):
         self.decoder = Linear(words.embedding_dim, words.num_embeddings, bias)
         if self.config.tie_word_embeddings:
             self.decoder.weight = words.weight
+        self.decoder.follows(self.transform.norm)
 
     @classmethod
     def sources(cls, config: Any, names: Collection[str]) -> dict[str, Source]:

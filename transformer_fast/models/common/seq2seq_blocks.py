@@ -246,6 +246,20 @@ class Block(Module):
         else:
             self.feed_forward = FeedForward(shape.width, shape.inner, shape.activation, shape.bias)
         self.feed_forward_norm = shape.norm()
+        self._say_what_follows()
+
+    def _say_what_follows(self) -> None:
+        inner, cross = self.feed_forward, self.cross_attention
+        first = (inner.gate, inner.up) if isinstance(inner, GatedFeedForward) else (inner.linear1,)
+        # Each part's norm: before it, or before the next part.
+        norms = [self.self_attention_norm, *([self.cross_attention_norm] if cross else []), self.feed_forward_norm]
+        before = norms if self.norm_first else [None, *norms[:-1]]
+        if self.norm_first:
+            self.self_attention.in_proj.follows(self.self_attention_norm)
+        if cross:
+            cross.query.follows(before[1])
+        for linear in first:
+            linear.follows(before[-1])
 
     def forward(self, hidden: np.ndarray, self_attend: Attend, cross_attend: Attend | None = None) -> np.ndarray:
         """hidden (T, h) -> (T, h)."""
@@ -287,6 +301,9 @@ class Stack(Module):
         self.shape = shape
         self.layers = ModuleList([Block(shape, cross) for _ in range(layers)])
         self.final_norm = shape.norm() if shape.norm_first else None
+        if not shape.norm_first:
+            for before, layer in zip(self.layers, self.layers[1:], strict=False):
+                layer.self_attention.in_proj.follows(before.feed_forward_norm)
         self._encoder = EncoderStackCache()
 
     def forward(

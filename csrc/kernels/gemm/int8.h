@@ -1,0 +1,321 @@
+/* The weight formats "int8" and "int8_a16": products of integers, exact whatever the level.
+ *
+ * Included by level.h, and by files of isa/ that have better instructions for them; the descriptors are made at the end.
+ * The scheme: base/int8.h; weights: int8_pack.h; rows of x: int8_rows.h.
+ *
+ *     y = float(sum of products - zero * sum of the channel's integers) * scale of the channel * scale of the row + bias
+ *
+ * in this order, each step rounded once: what a level computes has the bits of what every other one does, up to the
+ * functions of the epilogue. All of K is one sum.
+ *
+ *   int8       tile of INT8_ROWS x INT8_VECTORS: four k a step. vpmaddubsw, vpmaddwd, vpaddd for 32 products on AVX2:
+ *              3 instructions where FMAs take 4 for as many, and half the loads; vpdpbusd alone with VNNI. Zen 3, 512
+ *              rows, 768 -> 3072: 183 GOP/s as 4 x 3, 182 as 6 x 2, 188 as 3 x 4 (whose panel of 32 columns float32 does
+ *              not have), 171 as 12 x 1; float32 97.
+ *   int8_a16   x in 16 bits: bytes of the weight are widened by their load, vpmaddwd and vpaddd. Four k of a column make
+ *              two sums, added at the end: a vector has half as many columns. INT16_ROWS x 2, 144 GOP/s as 6 x 2; one and
+ *              two rows take a whole panel, which memory limits, in one pass.
+ *   INT8_UNBOUNDED    where vpmaddubsw would saturate: x of "int8" in 16 bits through the tile of int8_a16, the same sums.
+ *
+ * What lost on Zen 3: signed x by the trick of signs, 4 instructions, 137 GOP/s; two vpmaddubsw added before vpmaddwd,
+ * 2.5 instructions and 228 GOP/s, for which four neighbours have to be bounded: the scale of a channel then grows 1.69
+ * times, and the mean cosine of MiniLM falls from 0.9991 to 0.9990 and below; choosing it where a block of a panel
+ * happens to be bounded so: 6 to 15 % of MiniLM's blocks are. */
+#ifndef TFAST_KERNELS_GEMM_INT8_H
+#define TFAST_KERNELS_GEMM_INT8_H
+
+#include "epilogue.h"
+
+/* A panel of the 16-lane levels is two vectors: a row of it is a row of two tiles of the tile unit, which reads the same
+ * weights (isa/amx/gemm_int8.h) 64 k at a time. */
+#if V_LANES == 16
+enum { INT8_ROWS = 8, INT8_VECTORS = 2, INT8_K_GROUP = 64, INT16_ROWS = 8 };
+#else
+enum { INT8_ROWS = TILE_ROWS, INT8_VECTORS = TILE_VECTORS, INT8_K_GROUP = 4, INT16_ROWS = V_LANES == 8 ? 6 : 4 };
+#endif
+enum { INT8_PANEL = INT8_VECTORS * V_LANES, INT8_GROUP_BYTES = INT8_PANEL * 4 };
+#if !defined(INT8_ROW_UNIT)
+#define INT8_ROW_UNIT 1
+#endif
+_Static_assert(INT8_ROWS* INT8_VECTORS + 3 <= (V_LANES == 16 ? 32 : 16) || V_LANES == 4,
+               "the sums of the tile, a value of x, ones and a product must fit in the registers");
+_Static_assert(INT16_ROWS * 2 + 4 <= (V_LANES == 16 ? 32 : 16),
+               "the sums of the tile for 16 bits, two vectors of weights, a value of x and a product must fit");
+
+#include "int8_pack.h"
+#include "int8_rows.h"
+
+/* Rows of one panel. */
+typedef struct {
+    int64_t steps; /* of four k */
+    const char* x;
+    int64_t x_stride; /* bytes */
+    const char* w;
+    const int8_row* row;
+    const tfast_int8_side* side;
+    const float* bias; /* or NULL */
+    float* y;
+    int64_t y_stride, n;
+    const char* next; /* fetched between the steps, `fetch` bytes each; NULL: nothing */
+    int64_t fetch;
+    const float* written; /* rows, y_stride apart if `y` is not scratch, that are fetched before they are written */
+    int64_t written_stride;
+} int8_tile_args;
+
+/* The sums of one vector of columns to y. `offset`, a constant: rows have a zero. */
+V_INLINE void finish_int8(const int8_tile_args* t, int row, int j, vi sum, const int offset) {
+    const int64_t at = j * V_LANES, left = t->n - at;
+    if (left <= 0) return;
+    const int8_row r = t->row[row];
+    if (offset) sum = vi_sub(sum, vi_mul(vi_set1(r.zero), vi_load(t->side->sum + at)));
+    vf y = v_mul(v_mul(v_from_int(sum), v_load(t->side->scale + at)), v_set1(r.scale));
+    float* to = t->y + row * t->y_stride + at;
+    if (left >= V_LANES) {
+        if (t->bias) y = v_add(y, v_load(t->bias + at));
+        v_store(to, y);
+    } else {
+        if (t->bias) y = v_add(y, v_load_n(t->bias + at, left));
+        v_store_n(to, y, left);
+    }
+}
+
+/* One step of a tile of bytes. */
+V_INLINE void int8_step(const char* x, int64_t x_stride, const char* w, const int m, vi sum[][INT8_VECTORS]) {
+    vi b[INT8_VECTORS];
+#pragma GCC unroll 4
+    for (int j = 0; j < INT8_VECTORS; j++) b[j] = vi_load(w + j * 4 * V_LANES);
+#pragma GCC unroll 16
+    for (int i = 0; i < m; i++) {
+        const vi a = vi_repeat_4(x + i * x_stride);
+#pragma GCC unroll 4
+        for (int j = 0; j < INT8_VECTORS; j++) sum[i][j] = vi_dot_bytes(sum[i][j], a, b[j]);
+    }
+}
+
+/* `m` is a constant. The first steps fetch the rows of y: a store that misses the caches would keep the next tile
+ * waiting (gemm/tile.h). */
+V_INLINE void int8_tile(const int8_tile_args* t, const int m) {
+    vi sum[INT8_ROWS][INT8_VECTORS];
+#pragma GCC unroll 16
+    for (int i = 0; i < m; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < INT8_VECTORS; j++) sum[i][j] = vi_zero();
+    const char *x = t->x, *w = t->w, *next = t->next;
+    const float* written = t->written;
+    const int64_t x_stride = t->x_stride, fetch = t->fetch, opening = written ? TFAST_MIN(m, t->steps) : 0;
+    for (int64_t k = opening; k > 0; k--, x += 4, w += INT8_GROUP_BYTES, written += t->written_stride) {
+        int8_step(x, x_stride, w, m, sum);
+        for (int j = 0; j < INT8_PANEL; j += 16) __builtin_prefetch(written + j, 1);
+    }
+    for (int64_t k = t->steps - opening; k > 0; k--, x += 4, w += INT8_GROUP_BYTES, next += fetch) {
+        __builtin_prefetch(next, 0, 2);
+        int8_step(x, x_stride, w, m, sum);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < m; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < INT8_VECTORS; j++) finish_int8(t, i, j, sum[i][j], 1);
+}
+
+enum { HALVES = 2 * INT8_VECTORS }; /* of a panel: vectors of V_LANES / 2 columns, two sums each */
+/* Up to so many rows take all halves at once. */
+enum { INT16_WIDE_ROWS = 2 };
+_Static_assert(INT16_WIDE_ROWS * HALVES <= INT16_ROWS * 2 || V_LANES == 4,
+               "the sums of the wide tile must fit where those of the tile do");
+
+/* Halves [2 * first, 2 * (first + vectors)) of a panel. m, vectors and offset are constants. */
+V_INLINE void int16_tile(const int8_tile_args* t, const int m, const int first, const int vectors, const int offset) {
+    vi sum[INT16_ROWS][HALVES];
+#pragma GCC unroll 16
+    for (int i = 0; i < m; i++)
+#pragma GCC unroll 8
+        for (int j = 0; j < 2 * vectors; j++) sum[i][j] = vi_zero();
+    const char *x = t->x, *w = t->w + first * 4 * V_LANES, *next = t->next;
+    const int64_t x_stride = t->x_stride;
+    for (int64_t k = t->steps; k > 0; k--, x += 8, w += INT8_GROUP_BYTES, next += t->fetch) {
+        __builtin_prefetch(next, 0, 2);
+        vi b[HALVES];
+#pragma GCC unroll 8
+        for (int j = 0; j < 2 * vectors; j++) b[j] = vi_widen_bytes(w + j * 2 * V_LANES);
+#pragma GCC unroll 16
+        for (int i = 0; i < m; i++) {
+            const vi a = vi_repeat_8(x + i * x_stride);
+#pragma GCC unroll 8
+            for (int j = 0; j < 2 * vectors; j++) sum[i][j] = vi_dot_shorts(sum[i][j], a, b[j]);
+        }
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < m; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < vectors; j++)
+            finish_int8(t, i, first + j, vi_add_pairs(sum[i][2 * j], sum[i][2 * j + 1]), offset);
+}
+
+/* Tiles of 1 to 8 rows; those that a level does not use do not exist. */
+typedef void (*int8_tile_fn)(const int8_tile_args* t);
+#define INT8_TILE(m)                                                                         \
+    static __attribute__((noinline)) void KERNEL(int8_tile_##m)(const int8_tile_args* t) { \
+        int8_tile(t, m);                                                                     \
+    }
+INT8_TILE(1)
+INT8_TILE(2)
+INT8_TILE(3)
+INT8_TILE(4)
+#if V_LANES == 16
+INT8_TILE(5)
+INT8_TILE(6)
+INT8_TILE(7)
+INT8_TILE(8)
+static const int8_tile_fn int8_tiles[] = {KERNEL(int8_tile_1), KERNEL(int8_tile_2), KERNEL(int8_tile_3),
+                                          KERNEL(int8_tile_4), KERNEL(int8_tile_5), KERNEL(int8_tile_6),
+                                          KERNEL(int8_tile_7), KERNEL(int8_tile_8)};
+#else
+static const int8_tile_fn int8_tiles[] = {KERNEL(int8_tile_1), KERNEL(int8_tile_2), KERNEL(int8_tile_3),
+                                          KERNEL(int8_tile_4)};
+#endif
+_Static_assert(sizeof int8_tiles / sizeof *int8_tiles == INT8_ROWS, "there must be a tile for each number of rows");
+
+/* `offset` is the suffix and the constant of int16_tile. */
+#define INT16_TILE(m, offset)                                                                           \
+    static __attribute__((noinline)) void KERNEL(int16_tile_##m##_##offset)(const int8_tile_args* t) { \
+        if (m <= INT16_WIDE_ROWS) {                                                                     \
+            int16_tile(t, m, 0, INT8_VECTORS, offset);                                                  \
+            return;                                                                                     \
+        }                                                                                               \
+        int16_tile(t, m, 0, 1, offset);                                                                 \
+        int16_tile(t, m, 1, 1, offset);                                                                 \
+        if (INT8_VECTORS > 2) int16_tile(t, m, INT8_VECTORS - 1, 1, offset);                            \
+    }
+_Static_assert(INT8_VECTORS == 2 || INT8_VECTORS == 3, "INT16_TILE has two or three vectors");
+#define INT16_TILES_TO_4(offset) \
+    INT16_TILE(1, offset) INT16_TILE(2, offset) INT16_TILE(3, offset) INT16_TILE(4, offset)
+#define INT16_NAMES_TO_4(offset) \
+    KERNEL(int16_tile_1_##offset), KERNEL(int16_tile_2_##offset), KERNEL(int16_tile_3_##offset), \
+        KERNEL(int16_tile_4_##offset)
+INT16_TILES_TO_4(0)
+INT16_TILES_TO_4(1)
+#if V_LANES == 4
+static const int8_tile_fn int16_tiles[2][INT16_ROWS] = {{INT16_NAMES_TO_4(0)}, {INT16_NAMES_TO_4(1)}};
+#else
+#define INT16_TILES_TO_6(offset) INT16_TILE(5, offset) INT16_TILE(6, offset)
+#define INT16_NAMES_TO_6(offset) INT16_NAMES_TO_4(offset), KERNEL(int16_tile_5_##offset), KERNEL(int16_tile_6_##offset)
+INT16_TILES_TO_6(0)
+INT16_TILES_TO_6(1)
+#if V_LANES == 8
+static const int8_tile_fn int16_tiles[2][INT16_ROWS] = {{INT16_NAMES_TO_6(0)}, {INT16_NAMES_TO_6(1)}};
+#else
+INT16_TILE(7, 0)
+INT16_TILE(8, 0)
+INT16_TILE(7, 1)
+INT16_TILE(8, 1)
+static const int8_tile_fn int16_tiles[2][INT16_ROWS] = {
+    {INT16_NAMES_TO_6(0), KERNEL(int16_tile_7_0), KERNEL(int16_tile_8_0)},
+    {INT16_NAMES_TO_6(1), KERNEL(int16_tile_7_1), KERNEL(int16_tile_8_1)}};
+#endif
+#endif
+
+/* All rows of a panel, `rows_a_tile` at a time: `tiles[i]` takes i + 1. `bytes`: of a value of x. */
+static void int8_panel_rows(const tfast_gemm_call* p, const int8_tile_fn* tiles, const int rows_a_tile,
+                            const int bytes) {
+    const int epilogue = has_epilogue(p);
+    const int64_t steps = tfast_ceil_div(p->k, 4), panel_bytes = steps * INT8_GROUP_BYTES;
+    int8_tile_args t = {.steps = steps,
+                        .x = p->rows,
+                        .x_stride = int8_row_stride(p->k, bytes),
+                        .w = p->b,
+                        .row = int8_rows_of(p->rows, p->m, p->k, bytes),
+                        .side = &p->side,
+                        .bias = p->bias,
+                        .y = epilogue ? p->sums : p->y,
+                        .y_stride = epilogue ? INT8_PANEL : p->y_stride,
+                        .n = p->n};
+    if (p->m <= rows_a_tile) { /* memory is the limit */
+        t.next = t.w + STREAM_AHEAD;
+        t.fetch = INT8_GROUP_BYTES;
+    } else {
+        const int64_t all = steps * tfast_ceil_div(p->m, rows_a_tile);
+        t.next = p->next_k ? p->next : p->b;
+        t.fetch = p->next_k ? tfast_ceil_div(panel_bytes, TFAST_MAX(all, 1)) : 0;
+        t.written = p->y;
+        t.written_stride = p->y_stride;
+    }
+    for (int64_t i = 0; i < p->m; i += rows_a_tile) {
+        const int64_t m = TFAST_MIN(rows_a_tile, p->m - i);
+        tiles[m - 1](&t);
+        if (epilogue)
+            epilogue_rows(p, p->sums, INT8_PANEL, i, m);
+        else
+            t.y += m * t.y_stride;
+        t.x += m * t.x_stride;
+        t.row += m;
+        t.next += steps * t.fetch;
+        if (t.written) t.written += m * t.written_stride;
+    }
+}
+
+static void KERNEL(int8_panel)(const tfast_gemm_call* p) {
+    int8_panel_rows(p, int8_tiles, INT8_ROWS, 1);
+}
+
+static void KERNEL(int8_a16_panel)(const tfast_gemm_call* p) {
+    int8_panel_rows(p, int16_tiles[0], INT16_ROWS, 2);
+}
+
+static void KERNEL(int8_unbounded_panel)(const tfast_gemm_call* p) {
+    int8_panel_rows(p, int16_tiles[1], INT16_ROWS, 2);
+}
+
+static size_t KERNEL(int8_prepared_bytes)(int64_t m, int64_t k) {
+    return int8_rows_bytes(m, k, 1);
+}
+
+static size_t KERNEL(int16_prepared_bytes)(int64_t m, int64_t k) {
+    return int8_rows_bytes(m, k, 2);
+}
+
+static void KERNEL(int8_prepare)(int64_t m, int64_t k, const float* a, int64_t a_stride, const float* factor,
+                                 int32_t x_limit, void* rows) {
+    (void)x_limit;
+    int8_row* row = int8_rows_of(rows, m, k, 1);
+    for (int64_t i = 0; i < m; i++)
+        row[i] = quantise_row(a + i * a_stride, factor, k, 1, (char*)rows + i * int8_row_stride(k, 1));
+}
+
+static void KERNEL(int8_unbounded_prepare)(int64_t m, int64_t k, const float* a, int64_t a_stride, const float* factor,
+                                           int32_t x_limit, void* rows) {
+    (void)x_limit;
+    int8_row* row = int8_rows_of(rows, m, k, 2);
+    for (int64_t i = 0; i < m; i++)
+        row[i] = quantise_row(a + i * a_stride, factor, k, 2, (char*)rows + i * int8_row_stride(k, 2));
+}
+
+static void KERNEL(int8_a16_prepare)(int64_t m, int64_t k, const float* a, int64_t a_stride, const float* factor,
+                                     int32_t x_limit, void* rows) {
+    (void)factor;
+    int8_row* row = int8_rows_of(rows, m, k, 2);
+    for (int64_t i = 0; i < m; i++)
+        row[i] = quantise_row_to_16_bits(a + i * a_stride, k, x_limit, (char*)rows + i * int8_row_stride(k, 2));
+}
+
+/* 96 rows compute longer than their panel takes to arrive from L3, as in gemm/f32.h: a quarter of the bytes for half the
+ * time. */
+enum { INT8_MIN_ROW_BLOCK = 96 };
+
+#define INT8_GEMM(format_, rows_, panel_, prepared_bytes_, prepare_, pack_)                 \
+    {                                                                                       \
+        .layout = {format_, INT8_PANEL, INT8_K_GROUP, INT8_K_GROUP * INT8_PANEL},           \
+        .integers = 1, .tile_rows = rows_, .k_unit = INT8_K_GROUP, .max_k_block = INT8_MAX_K, \
+        .min_row_block = INT8_MIN_ROW_BLOCK, .panel = KERNEL(panel_),                       \
+        .prepared_bytes = KERNEL(prepared_bytes_), .prepare = KERNEL(prepare_),             \
+        .pack = KERNEL(pack_), .unpack = KERNEL(int8_unpack),                               \
+    }
+
+static const tfast_gemm int8_gemm =
+    INT8_GEMM(TFAST_FORMAT_INT8, INT8_ROWS, int8_panel, int8_prepared_bytes, int8_prepare, int8_pack);
+static const tfast_gemm int8_a16_gemm = INT8_GEMM(TFAST_FORMAT_INT8_A16, INT16_ROWS, int8_a16_panel,
+                                                  int16_prepared_bytes, int8_a16_prepare, int8_pack_unbounded);
+static const tfast_gemm int8_unbounded_gemm =
+    INT8_GEMM(TFAST_FORMAT_INT8_UNBOUNDED, INT16_ROWS, int8_unbounded_panel, int16_prepared_bytes,
+              int8_unbounded_prepare, int8_pack_unbounded);
+
+#endif

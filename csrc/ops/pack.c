@@ -1,0 +1,132 @@
+/* Packing of weights: rows in the type of a file to the panels of a format, and back.
+ *
+ * Called by transformer_fast/_core.pyx. Each task packs one panel; what a panel holds is the format's own business
+ * (kernels/gemm/), what stands behind the panels base/int8.h's. */
+#include "../tfast.h"
+
+#include <string.h>
+
+#include "../runtime/dispatch.h"
+#include "../runtime/parallel.h"
+#include "packed.h"
+
+void tfast_packed_begin(int64_t N, int64_t K, tfast_format format, int for_decode, tfast_packed* p) {
+    *p = (tfast_packed){.N = N, .K = K, .gemm = tfast_gemm_for(tfast_kernels_now(), format, for_decode)};
+}
+
+int tfast_packed_fits(const tfast_packed* p) {
+    return tfast_gemm_that_reads(tfast_kernels_now(), p->gemm) != NULL;
+}
+
+size_t tfast_packed_bytes(const tfast_packed* p) {
+    const int64_t panels = packed_panels(p);
+    const size_t side =
+        p->gemm->integers ? tfast_int8_side_bytes(panels * p->gemm->layout.panel_width, p->K) : 0;
+    return (size_t)(panels * packed_panel_bytes(p)) + side;
+}
+
+typedef struct {
+    const tfast_row_block* blocks;
+    int64_t n_blocks;
+    tfast_dtype dtype;
+    const float* smoothing;
+    const tfast_packed* p;
+    tfast_int8_side side;
+} pack_t;
+
+static int64_t element_bytes(tfast_dtype dtype) {
+    return dtype == TFAST_F32 ? 4 : dtype == TFAST_I8 ? 1 : 2;
+}
+
+/* Rows [row, row + n) of the blocks as one piece: in place where one block holds them, else copied to scratch, which
+ * has room for their scales behind them. */
+static tfast_weight_rows gather_rows(const pack_t* t, int64_t row, int64_t n, char* scratch) {
+    const int64_t bytes = element_bytes(t->dtype), K = t->p->K;
+    const tfast_row_block* b = t->blocks;
+    for (; row >= b->n; b++) row -= b->n;
+    if (row + n <= b->n)
+        return (tfast_weight_rows){t->dtype, (const char*)b->data + row * b->stride * bytes, b->stride,
+                                   b->scale ? b->scale + row : NULL, t->smoothing};
+    float* scale = (float*)(scratch + tfast_align64((size_t)(n * K * bytes)));
+    for (int64_t i = 0; i < n; i++, row++) {
+        for (; row >= b->n; b++) row -= b->n;
+        memcpy(scratch + i * K * bytes, (const char*)b->data + row * b->stride * bytes, (size_t)(K * bytes));
+        scale[i] = b->scale ? b->scale[row] : 0;
+    }
+    return (tfast_weight_rows){t->dtype, scratch, K, scale, t->smoothing};
+}
+
+static void pack_panel(void* ctx, int64_t i, void* scratch) {
+    const pack_t* t = ctx;
+    const tfast_layout* layout = &t->p->gemm->layout;
+    const int64_t n = i * layout->panel_width, width = TFAST_MIN(layout->panel_width, t->p->N - n);
+    const tfast_weight_rows rows = gather_rows(t, n, width, scratch);
+    const tfast_int8_side side = tfast_int8_side_from(t->side, n);
+    t->p->gemm->pack(&rows, width, t->p->K, (char*)t->p->data + i * packed_panel_bytes(t->p), &side);
+}
+
+/* Packing moves some bytes a value: 0.5 ns. */
+static double panel_ns(const tfast_packed* p) {
+    return 0.5 * (double)(p->K * p->gemm->layout.panel_width);
+}
+
+/* Whether no pair of neighbouring integers leaves the bound that kernels rely on. */
+static int is_bounded(const tfast_row_block* blocks, int64_t n_blocks, int64_t K) {
+    for (const tfast_row_block* b = blocks; b < blocks + n_blocks; b++)
+        for (int64_t i = 0; i < b->n; i++) {
+            const int8_t* w = (const int8_t*)b->data + i * b->stride;
+            int worst = 0;
+            for (int64_t k = 0; k + 1 < K; k += 2) {
+                const int sum = w[k] + w[k + 1], size = sum < 0 ? -sum : sum;
+                worst = TFAST_MAX(worst, size);
+            }
+            if (worst > INT8_PAIR_LIMIT) return 0;
+        }
+    return 1;
+}
+
+/* What is known of x only once all panels are packed. */
+static void finish_side(const float* smoothing, const tfast_int8_side* side, tfast_packed* p) {
+    int32_t most = 0;
+    for (int64_t n = 0; n < p->N; n++) most = TFAST_MAX(most, side->magnitude[n]);
+    p->x_limit = tfast_int8_x_limit(most);
+    p->smoothed = smoothing != NULL;
+    for (int64_t k = 0; smoothing && k < p->K; k++) side->factor[k] = 1.0f / smoothing[k];
+}
+
+tfast_status tfast_pack(const tfast_row_block* blocks, int64_t n_blocks, tfast_dtype dtype, const float* smoothing,
+                        tfast_packed* p, int n_threads) {
+    if (dtype == TFAST_I8 && p->gemm->layout.format == TFAST_FORMAT_INT8 && !is_bounded(blocks, n_blocks, p->K))
+        p->gemm = tfast_gemm_for(tfast_kernels_now(), TFAST_FORMAT_INT8_UNBOUNDED, 0);
+    pack_t t = {blocks, n_blocks, dtype, smoothing, p, packed_side(p)};
+    const int64_t width = p->gemm->layout.panel_width;
+    const size_t gathered =
+        n_blocks > 1 ? tfast_align64((size_t)(width * p->K * element_bytes(dtype))) + (size_t)width * sizeof(float) : 0;
+    const tfast_parallel loop = {
+        .n_tasks = packed_panels(p), .task_ns = panel_ns(p), .n_threads = n_threads, .scratch_bytes = gathered};
+    const tfast_status status = tfast_parallel_for(&loop, pack_panel, &t);
+    if (status == TFAST_OK && p->gemm->integers) finish_side(smoothing, &t.side, p);
+    return status;
+}
+
+typedef struct {
+    const tfast_packed* p;
+    tfast_int8_side side;
+    float* w;
+} unpack_t;
+
+static void unpack_panel(void* ctx, int64_t i, void* scratch) {
+    (void)scratch;
+    const unpack_t* t = ctx;
+    const tfast_packed* p = t->p;
+    const int64_t n = i * p->gemm->layout.panel_width, width = TFAST_MIN(p->gemm->layout.panel_width, p->N - n);
+    tfast_int8_side side = tfast_int8_side_from(t->side, n);
+    if (!p->smoothed) side.factor = NULL;
+    p->gemm->unpack((const char*)p->data + i * packed_panel_bytes(p), &side, width, p->K, t->w + n * p->K, p->K);
+}
+
+tfast_status tfast_unpack(const tfast_packed* p, float* w, int n_threads) {
+    unpack_t t = {p, packed_side(p), w};
+    const tfast_parallel loop = {.n_tasks = packed_panels(p), .task_ns = panel_ns(p), .n_threads = n_threads};
+    return tfast_parallel_for(&loop, unpack_panel, &t);
+}

@@ -1,0 +1,68 @@
+"""`compute_type` of `load_model`: which weights of a model are packed in which format.
+
+`PretrainedModel.from_checkpoint` and the modules of sentence encoders call this. A new format is in `functional.linear`
+alone (docs/adding_a_weight_format.md); what a model does with a name is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TypeAlias
+
+from transformer_fast.functional.linear import FORMATS
+from transformer_fast.nn import Module
+
+# A name, or names of parts of the model and "" for all others -> a name.
+ComputeType: TypeAlias = str | Mapping[str, str]
+
+_NAMES = {"auto": "float32"} | {name: name for name in FORMATS}
+
+
+def weight_format_of(compute_type: ComputeType) -> str:
+    """How weights are packed for a compute_type, but for the parts that it names.
+
+    Raises:
+        ValueError: there is no such compute_type.
+
+    Example:
+        >>> weight_format_of({"": "int8", "lm_head": "float32"})
+        'int8'
+    """
+    return _formats(compute_type)[""]
+
+
+def set_weight_formats(model: Module, compute_type: ComputeType, tensors: Mapping[str, Iterable[str]]) -> None:
+    """Sets the weight formats of all parts of a model. tensors: parameter -> the checkpoint's tensors it is made of.
+
+    A part is named by our name or by the checkpoint's, whole ("lm_head") or from or to a dot ("layers.0.attention",
+    "pooler", "encoder.layer.11"). The longest name that fits a parameter counts.
+
+    Raises:
+        ValueError: there is no such compute_type, or the model has no such part.
+    """
+    formats = _formats(compute_type)
+    model.set_weight_format(formats.pop(""))
+    if not formats:
+        return
+    modules, unknown = dict(model.named_modules()), set(formats)
+    for parameter, _ in model.named_parameters():
+        names = (parameter, *tensors.get(parameter, ()))
+        found = [part for part in formats if any(f".{part}." in f".{name}." for name in names)]
+        unknown.difference_update(found)
+        if found:
+            modules[parameter.rpartition(".")[0]].weight_format = formats[max(found, key=len)]
+    if unknown:
+        parts = sorted({name.partition(".")[0] for name in modules if name})
+        raise ValueError(
+            f"compute_type names {', '.join(map(repr, sorted(unknown)))}, which {type(model).__name__} does not have; "
+            f"needed: parts of it, like {', '.join(parts)}, or the beginnings of its tensors' names"
+        )
+
+
+def _formats(compute_type: ComputeType) -> dict[str, str]:
+    """Part -> format, "" among them."""
+    named = {"": compute_type} if isinstance(compute_type, str) else {"": "auto", **compute_type}
+    for name in named.values():
+        if not isinstance(name, str) or name not in _NAMES:
+            raise ValueError(f"compute_type is {name!r}; needed: one of {', '.join(_NAMES)}")
+    return {part: _NAMES[name] for part, name in named.items()}
