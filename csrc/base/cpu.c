@@ -32,15 +32,15 @@ static int tiles_permitted(void) {
 #endif
 }
 
-static int has_amx_bf16(uint64_t xcr0, unsigned d7) {
-    const unsigned amx_bf16 = 1u << 22, amx_tile = 1u << 24, avx512_bf16 = 1u << 5;
-    unsigned a, b, c, d;
-    if ((xcr0 >> 17 & 3) != 3 || !has(d7, amx_bf16 | amx_tile)) return 0;
-    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && has(a, avx512_bf16) && tiles_permitted();
+/* a71: EAX of leaf 7, sub-leaf 1. */
+static int has_amx(uint64_t xcr0, unsigned d7, unsigned a71) {
+    const unsigned amx_bf16 = 1u << 22, amx_tile = 1u << 24, amx_int8 = 1u << 25, avx512_bf16 = 1u << 5;
+    return (xcr0 >> 17 & 3) == 3 && has(d7, amx_bf16 | amx_tile | amx_int8) && has(a71, avx512_bf16) &&
+           tiles_permitted();
 }
 
 static unsigned find_levels(void) {
-    unsigned a, b, c, d, b7 = 0, c7 = 0, d7 = 0, ax, bx, cx = 0, dx;
+    unsigned a, b, c, d, b7 = 0, c7 = 0, d7 = 0, a71 = 0, ax, bx, cx = 0, dx;
     if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
     const unsigned leaf1 = bit_SSE3 | bit_SSSE3 | bit_FMA | bit_CMPXCHG16B | bit_SSE4_1 | bit_SSE4_2 | bit_MOVBE |
                            bit_POPCNT | bit_OSXSAVE | bit_AVX | bit_F16C;
@@ -53,8 +53,14 @@ static unsigned find_levels(void) {
     if ((xcr0 & 0x6) == 0x6 && has(b7, bit_AVX2 | bit_BMI | bit_BMI2) && has(cx, lzcnt_lahf))
         levels |= TFAST_CPU_X86_64_V3;
     const unsigned v4 = bit_AVX512F | bit_AVX512DQ | bit_AVX512CD | bit_AVX512BW | bit_AVX512VL;
-    if (levels && (xcr0 & 0xe6) == 0xe6 && has(b7, v4)) levels |= TFAST_CPU_X86_64_V4;
-    if ((levels & TFAST_CPU_X86_64_V4) && has_amx_bf16(xcr0, d7)) levels |= TFAST_CPU_AMX_BF16;
+    const unsigned avx_vnni = 1u << 4, avx512_vnni = 1u << 11;
+    if (!levels) return 0;
+    if (!__get_cpuid_count(7, 1, &a71, &b, &c, &d)) a71 = 0;
+    if (has(a71, avx_vnni)) levels |= TFAST_CPU_AVX_VNNI;
+    if ((xcr0 & 0xe6) != 0xe6 || !has(b7, v4)) return levels;
+    levels |= TFAST_CPU_X86_64_V4;
+    if (has(c7, avx512_vnni)) levels |= TFAST_CPU_AVX512_VNNI;
+    if (has_amx(xcr0, d7, a71)) levels |= TFAST_CPU_AMX;
     return levels;
 }
 

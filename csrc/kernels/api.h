@@ -73,7 +73,8 @@ typedef struct tfast_gemm {
     int integers;  /* what base/int8.h describes stands behind the panels; x is quantised by `prepare` */
     int many_rows; /* pays from some dozens of rows on: weights that are packed for decoding take the next descriptor of
                       the format that is not so */
-    int tile_rows; /* rows of A that share each load of B */
+    int fewest_rows; /* formats of integers: with fewer, the next descriptor of the same layout is faster */
+    int tile_rows;   /* rows of A that share each load of B */
     int k_unit;    /* blocks of k are multiples of it (itself one of k_group), but for the last, */
     int max_k_block;   /* and not longer than this */
     int min_row_block; /* fewer rows than this read a panel too often for what they compute */
@@ -188,6 +189,7 @@ typedef struct tfast_level {
     const tfast_row_kernels* rows;
 } tfast_level;
 
-extern const tfast_level tfast_level_portable, tfast_level_avx2, tfast_level_avx512, tfast_level_amx;
+extern const tfast_level tfast_level_portable, tfast_level_avx2, tfast_level_avxvnni, tfast_level_avx512,
+    tfast_level_avx512vnni, tfast_level_amx;
 
 #endif

@@ -190,10 +190,11 @@ static size_t scratch_bytes(const plan_t* p) {
 }
 
 tfast_status tfast_linear_run(const tfast_linear* c, int n_threads) {
-    plan_t p = {.call = c,
-                .gemm = tfast_gemm_that_reads(tfast_kernels_now(), c->weight->gemm),
-                .side = packed_side(c->weight)};
+    const tfast_kernels* kernels = tfast_kernels_now();
+    plan_t p = {
+        .call = c, .gemm = tfast_gemm_that_reads(kernels, c->weight->gemm), .side = packed_side(c->weight)};
     if (!p.gemm) return TFAST_WRONG_LAYOUT;
+    p.gemm = tfast_gemm_for_rows(kernels, p.gemm, c->M);
     if (c->M == 0 || c->weight->N == 0) return TFAST_OK;
     const double ns = tfast_flops_ns(2.0 * (double)c->M * (double)c->weight->N * (double)c->weight->K);
     make_plan(&p, c, tfast_threads_for(ns, n_threads));

@@ -12,7 +12,8 @@
 #define TFAST_EMULATE      0
 #define EMULATED_BY(level) NULL
 #else
-extern const tfast_level tfast_level_avx2_emulated, tfast_level_avx512_emulated, tfast_level_amx_emulated;
+extern const tfast_level tfast_level_avx2_emulated, tfast_level_avxvnni_emulated, tfast_level_avx512_emulated,
+    tfast_level_avx512vnni_emulated, tfast_level_amx_emulated;
 #define EMULATED_BY(level) &level##_emulated
 #endif
 
@@ -22,17 +23,31 @@ typedef struct {
     unsigned needs;
 } level_t;
 
+/* In ascending order. A level that a build goes without is there in a test build, emulated. */
 static const level_t levels[] = {
     {&tfast_level_portable, NULL, 0},
-#if defined(__x86_64__)
+#if defined(TFAST_WITH_AVX2)
     {&tfast_level_avx2, EMULATED_BY(tfast_level_avx2), TFAST_CPU_X86_64_V3},
-    {&tfast_level_avx512, EMULATED_BY(tfast_level_avx512), TFAST_CPU_X86_64_V4},
 #elif TFAST_EMULATE
     {NULL, EMULATED_BY(tfast_level_avx2), 0},
+#endif
+#if defined(TFAST_WITH_AVXVNNI)
+    {&tfast_level_avxvnni, EMULATED_BY(tfast_level_avxvnni), TFAST_CPU_X86_64_V3 | TFAST_CPU_AVX_VNNI},
+#elif TFAST_EMULATE
+    {NULL, EMULATED_BY(tfast_level_avxvnni), 0},
+#endif
+#if defined(TFAST_WITH_AVX512)
+    {&tfast_level_avx512, EMULATED_BY(tfast_level_avx512), TFAST_CPU_X86_64_V4},
+#elif TFAST_EMULATE
     {NULL, EMULATED_BY(tfast_level_avx512), 0},
 #endif
+#if defined(TFAST_WITH_AVX512VNNI)
+    {&tfast_level_avx512vnni, EMULATED_BY(tfast_level_avx512vnni), TFAST_CPU_X86_64_V4 | TFAST_CPU_AVX512_VNNI},
+#elif TFAST_EMULATE
+    {NULL, EMULATED_BY(tfast_level_avx512vnni), 0},
+#endif
 #if defined(TFAST_WITH_AMX)
-    {&tfast_level_amx, EMULATED_BY(tfast_level_amx), TFAST_CPU_X86_64_V4 | TFAST_CPU_AMX_BF16},
+    {&tfast_level_amx, EMULATED_BY(tfast_level_amx), TFAST_CPU_X86_64_V4 | TFAST_CPU_AVX512_VNNI | TFAST_CPU_AMX},
 #elif TFAST_EMULATE
     {NULL, EMULATED_BY(tfast_level_amx), 0},
 #endif
@@ -122,6 +137,12 @@ const tfast_gemm* tfast_gemm_that_reads(const tfast_kernels* kernels, const tfas
     for (const tfast_gemm* const* g = kernels->gemms; *g; g++)
         if (same_layout(&(*g)->layout, &packer->layout)) return *g;
     return NULL;
+}
+
+const tfast_gemm* tfast_gemm_for_rows(const tfast_kernels* kernels, const tfast_gemm* gemm, int64_t rows) {
+    for (const tfast_gemm* const* g = kernels->gemms; gemm->integers && *g; g++)
+        if (rows >= (*g)->fewest_rows && same_layout(&(*g)->layout, &gemm->layout)) return *g;
+    return gemm;
 }
 
 tfast_status tfast_set_isa(const char* name) {

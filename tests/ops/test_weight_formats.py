@@ -16,7 +16,7 @@ from transformer_fast import reference
 from transformer_fast.functional.linear import FORMATS as ALL_FORMATS
 
 FORMATS = [name for name in ALL_FORMATS if name != "float32"]
-# Of the largest result: products and sums are float32.
+# Of the largest result: products and sums are float32. Formats of integers round x, too: test_integer_formats.py.
 BOUND = {"bfloat16": 2e-6}
 TYPES = ("float32", "float16", "bfloat16")
 # (M, N, K): one row, the kernel of small M, tiles, more than a block of k, odd k, panels that are not full, nothing.
@@ -27,7 +27,7 @@ def stored(array: np.ndarray, dtype: str) -> np.ndarray:
     return array.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", BOUND)
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_products(shape, dtype, format, isa, threads):
@@ -107,7 +107,7 @@ def test_half_the_bytes(isa):
 
 
 def test_refusals():
-    with pytest.raises(ValueError, match="format is 'int3'; needed: one of float32, bfloat16"):
+    with pytest.raises(ValueError, match="format is 'int3'; needed: one of float32, bfloat16, int8, int8_a16"):
         F.pack_weight(normal(2, 3), format="int3")
     with pytest.raises(TypeError, match="weight has dtype float64; needed: float32, float16 or bfloat16"):
         F.pack_weight(normal(2, 3).astype(np.float64))

@@ -85,11 +85,12 @@ class PackedParameters:
         if kept is not None and kept.isa == F.get_isa() and kept.options == options and _same(kept.sources, sources):
             return kept._replace(version=version)
         blocks = [self._block(source) for source in sources]
-        smoothing = None
+        given = {}
         if self._takes_input and module._norm_before and options["format"] == "int8":
             norm, parts = module._norm_before
-            smoothing = smoothing_factors(norm, [part for block in blocks for part in np.array_split(block, parts)])
-        packed = F.pack_weight(blocks if len(blocks) > 1 else blocks[0], smoothing=smoothing, **options)
+            rows = [part for block in blocks for part in np.array_split(block, parts)]
+            given["smoothing"] = smoothing_factors(norm, rows)
+        packed = F.pack_weight(blocks if len(blocks) > 1 else blocks[0], **options, **given)
         return _Kept(version, sources, packed.isa, options, packed)
 
     def _block(self, source: np.ndarray) -> np.ndarray:

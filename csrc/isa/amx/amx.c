@@ -1,10 +1,12 @@
-/* The level "amx": AVX-512 with the tile unit (Sapphire Rapids and later). It replaces the products with packed weights
- * and attention; everything else is the level below. setup.py has the flags.
+/* The level "amx": AVX-512 with the tile unit (Sapphire Rapids and later). It replaces the products with packed weights,
+ * but for those of 16-bit integers, and attention; everything else is the level below. setup.py has the flags.
  *
  * Panels are two vectors wide, a pair of tiles; kernels/gemm/f32.h packs them and computes rows with infinities. */
 #define KERNEL(name) name##__amx
 #define TILE_ROWS    8
 #define TILE_VECTORS 2
+#define TFAST_VNNI
+#define INT8_ROW_UNIT 16
 #define DECODE_ROWS  8
 /* Splitting a block of B takes as long as multiplying 20 rows by it. */
 #define MIN_MATRIX_ENGINE_ROWS 256
@@ -20,9 +22,11 @@
 
 #include "../../kernels/activation.h"
 #include "../../kernels/gemm/f32.h"
+#include "../../kernels/gemm/int8.h"
 
 #include "gemm.h"
 #include "gemm_bf16.h"
+#include "gemm_int8.h"
 
 #include "attention.h"
 
@@ -63,7 +67,31 @@ static const tfast_gemm bf16_tiles_gemm = {
     .unpack = KERNEL(bf16_tiles_unpack),
 };
 
-static const tfast_gemm* const gemms[] = {&f32_tiles_gemm, &bf16_tiles_gemm, NULL};
+/* Integers that no bound holds are as good. */
+#define INT8_TILES_GEMM(format_, pack_)                                           \
+    {                                                                             \
+        .layout = {format_, INT8_PANEL, INT8_K_GROUP, INT8_K_GROUP * INT8_PANEL}, \
+        .integers = 1,                                                            \
+        .many_rows = 1,                                                           \
+        .fewest_rows = FEWEST_TILE_ROWS,                                          \
+        .tile_rows = T_ROWS,                                                      \
+        .k_unit = INT8_K_GROUP,                                                   \
+        .max_k_block = INT8_MAX_K,                                                \
+        .min_row_block = MIN_MATRIX_ENGINE_ROWS,                                  \
+        .panel = KERNEL(int8_panel_tiles),                                        \
+        .begin = KERNEL(begin_int8_tiles),                                        \
+        .end = KERNEL(end_tiles),                                                 \
+        .prepared_bytes = KERNEL(int8_prepared_bytes),                            \
+        .prepare = KERNEL(int8_prepare),                                          \
+        .pack = KERNEL(pack_),                                                    \
+        .unpack = KERNEL(int8_unpack),                                            \
+    }
+
+static const tfast_gemm int8_tiles_gemm = INT8_TILES_GEMM(TFAST_FORMAT_INT8, int8_pack);
+static const tfast_gemm int8_unbounded_tiles_gemm = INT8_TILES_GEMM(TFAST_FORMAT_INT8_UNBOUNDED, int8_pack_unbounded);
+
+static const tfast_gemm* const gemms[] = {&f32_tiles_gemm, &bf16_tiles_gemm, &int8_tiles_gemm,
+                                         &int8_unbounded_tiles_gemm, NULL};
 
 static const tfast_attention_kernels attention_kernels = {
     .panel = PANEL,

@@ -1,6 +1,7 @@
-/* The tile unit: eight registers of 16 rows of 64 bytes, and the product of bfloat16 pairs.
+/* The tile unit: eight registers of 16 rows of 64 bytes, the product of bfloat16 pairs, and that of bytes by fours,
+ * unsigned ones of A times signed ones of B.
  *
- * Used by isa/amx/gemm.h and isa/amx/attention.h. The names below stand for the instructions; a test build emulates
+ * Used by isa/amx/gemm*.h and isa/amx/attention.h. The names below stand for the instructions; a test build emulates
  * them for machines that have none. Register numbers are constants. */
 #ifndef TFAST_ISA_AMX_TILE_H
 #define TFAST_ISA_AMX_TILE_H
@@ -28,6 +29,7 @@ _Static_assert(sizeof(tile_config) == 64, "LDTILECFG reads 64 bytes");
 #define tile_load(to, from, stride) _tile_loadd(to, from, stride)
 #define tile_store(from, to, step)  _tile_stored(from, to, step)
 #define tile_dot_bf16(c, a, b)      _tile_dpbf16ps(c, a, b)
+#define tile_dot_bytes(c, a, b)     _tile_dpbusd(c, a, b)
 
 #else
 

@@ -83,4 +83,15 @@ static void tile_dot_bf16(int c, int a, int b) {
     for (int i = 0; i < tile_unit.config.rows[c]; i++) tile_dot_row(c, a, i, pairs);
 }
 
+/* Row i of C: each of its 32-bit integers gets the products of four bytes of A's row with four of a row of B, for all
+ * rows of B. */
+static void tile_dot_bytes(int c, int a, int b) {
+    for (int i = 0; i < tile_unit.config.rows[c]; i++) {
+        vi sum = vi_load(tile_unit.row[c][i]);
+        for (int k = 0; k < T_ROWS; k++)
+            sum = vi_dot_bytes(sum, vi_repeat_4(&tile_unit.row[a][i][k]), vi_load(tile_unit.row[b][k]));
+        vi_store(tile_unit.row[c][i], sum);
+    }
+}
+
 #endif

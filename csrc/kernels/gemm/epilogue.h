@@ -4,8 +4,6 @@
 #ifndef TFAST_KERNELS_GEMM_EPILOGUE_H
 #define TFAST_KERNELS_GEMM_EPILOGUE_H
 
-#include "tile.h"
-
 /* From sums that a tile has just stored, and that still lie in L1, to y: an activation has 6-20 instructions for the
  * K/16 FMAs of each vector, the extra load and store are two. Unrolled into the tile, seven activations would make its
  * code outgrow the instruction cache. Every element of the residual is read before y is written there: the two may be

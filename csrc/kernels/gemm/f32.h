@@ -8,6 +8,7 @@
 #include "epilogue.h"
 #include "pack.h"
 #include "small_m.h"
+#include "tile.h"
 
 /* A sum of 192 products has less than half the rounding error of one of 1,024. */
 enum { MAX_K_BLOCK = 192 };

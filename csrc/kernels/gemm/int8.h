@@ -3,9 +3,9 @@
  * Included by level.h, and by files of isa/ that have better instructions for them; the descriptors are made at the end.
  * The scheme: base/int8.h; weights: int8_pack.h; rows of x: int8_rows.h.
  *
- *     y = float(sum of products - zero * sum of the channel's integers) * scale of the channel * scale of the row + bias
+ *     y = float(sum of products - zero * sum of the channel's integers) * (scale of the channel * scale of the row) + bias
  *
- * in this order, each step rounded once: what a level computes has the bits of what every other one does, up to the
+ * each step rounded once: what a level computes has the bits of what every other one does, up to the
  * functions of the epilogue. All of K is one sum.
  *
  *   int8       tile of INT8_ROWS x INT8_VECTORS: four k a step. vpmaddubsw, vpmaddwd, vpaddd for 32 products on AVX2:
@@ -25,6 +25,7 @@
 #define TFAST_KERNELS_GEMM_INT8_H
 
 #include "epilogue.h"
+#include "prefetch.h"
 
 /* A panel of the 16-lane levels is two vectors: a row of it is a row of two tiles of the tile unit, which reads the same
  * weights (isa/amx/gemm_int8.h) 64 k at a time. */
@@ -34,6 +35,7 @@ enum { INT8_ROWS = 8, INT8_VECTORS = 2, INT8_K_GROUP = 64, INT16_ROWS = 8 };
 enum { INT8_ROWS = TILE_ROWS, INT8_VECTORS = TILE_VECTORS, INT8_K_GROUP = 4, INT16_ROWS = V_LANES == 8 ? 6 : 4 };
 #endif
 enum { INT8_PANEL = INT8_VECTORS * V_LANES, INT8_GROUP_BYTES = INT8_PANEL * 4 };
+/* Rows of x come in so many: the tile unit reads whole tiles. */
 #if !defined(INT8_ROW_UNIT)
 #define INT8_ROW_UNIT 1
 #endif
@@ -68,7 +70,7 @@ V_INLINE void finish_int8(const int8_tile_args* t, int row, int j, vi sum, const
     if (left <= 0) return;
     const int8_row r = t->row[row];
     if (offset) sum = vi_sub(sum, vi_mul(vi_set1(r.zero), vi_load(t->side->sum + at)));
-    vf y = v_mul(v_mul(v_from_int(sum), v_load(t->side->scale + at)), v_set1(r.scale));
+    vf y = v_mul(v_from_int(sum), v_mul(v_load(t->side->scale + at), v_set1(r.scale)));
     float* to = t->y + row * t->y_stride + at;
     if (left >= V_LANES) {
         if (t->bias) y = v_add(y, v_load(t->bias + at));
@@ -175,43 +177,53 @@ static const int8_tile_fn int8_tiles[] = {KERNEL(int8_tile_1), KERNEL(int8_tile_
 #endif
 _Static_assert(sizeof int8_tiles / sizeof *int8_tiles == INT8_ROWS, "there must be a tile for each number of rows");
 
+/* Whether vi_dot_bytes is exact whatever the weights: then INT8_UNBOUNDED is INT8. */
+#if defined(TFAST_VNNI) || V_LANES == 4
+#define INT8_NEEDS_NO_BOUND 1
+#else
+#define INT8_NEEDS_NO_BOUND 0
+#endif
+
 /* `offset` is the suffix and the constant of int16_tile. */
-#define INT16_TILE(m, offset)                                                                           \
+#define INT16_TILE(m, offset)                                                                          \
     static __attribute__((noinline)) void KERNEL(int16_tile_##m##_##offset)(const int8_tile_args* t) { \
-        if (m <= INT16_WIDE_ROWS) {                                                                     \
-            int16_tile(t, m, 0, INT8_VECTORS, offset);                                                  \
-            return;                                                                                     \
-        }                                                                                               \
-        int16_tile(t, m, 0, 1, offset);                                                                 \
-        int16_tile(t, m, 1, 1, offset);                                                                 \
-        if (INT8_VECTORS > 2) int16_tile(t, m, INT8_VECTORS - 1, 1, offset);                            \
+        if (m <= INT16_WIDE_ROWS) {                                                                    \
+            int16_tile(t, m, 0, INT8_VECTORS, offset);                                                 \
+            return;                                                                                    \
+        }                                                                                              \
+        int16_tile(t, m, 0, 1, offset);                                                                \
+        int16_tile(t, m, 1, 1, offset);                                                                \
+        if (INT8_VECTORS > 2) int16_tile(t, m, INT8_VECTORS - 1, 1, offset);                           \
     }
 _Static_assert(INT8_VECTORS == 2 || INT8_VECTORS == 3, "INT16_TILE has two or three vectors");
-#define INT16_TILES_TO_4(offset) \
-    INT16_TILE(1, offset) INT16_TILE(2, offset) INT16_TILE(3, offset) INT16_TILE(4, offset)
-#define INT16_NAMES_TO_4(offset) \
-    KERNEL(int16_tile_1_##offset), KERNEL(int16_tile_2_##offset), KERNEL(int16_tile_3_##offset), \
-        KERNEL(int16_tile_4_##offset)
-INT16_TILES_TO_4(0)
-INT16_TILES_TO_4(1)
+#define INT16_NAME(m, offset) KERNEL(int16_tile_##m##_##offset)
 #if V_LANES == 4
-static const int8_tile_fn int16_tiles[2][INT16_ROWS] = {{INT16_NAMES_TO_4(0)}, {INT16_NAMES_TO_4(1)}};
+#define INT16_TILES(offset) \
+    INT16_TILE(1, offset) INT16_TILE(2, offset) INT16_TILE(3, offset) INT16_TILE(4, offset)
+#define INT16_NAMES(offset) \
+    {INT16_NAME(1, offset), INT16_NAME(2, offset), INT16_NAME(3, offset), INT16_NAME(4, offset)}
+#elif V_LANES == 8
+#define INT16_TILES(offset) \
+    INT16_TILE(1, offset) INT16_TILE(2, offset) INT16_TILE(3, offset) INT16_TILE(4, offset) INT16_TILE(5, offset) \
+        INT16_TILE(6, offset)
+#define INT16_NAMES(offset)                                                                        \
+    {INT16_NAME(1, offset), INT16_NAME(2, offset), INT16_NAME(3, offset), INT16_NAME(4, offset), \
+     INT16_NAME(5, offset), INT16_NAME(6, offset)}
 #else
-#define INT16_TILES_TO_6(offset) INT16_TILE(5, offset) INT16_TILE(6, offset)
-#define INT16_NAMES_TO_6(offset) INT16_NAMES_TO_4(offset), KERNEL(int16_tile_5_##offset), KERNEL(int16_tile_6_##offset)
-INT16_TILES_TO_6(0)
-INT16_TILES_TO_6(1)
-#if V_LANES == 8
-static const int8_tile_fn int16_tiles[2][INT16_ROWS] = {{INT16_NAMES_TO_6(0)}, {INT16_NAMES_TO_6(1)}};
-#else
-INT16_TILE(7, 0)
-INT16_TILE(8, 0)
-INT16_TILE(7, 1)
-INT16_TILE(8, 1)
-static const int8_tile_fn int16_tiles[2][INT16_ROWS] = {
-    {INT16_NAMES_TO_6(0), KERNEL(int16_tile_7_0), KERNEL(int16_tile_8_0)},
-    {INT16_NAMES_TO_6(1), KERNEL(int16_tile_7_1), KERNEL(int16_tile_8_1)}};
+#define INT16_TILES(offset) \
+    INT16_TILE(1, offset) INT16_TILE(2, offset) INT16_TILE(3, offset) INT16_TILE(4, offset) INT16_TILE(5, offset) \
+        INT16_TILE(6, offset) INT16_TILE(7, offset) INT16_TILE(8, offset)
+#define INT16_NAMES(offset)                                                                        \
+    {INT16_NAME(1, offset), INT16_NAME(2, offset), INT16_NAME(3, offset), INT16_NAME(4, offset), \
+     INT16_NAME(5, offset), INT16_NAME(6, offset), INT16_NAME(7, offset), INT16_NAME(8, offset)}
 #endif
+INT16_TILES(0)
+static const int8_tile_fn int16_tiles[] = INT16_NAMES(0);
+_Static_assert(sizeof int16_tiles / sizeof *int16_tiles == INT16_ROWS, "there must be a tile for each number of rows");
+#if !INT8_NEEDS_NO_BOUND
+INT16_TILES(1)
+static const int8_tile_fn int16_offset_tiles[] = INT16_NAMES(1);
+_Static_assert(sizeof int16_offset_tiles == sizeof int16_tiles, "there must be a tile for each number of rows");
 #endif
 
 /* All rows of a panel, `rows_a_tile` at a time: `tiles[i]` takes i + 1. `bytes`: of a value of x. */
@@ -258,11 +270,7 @@ static void KERNEL(int8_panel)(const tfast_gemm_call* p) {
 }
 
 static void KERNEL(int8_a16_panel)(const tfast_gemm_call* p) {
-    int8_panel_rows(p, int16_tiles[0], INT16_ROWS, 2);
-}
-
-static void KERNEL(int8_unbounded_panel)(const tfast_gemm_call* p) {
-    int8_panel_rows(p, int16_tiles[1], INT16_ROWS, 2);
+    int8_panel_rows(p, int16_tiles, INT16_ROWS, 2);
 }
 
 static size_t KERNEL(int8_prepared_bytes)(int64_t m, int64_t k) {
@@ -281,14 +289,6 @@ static void KERNEL(int8_prepare)(int64_t m, int64_t k, const float* a, int64_t a
         row[i] = quantise_row(a + i * a_stride, factor, k, 1, (char*)rows + i * int8_row_stride(k, 1));
 }
 
-static void KERNEL(int8_unbounded_prepare)(int64_t m, int64_t k, const float* a, int64_t a_stride, const float* factor,
-                                           int32_t x_limit, void* rows) {
-    (void)x_limit;
-    int8_row* row = int8_rows_of(rows, m, k, 2);
-    for (int64_t i = 0; i < m; i++)
-        row[i] = quantise_row(a + i * a_stride, factor, k, 2, (char*)rows + i * int8_row_stride(k, 2));
-}
-
 static void KERNEL(int8_a16_prepare)(int64_t m, int64_t k, const float* a, int64_t a_stride, const float* factor,
                                      int32_t x_limit, void* rows) {
     (void)factor;
@@ -296,6 +296,20 @@ static void KERNEL(int8_a16_prepare)(int64_t m, int64_t k, const float* a, int64
     for (int64_t i = 0; i < m; i++)
         row[i] = quantise_row_to_16_bits(a + i * a_stride, k, x_limit, (char*)rows + i * int8_row_stride(k, 2));
 }
+
+#if !INT8_NEEDS_NO_BOUND
+static void KERNEL(int8_unbounded_panel)(const tfast_gemm_call* p) {
+    int8_panel_rows(p, int16_offset_tiles, INT16_ROWS, 2);
+}
+
+static void KERNEL(int8_unbounded_prepare)(int64_t m, int64_t k, const float* a, int64_t a_stride, const float* factor,
+                                           int32_t x_limit, void* rows) {
+    (void)x_limit;
+    int8_row* row = int8_rows_of(rows, m, k, 2);
+    for (int64_t i = 0; i < m; i++)
+        row[i] = quantise_row(a + i * a_stride, factor, k, 2, (char*)rows + i * int8_row_stride(k, 2));
+}
+#endif
 
 /* 96 rows compute longer than their panel takes to arrive from L3, as in gemm/f32.h: a quarter of the bytes for half the
  * time. */
@@ -314,8 +328,13 @@ static const tfast_gemm int8_gemm =
     INT8_GEMM(TFAST_FORMAT_INT8, INT8_ROWS, int8_panel, int8_prepared_bytes, int8_prepare, int8_pack);
 static const tfast_gemm int8_a16_gemm = INT8_GEMM(TFAST_FORMAT_INT8_A16, INT16_ROWS, int8_a16_panel,
                                                   int16_prepared_bytes, int8_a16_prepare, int8_pack_unbounded);
+#if INT8_NEEDS_NO_BOUND
+static const tfast_gemm int8_unbounded_gemm = INT8_GEMM(TFAST_FORMAT_INT8_UNBOUNDED, INT8_ROWS, int8_panel,
+                                                        int8_prepared_bytes, int8_prepare, int8_pack_unbounded);
+#else
 static const tfast_gemm int8_unbounded_gemm =
     INT8_GEMM(TFAST_FORMAT_INT8_UNBOUNDED, INT16_ROWS, int8_unbounded_panel, int16_prepared_bytes,
               int8_unbounded_prepare, int8_pack_unbounded);
+#endif
 
 #endif

@@ -26,7 +26,7 @@ typedef struct {
  * and 12.0, eight 8.2 and 10.4; 2 to 16 KB are alike, 32 KB is slower; weights in cache: no difference. */
 enum { STREAM_AHEAD = 8192 };
 
-static void add_ahead(ahead_list* list, const char* at, int64_t rows, int64_t row_bytes, int64_t stride) {
+static inline void add_ahead(ahead_list* list, const char* at, int64_t rows, int64_t row_bytes, int64_t stride) {
     if (rows <= 0 || row_bytes <= 0 || list->parts == MAX_AHEAD) return;
     if (stride == row_bytes) {
         row_bytes *= rows;
@@ -44,7 +44,7 @@ typedef struct {
 
 /* Sets up what each of the next tiles of k steps fetches of the list's last stretch; returns how many of its rows, 0
  * for bytes in a row. */
-static int64_t begin_stream(stream_t* s, const ahead_list* list, int64_t k) {
+static inline int64_t begin_stream(stream_t* s, const ahead_list* list, int64_t k) {
     const ahead_t* a = &list->part[list->parts - 1];
     const int64_t bytes = list->lines_per_tile * 64;
     s->at = a->at + a->done;
@@ -60,7 +60,7 @@ static int64_t begin_stream(stream_t* s, const ahead_list* list, int64_t k) {
 
 /* After a tile: moves on, to the next stretch where this one is through. `rows` is what begin_stream returned, and so
  * is the result. The list may be NULL: the stream then goes on without end. */
-static int64_t advance_stream(stream_t* s, ahead_list* list, int64_t rows, int64_t k) {
+static inline int64_t advance_stream(stream_t* s, ahead_list* list, int64_t rows, int64_t k) {
     const int64_t moved = rows ? rows * s->skip : s->step * k;
     s->at += moved;
     if (!list) return rows;

@@ -12,6 +12,7 @@
 #define TFAST_KERNELS_GEMM_SMALL_M_H
 
 #include "epilogue.h"
+#include "tile.h"
 
 /* The block's sums and the total take the registers of one tile. */
 #define SMALL_M (TILE_ROWS / 2)

@@ -6,7 +6,8 @@ and a reader finds here what an op means in a few lines. It imports NumPy alone 
 Each op computes in the type of its input: float64 stays float64; float16 and bfloat16 are computed in float32 and
 the result is cast back. Anything else is a TypeError.
 
-To add an op: add its twin here first, with the formula in the docstring, then cases in ``tests/helpers/cases.py``.
+To add an op: add its twin here first, with the formula in the docstring, then cases in ``tests/helpers/cases.py``. Weights
+in narrow formats have theirs in `reference.low_precision`.
 
 Shape letters: B batch, H query heads, Hkv key/value heads, Lq, Lk lengths, D, Dv head sizes, T packed tokens,
 M, N, K for matrix products, V vocabulary.
@@ -17,6 +18,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
+
+from transformer_fast.reference.low_precision import (  # noqa: F401, these are its names, too
+    linear_of_integers,
+    rounded_weight,
+    row_integers,
+    weight_integers,
+)
 
 _COMPUTED_IN = {"float16": np.float32, "bfloat16": np.float32, "float32": np.float32, "float64": np.float64}
 
@@ -291,23 +299,6 @@ def linear(x, weight, bias=None, *, activation=None, multiply=None, residual=Non
     if residual is not None:
         y = y + _widen(residual, "residual")
     return y.astype(out_dtype)
-
-
-def rounded_weight(weight, format):
-    """The values that products use of a weight (N, K) packed in a format of pack_weight, in weight's own type.
-
-    bfloat16: 8 significant bits, to the nearest, ties to even; what rounds beyond the range becomes infinity.
-    """
-    weight = np.asarray(weight)
-    if format == "float32":
-        return weight
-    if format != "bfloat16":
-        raise ValueError(f"format is {format!r}; needed: float32 or bfloat16")
-    bits = np.ascontiguousarray(weight, np.float32).view(np.uint32).astype(np.uint64)
-    up = bits + 0x7FFF + (bits >> 16 & 1)
-    nan = (bits & 0x7FFFFFFF) > 0x7F800000
-    kept = np.where(nan, bits | 0x400000, up) & 0xFFFF0000
-    return kept.astype(np.uint32).view(np.float32).astype(weight.dtype)
 
 
 def matmul(a, b):

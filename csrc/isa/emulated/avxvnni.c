@@ -1,0 +1,5 @@
+/* The level "avxvnni" for machines without it, in test builds alone: its templates and constants on vectors of the
+ * compiler. setup.py compiles it when TRANSFORMER_FAST_EMULATE is set. */
+#define TFAST_EMULATED
+#define tfast_level_avxvnni tfast_level_avxvnni_emulated
+#include "../avxvnni.c"

@@ -1,0 +1,126 @@
+"""The weight formats of `pack_weight` in NumPy: what they round, and products of integers.
+
+Part of `reference`, which has these names, too; tests compare the engine with them. What is rounded is rounded in
+float32, step by step as the engine does, so that the integers are the same; sums and the rest are float64. A new format:
+its branch in `rounded_weight`, and in `linear_of_integers` if its products are of integers.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+_TINY = np.float32(np.finfo(np.float32).tiny)
+_W_MAX, _PAIR_LIMIT, _X_MAX, _A16_X_MAX = (np.float32(n) for n in (127, 128, 255, 32767))
+
+
+def rounded_weight(weight, format, smoothing=None):
+    """The values that products use of a weight (N, K) packed in a format of pack_weight, in weight's own type.
+
+    bfloat16: 8 significant bits, to the nearest, ties to even; what rounds beyond the range becomes infinity.
+    int8, int8_a16: integers of at most 127, times a scale a row; see `weight_integers`.
+    """
+    weight = np.asarray(weight)
+    if format == "float32":
+        return weight
+    if format in ("int8", "int8_a16"):
+        integers, scale = weight_integers(weight, format, smoothing)
+        values = integers.astype(np.float32) * scale[:, None]
+        return (values if smoothing is None else values * _inverse(smoothing)).astype(weight.dtype)
+    if format != "bfloat16":
+        raise ValueError(f"format is {format!r}; needed: float32, bfloat16, int8 or int8_a16")
+    bits = np.ascontiguousarray(weight, np.float32).view(np.uint32).astype(np.uint64)
+    up = bits + 0x7FFF + (bits >> 16 & 1)
+    nan = (bits & 0x7FFFFFFF) > 0x7F800000
+    kept = np.where(nan, bits | 0x400000, up) & 0xFFFF0000
+    return kept.astype(np.uint32).view(np.float32).astype(weight.dtype)
+
+
+def weight_integers(weight, format, smoothing=None):
+    """(integers (N, K) int8, scale (N,) float32) of a weight (N, K): about integers * scale, and / smoothing.
+
+    int8_a16: scale = max |row| / 127. int8: also at least the largest |w[2i] + w[2i + 1]| / 128, so that two products
+    with 8-bit numbers fit in 16 bits; where rounding lifts such a sum to 129, the weight that was lifted more is taken
+    back by one. smoothing (K,): the columns are multiplied by it first. A row with NaN or infinity has the scale NaN.
+    """
+    weight = np.asarray(weight, np.float32)
+    N, K = weight.shape
+    pairs = np.zeros((N, (K + 1) // 2, 2), np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):
+        pairs.reshape(N, 2 * pairs.shape[1])[:, :K] = (
+            weight if smoothing is None else weight * np.asarray(smoothing, np.float32)
+        )
+        finite = np.isfinite(pairs)
+        clean = np.where(finite, pairs, 0)
+        scale = np.abs(clean).max((1, 2), initial=0) / _W_MAX
+        if format == "int8":
+            sums = np.abs(clean[..., 0] + clean[..., 1])
+            scale = np.maximum(scale, sums.max(1, initial=0) / _PAIR_LIMIT)
+        scale = np.maximum(scale, _TINY)
+        exact = clean * (np.float32(1) / scale)[:, None, None]
+    exact = np.where(np.isfinite(scale)[:, None, None], exact, 0)
+    integers = np.rint(exact)
+    if format == "int8":
+        sums = integers.sum(-1)
+        lifted = np.abs(integers) - np.abs(exact)
+        which = np.where(lifted[..., 1] <= lifted[..., 0], 0, 1)[..., None]
+        over = (np.abs(sums) > _PAIR_LIMIT)[..., None]
+        back = np.where(over, np.sign(sums)[..., None], 0).astype(np.float32)
+        np.put_along_axis(integers, which, np.take_along_axis(integers, which, -1) - back, -1)
+    bad = ~finite.all((1, 2)) | ~np.isfinite(scale)
+    scale = np.where(bad, np.float32(np.nan), scale)
+    return integers.reshape(N, 2 * pairs.shape[1])[:, :K].astype(np.int8), scale.astype(np.float32)
+
+
+def row_integers(x, format, integers=None, smoothing=None):
+    """(integers (M, K), zero (M,), scale (M,)) of rows x (M, K): about (integers - zero) * scale.
+
+    int8: 0 to 255, with scale = (highest - lowest) / 255, 0 counted among the numbers; x is divided by smoothing first.
+    int8_a16: symmetric, zero is 0; 32,767 at most, or as much less as keeps the sum with any row of the weight's
+    `integers` (N, K) within 32 bits. A row with NaN or infinity has the scale NaN.
+    """
+    x = np.asarray(x, np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):
+        if smoothing is not None:
+            x = x * _inverse(smoothing)
+        bad = ~np.isfinite(x).all(1)
+        x = np.where(bad[:, None], 0, x)
+        low, high = x.min(1, initial=0), x.max(1, initial=0)
+        if format == "int8":
+            scale = np.maximum(high / _X_MAX - low / _X_MAX, _TINY)
+            zero = np.rint(-low * (np.float32(1) / scale))
+            rounded = np.minimum(np.rint(x * (np.float32(1) / scale)[:, None]) + zero[:, None], _X_MAX)
+        else:
+            magnitude = np.abs(integers.astype(np.int64)).sum(1).max(initial=1)
+            limit = min(int(_A16_X_MAX), (2**31 - 1) // int(max(magnitude, 1)))
+            scale = np.maximum(np.maximum(high, -low) / np.float32(limit), _TINY)
+            zero = np.zeros(len(x), np.float32)
+            rounded = np.rint(x * (np.float32(1) / scale)[:, None])
+    return rounded.astype(np.int64), zero.astype(np.int64), np.where(bad, np.float32(np.nan), scale)
+
+
+def linear_of_integers(x, weight, format, *, scale=None, smoothing=None):
+    """x weight^T as the formats of integers compute it, float64: x (..., K), weight (N, K) -> (..., N).
+
+    weight: floats, which `weight_integers` rounds; or int8 with its scale (N,).
+
+    Example:
+        >>> x, weight = np.array([[1.0, 2.0]]), np.array([[1.0, 0.0], [0.5, 0.25]])
+        >>> linear_of_integers(x, weight, "int8_a16").round(3)
+        array([[1.   , 1.001]])
+    """
+    if scale is None:
+        integers, scale = weight_integers(weight, format, smoothing)
+    else:
+        integers, scale = np.asarray(weight), np.asarray(scale, np.float32)
+    leading = np.shape(x)[:-1]
+    rows = np.reshape(x, (math.prod(leading), integers.shape[1]))
+    quantised, zero, row_scale = row_integers(rows, format, integers, smoothing)
+    sums = (quantised - zero[:, None]) @ integers.astype(np.int64).T
+    result = sums * scale.astype(np.float64) * row_scale.astype(np.float64)[:, None]
+    return result.reshape(*leading, len(integers))
+
+
+def _inverse(smoothing):
+    return np.float32(1) / np.asarray(smoothing, np.float32)
