@@ -8,7 +8,7 @@ the result. A new kind of result is a collector and a dataclass here, a name in 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -126,18 +126,18 @@ class EmbeddingCollector:
 
 
 class Labelled(NamedTuple):
-    """Probabilities (N, labels), and of each row the number of its text and its token (None: the whole text)."""
+    """Probabilities (N, labels), and of each row the number of its text and of its token (None: the whole text)."""
 
     probabilities: np.ndarray
     texts: Sequence[int]
-    tokens: Sequence[str | None]
+    tokens: Sequence[int | None]
 
 
 class LabelCollector:
-    """Of `Labelled`; labels: their names."""
+    """Of `Labelled`; labels: their names. token_name: a token's text, by its number."""
 
-    def __init__(self, labels: Sequence[str]) -> None:
-        self._labels = labels
+    def __init__(self, labels: Sequence[str], token_name: Callable[[int], str | None] = str) -> None:
+        self._labels, self._token_name = labels, token_name
         self._count = self._changed = self._numbers = 0
         self._largest = self._sum = 0.0
         self._examples: list[ChangedLabel] = []
@@ -154,10 +154,11 @@ class LabelCollector:
         self._largest = float(np.maximum(self._largest, change.max(initial=0)))  # NaN stays
         for row in changed[: _TOLD - len(self._examples)]:
             numbers = [int(own[row]) for own in best]
+            token = reference.tokens[row]
             self._examples.append(
                 ChangedLabel(
                     texts[reference.texts[row]],
-                    reference.tokens[row],
+                    None if token is None else self._token_name(token),
                     (self._labels[numbers[0]], self._labels[numbers[1]]),
                     (float(both[0][row, numbers[0]]), float(both[1][row, numbers[1]])),
                 )

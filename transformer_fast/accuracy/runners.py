@@ -163,14 +163,14 @@ class TokenClassRunner(_PipelineRunner):
     pipeline_class = _TokenLabels
 
     def collector(self) -> LabelCollector:
-        return LabelCollector(self.model.config.labels)
+        return LabelCollector(self.model.config.labels, self._pipeline.tokenizer.tokenizer.id_to_token)
 
     def run(self, texts: list[str]) -> Labelled:
         parts, numbers, tokens = [np.empty((0, self.model.config.label_count), np.float32)], [], []
         for indices, encodings, hidden in self._pipeline.rows(texts):
             parts.append(F.softmax(self.model.predictions(hidden)))
             for i, encoding in zip(indices, encodings, strict=True):
-                own = [t for t, s in zip(encoding.tokens, encoding.special_tokens_mask, strict=True) if not s]
+                own = [t for t, s in zip(encoding.ids, encoding.special_tokens_mask, strict=True) if not s]
                 tokens += own
                 numbers += [i] * len(own)
         return Labelled(np.concatenate(parts), numbers, tokens)
