@@ -24,13 +24,14 @@ def memory(model: Module) -> tuple[int, int]:
         >>> memory(linear) == (linear.packed().nbytes, 12)                # the bias: 3 numbers of 4 bytes
         True
     """
-    packed, others = 0, {}
-    for _, module in model.named_modules():
-        packs = list(_packs(vars(module).values()))
-        packed += sum(pack.get(module).nbytes for pack in packs)
-        for _, array in module._parameters.items():
-            if array is not None and not (packs and array.ndim > 1):
-                others[array.ctypes.data, array.shape] = array.nbytes
+    packed, packing, others = 0, set(), {}
+    for path, module in model.named_modules():
+        for pack in _packs(vars(module).values()):
+            packed += pack.get(module).nbytes
+            packing.add(path)
+    for name, array in model.named_parameters():
+        if array.ndim == 1 or name.rpartition(".")[0] not in packing:
+            others[array.ctypes.data, array.shape] = array.nbytes
     return packed, sum(others.values())
 
 

@@ -35,8 +35,8 @@ def summary(values: np.ndarray) -> Cosines:
     """Of cosines (N,), N >= 1; quantiles between two of them are interpolated.
 
     Example:
-        >>> summary(np.arange(101) / 100)
-        Cosines(mean=0.5, quantile_01=0.01, least=0.0)
+        >>> summary(np.array([0.25, 0.75]))
+        Cosines(mean=0.5, quantile_01=0.255, least=0.25)
     """
     return Cosines(float(values.mean()), float(np.quantile(values, 0.01)), float(values.min()))
 

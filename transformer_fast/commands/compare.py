@@ -77,7 +77,7 @@ def _report(found: Comparison) -> str:
         *_aligned([("", "float32", str(found.compute_type), "ratio"), *_cost_lines(found)]),
         "",
         f"ratio: float32 over {found.compute_type}. Medians of {found.rounds} rounds in turns, tokenising included "
-        f"(ISA {found.isa}, {found.num_threads} threads)",
+        f"(ISA {found.isa}, {found.num_threads} thread(s))",
     ]
     return "\n".join(lines)
 
