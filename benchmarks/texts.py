@@ -8,13 +8,10 @@ longest text.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 
 
 def sentences(count: int) -> list[str]:
@@ -24,13 +21,7 @@ def sentences(count: int) -> list[str]:
     """
     from transformer_fast import passages
 
-    found: dict[str, None] = {}
-    for passage in passages.standard_library().passages:
-        found.update(dict.fromkeys(_SENTENCE_END.split(" ".join(passage.text.split()))))
-    if len(found) < count:
-        raise ValueError(f"the standard library has {len(found)} sentences; {count} were asked for")
-    everything = list(found)
-    return [everything[i * len(everything) // count] for i in range(count)]
+    return passages.sentences(count)
 
 
 class PaddedEncoder:

@@ -20,6 +20,7 @@ from transformer_fast.commands import (
     bench,
     classify,
     common,
+    compare,
     embed,
     generate,
     info,
@@ -30,7 +31,7 @@ from transformer_fast.commands import (
 )
 
 # In the order of --help.
-_COMMANDS = (info, embed, search, similarity, classify, tag, attend, generate, transcribe, bench)
+_COMMANDS = (info, embed, search, similarity, classify, tag, attend, generate, transcribe, compare, bench)
 
 # What wrong input, a missing file or a missing package raise, here and in the layers below: told in one line. Anything
 # else is a fault of this program and keeps its traceback.

@@ -1,8 +1,8 @@
-"""Passages of text with their places: what `transformer-fast search` looks through.
+"""Passages of text with their places: what `transformer-fast search` looks through, and `compare` runs.
 
-Called by commands/search.py. Three sources: the docstrings of Python's own standard library (real text that every
-machine has), the docstrings of any Python file, and the paragraphs of any text file. A new kind of file is a function
-`path, root -> list of passages` and a line in `_READERS`.
+Called by commands/search.py, commands/compare.py and benchmarks/texts.py. Three sources: the docstrings of Python's own
+standard library (real text that every machine has), the docstrings of any Python file, and the paragraphs of any text
+file. A new kind of file is a function `path, root -> list of passages` and a line in `_READERS`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 _NOT_SOURCES = frozenset(["__pycache__", "site-packages", "dist-packages", "node_modules"])
 # Besides these, folders of the standard library that hold no documentation: tests and bundled programs.
 _NOT_LIBRARY = _NOT_SOURCES | {"_bundled", "idlelib", "lib-dynload", "lib2to3", "test", "tests", "turtledemo"}
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 _PARAGRAPH_BREAK = re.compile(r"\n[ \t\f\v]*\n\s*")
 
 
@@ -61,6 +62,20 @@ def standard_library() -> Collection:
     if not passages:
         raise FileNotFoundError(f"no sources of the standard library in {root}; give a file or a folder instead")
     return Collection(_without_repeats(passages), root, collection.skipped)
+
+
+def sentences(count: int) -> list[str]:
+    """`count` different sentences of `standard_library`, spread evenly over it; one Python gives the same each time.
+
+    Raises FileNotFoundError as it does, ValueError where it has fewer.
+    """
+    found: dict[str, None] = {}
+    for passage in standard_library().passages:
+        found.update(dict.fromkeys(_SENTENCE_END.split(" ".join(passage.text.split()))))
+    if len(found) < count:
+        raise ValueError(f"the standard library has {len(found)} sentences; {count} were asked for")
+    everything = list(found)
+    return [everything[i * len(everything) // count] for i in range(count)]
 
 
 def from_path(path: str | Path) -> Collection:

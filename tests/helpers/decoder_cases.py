@@ -142,3 +142,31 @@ def check_golden(folder: Path, case: str) -> None:
     options = {"max_new_tokens": NEW_TOKENS, "pad_token_id": 1, "eos_token_id": int(answers["eos"])}
     assert model.generate(ids, left, **options).tolist() == answers["greedy"].tolist()
     assert model.generate(ids, left, **options, **BEAMS).tolist() == answers["beams"].tolist()
+
+
+def write_byte_gpt2(folder: Path) -> Path:
+    """A GPT-2 of 256 tokens, one a byte, for 400 positions, and its tokenizer, in a folder that is there."""
+    from safetensors.numpy import save_file
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    h = GPT2["n_embd"]
+    shapes = {"wte.weight": (256, h), "wpe.weight": (400, h), "ln_f.weight": (h,), "ln_f.bias": (h,)}
+    for i in range(GPT2["n_layer"]):
+        for name, (rows, columns) in {
+            "attn.c_attn": (h, 3 * h),
+            "attn.c_proj": (h, h),
+            "mlp.c_fc": (h, 4 * h),
+            "mlp.c_proj": (4 * h, h),
+        }.items():
+            shapes |= {f"h.{i}.{name}.weight": (rows, columns), f"h.{i}.{name}.bias": (columns,)}
+        for norm in ("ln_1", "ln_2"):
+            shapes |= {f"h.{i}.{norm}.weight": (h,), f"h.{i}.{norm}.bias": (h,)}
+    save_file({name: draw(name, shape) for name, shape in shapes.items()}, folder / "model.safetensors")
+    config = {**GPT2, "vocab_size": 256, "n_positions": 400, "architectures": ["GPT2LMHeadModel"], "eos_token_id": None}
+    write_json(folder / "config.json", config)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder

@@ -28,6 +28,7 @@ PYTHON_ROOMS = {
     "cli": {"commands"},
     "commands": {
         "commands",
+        "accuracy",
         "bench",
         "files",
         "functional",
@@ -38,6 +39,7 @@ PYTHON_ROOMS = {
         "visualize",
         "__init__",
     },
+    "accuracy": {"accuracy", "pipelines", "models", "nn", "functional", "files"},
     "bench": {"functional", "timing"},
     "visualize": {"visualize"},
     "pipelines": {"pipelines", "models", "nn", "functional", "files"},

@@ -20,6 +20,9 @@ from typing import IO, TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformer_fast.pipelines import SentenceEncoder
 
+# "auto" and functional.linear.FORMATS, which --help should not have to import.
+COMPUTE_TYPES = ("auto", "float32", "bfloat16", "int8", "int8_a16")
+
 
 class UsageError(ValueError):
     """The arguments do not fit together."""
@@ -55,9 +58,10 @@ def add_folder(command: argparse.ArgumentParser, what: str) -> None:
 def _add_compute_type(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--compute-type",
-        choices=("auto", "float32", "bfloat16"),
+        choices=COMPUTE_TYPES,
         default="auto",
-        help="how weights are kept: bfloat16 takes half the memory (default: auto, the values of the file)",
+        help="how weights are kept: bfloat16 takes half the memory, int8 and int8_a16 a quarter (default: auto, the"
+        " values of the file)",
     )
 
 

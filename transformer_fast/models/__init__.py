@@ -7,7 +7,7 @@ folder by its model_type and architectures. A new family is a new file here with
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ _PARTS = ("CLIPTextModel", "CLIPVisionModel", "MT5EncoderModel", "T5EncoderModel
 # Public class -> file in models/. A config is in the file of its model.
 _FILES = {name: file for file, classes, base in _FAMILIES.values() for name in (*classes.values(), base)}
 
-__all__ = ["CheckpointError", "PretrainedModel", "find_folder", "load_model"]
+__all__ = ["CheckpointError", "PretrainedModel", "find_class", "find_folder", "load_model"]
 
 
 def load_model(
@@ -124,18 +124,35 @@ def load_model(
         path_or_hub_id, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only
     )
     checkpoint = Checkpoint.open(source)
-    model_type = checkpoint.config.get("model_type")
+    model_class = _class_of(checkpoint.config, source, head)
+    return model_class.from_checkpoint(checkpoint, compute_type=compute_type, ignore_fields=ignore_fields)
+
+
+def find_class(source: ModelSource, *, head: bool = True) -> type[PretrainedModel]:
+    """The class that `load_model` takes for a source; of its files, config.json alone is read.
+
+    Raises:
+        CheckpointError: there is no config.json, or the model is of a family that is not supported.
+
+    Example:
+        >>> find_class(open_source("bert-base-uncased")).__name__                                     # doctest: +SKIP
+        'BertForMaskedLM'
+    """
+    return _class_of(source.object("config.json"), source, head)
+
+
+def _class_of(config: Mapping[str, Any], source: ModelSource, head: bool) -> type[PretrainedModel]:
+    model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in _FAMILIES:
         raise CheckpointError(
             f"{source.place('config.json')}: model_type is {model_type!r}; supported: {', '.join(sorted(_FAMILIES))}"
         )
     file, classes, name = _FAMILIES[model_type]
-    architectures = checkpoint.config.get("architectures")
+    architectures = config.get("architectures")
     if isinstance(architectures, list) and architectures and isinstance(architectures[0], str):
         named = classes.get(architectures[0], name)
         name = named if head or named in _PARTS else name
-    model_class = getattr(_family(file), name)
-    return model_class.from_checkpoint(checkpoint, compute_type=compute_type, ignore_fields=ignore_fields)
+    return getattr(_family(file), name)
 
 
 def __getattr__(name: str) -> Any:
