@@ -4,8 +4,8 @@
 setup.py) emulates; ``threads``: once on one thread and once on several.
 Both restore what was set before. Where the product with the cases would be large, ``rotate("isa", "threads")`` runs
 each case on one of their values, in turn; ``rotate("threads")`` runs it on every ISA, with the numbers of threads in
-turn. Marker ``integers``: the test's ``isa``
-are also the levels that improve products of integers alone. Marker ``oracle``: compares with torch, onnx or transformers (extra ``oracle``), skipped where they are missing.
+turn. Marker ``integers``: the test's ``isa`` are also the levels that improve products of integers alone. Marker
+``oracle``: compares with torch, onnx or transformers (extra ``oracle``), skipped where they are missing.
 ``helpers/`` has what is no fixture (``support.py``) and the shapes (``cases.py``); pytest puts it on sys.path.
 
     ops/        each op of `functional` against `reference`, and `reference` itself

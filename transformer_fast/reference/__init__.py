@@ -6,8 +6,8 @@ and a reader finds here what an op means in a few lines. It imports NumPy alone 
 Each op computes in the type of its input: float64 stays float64; float16 and bfloat16 are computed in float32 and
 the result is cast back. Anything else is a TypeError.
 
-To add an op: add its twin here first, with the formula in the docstring, then cases in ``tests/helpers/cases.py``. Weights
-in narrow formats have theirs in `reference.low_precision`.
+To add an op: add its twin here first, with the formula in the docstring, then cases in ``tests/helpers/cases.py``.
+Weights in narrow formats have theirs in `reference.low_precision`.
 
 Shape letters: B batch, H query heads, Hkv key/value heads, Lq, Lk lengths, D, Dv head sizes, T packed tokens,
 M, N, K for matrix products, V vocabulary.

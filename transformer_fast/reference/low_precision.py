@@ -1,8 +1,8 @@
 """The weight formats of `pack_weight` in NumPy: what they round, and products of integers.
 
 Part of `reference`, which has these names, too; tests compare the engine with them. What is rounded is rounded in
-float32, step by step as the engine does, so that the integers are the same; sums and the rest are float64. A new format:
-its branch in `rounded_weight`, and in `linear_of_integers` if its products are of integers.
+float32, step by step as the engine does, so that the integers are the same; sums and the rest are float64. A new
+format: its branch in `rounded_weight`, and in `linear_of_integers` if its products are of integers.
 """
 
 from __future__ import annotations
@@ -48,9 +48,8 @@ def weight_integers(weight, format, smoothing=None):
     N, K = weight.shape
     pairs = np.zeros((N, (K + 1) // 2, 2), np.float32)
     with np.errstate(invalid="ignore", over="ignore"):
-        pairs.reshape(N, 2 * pairs.shape[1])[:, :K] = (
-            weight if smoothing is None else weight * np.asarray(smoothing, np.float32)
-        )
+        smoothed = weight if smoothing is None else weight * np.asarray(smoothing, np.float32)
+        pairs.reshape(N, 2 * pairs.shape[1])[:, :K] = smoothed
         finite = np.isfinite(pairs)
         clean = np.where(finite, pairs, 0)
         scale = np.abs(clean).max((1, 2), initial=0) / _W_MAX
