@@ -47,7 +47,7 @@ class Module:
     packs_for_decode = False  # set by pack_for_decode
     _version: object  # another object after each change of this module or of a part of it, at any depth
     weight_format = "float32"  # set by set_weight_format
-    _norm_before: tuple = ()  # set by follows: norm, parts. In a tuple, since a module alone would be a part of this
+    _norm_before: tuple = (None, 1)  # set by follows: norm, parts. In a tuple: a module alone would be a part of this
 
     def __init__(self) -> None:
         self.__dict__["_version"] = object()

@@ -82,16 +82,17 @@ class PackedParameters:
             "format": self._format or module.weight_format,
             "for_decode": module.packs_for_decode if self._for_decode is None else self._for_decode,
         }
-        if kept is not None and kept.isa == F.get_isa() and kept.options == options and _same(kept.sources, sources):
+        norm, parts = module._norm_before if self._takes_input and options["format"] == "int8" else (None, 1)
+        made_from = sources if norm is None else (*sources, *norm._parameters.values())
+        if kept is not None and kept.isa == F.get_isa() and kept.options == options and _same(kept.sources, made_from):
             return kept._replace(version=version)
         blocks = [self._block(source) for source in sources]
         given = {}
-        if self._takes_input and module._norm_before and options["format"] == "int8":
-            norm, parts = module._norm_before
+        if norm is not None:
             rows = [part for block in blocks for part in np.array_split(block, parts)]
             given["smoothing"] = smoothing_factors(norm, rows)
         packed = F.pack_weight(blocks if len(blocks) > 1 else blocks[0], **options, **given)
-        return _Kept(version, sources, packed.isa, options, packed)
+        return _Kept(version, made_from, packed.isa, options, packed)
 
     def _block(self, source: np.ndarray) -> np.ndarray:
         block = source if self._rows is None else source[slice(*self._rows)]
@@ -148,4 +149,4 @@ class JoinedBias:
 
 
 def _same(kept: tuple, sources: tuple) -> bool:
-    return all(a is b for a, b in zip(kept, sources, strict=True))
+    return len(kept) == len(sources) and all(a is b for a, b in zip(kept, sources, strict=True))

@@ -339,7 +339,9 @@ class PretrainedModel(Module):
             except ValueError as error:
                 raise CheckpointError(f"{source}: {error}") from None
         own, sources = model.state_dict(), cls.sources(config, names)
-        set_weight_formats(model, compute_type, {ours: source.names for ours, source in sources.items()})
+        in_file = {name: tensor.name for name, tensor in checkpoint.tensors.items()}
+        theirs = {ours: [in_file.get(name, name) for name in source.names] for ours, source in sources.items()}
+        set_weight_formats(model, compute_type, theirs)
         expected: dict[str, tuple[int, ...]] = {}
         for ours, parameter in own.items():
             for name, shape in zip(sources[ours].names, sources[ours].shapes(parameter.shape), strict=True):
