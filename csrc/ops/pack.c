@@ -70,17 +70,20 @@ static double panel_ns(const tfast_packed* p) {
     return 0.5 * (double)(p->K * p->gemm->layout.panel_width);
 }
 
-/* Whether no pair of neighbouring integers leaves the bound that kernels rely on. */
+/* Whether no run of integers leaves the bound that kernels rely on. */
 static int is_bounded(const tfast_row_block* blocks, int64_t n_blocks, int64_t K) {
     for (const tfast_row_block* b = blocks; b < blocks + n_blocks; b++)
         for (int64_t i = 0; i < b->n; i++) {
             const int8_t* w = (const int8_t*)b->data + i * b->stride;
-            int worst = 0;
-            for (int64_t k = 0; k + 1 < K; k += 2) {
-                const int sum = w[k] + w[k + 1], size = sum < 0 ? -sum : sum;
-                worst = TFAST_MAX(worst, size);
+            for (int64_t k = 0; k < K; k += INT8_RUN_SPAN) {
+                int above[2] = {0, 0}, below[2] = {0, 0};
+                for (int j = 0; j < TFAST_MIN(INT8_RUN_SPAN, K - k); j++) {
+                    above[tfast_int8_first_run(j)] += TFAST_MAX(w[k + j], 0);
+                    below[tfast_int8_first_run(j)] -= TFAST_MIN(w[k + j], 0);
+                }
+                const int worst = TFAST_MAX(TFAST_MAX(above[0], above[1]), TFAST_MAX(below[0], below[1]));
+                if (worst > INT8_RUN_LIMIT) return 0;
             }
-            if (worst > INT8_PAIR_LIMIT) return 0;
         }
     return 1;
 }

@@ -216,24 +216,25 @@ V_INLINE void vi_store_bytes(void* p, vi a, vi b, vi c, vi d) {
 V_INLINE void vi_store_shorts(void* p, vi a, vi b) {
     vi_store(p, _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8));
 }
-/* gcc 12 moves vpmaddwd out of the loop and spills the sums; it cannot where they are said to be touched. */
-#define VI_KEEP_(x) __asm__ volatile("" : "+x"(x))
+/* Left to itself gcc 12 moves vpmaddwd out of the loop of a tile and spills the sums; it cannot where the addition is
+ * spelled out. */
 #if defined(TFAST_VNNI)
-V_INLINE vi vi_dot_bytes(vi sum, vi x, vi w) {
-    return _mm256_dpbusd_avx_epi32(sum, x, w);
+V_INLINE vi vi_dot_bytes(vi sum, vi x0, vi w0, vi x1, vi w1) {
+    return _mm256_dpbusd_avx_epi32(_mm256_dpbusd_avx_epi32(sum, x0, w0), x1, w1);
 }
 V_INLINE vi vi_dot_shorts(vi sum, vi x, vi w) {
     return _mm256_dpwssd_avx_epi32(sum, x, w);
 }
 #else
-V_INLINE vi vi_dot_bytes(vi sum, vi x, vi w) {
-    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1)));
-    VI_KEEP_(sum);
+V_INLINE vi vi_dot_bytes(vi sum, vi x0, vi w0, vi x1, vi w1) {
+    const vi products = _mm256_add_epi16(_mm256_maddubs_epi16(x0, w0), _mm256_maddubs_epi16(x1, w1));
+    const vi wide = _mm256_madd_epi16(products, _mm256_set1_epi16(1));
+    __asm__("vpaddd %1, %0, %0" : "+x"(sum) : "x"(wide));
     return sum;
 }
 V_INLINE vi vi_dot_shorts(vi sum, vi x, vi w) {
-    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(x, w));
-    VI_KEEP_(sum);
+    const vi products = _mm256_madd_epi16(x, w);
+    __asm__("vpaddd %1, %0, %0" : "+x"(sum) : "x"(products));
     return sum;
 }
 #endif

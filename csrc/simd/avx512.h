@@ -258,15 +258,16 @@ V_INLINE void vi_store_shorts(void* p, vi a, vi b) {
 /* As in avx2.h. */
 #define VI_KEEP_(x) __asm__ volatile("" : "+v"(x))
 #if defined(TFAST_VNNI)
-V_INLINE vi vi_dot_bytes(vi sum, vi x, vi w) {
-    return _mm512_dpbusd_epi32(sum, x, w);
+V_INLINE vi vi_dot_bytes(vi sum, vi x0, vi w0, vi x1, vi w1) {
+    return _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(sum, x0, w0), x1, w1);
 }
 V_INLINE vi vi_dot_shorts(vi sum, vi x, vi w) {
     return _mm512_dpwssd_epi32(sum, x, w);
 }
 #else
-V_INLINE vi vi_dot_bytes(vi sum, vi x, vi w) {
-    sum = _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_maddubs_epi16(x, w), _mm512_set1_epi16(1)));
+V_INLINE vi vi_dot_bytes(vi sum, vi x0, vi w0, vi x1, vi w1) {
+    const vi products = _mm512_add_epi16(_mm512_maddubs_epi16(x0, w0), _mm512_maddubs_epi16(x1, w1));
+    sum = _mm512_add_epi32(sum, _mm512_madd_epi16(products, _mm512_set1_epi16(1)));
     VI_KEEP_(sum);
     return sum;
 }

@@ -23,8 +23,8 @@
  *   vi_join_bytes(a, b, c, d) the low bytes of four vectors: those of a lane side by side
  *   vi_store_bytes(p, a, b, c, d)     4 * V_LANES integers >= 0 as bytes in order, those above 255 as 255
  *   vi_store_shorts(p, a, b)  2 * V_LANES integers of 16 bits in order
- *   vi_dot_bytes(sum, x, w)   each lane: sum + the products of its four bytes of x, unsigned, and of w, signed and
- *                             bounded as base/int8.h says
+ *   vi_dot_bytes(sum, x0, w0, x1, w1)    each lane: sum + the products of its four bytes of x0, unsigned, and of w0,
+ *                             signed, + those of x1 and w1; both together are bounded as base/int8.h says
  *   vi_dot_shorts(sum, x, w)  each lane: sum + the products of its two 16-bit integers of x and of w
  *   vi_widen_bytes(p)         2 * V_LANES signed bytes as 16-bit integers
  *   vi_add_pairs(a, b)        lane i: the sum of lanes 2i and 2i + 1 of a and b, one after the other
@@ -325,10 +325,13 @@ V_INLINE vi vi_add_halves_(vs_ x) {
     return ((vi)((vu_)x << 16) >> 16) + ((vi)x >> 16);
 }
 /* A product of a byte of x and one of w fits in 16 bits, bounded or not. */
-V_INLINE vi vi_dot_bytes(vi sum, vi x, vi w) {
+V_INLINE vi vi_dot_four_bytes_(vi sum, vi x, vi w) {
     const vs_ x_even = (vs_)((vsu_)x & 255), x_odd = (vs_)((vsu_)x >> 8);
     const vs_ w_even = (vs_)((vsu_)w << 8) >> 8, w_odd = (vs_)w >> 8;
     return sum + vi_add_halves_(x_even * w_even) + vi_add_halves_(x_odd * w_odd);
+}
+V_INLINE vi vi_dot_bytes(vi sum, vi x0, vi w0, vi x1, vi w1) {
+    return vi_dot_four_bytes_(vi_dot_four_bytes_(sum, x0, w0), x1, w1);
 }
 V_INLINE vi vi_dot_shorts(vi sum, vi x, vi w) {
     return sum + ((vi)((vu_)x << 16) >> 16) * ((vi)((vu_)w << 16) >> 16) + (x >> 16) * (w >> 16);

@@ -12,7 +12,9 @@ import math
 import numpy as np
 
 _TINY = np.float32(np.finfo(np.float32).tiny)
-_W_MAX, _PAIR_LIMIT, _X_MAX, _A16_X_MAX = (np.float32(n) for n in (127, 128, 255, 32767))
+# csrc/base/int8.h
+_W_MAX, _RUN_LIMIT, _X_MAX, _A16_X_MAX = (np.float32(n) for n in (127, 160, 204, 32767))
+_RUNS = [[0, 1, 4, 5], [2, 3, 6, 7]]  # positions in each eight k
 
 
 def rounded_weight(weight, format, smoothing=None):
@@ -40,42 +42,50 @@ def rounded_weight(weight, format, smoothing=None):
 def weight_integers(weight, format, smoothing=None):
     """(integers (N, K) int8, scale (N,) float32) of a weight (N, K): about integers * scale, and / smoothing.
 
-    int8_a16: scale = max |row| / 127. int8: also at least the largest |w[2i] + w[2i + 1]| / 128, so that two products
-    with 8-bit numbers fit in 16 bits; where rounding lifts such a sum to 129, the weight that was lifted more is taken
-    back by one. smoothing (K,): the columns are multiplied by it first. A row with NaN or infinity has the scale NaN.
+    int8_a16: scale = max |row| / 127. int8: also at least the largest sum of the positive ones, or of the negative
+    ones, of a run of four / 160, so that four products with numbers up to 204 fit in 16 bits. Where rounding lifts such
+    a sum over 160, the integer that was lifted most, the first of several, is taken back by one, twice if need be. A
+    run: k 0, 1, 4, 5 or 2, 3, 6, 7 of each eight. smoothing (K,): the columns are multiplied by it first. A row with
+    NaN or infinity has the scale NaN.
     """
     weight = np.asarray(weight, np.float32)
     N, K = weight.shape
-    pairs = np.zeros((N, (K + 1) // 2, 2), np.float32)
+    eights = -(-K // 8)
+    wide = np.zeros((N, 8 * eights), np.float32)
     with np.errstate(invalid="ignore", over="ignore"):
-        smoothed = weight if smoothing is None else weight * np.asarray(smoothing, np.float32)
-        pairs.reshape(N, 2 * pairs.shape[1])[:, :K] = smoothed
-        finite = np.isfinite(pairs)
-        clean = np.where(finite, pairs, 0)
-        scale = np.abs(clean).max((1, 2), initial=0) / _W_MAX
+        wide[:, :K] = weight if smoothing is None else weight * np.asarray(smoothing, np.float32)
+        finite = np.isfinite(wide)
+        runs = np.where(finite, wide, 0).reshape(N, eights, 8)[:, :, _RUNS]
+        scale = np.abs(runs).max((1, 2, 3), initial=0) / _W_MAX
         if format == "int8":
-            sums = np.abs(clean[..., 0] + clean[..., 1])
-            scale = np.maximum(scale, sums.max(1, initial=0) / _PAIR_LIMIT)
+            scale = np.maximum(scale, np.maximum(_sum(runs), _sum(-runs)).max((1, 2), initial=0) / _RUN_LIMIT)
         scale = np.maximum(scale, _TINY)
-        exact = clean * (np.float32(1) / scale)[:, None, None]
-    exact = np.where(np.isfinite(scale)[:, None, None], exact, 0)
+        exact = runs * (np.float32(1) / scale)[:, None, None, None]
+    exact = np.where(np.isfinite(scale)[:, None, None, None], exact, 0)
     integers = np.rint(exact)
     if format == "int8":
-        sums = integers.sum(-1)
-        lifted = np.abs(integers) - np.abs(exact)
-        which = np.where(lifted[..., 1] <= lifted[..., 0], 0, 1)[..., None]
-        over = (np.abs(sums) > _PAIR_LIMIT)[..., None]
-        back = np.where(over, np.sign(sums)[..., None], 0).astype(np.float32)
-        np.put_along_axis(integers, which, np.take_along_axis(integers, which, -1) - back, -1)
-    bad = ~finite.all((1, 2)) | ~np.isfinite(scale)
-    scale = np.where(bad, np.float32(np.nan), scale)
-    return integers.reshape(N, 2 * pairs.shape[1])[:, :K].astype(np.int8), scale.astype(np.float32)
+        for sign in (1, 1, -1, -1):
+            lifted = np.where(integers * sign > 0, (integers - exact) * sign, -1)
+            first = lifted.argmax(-1)[..., None]
+            back = np.where(_sum(integers * sign) > _RUN_LIMIT, sign, 0)[..., None]
+            np.put_along_axis(integers, first, np.take_along_axis(integers, first, -1) - back, -1)
+    restored = np.zeros((N, eights, 8), np.int8)
+    restored[:, :, _RUNS] = integers
+    bad = ~finite.all(1) | ~np.isfinite(scale)
+    scale = np.where(bad, np.float32(np.nan), scale).astype(np.float32)
+    return restored.reshape(N, 8 * eights)[:, :K], scale
+
+
+def _sum(runs):
+    """The positive numbers of each run (..., 4), added in their order in float32."""
+    a, b, c, d = np.moveaxis(np.maximum(runs, 0), -1, 0)
+    return a + b + c + d
 
 
 def row_integers(x, format, integers=None, smoothing=None):
     """(integers (M, K), zero (M,), scale (M,)) of rows x (M, K): about (integers - zero) * scale.
 
-    int8: 0 to 255, with scale = (highest - lowest) / 255, 0 counted among the numbers; x is divided by smoothing first.
+    int8: 0 to 204, with scale = (highest - lowest) / 204, 0 counted among the numbers; x is divided by smoothing first.
     int8_a16: symmetric, zero is 0; 32,767 at most, or as much less as keeps the sum with any row of the weight's
     `integers` (N, K) within 32 bits. A row with NaN or infinity has the scale NaN.
     """
@@ -107,7 +117,7 @@ def linear_of_integers(x, weight, format, *, scale=None, smoothing=None):
     Example:
         >>> x, weight = np.array([[1.0, 2.0]]), np.array([[1.0, 0.0], [0.5, 0.25]])
         >>> linear_of_integers(x, weight, "int8_a16").round(3)
-        array([[1.   , 1.001]])
+        array([[1.   , 1.004]])
     """
     if scale is None:
         integers, scale = weight_integers(weight, format, smoothing)

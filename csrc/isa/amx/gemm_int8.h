@@ -14,8 +14,8 @@
 
 #include "gemm.h"
 
-enum { INT8_STEP_K = 64, INT8_STEP_BYTES = INT8_STEP_K * INT8_PANEL, FEWEST_TILE_ROWS = 4 };
-_Static_assert((int)INT8_K_GROUP == (int)INT8_STEP_K && (int)INT8_STEP_K == (int)T_ROW_BYTES,
+enum { INT8_TILE_K = 64, INT8_TILE_BYTES = INT8_TILE_K * INT8_PANEL, FEWEST_TILE_ROWS = 4 };
+_Static_assert((int)INT8_K_GROUP == (int)INT8_TILE_K && (int)INT8_TILE_K == (int)T_ROW_BYTES,
                "a row of a tile must be one group of k");
 _Static_assert((int)INT8_PANEL == 2 * T_ROWS && INT8_ROW_UNIT == T_ROWS, "a panel must be the columns of two tiles");
 
@@ -33,7 +33,7 @@ V_INLINE void multiply_int8_tiles(const char* x, int64_t x_stride, const char* w
         tile_zero(2);
         tile_zero(3);
     }
-    for (; steps > 0; steps--, x += INT8_STEP_K, w += INT8_STEP_BYTES) {
+    for (; steps > 0; steps--, x += INT8_TILE_K, w += INT8_TILE_BYTES) {
         TILES_READ_MEMORY(w);
         tile_load(6, w, INT8_GROUP_BYTES);
         tile_load(7, w + T_ROW_BYTES, INT8_GROUP_BYTES);
@@ -57,19 +57,15 @@ V_INLINE void multiply_int8_tiles(const char* x, int64_t x_stride, const char* w
 
 static void KERNEL(int8_panel_tiles)(const tfast_gemm_call* p) {
     int32_t sums[4][256] __attribute__((aligned(64)));
-    const int epilogue = has_epilogue(p);
-    const int64_t steps = tfast_ceil_div(p->k, INT8_STEP_K), pairs = tfast_ceil_div(p->m, 2 * T_ROWS);
-    const int64_t next_bytes = tfast_ceil_div(p->next_k, INT8_STEP_K) * INT8_STEP_BYTES;
+    const int64_t steps = tfast_ceil_div(p->k, INT8_TILE_K), pairs = tfast_ceil_div(p->m, 2 * T_ROWS);
+    const int64_t next_bytes = tfast_ceil_div(p->next_k, INT8_TILE_K) * INT8_TILE_BYTES;
     ahead_list ahead = {.lines_per_tile = tfast_ceil_div(next_bytes / 64, TFAST_MAX(1, steps * pairs))};
     add_ahead(&ahead, p->next, 1, next_bytes, next_bytes);
     int8_tile_args t = {.x = p->rows,
                         .x_stride = int8_row_stride(p->k, 1),
                         .row = int8_rows_of(p->rows, p->m, p->k, 1),
-                        .side = &p->side,
-                        .bias = p->bias,
-                        .y = epilogue ? p->sums : p->y,
-                        .y_stride = epilogue ? INT8_PANEL : p->y_stride,
-                        .n = p->n};
+                        .side = &p->side};
+    finish_to(p, &t);
     for (int64_t i = 0; i < p->m; i += 2 * T_ROWS) {
         const int64_t m = TFAST_MIN(2 * T_ROWS, p->m - i);
         if (m > T_ROWS)
@@ -79,12 +75,7 @@ static void KERNEL(int8_panel_tiles)(const tfast_gemm_call* p) {
         for (int row = 0; row < m; row++)
             for (int half = 0; half < 2; half++)
                 finish_int8(&t, row, half, vi_load(sums[row / T_ROWS * 2 + half] + row % T_ROWS * V_LANES), 1);
-        if (epilogue)
-            epilogue_rows(p, p->sums, INT8_PANEL, i, m);
-        else
-            t.y += m * t.y_stride;
-        t.x += m * t.x_stride;
-        t.row += m;
+        finish_rows_of_tile(p, &t, i, m);
     }
 }
 

@@ -89,7 +89,7 @@ static void tile_dot_bytes(int c, int a, int b) {
     for (int i = 0; i < tile_unit.config.rows[c]; i++) {
         vi sum = vi_load(tile_unit.row[c][i]);
         for (int k = 0; k < T_ROWS; k++)
-            sum = vi_dot_bytes(sum, vi_repeat_4(&tile_unit.row[a][i][k]), vi_load(tile_unit.row[b][k]));
+            sum = vi_dot_four_bytes_(sum, vi_repeat_4(&tile_unit.row[a][i][k]), vi_load(tile_unit.row[b][k]));
         vi_store(tile_unit.row[c][i], sum);
     }
 }

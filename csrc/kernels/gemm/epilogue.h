@@ -27,7 +27,7 @@ static void epilogue_rows(const tfast_gemm_call* p, float* sums, const int64_t s
     }
 }
 
-static int has_epilogue(const tfast_gemm_call* p) {
+static inline int has_epilogue(const tfast_gemm_call* p) {
     return p->activation != TFAST_IDENTITY || p->residual || p->multiply;
 }
 

@@ -8,22 +8,23 @@
  * each step rounded once: what a level computes has the bits of what every other one does, up to the
  * functions of the epilogue. All of K is one sum.
  *
- *   int8       tile of INT8_ROWS x INT8_VECTORS: four k a step. vpmaddubsw, vpmaddwd, vpaddd for 32 products on AVX2:
- *              3 instructions where FMAs take 4 for as many, and half the loads; vpdpbusd alone with VNNI. Zen 3, 512
- *              rows, 768 -> 3072: 183 GOP/s as 4 x 3, 182 as 6 x 2, 188 as 3 x 4 (whose panel of 32 columns float32 does
- *              not have), 171 as 12 x 1; float32 97.
+ *   int8       tile of INT8_ROWS x INT8_VECTORS: eight k a step. For 64 products a vector of AVX2 takes two vpmaddubsw
+ *              (their second operands from memory), vpaddw, vpmaddwd and vpaddd: 5 instructions where FMAs take 8, and a
+ *              quarter of the loads; vpdpbusd alone, twice, with VNNI. Zen 3, 512 rows, 768 -> 3072: 228 GOP/s as 4 x 3,
+ *              219 as 6 x 2; float32 97.
  *   int8_a16   x in 16 bits: bytes of the weight are widened by their load, vpmaddwd and vpaddd. Four k of a column make
  *              two sums, added at the end: a vector has half as many columns. INT16_ROWS x 2, 144 GOP/s as 6 x 2; one and
  *              two rows take a whole panel, which memory limits, in one pass.
  *   INT8_UNBOUNDED    where vpmaddubsw would saturate: x of "int8" in 16 bits through the tile of int8_a16, the same sums.
  *
- * What lost on Zen 3: signed x by the trick of signs, 4 instructions, 137 GOP/s; two vpmaddubsw added before vpmaddwd,
- * 2.5 instructions and 228 GOP/s, for which four neighbours have to be bounded: the scale of a channel then grows 1.69
- * times, and the mean cosine of MiniLM falls from 0.9991 to 0.9990 and below; choosing it where a block of a panel
- * happens to be bounded so: 6 to 15 % of MiniLM's blocks are. */
+ * What lost on Zen 3: signed x by the trick of signs, 137 GOP/s; one vpmaddubsw for each vpmaddwd, 183 GOP/s as 4 x 3, 182
+ * as 6 x 2, 188 as 3 x 4, 171 as 12 x 1, for which neighbours have to be bounded by twos only: mean cosine of MiniLM
+ * 0.99932 in place of 0.99913; that with 8 bits of x, and by fours where a block of a panel happens to be bounded so: 6 to
+ * 15 % of MiniLM's blocks are, half of those of its last layer. */
 #ifndef TFAST_KERNELS_GEMM_INT8_H
 #define TFAST_KERNELS_GEMM_INT8_H
 
+#include "../../base/int8.h"
 #include "epilogue.h"
 #include "prefetch.h"
 
@@ -32,7 +33,7 @@
 #if V_LANES == 16
 enum { INT8_ROWS = 8, INT8_VECTORS = 2, INT8_K_GROUP = 64, INT16_ROWS = 8 };
 #else
-enum { INT8_ROWS = TILE_ROWS, INT8_VECTORS = TILE_VECTORS, INT8_K_GROUP = 4, INT16_ROWS = V_LANES == 8 ? 6 : 4 };
+enum { INT8_ROWS = TILE_ROWS, INT8_VECTORS = TILE_VECTORS, INT8_K_GROUP = INT8_RUN_SPAN, INT16_ROWS = V_LANES == 8 ? 6 : 4 };
 #endif
 enum { INT8_PANEL = INT8_VECTORS * V_LANES, INT8_GROUP_BYTES = INT8_PANEL * 4 };
 /* Rows of x come in so many: the tile unit reads whole tiles. */
@@ -49,7 +50,7 @@ _Static_assert(INT16_ROWS * 2 + 4 <= (V_LANES == 16 ? 32 : 16),
 
 /* Rows of one panel. */
 typedef struct {
-    int64_t steps; /* of four k */
+    int64_t steps; /* of the tile */
     const char* x;
     int64_t x_stride; /* bytes */
     const char* w;
@@ -58,6 +59,8 @@ typedef struct {
     const float* bias; /* or NULL */
     float* y;
     int64_t y_stride, n;
+    const float* residual; /* or NULL; may be y */
+    int64_t residual_stride;
     const char* next; /* fetched between the steps, `fetch` bytes each; NULL: nothing */
     int64_t fetch;
     const float* written; /* rows, y_stride apart if `y` is not scratch, that are fetched before they are written */
@@ -72,27 +75,55 @@ V_INLINE void finish_int8(const int8_tile_args* t, int row, int j, vi sum, const
     if (offset) sum = vi_sub(sum, vi_mul(vi_set1(r.zero), vi_load(t->side->sum + at)));
     vf y = v_mul(v_from_int(sum), v_mul(v_load(t->side->scale + at), v_set1(r.scale)));
     float* to = t->y + row * t->y_stride + at;
+    const float* residual = t->residual ? t->residual + row * t->residual_stride + at : NULL;
     if (left >= V_LANES) {
         if (t->bias) y = v_add(y, v_load(t->bias + at));
+        if (residual) y = v_add(y, v_load(residual));
         v_store(to, y);
     } else {
         if (t->bias) y = v_add(y, v_load_n(t->bias + at, left));
+        if (residual) y = v_add(y, v_load_n(residual, left));
         v_store_n(to, y, left);
     }
 }
 
-/* One step of a tile of bytes. */
+/* Where the sums go: through scratch and the epilogue, or straight to y, with the residual. */
+static void finish_to(const tfast_gemm_call* p, int8_tile_args* t) {
+    const int epilogue = p->activation != TFAST_IDENTITY || p->multiply;
+    t->bias = p->bias;
+    t->y = epilogue ? p->sums : p->y;
+    t->y_stride = epilogue ? INT8_PANEL : p->y_stride;
+    t->n = p->n;
+    t->residual = epilogue ? NULL : p->residual;
+    t->residual_stride = p->residual_stride;
+}
+
+/* After the tile of rows [i, i + m): its epilogue, and the next rows. */
+static void finish_rows_of_tile(const tfast_gemm_call* p, int8_tile_args* t, int64_t i, int64_t m) {
+    if (t->y == p->sums)
+        epilogue_rows(p, p->sums, INT8_PANEL, i, m);
+    else
+        t->y += m * t->y_stride;
+    if (t->residual) t->residual += m * t->residual_stride;
+    t->x += m * t->x_stride;
+    t->row += m;
+}
+
+/* Eight k of a tile of bytes. */
 V_INLINE void int8_step(const char* x, int64_t x_stride, const char* w, const int m, vi sum[][INT8_VECTORS]) {
-    vi b[INT8_VECTORS];
-#pragma GCC unroll 4
-    for (int j = 0; j < INT8_VECTORS; j++) b[j] = vi_load(w + j * 4 * V_LANES);
 #pragma GCC unroll 16
     for (int i = 0; i < m; i++) {
-        const vi a = vi_repeat_4(x + i * x_stride);
+        const vi x0 = vi_repeat_4(x + i * x_stride), x1 = vi_repeat_4(x + i * x_stride + 4);
 #pragma GCC unroll 4
-        for (int j = 0; j < INT8_VECTORS; j++) sum[i][j] = vi_dot_bytes(sum[i][j], a, b[j]);
+        for (int j = 0; j < INT8_VECTORS; j++) {
+            const char* at = w + j * 4 * V_LANES;
+            sum[i][j] = vi_dot_bytes(sum[i][j], x0, vi_load(at), x1, vi_load(at + INT8_GROUP_BYTES));
+        }
     }
 }
+enum { INT8_STEP_K = 8, INT8_STEP_BYTES = INT8_STEP_K / 4 * INT8_GROUP_BYTES };
+_Static_assert((int)INT8_STEP_K == (int)INT8_RUN_SPAN && (int)INT8_K_GROUP % (int)INT8_STEP_K == 0,
+               "a step must be what the bound of a run is for, and a packed group must be whole steps");
 
 /* `m` is a constant. The first steps fetch the rows of y: a store that misses the caches would keep the next tile
  * waiting (gemm/tile.h). */
@@ -105,12 +136,14 @@ V_INLINE void int8_tile(const int8_tile_args* t, const int m) {
     const char *x = t->x, *w = t->w, *next = t->next;
     const float* written = t->written;
     const int64_t x_stride = t->x_stride, fetch = t->fetch, opening = written ? TFAST_MIN(m, t->steps) : 0;
-    for (int64_t k = opening; k > 0; k--, x += 4, w += INT8_GROUP_BYTES, written += t->written_stride) {
+    for (int64_t k = opening; k > 0; k--, x += INT8_STEP_K, w += INT8_STEP_BYTES, written += t->written_stride) {
         int8_step(x, x_stride, w, m, sum);
         for (int j = 0; j < INT8_PANEL; j += 16) __builtin_prefetch(written + j, 1);
     }
-    for (int64_t k = t->steps - opening; k > 0; k--, x += 4, w += INT8_GROUP_BYTES, next += fetch) {
+    for (int64_t k = t->steps - opening; k > 0; k--, x += INT8_STEP_K, w += INT8_STEP_BYTES, next += fetch) {
         __builtin_prefetch(next, 0, 2);
+        if (fetch > 64) __builtin_prefetch(next + 64, 0, 2);
+        if (fetch > 128) __builtin_prefetch(next + 128, 0, 2);
         int8_step(x, x_stride, w, m, sum);
     }
 #pragma GCC unroll 16
@@ -229,37 +262,29 @@ _Static_assert(sizeof int16_offset_tiles == sizeof int16_tiles, "there must be a
 /* All rows of a panel, `rows_a_tile` at a time: `tiles[i]` takes i + 1. `bytes`: of a value of x. */
 static void int8_panel_rows(const tfast_gemm_call* p, const int8_tile_fn* tiles, const int rows_a_tile,
                             const int bytes) {
-    const int epilogue = has_epilogue(p);
-    const int64_t steps = tfast_ceil_div(p->k, 4), panel_bytes = steps * INT8_GROUP_BYTES;
+    const int step_k = bytes == 1 ? INT8_STEP_K : 4;
+    const int64_t steps = tfast_ceil_div(p->k, step_k), step_bytes = step_k / 4 * INT8_GROUP_BYTES;
     int8_tile_args t = {.steps = steps,
                         .x = p->rows,
                         .x_stride = int8_row_stride(p->k, bytes),
                         .w = p->b,
                         .row = int8_rows_of(p->rows, p->m, p->k, bytes),
-                        .side = &p->side,
-                        .bias = p->bias,
-                        .y = epilogue ? p->sums : p->y,
-                        .y_stride = epilogue ? INT8_PANEL : p->y_stride,
-                        .n = p->n};
+                        .side = &p->side};
+    finish_to(p, &t);
     if (p->m <= rows_a_tile) { /* memory is the limit */
         t.next = t.w + STREAM_AHEAD;
-        t.fetch = INT8_GROUP_BYTES;
+        t.fetch = step_bytes;
     } else {
         const int64_t all = steps * tfast_ceil_div(p->m, rows_a_tile);
         t.next = p->next_k ? p->next : p->b;
-        t.fetch = p->next_k ? tfast_ceil_div(panel_bytes, TFAST_MAX(all, 1)) : 0;
+        t.fetch = p->next_k ? tfast_ceil_div(steps * step_bytes, TFAST_MAX(all, 1)) : 0;
         t.written = p->y;
         t.written_stride = p->y_stride;
     }
     for (int64_t i = 0; i < p->m; i += rows_a_tile) {
         const int64_t m = TFAST_MIN(rows_a_tile, p->m - i);
         tiles[m - 1](&t);
-        if (epilogue)
-            epilogue_rows(p, p->sums, INT8_PANEL, i, m);
-        else
-            t.y += m * t.y_stride;
-        t.x += m * t.x_stride;
-        t.row += m;
+        finish_rows_of_tile(p, &t, i, m);
         t.next += steps * t.fetch;
         if (t.written) t.written += m * t.written_stride;
     }
