@@ -1,8 +1,8 @@
 """What the model benchmarks run on: checkpoints, and each peer's own form of them, made once into build/benchmarks/.
 
-models.py, families.py and low_precision.py call `prepare`; the conversions run as `python -m benchmarks.artifacts <form> <checkpoint>
-<target>` in processes of their own, since they need torch, which must not be loaded where another peer is measured. A
-new form is a function in `_FORMS`.
+models.py, families.py and low_precision.py call `prepare`; the conversions run as
+`python -m benchmarks.artifacts <form> <checkpoint> <target>` in processes of their own, since they need torch, which
+must not be loaded where another peer is measured. A new form is a function in `_FORMS`.
 """
 
 from __future__ import annotations
@@ -225,11 +225,14 @@ def _to_openvino(checkpoint: Path, target: Path) -> None:
 
 def _to_int8_onnx(checkpoint: Path, target: Path, **options: Any) -> None:
     """Dynamic quantisation of the optimised model, as onnxruntime's documentation advises for transformers."""
+    from onnx import TensorProto
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     whole = target.with_name("float32.onnx")
     _to_optimized_onnx(checkpoint, whole)
-    quantize_dynamic(whole, target, weight_type=QuantType.QInt8, **options)
+    # Shapes and types end at the fused nodes, which onnx does not know: what follows them is float, too.
+    extra = {"DefaultTensorType": TensorProto.FLOAT}
+    quantize_dynamic(whole, target, weight_type=QuantType.QInt8, extra_options=extra, **options)
     whole.unlink()
 
 

@@ -221,7 +221,8 @@ def main() -> None:
     try:
         backend = import_module(f"benchmarks.backends.{options.peer}").BACKEND(options.threads)
         if options.compute_type not in backend.compute_types:
-            raise ImportError(f"{options.peer} has no compute type {options.compute_type!r} here")
+            answer({"missing": f"no compute type {options.compute_type!r} here"})
+            return
         backend.compute_type = options.compute_type
         session = Session(backend)
         answer(session.hello())

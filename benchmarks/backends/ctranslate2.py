@@ -1,8 +1,9 @@
 """CTranslate2: BERT encoders, GPT-2 and T5 through its converter from transformers.
 
-As its documentation advises for latency: intra_threads is the number of threads, inter_threads 1, float32; or
-compute_type="int8" of the same converted model (weights a scale a row, activations rounded by row). Left alone it chose AVX2 on a processor with AVX-512; CT2_FORCE_CPU_ISA names the best level that the processor has instead, and
-what came of it is read back from the library's own log. A level set in the environment stays.
+As its documentation advises for latency: intra_threads is the number of threads, inter_threads 1, float32; or, of the
+same converted model, compute_type="int8" (weights with a scale a row, activations rounded by row). Left alone it chose
+AVX2 on a processor with AVX-512; CT2_FORCE_CPU_ISA names the best level that the processor has instead, and what came
+of it is read back from the library's own log. A level set in the environment stays.
 """
 
 from __future__ import annotations

@@ -22,7 +22,6 @@ from benchmarks.backends import Backend, Unsupported, Variant, converted
 from benchmarks.texts import PaddedEncoder
 from benchmarks.wire import AttentionCase, FeaturesCase, LinearCase, ModelCase, TextsCase
 
-
 _FORMS = {"float32": "openvino", "int8": "openvino_int8", "int8_weights": "openvino_int8_weights"}
 
 
