@@ -1,7 +1,7 @@
 """How fast the library is next to its peers and to what the processor can do: `python -m benchmarks --help`.
 
-    attention.py  linear.py  models.py  families.py     one file a question: its cases, and what they have to show
-         \\            |          |         /
+    attention.py  linear.py  models.py  families.py  low_precision.py     a file a question: cases, what is to be shown
+         \\            |          |         /             /
                    __main__.py             the command; report.py (tables) and plots.py read what it wrote
                        |
                    runner.py               turns, rounds, medians, the result file; claims.py judges it

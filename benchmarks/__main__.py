@@ -1,7 +1,8 @@
-"""`python -m benchmarks attention|linear|models|families|all`: measures, judges, and writes one JSON file a question
-and thread count.
+"""`python -m benchmarks attention|linear|models|families|low_precision|all`: measures, judges, and writes one JSON file
+a question and thread count.
 
-The command behind `make bench`. A new question is a module with `CLAIMS` and `run`, and a line in `_QUESTIONS`.
+The command behind `make bench`. A new question is a module with `CLAIMS` and `run`, and a line in `_QUESTIONS`; one
+whose lanes are not just ours and a lane a peer has `lanes`, too.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import ROOT, attention, backends, claims, families, linear, models, plots, report, runner
+from benchmarks import ROOT, attention, backends, claims, families, linear, low_precision, models, plots, report, runner
 from benchmarks.runner import Lane, Run
 from transformer_fast import functional
 
@@ -24,6 +25,7 @@ _QUESTIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "linear": (linear, ("numpy", "torch", "onnxruntime", "openvino")),
     "models": (models, ("torch", "onnxruntime", "openvino", "ctranslate2", "sentence_transformers")),
     "families": (families, ("torch", "onnxruntime", "openvino", "ctranslate2")),
+    "low_precision": (low_precision, ("torch", "onnxruntime", "openvino", "ctranslate2", "sentence_transformers")),
 }
 _RESULTS = ROOT / "benchmarks" / "results"
 # Not among the results, where somebody might quote them.
@@ -77,7 +79,8 @@ def _measure(question: str, threads: int, options: argparse.Namespace, say: Call
     levels = functional.available_isas()
     left_out = ("portable",) if question in ("attention", "linear") else ("portable", "avx2")
     below = [isa for isa in levels[: levels.index(forced)] if isa not in left_out]
-    lanes = _lanes(peers, options.peers, threads, below)
+    own = getattr(module, "lanes", None)
+    lanes = own(options.peers, threads) if own else _lanes(peers, options.peers, threads, below)
     rounds, sample = (2, 0.005) if options.quick else (options.rounds, options.sample)
     with Run(question, lanes, isa=options.isa, rounds=rounds, sample_seconds=sample, report=say) as session:
         module.run(session, options.quick)
@@ -87,6 +90,17 @@ def _measure(question: str, threads: int, options: argparse.Namespace, say: Call
         result["machine"]["name"] = options.machine
     result["claims"] = claims.judge(result, module.CLAIMS)
     return result
+
+
+def _failed(result: dict[str, Any]) -> list[str]:
+    """The cases that a lane of ours took part in and did not measure."""
+    ours = [label for label, backend in result["backends"].items() if backend["backend"] == "ours"]
+    return [
+        row["case"]["name"] if label == "ours" else f"{row['case']['name']} ({label})"
+        for row in result["rows"]
+        for label in ours
+        if "seconds" not in row["lanes"].get(label, {"seconds": 0})
+    ]
 
 
 def _for_file(machine: str) -> str:
@@ -114,7 +128,7 @@ def main() -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(runner.to_text(result), encoding="utf-8")
             written.append(path)
-            failed += [row["case"]["name"] for row in result["rows"] if "seconds" not in row["lanes"]["ours"]]
+            failed += _failed(result)
             say(f"{path}: {result['seconds']} s")
     print(report.markdown(written))
     if not options.out:

@@ -1,8 +1,8 @@
 """What the model benchmarks run on: checkpoints, and each peer's own form of them, made once into build/benchmarks/.
 
-models.py and families.py call `prepare`; the conversions run as `python -m benchmarks.artifacts <form> <checkpoint>
-<target>` in processes of their own, since they need torch, which must not be loaded where another peer is measured. A
-new form is a function in `_FORMS`.
+models.py, families.py and low_precision.py call `prepare`; the conversions run as
+`python -m benchmarks.artifacts <form> <checkpoint> <target>` in processes of their own, since they need torch, which
+must not be loaded where another peer is measured. A new form is a function in `_FORMS`.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ _BERT_BASE = {
 # The standard deviation that BERT was initialised with: larger ones make attention a choice of one key.
 _INITIAL_RANGE = 0.02
 _OPSET = 17
+_CALIBRATION_TEXTS = 100
 # Models of families.py, made by transformers with random weights: the class, its config's class, and what differs from
 # the defaults, which are the shapes of GPT-2 small, T5 small, ViT base and Whisper tiny.
 _RANDOM: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -222,6 +223,64 @@ def _to_openvino(checkpoint: Path, target: Path) -> None:
     ov.save_model(ov.convert_model(encoder, example_input=example), target, compress_to_fp16=False)
 
 
+def _to_int8_onnx(checkpoint: Path, target: Path, **options: Any) -> None:
+    """Dynamic quantisation of the optimised model, as onnxruntime's documentation advises for transformers."""
+    from onnx import TensorProto
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    whole = target.with_name("float32.onnx")
+    _to_optimized_onnx(checkpoint, whole)
+    # Shapes and types end at the fused nodes, which onnx does not know: what follows them is float, too.
+    extra = {"DefaultTensorType": TensorProto.FLOAT}
+    quantize_dynamic(whole, target, weight_type=QuantType.QInt8, extra_options=extra, **options)
+    whole.unlink()
+
+
+def _to_int8_onnx_reduced(checkpoint: Path, target: Path) -> None:
+    """Weights of 7 bits by column: without VNNI two products are added in 16 bits, where those of 8 bits saturate."""
+    _to_int8_onnx(checkpoint, target, reduce_range=True, per_channel=True)
+
+
+def _to_int8_weights_openvino(checkpoint: Path, target: Path) -> None:
+    import nncf
+    import openvino as ov
+
+    encoder, example = _wrapped(checkpoint, "sdpa")
+    model = nncf.compress_weights(
+        ov.convert_model(encoder, example_input=example), mode=nncf.CompressWeightsMode.INT8_ASYM
+    )
+    ov.save_model(model, target, compress_to_fp16=False)
+
+
+def _to_int8_openvino(checkpoint: Path, target: Path) -> None:
+    """Static quantisation of weights and activations, whose ranges come from real texts."""
+    import nncf
+    import openvino as ov
+
+    encoder, example = _wrapped(checkpoint, "sdpa")
+    model = nncf.quantize(
+        ov.convert_model(encoder, example_input=example),
+        nncf.Dataset(_calibration_inputs()),
+        model_type=nncf.ModelType.TRANSFORMER,
+        subset_size=_CALIBRATION_TEXTS,
+    )
+    ov.save_model(model, target, compress_to_fp16=False)
+
+
+def _calibration_inputs() -> list[dict[str, Any]]:
+    """Real texts, one a time, in the ids of MiniLM's tokenizer, whose vocabulary is that of all encoders here."""
+    import numpy as np
+    from tokenizers import Tokenizer
+
+    from transformer_fast.weights import find_minilm
+
+    tokenizer = Tokenizer.from_file(str(find_minilm() / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(_BERT_BASE["max_position_embeddings"])
+    rows = [np.array([one.ids]) for one in tokenizer.encode_batch(texts.sentences(_CALIBRATION_TEXTS))]
+    return [{"input_ids": ids, "attention_mask": np.ones_like(ids)} for ids in rows]
+
+
 def _to_ctranslate2(checkpoint: Path, target: Path) -> None:
     from ctranslate2.converters import TransformersConverter
 
@@ -276,6 +335,10 @@ _FORMS = {
     "onnx": (_to_onnx, (*_TORCH, "onnx"), "model.onnx"),
     "onnx_optimized": (_to_optimized_onnx, (*_TORCH, "onnx", "onnxruntime"), "optimized.onnx"),
     "openvino": (_to_openvino, (*_TORCH, "openvino"), "model.xml"),
+    "onnx_int8": (_to_int8_onnx, (*_TORCH, "onnx", "onnxruntime"), "int8.onnx"),
+    "onnx_int8_reduced": (_to_int8_onnx_reduced, (*_TORCH, "onnx", "onnxruntime"), "int8.onnx"),
+    "openvino_int8": (_to_int8_openvino, (*_TORCH, "openvino", "nncf"), "model.xml"),
+    "openvino_int8_weights": (_to_int8_weights_openvino, (*_TORCH, "openvino", "nncf"), "model.xml"),
     "ctranslate2": (_to_ctranslate2, (*_TORCH, "ctranslate2"), "ctranslate2"),
 }
 FORMS = tuple(_FORMS)

@@ -1,8 +1,8 @@
 """What has to be shown, held against what was measured.
 
-attention.py, linear.py, models.py and families.py list their claims; `judge` makes verdicts of them for the result
-file, which report.py prints. A claim that a run did not measure (a missing peer, another number of threads) is said to
-be unmeasured, never held.
+attention.py, linear.py, models.py, families.py and low_precision.py list their claims; `judge` makes verdicts of them
+for the result file, which report.py prints. A claim that a run did not measure (a missing peer, another number of
+threads) is said to be unmeasured, never held.
 """
 
 from __future__ import annotations
@@ -94,11 +94,13 @@ def time_ratio(text: str, case: str, other: str, at_most: float, threads: int | 
     return Claim(text, lambda r: r.seconds(case) / r.seconds(other), at_most, at_most=True, threads=threads)
 
 
-def faster_than(peer: str, cases: Sequence[str], bound: float, text: str, threads: int | None = None) -> Claim:
-    """The smallest ratio over these cases; all of them have to be measured."""
+def faster_than(
+    peer: str, cases: Sequence[str], bound: float, text: str, threads: int | None = None, lane: str = "ours"
+) -> Claim:
+    """The smallest ratio over these cases, the peer's time over the lane's; all of them have to be measured."""
 
     def value(results: Results) -> Value:
-        return min((results.seconds(case, peer) / results.seconds(case), case) for case in cases)
+        return min((results.seconds(case, peer) / results.seconds(case, lane), case) for case in cases)
 
     return Claim(f"{text}: times as fast as {peer}", value, bound, threads=threads)
 

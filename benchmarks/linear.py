@@ -91,7 +91,7 @@ def _rows(case: LinearCase) -> list[int]:
     return sorted(int(i) for i in generator(f"rows of {case.name}").choice(case.M, _CHECKED_ROWS, replace=False))
 
 
-def _work(case: LinearCase) -> Work:
+def work_of(case: LinearCase) -> Work:
     avx2 = case.M == 1024 and (case.K, case.N) in _AVX2 and case.activation is None
     return Work(
         case=case,
@@ -107,7 +107,7 @@ def _work(case: LinearCase) -> Work:
 
 def works(quick: bool) -> list[Work]:
     """What is to be measured; quick leaves out what takes longest."""
-    return [_work(case) for case in CASES if not quick or case.M <= 96 and case.K * case.N <= 384 * 1536]
+    return [work_of(case) for case in CASES if not quick or case.M <= 96 and case.K * case.N <= 384 * 1536]
 
 
 def run(session: Run, quick: bool) -> None:

@@ -122,10 +122,10 @@ def run(session: Run, quick: bool) -> None:
         found = artifacts.prepare(model, _forms(session), session.report)
         session.extra["loading"][model] = _measure_loading(found["checkpoint"])
         for case in model_cases(model, quick):
-            session.measure(_model_work(case, found))
+            session.measure(model_work(case, found))
     case = texts_case(quick)
     found = artifacts.prepare("minilm", _forms(session), session.report, case.count)
-    session.measure(_texts_work(case, found))
+    session.measure(texts_work(case, found))
 
 
 def _forms(session: Run) -> list[str]:
@@ -133,8 +133,9 @@ def _forms(session: Run) -> list[str]:
     return [form for peer, forms in _FORMS_OF.items() if peer in session.workers for form in forms]
 
 
-def _model_work(case: ModelCase, found: dict[str, Any]) -> Work:
-    sequences = sorted({0, case.B - 1})[:_SEQUENCES]
+def model_work(case: ModelCase, found: dict[str, Any], sequences: Sequence[int] | None = None) -> Work:
+    """sequences: those of the batch that are compared; by default the first and the last."""
+    sequences = sorted({0, case.B - 1})[:_SEQUENCES] if sequences is None else list(sequences)
 
     def expected(session: Run, path: str) -> bool:
         request = {"case": wire.to_json(case), "artifacts": found, "picked": sequences, "path": path}
@@ -152,7 +153,8 @@ def _model_work(case: ModelCase, found: dict[str, Any]) -> Work:
     )
 
 
-def _texts_work(case: TextsCase, found: dict[str, Any]) -> Work:
+def texts_work(case: TextsCase, found: dict[str, Any]) -> Work:
+    """`found` has "texts" of the case's count."""
     from transformer_fast import SentenceEncoder
 
     with open(found["texts"], encoding="utf-8") as file:

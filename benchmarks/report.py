@@ -51,6 +51,15 @@ _HEADLINES = {
         ("whisper encoder 1", "Whisper tiny, encoder"),
     ),
 }
+# The same of low_precision, which has a table of its own.
+_NARROW_HEADLINES = (
+    ("1024 x 768 -> 3072", "linear, 1,024 rows, 768 to 3,072"),
+    ("1 x 4096 -> 4096", "linear, 1 row, 4,096 to 4,096"),
+    ("minilm 1x16", "all-MiniLM-L6-v2, 1 x 16 tokens"),
+    ("minilm 8x128", "all-MiniLM-L6-v2, 8 x 128 tokens"),
+    ("bert-base 8x128", "BERT-base shape, 8 x 128 tokens"),
+    ("minilm 2000 texts", "2,000 sentences, texts to vectors"),
+)
 PEER_NAMES = {
     "ours": "this library",
     "numpy": "NumPy",
@@ -93,7 +102,9 @@ def _headlines_of(folder: Path) -> str:
     paths = sorted(folder.glob("*-1thread.json"))
     results = {path: json.loads(path.read_text(encoding="utf-8")) for path in paths}
     order = list(_HEADLINES)
-    by_question = sorted(results.values(), key=lambda result: order.index(result["benchmark"]))
+    narrow = [result for result in results.values() if result["benchmark"] == "low_precision"]
+    by_question = [result for result in results.values() if result["benchmark"] in order]
+    by_question.sort(key=lambda result: order.index(result["benchmark"]))
     if not by_question:
         return ""
     found = {label for result in by_question for label in result["backends"]}
@@ -115,9 +126,18 @@ def _headlines_of(folder: Path) -> str:
         f"## {machine.get('name', folder.name)}: {machine['cpu']}, {by_question[0]['isa']}",
         f"{' and '.join(dates)}; [all tables]({place}/{TABLES}).",
         table(*_without_empty_columns(head, lines)),
+        *map(_narrow_headlines, narrow),
         "\n".join(f"![{path.stem}]({place}/{path.name})" for path in plotted),
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _narrow_headlines(result: dict[str, Any]) -> str:
+    rows = {row["case"]["name"]: row for row in result["rows"]}
+    ours, others = _narrow_labels(result)
+    lines = [(text, *_narrow_row(rows[name], ours, others)[1:]) for name, text in _NARROW_HEADLINES if name in rows]
+    head = ("Narrow numbers, 1 thread", *_narrow_head(ours, others)[1:])
+    return table(*_without_empty_columns(head, lines)) if lines else ""
 
 
 def _section(path: Path) -> str:
@@ -125,7 +145,8 @@ def _section(path: Path) -> str:
     threads = result["threads"]
     name = result["machine"].get("name")
     machine = result["machine"]["cpu"].split(" Processor")[0] + (f" ({name})" if name else "")
-    title = f"## {result['benchmark'].capitalize()}, {threads} thread{'s' * (threads > 1)}: {machine}, {result['isa']}"
+    question = result["benchmark"].replace("_", " ").capitalize()
+    title = f"## {question}, {threads} thread{'s' * (threads > 1)}: {machine}, {result['isa']}"
     parts = [title, _about(result, path), _verdicts(result), *_TABLES[result["benchmark"]](result), _peers(result)]
     return "\n\n".join(part for part in parts if part)
 
@@ -212,11 +233,66 @@ def _model_tables(result: dict[str, Any]) -> list[str]:
     return [*tables, f"### Loading\n\n{table(head, rows)}"]
 
 
+def _narrow_tables(result: dict[str, Any]) -> list[str]:
+    """Ours in each compute type, the peers' times over ours in int8, and the cosines of all."""
+    ours, others = _narrow_labels(result)
+    tables = []
+    for group in dict.fromkeys(row["group"] for row in result["rows"]):
+        rows = [row for row in result["rows"] if row["group"] == group]
+        speed = [_narrow_row(row, ours, others) for row in rows]
+        cosines = [(row["case"]["name"], *(_cosines(row, label) for label in (*ours, *others))) for row in rows]
+        parts = [f"### {group}", table(*_without_empty_columns(_narrow_head(ours, others), speed))]
+        if any(cell for line in cosines for cell in line[1:]):
+            head = ("Cosines, mean / least", *(_narrow_name(label) for label in (*ours, *others)))
+            parts.append(table(*_without_empty_columns(head, cosines)))
+        tables.append("\n\n".join(parts))
+    return tables
+
+
+def _narrow_labels(result: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """The lanes of ours, float32 first, and those of the peers."""
+    backends = result["backends"]
+    ours = [label for label, backend in backends.items() if backend["backend"] == "ours"]
+    return ours, [label for label in backends if label not in ours]
+
+
+def _narrow_name(label: str) -> str:
+    peer, _, compute_type = label.partition(", ")
+    return " ".join([PEER_NAMES.get(peer, peer) if peer != "ours" else "", compute_type or "float32"]).strip()
+
+
+def _narrow_head(ours: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:
+    return ("Case", *map(_narrow_name, ours), *(f"{_narrow_name(label)} over our int8" for label in others))
+
+
+def _narrow_row(row: dict[str, Any], ours: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:
+    """Times of ours, and how many times as fast as float32 they are; of peers how many times as long as our int8."""
+    seconds = {label: entry["seconds"] for label, entry in row["lanes"].items() if "seconds" in entry}
+
+    def own(label: str) -> str:
+        if label not in seconds:
+            return ""
+        gain = "" if label == "ours" or "ours" not in seconds else f" ({seconds['ours'] / seconds[label]:.2f}x)"
+        return duration(seconds[label]) + gain
+
+    def other(label: str) -> str:
+        both = label in seconds and "ours, int8" in seconds
+        return f"{seconds[label] / seconds['ours, int8']:.2f}x" if both else ""
+
+    return (row["case"]["name"], *map(own, ours), *map(other, others))
+
+
+def _cosines(row: dict[str, Any], label: str) -> str:
+    entry = row["lanes"].get(label, {})
+    return f"{entry['mean_cosine']:.5f} / {entry['least_cosine']:.5f}" if "least_cosine" in entry else ""
+
+
 _TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "attention": _speed_tables,
     "linear": _speed_tables,
     "models": _model_tables,
     "families": _speed_tables,
+    "low_precision": _narrow_tables,
 }
 
 

@@ -1,9 +1,9 @@
 """Measures cases on all peers: one process each, in turns within one run, beside what the processor can do.
 
-attention.py, linear.py, models.py and families.py hand their work to `Run`; __main__.py writes what it returns. In
-each round every peer has one turn, and before the first, between the rounds and after the last the FMA peak (and, where
-memory is the limit, the streaming read) is sampled: a change of clock frequency or a busy neighbour meets all alike. A
-figure is the median of the rounds; median and quartiles are stored (`to_text` writes the file).
+attention.py, linear.py, models.py, families.py and low_precision.py hand their work to `Run`; __main__.py writes what
+it returns. In each round every peer has one turn, and before the first, between the rounds and after the last the FMA
+peak (and, where memory is the limit, the streaming read) is sampled: a change of clock frequency or a busy neighbour
+meets all alike. A figure is the median of the rounds; median and quartiles are stored (`to_text` writes the file).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import ROOT, wire
+from benchmarks.backends import FLOAT32
 
 _PEAK_SECONDS = 0.02
 _DRAM_BYTES = 256 << 20
@@ -40,6 +41,7 @@ _FEWER_ROUNDS = ((15.0, 2), (4.0, 3))
 class Lane:
     """Who has a turn: a peer on a number of threads; `isa` forces a level of ours.
 
+    compute_type: the numbers that its products work with; backends/__init__.py has the names.
     python, path: the executable and the PYTHONPATH of its process, where another build of ours has its turn.
     """
 
@@ -49,6 +51,7 @@ class Lane:
     isa: str | None = None
     python: str = sys.executable
     path: str | None = None
+    compute_type: str = FLOAT32
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,12 @@ class Work:
 
     flops: useful ones. stream_bytes: what the call has to read, if that and not arithmetic is its limit; else 0.
     rows: indices of the result's rows that are compared; expected: writes what they should be to a .npy of the path
-    that it gets, and says whether it could. peers: False measures ours alone. extra: labels of lanes of ours beyond
-    the usual one that take part. rounds: at most so many turns, if that is fewer than the run's.
+    that it gets, and says whether it could. peers: False measures ours alone; or the labels of those that take part.
+    extra: labels of lanes of ours beyond the usual one that take part. rounds: at most so many turns, if that is fewer
+    than the run's.
+    tolerance: the largest error allowed. least_cosine: where it is given, cosines are stored beside the error, and for
+    lanes whose compute_type is narrower than float32 it takes the place of the tolerance. pooled: so many rows in turn,
+    the tokens of a sequence, are one vector (their mean) of which the cosine is taken.
     """
 
     case: wire.Case
@@ -68,9 +75,11 @@ class Work:
     expected: Callable[[Run, str], bool]
     tolerance: float
     stream_bytes: int = 0
-    peers: bool = True
+    peers: bool | tuple[str, ...] = True
     extra: tuple[str, ...] = ()
     rounds: int | None = None
+    least_cosine: float | None = None
+    pooled: int = 1
     artifacts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -93,7 +102,7 @@ class Worker:
             environment["PYTHONPATH"] = lane.path
         self.log = tempfile.TemporaryFile(mode="w+")
         self.process = subprocess.Popen(
-            [lane.python, "-m", "benchmarks.worker", lane.backend, "--threads", str(lane.threads)],
+            [lane.python, "-m", "benchmarks.worker", lane.backend, *self._arguments(lane)],
             cwd=ROOT,
             env=environment,
             stdin=subprocess.PIPE,
@@ -101,6 +110,10 @@ class Worker:
             stderr=self.log,
             text=True,
         )
+
+    @staticmethod
+    def _arguments(lane: Lane) -> list[str]:
+        return ["--threads", str(lane.threads), "--compute-type", lane.compute_type]
 
     def ask(self, do: str, **fields: Any) -> dict[str, Any]:
         """The answer to a request. Raises WorkerDied with the last words of a process that is gone."""
@@ -165,6 +178,7 @@ class Run:
         for lane in self.lanes:
             worker = started[lane.label]
             about = {"backend": lane.backend, "threads": lane.threads, "isa": lane.isa}
+            about |= {} if lane.compute_type == FLOAT32 else {"compute_type": lane.compute_type}
             try:
                 hello = worker.answer()
             except WorkerDied as error:
@@ -281,7 +295,7 @@ class Run:
             return True
         if lane.backend == "ours":
             return lane.label in work.extra
-        return work.peers
+        return work.peers if isinstance(work.peers, bool) else lane.label in work.peers
 
     def _prepare(self, work: Work, lanes: Sequence[Lane]) -> dict[str, dict[str, Any]]:
         with tempfile.TemporaryDirectory() as folder:
@@ -290,11 +304,16 @@ class Run:
                 "case": wire.to_json(work.case),
                 "rows": work.rows,
                 "expected": path if work.expected(self, path) else None,
-                "tolerance": work.tolerance,
                 "sample_seconds": self.sample_seconds,
                 "artifacts": work.artifacts,
+                "least_cosine": work.least_cosine,
+                "pooled": work.pooled,
             }
-            answers = {lane.label: self.ask(lane.label, "prepare", **request) for lane in lanes}
+            answers = {}
+            for lane in lanes:
+                narrow = work.least_cosine is not None and lane.compute_type != FLOAT32
+                tolerance = None if narrow else work.tolerance
+                answers[lane.label] = self.ask(lane.label, "prepare", tolerance=tolerance, **request)
         for label, answer in answers.items():
             if "unsupported" in answer and label in self.workers:
                 self.report(f"  {label}: {answer['unsupported']}")

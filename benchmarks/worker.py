@@ -16,6 +16,7 @@ import math
 import os
 import sys
 import time
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import wire
-from benchmarks.backends import NAMES, Unsupported, Variant
+from benchmarks.backends import FLOAT32, NAMES, Unsupported, Variant
 
 # Pools spin for some milliseconds after a call; they count as asleep when they use less than a tenth of a processor.
 _REST_WINDOW = 0.004
@@ -48,6 +49,28 @@ def _load_timing() -> Any:
 timing = _load_timing()
 
 
+@dataclass(frozen=True)
+class _Bounds:
+    """How far a result may be from what it should be; `Session.prepare` says what the fields mean."""
+
+    tolerance: float | None
+    least_cosine: float | None
+    pooled: int
+
+    def measure(self, got: np.ndarray, expected: np.ndarray) -> dict[str, Any]:
+        """max_error and, where a cosine is bounded, mean_cosine and least_cosine; "error", if a bound is not kept."""
+        found: dict[str, Any] = {"max_error": float(np.max(np.abs(got - expected), initial=0.0))}
+        # Written so that NaN is an error, too.
+        if self.tolerance is not None and not found["max_error"] <= self.tolerance:
+            found["error"] = "beyond the tolerance"
+        if self.least_cosine is not None:
+            cosines = _cosines(*(x.reshape(-1, self.pooled, x.shape[-1]).mean(axis=1) for x in (got, expected)))
+            found |= {"mean_cosine": float(cosines.mean()), "least_cosine": float(cosines.min())}
+            if not found["least_cosine"] >= self.least_cosine:
+                found["error"] = f"a cosine of {found['least_cosine']:.3g}, needed: at least {self.least_cosine:g}"
+        return found
+
+
 class Session:
     """What the runner may ask of a backend; each method is a request, and returns the answer's fields."""
 
@@ -66,15 +89,19 @@ class Session:
         case: dict[str, Any],
         rows: list[int],
         expected: str | None,
-        tolerance: float,
+        tolerance: float | None,
         sample_seconds: float,
         artifacts: dict[str, Any],
         only: str | None = None,
+        least_cosine: float | None = None,
+        pooled: int = 1,
     ) -> dict[str, Any]:
         """Chooses the fastest variant that gives the expected rows within `tolerance`; `time` then times it.
 
         rows: indices into the result, seen as rows of its last axis. expected: a .npy with what they should be;
         without it nothing is checked. only: the variant of this name is the only one.
+        tolerance: None: any error will do. least_cosine: no cosine of a result with what it should be may be smaller,
+        and the mean and the least one are in the answer; `pooled` rows in turn are one vector of it, their mean.
         """
         self.forget()
         case = wire.from_json(case)
@@ -82,10 +109,11 @@ class Session:
         variants = prepare(case, artifacts) if wire.needs_artifacts(case) else prepare(case)
         variants = [variant for variant in variants if only in (None, variant.name)]
         expected = None if expected is None else np.load(expected)
+        bounds = _Bounds(tolerance, least_cosine, pooled)
         report = {}
         for variant in variants:
             try:
-                report[variant.name] = self._try(variant, rows, expected, tolerance, sample_seconds)
+                report[variant.name] = self._try(variant, rows, expected, bounds, sample_seconds)
             except Exception as error:  # whatever a peer raises, its other variants may work
                 report[variant.name] = {"error": _text(error)}
         right = [variant for variant in variants if "seconds" in report[variant.name]]
@@ -96,21 +124,22 @@ class Session:
         self.repeat = max(1, math.ceil(sample_seconds / chosen["seconds"]))
         self.warm_up = chosen["seconds"] < _LONG_CALL
         tried = {name: one.get("seconds") or one["error"] for name, one in report.items()}
-        return {"variant": self.variant.name, "max_error": chosen["max_error"], "variants": tried}
+        accuracy = {name: value for name, value in chosen.items() if name != "seconds"}
+        return {"variant": self.variant.name, **accuracy, "variants": tried}
 
     @staticmethod
-    def _try(variant: Variant, rows: list[int], expected, tolerance: float, sample_seconds: float) -> dict[str, Any]:
-        """The variant's error and, if that is within tolerance, its time."""
+    def _try(variant: Variant, rows: list[int], expected, bounds: _Bounds, sample_seconds: float) -> dict[str, Any]:
+        """The variant's error and, if that is within the bounds, its time."""
         results: list[Any] = []
         seconds = timing.seconds_a_call(lambda: results.append(variant.call()), 1)
-        difference = None
+        accuracy: dict[str, Any] = {"max_error": None}
         if expected is not None:
-            difference = float(np.max(np.abs(_rows(variant.read(results[0]), rows) - expected), initial=0.0))
-            if not difference <= tolerance:
-                return {"max_error": difference, "error": "beyond the tolerance"}
+            accuracy = bounds.measure(_rows(variant.read(results[0]), rows), expected)
+            if "error" in accuracy:
+                return accuracy
         if seconds < _VERY_LONG_CALL:
             seconds = timing.seconds_a_call(variant.call, timing.repeats_to_fill(variant.call, sample_seconds))
-        return {"max_error": difference, "seconds": seconds}
+        return {**accuracy, "seconds": seconds}
 
     def time(self) -> dict[str, Any]:
         """Seconds of the prepared case, mean of enough calls to fill a sample, and the processors used."""
@@ -156,6 +185,10 @@ def _rows(result: np.ndarray, rows: list[int]) -> np.ndarray:
     return result.reshape(-1, result.shape[-1])[rows].astype(np.float64)
 
 
+def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+
+
 def _text(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"[:_ERROR_LENGTH]
 
@@ -175,6 +208,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("peer", choices=NAMES)
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--compute-type", default=FLOAT32)
     options = parser.parse_args()
     # Libraries write to stdout as they please; that goes to stderr, and the answers have the real one.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -185,7 +219,12 @@ def main() -> None:
         answers.flush()
 
     try:
-        session = Session(import_module(f"benchmarks.backends.{options.peer}").BACKEND(options.threads))
+        backend = import_module(f"benchmarks.backends.{options.peer}").BACKEND(options.threads)
+        if options.compute_type not in backend.compute_types:
+            answer({"missing": f"no compute type {options.compute_type!r} here"})
+            return
+        backend.compute_type = options.compute_type
+        session = Session(backend)
         answer(session.hello())
         gc.freeze()  # else each collection walks through all modules of the peer
     except ImportError as error:

@@ -26,6 +26,9 @@ from benchmarks.wire import (
     TextsCase,
 )
 
+# The numbers that products work with. Others: "int8" (weights and activations), "int8_a16" (ours), "bfloat16" (ours),
+# "int8_weights" (OpenVINO's models of which only the weights are stored so).
+FLOAT32 = "float32"
 NAMES = ("ours", "numpy", "torch", "onnxruntime", "openvino", "ctranslate2", "sentence_transformers")
 
 
@@ -58,6 +61,9 @@ class Backend:
 
     # The distributions whose versions belong into a result.
     packages: tuple[str, ...] = ()
+    # What the worker may set `compute_type` to before the first case.
+    compute_types: tuple[str, ...] = (FLOAT32,)
+    compute_type: str = FLOAT32
 
     def __init__(self, threads: int) -> None:
         self.threads = threads

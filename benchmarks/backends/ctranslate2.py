@@ -1,8 +1,9 @@
 """CTranslate2: BERT encoders, GPT-2 and T5 through its converter from transformers.
 
-As its documentation advises for latency: intra_threads is the number of threads, inter_threads 1, float32. Left alone
-it chose AVX2 on a processor with AVX-512; CT2_FORCE_CPU_ISA names the best level that the processor has instead, and
-what came of it is read back from the library's own log. A level set in the environment stays.
+As its documentation advises for latency: intra_threads is the number of threads, inter_threads 1, float32; or, of the
+same converted model, compute_type="int8" (weights with a scale a row, activations rounded by row). Left alone it chose
+AVX2 on a processor with AVX-512; CT2_FORCE_CPU_ISA names the best level that the processor has instead, and what came
+of it is read back from the library's own log. A level set in the environment stays.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from benchmarks.wire import GenerateCase, ModelCase, PrefillCase, TextsCase
 
 class CTranslate2(Backend):
     packages = ("ctranslate2",)
+    compute_types = ("float32", "int8")
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
@@ -42,7 +44,7 @@ class CTranslate2(Backend):
         return {
             "intra_threads": self.threads,
             "inter_threads": 1,
-            "compute_type": "float32",
+            "compute_type": self.compute_type,
             "CT2_FORCE_CPU_ISA": os.environ.get("CT2_FORCE_CPU_ISA"),
             **self.chosen,
         }
@@ -102,9 +104,9 @@ class CTranslate2(Backend):
         path = converted(artifacts, "ctranslate2")
         threads = {"inter_threads": 1, "intra_threads": self.threads}
         with _captured_stderr() as log:
-            model = kind(path, device="cpu", compute_type="float32", **threads)
+            model = kind(path, device="cpu", compute_type=self.compute_type, **threads)
         # It says what it chose when the first model is loaded.
-        found = re.findall(r"- (Selected ISA|Use Intel MKL|SGEMM backend): (.+)", log())
+        found = re.findall(r"- (Selected ISA|Use Intel MKL|SGEMM backend|GEMM_S8 backend): (.+)", log())
         self.chosen |= {name.lower().replace(" ", "_"): value.strip() for name, value in found}
         return model
 

@@ -3,7 +3,8 @@
 As its documentation advises: intra_op_num_threads is the number of threads, one inter-op thread, sequential
 execution, all graph optimisations, spinning as it comes (worker.py waits until it has stopped), inputs and outputs
 bound beforehand. Models are the plain export and what onnxruntime.transformers.optimizer made of it; the faster one
-counts.
+counts. In int8 they are what quantize_dynamic made of the optimised one, with its defaults, and with reduce_range and
+per_channel as advised for processors without VNNI; again the faster one counts.
 """
 
 from __future__ import annotations
@@ -27,12 +28,14 @@ _TYPES = {
     np.dtype(np.int32): TensorProto.INT32,
     np.dtype(np.bool_): TensorProto.BOOL,
 }
+_MODEL_FORMS = {"float32": ("onnx", "onnx_optimized"), "int8": ("onnx_int8", "onnx_int8_reduced")}
 # The newest that both packages know for certain: Attention came with 23, Gelu with 20.
 _OPSET, _IR = 23, 10
 
 
 class OnnxRuntime(Backend):
     packages = ("onnxruntime", "onnx")
+    compute_types = tuple(_MODEL_FORMS)
 
     def settings(self) -> dict[str, Any]:
         return {
@@ -173,7 +176,7 @@ class OnnxRuntime(Backend):
 
     def model(self, case: ModelCase, artifacts: dict[str, Any]) -> list[Variant]:
         variants = []
-        for name in ("onnx", "onnx_optimized"):
+        for name in _MODEL_FORMS[self.compute_type]:
             session = self.session(converted(artifacts, name))
             ids = case.make_ids(artifacts["config"]["vocab_size"])
             feeds = _model_feeds(session, ids, np.ones_like(ids))
@@ -187,7 +190,7 @@ class OnnxRuntime(Backend):
     def texts(self, case: TextsCase, artifacts: dict[str, Any]) -> list[Variant]:
         texts = json.loads(Path(artifacts["texts"]).read_text(encoding="utf-8"))
         variants = []
-        for name in ("onnx", "onnx_optimized"):
+        for name in _MODEL_FORMS[self.compute_type]:
             session = self.session(converted(artifacts, name))
 
             def forward(ids: np.ndarray, mask: np.ndarray, session=session) -> np.ndarray:

@@ -2,7 +2,9 @@
 
 As its documentation advises for latency: PERFORMANCE_HINT=LATENCY, one stream, INFERENCE_NUM_THREADS, precision
 forced to float32 (it would take bfloat16 where the processor has it), inputs and outputs shared with NumPy. A fixed
-shape is also compiled as such; the faster of the static and the dynamic model counts.
+shape is also compiled as such; the faster of the static and the dynamic model counts. The compute types "int8" and
+"int8_weights" are models that nncf made (artifacts.py); what they leave in floating point is float32, too, and the
+plugin's dynamic quantisation of activations is left as it comes.
 """
 
 from __future__ import annotations
@@ -20,9 +22,12 @@ from benchmarks.backends import Backend, Unsupported, Variant, converted
 from benchmarks.texts import PaddedEncoder
 from benchmarks.wire import AttentionCase, FeaturesCase, LinearCase, ModelCase, TextsCase
 
+_FORMS = {"float32": "openvino", "int8": "openvino_int8", "int8_weights": "openvino_int8_weights"}
+
 
 class OpenVINO(Backend):
     packages = ("openvino",)
+    compute_types = tuple(_FORMS)
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
@@ -35,7 +40,7 @@ class OpenVINO(Backend):
         }
 
     def settings(self) -> dict[str, Any]:
-        return dict(self.options)
+        return self.options | ({} if self.compute_type == "float32" else {"model": _FORMS[self.compute_type]})
 
     def attention(self, case: AttentionCase) -> list[Variant]:
         arrays, options = case.make_inputs()
@@ -69,7 +74,8 @@ class OpenVINO(Backend):
         return self._converted(artifacts, [case.make_features()])
 
     def texts(self, case: TextsCase, artifacts: dict[str, Any]) -> list[Variant]:
-        request = self.core.compile_model(converted(artifacts, "openvino"), "CPU", self.options).create_infer_request()
+        path = converted(artifacts, _FORMS[self.compute_type])
+        request = self.core.compile_model(path, "CPU", self.options).create_infer_request()
 
         def forward(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
             return request.infer([ids, mask], share_inputs=True, share_outputs=True)[0]
@@ -82,7 +88,7 @@ class OpenVINO(Backend):
         """The model on these inputs, all of one shape, for that shape and for any."""
         variants = []
         for name in ("static", "dynamic"):
-            model = self.core.read_model(converted(artifacts, "openvino"))
+            model = self.core.read_model(converted(artifacts, _FORMS[self.compute_type]))
             if name == "static":
                 model.reshape({tensor.get_any_name(): list(arrays[0].shape) for tensor in model.inputs})
             variants.append(Variant(f"{name} shape", *self._compiled(model, arrays)))

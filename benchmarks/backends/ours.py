@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import transformer_fast as tf
-from benchmarks.backends import Backend, Unsupported, Variant
+from benchmarks.backends import FLOAT32, Backend, Unsupported, Variant
 from benchmarks.wire import (
     AttentionCase,
     DecodeCase,
@@ -29,6 +29,7 @@ _FEW_ROWS = 24
 
 class Ours(Backend):
     packages = ("numpy",)
+    compute_types = ("float32", "int8", "int8_a16", "bfloat16")
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
@@ -59,11 +60,11 @@ class Ours(Backend):
 
     def linear(self, case: LinearCase) -> list[Variant]:
         (x, weight), options = case.make_inputs()
-        packed = functional.pack_weight(weight, for_decode=case.M <= _FEW_ROWS)
+        packed = functional.pack_weight(weight, for_decode=case.M <= _FEW_ROWS, **self._narrow("format"))
         return [Variant("linear, packed weight", lambda: functional.linear(x, packed, **options))]
 
     def model(self, case: ModelCase, artifacts: dict[str, Any]) -> list[Variant]:
-        model = tf.load_model(artifacts["checkpoint"])
+        model = tf.load_model(artifacts["checkpoint"], **self._narrow("compute_type"))
         ids = case.make_ids(model.config.vocab_size)
         packed, starts = ids.reshape(-1), np.arange(0, ids.size + 1, case.L)
 
@@ -76,7 +77,7 @@ class Ours(Backend):
         ]
 
     def texts(self, case: TextsCase, artifacts: dict[str, Any]) -> list[Variant]:
-        encoder = tf.SentenceEncoder.from_pretrained(artifacts["checkpoint"])
+        encoder = tf.SentenceEncoder.from_pretrained(artifacts["checkpoint"], **self._narrow("compute_type"))
         texts = json.loads(Path(artifacts["texts"]).read_text(encoding="utf-8"))
         return [
             Variant(
@@ -135,6 +136,10 @@ class Ours(Backend):
         module = from_torch(modules.build(case))
         arrays, options = modules.inputs(case)
         return [Variant("from_torch", lambda: module(*arrays, **options), modules.read)]
+
+    def _narrow(self, name: str) -> dict[str, str]:
+        """The compute type as an argument of that name, which is left out for float32: older builds do not know it."""
+        return {} if self.compute_type == FLOAT32 else {name: self.compute_type}
 
 
 BACKEND = Ours

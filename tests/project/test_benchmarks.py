@@ -47,7 +47,7 @@ def test_names_are_unique_and_the_grid_is_large(load):
     assert {type(one.case) for one in measured if families.is_small(one)} == {type(one.case) for one in measured}
 
 
-@pytest.mark.parametrize("question", ["attention", "linear", "models", "families"])
+@pytest.mark.parametrize("question", ["attention", "linear", "models", "families", "low_precision"])
 def test_claims_are_about_cases_that_exist(load, question):
     """A result in which everything lasts one second leaves no claim of its thread count unmeasured."""
     module, claims = load(question), load("claims")
@@ -58,14 +58,20 @@ def test_claims_are_about_cases_that_exist(load, question):
         works = [(one.case.name, one.stream_bytes) for one in module.measured()]
     elif question == "attention":
         works = [(work.case.name, work.stream_bytes) for work in module.works(quick=False)]
+    elif question == "low_precision":
+        works = [(case.name, 0) for case in (*module.linear_cases(), *module.model_cases())]
+        works.append((load("models").texts_case().name, 0))
     else:
         works = [(case.name, 1) for case in module.CASES]
     figures = {"seconds": 1.0, "of_peak": 1.0, "of_read": 1.0, "max_error": 0.0}
     labels = [*load("backends").NAMES, "ours, 1 thread", "ours, avx2"]
-    for threads in (1, 2):
+    isa, thread_counts = "avx512", (1, 2)
+    if question == "low_precision":
+        labels, isa, thread_counts = module.LABELS, "avx2", (1,)
+    for threads in thread_counts:
         result = {
             "threads": threads,
-            "isa": "avx512",
+            "isa": isa,
             "loading": {"minilm": {"seconds": 1.0, "memory_of_weights": 1.0}},
             "rows": [{"case": {"name": name}, "lanes": dict.fromkeys(labels, figures)} for name, _ in works],
         }
@@ -223,6 +229,70 @@ def test_a_missing_peer_is_named_and_skipped(load, tmp_path, monkeypatch):
         result = session.result()
     assert "no torch here" in result["backends"]["torch"]["missing"]
     assert any(line.startswith("torch is missing and skipped") for line in said)
+
+
+@pytest.mark.slow
+def test_narrow_numbers_take_turns_with_float32(load, tmp_path):
+    """The small layer in every compute type of ours, and the tables that the report makes of it."""
+    claims, low_precision, report, runner = map(load, ("claims", "low_precision", "report", "runner"))
+    lanes = low_precision.lanes([], 1)
+    assert {lane.label for lane in lanes} == {"ours", *low_precision.OURS}
+    assert {lane.label for lane in low_precision.lanes(load("backends").NAMES, 1)} == set(low_precision.LABELS)
+    (case,) = low_precision.linear_cases(quick=True)
+    settings = {"isa": None, "rounds": 2, "sample_seconds": 0.001, "report": lambda _: None}
+    with runner.Run("low_precision", lanes, **settings) as session:
+        session.measure(low_precision.linear_work(case))
+        result = session.result()
+    (row,) = result["rows"]
+    for label in ("ours", *low_precision.OURS):
+        assert row["lanes"][label]["turns"] == 2
+        assert 0.99 < row["lanes"][label]["least_cosine"] <= row["lanes"][label]["mean_cosine"] < 1 + 1e-9
+    errors = {label: row["lanes"][label]["max_error"] for label in row["lanes"]}
+    assert errors["ours"] < 1e-5 < errors["ours, int8_a16"] < errors["ours, int8"]
+    result["claims"] = claims.judge(result, low_precision.CLAIMS)
+    (tmp_path / "low_precision-avx2-1thread.json").write_text(runner.to_text(result), encoding="utf-8")
+    report.write_tables(tmp_path)
+    text = (tmp_path / report.TABLES).read_text(encoding="utf-8")
+    assert "## Low precision, 1 thread" in text
+    assert "| Case | float32 | int8 | int8_a16 | bfloat16 |" in text
+    assert report.headlines([tmp_path]) == ""  # they stand beside those of float32
+
+
+@pytest.mark.slow
+def test_narrow_models_and_peers_agree(load, tmp_path):
+    """A tiny encoder in every compute type, and in those of the peers that are installed."""
+    pytest.importorskip("safetensors")
+    low_precision, runner, wire = map(load, ("low_precision", "runner", "wire"))
+    from model_folders import bert_tensors, write_bert
+
+    config = {"model_type": "bert", "architectures": ["BertModel"], "vocab_size": 1100, "hidden_size": 32}
+    config |= {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "hidden_act": "gelu"}
+    config |= {"max_position_embeddings": 32, "type_vocab_size": 2, "layer_norm_eps": 1e-12}
+    write_bert(tmp_path, config, bert_tensors(config))
+    found = {"checkpoint": str(tmp_path), "config": config}
+    lanes, said = low_precision.lanes(["torch", "ctranslate2"], 1), []
+    with runner.Run("low_precision", lanes, isa=None, rounds=1, sample_seconds=0.001, report=said.append) as session:
+        session.measure(low_precision.model_work(wire.ModelCase("tiny", "minilm", 3, 8), found))
+        entries = session.result()["rows"][0]["lanes"]
+        compared = "torch" in session.workers
+    for label in ("ours", *low_precision.OURS):
+        assert "seconds" in entries[label], entries[label]
+        assert not compared or entries[label]["least_cosine"] > 0.99, (label, entries[label])
+    # Missing, or without a converted model: either way it is said, and nothing is measured in its name.
+    assert "unsupported" in entries["ctranslate2, int8"]
+    assert any(line.lstrip().startswith("ctranslate2, int8") for line in said)
+
+
+def test_cosine_bounds(load):
+    """Rows that are pooled become one vector; a bound that is not kept is named, NaN among them."""
+    bounds = load("worker")._Bounds
+    expected = np.array([[1.0, 0.0], [0.0, 1.0], [2.0, 2.0], [2.0, 2.0]])
+    got = np.array([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0], [1.0, 1.0]])
+    found = bounds(None, 0.9, 2).measure(got, expected)
+    assert found == {"max_error": 1.0, "mean_cosine": pytest.approx(1), "least_cosine": pytest.approx(1)}
+    assert bounds(None, 0.9, 1).measure(got, expected)["error"] == "a cosine of 0, needed: at least 0.9"
+    assert "error" in bounds(None, 0.9, 2).measure(np.full((4, 2), np.nan), expected)
+    assert bounds(0.5, None, 1).measure(got, expected) == {"max_error": 1.0, "error": "beyond the tolerance"}
 
 
 @pytest.mark.slow
