@@ -108,7 +108,8 @@ typedef struct {
     int32_t x_limit;               /* format INT8_A16: the largest integer of x */
 } tfast_packed;
 
-/* n rows of a weight in the type of its file, rows `stride` elements apart, each dense. Rows of I8 have a scale each. */
+/* n rows of a weight in the type of its file, rows `stride` elements apart, each dense. Rows of I8 have a scale each.
+ */
 typedef struct {
     const void* data;
     int64_t n, stride;

@@ -1,7 +1,7 @@
 /* The scheme of the weight formats "int8" and "int8_a16": its constants, and where what is beside the integers lies.
  *
- * Used by kernels/gemm/int8*.h and ops/pack.c. A weight (N, K) has one scale a row, which is a column, or channel, of the
- * product; x has one a row:
+ * Used by kernels/gemm/int8*.h and ops/pack.c. A weight (N, K) has one scale a row, which is a column, or channel, of
+ * the product; x has one a row:
  *
  *     W[n][k] = integer * scale[n],    |integer| <= 127
  *     int8:      x[k] * factor[k] = (integer - zero) * scale,  0 <= integer <= INT8_X_MAX
@@ -12,13 +12,13 @@
  *
  * Bounded runs: AVX2 multiplies unsigned by signed bytes into sums of two in 16 bits (vpmaddubsw); adding two of those
  * before they are widened saves a sixth of the instructions. It stays exact where, in a run of four k, the positive
- * weights of a channel sum to at most INT8_RUN_LIMIT, and the negative ones to at least -INT8_RUN_LIMIT. So the scale of
- * a channel is what both its largest weight and its largest run need, and x goes to INT8_X_MAX. What the two of them
- * share is 2^15. all-MiniLM-L6-v2 on 2,000 sentences, x and limit, growth of the scale by the runs, mean and least cosine
- * to float32: 204 and 160 1.33, 0.99913 and 0.99756; 192 and 170 1.27, 0.99901 and 0.99772 (smoothing as of 204: 0.99903
- * and 0.99714); 224 and 145 1.48, 0.99904 and 0.99754; 255 and 128 over runs of two, with a sixth more instructions,
- * 0.99932 and 0.99843. Integers that others have made are not bounded (INT8_UNBOUNDED): kernels that need the bound leave
- * them to those for 16-bit x, to the same bits.
+ * weights of a channel sum to at most INT8_RUN_LIMIT, and the negative ones to at least -INT8_RUN_LIMIT. So the scale
+ * of a channel is what both its largest weight and its largest run need, and x goes to INT8_X_MAX. What the two of them
+ * share is 2^15. all-MiniLM-L6-v2 on 2,000 sentences, x and limit, growth of the scale by the runs, mean and least
+ * cosine to float32: 204 and 160 1.33, 0.99913 and 0.99756; 192 and 170 1.27, 0.99901 and 0.99772 (smoothing as of 204:
+ * 0.99903 and 0.99714); 224 and 145 1.48, 0.99904 and 0.99754; 255 and 128 over runs of two, with a sixth more
+ * instructions, 0.99932 and 0.99843. Integers that others have made are not bounded (INT8_UNBOUNDED): kernels that need
+ * the bound leave them to those for 16-bit x, to the same bits.
  *
  * A run: k 0, 1, 4, 5 or 2, 3, 6, 7 of each eight, since two neighbouring groups of four k are added. */
 #ifndef TFAST_BASE_INT8_H
@@ -27,7 +27,7 @@
 #include "types.h"
 
 enum { INT8_W_MAX = 127, INT8_X_MAX = 204, INT8_RUN_LIMIT = 160, INT8_A16_X_MAX = 32767 };
-_Static_assert(INT8_X_MAX * INT8_RUN_LIMIT <= INT16_MAX, "the sum of a run of products must fit in 16 bits");
+_Static_assert(INT8_X_MAX* INT8_RUN_LIMIT <= INT16_MAX, "the sum of a run of products must fit in 16 bits");
 _Static_assert(INT8_X_MAX < 256 && INT8_A16_X_MAX <= INT16_MAX, "x must fit in its 8 or 16 bits");
 enum { INT8_RUN_SPAN = 8 }; /* k that hold two runs */
 
@@ -38,7 +38,7 @@ static inline int tfast_int8_first_run(int i) {
 
 /* A sum over all of K must fit in 32 bits. */
 enum { INT8_MAX_K = 65536 };
-_Static_assert((int64_t)INT8_MAX_K * INT8_X_MAX * (INT8_W_MAX + 1) <= INT32_MAX, /* -128 is in files of others */
+_Static_assert((int64_t)INT8_MAX_K* INT8_X_MAX*(INT8_W_MAX + 1) <= INT32_MAX, /* -128 is in files of others */
                "a sum over all of K must fit in 32 bits");
 
 /* What stands behind the panels of a packed weight: for each channel, and 0 up to whole panels, its scale, the sum of

@@ -22,8 +22,8 @@ typedef enum {
 
 typedef enum { TFAST_F32 = 0, TFAST_F16 = 1, TFAST_BF16 = 2, TFAST_I8 = 3 /* of weights alone */ } tfast_dtype;
 
-/* How the values of a packed weight are stored, and what meets them; INT8_UNBOUNDED is INT8 for integers of others, which
- * no bound holds (base/int8.h). */
+/* How the values of a packed weight are stored, and what meets them; INT8_UNBOUNDED is INT8 for integers of others,
+ * which no bound holds (base/int8.h). */
 typedef enum {
     TFAST_FORMAT_F32 = 0,
     TFAST_FORMAT_BF16 = 1,

@@ -38,7 +38,7 @@ typedef struct {
     int64_t m, n, k;
     const float* a;
     int64_t a_stride;
-    const void* b; /* packed, 64-byte aligned where the layout makes every panel so */
+    const void* b;        /* packed, 64-byte aligned where the layout makes every panel so */
     tfast_int8_side side; /* of the columns of b, for formats of integers */
     float* sums;          /* scratch, m x panel_width */
     float* y;
@@ -73,9 +73,9 @@ typedef struct tfast_gemm {
     int integers;  /* what base/int8.h describes stands behind the panels; x is quantised by `prepare` */
     int many_rows; /* pays from some dozens of rows on: weights that are packed for decoding take the next descriptor of
                       the format that is not so */
-    int fewest_rows; /* formats of integers: with fewer, the next descriptor of the same layout is faster */
-    int tile_rows;   /* rows of A that share each load of B */
-    int k_unit;    /* blocks of k are multiples of it (itself one of k_group), but for the last, */
+    int fewest_rows;   /* formats of integers: with fewer, the next descriptor of the same layout is faster */
+    int tile_rows;     /* rows of A that share each load of B */
+    int k_unit;        /* blocks of k are multiples of it (itself one of k_group), but for the last, */
     int max_k_block;   /* and not longer than this */
     int min_row_block; /* fewer rows than this read a panel too often for what they compute */
 

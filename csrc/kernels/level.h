@@ -56,7 +56,8 @@ static const tfast_gemm bf16_gemm = {
     .unpack = KERNEL(bf16_unpack),
 };
 
-static const tfast_gemm* const gemms[] = {&f32_gemm, &bf16_gemm, &int8_gemm, &int8_a16_gemm, &int8_unbounded_gemm, NULL};
+static const tfast_gemm* const gemms[] = {&f32_gemm,      &bf16_gemm,           &int8_gemm,
+                                          &int8_a16_gemm, &int8_unbounded_gemm, NULL};
 
 static const tfast_attention_kernels attention_kernels = {
     .panel = PANEL,

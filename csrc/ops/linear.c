@@ -191,8 +191,7 @@ static size_t scratch_bytes(const plan_t* p) {
 
 tfast_status tfast_linear_run(const tfast_linear* c, int n_threads) {
     const tfast_kernels* kernels = tfast_kernels_now();
-    plan_t p = {
-        .call = c, .gemm = tfast_gemm_that_reads(kernels, c->weight->gemm), .side = packed_side(c->weight)};
+    plan_t p = {.call = c, .gemm = tfast_gemm_that_reads(kernels, c->weight->gemm), .side = packed_side(c->weight)};
     if (!p.gemm) return TFAST_WRONG_LAYOUT;
     p.gemm = tfast_gemm_for_rows(kernels, p.gemm, c->M);
     if (c->M == 0 || c->weight->N == 0) return TFAST_OK;

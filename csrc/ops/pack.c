@@ -20,8 +20,7 @@ int tfast_packed_fits(const tfast_packed* p) {
 
 size_t tfast_packed_bytes(const tfast_packed* p) {
     const int64_t panels = packed_panels(p);
-    const size_t side =
-        p->gemm->integers ? tfast_int8_side_bytes(panels * p->gemm->layout.panel_width, p->K) : 0;
+    const size_t side = p->gemm->integers ? tfast_int8_side_bytes(panels * p->gemm->layout.panel_width, p->K) : 0;
     return (size_t)(panels * packed_panel_bytes(p)) + side;
 }
 

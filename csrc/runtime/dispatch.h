@@ -25,7 +25,8 @@ const tfast_kernels* tfast_kernels_now(void);
 const tfast_gemm* tfast_gemm_for(const tfast_kernels* kernels, tfast_format format, int for_decode);
 /* The descriptor that reads what `packer` packed; NULL where no layout is the same. */
 const tfast_gemm* tfast_gemm_that_reads(const tfast_kernels* kernels, const tfast_gemm* packer);
-/* `gemm`, or for integers, whose bits are those of every descriptor, the best one of its layout for so many rows of x. */
+/* `gemm`, or for integers, whose bits are those of every descriptor, the best one of its layout for so many rows of x.
+ */
 const tfast_gemm* tfast_gemm_for_rows(const tfast_kernels* kernels, const tfast_gemm* gemm, int64_t rows);
 
 /* "portable", "avx2", ...; NULL: the best that the machine has. */

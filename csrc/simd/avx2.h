@@ -205,8 +205,8 @@ V_INLINE vi vi_repeat_8(const void* p) {
 V_INLINE vi vi_join_bytes(vi a, vi b, vi c, vi d) {
     const vi low = _mm256_set1_epi32(255);
     const vi ab = _mm256_or_si256(_mm256_and_si256(a, low), _mm256_slli_epi32(_mm256_and_si256(b, low), 8));
-    return _mm256_or_si256(
-        ab, _mm256_or_si256(_mm256_slli_epi32(_mm256_and_si256(c, low), 16), _mm256_slli_epi32(d, 24)));
+    return _mm256_or_si256(ab,
+                           _mm256_or_si256(_mm256_slli_epi32(_mm256_and_si256(c, low), 16), _mm256_slli_epi32(d, 24)));
 }
 /* The packs work on halves of the vector: the permutation puts them in order. */
 V_INLINE void vi_store_bytes(void* p, vi a, vi b, vi c, vi d) {

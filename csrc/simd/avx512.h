@@ -240,8 +240,8 @@ V_INLINE vi vi_repeat_8(const void* p) {
 V_INLINE vi vi_join_bytes(vi a, vi b, vi c, vi d) {
     const vi low = _mm512_set1_epi32(255);
     const vi ab = _mm512_or_si512(_mm512_and_si512(a, low), _mm512_slli_epi32(_mm512_and_si512(b, low), 8));
-    return _mm512_or_si512(
-        ab, _mm512_or_si512(_mm512_slli_epi32(_mm512_and_si512(c, low), 16), _mm512_slli_epi32(d, 24)));
+    return _mm512_or_si512(ab,
+                           _mm512_or_si512(_mm512_slli_epi32(_mm512_and_si512(c, low), 16), _mm512_slli_epi32(d, 24)));
 }
 V_INLINE void vi_store_bytes(void* p, vi a, vi b, vi c, vi d) {
     __m128i* to = p;

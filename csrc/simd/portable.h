@@ -340,7 +340,7 @@ V_INLINE vi vi_widen_bytes(const void* p) {
     typedef int8_t bytes_t __attribute__((vector_size(2 * V_LANES)));
     bytes_t x;
     memcpy(&x, p, sizeof x);
-    return (vi)__builtin_convertvector(x, vs_);
+    return (vi) __builtin_convertvector(x, vs_);
 }
 V_LONG vi vi_add_pairs(vi a, vi b) {
     vi sums = a;

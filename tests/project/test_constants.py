@@ -47,13 +47,13 @@ WRONG = [
     ("amx", "isa/amx/gemm.h", "PARTS", "2", "three parts"),
     ("amx", "isa/amx/gemm.h", "MAX_STEPS", "6", "fit in L1"),
     ("amx", "kernels/attention/panel.h", "KEY_BLOCK", "144", "whole steps of the matrix engine"),
-    ("avx2", "base/int8.h", "INT8_PAIR_LIMIT", "129", "two products must fit in 16 bits"),
+    ("avx2", "base/int8.h", "INT8_RUN_LIMIT", "161", "run of products must fit in 16 bits"),
     ("avx2", "base/int8.h", "INT8_X_MAX", "256", "fit in 16 bits|fit in its 8 or 16 bits"),
-    ("avx2", "base/int8.h", "INT8_MAX_K", "65792", "a sum over all of K"),
+    ("avx2", "base/int8.h", "INT8_MAX_K", "82432", "a sum over all of K"),
     ("avxvnni", "isa/avxvnni.c", "TILE_ROWS", "8", "ones and a product must fit"),
     ("avx2", "kernels/gemm/int8.h", "INT16_WIDE_ROWS", "3", "the wide tile must fit"),
     ("amx", "isa/amx/amx.c", "INT8_ROW_UNIT", "8", "columns of two tiles"),
-    ("amx", "isa/amx/gemm_int8.h", "INT8_STEP_K", "32", "one group of k"),
+    ("amx", "isa/amx/gemm_int8.h", "INT8_TILE_K", "32", "one group of k"),
 ]
 
 

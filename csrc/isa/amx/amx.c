@@ -1,5 +1,5 @@
-/* The level "amx": AVX-512 with the tile unit (Sapphire Rapids and later). It replaces the products with packed weights,
- * but for those of 16-bit integers, and attention; everything else is the level below. setup.py has the flags.
+/* The level "amx": AVX-512 with the tile unit (Sapphire Rapids and later). It replaces the products with packed
+ * weights, but for those of 16-bit integers, and attention; everything else is the level below. setup.py has the flags.
  *
  * Panels are two vectors wide, a pair of tiles; kernels/gemm/f32.h packs them and computes rows with infinities. */
 #define KERNEL(name) name##__amx
@@ -7,7 +7,7 @@
 #define TILE_VECTORS 2
 #define TFAST_VNNI
 #define INT8_ROW_UNIT 16
-#define DECODE_ROWS  8
+#define DECODE_ROWS   8
 /* Splitting a block of B takes as long as multiplying 20 rows by it. */
 #define MIN_MATRIX_ENGINE_ROWS 256
 
@@ -91,7 +91,7 @@ static const tfast_gemm int8_tiles_gemm = INT8_TILES_GEMM(TFAST_FORMAT_INT8, int
 static const tfast_gemm int8_unbounded_tiles_gemm = INT8_TILES_GEMM(TFAST_FORMAT_INT8_UNBOUNDED, int8_pack_unbounded);
 
 static const tfast_gemm* const gemms[] = {&f32_tiles_gemm, &bf16_tiles_gemm, &int8_tiles_gemm,
-                                         &int8_unbounded_tiles_gemm, NULL};
+                                          &int8_unbounded_tiles_gemm, NULL};
 
 static const tfast_attention_kernels attention_kernels = {
     .panel = PANEL,

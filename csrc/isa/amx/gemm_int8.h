@@ -1,14 +1,15 @@
 /* The weight format "int8" on AMX: the products of integers by the tile unit, the sums of every other level.
  *
- * Included by isa/amx/amx.c alone, after kernels/gemm/int8.h, whose rows of x, packed weights and end of a sum it uses: a
- * panel is [k / 4][32 columns][4], of which 16 k-groups are the B operand of two tiles as they lie in memory, and 16 rows
- * of x are an A operand.
+ * Included by isa/amx/amx.c alone, after kernels/gemm/int8.h, whose rows of x, packed weights and end of a sum it uses:
+ * a panel is [k / 4][32 columns][4], of which 16 k-groups are the B operand of two tiles as they lie in memory, and 16
+ * rows of x are an A operand.
  *
  *     C: 32 rows x 32 columns in 0 to 3 | A: two tiles of rows in 4, 5 | B: columns 0-15, 16-31 in 6, 7
  *
- * A step of 64 k takes 4 products of 16 cycles and 4 loads of 8. Fewer rows than FEWEST_TILE_ROWS are left to vpdpbusd: a
- * tile of one row takes it 16 cycles where the vector unit takes 16 a row, and the tile has to be set up and stored. The
- * same layout, the same bits. Not measured: the machines at hand have no tile unit; the emulated level runs it in tests. */
+ * A step of 64 k takes 4 products of 16 cycles and 4 loads of 8. Fewer rows than FEWEST_TILE_ROWS are left to vpdpbusd:
+ * a tile of one row takes it 16 cycles where the vector unit takes 16 a row, and the tile has to be set up and stored.
+ * The same layout, the same bits. Not measured: the machines at hand have no tile unit; the emulated level runs it in
+ * tests. */
 #ifndef TFAST_ISA_AMX_GEMM_INT8_H
 #define TFAST_ISA_AMX_GEMM_INT8_H
 

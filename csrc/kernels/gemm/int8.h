@@ -1,26 +1,26 @@
 /* The weight formats "int8" and "int8_a16": products of integers, exact whatever the level.
  *
- * Included by level.h, and by files of isa/ that have better instructions for them; the descriptors are made at the end.
- * The scheme: base/int8.h; weights: int8_pack.h; rows of x: int8_rows.h.
+ * Included by level.h, and by files of isa/ that have better instructions for them; the descriptors are made at the
+ * end. The scheme: base/int8.h; weights: int8_pack.h; rows of x: int8_rows.h.
  *
- *     y = float(sum of products - zero * sum of the channel's integers) * (scale of the channel * scale of the row) + bias
+ *     y = float(sum of products - zero * sum of the channel's integers) * (scale of the channel * scale of the row) +
+ * bias
  *
  * each step rounded once: what a level computes has the bits of what every other one does, up to the
  * functions of the epilogue. All of K is one sum.
  *
  *   int8       tile of INT8_ROWS x INT8_VECTORS: eight k a step. For 64 products a vector of AVX2 takes two vpmaddubsw
- *              (their second operands from memory), vpaddw, vpmaddwd and vpaddd: 5 instructions where FMAs take 8, and a
- *              quarter of the loads; vpdpbusd alone, twice, with VNNI. Zen 3, 512 rows, 768 -> 3072: 228 GOP/s as 4 x 3,
- *              219 as 6 x 2; float32 97.
- *   int8_a16   x in 16 bits: bytes of the weight are widened by their load, vpmaddwd and vpaddd. Four k of a column make
- *              two sums, added at the end: a vector has half as many columns. INT16_ROWS x 2, 144 GOP/s as 6 x 2; one and
- *              two rows take a whole panel, which memory limits, in one pass.
- *   INT8_UNBOUNDED    where vpmaddubsw would saturate: x of "int8" in 16 bits through the tile of int8_a16, the same sums.
+ *              (their second operands from memory), vpaddw, vpmaddwd and vpaddd: 5 instructions where FMAs take 8, and
+ * a quarter of the loads; vpdpbusd alone, twice, with VNNI. Zen 3, 512 rows, 768 -> 3072: 228 GOP/s as 4 x 3, 219 as 6
+ * x 2; float32 97. int8_a16   x in 16 bits: bytes of the weight are widened by their load, vpmaddwd and vpaddd. Four k
+ * of a column make two sums, added at the end: a vector has half as many columns. INT16_ROWS x 2, 144 GOP/s as 6 x 2;
+ * one and two rows take a whole panel, which memory limits, in one pass. INT8_UNBOUNDED    where vpmaddubsw would
+ * saturate: x of "int8" in 16 bits through the tile of int8_a16, the same sums.
  *
- * What lost on Zen 3: signed x by the trick of signs, 137 GOP/s; one vpmaddubsw for each vpmaddwd, 183 GOP/s as 4 x 3, 182
- * as 6 x 2, 188 as 3 x 4, 171 as 12 x 1, for which neighbours have to be bounded by twos only: mean cosine of MiniLM
- * 0.99932 in place of 0.99913; that with 8 bits of x, and by fours where a block of a panel happens to be bounded so: 6 to
- * 15 % of MiniLM's blocks are, half of those of its last layer. */
+ * What lost on Zen 3: signed x by the trick of signs, 137 GOP/s; one vpmaddubsw for each vpmaddwd, 183 GOP/s as 4 x 3,
+ * 182 as 6 x 2, 188 as 3 x 4, 171 as 12 x 1, for which neighbours have to be bounded by twos only: mean cosine of
+ * MiniLM 0.99932 in place of 0.99913; that with 8 bits of x, and by fours where a block of a panel happens to be
+ * bounded so: 6 to 15 % of MiniLM's blocks are, half of those of its last layer. */
 #ifndef TFAST_KERNELS_GEMM_INT8_H
 #define TFAST_KERNELS_GEMM_INT8_H
 
@@ -28,12 +28,17 @@
 #include "epilogue.h"
 #include "prefetch.h"
 
-/* A panel of the 16-lane levels is two vectors: a row of it is a row of two tiles of the tile unit, which reads the same
- * weights (isa/amx/gemm_int8.h) 64 k at a time. */
+/* A panel of the 16-lane levels is two vectors: a row of it is a row of two tiles of the tile unit, which reads the
+ * same weights (isa/amx/gemm_int8.h) 64 k at a time. */
 #if V_LANES == 16
 enum { INT8_ROWS = 8, INT8_VECTORS = 2, INT8_K_GROUP = 64, INT16_ROWS = 8 };
 #else
-enum { INT8_ROWS = TILE_ROWS, INT8_VECTORS = TILE_VECTORS, INT8_K_GROUP = INT8_RUN_SPAN, INT16_ROWS = V_LANES == 8 ? 6 : 4 };
+enum {
+    INT8_ROWS = TILE_ROWS,
+    INT8_VECTORS = TILE_VECTORS,
+    INT8_K_GROUP = INT8_RUN_SPAN,
+    INT16_ROWS = V_LANES == 8 ? 6 : 4
+};
 #endif
 enum { INT8_PANEL = INT8_VECTORS * V_LANES, INT8_GROUP_BYTES = INT8_PANEL * 4 };
 /* Rows of x come in so many: the tile unit reads whole tiles. */
@@ -155,7 +160,7 @@ V_INLINE void int8_tile(const int8_tile_args* t, const int m) {
 enum { HALVES = 2 * INT8_VECTORS }; /* of a panel: vectors of V_LANES / 2 columns, two sums each */
 /* Up to so many rows take all halves at once. */
 enum { INT16_WIDE_ROWS = 2 };
-_Static_assert(INT16_WIDE_ROWS * HALVES <= INT16_ROWS * 2 || V_LANES == 4,
+_Static_assert(INT16_WIDE_ROWS* HALVES <= INT16_ROWS * 2 || V_LANES == 4,
                "the sums of the wide tile must fit where those of the tile do");
 
 /* Halves [2 * first, 2 * (first + vectors)) of a panel. m, vectors and offset are constants. */
@@ -188,9 +193,9 @@ V_INLINE void int16_tile(const int8_tile_args* t, const int m, const int first, 
 
 /* Tiles of 1 to 8 rows; those that a level does not use do not exist. */
 typedef void (*int8_tile_fn)(const int8_tile_args* t);
-#define INT8_TILE(m)                                                                         \
+#define INT8_TILE(m)                                                                       \
     static __attribute__((noinline)) void KERNEL(int8_tile_##m)(const int8_tile_args* t) { \
-        int8_tile(t, m);                                                                     \
+        int8_tile(t, m);                                                                   \
     }
 INT8_TILE(1)
 INT8_TILE(2)
@@ -231,22 +236,22 @@ _Static_assert(sizeof int8_tiles / sizeof *int8_tiles == INT8_ROWS, "there must 
 _Static_assert(INT8_VECTORS == 2 || INT8_VECTORS == 3, "INT16_TILE has two or three vectors");
 #define INT16_NAME(m, offset) KERNEL(int16_tile_##m##_##offset)
 #if V_LANES == 4
-#define INT16_TILES(offset) \
-    INT16_TILE(1, offset) INT16_TILE(2, offset) INT16_TILE(3, offset) INT16_TILE(4, offset)
-#define INT16_NAMES(offset) \
-    {INT16_NAME(1, offset), INT16_NAME(2, offset), INT16_NAME(3, offset), INT16_NAME(4, offset)}
+#define INT16_TILES(offset) INT16_TILE(1, offset) INT16_TILE(2, offset) INT16_TILE(3, offset) INT16_TILE(4, offset)
+#define INT16_NAMES(offset) {INT16_NAME(1, offset), INT16_NAME(2, offset), INT16_NAME(3, offset), INT16_NAME(4, offset)}
 #elif V_LANES == 8
 #define INT16_TILES(offset) \
-    INT16_TILE(1, offset) INT16_TILE(2, offset) INT16_TILE(3, offset) INT16_TILE(4, offset) INT16_TILE(5, offset) \
-        INT16_TILE(6, offset)
-#define INT16_NAMES(offset)                                                                        \
-    {INT16_NAME(1, offset), INT16_NAME(2, offset), INT16_NAME(3, offset), INT16_NAME(4, offset), \
-     INT16_NAME(5, offset), INT16_NAME(6, offset)}
+    INT16_TILE(1, offset)   \
+    INT16_TILE(2, offset) INT16_TILE(3, offset) INT16_TILE(4, offset) INT16_TILE(5, offset) INT16_TILE(6, offset)
+#define INT16_NAMES(offset)                                               \
+    {INT16_NAME(1, offset), INT16_NAME(2, offset), INT16_NAME(3, offset), \
+     INT16_NAME(4, offset), INT16_NAME(5, offset), INT16_NAME(6, offset)}
 #else
-#define INT16_TILES(offset) \
-    INT16_TILE(1, offset) INT16_TILE(2, offset) INT16_TILE(3, offset) INT16_TILE(4, offset) INT16_TILE(5, offset) \
-        INT16_TILE(6, offset) INT16_TILE(7, offset) INT16_TILE(8, offset)
-#define INT16_NAMES(offset)                                                                        \
+#define INT16_TILES(offset)                                                                                       \
+    INT16_TILE(1, offset)                                                                                         \
+    INT16_TILE(2, offset)                                                                                         \
+    INT16_TILE(3, offset) INT16_TILE(4, offset) INT16_TILE(5, offset) INT16_TILE(6, offset) INT16_TILE(7, offset) \
+        INT16_TILE(8, offset)
+#define INT16_NAMES(offset)                                                                      \
     {INT16_NAME(1, offset), INT16_NAME(2, offset), INT16_NAME(3, offset), INT16_NAME(4, offset), \
      INT16_NAME(5, offset), INT16_NAME(6, offset), INT16_NAME(7, offset), INT16_NAME(8, offset)}
 #endif
@@ -336,17 +341,23 @@ static void KERNEL(int8_unbounded_prepare)(int64_t m, int64_t k, const float* a,
 }
 #endif
 
-/* 96 rows compute longer than their panel takes to arrive from L3, as in gemm/f32.h: a quarter of the bytes for half the
- * time. */
+/* 96 rows compute longer than their panel takes to arrive from L3, as in gemm/f32.h: a quarter of the bytes for half
+ * the time. */
 enum { INT8_MIN_ROW_BLOCK = 96 };
 
-#define INT8_GEMM(format_, rows_, panel_, prepared_bytes_, prepare_, pack_)                 \
-    {                                                                                       \
-        .layout = {format_, INT8_PANEL, INT8_K_GROUP, INT8_K_GROUP * INT8_PANEL},           \
-        .integers = 1, .tile_rows = rows_, .k_unit = INT8_K_GROUP, .max_k_block = INT8_MAX_K, \
-        .min_row_block = INT8_MIN_ROW_BLOCK, .panel = KERNEL(panel_),                       \
-        .prepared_bytes = KERNEL(prepared_bytes_), .prepare = KERNEL(prepare_),             \
-        .pack = KERNEL(pack_), .unpack = KERNEL(int8_unpack),                               \
+#define INT8_GEMM(format_, rows_, panel_, prepared_bytes_, prepare_, pack_)       \
+    {                                                                             \
+        .layout = {format_, INT8_PANEL, INT8_K_GROUP, INT8_K_GROUP * INT8_PANEL}, \
+        .integers = 1,                                                            \
+        .tile_rows = rows_,                                                       \
+        .k_unit = INT8_K_GROUP,                                                   \
+        .max_k_block = INT8_MAX_K,                                                \
+        .min_row_block = INT8_MIN_ROW_BLOCK,                                      \
+        .panel = KERNEL(panel_),                                                  \
+        .prepared_bytes = KERNEL(prepared_bytes_),                                \
+        .prepare = KERNEL(prepare_),                                              \
+        .pack = KERNEL(pack_),                                                    \
+        .unpack = KERNEL(int8_unpack),                                            \
     }
 
 static const tfast_gemm int8_gemm =

@@ -1,8 +1,8 @@
 /* Rows of x as integers: what `prepare` of the formats of integers makes, once for all panels of a block of rows.
  *
  * Used by gemm/int8.h. A row is read twice, from L1 the second time: for its extremes, then to be rounded. Some 11
- * instructions a vector, where the product with N channels has 3 N / 32: 3 % of one with 384 channels, and therefore not
- * part of the kernels that make x (norm, GELU, attention), which would each have to know of it.
+ * instructions a vector, where the product with N channels has 3 N / 32: 3 % of one with 384 channels, and therefore
+ * not part of the kernels that make x (norm, GELU, attention), which would each have to know of it.
  *
  * Laid out: rows of bytes (or 16-bit integers), each from a multiple of 64 bytes on, then an int8_row for each. Behind
  * the last k stands anything: the weights there are 0. */
@@ -70,7 +70,8 @@ static int32_t nearest_int(float x) {
     return (int32_t)(moved - magic);
 }
 
-/* The scale, and 1 / scale. A scale below FLT_MIN would have no inverse: such rows are rounded to multiples of FLT_MIN. */
+/* The scale, and 1 / scale. A scale below FLT_MIN would have no inverse: such rows are rounded to multiples of FLT_MIN.
+ */
 static int8_row row_of(const extremes_t* e, float* inverse) {
     const float scale = TFAST_MAX(e->high / INT8_X_MAX - e->low / INT8_X_MAX, FLT_MIN);
     *inverse = 1.0f / scale;
