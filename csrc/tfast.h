@@ -127,6 +127,8 @@ int tfast_packed_fits(const tfast_packed* p);
  * for format INT8, or NULL. */
 tfast_status tfast_pack(const tfast_row_block* blocks, int64_t n_blocks, tfast_dtype dtype, const float* smoothing,
                         tfast_packed* p, int n_threads);
+/* The scale of each row of a format of integers; NULL for others. */
+const float* tfast_packed_scale(const tfast_packed* p);
 /* The values that products use -> w (N, K), dense. */
 tfast_status tfast_unpack(const tfast_packed* p, float* w, int n_threads);
 

@@ -98,6 +98,7 @@ cdef extern from "tfast.h" nogil:
     int tfast_packed_fits(const tfast_packed *p)
     tfast_status tfast_pack(const tfast_row_block *blocks, int64_t n_blocks, tfast_dtype dtype,
                             const float *smoothing, tfast_packed *p, int n_threads)
+    const float *tfast_packed_scale(const tfast_packed *p)
     tfast_status tfast_unpack(const tfast_packed *p, float *w, int n_threads)
     tfast_status tfast_linear_run(const tfast_linear *call, int n_threads)
     ctypedef struct tfast_matmul:

@@ -9,7 +9,7 @@ csrc/tfast.h), its function here, its line in _core.pyi.
 from libc.math cimport sqrt
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 from posix.stdlib cimport posix_memalign
 
 cimport numpy as cnp
@@ -187,7 +187,8 @@ cdef tfast_dtype weight_dtype(cnp.ndarray a) except *:
 cdef class PackedWeight:
     """A weight (N, K) in the layout of a level; immutable, shared freely between threads.
 
-    Attributes: shape (N, K), format (of pack_weight), nbytes, isa (the level that it was packed under).
+    Attributes: shape (N, K), format (of pack_weight), nbytes, isa (the level that it was packed under), scale (of each
+    row of a format of integers, else None).
 
     Example:
         >>> packed = F.pack_weight(np.ones((3, 4), np.float32))
@@ -251,6 +252,18 @@ cdef class PackedWeight:
     def fits(self):
         """Whether the level in force reads this layout."""
         return bool(tfast_packed_fits(&self.packed))
+
+    @property
+    def scale(self):
+        """The scale of each row of a format of integers, (N,) float32; None for others."""
+        cdef const float *scale = tfast_packed_scale(&self.packed)
+        cdef cnp.ndarray copy
+        cdef cnp.npy_intp N = self.packed.N
+        if scale == NULL:
+            return None
+        copy = cnp.PyArray_EMPTY(1, &N, cnp.NPY_FLOAT32, 0)
+        memcpy(cnp.PyArray_DATA(copy), scale, N * sizeof(float))
+        return copy
 
     def unpack(self):
         """The values that products use, (N, K) float32."""

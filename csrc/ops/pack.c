@@ -24,6 +24,10 @@ size_t tfast_packed_bytes(const tfast_packed* p) {
     return (size_t)(panels * packed_panel_bytes(p)) + side;
 }
 
+const float* tfast_packed_scale(const tfast_packed* p) {
+    return packed_side(p).scale;
+}
+
 typedef struct {
     const tfast_row_block* blocks;
     int64_t n_blocks;

@@ -84,13 +84,14 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
-    """Write config.json and model.safetensors into `folder`, which is made if it is not there.
+    """Write config.json and model.safetensors (float32; int8 as it is) into `folder`, which is made if it is not there.
 
     Each file appears under its name when it is complete: tensors may be views of the file that is replaced.
     """
     library = optional_import("safetensors.numpy")
     folder.mkdir(parents=True, exist_ok=True)
-    dense = {name: np.asarray(array, np.float32, order="C") for name, array in tensors.items()}
+    types = {name: np.int8 if array.dtype == np.int8 else np.float32 for name, array in tensors.items()}
+    dense = {name: np.asarray(array, types[name], order="C") for name, array in tensors.items()}
     with tempfile.TemporaryDirectory(dir=folder) as unfinished:
         written = Path(unfinished)
         # transformers refuses files that do not say for which framework they were written.

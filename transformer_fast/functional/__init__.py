@@ -17,6 +17,7 @@ from transformer_fast.functional.attention import (
 )
 from transformer_fast.functional.copies import concat_heads, embedding, embedding_sum, split_heads
 from transformer_fast.functional.encoder import Encoder, EncoderLayer
+from transformer_fast.functional.integer_weight import IntegerWeight
 from transformer_fast.functional.linear import PackedWeight, linear, matmul, pack_weight
 from transformer_fast.functional.recurrent import gru, lstm
 from transformer_fast.functional.rotary import rotary_embedding
@@ -36,6 +37,7 @@ from transformer_fast.functional.settings import (
 __all__ = [
     "Encoder",
     "EncoderLayer",
+    "IntegerWeight",
     "PackedWeight",
     "additive_attention",
     "available_isas",

@@ -224,9 +224,9 @@ class GenerationMixin:
         model.generation_config = read_generation_config(checkpoint.source, cls.generation_config | told)
         return model
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """As the model's base class, and generation_config.json."""
-        super().save_pretrained(folder)
+    def save_pretrained(self, folder: str | Path, **options: Any) -> None:
+        """As the model's base class, whose options these are, and generation_config.json."""
+        super().save_pretrained(folder, **options)
         write_json(Path(folder) / "generation_config.json", self.generation_config)
 
     def generate(self, input_ids: Any = None, attention_mask: Any = None, **options: Any) -> np.ndarray:

@@ -117,7 +117,7 @@ class ModernBertMLP(Module):
     def __init__(self, h: int, inner: int, activation: str, bias: bool) -> None:
         super().__init__()
         self.inner, self.activation = inner, activation
-        self.register_parameter("Wi", (2 * inner, h), init.uniform(h), half=True)
+        self.register_parameter("Wi", (2 * inner, h), init.uniform(h), packed=True)
         self.register_parameter("Wi_bias", (2 * inner,) if bias else None, init.uniform(h))
         self.Wo = Linear(inner, h, bias)
         self._packs = [PackedParameters("Wi", rows=(i * inner, (i + 1) * inner), takes_input=True) for i in range(2)]

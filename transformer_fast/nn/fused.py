@@ -41,7 +41,7 @@ class FusedLinear(Module):
         self.out_features = sum(parts.values())
         biased = parts if bias is True else bias or ()
         for name, n in parts.items():
-            self.register_parameter(f"{name}_weight", (n, in_features), init.uniform(in_features), half=True)
+            self.register_parameter(f"{name}_weight", (n, in_features), init.uniform(in_features), packed=True)
             self.register_parameter(f"{name}_bias", (n,) if name in biased else None, init.uniform(in_features))
         weights, biases = ([f"{name}_{kind}" for name in parts] for kind in ("weight", "bias"))
         self._packed_weight = PackedParameters(*weights, takes_input=True)

@@ -30,7 +30,7 @@ class Linear(Module):
         super().__init__()
         self.in_features = in_features
         self.out_features = out_features
-        self.register_parameter("weight", (out_features, in_features), init.uniform(in_features), half=True)
+        self.register_parameter("weight", (out_features, in_features), init.uniform(in_features), packed=True)
         self.register_parameter("bias", (out_features,) if bias else None, init.uniform(in_features))
         self._packed_weight = PackedParameters("weight", takes_input=True)
 

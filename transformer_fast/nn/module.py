@@ -3,8 +3,8 @@
 A new block subclasses `Module`, calls `register_parameter` for each of its arrays, sets its parts as attributes and
 writes `forward`. Parameters are read-only arrays: replace one by assigning a new array to its name. That is what makes
 it safe to keep packed forms of them, and to share them with a memory-mapped file. They are float32; weights that are
-only packed or looked up keep the half-precision type of their file (`register_parameter(..., half=True)`), so that
-loading makes no float32 copy of them.
+only packed or looked up keep the half-precision type of their file (`register_parameter(..., half=True, packed=True)`),
+or its integers, so that loading makes no float32 copy of them.
 
 Names and behaviour follow torch.nn.Module as far as inference needs it.
 """
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from transformer_fast.functional.integer_weight import IntegerWeight
 from transformer_fast.functional.linear import FORMATS
 from transformer_fast.nn import init
 
@@ -54,6 +55,7 @@ class Module:
         self.__dict__["_owners"] = {}  # weak references to modules that have had this one as a part -> None
         self.__dict__["_parameters"] = {}
         self.__dict__["_half_names"] = set()  # names of parameters that may be float16 or bfloat16
+        self.__dict__["_packed_names"] = set()  # of parameters that may be an IntegerWeight as well
         self.__dict__["_modules"] = {}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -63,15 +65,24 @@ class Module:
         return self.forward(*args, **kwargs)
 
     def register_parameter(
-        self, name: str, shape: tuple[int, ...] | None, initialize: init.Initializer, *, half: bool = False
+        self,
+        name: str,
+        shape: tuple[int, ...] | None,
+        initialize: init.Initializer,
+        *,
+        half: bool = False,
+        packed: bool = False,
     ) -> None:
         """A new parameter of that shape; shape None means that the module goes without it (bias=False).
 
-        half: the module only packs it or looks rows up in it, so that it may be float16 or bfloat16.
+        half: the module only looks rows up in it, so that it may be float16 or bfloat16. packed: it only packs it, so
+        that it may be an IntegerWeight, too.
         """
         self._parameters[name] = None
-        if half:
+        if half or packed:
             self._half_names.add(name)
+        if packed:
+            self._packed_names.add(name)
         if shape is not None:
             self._parameters[name] = _read_only(init.create(shape, initialize))
         self._changed()
@@ -111,8 +122,12 @@ class Module:
         own = self.state_dict()
         missing = [name for name in own if name not in state]
         unexpected = [name for name in state if name not in own]
-        half = self._half_parameters()
-        arrays = {name: _stored(f"state[{name!r}]", state[name], name in half) for name in own if name in state}
+        half, packed = self._names_of("_half_names"), self._names_of("_packed_names")
+        arrays = {
+            name: _stored(f"state[{name!r}]", state[name], name in half, name in packed)
+            for name in own
+            if name in state
+        }
         misshapen = [
             f"{name} has shape {array.shape}; needed: {own[name].shape}"
             for name, array in arrays.items()
@@ -140,10 +155,12 @@ class Module:
     def _loaded(self) -> None:
         """Called when own parameters have been loaded: the place to prepare what the first call would have to."""
 
-    def _half_parameters(self) -> set[str]:
-        """The full names of the parameters that may be float16 or bfloat16."""
+    def _names_of(self, table: str) -> set[str]:
+        """The full names of the parameters in that table of this module and all its parts."""
         return {
-            f"{path}.{name}" if path else name for path, module in self.named_modules() for name in module._half_names
+            f"{path}.{name}" if path else name
+            for path, module in self.named_modules()
+            for name in getattr(module, table)
         }
 
     def set_weight_format(self, name: str) -> Module:
@@ -219,7 +236,7 @@ class Module:
         label = f"{type(self).__name__}.{name}"
         if current is None:
             raise ValueError(f"{label} was left out when the module was made (bias=False or alike); it cannot be set")
-        array = _stored(label, value, name in self._half_names)
+        array = _stored(label, value, name in self._half_names, name in self._packed_names)
         if array.shape != current.shape:
             raise ValueError(f"{label} was given shape {array.shape}; needed: {current.shape}")
         return array
@@ -261,7 +278,7 @@ class Module:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # copy.copy passes the original's own tables: a copy that shared them would change it without a new version.
-        tables = {name: copy.copy(state[name]) for name in ("_parameters", "_half_names", "_modules")}
+        tables = {name: copy.copy(state[name]) for name in ("_parameters", "_half_names", "_packed_names", "_modules")}
         self.__dict__.update(state, **tables, _version=object(), _owners={})
         for part in self._modules.values():
             part._note_owner(self)
@@ -328,11 +345,15 @@ def clones(layer: Module, count: int) -> ModuleList:
     return ModuleList([copy.deepcopy(layer, {id(array): array for array in layer.parameters()}) for _ in range(count)])
 
 
-def _stored(label: str, value: Any, half: bool) -> np.ndarray:
-    """`value` as a read-only array of float32, or, where `half` allows it, of its own half-precision type.
+def _stored(label: str, value: Any, half: bool, packed: bool) -> np.ndarray | IntegerWeight:
+    """`value` as a read-only array of float32, or, where `half` allows it, of its own half-precision type or integers.
 
     Itself if it is one already, else a copy.
     """
+    if isinstance(value, IntegerWeight):
+        if packed:
+            return value
+        value = value.dequantised()
     array = np.asarray(value)
     # ml_dtypes' bfloat16 has kind "V", and so have structured types.
     if array.dtype.kind != "f" and array.dtype.name != "bfloat16":

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from transformer_fast import functional as F
+from transformer_fast.functional.integer_weight import as_floats
+from transformer_fast.functional.linear import INTEGER_FORMATS
 from transformer_fast.nn.smoothing import smoothing_factors
 
 if TYPE_CHECKING:
@@ -86,8 +88,12 @@ class PackedParameters:
         made_from = sources if norm is None else (*sources, *norm._parameters.values())
         if kept is not None and kept.isa == F.get_isa() and kept.options == options and _same(kept.sources, made_from):
             return kept._replace(version=version)
-        blocks = [self._block(source) for source in sources]
-        given = {}
+        blocks, given = [self._block(source) for source in sources], {}
+        if options["format"] in INTEGER_FORMATS and all(isinstance(block, F.IntegerWeight) for block in blocks):
+            given["scale"] = np.concatenate([block.scale for block in blocks])
+            blocks, norm = [block.integers for block in blocks], None  # integers are taken as they are
+        else:
+            blocks = [as_floats(block) for block in blocks]
         if norm is not None:
             rows = [part for block in blocks for part in np.array_split(block, parts)]
             given["smoothing"] = smoothing_factors(norm, rows)

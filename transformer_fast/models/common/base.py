@@ -21,9 +21,13 @@ from transformer_fast.files.checkpoint import Checkpoint, save_checkpoint
 from transformer_fast.files.errors import CheckpointError
 from transformer_fast.files.folder import open_source
 from transformer_fast.files.source import ModelSource
-from transformer_fast.models.common.compute_types import ComputeType, set_weight_formats
+from transformer_fast.functional.integer_weight import IntegerWeight, as_floats, concatenated
+from transformer_fast.functional.linear import INTEGER_FORMATS
+from transformer_fast.models.common.compute_types import ComputeType, formats_of_parameters, set_weight_formats
 from transformer_fast.models.common.config import read_config, without_fields
 from transformer_fast.models.common.known_fields import REPORTS
+from transformer_fast.models.common.quantised import IntegerTensor, read_integers
+from transformer_fast.models.common.quantised_files import as_integers, integer_parameters, quantization_config
 from transformer_fast.models.common.tensor_names import check_used, is_copy, unwrapped
 from transformer_fast.nn import Module
 from transformer_fast.nn.init import unset_parameters
@@ -122,11 +126,18 @@ class Source:
     def read(self, tensors: Mapping[str, np.ndarray], own: tuple[int, ...]) -> np.ndarray:
         """The parameter. A matrix of one part is a view of the tensor (transposed by its strides) where it can be."""
         parts = [part.read(tensors[part.name].T if self.transpose else tensors[part.name]) for part in self.parts]
-        array = (parts[0] if len(parts) == 1 else np.concatenate(parts)).reshape(own)
+        whole = concatenated(parts)
+        if isinstance(whole, IntegerWeight):
+            return whole
+        array = whole.reshape(own)
         if array.ndim == 1:
             array = array.copy()  # each vector left in the file would bring the pages around it into memory
         array.flags.writeable = False  # so that load_state_dict shares it
         return array
+
+    def renamed(self, suffix: str) -> Source:
+        """The same of tensors whose names have a suffix more."""
+        return Source(*(dataclasses.replace(part, name=part.name + suffix) for part in self.parts))
 
     def write(self, parameter: np.ndarray, tensors: WrittenTensors) -> None:
         """Put the parameter's rows into the tensors that they are made of: the inverse of `read`.
@@ -327,6 +338,7 @@ class PretrainedModel(Module):
             raise CheckpointError(
                 f"{source}: model_type is {model_type!r}; needed by {cls.__name__}: {' or '.join(cls.model_types)}"
             )
+        checkpoint, stored_format = read_integers(checkpoint)
         content = without_fields(checkpoint.config, ignore_fields)
         config, reports = cls.read_config(content, source), cls._reports_of(content, source)
         checkpoint = unwrapped(checkpoint, cls)
@@ -341,7 +353,11 @@ class PretrainedModel(Module):
         own, sources = model.state_dict(), cls.sources(config, names)
         in_file = {name: tensor.name for name, tensor in checkpoint.tensors.items()}
         theirs = {ours: [in_file.get(name, name) for name in source.names] for ours, source in sources.items()}
-        set_weight_formats(model, compute_type, theirs)
+        stored = {
+            ours: stored_format if cls._holds_integers(source, checkpoint) else "float32"
+            for ours, source in sources.items()
+        }
+        set_weight_formats(model, compute_type, theirs, stored)
         expected: dict[str, tuple[int, ...]] = {}
         for ours, parameter in own.items():
             for name, shape in zip(sources[ours].names, sources[ours].shapes(parameter.shape), strict=True):
@@ -353,6 +369,15 @@ class PretrainedModel(Module):
         checkpoint.source.release()
         model._content, model._names, model._reports = dict(checkpoint.config), frozenset(names), reports
         return model
+
+    @classmethod
+    def _holds_integers(cls, source: Source, checkpoint: Checkpoint) -> bool:
+        """Are all tensors of a parameter integers?"""
+        integers = [isinstance(checkpoint.tensors.get(name), IntegerTensor) for name in source.names]
+        if any(integers) and (source.transpose or source.shape is not None):
+            tensor = checkpoint.tensors[source.names[integers.index(True)]]
+            raise CheckpointError(f"{tensor.file}: tensor {tensor.name!r} is of integers; needed there: floats")
+        return all(integers)
 
     @classmethod
     def _reports_of(cls, content: Mapping[str, Any], source: Path) -> tuple[str, ...]:
@@ -381,19 +406,32 @@ class PretrainedModel(Module):
         kept = {name: tensor for name, tensor in tensors.items() if name not in copies}
         return dataclasses.replace(checkpoint, tensors=kept)
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path, *, compute_type: ComputeType = "float32") -> None:
         """Writes config.json and model.safetensors (float32), as transformers would for the class of this name.
 
+        compute_type "int8" or "int8_a16", or a mapping of parts to types: weights of products are written as 8-bit
+        integers with a scale a row, in the form "int-quantized" of compressed-tensors, and config.json says so. They
+        are rounded without smoothing, which that form does not know: "int8" from a file of floats is more accurate.
         The folder is made if it is not there. The file that the model was read from may be written over.
 
         Raises:
-            ValueError: tied parameters differ.
+            ValueError: tied parameters differ; there is no such compute_type, or it cannot be written.
             OSError: a file cannot be written.
         """
         tensors, seen = WrittenTensors(), set()
         tied = getattr(self.config, "tie_word_embeddings", False)
         sources = self.sources(self.config, _Everything() if self._names is None else self._names)
+        integers = self._written_as_integers(compute_type, sources)
         for ours, parameter in self.state_dict().items():
+            if ours in integers:
+                try:
+                    weight = as_integers(parameter, integers[ours])
+                except ValueError as error:
+                    raise ValueError(f"{ours} {error}") from None
+                sources[ours].write(weight.integers, tensors)
+                sources[ours].renamed("_scale").write(weight.scale[:, None], tensors)
+                continue
+            parameter = as_floats(parameter)
             memory = (parameter.ctypes.data, parameter.shape, parameter.strides)
             if tied and memory in seen:
                 continue
@@ -405,9 +443,30 @@ class PretrainedModel(Module):
         config = self._content or self._fresh_content()
         config = {name: value for name, value in config.items() if name not in ("torch_dtype", "dtype")}
         config |= {"architectures": [type(self).__name__], "dtype": "float32"}
+        if integers:
+            config["quantization_config"] = self._quantization_config(integers, sources)
         save_checkpoint(
             Path(folder), config, {self._written(name): tensor for name, tensor in tensors.finished().items()}
         )
+
+    def _written_as_integers(self, compute_type: ComputeType, sources: Mapping[str, Source]) -> dict[str, str]:
+        """Parameter -> format, of those that `save_pretrained` writes as integers."""
+        own = self.state_dict()
+        names = {ours: [*sources[ours].names, *map(self._written, sources[ours].names)] for ours in own}
+        formats = formats_of_parameters(self, compute_type, names, {})
+        unknown = set(formats.values()) - {"float32", *INTEGER_FORMATS}
+        if unknown:
+            raise ValueError(f"compute_type is {unknown.pop()!r}; needed: float32 or {' or '.join(INTEGER_FORMATS)}")
+        return integer_parameters(formats, self._names_of("_packed_names"), {ours: sources[ours] for ours in own})
+
+    def _quantization_config(self, integers: Mapping[str, str], sources: Mapping[str, Source]) -> dict[str, Any]:
+        layers = {
+            self._written(name).removesuffix(".weight")
+            for ours in self._names_of("_packed_names") - integers.keys()
+            if ours in self.state_dict()
+            for name in sources[ours].names
+        }
+        return quantization_config(integers.values(), layers)
 
     @classmethod
     def _check_stacks(cls, config: Any, checkpoint: Checkpoint) -> None:

@@ -15,7 +15,8 @@ from transformer_fast.nn import Module
 # A name, or names of parts of the model and "" for all others -> a name.
 ComputeType: TypeAlias = str | Mapping[str, str]
 
-_NAMES = {"auto": "float32"} | {name: name for name in FORMATS}
+# "auto": of floats.
+_FORMATS = {"auto": "float32"} | {name: name for name in FORMATS}
 
 
 def weight_format_of(compute_type: ComputeType) -> str:
@@ -28,11 +29,14 @@ def weight_format_of(compute_type: ComputeType) -> str:
         >>> weight_format_of({"": "int8", "lm_head": "float32"})
         'int8'
     """
-    return _formats(compute_type)[""]
+    return _FORMATS[_named(compute_type)[""]]
 
 
-def set_weight_formats(model: Module, compute_type: ComputeType, tensors: Mapping[str, Iterable[str]]) -> None:
-    """Sets the weight formats of all parts of a model. tensors: parameter -> the checkpoint's tensors it is made of.
+def set_weight_formats(
+    model: Module, compute_type: ComputeType, tensors: Mapping[str, Iterable[str]], stored: Mapping[str, str]
+) -> None:
+    """Sets the weight formats of all parts of a model. tensors: parameter -> the checkpoint's tensors it is made of;
+    stored: parameter -> the format that "auto" stands for.
 
     A part is named by our name or by the checkpoint's, whole ("lm_head") or from or to a dot ("layers.0.attention",
     "pooler", "encoder.layer.11"). The longest name that fits a parameter counts.
@@ -40,29 +44,39 @@ def set_weight_formats(model: Module, compute_type: ComputeType, tensors: Mappin
     Raises:
         ValueError: there is no such compute_type, or the model has no such part.
     """
-    formats = _formats(compute_type)
-    model.set_weight_format(formats.pop(""))
-    if not formats:
-        return
-    modules, unknown = dict(model.named_modules()), set(formats)
-    for parameter, _ in model.named_parameters():
+    model.set_weight_format(weight_format_of(compute_type))
+    modules = dict(model.named_modules())
+    for parameter, format in formats_of_parameters(model, compute_type, tensors, stored).items():
+        modules[parameter.rpartition(".")[0]].weight_format = format
+
+
+def formats_of_parameters(
+    model: Module, compute_type: ComputeType, tensors: Mapping[str, Iterable[str]], stored: Mapping[str, str]
+) -> dict[str, str]:
+    """Parameter -> format, of the matrices; arguments and errors of `set_weight_formats`."""
+    named, formats = _named(compute_type), {}
+    rest = named.pop("")
+    unknown = set(named)
+    for parameter, array in model.named_parameters():
         names = (parameter, *tensors.get(parameter, ()))
-        found = [part for part in formats if any(f".{part}." in f".{name}." for name in names)]
+        found = [part for part in named if any(f".{part}." in f".{name}." for name in names)]
         unknown.difference_update(found)
-        if found:
-            modules[parameter.rpartition(".")[0]].weight_format = formats[max(found, key=len)]
+        name = named[max(found, key=len)] if found else rest
+        if array.ndim == 2:
+            formats[parameter] = stored.get(parameter, "float32") if name == "auto" else _FORMATS[name]
     if unknown:
-        parts = sorted({name.partition(".")[0] for name in modules if name})
+        parts = sorted({name.partition(".")[0] for name, _ in model.named_parameters()})
         raise ValueError(
             f"compute_type names {', '.join(map(repr, sorted(unknown)))}, which {type(model).__name__} does not have; "
             f"needed: parts of it, like {', '.join(parts)}, or the beginnings of its tensors' names"
         )
+    return formats
 
 
-def _formats(compute_type: ComputeType) -> dict[str, str]:
-    """Part -> format, "" among them."""
+def _named(compute_type: ComputeType) -> dict[str, str]:
+    """Part -> compute type, "" among them."""
     named = {"": compute_type} if isinstance(compute_type, str) else {"": "auto", **compute_type}
     for name in named.values():
-        if not isinstance(name, str) or name not in _NAMES:
-            raise ValueError(f"compute_type is {name!r}; needed: one of {', '.join(_NAMES)}")
-    return {part: _NAMES[name] for part, name in named.items()}
+        if not isinstance(name, str) or name not in _FORMATS:
+            raise ValueError(f"compute_type is {name!r}; needed: one of {', '.join(_FORMATS)}")
+    return named

@@ -70,9 +70,9 @@ class MultiheadAttention(Module):
         self.batch_first = batch_first
         stacked = self.kdim == self.vdim == embed_dim
         for name, width in (("q_proj_weight", embed_dim), ("k_proj_weight", self.kdim), ("v_proj_weight", self.vdim)):
-            self.register_parameter(name, None if stacked else (embed_dim, width), init.xavier_uniform, half=True)
+            self.register_parameter(name, None if stacked else (embed_dim, width), init.xavier_uniform, packed=True)
         shape = (3 * embed_dim, embed_dim) if stacked else None
-        self.register_parameter("in_proj_weight", shape, init.xavier_uniform, half=True)
+        self.register_parameter("in_proj_weight", shape, init.xavier_uniform, packed=True)
         self.register_parameter("in_proj_bias", (3 * embed_dim,) if bias else None, init.zeros)
         for name in ("bias_k", "bias_v"):
             self.register_parameter(name, (1, 1, embed_dim) if add_bias_kv else None, init.xavier_normal)

@@ -1,0 +1,214 @@
+"""Checkpoints whose weights are 8-bit integers: compressed-tensors ("int-quantized") and bitsandbytes.
+
+`PretrainedModel.from_checkpoint` calls `read_integers` first of all: the tensors that belong to a weight are put
+together, under the names of the file, and config.json is as if it said nothing of it. So no family knows of it. What is
+not supported is refused by name. Another kind of file is a function beside the two below, and its line in
+`read_integers`.
+
+Formats: https://github.com/vllm-project/compressed-tensors and transformers' BitsAndBytesConfig.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from transformer_fast.files.checkpoint import Checkpoint
+from transformer_fast.files.errors import CheckpointError
+from transformer_fast.files.source import Tensor
+from transformer_fast.functional import IntegerWeight
+
+_FIELDS = ("quantization_config", "compression_config")
+
+
+@dataclasses.dataclass(frozen=True)
+class IntegerTensor(Tensor):
+    """The int8 tensor of a weight, with the scale of each row."""
+
+    scale: np.ndarray | None = None
+
+    def floating(self) -> Any:
+        """The weight, an IntegerWeight."""
+        return IntegerWeight(self.array(), self.scale)
+
+
+def read_integers(checkpoint: Checkpoint) -> tuple[Checkpoint, str]:
+    """The checkpoint with its integers as `IntegerTensor`s, and the format that config.json asks for.
+
+    Where config.json does not speak of integers that are known here, the same checkpoint and "float32".
+
+    Raises:
+        CheckpointError: config.json asks for what is not supported, or tensors are missing or malformed.
+    """
+    field = next((name for name in _FIELDS if isinstance(checkpoint.config.get(name), dict)), None)
+    settings = checkpoint.config[field] if field else {}
+    place = _Place(checkpoint.source.place("config.json"), field or "")
+    if settings.get("quant_method") == "compressed-tensors":
+        format, parts = _compressed_tensors(settings, place), (".weight_scale", ".weight_zero_point")
+        read = _compressed_weight
+    elif settings.get("quant_method") == "bitsandbytes" and settings.get("load_in_8bit"):
+        format, parts = _bitsandbytes(settings, place), (".SCB", ".weight_format")
+        read = _bitsandbytes_weight
+    else:
+        return checkpoint, "float32"
+    tensors = {name: tensor for name, tensor in checkpoint.tensors.items() if not name.endswith(parts)}
+    for name in checkpoint.tensors:
+        if name.endswith(parts[1]) and name.removesuffix(parts[1]) + parts[0] not in checkpoint.tensors:
+            raise CheckpointError(f"{checkpoint.tensors[name].file}: tensor {name!r} is there without {parts[0]!r}")
+        if name.endswith(parts[0]):
+            weight = name.removesuffix(parts[0]) + ".weight"
+            tensors[weight] = read(checkpoint.tensors, name.removesuffix(parts[0]))
+    config = {name: value for name, value in checkpoint.config.items() if name != field}
+    return dataclasses.replace(checkpoint, tensors=tensors, config=config), format
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Where a setting stands, for error texts."""
+
+    file: Path
+    field: str
+
+    def part(self, name: str) -> _Place:
+        return _Place(self.file, f"{self.field}.{name}")
+
+    def check(self, settings: Mapping[str, Any], allowed: Mapping[str, tuple | None]) -> None:
+        """Each field is known, and has one of the values that are supported; None: any."""
+        for name, value in settings.items():
+            if name not in allowed:
+                raise CheckpointError(f"{self.file}: {self.field} has the field {name!r}, which is not known")
+            values = allowed[name]
+            if values is not None and not any(type(value) is type(one) and value == one for one in values):
+                told = ", ".join(map(repr, values))
+                raise CheckpointError(f"{self.file}: {self.field}.{name} is {value!r}; supported: {told}")
+
+
+# --- compressed-tensors -----------------------------------------------------------------------------------------------
+
+# How scales were found, which has happened.
+_OBSERVATION = {"observer": None, "observer_kwargs": None, "scale_dtype": None, "zp_dtype": None}
+_WEIGHTS = {
+    "num_bits": (8,),
+    "type": ("int",),
+    "symmetric": (True,),
+    "strategy": ("channel", "tensor"),
+    "dynamic": (False,),
+    "group_size": (None,),
+    "block_structure": (None,),
+    "actorder": (None,),
+    **_OBSERVATION,
+}
+_ACTIVATIONS = _WEIGHTS | {"symmetric": (True, False), "strategy": ("token",), "dynamic": (True,)}
+_GROUP = {
+    "targets": None,
+    "weights": None,
+    "input_activations": None,
+    "output_activations": (None,),
+    "format": (None, "int-quantized"),
+}
+_COMPRESSED = {
+    "quant_method": None,
+    "format": ("int-quantized",),
+    "quantization_status": ("compressed",),
+    "config_groups": None,
+    "ignore": None,  # layers that are not quantised: the tensors say so themselves
+    "kv_cache_scheme": (None,),
+    "sparsity_config": (None, {}),
+    "transform_config": (None, {}),
+    "global_compression_ratio": None,
+    "version": None,
+}
+
+
+def _compressed_tensors(settings: Mapping[str, Any], place: _Place) -> str:
+    place.check(settings, _COMPRESSED)
+    groups, formats = settings.get("config_groups"), set()
+    if not isinstance(groups, dict) or not groups or not all(isinstance(group, dict) for group in groups.values()):
+        raise CheckpointError(f"{place.file}: {place.field}.config_groups is {groups!r}; needed: groups by name")
+    for name, group in groups.items():
+        where = place.part(f"config_groups.{name}")
+        where.check(group, _GROUP)
+        weights, activations = group.get("weights"), group.get("input_activations")
+        if not isinstance(weights, dict):
+            raise CheckpointError(f"{where.file}: {where.field}.weights is {weights!r}; needed: settings")
+        where.part("weights").check(weights, _WEIGHTS)
+        if activations is not None:
+            if not isinstance(activations, dict):
+                raise CheckpointError(f"{where.file}: {where.field}.input_activations is {activations!r}")
+            where.part("input_activations").check(activations, _ACTIVATIONS)
+        formats.add("int8_a16" if activations is None else "int8")
+    if len(formats) > 1:
+        raise CheckpointError(
+            f"{place.file}: {place.field}.config_groups has groups with and without input_activations; needed: one kind"
+        )
+    return formats.pop()
+
+
+def _compressed_weight(tensors: Mapping[str, Tensor], layer: str) -> IntegerTensor:
+    weight, scale = _weight(tensors, layer), tensors[f"{layer}.weight_scale"]
+    zero = tensors.get(f"{layer}.weight_zero_point")
+    if zero is not None and np.any(zero.array()):
+        raise CheckpointError(f"{zero.file}: tensor {zero.name!r} is not 0; needed: symmetric weights")
+    return _with_scale(weight, scale, scale.floating())
+
+
+# --- bitsandbytes -----------------------------------------------------------------------------------------------------
+
+_BITSANDBYTES = {
+    "quant_method": None,
+    "load_in_8bit": (True,),
+    "load_in_4bit": (False,),
+    "_load_in_8bit": (True,),
+    "_load_in_4bit": (False,),
+    # How that library treats outliers of activations while it runs, and settings of 4 bits: both without effect here.
+    "llm_int8_threshold": None,
+    "llm_int8_skip_modules": None,
+    "llm_int8_enable_fp32_cpu_offload": None,
+    "llm_int8_has_fp16_weight": (False,),
+    "bnb_4bit_compute_dtype": None,
+    "bnb_4bit_quant_storage": None,
+    "bnb_4bit_quant_type": None,
+    "bnb_4bit_use_double_quant": None,
+}
+
+
+def _bitsandbytes(settings: Mapping[str, Any], place: _Place) -> str:
+    place.check(settings, _BITSANDBYTES)
+    return "int8_a16"
+
+
+def _bitsandbytes_weight(tensors: Mapping[str, Tensor], layer: str) -> IntegerTensor:
+    weight, scale, order = _weight(tensors, layer), tensors[f"{layer}.SCB"], tensors.get(f"{layer}.weight_format")
+    if order is not None and np.any(order.array()):
+        raise CheckpointError(f"{order.file}: tensor {order.name!r} is {order.array()}; needed: 0, rows in order")
+    return _with_scale(weight, scale, scale.floating() / np.float32(127))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def _weight(tensors: Mapping[str, Tensor], layer: str) -> Tensor:
+    weight = tensors.get(f"{layer}.weight")
+    if weight is None or weight.code != "I8" or len(weight.shape) != 2:
+        found = "missing" if weight is None else f"{weight.code} of shape {weight.shape}"
+        place = next(iter(tensors.values())).file if weight is None else weight.file
+        raise CheckpointError(f"{place}: tensor {layer + '.weight'!r} is {found}; needed: I8 (N, K), as it has a scale")
+    return weight
+
+
+def _with_scale(weight: Tensor, told_by: Tensor, scale: np.ndarray) -> IntegerTensor:
+    """scale: (N,), (N, 1), or one number for all rows."""
+    rows = weight.shape[0]
+    if scale.shape not in ((rows,), (rows, 1), (1,), (1, 1), ()):
+        raise CheckpointError(
+            f"{told_by.file}: tensor {told_by.name!r} has shape {scale.shape}; needed: {(rows, 1)}, or one number"
+        )
+    values = np.ascontiguousarray(np.broadcast_to(scale.astype(np.float32).reshape(-1), rows))
+    if not (np.isfinite(values) & (values >= 0)).all():
+        raise CheckpointError(f"{told_by.file}: tensor {told_by.name!r} holds numbers that are no scale; needed: >= 0")
+    fields = {field.name: getattr(weight, field.name) for field in dataclasses.fields(Tensor)}
+    return IntegerTensor(**fields, scale=values)
