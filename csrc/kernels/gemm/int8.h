@@ -234,26 +234,21 @@ _Static_assert(sizeof int8_tiles / sizeof *int8_tiles == INT8_ROWS, "there must 
         if (INT8_VECTORS > 2) int16_tile(t, m, INT8_VECTORS - 1, 1, offset);                           \
     }
 _Static_assert(INT8_VECTORS == 2 || INT8_VECTORS == 3, "INT16_TILE has two or three vectors");
-#define INT16_NAME(m, offset) KERNEL(int16_tile_##m##_##offset)
+#define INT16_NAME(m, offset)    KERNEL(int16_tile_##m##_##offset)
+#define INT16_TILES_TO_4(offset) INT16_TILE(1, offset) INT16_TILE(2, offset) INT16_TILE(3, offset) INT16_TILE(4, offset)
+#define INT16_NAMES_TO_4(offset) \
+    INT16_NAME(1, offset), INT16_NAME(2, offset), INT16_NAME(3, offset), INT16_NAME(4, offset)
+#define INT16_TILES_TO_6(offset) INT16_TILES_TO_4(offset) INT16_TILE(5, offset) INT16_TILE(6, offset)
+#define INT16_NAMES_TO_6(offset) INT16_NAMES_TO_4(offset), INT16_NAME(5, offset), INT16_NAME(6, offset)
 #if V_LANES == 4
-#define INT16_TILES(offset) INT16_TILE(1, offset) INT16_TILE(2, offset) INT16_TILE(3, offset) INT16_TILE(4, offset)
-#define INT16_NAMES(offset) {INT16_NAME(1, offset), INT16_NAME(2, offset), INT16_NAME(3, offset), INT16_NAME(4, offset)}
+#define INT16_TILES(offset) INT16_TILES_TO_4(offset)
+#define INT16_NAMES(offset) {INT16_NAMES_TO_4(offset)}
 #elif V_LANES == 8
-#define INT16_TILES(offset) \
-    INT16_TILE(1, offset)   \
-    INT16_TILE(2, offset) INT16_TILE(3, offset) INT16_TILE(4, offset) INT16_TILE(5, offset) INT16_TILE(6, offset)
-#define INT16_NAMES(offset)                                               \
-    {INT16_NAME(1, offset), INT16_NAME(2, offset), INT16_NAME(3, offset), \
-     INT16_NAME(4, offset), INT16_NAME(5, offset), INT16_NAME(6, offset)}
+#define INT16_TILES(offset) INT16_TILES_TO_6(offset)
+#define INT16_NAMES(offset) {INT16_NAMES_TO_6(offset)}
 #else
-#define INT16_TILES(offset)                                                                                       \
-    INT16_TILE(1, offset)                                                                                         \
-    INT16_TILE(2, offset)                                                                                         \
-    INT16_TILE(3, offset) INT16_TILE(4, offset) INT16_TILE(5, offset) INT16_TILE(6, offset) INT16_TILE(7, offset) \
-        INT16_TILE(8, offset)
-#define INT16_NAMES(offset)                                                                      \
-    {INT16_NAME(1, offset), INT16_NAME(2, offset), INT16_NAME(3, offset), INT16_NAME(4, offset), \
-     INT16_NAME(5, offset), INT16_NAME(6, offset), INT16_NAME(7, offset), INT16_NAME(8, offset)}
+#define INT16_TILES(offset) INT16_TILES_TO_6(offset) INT16_TILE(7, offset) INT16_TILE(8, offset)
+#define INT16_NAMES(offset) {INT16_NAMES_TO_6(offset), INT16_NAME(7, offset), INT16_NAME(8, offset)}
 #endif
 INT16_TILES(0)
 static const int8_tile_fn int16_tiles[] = INT16_NAMES(0);
