@@ -14,11 +14,11 @@
  * before they are widened saves a sixth of the instructions. It stays exact where, in a run of four k, the positive
  * weights of a channel sum to at most INT8_RUN_LIMIT, and the negative ones to at least -INT8_RUN_LIMIT. So the scale
  * of a channel is what both its largest weight and its largest run need, and x goes to INT8_X_MAX. What the two of them
- * share is 2^15. all-MiniLM-L6-v2 on 2,000 sentences, x and limit, growth of the scale by the runs, mean and least
- * cosine to float32: 204 and 160 1.33, 0.99913 and 0.99756; 192 and 170 1.27, 0.99901 and 0.99772 (smoothing as of 204:
- * 0.99903 and 0.99714); 224 and 145 1.48, 0.99904 and 0.99754; 255 and 128 over runs of two, with a sixth more
- * instructions, 0.99932 and 0.99843. Integers that others have made are not bounded (INT8_UNBOUNDED): kernels that need
- * the bound leave them to those for 16-bit x, to the same bits.
+ * share is 2^15: all-MiniLM-L6-v2 on 2,000 sentences, mean cosine to float32, x to 192 and runs to 170 0.99901, 204 and
+ * 160 0.99903, 224 and 145 0.99904, the scale of a channel 1.27, 1.34 and 1.48 times what its largest weight needs;
+ * with the exponents of nn/smoothing.py 204 and 160 0.99913. Runs of two to 128 with x to 255, a fifth more
+ * instructions, 0.99932. Integers that others have made are not bounded (INT8_UNBOUNDED): kernels that need the bound
+ * leave them to those for 16-bit x, to the same bits.
  *
  * A run: k 0, 1, 4, 5 or 2, 3, 6, 7 of each eight, since two neighbouring groups of four k are added. */
 #ifndef TFAST_BASE_INT8_H

@@ -3,24 +3,27 @@
  * Included by level.h, and by files of isa/ that have better instructions for them; the descriptors are made at the
  * end. The scheme: base/int8.h; weights: int8_pack.h; rows of x: int8_rows.h.
  *
- *     y = float(sum of products - zero * sum of the channel's integers) * (scale of the channel * scale of the row) +
- * bias
+ *     y = float(sum of products - zero * sum of the channel's integers) * (channel's scale * row's scale) + bias
  *
- * each step rounded once: what a level computes has the bits of what every other one does, up to the
- * functions of the epilogue. All of K is one sum.
+ * Each step is rounded once: what a level computes has the bits of what every other one does, up to the functions of
+ * the epilogue. All of K is one sum.
  *
- *   int8       tile of INT8_ROWS x INT8_VECTORS: eight k a step. For 64 products a vector of AVX2 takes two vpmaddubsw
- *              (their second operands from memory), vpaddw, vpmaddwd and vpaddd: 5 instructions where FMAs take 8, and
- * a quarter of the loads; vpdpbusd alone, twice, with VNNI. Zen 3, 512 rows, 768 -> 3072: 228 GOP/s as 4 x 3, 219 as 6
- * x 2; float32 97. int8_a16   x in 16 bits: bytes of the weight are widened by their load, vpmaddwd and vpaddd. Four k
- * of a column make two sums, added at the end: a vector has half as many columns. INT16_ROWS x 2, 144 GOP/s as 6 x 2;
- * one and two rows take a whole panel, which memory limits, in one pass. INT8_UNBOUNDED    where vpmaddubsw would
- * saturate: x of "int8" in 16 bits through the tile of int8_a16, the same sums.
+ * int8: a tile of INT8_ROWS x INT8_VECTORS, eight k a step. For 64 products a vector of AVX2 takes two vpmaddubsw,
+ * whose second operands come from memory, vpaddw, vpmaddwd and vpaddd: 5 instructions where FMAs take 8. With VNNI it
+ * is vpdpbusd alone, twice. Zen 3, 512 rows, 768 -> 3072, alone in a prototype: 228 GOP/s as 4 x 3, 219 as 6 x 2;
+ * float32 97.
+ *
+ * int8_a16: x in 16 bits, bytes of the weight widened by their load, vpmaddwd and vpaddd. Four k of a column make two
+ * sums, added at the end: a vector has half as many columns. INT16_ROWS x 2, 144 GOP/s as 6 x 2; one and two rows,
+ * which memory limits, take a whole panel in one pass.
+ *
+ * INT8_UNBOUNDED, where vpmaddubsw would saturate: x of "int8" in 16 bits through the tile of int8_a16, the same sums.
  *
  * What lost on Zen 3: signed x by the trick of signs, 137 GOP/s; one vpmaddubsw for each vpmaddwd, 183 GOP/s as 4 x 3,
- * 182 as 6 x 2, 188 as 3 x 4, 171 as 12 x 1, for which neighbours have to be bounded by twos only: mean cosine of
- * MiniLM 0.99932 in place of 0.99913; that with 8 bits of x, and by fours where a block of a panel happens to be
- * bounded so: 6 to 15 % of MiniLM's blocks are, half of those of its last layer. */
+ * 182 as 6 x 2, 188 as 3 x 4, 171 as 12 x 1, for which weights have to be bounded by twos only (base/int8.h); that, and
+ * the sums of four where a block of a panel happens to be bounded so: 6 to 15 % of MiniLM's blocks are, half of those
+ * of the layers that end a feed-forward; the ones of vpmaddwd from memory, which saves the spill of a sum: twelve loads
+ * more a step, no faster. */
 #ifndef TFAST_KERNELS_GEMM_INT8_H
 #define TFAST_KERNELS_GEMM_INT8_H
 
