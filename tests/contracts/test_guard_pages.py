@@ -134,6 +134,28 @@ def recurrent_outputs(place, guarded, end):
                 assert_close((np.array(out), *results[1:]), expected)
 
 
+def integer_weights(place, guarded, end):
+    """Weights of integers: their own memory (int8, float32) when they are packed, and all operands of a product."""
+    from support import assert_same_bits, normal
+
+    from transformer_fast import functional
+
+    for rows, width in SIZES:
+        x, weight, bias, other = normal(rows, width), normal(rows + 8, width), normal(rows + 8), normal(rows, rows + 8)
+        integers, scale = np.clip(weight * 40, -128, 127).astype(np.int8), np.abs(bias)
+        for format in ("int8", "int8_a16"):
+            for given in ({"weight": weight}, {"weight": integers, "scale": scale}):
+                print("integers:", format, rows, width, place.__name__, f"{end=}", flush=True)
+                expected = functional.linear(x, functional.pack_weight(**given, format=format), bias, residual=other)
+                packed = functional.pack_weight(
+                    **{name: place(array, guarded, end) for name, array in given.items()}, format=format
+                )
+                options = {"residual": place(other, guarded, end)}
+                out = place(np.full(expected.shape, np.nan, np.float32), guarded, end, writable=True)
+                functional.linear(place(x, guarded, end), packed, guarded(bias, end), out=out, **options)
+                assert_same_bits(np.array(out), expected)
+
+
 def child(family: str, isa: str):
     from support import assert_close, every_call, guarded
 
@@ -160,6 +182,10 @@ def child(family: str, isa: str):
                         count += 1
     if family == "attention":
         keys_that_do_not_exist(guarded)
+    if family == "linear":
+        for place in (plain, tight):
+            for end in (False, True):
+                integer_weights(place, guarded, end)
     if family == "recurrent":
         for place in (plain, tight):
             for end in (False, True):
