@@ -82,6 +82,8 @@ def test_parts_of_another_type(tmp_path):
         load_model(folder, compute_type={"": "int8", "head": "float32"})
     with pytest.raises(ValueError, match="compute_type is 'int3'; needed: one of auto, float32, bfloat16, int8"):
         load_model(folder, compute_type={"": "int8", "lm_head": "int3"})
+    with pytest.raises(TypeError, match="compute_type is 8; needed: a name, or a mapping"):
+        load_model(folder, compute_type=8)
 
 
 def test_smoothing_follows_the_norm():

@@ -24,6 +24,7 @@ def weight_format_of(compute_type: ComputeType) -> str:
 
     Raises:
         ValueError: there is no such compute_type.
+        TypeError: it is neither a name nor a mapping.
 
     Example:
         >>> weight_format_of({"": "int8", "lm_head": "float32"})
@@ -75,6 +76,8 @@ def formats_of_parameters(
 
 def _named(compute_type: ComputeType) -> dict[str, str]:
     """Part -> compute type, "" among them."""
+    if not isinstance(compute_type, (str, Mapping)):
+        raise TypeError(f"compute_type is {compute_type!r}; needed: a name, or a mapping of parts to names")
     named = {"": compute_type} if isinstance(compute_type, str) else {"": "auto", **compute_type}
     for name in named.values():
         if not isinstance(name, str) or name not in _FORMATS:
