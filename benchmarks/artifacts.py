@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import ROOT, texts
+from benchmarks import ROOT
 
 _FOLDER = ROOT / "build" / "benchmarks"
 _BERT_BASE = {
@@ -76,8 +76,10 @@ def prepare(model: str, forms: Sequence[str], report: Callable[[str], None], tex
                 continue
         found[form] = str(place / target)
     if text_count:
+        from transformer_fast import passages
+
         path = folder / f"texts-{text_count}.json"
-        path.write_text(json.dumps(texts.sentences(text_count)), encoding="utf-8")
+        path.write_text(json.dumps(passages.sentences(text_count)), encoding="utf-8")
         found["texts"] = str(path)
     return found
 
@@ -272,12 +274,13 @@ def _calibration_inputs() -> list[dict[str, Any]]:
     import numpy as np
     from tokenizers import Tokenizer
 
+    from transformer_fast import passages
     from transformer_fast.weights import find_minilm
 
     tokenizer = Tokenizer.from_file(str(find_minilm() / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.enable_truncation(_BERT_BASE["max_position_embeddings"])
-    rows = [np.array([one.ids]) for one in tokenizer.encode_batch(texts.sentences(_CALIBRATION_TEXTS))]
+    rows = [np.array([one.ids]) for one in tokenizer.encode_batch(passages.sentences(_CALIBRATION_TEXTS))]
     return [{"input_ids": ids, "attention_mask": np.ones_like(ids)} for ids in rows]
 
 

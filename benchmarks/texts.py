@@ -1,8 +1,7 @@
-"""Real texts, and how a peer that only runs a model embeds them: padded batches of texts of like length.
+"""How a peer that only runs a model embeds texts: padded batches of texts of like length.
 
-`sentences` is called by models.py, `PaddedEncoder` by the backends. What ours and sentence-transformers do by
-themselves is done here for the others as their users do it: tokenise once, sort by length, pad each batch to its
-longest text.
+`PaddedEncoder` is called by the backends. What ours and sentence-transformers do by themselves is done here for the
+others as their users do it: tokenise once, sort by length, pad each batch to its longest text.
 """
 
 from __future__ import annotations
@@ -12,16 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-
-
-def sentences(count: int) -> list[str]:
-    """`count` different sentences from the docstrings of the standard library, spread evenly over it.
-
-    Raises ValueError where there are fewer.
-    """
-    from transformer_fast import passages
-
-    return passages.sentences(count)
 
 
 class PaddedEncoder:

@@ -7,6 +7,8 @@
 #define DECODE_ROWS  4
 #define V_LANES      4
 
+#define VI_DOT_BYTES_IS_BOUNDED 0
+
 #include "../simd/portable.h"
 
 #include "../kernels/level.h"

@@ -5,6 +5,12 @@
 #define TFAST_SIMD_AVX2_H
 
 #define V_LANES 8
+/* Without VNNI vi_dot_bytes saturates where weights are not bounded (base/int8.h). */
+#if defined(TFAST_VNNI)
+#define VI_DOT_BYTES_IS_BOUNDED 0
+#else
+#define VI_DOT_BYTES_IS_BOUNDED 1
+#endif
 
 #if defined(TFAST_EMULATED)
 #include "portable.h"

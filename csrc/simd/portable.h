@@ -24,7 +24,8 @@
  *   vi_store_bytes(p, a, b, c, d)     4 * V_LANES integers >= 0 as bytes in order, those above 255 as 255
  *   vi_store_shorts(p, a, b)  2 * V_LANES integers of 16 bits in order
  *   vi_dot_bytes(sum, x0, w0, x1, w1)    each lane: sum + the products of its four bytes of x0, unsigned, and of w0,
- *                             signed, + those of x1 and w1; both together are bounded as base/int8.h says
+ *                             signed, + those of x1 and w1; with VI_DOT_BYTES_IS_BOUNDED only weights that are bounded
+ *                             as base/int8.h says
  *   vi_dot_shorts(sum, x, w)  each lane: sum + the products of its two 16-bit integers of x and of w
  *   vi_widen_bytes(p)         2 * V_LANES signed bytes as 16-bit integers
  *   vi_add_pairs(a, b)        lane i: the sum of lanes 2i and 2i + 1 of a and b, one after the other
@@ -39,7 +40,7 @@
  *   vi_halves(low, high)      the upper 16 bits of `low`, moved down, under the upper 16 bits of `high`
  *
  * Included by isa/portable.c with 4 lanes (SSE2 on x86-64, NEON on arm64), and by avx2.h and avx512.h with 8 and 16
- * where a test build emulates them: V_LANES is defined before.
+ * where a test build emulates them: V_LANES and VI_DOT_BYTES_IS_BOUNDED are defined before.
  * clang-format on */
 #ifndef TFAST_SIMD_PORTABLE_H
 #define TFAST_SIMD_PORTABLE_H

@@ -96,6 +96,8 @@ def test_compressed_tensors(tmp_path, scale_shape, isa):
 def test_what_the_activations_are(tmp_path):
     tensors = compressed(bert_tensors())
     weights_alone = changed(COMPRESSED, "config_groups.group_0.input_activations", None)
+    weights_alone["sparsity_config"] = {"format": "dense", "global_sparsity": 0.1}
+    weights_alone["config_groups"]["group_0"]["weights"] |= {"group_size": -1, "strategy": None}
     assert formats(load_model(folder_of(tmp_path / "a", tensors, weights_alone))) == {"int8_a16"}
     some = {name: array for name, array in tensors.items() if "layer.1." not in name}
     some |= {name: array for name, array in bert_tensors().items() if "layer.1." in name}
@@ -127,6 +129,9 @@ def test_bitsandbytes(tmp_path):
         (changed(COMPRESSED, "surprise", 1), "quantization_config has the field 'surprise', which is not known"),
         (changed(COMPRESSED, "config_groups", {}), "config_groups is {}; needed: groups"),
         (changed(COMPRESSED, "kv_cache_scheme", {"num_bits": 8}), "kv_cache_scheme is {'num_bits': 8}"),
+        (changed(COMPRESSED, "sparsity_config", {"format": "sparse-24"}), "sparsity_config is .*; supported: format"),
+        ({key: value for key, value in COMPRESSED.items() if key != "format"}, "has no field 'format'"),
+        ({**COMPRESSED, "config_groups": {"g": GROUP | {"weights": {"num_bits": 8}}}}, "has no field 'type'"),
         (changed(COMPRESSED, "config_groups.group_0.weights.num_bits", 4), "weights.num_bits is 4; supported: 8"),
         (changed(COMPRESSED, "config_groups.group_0.weights.symmetric", False), "weights.symmetric is False"),
         (changed(COMPRESSED, "config_groups.group_0.weights.strategy", "group"), "weights.strategy is 'group'"),
@@ -211,10 +216,49 @@ def test_tied_layers_and_kept_parts_stay_floats(tmp_path):
         model.save_pretrained(tmp_path / "c", compute_type="bfloat16")
 
 
-def test_transposed_weights_stay_floats(tmp_path):
+def test_what_cannot_be_written(tmp_path):
     model = load_model(write(tmp_path / "a", "gpt2"))
-    model.save_pretrained(tmp_path / "b", compute_type="int8")
-    assert formats(load_model(tmp_path / "b")) == {"float32"}
+    with pytest.raises(ValueError, match="compute_type is 'int8', but h.0.attn.c_attn.weight is stored transposed"):
+        model.save_pretrained(tmp_path / "b", compute_type="int8")
+    bert = load_model(write_bert(tmp_path / "c"))
+    with pytest.raises(ValueError, match="there is no weight that would be written so"):
+        bert.save_pretrained(tmp_path / "b", compute_type={"": "int8", "layers": "float32", "pooler": "float32"})
+    assert not (tmp_path / "b").exists()
+
+
+def test_integers_as_an_array():
+    weight = functional.IntegerWeight(np.array([[1, -2], [3, 4]], np.int8), np.array([0.5, 2]))
+    assert_same_bits(np.asarray(weight), np.array([[0.5, -1], [6, 8]], np.float32))
+    assert np.asarray(weight, np.float64).dtype == np.float64 and (weight[1:].dequantised() == [[6, 8]]).all()
+    table = nn.Embedding(2, 2)
+    table.weight = weight
+    assert_same_bits(table(np.array([1])), np.array([[6, 8]], np.float32))
+    for integers, scale in ((np.ones((2, 2)), [1, 1]), (np.ones((2, 2), np.int8), [1]), (np.ones(2, np.int8), [1, 1])):
+        with pytest.raises(ValueError, match="needed: int8"):
+            functional.IntegerWeight(integers, scale)
+
+
+def test_written_files_may_be_read_by_others(tmp_path):
+    load_model(write_bert(tmp_path / "a")).save_pretrained(tmp_path / "b")
+    modes = {path.stat().st_mode for path in (tmp_path / "b").iterdir()}
+    assert len(modes) == 1
+
+
+def test_the_command_and_a_model_in_a_folder_of_its_own(tmp_path, capsys):
+    source = tmp_path / "a"
+    write_sentence_model(source)
+    (source / "0_Transformer").mkdir()
+    for path in [*source.glob("*.safetensors"), *source.glob("tokenizer*.json"), source / "config.json"]:
+        path.rename(source / "0_Transformer" / path.name)
+    modules = json.loads((source / "modules.json").read_text(encoding="utf-8"))
+    modules[0]["path"] = "0_Transformer"
+    write_json(source / "modules.json", modules)
+    assert main(["quantize", str(source), str(tmp_path / "new" / "b")]) == 0
+    found = [{str(p.relative_to(f)) for p in f.rglob("*")} for f in (source, tmp_path / "new" / "b")]
+    assert found[0] == found[1] and [path.name for path in (tmp_path / "new").iterdir()] == ["b"]
+    assert SentenceEncoder.from_pretrained(tmp_path / "new" / "b").encode(["a b"]).shape[0] == 1
+    assert main(["quantize", str(source), str(source / "b")]) == 2
+    assert "lies in" in capsys.readouterr().err
 
 
 def test_the_command(tmp_path, capsys):
@@ -233,3 +277,4 @@ def test_the_command(tmp_path, capsys):
     assert main(["quantize", str(source), str(tmp_path / "c"), "--keep", "nothing"]) == 1
     assert "compute_type names 'nothing'" in capsys.readouterr().err
     assert main(["quantize", str(tmp_path / "none"), str(tmp_path / "d")]) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}, "nothing is left half done"

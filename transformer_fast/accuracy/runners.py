@@ -6,6 +6,7 @@ new kind is one more class that derives from `Runner`, and its name in `_RUNNERS
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
 from itertools import chain
 from typing import Any, ClassVar
@@ -38,7 +39,7 @@ from transformer_fast.pipelines.texts import TextPipeline
 _MOST_SCORES = 1 << 24
 
 
-class Runner:
+class Runner(ABC):
     """A loaded model of one kind, with `run`.
 
     Attributes:
@@ -49,30 +50,31 @@ class Runner:
     kind: ClassVar[str]
     model: PretrainedModel
 
+    @abstractmethod
     def __init__(self, source: ModelSource, compute_type: ComputeType, ignore_fields: Collection[str]) -> None:
-        raise NotImplementedError(f"{type(self).__name__} has no __init__()")
+        """Loads the model; the arguments are those of `load_model`."""
 
     @classmethod
+    @abstractmethod
     def takes(cls, model_class: type[PretrainedModel]) -> bool:
         """Is it the runner for models of that class?"""
-        raise NotImplementedError(f"{cls.__name__} has no takes()")
 
     @classmethod
     def model_source(cls, source: ModelSource) -> ModelSource:
         """The source that has the model's tensors."""
         return source
 
+    @abstractmethod
     def collector(self) -> Collector:
         """An empty collector of what `run` returns."""
-        raise NotImplementedError(f"{type(self).__name__} has no collector()")
 
+    @abstractmethod
     def run(self, texts: list[str]) -> Any:
         """What the collector takes, in the order of the texts."""
-        raise NotImplementedError(f"{type(self).__name__} has no run()")
 
+    @abstractmethod
     def count_tokens(self, texts: list[str]) -> int:
         """The tokens that `run` runs."""
-        raise NotImplementedError(f"{type(self).__name__} has no count_tokens()")
 
 
 class SentenceRunner(Runner):

@@ -9,6 +9,7 @@ come from is the business of a `ModelSource`; a new kind of it is added in `sour
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -97,5 +98,8 @@ def save_checkpoint(folder: Path, config: Mapping[str, Any], tensors: Mapping[st
         # transformers refuses files that do not say for which framework they were written.
         library.save_file(dense, written / WEIGHTS, metadata={"format": "pt"})
         write_json(written / "config.json", config)
+        shutil.copymode(
+            written / "config.json", written / WEIGHTS
+        )  # the library makes files that only their owner reads
         for name in (WEIGHTS, "config.json"):
             os.replace(written / name, folder / name)

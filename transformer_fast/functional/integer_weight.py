@@ -6,12 +6,15 @@ Models read it where a folder has one (models/common/quantised.py); modules keep
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 
 class IntegerWeight:
     """integers (N, K) int8 with a scale (N,) float32: W[n, k] = integers[n, k] * scale[n]. Immutable.
+
+    It is what `state_dict` has for such a parameter; np.asarray gives its values.
 
     Attributes: integers, scale, shape, ndim.
 
@@ -54,6 +57,13 @@ class IntegerWeight:
     def dequantised(self) -> np.ndarray:
         """The values, (N, K) float32."""
         return self.integers * self.scale[:, None]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """So that `np.asarray` gives the values."""
+        if copy is False:
+            raise ValueError("the values of an IntegerWeight are computed; needed: a copy")
+        values = self.dequantised()
+        return values if dtype is None else values.astype(dtype, copy=False)
 
     def __reduce__(self) -> tuple:
         return IntegerWeight, (self.integers, self.scale)

@@ -150,8 +150,7 @@ V_INLINE void int8_tile(const int8_tile_args* t, const int m) {
     }
     for (int64_t k = t->steps - opening; k > 0; k--, x += INT8_STEP_K, w += INT8_STEP_BYTES, next += fetch) {
         __builtin_prefetch(next, 0, 2);
-        if (fetch > 64) __builtin_prefetch(next + 64, 0, 2);
-        if (fetch > 128) __builtin_prefetch(next + 128, 0, 2);
+        fetch_step(next, fetch);
         int8_step(x, x_stride, w, m, sum);
     }
 #pragma GCC unroll 16
@@ -174,9 +173,10 @@ V_INLINE void int16_tile(const int8_tile_args* t, const int m, const int first, 
 #pragma GCC unroll 8
         for (int j = 0; j < 2 * vectors; j++) sum[i][j] = vi_zero();
     const char *x = t->x, *w = t->w + first * 4 * V_LANES, *next = t->next;
-    const int64_t x_stride = t->x_stride;
-    for (int64_t k = t->steps; k > 0; k--, x += 8, w += INT8_GROUP_BYTES, next += t->fetch) {
+    const int64_t x_stride = t->x_stride, fetch = t->fetch;
+    for (int64_t k = t->steps; k > 0; k--, x += 8, w += INT8_GROUP_BYTES, next += fetch) {
         __builtin_prefetch(next, 0, 2);
+        fetch_step(next, fetch);
         vi b[HALVES];
 #pragma GCC unroll 8
         for (int j = 0; j < 2 * vectors; j++) b[j] = vi_widen_bytes(w + j * 2 * V_LANES);
@@ -218,13 +218,6 @@ static const int8_tile_fn int8_tiles[] = {KERNEL(int8_tile_1), KERNEL(int8_tile_
 #endif
 _Static_assert(sizeof int8_tiles / sizeof *int8_tiles == INT8_ROWS, "there must be a tile for each number of rows");
 
-/* Whether vi_dot_bytes is exact whatever the weights: then INT8_UNBOUNDED is INT8. */
-#if defined(TFAST_VNNI) || V_LANES == 4
-#define INT8_NEEDS_NO_BOUND 1
-#else
-#define INT8_NEEDS_NO_BOUND 0
-#endif
-
 /* `offset` is the suffix and the constant of int16_tile. */
 #define INT16_TILE(m, offset)                                                                          \
     static __attribute__((noinline)) void KERNEL(int16_tile_##m##_##offset)(const int8_tile_args* t) { \
@@ -256,7 +249,7 @@ _Static_assert(INT8_VECTORS == 2 || INT8_VECTORS == 3, "INT16_TILE has two or th
 INT16_TILES(0)
 static const int8_tile_fn int16_tiles[] = INT16_NAMES(0);
 _Static_assert(sizeof int16_tiles / sizeof *int16_tiles == INT16_ROWS, "there must be a tile for each number of rows");
-#if !INT8_NEEDS_NO_BOUND
+#if VI_DOT_BYTES_IS_BOUNDED /* else INT8_UNBOUNDED is INT8 */
 INT16_TILES(1)
 static const int8_tile_fn int16_offset_tiles[] = INT16_NAMES(1);
 _Static_assert(sizeof int16_offset_tiles == sizeof int16_tiles, "there must be a tile for each number of rows");
@@ -325,7 +318,7 @@ static void KERNEL(int8_a16_prepare)(int64_t m, int64_t k, const float* a, int64
         row[i] = quantise_row_to_16_bits(a + i * a_stride, k, x_limit, (char*)rows + i * int8_row_stride(k, 2));
 }
 
-#if !INT8_NEEDS_NO_BOUND
+#if VI_DOT_BYTES_IS_BOUNDED
 static void KERNEL(int8_unbounded_panel)(const tfast_gemm_call* p) {
     int8_panel_rows(p, int16_offset_tiles, INT16_ROWS, 2);
 }
@@ -362,13 +355,13 @@ static const tfast_gemm int8_gemm =
     INT8_GEMM(TFAST_FORMAT_INT8, INT8_ROWS, int8_panel, int8_prepared_bytes, int8_prepare, int8_pack);
 static const tfast_gemm int8_a16_gemm = INT8_GEMM(TFAST_FORMAT_INT8_A16, INT16_ROWS, int8_a16_panel,
                                                   int16_prepared_bytes, int8_a16_prepare, int8_pack_unbounded);
-#if INT8_NEEDS_NO_BOUND
-static const tfast_gemm int8_unbounded_gemm = INT8_GEMM(TFAST_FORMAT_INT8_UNBOUNDED, INT8_ROWS, int8_panel,
-                                                        int8_prepared_bytes, int8_prepare, int8_pack_unbounded);
-#else
+#if VI_DOT_BYTES_IS_BOUNDED
 static const tfast_gemm int8_unbounded_gemm =
     INT8_GEMM(TFAST_FORMAT_INT8_UNBOUNDED, INT16_ROWS, int8_unbounded_panel, int16_prepared_bytes,
               int8_unbounded_prepare, int8_pack_unbounded);
+#else
+static const tfast_gemm int8_unbounded_gemm = INT8_GEMM(TFAST_FORMAT_INT8_UNBOUNDED, INT8_ROWS, int8_panel,
+                                                        int8_prepared_bytes, int8_prepare, int8_pack_unbounded);
 #endif
 
 #endif

@@ -42,6 +42,12 @@ typedef struct {
     int64_t step, steps, skip;
 } stream_t;
 
+/* What the first prefetch of a step leaves where the step is more than a line. */
+V_INLINE void fetch_step(const char* next, int64_t step) {
+    if (step > 64) __builtin_prefetch(next + 64, 0, 2);
+    if (step > 128) __builtin_prefetch(next + 128, 0, 2);
+}
+
 /* Sets up what each of the next tiles of k steps fetches of the list's last stretch; returns how many of its rows, 0
  * for bytes in a row. */
 static inline int64_t begin_stream(stream_t* s, const ahead_list* list, int64_t k) {

@@ -98,12 +98,6 @@ V_INLINE void tile_sums(const tile_args* t, const int m, const int nv, vf acc[TI
         tile_step(a, t->row_stride, b, 0, NULL, m, nv, acc);
 }
 
-/* What tile_step leaves of a step of more than a line. */
-V_INLINE void fetch_step(const char* next, int64_t step) {
-    if (step > 64) __builtin_prefetch(next + 64, 0, 2);
-    if (step > 128) __builtin_prefetch(next + 128, 0, 2);
-}
-
 /* tile_sums, and memory that is wanted later, in a row. The rows of y come first: a store that misses the caches keeps
  * those behind it waiting, up to the sums of the next tile. Zen 4, 1024 rows, 384 -> 1536: 0.918 of the peak without,
  * 0.936 with; into L2 alone 0.920. */

@@ -76,8 +76,13 @@ class _Place:
     def part(self, name: str) -> _Place:
         return _Place(self.file, f"{self.field}.{name}")
 
-    def check(self, settings: Mapping[str, Any], allowed: Mapping[str, tuple | None]) -> None:
-        """Each field is known, and has one of the values that are supported; None: any."""
+    def check(
+        self, settings: Mapping[str, Any], allowed: Mapping[str, tuple | None], needed: tuple[str, ...] = ()
+    ) -> None:
+        """Each field is known, and has one of the values that are supported (None: any); the needed ones are there."""
+        for name in needed:
+            if name not in settings:
+                raise CheckpointError(f"{self.file}: {self.field} has no field {name!r}; needed: one")
         for name, value in settings.items():
             if name not in allowed:
                 raise CheckpointError(f"{self.file}: {self.field} has the field {name!r}, which is not known")
@@ -95,9 +100,9 @@ _WEIGHTS = {
     "num_bits": (8,),
     "type": ("int",),
     "symmetric": (True,),
-    "strategy": ("channel", "tensor"),
+    "strategy": ("channel", "tensor", None),  # the scale's shape says it
     "dynamic": (False,),
-    "group_size": (None,),
+    "group_size": (None, -1),  # -1: a group is a row
     "block_structure": (None,),
     "actorder": (None,),
     **_OBSERVATION,
@@ -117,7 +122,7 @@ _COMPRESSED = {
     "config_groups": None,
     "ignore": None,  # layers that are not quantised: the tensors say so themselves
     "kv_cache_scheme": (None,),
-    "sparsity_config": (None, {}),
+    "sparsity_config": None,  # `_check_density`
     "transform_config": (None, {}),
     "global_compression_ratio": None,
     "version": None,
@@ -125,7 +130,8 @@ _COMPRESSED = {
 
 
 def _compressed_tensors(settings: Mapping[str, Any], place: _Place) -> str:
-    place.check(settings, _COMPRESSED)
+    place.check(settings, _COMPRESSED, needed=("format", "quantization_status", "config_groups"))
+    _check_density(settings.get("sparsity_config"), place)
     groups, formats = settings.get("config_groups"), set()
     if not isinstance(groups, dict) or not groups or not all(isinstance(group, dict) for group in groups.values()):
         raise CheckpointError(f"{place.file}: {place.field}.config_groups is {groups!r}; needed: groups by name")
@@ -135,17 +141,24 @@ def _compressed_tensors(settings: Mapping[str, Any], place: _Place) -> str:
         weights, activations = group.get("weights"), group.get("input_activations")
         if not isinstance(weights, dict):
             raise CheckpointError(f"{where.file}: {where.field}.weights is {weights!r}; needed: settings")
-        where.part("weights").check(weights, _WEIGHTS)
+        where.part("weights").check(weights, _WEIGHTS, needed=("num_bits", "type", "symmetric"))
         if activations is not None:
             if not isinstance(activations, dict):
                 raise CheckpointError(f"{where.file}: {where.field}.input_activations is {activations!r}")
-            where.part("input_activations").check(activations, _ACTIVATIONS)
+            needed = ("num_bits", "type", "strategy", "dynamic")
+            where.part("input_activations").check(activations, _ACTIVATIONS, needed)
         formats.add("int8_a16" if activations is None else "int8")
     if len(formats) > 1:
         raise CheckpointError(
             f"{place.file}: {place.field}.config_groups has groups with and without input_activations; needed: one kind"
         )
     return formats.pop()
+
+
+def _check_density(sparsity: Any, place: _Place) -> None:
+    """Tensors of zeros and numbers alike: programs write "dense" with figures of how many zeros there are."""
+    if sparsity and (not isinstance(sparsity, dict) or sparsity.get("format") != "dense"):
+        raise CheckpointError(f"{place.file}: {place.field}.sparsity_config is {sparsity!r}; supported: format 'dense'")
 
 
 def _compressed_weight(tensors: Mapping[str, Tensor], layer: str) -> IntegerTensor:

@@ -65,18 +65,21 @@ def integer_parameters(formats: Mapping[str, str], packed: set[str], tensors: Ma
     """Parameter -> format, of those that are written as integers.
 
     formats: of all parameters. packed: the parameters that only products read. tensors: parameter -> the `Source` that
-    says what it is made of. A tensor that is read as a table, too (a tied output layer), stays as it is, and so does
-    one that is stored transposed.
+    says what it is made of. A tensor that is read as a table, too (a tied output layer), stays as it is.
+
+    Raises:
+        ValueError: a weight that formats name is stored in a form that has no integers, or there is none to be written.
     """
+    asked = {ours: format for ours, format in formats.items() if ours in packed and format in INTEGER_FORMATS}
     tables = {name for ours, source in tensors.items() if ours not in packed for name in source.names}
-    return {
-        ours: format
-        for ours, format in formats.items()
-        if ours in packed
-        and format in INTEGER_FORMATS
-        and not tensors[ours].transpose
-        and tensors[ours].shape is None
-        and not tensors[ours].copies
-        and not tables.intersection(tensors[ours].names)
-        and all(name.endswith(".weight") for name in tensors[ours].names)
-    }
+    found = {ours: format for ours, format in asked.items() if not tables.intersection(tensors[ours].names)}
+    for ours in found:
+        source = tensors[ours]
+        if source.transpose or source.shape or source.copies or not all(n.endswith(".weight") for n in source.names):
+            raise ValueError(
+                f"compute_type is {found[ours]!r}, but {', '.join(source.names)} is stored transposed or under several "
+                "names, of which the form with integers knows nothing; needed for it: float32"
+            )
+    if any(format in INTEGER_FORMATS for format in formats.values()) and not found:
+        raise ValueError("compute_type asks for integers, but there is no weight that would be written so")
+    return found

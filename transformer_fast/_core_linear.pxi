@@ -1,0 +1,212 @@
+"""The part of _core.pyx for linear layers and products of matrices, which includes this file.
+
+PackedWeight holds what tfast_pack makes; the functions below fill tfast_linear and tfast_matmul. An option of a linear
+layer: its argument of `linear`, and its field in csrc/tfast.h and _core.pxd.
+"""
+
+cdef tfast_dtype float_dtype(cnp.ndarray a) except *:
+    """The type of a weight or table as the engine names it. bfloat16 is a type of its own in NumPy: it has a name."""
+    cdef int number = cnp.PyArray_TYPE(a)
+    if number == cnp.NPY_FLOAT32:
+        return TFAST_F32
+    if number == cnp.NPY_FLOAT16:
+        return TFAST_F16
+    if a.dtype.name == "bfloat16":
+        return TFAST_BF16
+    raise TypeError(f"dtype is {a.dtype}; needed: float32, float16 or bfloat16")
+
+
+cdef inline tfast_dtype weight_dtype(cnp.ndarray a) except *:
+    """That of a weight, which may be of integers."""
+    return TFAST_I8 if cnp.PyArray_TYPE(a) == cnp.NPY_INT8 else float_dtype(a)
+
+
+cdef class PackedWeight:
+    """A weight (N, K) in the layout of a level; immutable, shared freely between threads.
+
+    Attributes: shape (N, K), format (of pack_weight), nbytes, isa (the level that it was packed under), scale (of each
+    row of a format of integers, else None).
+
+    Example:
+        >>> packed = F.pack_weight(np.ones((3, 4), np.float32))
+        >>> packed.shape, packed.format, packed.isa == F.get_isa()
+        ((3, 4), 'float32', True)
+    """
+    cdef tfast_packed packed
+    cdef readonly str isa, format
+    cdef readonly size_t nbytes
+
+    def __cinit__(self, tuple blocks not None, int number, str format not None, bint for_decode, scale, smoothing,
+                  int n_threads):
+        """blocks: arrays (n, K) of one type with dense last axes, whose rows follow each other; number: of format.
+
+        scale (N,) of int8 blocks, smoothing (K,): dense float32, or None.
+        """
+        cdef tfast_row_block *c_blocks
+        cdef cnp.ndarray block = blocks[0]
+        cdef tfast_dtype dtype = weight_dtype(block)
+        cdef tfast_status status
+        cdef void *memory = NULL
+        cdef Py_ssize_t i, n_blocks = len(blocks)
+        cdef int64_t N = 0, K = cnp.PyArray_DIM(block, 1)
+        for block in blocks:
+            if (cnp.PyArray_NDIM(block) != 2 or cnp.PyArray_DIM(block, 1) != K or not readable(block)
+                    or weight_dtype(block) != dtype):
+                raise ValueError("blocks are not (n, K) of one type with dense last axes: pack_weight() makes them so")
+            N += cnp.PyArray_DIM(block, 0)
+        cdef const float *scales = floats(scale)
+        cdef const float *factors = floats(smoothing)
+        if (dtype == TFAST_I8) != (scale is not None) or (scale is not None and len(scale) != N) or (
+                smoothing is not None and len(smoothing) != K):
+            raise ValueError("scale or smoothing does not fit the blocks: pack_weight() sees to it")
+        tfast_packed_begin(N, K, <tfast_format>number, for_decode, &self.packed)
+        self.nbytes = tfast_packed_bytes(&self.packed)
+        self.isa, self.format = get_isa(), format
+        if posix_memalign(&memory, 64, self.nbytes + 64) != 0:
+            raise MemoryError(f"packed weight {self.shape}: {self.nbytes} bytes could not be allocated")
+        self.packed.data = memory
+        c_blocks = <tfast_row_block *>calloc(n_blocks, sizeof(tfast_row_block))
+        if c_blocks == NULL:
+            raise MemoryError("the list of row blocks could not be allocated")
+        for i in range(n_blocks):
+            block = blocks[i]
+            c_blocks[i] = tfast_row_block(cnp.PyArray_DATA(block), cnp.PyArray_DIM(block, 0), step(block, 0), scales)
+            if scales != NULL:
+                scales += cnp.PyArray_DIM(block, 0)
+        with nogil:
+            status = tfast_pack(c_blocks, n_blocks, dtype, factors, &self.packed, n_threads)
+        free(c_blocks)
+        check(status)
+
+    def __dealloc__(self):
+        free(self.packed.data)
+
+    @property
+    def shape(self):
+        return self.packed.N, self.packed.K
+
+    @property
+    def fits(self):
+        """Whether the level in force reads this layout."""
+        return bool(tfast_packed_fits(&self.packed))
+
+    @property
+    def scale(self):
+        """The scale of each row of a format of integers, (N,) float32; None for others."""
+        cdef const float *scale = tfast_packed_scale(&self.packed)
+        cdef cnp.ndarray copy
+        cdef cnp.npy_intp N = self.packed.N
+        if scale == NULL:
+            return None
+        copy = cnp.PyArray_EMPTY(1, &N, cnp.NPY_FLOAT32, 0)
+        memcpy(cnp.PyArray_DATA(copy), scale, N * sizeof(float))
+        return copy
+
+    def unpack(self):
+        """The values that products use, (N, K) float32."""
+        cdef cnp.ndarray w
+        cdef cnp.npy_intp[2] shape = [self.packed.N, self.packed.K]
+        cdef tfast_status status
+        w = cnp.PyArray_EMPTY(2, shape, cnp.NPY_FLOAT32, 0)
+        cdef float *to = <float *>cnp.PyArray_DATA(w)
+        with nogil:
+            status = tfast_unpack(&self.packed, to, 0)
+        check(status)
+        return w
+
+    def __repr__(self):
+        return f"PackedWeight(shape={self.shape}, format={self.format!r}, isa={self.isa!r}, nbytes={self.nbytes})"
+
+
+def linear(cnp.ndarray x, PackedWeight weight, bias, int activation, multiply, residual, cnp.ndarray y,
+           int n_threads):
+    """x (M, K), multiply, residual and y (M, N): last axes dense."""
+    cdef tfast_linear call
+    cdef tfast_status status
+    call.M = cnp.PyArray_DIM(x, 0)
+    call.x = floats(x)
+    call.x_stride = step(x, 0)
+    call.weight = &weight.packed
+    call.bias = floats(bias)
+    call.activation = <tfast_activation>activation
+    call.multiply = floats(multiply)
+    call.multiply_stride = 0 if multiply is None else step(multiply, 0)
+    call.residual = floats(residual)
+    call.residual_stride = 0 if residual is None else step(residual, 0)
+    call.y = <float *>floats(y)
+    call.y_stride = step(y, 0)
+    with nogil:
+        status = tfast_linear_run(&call, n_threads)
+    check(status)
+
+
+def plain_linear(object x, PackedWeight weight, object bias, int activation, int n_threads):
+    """linear() of a C-contiguous float32 array (..., K) into a new one; None for all others.
+
+    bias: None, or dense float32 (N,), else None is returned, too. With one row Python's share of the general call is
+    half of what the engine takes.
+    """
+    cdef tfast_linear call
+    cdef tfast_status status
+    cdef cnp.ndarray a, b, y
+    cdef cnp.npy_intp shape[8]
+    cdef int i, last
+    if not cnp.PyArray_CheckExact(x):
+        return None
+    a = x
+    last = cnp.PyArray_NDIM(a) - 1
+    if not 0 <= last < 8 or not cnp.PyArray_ISCARRAY_RO(a) or cnp.PyArray_TYPE(a) != cnp.NPY_FLOAT32:
+        return None
+    if weight.packed.N == 0:
+        return None
+    if cnp.PyArray_DIM(a, last) != weight.packed.K or cnp.PyArray_SIZE(a) == 0:
+        return None
+    memset(&call, 0, sizeof(call))
+    if bias is not None:
+        if not cnp.PyArray_CheckExact(bias):
+            return None
+        b = bias
+        if (cnp.PyArray_NDIM(b) != 1 or cnp.PyArray_DIM(b, 0) != weight.packed.N
+                or cnp.PyArray_TYPE(b) != cnp.NPY_FLOAT32 or not cnp.PyArray_ISCARRAY_RO(b)):
+            return None
+        call.bias = <const float *>cnp.PyArray_DATA(b)
+    for i in range(last):
+        shape[i] = cnp.PyArray_DIM(a, i)
+    shape[last] = weight.packed.N
+    y = cnp.PyArray_EMPTY(last + 1, shape, cnp.NPY_FLOAT32, 0)
+    call.M = cnp.PyArray_SIZE(a) // weight.packed.K
+    call.x = <const float *>cnp.PyArray_DATA(a)
+    call.x_stride = weight.packed.K
+    call.weight = &weight.packed
+    call.activation = <tfast_activation>activation
+    call.y = <float *>cnp.PyArray_DATA(y)
+    call.y_stride = weight.packed.N
+    with nogil:
+        status = tfast_linear_run(&call, n_threads)
+    check(status)
+    return y
+
+
+def matmul(cnp.ndarray a, cnp.ndarray b, cnp.ndarray a_offsets, cnp.ndarray b_offsets, cnp.ndarray y, int n_threads):
+    """a (..., M, K) with dense rows, b (..., K, N) with dense rows or dense columns, y (entries, M, N) dense.
+
+    Entry i begins a_offsets[i] and b_offsets[i] elements (dense int64) from the arrays' first ones.
+    """
+    cdef tfast_matmul call
+    cdef tfast_status status
+    cdef int last = cnp.PyArray_NDIM(b) - 1
+    call.entries = cnp.PyArray_DIM(y, 0)
+    call.M = cnp.PyArray_DIM(y, 1)
+    call.N = cnp.PyArray_DIM(y, 2)
+    call.K = cnp.PyArray_DIM(b, last - 1)
+    call.a = floats(a)
+    call.a_offsets = integers(a_offsets)
+    call.a_stride = step(a, cnp.PyArray_NDIM(a) - 2)
+    call.b = floats(b)
+    call.b_offsets = integers(b_offsets)
+    call.b_columns = step(b, last) != 1 and call.N > 1
+    call.b_stride = step(b, last) if call.b_columns else step(b, last - 1)
+    call.y = <float *>floats(y)
+    with nogil:
+        status = tfast_matmul_run(&call, n_threads)
+    check(status)
