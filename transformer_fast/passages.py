@@ -1,8 +1,8 @@
 """Passages of text with their places: what `transformer-fast search` looks through, and `compare` runs.
 
-Called by commands/search.py, commands/compare.py and benchmarks/artifacts.py. Three sources: the docstrings of Python's own
-standard library (real text that every machine has), the docstrings of any Python file, and the paragraphs of any text
-file. A new kind of file is a function `path, root -> list of passages` and a line in `_READERS`.
+Called by commands/search.py, commands/compare.py and benchmarks/artifacts.py. Three sources: the docstrings of Python's
+own standard library (real text that every machine has), the docstrings of any Python file, and the paragraphs of any
+text file. A new kind of file is a function `path, root -> list of passages` and a line in `_READERS`.
 """
 
 from __future__ import annotations

@@ -183,11 +183,6 @@ def test_masks_say_what_the_options_say(load):
             np.testing.assert_allclose(got, expected, atol=1e-9, err_msg=case.name)
 
 
-def test_sentences(load):
-    found = load("texts").sentences(50)
-    assert len(set(found)) == 50 and all(isinstance(text, str) and text for text in found)
-
-
 @pytest.mark.slow
 def test_a_run_measures_judges_and_reports(load, tmp_path):
     pytest.importorskip("threadpoolctl")
