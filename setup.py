@@ -28,6 +28,7 @@ if X86_64:
     ISA_FLAGS |= {"avx2": ["-march=x86-64-v3"], "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"]}
     ISA_FLAGS["avxvnni"] = [*ISA_FLAGS["avx2"], "-mavxvnni"]
     ISA_FLAGS["avx512vnni"] = [*ISA_FLAGS["avx512"], "-mavx512vnni"]
+    ISA_FLAGS["avx512bf16"] = [*ISA_FLAGS["avx512"], "-mavx512bf16"]
     ISA_FLAGS["amx"] = [*ISA_FLAGS["avx512vnni"], "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-mamx-int8"]
 
 # Levels with files of their own have a folder.
@@ -39,7 +40,8 @@ ISA_SOURCES = {
 EMULATE = os.environ.get("TRANSFORMER_FAST_EMULATE", "0")
 if EMULATE != "0" and any(argument.endswith("wheel") for argument in sys.argv):
     raise SystemExit(f"TRANSFORMER_FAST_EMULATE is {EMULATE}, needed: 0 for a wheel, since emulation is for tests")
-EMULATED_SOURCES = [f"csrc/isa/emulated/{level}.c" for level in ("avx2", "avxvnni", "avx512", "avx512vnni", "amx")]
+EMULATED_LEVELS = ("avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16", "amx")
+EMULATED_SOURCES = [f"csrc/isa/emulated/{level}.c" for level in EMULATED_LEVELS]
 # -O1: vectors of several registers take minutes to optimise. -Wno-psabi: no such vector is handed to another file.
 EMULATED_FLAGS = ["-O1", "-Wno-psabi"]
 
@@ -49,10 +51,11 @@ ISA_PROBES = {
     "avx512": "#include <immintrin.h>\n__m512 f(__m512 a) { return _mm512_reduce_ps(a, 1); }",
     "avxvnni": "#include <immintrin.h>\n__m256i f(__m256i a) { return _mm256_dpbusd_avx_epi32(a, a, a); }",
     "avx512vnni": "#include <immintrin.h>\n__m512i f(__m512i a) { return _mm512_dpbusd_epi32(a, a, a); }",
+    "avx512bf16": "#include <immintrin.h>\n__m512 f(__m512 a, __m512bh b) { return _mm512_dpbf16_ps(a, b, b); }",
     "amx": "#include <immintrin.h>\nvoid f(void) { _tile_dpbf16ps(0, 1, 2); _tile_dpbusd(0, 1, 2); }",
 }
 # Levels that the build may go without: their flags are younger than the compilers that are asked for.
-OPTIONAL = {"avxvnni", "avx512vnni", "amx"}
+OPTIONAL = {"avxvnni", "avx512vnni", "avx512bf16", "amx"}
 # No -ffast-math and no -march=native: the one changes NaN and denormals (of the whole process, when it links), the
 # other the machine.
 COMMON_FLAGS = ["-std=gnu11", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra"]

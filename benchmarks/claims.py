@@ -13,7 +13,7 @@ from typing import Any
 
 # What is claimed of machines with AVX-512 is claimed of those with a tile unit beside it, too. The FMA peak is that of
 # AVX-512 in both cases.
-AVX512 = ("avx512", "avx512vnni", "amx")
+AVX512 = ("avx512", "avx512vnni", "avx512bf16", "amx")
 
 
 class Unmeasured(Exception):

@@ -4,8 +4,9 @@
 setup.py) emulates; ``threads``: once on one thread and once on several.
 Both restore what was set before. Where the product with the cases would be large, ``rotate("isa", "threads")`` runs
 each case on one of their values, in turn; ``rotate("threads")`` runs it on every ISA, with the numbers of threads in
-turn. Marker ``integers``: the test's ``isa`` are also the levels that improve products of integers alone. Marker
-``oracle``: compares with torch, onnx or transformers (extra ``oracle``), skipped where they are missing.
+turn. Marker ``formats(name)``: the test's ``isa`` are also the levels that improve products in this weight format alone
+(``int8``, ``bfloat16``). Marker ``oracle``: compares with torch, onnx or transformers (extra ``oracle``), skipped where
+they are missing.
 ``helpers/`` has what is no fixture (``support.py``) and the shapes (``cases.py``); pytest puts it on sys.path.
 
     ops/        each op of `functional` against `reference`, and `reference` itself
@@ -25,8 +26,8 @@ import os
 import pytest
 
 ORACLES = ("torch", "onnx", "transformers")
-# Levels that have kernels for formats of integers alone: everything else is tested under the levels below.
-INTEGER_LEVELS = ("avxvnni", "avx512vnni")
+# Levels that have kernels for some weight formats alone: everything else is tested under the levels below.
+FORMAT_LEVELS = {"avxvnni": "int8", "avx512vnni": "int8", "avx512bf16": "bfloat16"}
 
 
 def pytest_generate_tests(metafunc):
@@ -35,8 +36,8 @@ def pytest_generate_tests(metafunc):
         from transformer_fast import functional
 
         levels = functional.show_config()["emulated_isas"] or functional.available_isas()
-        if not metafunc.definition.get_closest_marker("integers"):
-            levels = [name for name in levels if name not in INTEGER_LEVELS]
+        formats = {mark.args[0] for mark in metafunc.definition.iter_markers("formats")}
+        levels = [name for name in levels if name not in FORMAT_LEVELS or FORMAT_LEVELS[name] in formats]
         metafunc.parametrize("isa", levels, indirect=True)
     if "threads" in metafunc.fixturenames:
         metafunc.parametrize("threads", [1, max(2, os.cpu_count() or 1)], indirect=True, ids=lambda n: f"{n}t")

@@ -32,11 +32,9 @@ static int tiles_permitted(void) {
 #endif
 }
 
-/* a71: EAX of leaf 7, sub-leaf 1. */
-static int has_amx(uint64_t xcr0, unsigned d7, unsigned a71) {
-    const unsigned amx_bf16 = 1u << 22, amx_tile = 1u << 24, amx_int8 = 1u << 25, avx512_bf16 = 1u << 5;
-    return (xcr0 >> 17 & 3) == 3 && has(d7, amx_bf16 | amx_tile | amx_int8) && has(a71, avx512_bf16) &&
-           tiles_permitted();
+static int has_amx(uint64_t xcr0, unsigned d7) {
+    const unsigned amx_bf16 = 1u << 22, amx_tile = 1u << 24, amx_int8 = 1u << 25;
+    return (xcr0 >> 17 & 3) == 3 && has(d7, amx_bf16 | amx_tile | amx_int8) && tiles_permitted();
 }
 
 static unsigned find_levels(void) {
@@ -53,14 +51,15 @@ static unsigned find_levels(void) {
     if ((xcr0 & 0x6) == 0x6 && has(b7, bit_AVX2 | bit_BMI | bit_BMI2) && has(cx, lzcnt_lahf))
         levels |= TFAST_CPU_X86_64_V3;
     const unsigned v4 = bit_AVX512F | bit_AVX512DQ | bit_AVX512CD | bit_AVX512BW | bit_AVX512VL;
-    const unsigned avx_vnni = 1u << 4, avx512_vnni = 1u << 11;
+    const unsigned avx_vnni = 1u << 4, avx512_bf16 = 1u << 5, avx512_vnni = 1u << 11;
     if (!levels) return 0;
     if (!__get_cpuid_count(7, 1, &a71, &b, &c, &d)) a71 = 0;
     if (has(a71, avx_vnni)) levels |= TFAST_CPU_AVX_VNNI;
     if ((xcr0 & 0xe6) != 0xe6 || !has(b7, v4)) return levels;
     levels |= TFAST_CPU_X86_64_V4;
     if (has(c7, avx512_vnni)) levels |= TFAST_CPU_AVX512_VNNI;
-    if (has_amx(xcr0, d7, a71)) levels |= TFAST_CPU_AMX;
+    if (has(a71, avx512_bf16)) levels |= TFAST_CPU_AVX512_BF16;
+    if (has_amx(xcr0, d7)) levels |= TFAST_CPU_AMX;
     return levels;
 }
 

@@ -8,12 +8,12 @@
 #include <stdint.h>
 
 enum {
-    TFAST_CPU_X86_64_V3 = 1 << 0, /* AVX2, FMA, F16C, BMI1/2, LZCNT, MOVBE */
-    TFAST_CPU_X86_64_V4 = 1 << 1, /* AVX-512 F, BW, CD, DQ, VL */
-    TFAST_CPU_AMX =
-        1 << 2, /* AMX-TILE, AMX-BF16, AMX-INT8, AVX512-BF16, and the system lets this process use the tiles */
-    TFAST_CPU_AVX_VNNI = 1 << 3,   /* with X86_64_V3 */
-    TFAST_CPU_AVX512_VNNI = 1 << 4 /* with X86_64_V4 */
+    TFAST_CPU_X86_64_V3 = 1 << 0,   /* AVX2, FMA, F16C, BMI1/2, LZCNT, MOVBE */
+    TFAST_CPU_X86_64_V4 = 1 << 1,   /* AVX-512 F, BW, CD, DQ, VL */
+    TFAST_CPU_AMX = 1 << 2,         /* AMX-TILE, AMX-BF16, AMX-INT8, and the system lets this process use the tiles */
+    TFAST_CPU_AVX_VNNI = 1 << 3,    /* with X86_64_V3 */
+    TFAST_CPU_AVX512_VNNI = 1 << 4, /* with X86_64_V4 */
+    TFAST_CPU_AVX512_BF16 = 1 << 5  /* with X86_64_V4 */
 };
 
 typedef enum { TFAST_OTHER_VENDOR, TFAST_INTEL, TFAST_AMD } tfast_vendor;

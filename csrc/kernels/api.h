@@ -49,8 +49,9 @@ typedef struct {
     const float* residual; /* (m, n), or NULL for 0; may be y itself */
     int64_t residual_stride;
     tfast_activation activation;
-    int first, last;  /* `panel` alone: this is the first block of k, the last one */
-    const void* rows; /* `panel` alone: what `prepare` made of A, where that is a slot */
+    int first, last; /* `panel` alone: this is the first block of k, the last one */
+    const void*
+        rows; /* what `prepare` made of A, where that is a slot: of the block of k; for `small_m`, of all of k */
     const void* next; /* `panel` alone: what the next call will probably read as b, */
     int64_t next_k;   /* and its k: fetched or prepared while this one runs; 0: nothing */
     void* work;       /* `panel` alone: work_bytes that `begin` has seen, 64-byte aligned */
@@ -190,6 +191,6 @@ typedef struct tfast_level {
 } tfast_level;
 
 extern const tfast_level tfast_level_portable, tfast_level_avx2, tfast_level_avxvnni, tfast_level_avx512,
-    tfast_level_avx512vnni, tfast_level_amx;
+    tfast_level_avx512vnni, tfast_level_avx512bf16, tfast_level_amx;
 
 #endif

@@ -43,7 +43,7 @@ static const tfast_gemm f32_gemm = {
 };
 
 static const tfast_gemm bf16_gemm = {
-    .layout = {TFAST_FORMAT_BF16, PANEL, BF16_GROUP, PANEL* BF16_GROUP * sizeof(uint16_t)},
+    .layout = {TFAST_FORMAT_BF16, PANEL, BF16_K_GROUP, BF16_GROUP_BYTES},
     .tile_rows = TILE_ROWS,
     .k_unit = K_UNIT,
     .max_k_block = MAX_K_BLOCK,

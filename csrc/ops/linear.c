@@ -30,12 +30,17 @@ typedef struct {
     int by_k;               /* all panels of a block of k, then the next: every panel keeps its sums */
 } plan_t;
 
-/* One block of k of rows [row, row + m) of x in the form that the kernel wants. */
-static void prepare_rows(const plan_t* p, int64_t row, int64_t m, int64_t k, char* to) {
+/* n of k, from `k` on, of rows [row, row + m) of x in the form that the kernel wants. */
+static void prepare_rows(const plan_t* p, int64_t row, int64_t m, int64_t k, int64_t n, char* to) {
     const tfast_linear* c = p->call;
-    const int64_t n = TFAST_MIN(p->k_block, c->weight->K - k);
     const float* factor = c->weight->smoothed ? p->side.factor + k : NULL;
     p->gemm->prepare(m, n, c->x + row * c->x_stride + k, c->x_stride, factor, c->weight->x_limit, to);
+}
+
+/* Block number `block` of k. */
+static void prepare_block(const plan_t* p, int64_t row, int64_t m, int64_t block, char* to) {
+    const int64_t k = block * p->k_block;
+    prepare_rows(p, row, m, k, TFAST_MIN(p->k_block, p->call->weight->K - k), to);
 }
 
 /* The panels [first, last) of rows [row, row + m), and where their parts stand. */
@@ -99,7 +104,7 @@ static void run_by_panel(const block_t* b) {
     const plan_t* p = b->p;
     const int64_t blocks = p->k_blocks;
     for (int64_t i = 0; p->prepared_bytes && i < blocks; i++)
-        prepare_rows(p, b->row, b->m, i * p->k_block, b->copied + i * p->prepared_bytes);
+        prepare_block(p, b->row, b->m, i, b->copied + i * p->prepared_bytes);
     for (int64_t j = b->first; j < b->last; j++)
         for (int64_t i = 0; i < blocks; i++) {
             const int ends = i == blocks - 1;
@@ -113,10 +118,19 @@ static void run_by_k(const block_t* b) {
     const plan_t* p = b->p;
     const int64_t width = p->gemm->layout.panel_width;
     for (int64_t i = 0; i < p->k_blocks; i++) {
-        prepare_rows(p, b->row, b->m, i * p->k_block, b->copied);
+        prepare_block(p, b->row, b->m, i, b->copied);
         for (int64_t j = b->first; j < b->last; j++)
             run_step(b, j, i, b->copied, b->sums + (j - b->first) * b->m * width, j + 1, i);
     }
+}
+
+/* Few rows: all panels in one pass. */
+static void run_small_m(const block_t* b) {
+    const plan_t* p = b->p;
+    if (p->prepared_bytes) prepare_rows(p, b->row, b->m, 0, p->call->weight->K, b->copied);
+    tfast_gemm_call all = columns_from(b, b->first);
+    all.rows = b->copied;
+    p->gemm->small_m(&all);
 }
 
 static void run_block(void* ctx, int64_t task, void* scratch) {
@@ -134,10 +148,9 @@ static void run_block(void* ctx, int64_t task, void* scratch) {
                        .sums = sums,
                        .copied = (char*)(sums + kept * p->row_block * p->gemm->layout.panel_width)};
     if (p->gemm->begin) p->gemm->begin(b.m, work);
-    if (b.m <= p->gemm->max_small_m) {
-        const tfast_gemm_call all = columns_from(&b, b.first);
-        p->gemm->small_m(&all);
-    } else if (p->by_k)
+    if (b.m <= p->gemm->max_small_m)
+        run_small_m(&b);
+    else if (p->by_k)
         run_by_k(&b);
     else
         run_by_panel(&b);
@@ -185,8 +198,10 @@ static void make_plan(plan_t* p, const tfast_linear* c, int threads) {
 /* Partial sums, and what prepare_rows makes. */
 static size_t scratch_bytes(const plan_t* p) {
     const int64_t sums = p->row_block * p->gemm->layout.panel_width * (p->by_k ? p->panels_per_task : 1);
-    return tfast_align64(p->gemm->work_bytes) + (size_t)sums * sizeof(float) +
-           (size_t)(p->prepared_bytes * (p->by_k ? 1 : p->k_blocks));
+    size_t prepared = (size_t)(p->prepared_bytes * (p->by_k ? 1 : p->k_blocks));
+    if (p->prepared_bytes && p->gemm->max_small_m)
+        prepared = TFAST_MAX(prepared, p->gemm->prepared_bytes(p->gemm->max_small_m, p->call->weight->K));
+    return tfast_align64(p->gemm->work_bytes) + (size_t)sums * sizeof(float) + prepared;
 }
 
 tfast_status tfast_linear_run(const tfast_linear* c, int n_threads) {

@@ -13,7 +13,7 @@
 #define EMULATED_BY(level) NULL
 #else
 extern const tfast_level tfast_level_avx2_emulated, tfast_level_avxvnni_emulated, tfast_level_avx512_emulated,
-    tfast_level_avx512vnni_emulated, tfast_level_amx_emulated;
+    tfast_level_avx512vnni_emulated, tfast_level_avx512bf16_emulated, tfast_level_amx_emulated;
 #define EMULATED_BY(level) &level##_emulated
 #endif
 
@@ -46,8 +46,14 @@ static const level_t levels[] = {
 #elif TFAST_EMULATE
     {NULL, EMULATED_BY(tfast_level_avx512vnni), 0},
 #endif
+#if defined(TFAST_WITH_AVX512BF16)
+    {&tfast_level_avx512bf16, EMULATED_BY(tfast_level_avx512bf16), TFAST_CPU_X86_64_V4 | TFAST_CPU_AVX512_BF16},
+#elif TFAST_EMULATE
+    {NULL, EMULATED_BY(tfast_level_avx512bf16), 0},
+#endif
 #if defined(TFAST_WITH_AMX)
-    {&tfast_level_amx, EMULATED_BY(tfast_level_amx), TFAST_CPU_X86_64_V4 | TFAST_CPU_AVX512_VNNI | TFAST_CPU_AMX},
+    {&tfast_level_amx, EMULATED_BY(tfast_level_amx),
+     TFAST_CPU_X86_64_V4 | TFAST_CPU_AVX512_VNNI | TFAST_CPU_AVX512_BF16 | TFAST_CPU_AMX},
 #elif TFAST_EMULATE
     {NULL, EMULATED_BY(tfast_level_amx), 0},
 #endif

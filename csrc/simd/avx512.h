@@ -1,6 +1,6 @@
 /* AVX-512 (x86-64-v4) spelling of the vector names that all kernels are written in.
  *
- * Included by isa/avx512.c and isa/amx/amx.c, before the kernels. Every simd/<isa>.h defines the same names;
+ * Included by isa/avx512*.c and isa/amx/amx.c, before the kernels. Every simd/<isa>.h defines the same names;
  * portable.h, the shortest, says what each one means, and takes this file's place in a test build on machines without
  * AVX-512. A name that a kernel needs is added to all of them at once. */
 #ifndef TFAST_SIMD_AVX512_H
@@ -291,6 +291,15 @@ V_INLINE vi vi_add_pairs(vi a, vi b) {
     return _mm512_add_epi32(_mm512_permutex2var_epi32(a, even, b),
                             _mm512_permutex2var_epi32(a, _mm512_add_epi32(even, _mm512_set1_epi32(1)), b));
 }
+
+#if defined(TFAST_DOT_BF16)
+V_INLINE void v_store_bf16(void* p, vf a, vf b) {
+    _mm512_storeu_si512(p, (vi)_mm512_cvtne2ps_pbh(b, a));
+}
+V_INLINE vf v_dot_bf16(vf sum, vf a, vf b) {
+    return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
+}
+#endif
 
 #endif
 #endif

@@ -39,6 +39,12 @@
  *   vi_store_aligned(p, x)    p is aligned to the vector
  *   vi_halves(low, high)      the upper 16 bits of `low`, moved down, under the upper 16 bits of `high`
  *
+ * and, for levels that multiply bfloat16 (gemm/bf16_pairs.h, isa/amx/), which avx512.h has as well:
+ *
+ *   v_store_bf16(p, a, b)     2 * V_LANES floats in order, rounded to bfloat16; denormals become 0
+ *   v_dot_bf16(sum, a, b)     each lane: sum + the product of the odd bfloat16 of a and b, then + that of the even ones,
+ *                             each rounded; denormals count as 0 and become 0
+ *
  * Included by isa/portable.c with 4 lanes (SSE2 on x86-64, NEON on arm64), and by avx2.h and avx512.h with 8 and 16
  * where a test build emulates them: V_LANES and VI_DOT_BYTES_IS_BOUNDED are defined before.
  * clang-format on */
@@ -48,6 +54,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "../base/convert.h"
 #include "../base/types.h"
 
 typedef float vf __attribute__((vector_size(4 * V_LANES), aligned(4 * V_LANES)));
@@ -350,6 +357,23 @@ V_LONG vi vi_add_pairs(vi a, vi b) {
         sums[V_LANES / 2 + i] = b[2 * i] + b[2 * i + 1];
     }
     return sums;
+}
+
+/* 0 in lanes that hold a denormal. */
+V_INLINE vf v_flush_(vf x) {
+    return v_select(v_lt(v_abs(x), v_set1(0x1p-126f)), v_zero(), x);
+}
+V_LONG void v_store_bf16(void* p, vf a, vf b) {
+    const vf x[2] = {v_flush_(a), v_flush_(b)};
+    uint16_t to[2 * V_LANES];
+    for (int i = 0; i < 2 * V_LANES; i++) to[i] = tfast_bf16_from_f32(x[i / V_LANES][i % V_LANES]);
+    memcpy(p, to, sizeof to);
+}
+/* A product of two bfloat16 is exact in fp32, so that a multiplication and an addition round once. */
+V_LONG vf v_dot_bf16(vf sum, vf a, vf b) {
+    const vi x = (vi)a, y = (vi)b;
+    sum = v_flush_(v_flush_(sum) + v_flush_((vf)(x & -65536)) * v_flush_((vf)(y & -65536)));
+    return v_flush_(sum + v_flush_((vf)(x << 16)) * v_flush_((vf)(y << 16)));
 }
 
 /* The same holds for kernels that are inlined for the sake of their constants: emulated, they read them at run time. */

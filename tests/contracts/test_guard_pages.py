@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 
+import ml_dtypes
 import numpy as np
 import pytest
 from subprocesses import HELPERS, PACKAGE_PARENT, run_python
@@ -31,8 +32,21 @@ FAMILIES = {
 SIZES = ((21, 19), (5, 1), (16, 16), (64, 64), (13, 47), (97, 33))  # rows, width
 
 
+NARROW = "weights in narrow formats"
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_guard_pages(family, isa):
+    run_between_pages(family, isa)
+
+
+@pytest.mark.formats("int8")
+@pytest.mark.formats("bfloat16")
+def test_guard_pages_of_narrow_weights(isa):
+    run_between_pages(NARROW, isa)
+
+
+def run_between_pages(family, isa):
     path = os.pathsep.join((str(PACKAGE_PARENT), str(HELPERS)))
     child = run_python(__file__, family, isa, check=False, PYTHONPATH=path)
     last = child.stdout.strip().splitlines()[-1:]
@@ -69,7 +83,6 @@ def plain(array, guarded, end, writable=False):
 
 def attention_with_options(rows, width):
     """The operands that belong to options, and a cache of which only the keys within kv_lengths exist."""
-    import ml_dtypes
     from support import Call, normal
 
     B, H, Lq, Lk = 2, 2, rows, rows + 9
@@ -134,18 +147,19 @@ def recurrent_outputs(place, guarded, end):
                 assert_close((np.array(out), *results[1:]), expected)
 
 
-def integer_weights(place, guarded, end):
-    """Weights of integers: their own memory (int8, float32) when they are packed, and all operands of a product."""
+def narrow_weights(place, guarded, end) -> int:
+    """Their own memory (int8, bfloat16, float32) when they are packed, and all operands of a product. How many."""
     from support import assert_same_bits, normal
 
     from transformer_fast import functional
 
     for rows, width in SIZES:
         x, weight, bias, other = normal(rows, width), normal(rows + 8, width), normal(rows + 8), normal(rows, rows + 8)
-        integers, scale = np.clip(weight * 40, -128, 127).astype(np.int8), np.abs(bias)
-        for format in ("int8", "int8_a16"):
-            for given in ({"weight": weight}, {"weight": integers, "scale": scale}):
-                print("integers:", format, rows, width, place.__name__, f"{end=}", flush=True)
+        floats, halves = {"weight": weight}, {"weight": weight.astype(ml_dtypes.bfloat16)}
+        integers = {"weight": np.clip(weight * 40, -128, 127).astype(np.int8), "scale": np.abs(bias)}
+        for format in ("int8", "int8_a16", "bfloat16"):
+            for given in (floats, halves if format == "bfloat16" else integers):
+                print(NARROW, format, rows, width, place.__name__, f"{end=}", flush=True)
                 expected = functional.linear(x, functional.pack_weight(**given, format=format), bias, residual=other)
                 packed = functional.pack_weight(
                     **{name: place(array, guarded, end) for name, array in given.items()}, format=format
@@ -154,6 +168,7 @@ def integer_weights(place, guarded, end):
                 out = place(np.full(expected.shape, np.nan, np.float32), guarded, end, writable=True)
                 functional.linear(place(x, guarded, end), packed, guarded(bias, end), out=out, **options)
                 assert_same_bits(np.array(out), expected)
+    return len(SIZES) * 6
 
 
 def child(family: str, isa: str):
@@ -164,7 +179,7 @@ def child(family: str, isa: str):
     functional.set_isa(isa)
     count = 0
     for rows, width in SIZES:
-        calls = [call for call in every_call(rows, width) if call.op in FAMILIES[family]]
+        calls = [call for call in every_call(rows, width) if call.op in FAMILIES.get(family, ())]
         if family == "attention":
             calls += attention_with_options(rows, width)
         for call in calls:
@@ -182,10 +197,10 @@ def child(family: str, isa: str):
                         count += 1
     if family == "attention":
         keys_that_do_not_exist(guarded)
-    if family == "linear":
+    if family == NARROW:
         for place in (plain, tight):
             for end in (False, True):
-                integer_weights(place, guarded, end)
+                count += narrow_weights(place, guarded, end)
     if family == "recurrent":
         for place in (plain, tight):
             for end in (False, True):

@@ -16,6 +16,11 @@ from transformer_fast import functional, reference
 TOLERANCE = 2e-6  # max abs error against float64, on N(0,1) data, for every op on every ISA
 
 
+def rounds_x(isa: str) -> bool:
+    """Whether products with weights in bfloat16 round x, too, on this level."""
+    return isa in ("avx512bf16", "amx")
+
+
 def widened(value):
     """`value` with its floating arrays in float64; lists and dicts are gone through."""
     if isinstance(value, np.ndarray) and value.dtype.kind not in "biu":

@@ -16,7 +16,7 @@ from transformer_fast import functional as F
 from transformer_fast import reference
 from transformer_fast.functional.linear import INTEGER_FORMATS
 
-pytestmark = pytest.mark.integers
+pytestmark = pytest.mark.formats("int8")
 # (M, N, K): one row, tiles and their rests, panels that are not full, odd K, groups that are not full, several tiles of
 # the tile unit, nothing.
 SHAPES = [

@@ -201,7 +201,15 @@ def test_openmp_and_intrinsics_stand_in_their_rooms(path):
 def test_every_isa_file_is_compiled():
     assert set(isa_sources()) <= set((CSRC / "isa").rglob("*.c"))
     if platform.machine() in ("x86_64", "AMD64"):
-        assert {path.stem for path in isa_sources()} == {"portable", "avx2", "avxvnni", "avx512", "avx512vnni", "amx"}
+        assert {path.stem for path in isa_sources()} == {
+            "portable",
+            "avx2",
+            "avxvnni",
+            "avx512",
+            "avx512vnni",
+            "avx512bf16",
+            "amx",
+        }
 
 
 @pytest.fixture(scope="module", params=isa_sources(), ids=lambda path: path.stem)

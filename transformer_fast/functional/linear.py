@@ -33,7 +33,8 @@ def pack_weight(weight, *, format="float32", for_decode=False, scale=None, smoot
 
     format: "float32", or "bfloat16" for half the bytes. bfloat16 rounds a weight to 8 significant bits (to the nearest,
     ties to even; a relative error of at most 2^-8); products and sums are float32, with the bits that a float32 weight
-    of the rounded values gives. One row of a weight that comes from memory takes about half the time.
+    of the rounded values gives, but on the levels avx512bf16 and amx, whose products round x so, too. One row of a
+    weight that comes from memory takes about half the time.
     "int8": a quarter of the bytes, 8-bit integers with a scale a row; each row of x is rounded to 8 bits in every
     product, whose sums are exact: the same bits under every instruction set (docs/low_precision.md). "int8_a16": the
     same with x in 16 bits, a third slower. K is 65,536 at most.

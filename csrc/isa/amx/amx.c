@@ -6,7 +6,10 @@
 #define TILE_ROWS    8
 #define TILE_VECTORS 2
 #define TFAST_VNNI
+#define TFAST_DOT_BF16
 #define INT8_ROW_UNIT 16
+#define BF16_ROW_UNIT 16
+#define BF16_K_GROUP  32
 #define DECODE_ROWS   8
 /* Splitting a block of B takes as long as multiplying 20 rows by it. */
 #define MIN_MATRIX_ENGINE_ROWS 256
@@ -21,6 +24,8 @@
 #include "../../simd/math.h"
 
 #include "../../kernels/activation.h"
+#include "../../kernels/gemm/bf16_pack.h"
+#include "../../kernels/gemm/bf16_rows.h"
 #include "../../kernels/gemm/f32.h"
 #include "../../kernels/gemm/int8.h"
 
@@ -51,20 +56,19 @@ static const tfast_gemm f32_tiles_gemm = {
 };
 
 static const tfast_gemm bf16_tiles_gemm = {
-    .layout = {TFAST_FORMAT_BF16, PANEL, T_K, BF16_STEP_BYTES},
+    .layout = {TFAST_FORMAT_BF16, PANEL, BF16_K_GROUP, BF16_GROUP_BYTES},
     .many_rows = 1,
     .tile_rows = T_ROWS,
     .k_unit = T_K,
-    .max_k_block = MAX_STEPS * T_K,
+    .max_k_block = MAX_BF16_STEPS * T_K,
     .min_row_block = MIN_MATRIX_ENGINE_ROWS,
     .panel = KERNEL(bf16_panel_tiles),
-    .work_bytes = BF16_WORK_BYTES,
     .begin = KERNEL(begin_bf16_tiles),
     .end = KERNEL(end_tiles),
-    .prepared_bytes = KERNEL(split_rows_bytes),
-    .prepare = KERNEL(split_rows),
-    .pack = KERNEL(bf16_tiles_pack),
-    .unpack = KERNEL(bf16_tiles_unpack),
+    .prepared_bytes = KERNEL(bf16_prepared_bytes),
+    .prepare = KERNEL(bf16_prepare),
+    .pack = KERNEL(bf16_pack),
+    .unpack = KERNEL(bf16_unpack),
 };
 
 /* Integers that no bound holds are as good. */

@@ -306,22 +306,9 @@ V_INLINE int row_is_finite(float sums[4][256], int64_t r) {
     return v_both_finite(v_load(tile[0] + r % T_ROWS * 16), v_load(tile[1] + r % T_ROWS * 16));
 }
 
-/* Where the register tile finds the block of B as floats: p->b itself, or, for a format that holds it otherwise, what
- * `widen` writes to `room` when it is first needed. */
-typedef struct {
-    float* room; /* NULL: p->b */
-    void (*widen)(const tfast_gemm_call* p, float* room);
-    int ready;
-} fallback_b;
-
 /* The same row by gemm/f32.h. */
-static void nonfinite_row(const tfast_gemm_call* p, int64_t row, fallback_b* b) {
+static void nonfinite_row(const tfast_gemm_call* p, int64_t row) {
     tfast_gemm_call one = *p;
-    if (b->room && !b->ready) {
-        b->widen(p, b->room);
-        b->ready = 1;
-    }
-    if (b->room) one.b = b->room;
     one.m = 1;
     one.a += row * p->a_stride;
     one.sums += row * PANEL;
@@ -331,17 +318,18 @@ static void nonfinite_row(const tfast_gemm_call* p, int64_t row, fallback_b* b) 
     KERNEL(f32_panel)(&one);
 }
 
-/* Rows [row, row + m), m <= 32, whose products stand in `sums`. */
-static void finish_rows(const tfast_gemm_call* p, float sums[4][256], int64_t row, int64_t m, const uint8_t* nonfinite,
-                        fallback_b* b) {
+/* Rows [row, row + m), m <= 32, whose products stand in `sums`. `nonfinite`, one byte a row: numbers are in parts,
+ * whose products are not those of infinities; NULL: products are what they are. */
+static void finish_rows(const tfast_gemm_call* p, float sums[4][256], int64_t row, int64_t m,
+                        const uint8_t* nonfinite) {
     const int epilogue = p->last && has_epilogue(p);
     const int direct = p->last && !epilogue;
     float* to = direct ? p->y + row * p->y_stride : p->sums + row * PANEL;
     const float* before = p->first ? p->bias : p->sums + row * PANEL;
     const int64_t to_step = direct ? p->y_stride : PANEL, before_step = p->first ? 0 : PANEL;
     for (int64_t i = 0; i < m; i++, to += to_step, before = before ? before + before_step : NULL) {
-        if (nonfinite[row + i] || !row_is_finite(sums, i)) {
-            nonfinite_row(p, row + i, b);
+        if (nonfinite && (nonfinite[row + i] || !row_is_finite(sums, i))) {
+            nonfinite_row(p, row + i);
             continue;
         }
         if (p->n == PANEL)
@@ -379,7 +367,6 @@ static void KERNEL(f32_panel_tiles)(const tfast_gemm_call* p) {
     const meanwhile_t meanwhile = {&next, pairs, NULL};
     const char* a = p->rows;
     const uint8_t* nonfinite = (const uint8_t*)a + tiles * steps * A_STEP_BYTES;
-    fallback_b as_it_is = {NULL, NULL, 0};
     int64_t i = 0, now = 0;
     for (; b->finite && i < p->m; i += 2 * T_ROWS, a += 2 * steps * A_STEP_BYTES, now = !now) {
         const tiles_to to = {sums[now][0], 16, 256, 512};
@@ -387,11 +374,11 @@ static void KERNEL(f32_panel_tiles)(const tfast_gemm_call* p) {
             multiply_tiles(a, steps * A_STEP_BYTES, b->parts, steps, to, meanwhile, 2, 2);
         else
             multiply_tiles(a, steps * A_STEP_BYTES, b->parts, steps, to, meanwhile, 1, 2);
-        if (i) finish_rows(p, sums[!now], i - 2 * T_ROWS, 2 * T_ROWS, nonfinite, &as_it_is);
+        if (i) finish_rows(p, sums[!now], i - 2 * T_ROWS, 2 * T_ROWS, nonfinite);
     }
     if (b->finite) {
         i -= 2 * T_ROWS;
-        finish_rows(p, sums[!now], i, p->m - i, nonfinite, &as_it_is);
+        finish_rows(p, sums[!now], i, p->m - i, nonfinite);
     } else {
         KERNEL(f32_panel)(p);
     }

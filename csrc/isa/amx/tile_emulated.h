@@ -39,15 +39,10 @@ static inline void tile_store(int from, void* to, int64_t stride) {
         memcpy((char*)to + i * stride, tile_unit.row[from][i], tile_unit.config.row_bytes[from]);
 }
 
-/* 0 in lanes that hold a denormal. */
-static inline vf tile_flush(vf x) {
-    return v_select(v_lt(v_abs(x), v_set1(FLT_MIN)), v_zero(), x);
-}
-
 /* The even (half 0) or odd elements of a row of pairs as floats. */
 static inline vf tile_half(const float row[V_LANES], int half) {
     const vi x = v_bits(v_load(row));
-    return tile_flush(v_from_bits(half ? vi_and(x, vi_set1(-65536)) : (vi)(x << 16)));
+    return v_flush_(v_from_bits(half ? vi_and(x, vi_set1(-65536)) : (vi)(x << 16)));
 }
 
 typedef float tile_four __attribute__((vector_size(16)));
@@ -71,9 +66,9 @@ static inline void tile_dot_row(int c, int a, int i, tile_four (*pairs)[T_ROWS][
         sum[half][2] = t2;
         sum[half][3] = t3;
     }
-    const vf even = tile_flush(v_load((float*)sum[0])), odd = tile_flush(v_load((float*)sum[1]));
+    const vf even = v_flush_(v_load((float*)sum[0])), odd = v_flush_(v_load((float*)sum[1]));
     float* y = tile_unit.row[c][i];
-    v_store(y, tile_flush(v_add(tile_flush(v_load(y)), tile_flush(v_add(even, odd)))));
+    v_store(y, v_flush_(v_add(v_flush_(v_load(y)), v_flush_(v_add(even, odd)))));
 }
 
 static void tile_dot_bf16(int c, int a, int b) {

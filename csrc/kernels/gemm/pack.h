@@ -24,7 +24,7 @@ V_INLINE vf load_weight_n(const tfast_weight_rows* w, const tfast_dtype dtype, i
 }
 
 /* The rows from `row` on. */
-static tfast_weight_rows rows_from(const tfast_weight_rows* w, int64_t row) {
+static inline tfast_weight_rows rows_from(const tfast_weight_rows* w, int64_t row) {
     const int64_t bytes = w->dtype == TFAST_F32 ? 4 : 2;
     tfast_weight_rows from = *w;
     from.data = (const char*)w->data + row * w->stride * bytes;

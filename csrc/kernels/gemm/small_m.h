@@ -1,9 +1,9 @@
 /* Products of a few rows (small M) with packed weights: one pass over the panels, each read once, from end to end.
  *
- * Used by the formats whose values are widened in registers (f32.h, bf16.h) for their `small_m`, up to SMALL_M rows;
- * more rows go through `panel`, whose tile leaves the sums of a block of k in memory. Here they stay in registers
- * beside the total: a token of a decoder waits for nothing but the weights. The order of every sum is that of `panel`:
- * block by block, each from 0, so that a row has the same bits whatever comes with it.
+ * Used by the formats that multiply floats, or what is as long (f32.h, bf16.h, bf16_pairs.h), for their `small_m`, up
+ * to SMALL_M rows; more rows go through `panel`, whose tile leaves the sums of a block of k in memory. Here they stay
+ * in registers beside the total: a token of a decoder waits for nothing but the weights. The order of every sum is that
+ * of `panel`: block by block, each from 0, so that a row has the same bits whatever comes with it.
  *
  * A format gives `group`, the values of k that it packs together (1 or 2), and `load`, which widens one group of a
  * vector of columns; both are constants after inlining. A group must be as long as a vector of floats: a format whose
@@ -23,6 +23,10 @@ _Static_assert(SMALL_M == 2 || SMALL_M == 4,
 /* sizeof(vf) bytes at `from` -> value[0] to value[group - 1]: one vector for each k. */
 typedef void (*load_group_fn)(const void* from, vf value[MAX_GROUP]);
 
+V_INLINE void load_f32_group(const void* from, vf value[MAX_GROUP]) {
+    value[0] = v_load(from);
+}
+
 /* The panel at `b`, one group of k: acc += a * values; k: how many values of the group exist. `prefetch`, a constant:
  * the weights STREAM_AHEAD bytes further on. Zen 4 reads a stream as fast by itself, GB/s with and without: one
  * row, 2.4 MB in L3 61 and 73, 134 MB from memory 24 and 26; four rows from memory 26 and 30. */
@@ -41,7 +45,7 @@ V_INLINE void small_m_step(const load_group_fn load, const float* a, int64_t a_s
         for (int row = 0; row < m; row++) {
             const vf x = v_set1(a[row * a_stride + i]);
 #pragma GCC unroll 4
-            for (int j = 0; j < TILE_VECTORS; j++) acc[row][j] = v_fma(x, value[j][i], acc[row][j]);
+            for (int j = 0; j < TILE_VECTORS; j++) acc[row][j] = TILE_PRODUCT(x, value[j][i], acc[row][j]);
         }
 }
 

@@ -1,7 +1,7 @@
 /* The register tile that every product of the library goes through.
  *
- * Used by the weight formats (f32.h, bf16.h) for linear layers and matmul, and by attention, whose two products are the
- * same tile.
+ * Used by the weight formats (panel.h) for linear layers and matmul, and by attention, whose two products are the same
+ * tile.
  *
  *   tile:   C (m x nv vectors) += A (m x k) * B (k x panel)        m <= MR, nv <= NV, panel = NV * V_LANES floats
  *
@@ -20,6 +20,12 @@
 #define TFAST_KERNELS_GEMM_TILE_H
 
 #include "prefetch.h"
+
+/* A step of k: c + a * b. A file whose operands are pairs of bfloat16, which are as long as a float, says so before
+ * (bf16_pairs.h); `k` counts pairs then. */
+#if !defined(TILE_PRODUCT)
+#define TILE_PRODUCT(a, b, c) v_fma(a, b, c)
+#endif
 
 #define PANEL (TILE_VECTORS * V_LANES)
 
@@ -88,7 +94,7 @@ V_INLINE void tile_step(const float* a, int64_t row_stride, const float* b, cons
     for (int i = 0; i < m; i++) {
         const vf x = v_set1(a[i * row_stride]);
 #pragma GCC unroll 4
-        for (int j = 0; j < nv; j++) acc[i][j] = v_fma(x, bk[j], acc[i][j]);
+        for (int j = 0; j < nv; j++) acc[i][j] = TILE_PRODUCT(x, bk[j], acc[i][j]);
     }
 }
 
