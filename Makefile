@@ -27,12 +27,14 @@ LINTED := setup.py transformer_fast tests $(wildcard benchmarks examples)
 WARNINGS := -Werror
 # On one thread, and without the guard pages, which .ci/run adds: a few minutes.
 EMULATED_TESTS ?= tests/ops tests/contracts -k "(isa or amx or avx512 or avx2) and not 2t and not guard_pages"
+# .ci/run sets it to WARNINGS: every file is compiled there, so that `make warnings` would find nothing else.
+EMULATED_CFLAGS ?=
 export NO_EMULATED_LEVEL := import sys, transformer_fast as tf; sys.exit(bool(tf.show_config()["emulated_isas"]))
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test emulate bench oracle stress lint format asan clean distclean changed
+.PHONY: help demo test emulate bench oracle stress lint style warnings format asan clean distclean changed
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -49,7 +51,7 @@ test: $(VENV)/.test ## the whole suite except the live comparisons; PYTEST_ARGS=
 # Levels that this machine lacks run in a test build on vectors of the compiler; `isa` in the tests means those there.
 # The build stands in a folder of its own that PYTHONPATH puts before the installed package.
 emulate: $(VENV)/.test ## the tests of kernels on the levels that this machine lacks, emulated
-	TRANSFORMER_FAST_EMULATE=1 \
+	TRANSFORMER_FAST_EMULATE=1 TRANSFORMER_FAST_CFLAGS="$(EMULATED_CFLAGS)" \
 	$(BIN)/python setup.py --quiet build --build-base build/emulate --build-lib build/emulate/lib
 	(cd build/emulate/lib && "$(abspath $(BIN))/python" -c "$$NO_EMULATED_LEVEL") || \
 	PYTHONPATH="$(CURDIR)/build/emulate/lib" $(BIN)/pytest $(TOGETHER) -m "not oracle and not slow and not alone and not stress" \
@@ -64,11 +66,15 @@ oracle: $(VENV)/.oracle ## live comparisons with torch, transformers, sentence-t
 stress: $(VENV)/.oracle ## minutes of threads, and of folders next to transformers: the same tests on more cases
 	$(BIN)/pytest -m stress $(PYTEST_ARGS)
 
-lint: $(VENV)/.dev ## formatters, linters and compiler warnings; changes nothing
+lint: style warnings ## formatters, linters and compiler warnings; changes nothing
+
+style: $(VENV)/.dev
 	$(BIN)/ruff check $(LINTED)
 	$(BIN)/ruff format --check $(LINTED)
 	$(BIN)/clang-format --dry-run -Werror $(C_SOURCES)
 	PATH="$(abspath $(BIN)):$$PATH" cython-lint transformer_fast/_core.pyx transformer_fast/_core.pxd $(wildcard transformer_fast/*.pxi)
+
+warnings: $(VENV)/.dev
 	TRANSFORMER_FAST_EMULATE=1 TRANSFORMER_FAST_CFLAGS="$(WARNINGS)" \
 	$(BIN)/python setup.py --quiet build --build-base build/lint --force
 

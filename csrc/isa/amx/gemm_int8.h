@@ -73,9 +73,11 @@ static void KERNEL(int8_panel_tiles)(const tfast_gemm_call* p) {
             multiply_int8_tiles(t.x, t.x_stride, p->b, steps, sums, &ahead, 2);
         else
             multiply_int8_tiles(t.x, t.x_stride, p->b, steps, sums, &ahead, 1);
-        for (int row = 0; row < m; row++)
-            for (int half = 0; half < 2; half++)
-                finish_int8(&t, row, half, vi_load(sums[row / T_ROWS * 2 + half] + row % T_ROWS * V_LANES), 1);
+        for (int half = 0; half < 2; half++) {
+            const int8_columns columns = columns_of(&t, half);
+            for (int row = 0; row < m; row++)
+                finish_int8(&t, &columns, row, vi_load(sums[row / T_ROWS * 2 + half] + row % T_ROWS * V_LANES), 1, 0);
+        }
         finish_rows_of_tile(p, &t, i, m);
     }
 }

@@ -1,8 +1,14 @@
-/* The epilogue of a linear layer: activation, the other half of a gate, the residual.
+/* The end of a product: rows that are cut, and the epilogue of a linear layer: activation, the other half of a gate,
+ * the residual.
  *
- * Used by every weight format after its last block of k. */
+ * Used by the register tile, and by every weight format after its last block of k. */
 #ifndef TFAST_KERNELS_GEMM_EPILOGUE_H
 #define TFAST_KERNELS_GEMM_EPILOGUE_H
+
+/* V_LANES values, or, with `cut`, the first n of them. */
+V_INLINE vf load_upto(const float* p, int cut, int64_t n) {
+    return cut ? v_load_n(p, n) : v_load(p);
+}
 
 /* From sums that a tile has just stored, and that still lie in L1, to y: an activation has 6-20 instructions for the
  * K/16 FMAs of each vector, the extra load and store are two. Unrolled into the tile, seven activations would make its

@@ -17,6 +17,10 @@
  * sums, added at the end: a vector has half as many columns. INT16_ROWS x 2, 144 GOP/s as 6 x 2; one and two rows,
  * which memory limits, take a whole panel in one pass.
  *
+ * Both take eight k a step and fetch in the first steps of a tile alone. Four k a step with a prefetch in each took the
+ * tile of int8_a16 1.2 to 1.3 times as long where another thread shared the core, which halves what it decodes, and
+ * 1.03 times alone.
+ *
  * INT8_UNBOUNDED, where vpmaddubsw would saturate: x of "int8" in 16 bits through the tile of int8_a16, the same sums.
  *
  * What lost on Zen 3: signed x by the trick of signs, 137 GOP/s; one vpmaddubsw for each vpmaddwd, 183 GOP/s as 4 x 3,
@@ -69,30 +73,45 @@ typedef struct {
     int64_t y_stride, n;
     const float* residual; /* or NULL; may be y */
     int64_t residual_stride;
-    const char* next; /* fetched between the steps, `fetch` bytes each; NULL: nothing */
-    int64_t fetch;
-    const float* written; /* rows, y_stride apart if `y` is not scratch, that are fetched before they are written */
+    /* Fetched in the first `fetches` steps of a tile, `fetch` bytes each: what the next call reads, or this one a
+     * little later. */
+    const char* next;
+    int64_t fetch, fetches;
+    const float* written; /* or NULL: rows of a panel's width that are fetched before they are written */
     int64_t written_stride;
 } int8_tile_args;
 
-/* The sums of one vector of columns to y. `offset`, a constant: rows have a zero. */
-V_INLINE void finish_int8(const int8_tile_args* t, int row, int j, vi sum, const int offset) {
-    const int64_t at = j * V_LANES, left = t->n - at;
-    if (left <= 0) return;
+/* A vector of columns: what their sums meet on the way to y. */
+typedef struct {
+    vi sum;
+    vf scale, bias;
+    int64_t at; /* the first of them */
+    int64_t n;  /* that exist */
+} int8_columns;
+
+V_INLINE int8_columns columns_of(const int8_tile_args* t, int j) {
+    int8_columns c = {.at = j * V_LANES, .n = t->n - j * V_LANES};
+    c.sum = vi_load(t->side->sum + c.at);
+    c.scale = v_load(t->side->scale + c.at);
+    c.bias = v_set1(-0.0f); /* which adds nothing, to -0 neither */
+    if (t->bias && c.n > 0) c.bias = load_upto(t->bias + c.at, c.n < V_LANES, c.n);
+    return c;
+}
+
+/* Their sums in one row to y. `offset`, a constant: rows have a zero; `whole`, another: all columns exist. */
+V_INLINE void finish_int8(const int8_tile_args* t, const int8_columns* c, int row, vi sum, const int offset,
+                          const int whole) {
+    if (!whole && c->n <= 0) return;
+    const int cut = !whole && c->n < V_LANES;
     const int8_row r = t->row[row];
-    if (offset) sum = vi_sub(sum, vi_mul(vi_set1(r.zero), vi_load(t->side->sum + at)));
-    vf y = v_mul(v_from_int(sum), v_mul(v_load(t->side->scale + at), v_set1(r.scale)));
-    float* to = t->y + row * t->y_stride + at;
-    const float* residual = t->residual ? t->residual + row * t->residual_stride + at : NULL;
-    if (left >= V_LANES) {
-        if (t->bias) y = v_add(y, v_load(t->bias + at));
-        if (residual) y = v_add(y, v_load(residual));
+    if (offset) sum = vi_sub(sum, vi_mul(vi_set1(r.zero), c->sum));
+    vf y = v_add(v_mul(v_from_int(sum), v_mul(c->scale, v_set1(r.scale))), c->bias);
+    if (t->residual) y = v_add(y, load_upto(t->residual + row * t->residual_stride + c->at, cut, c->n));
+    float* to = t->y + row * t->y_stride + c->at;
+    if (cut)
+        v_store_n(to, y, c->n);
+    else
         v_store(to, y);
-    } else {
-        if (t->bias) y = v_add(y, v_load_n(t->bias + at, left));
-        if (residual) y = v_add(y, v_load_n(residual, left));
-        v_store_n(to, y, left);
-    }
 }
 
 /* Where the sums go: through scratch and the epilogue, or straight to y, with the residual. */
@@ -133,8 +152,18 @@ enum { INT8_STEP_K = 8, INT8_STEP_BYTES = INT8_STEP_K / 4 * INT8_GROUP_BYTES };
 _Static_assert((int)INT8_STEP_K == (int)INT8_RUN_SPAN && (int)INT8_K_GROUP % (int)INT8_STEP_K == 0,
                "a step must be what the bound of a run is for, and a packed group must be whole steps");
 
-/* `m` is a constant. The first steps fetch the rows of y: a store that misses the caches would keep the next tile
- * waiting (gemm/tile.h). */
+V_INLINE void finish_int8_tile(const int8_tile_args* t, const int m, vi sum[][INT8_VECTORS], const int whole) {
+#pragma GCC unroll 4
+    for (int j = 0; j < INT8_VECTORS; j++) {
+        const int8_columns columns = columns_of(t, j);
+#pragma GCC unroll 16
+        for (int i = 0; i < m; i++) finish_int8(t, &columns, i, sum[i][j], 1, whole);
+    }
+}
+
+/* `m` is a constant. The first steps fetch the rows of y, since a store that misses the caches would keep the next tile
+ * waiting (gemm/tile.h), and what is wanted next; the others do nothing besides: where another thread shares the core,
+ * instructions are the limit. */
 V_INLINE void int8_tile(const int8_tile_args* t, const int m) {
     vi sum[INT8_ROWS][INT8_VECTORS];
 #pragma GCC unroll 16
@@ -143,20 +172,23 @@ V_INLINE void int8_tile(const int8_tile_args* t, const int m) {
         for (int j = 0; j < INT8_VECTORS; j++) sum[i][j] = vi_zero();
     const char *x = t->x, *w = t->w, *next = t->next;
     const float* written = t->written;
-    const int64_t x_stride = t->x_stride, fetch = t->fetch, opening = written ? TFAST_MIN(m, t->steps) : 0;
-    for (int64_t k = opening; k > 0; k--, x += INT8_STEP_K, w += INT8_STEP_BYTES, written += t->written_stride) {
+    const int64_t x_stride = t->x_stride, fetch = t->fetch, rows = written ? TFAST_MIN(m, t->steps) : 0;
+    const int64_t fetches = TFAST_MIN(t->fetches, t->steps - rows);
+    for (int64_t k = rows; k > 0; k--, x += INT8_STEP_K, w += INT8_STEP_BYTES, written += t->written_stride) {
         int8_step(x, x_stride, w, m, sum);
         for (int j = 0; j < INT8_PANEL; j += 16) __builtin_prefetch(written + j, 1);
     }
-    for (int64_t k = t->steps - opening; k > 0; k--, x += INT8_STEP_K, w += INT8_STEP_BYTES, next += fetch) {
+    for (int64_t k = fetches; k > 0; k--, x += INT8_STEP_K, w += INT8_STEP_BYTES, next += fetch) {
         __builtin_prefetch(next, 0, 2);
         fetch_step(next, fetch);
         int8_step(x, x_stride, w, m, sum);
     }
-#pragma GCC unroll 16
-    for (int i = 0; i < m; i++)
-#pragma GCC unroll 4
-        for (int j = 0; j < INT8_VECTORS; j++) finish_int8(t, i, j, sum[i][j], 1);
+    for (int64_t k = t->steps - rows - fetches; k > 0; k--, x += INT8_STEP_K, w += INT8_STEP_BYTES)
+        int8_step(x, x_stride, w, m, sum);
+    if (t->n == INT8_PANEL)
+        finish_int8_tile(t, m, sum, 1);
+    else
+        finish_int8_tile(t, m, sum, 0);
 }
 
 enum { HALVES = 2 * INT8_VECTORS }; /* of a panel: vectors of V_LANES / 2 columns, two sums each */
@@ -165,18 +197,11 @@ enum { INT16_WIDE_ROWS = 2 };
 _Static_assert(INT16_WIDE_ROWS* HALVES <= INT16_ROWS * 2 || V_LANES == 4,
                "the sums of the wide tile must fit where those of the tile do");
 
-/* Halves [2 * first, 2 * (first + vectors)) of a panel. m, vectors and offset are constants. */
-V_INLINE void int16_tile(const int8_tile_args* t, const int m, const int first, const int vectors, const int offset) {
-    vi sum[INT16_ROWS][HALVES];
-#pragma GCC unroll 16
-    for (int i = 0; i < m; i++)
-#pragma GCC unroll 8
-        for (int j = 0; j < 2 * vectors; j++) sum[i][j] = vi_zero();
-    const char *x = t->x, *w = t->w + first * 4 * V_LANES, *next = t->next;
-    const int64_t x_stride = t->x_stride, fetch = t->fetch;
-    for (int64_t k = t->steps; k > 0; k--, x += 8, w += INT8_GROUP_BYTES, next += fetch) {
-        __builtin_prefetch(next, 0, 2);
-        fetch_step(next, fetch);
+/* Eight k of a tile of 16-bit integers. */
+V_INLINE void int16_step(const char* x, int64_t x_stride, const char* w, const int m, const int vectors,
+                         vi sum[][HALVES]) {
+#pragma GCC unroll 2
+    for (int four = 0; four < INT8_STEP_K / 4; four++, x += 8, w += INT8_GROUP_BYTES) {
         vi b[HALVES];
 #pragma GCC unroll 8
         for (int j = 0; j < 2 * vectors; j++) b[j] = vi_widen_bytes(w + j * 2 * V_LANES);
@@ -187,11 +212,39 @@ V_INLINE void int16_tile(const int8_tile_args* t, const int m, const int first, 
             for (int j = 0; j < 2 * vectors; j++) sum[i][j] = vi_dot_shorts(sum[i][j], a, b[j]);
         }
     }
+}
+
+V_INLINE void finish_int16_tile(const int8_tile_args* t, const int m, const int first, const int vectors,
+                                vi sum[][HALVES], const int offset, const int whole) {
+#pragma GCC unroll 4
+    for (int j = 0; j < vectors; j++) {
+        const int8_columns columns = columns_of(t, first + j);
+#pragma GCC unroll 16
+        for (int i = 0; i < m; i++)
+            finish_int8(t, &columns, i, vi_add_pairs(sum[i][2 * j], sum[i][2 * j + 1]), offset, whole);
+    }
+}
+
+/* Halves [2 * first, 2 * (first + vectors)) of a panel. m, vectors and offset are constants. */
+V_INLINE void int16_tile(const int8_tile_args* t, const int m, const int first, const int vectors, const int offset) {
+    vi sum[INT16_ROWS][HALVES];
 #pragma GCC unroll 16
     for (int i = 0; i < m; i++)
-#pragma GCC unroll 4
-        for (int j = 0; j < vectors; j++)
-            finish_int8(t, i, first + j, vi_add_pairs(sum[i][2 * j], sum[i][2 * j + 1]), offset);
+#pragma GCC unroll 8
+        for (int j = 0; j < 2 * vectors; j++) sum[i][j] = vi_zero();
+    const char *x = t->x, *w = t->w + first * 4 * V_LANES, *next = t->next;
+    const int64_t x_stride = t->x_stride, fetch = t->fetch, fetches = first ? 0 : TFAST_MIN(t->fetches, t->steps);
+    for (int64_t k = fetches; k > 0; k--, x += 2 * INT8_STEP_K, w += INT8_STEP_BYTES, next += fetch) {
+        __builtin_prefetch(next, 0, 2);
+        fetch_step(next, fetch);
+        int16_step(x, x_stride, w, m, vectors, sum);
+    }
+    for (int64_t k = t->steps - fetches; k > 0; k--, x += 2 * INT8_STEP_K, w += INT8_STEP_BYTES)
+        int16_step(x, x_stride, w, m, vectors, sum);
+    if (t->n == INT8_PANEL)
+        finish_int16_tile(t, m, first, vectors, sum, offset, 1);
+    else
+        finish_int16_tile(t, m, first, vectors, sum, offset, 0);
 }
 
 /* Tiles of 1 to 8 rows; those that a level does not use do not exist. */
@@ -258,8 +311,7 @@ _Static_assert(sizeof int16_offset_tiles == sizeof int16_tiles, "there must be a
 /* All rows of a panel, `rows_a_tile` at a time: `tiles[i]` takes i + 1. `bytes`: of a value of x. */
 static void int8_panel_rows(const tfast_gemm_call* p, const int8_tile_fn* tiles, const int rows_a_tile,
                             const int bytes) {
-    const int step_k = bytes == 1 ? INT8_STEP_K : 4;
-    const int64_t steps = tfast_ceil_div(p->k, step_k), step_bytes = step_k / 4 * INT8_GROUP_BYTES;
+    const int64_t steps = tfast_ceil_div(p->k, INT8_STEP_K);
     int8_tile_args t = {.steps = steps,
                         .x = p->rows,
                         .x_stride = int8_row_stride(p->k, bytes),
@@ -267,21 +319,26 @@ static void int8_panel_rows(const tfast_gemm_call* p, const int8_tile_fn* tiles,
                         .row = int8_rows_of(p->rows, p->m, p->k, bytes),
                         .side = &p->side};
     finish_to(p, &t);
-    if (p->m <= rows_a_tile) { /* memory is the limit */
+    const int64_t n_tiles = tfast_ceil_div(p->m, rows_a_tile);
+    int64_t wanted = 0; /* bytes that each tile fetches */
+    if (n_tiles == 1) { /* memory is the limit */
         t.next = t.w + STREAM_AHEAD;
-        t.fetch = step_bytes;
+        wanted = steps * INT8_STEP_BYTES;
     } else {
-        const int64_t all = steps * tfast_ceil_div(p->m, rows_a_tile);
-        t.next = p->next_k ? p->next : p->b;
-        t.fetch = p->next_k ? tfast_ceil_div(steps * step_bytes, TFAST_MAX(all, 1)) : 0;
+        if (p->next_k) {
+            t.next = p->next;
+            wanted = tfast_ceil_div(steps * INT8_STEP_BYTES, n_tiles);
+        }
         t.written = p->y;
         t.written_stride = p->y_stride;
     }
+    t.fetch = tfast_round_up(tfast_ceil_div(wanted, TFAST_MAX(steps, 1)), 64);
+    t.fetches = t.fetch ? tfast_ceil_div(wanted, t.fetch) : 0;
     for (int64_t i = 0; i < p->m; i += rows_a_tile) {
         const int64_t m = TFAST_MIN(rows_a_tile, p->m - i);
         tiles[m - 1](&t);
         finish_rows_of_tile(p, &t, i, m);
-        t.next += steps * t.fetch;
+        t.next += t.fetches * t.fetch;
         if (t.written) t.written += m * t.written_stride;
     }
 }

@@ -19,6 +19,7 @@
 #ifndef TFAST_KERNELS_GEMM_TILE_H
 #define TFAST_KERNELS_GEMM_TILE_H
 
+#include "epilogue.h"
 #include "prefetch.h"
 
 /* A step of k: c + a * b. A file whose operands are pairs of bfloat16, which are as long as a float, says so before
@@ -52,10 +53,6 @@ typedef struct {
     const float* y;    /* or NULL: rows of a panel's width that the tile or its epilogue writes, out of cache maybe: */
     int64_t y_stride;  /* with a stream, they are fetched in the first steps of k */
 } tile_args;
-
-V_INLINE vf load_upto(const float* p, int cut, int64_t n) {
-    return cut ? v_load_n(p, n) : v_load(p);
-}
 
 /* The accumulators to C. `end` and `partial` (the last vector has n_last columns only) are constants after inlining. */
 V_INLINE void tile_finish(vf acc[TILE_ROWS][TILE_VECTORS], const int m, const int nv, const tile_args* t,
