@@ -15,9 +15,8 @@
 #include "../runtime/workspace.h"
 #include "../tuning/tuning.h"
 
-/* Tokens that go through the layers together. Fewer read the weights too often (linear layers reach 0.85 of their speed
- * at 128 rows, 0.95 at 416), more leave L2 with the intermediate of the feed-forward (384 x 1536 floats are 2.4 MB). */
-#define CHUNK_TOKENS      384
+/* At least so many tokens go through the layers together, where there are more threads than chunks; otherwise the
+ * tuning record says how many. */
 #define MIN_CHUNK_TOKENS  96
 #define CHUNKS_PER_THREAD 2
 
@@ -256,7 +255,8 @@ tfast_status tfast_encoder_run(const tfast_encoder* c, int n_threads) {
         2.0 * (double)(c->T * c->hidden) * (double)(4 * c->hidden + 2 * c->inner) * (double)c->n_layers;
     const int threads = tfast_threads_for(tfast_flops_ns(flops), n_threads);
     const int64_t share = c->T / (threads * CHUNKS_PER_THREAD);
-    const int64_t tokens = threads == 1 ? CHUNK_TOKENS : TFAST_MAX(MIN_CHUNK_TOKENS, TFAST_MIN(CHUNK_TOKENS, share));
+    const int64_t most = tfast_tuning_now()->chunk_tokens;
+    const int64_t tokens = threads == 1 ? most : tfast_clamp(share, MIN_CHUNK_TOKENS, most);
     plan_t p = {.call = c, .status = TFAST_OK};
     cut_chunks(&p, tokens);
     if (p.n_chunks < threads || p.n_chunks == 1) return run_whole(c, n_threads);

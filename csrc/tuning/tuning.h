@@ -14,7 +14,8 @@ typedef struct {
     /* Attention copies K and V before it reads them where at least so many panels of queries read them: rows side by
      * side, rows apart; 0: never. */
     int copy_kv_min_panels_dense, copy_kv_min_panels_strided;
-    double gflops; /* of one thread in products, roughly: what decides how many threads a call gets */
+    int chunk_tokens; /* that go through the layers of an encoder together */
+    double gflops;    /* of one thread in products, roughly: what decides how many threads a call gets */
 } tfast_tuning;
 
 /* The record in force: this machine's, unless a test has set another. */

@@ -1,7 +1,7 @@
 /* Rows of x as integers: what `prepare` of the formats of integers makes, once for all panels of a block of rows.
  *
  * Used by gemm/int8.h. A row is read twice, from L1 the second time: for its extremes, then to be rounded. Some 11
- * instructions a vector, where the product with N channels has 3 N / 32: 3 % of one with 384 channels, and therefore
+ * instructions for 8 k, where the product with N channels has 5 N / 8: 5 % of one with 384 channels, and therefore
  * not part of the kernels that make x (norm, GELU, attention), which would each have to know of it.
  *
  * Laid out: rows of bytes (or 16-bit integers), each from a multiple of 64 bytes on, then an int8_row for each. Behind
