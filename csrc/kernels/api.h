@@ -93,8 +93,9 @@ typedef struct tfast_gemm {
     size_t work_bytes;
     void (*begin)(int64_t m, void* work);
     void (*end)(void);
-    /* A (m, k) in the form that `panel` reads, for a block of k, once for all panels; 64-byte aligned. NULL: A is read
-     * in place. Formats of integers multiply A by `factor`, where it is not NULL, and stay within x_limit. */
+    /* A (m, k) in the form that `panel` (of a block of k) and `small_m` (of all of k) read, once for all panels;
+     * 64-byte aligned. NULL: A is read in place. Formats of integers multiply A by `factor`, where it is not NULL, and
+     * stay within x_limit. */
     size_t (*prepared_bytes)(int64_t m, int64_t k);
     void (*prepare)(int64_t m, int64_t k, const float* a, int64_t a_stride, const float* factor, int32_t x_limit,
                     void* rows);

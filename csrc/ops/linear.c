@@ -19,8 +19,10 @@
 #define MAX_BLOCK_ROWS   768
 #define TASKS_PER_THREAD 4
 /* Where x is prepared, each task of columns does it again: with so many columns that takes 9 % of the products of
- * integers (11 instructions for 8 k, and 5 for 64 products). */
+ * integers (11 instructions for 8 k, and 5 for 64 products), less of the slower ones of other formats. */
 #define MIN_PREPARED_COLUMNS 192
+/* Of a thread's time that may be idle for it, per cent. */
+#define MOST_IDLE 10
 
 typedef struct {
     const tfast_linear* call;
@@ -175,6 +177,18 @@ static int64_t most_rows(plan_t* p, int64_t N, int64_t K) {
     return TFAST_MAX(by_panel, by_k);
 }
 
+/* So many blocks of columns that there are `wanted` tasks; where x is prepared, fewer ones that keep the threads as
+ * busy. */
+static int64_t column_blocks(const plan_t* p, int threads, int64_t wanted, int64_t N) {
+    const int64_t most = tfast_ceil_div(wanted, p->n_row_blocks);
+    if (!p->gemm->prepare) return most;
+    for (int64_t n = TFAST_MAX(1, N / MIN_PREPARED_COLUMNS); n < most; n++) {
+        const int64_t tasks = p->n_row_blocks * n, places = tfast_ceil_div(tasks, threads) * threads;
+        if (places * 100 <= tasks * (100 + MOST_IDLE)) return n;
+    }
+    return most;
+}
+
 static void make_plan(plan_t* p, const tfast_linear* c, int threads) {
     const int64_t tile = p->gemm->tile_rows, K = TFAST_MAX(c->weight->K, 1);
     const int64_t blocks = tfast_ceil_div(K, p->gemm->max_k_block);
@@ -189,12 +203,7 @@ static void make_plan(plan_t* p, const tfast_linear* c, int threads) {
     if (threads > 1) {
         const int64_t most = TFAST_MAX(p->n_row_blocks, c->M / p->gemm->min_row_block);
         p->n_row_blocks = tfast_clamp(wanted, p->n_row_blocks, most);
-        int64_t columns = tfast_ceil_div(wanted, p->n_row_blocks);
-        if (p->gemm->prepare) {
-            const int64_t least = tfast_ceil_div(threads, p->n_row_blocks);
-            columns = TFAST_MIN(columns, TFAST_MAX(least, c->weight->N / MIN_PREPARED_COLUMNS));
-        }
-        p->n_col_blocks = tfast_clamp(columns, 1, p->n_panels);
+        p->n_col_blocks = tfast_clamp(column_blocks(p, threads, wanted, c->weight->N), 1, p->n_panels);
     }
     p->row_block = tfast_round_up(tfast_ceil_div(c->M, p->n_row_blocks), tile);
     p->n_row_blocks = tfast_ceil_div(c->M, p->row_block);

@@ -369,7 +369,8 @@ V_LONG void v_store_bf16(void* p, vf a, vf b) {
     for (int i = 0; i < 2 * V_LANES; i++) to[i] = tfast_bf16_from_f32(x[i / V_LANES][i % V_LANES]);
     memcpy(p, to, sizeof to);
 }
-/* A product of two bfloat16 is exact in fp32, so that a multiplication and an addition round once. */
+/* A product of two bfloat16 is exact in fp32 unless it leaves the range, so that a multiplication and an addition round
+ * once. */
 V_LONG vf v_dot_bf16(vf sum, vf a, vf b) {
     const vi x = (vi)a, y = (vi)b;
     sum = v_flush_(v_flush_(sum) + v_flush_((vf)(x & -65536)) * v_flush_((vf)(y & -65536)));

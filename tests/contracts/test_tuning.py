@@ -70,3 +70,16 @@ def test_attention(isa, shape, causal, fused):
     options = {"is_causal": causal, "causal_offset": "bottom_right", "enable_gqa": H != Hkv}
     out = every_tuning(lambda: functional.scaled_dot_product_attention(q, k, v, **options))
     assert_close(out, reference.scaled_dot_product_attention(*(a.astype(float) for a in (q, k, v)), **options))
+
+
+@pytest.mark.parametrize("lengths", [[130] * 7, [7] * 90, [500, 3, 200]], ids=str)
+def test_encoder(isa, threads, lengths):
+    """More tokens than go through the layers together under any record."""
+    H, inner, starts = 16, 24, np.cumsum([0, *lengths])
+    shapes = {"qkv": (3 * H, H), "out": (H, H), "up": (inner, H), "down": (H, inner)}
+    layer = {name: functional.pack_weight(normal(*shape) / 4) for name, shape in shapes.items()}
+    layer |= {f"{name}_bias": normal(shape[0]) for name, shape in shapes.items()}
+    layer |= {f"{norm}_{name}": normal(H) for norm in ("norm1", "norm2") for name in ("weight", "bias")}
+    encoder = functional.Encoder([functional.EncoderLayer(**layer)] * 2, 2)
+    x = normal(starts[-1], H)
+    assert np.isfinite(every_tuning(lambda: encoder(x, starts))).all()

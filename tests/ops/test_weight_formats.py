@@ -97,6 +97,23 @@ def test_rounding_of_bfloat16(isa):
     assert np.isnan(F.pack_weight(quiet, format="bfloat16").unpack()).all()
 
 
+@pytest.mark.parametrize("for_decode", [False, True])
+@pytest.mark.parametrize("place", [0, 1, 38])
+@pytest.mark.parametrize("M", [1, 40])
+def test_rounding_of_x(place, M, for_decode, isa):
+    """Ties, the ends of the range, denormals and infinity, alone in their rows, at an even and an odd k."""
+    bits = [0x3F808000, 0x3F818000, 0xBF808001, 0x7F7F7FFF, 0x7F7F8000, 0x00008001, 0x807FFFFF, 0x7F800000, 0xFF800000]
+    values = np.array(bits, np.uint32).view(np.float32)
+    x = np.zeros((M, 39), np.float32)
+    packed = F.pack_weight(np.eye(39, dtype=np.float32), format="bfloat16", for_decode=for_decode)
+    for value in values:
+        x[-1, place] = value
+        expected = value
+        if rounds_x(isa):
+            expected = reference.rounded_weight(x[-1:, place], "bfloat16")[0] if abs(value) >= 2.0**-126 else 0 * value
+        assert F.linear(x, packed)[-1, place] == expected
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_what_is_not_finite_stays_in_its_row_and_column(format, isa):
     x, weight = normal(30, 40), normal(50, 40)

@@ -94,7 +94,8 @@ def test_modules_in_their_order(isa, tmp_path, kinds):
     assert np.array_equal(encoder.encode(TEXTS[1]), found[1]), "the same bits whatever the batch"
 
 
-def test_dense_in_bfloat16(tmp_path):
+@pytest.mark.formats("bfloat16")
+def test_dense_in_bfloat16(tmp_path, isa):
     folder = folder_with(tmp_path, ("Dense",), CONFIG, dense(np.random.default_rng(0)))
     exact, rounded = (
         SentenceEncoder.from_pretrained(folder, compute_type=t).encode(TEXTS) for t in ("auto", "bfloat16")

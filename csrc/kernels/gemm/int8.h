@@ -149,6 +149,7 @@ V_INLINE void int8_step(const char* x, int64_t x_stride, const char* w, const in
     }
 }
 enum { INT8_STEP_K = 8, INT8_STEP_BYTES = INT8_STEP_K / 4 * INT8_GROUP_BYTES };
+_Static_assert((int)INT8_STEP_BYTES <= (int)MAX_FETCH, "a step must be able to fetch as much as it reads");
 _Static_assert((int)INT8_STEP_K == (int)INT8_RUN_SPAN && (int)INT8_K_GROUP % (int)INT8_STEP_K == 0,
                "a step must be what the bound of a run is for, and a packed group must be whole steps");
 
@@ -317,7 +318,8 @@ static void int8_panel_rows(const tfast_gemm_call* p, const int8_tile_fn* tiles,
                         .x_stride = int8_row_stride(p->k, bytes),
                         .w = p->b,
                         .row = int8_rows_of(p->rows, p->m, p->k, bytes),
-                        .side = &p->side};
+                        .side = &p->side,
+                        .next = p->b};
     finish_to(p, &t);
     const int64_t n_tiles = tfast_ceil_div(p->m, rows_a_tile);
     int64_t wanted = 0; /* bytes that each tile fetches */
@@ -332,7 +334,9 @@ static void int8_panel_rows(const tfast_gemm_call* p, const int8_tile_fn* tiles,
         t.written = p->y;
         t.written_stride = p->y_stride;
     }
-    t.fetch = tfast_round_up(tfast_ceil_div(wanted, TFAST_MAX(steps, 1)), 64);
+    /* The first steps fetch rows of y. */
+    const int64_t free_steps = TFAST_MAX(1, t.written ? steps - rows_a_tile : steps);
+    t.fetch = TFAST_MIN(MAX_FETCH, tfast_round_up(tfast_ceil_div(wanted, free_steps), 64));
     t.fetches = t.fetch ? tfast_ceil_div(wanted, t.fetch) : 0;
     for (int64_t i = 0; i < p->m; i += rows_a_tile) {
         const int64_t m = TFAST_MIN(rows_a_tile, p->m - i);
@@ -389,7 +393,7 @@ static void KERNEL(int8_unbounded_prepare)(int64_t m, int64_t k, const float* a,
 }
 #endif
 
-/* 96 rows compute longer than their panel takes to arrive from L3, as in gemm/f32.h: a quarter of the bytes for half
+/* 96 rows compute longer than their panel takes to arrive from L3, as in gemm/panel.h: a quarter of the bytes for half
  * the time. */
 enum { INT8_MIN_ROW_BLOCK = 96 };
 

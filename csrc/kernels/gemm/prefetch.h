@@ -42,10 +42,12 @@ typedef struct {
     int64_t step, steps, skip;
 } stream_t;
 
-/* What the first prefetch of a step leaves where the step is more than a line. */
+/* What the first prefetch of a step leaves where the step is more than a line: up to MAX_FETCH bytes. */
+enum { MAX_FETCH = 256 };
 V_INLINE void fetch_step(const char* next, int64_t step) {
     if (step > 64) __builtin_prefetch(next + 64, 0, 2);
     if (step > 128) __builtin_prefetch(next + 128, 0, 2);
+    if (step > 192) __builtin_prefetch(next + 192, 0, 2);
 }
 
 /* Sets up what each of the next tiles of k steps fetches of the list's last stretch; returns how many of its rows, 0
