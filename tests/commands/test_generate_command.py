@@ -126,3 +126,19 @@ def test_folders_that_do_not_fit(folder, tmp_path, capsys):
     config = json.loads((folder / "config.json").read_text())
     write_json(tmp_path / "config.json", {**config, "architectures": ["GPT2Model"]})
     assert "GPT2Model does not generate text" in error(tmp_path)
+
+
+def test_gguf_file(tmp_path, run):
+    """Model and tokenizer in one file."""
+    pytest.importorskip("gguf")
+    from decoder_cases import LLAMA
+    from gguf_files import metadata_of, tensors_in_gguf, tensors_of_llama, write_gguf
+
+    tokens = [chr(n) for n in range(ord("a"), ord("z") + 1)]
+    config = {**LLAMA, "vocab_size": len(tokens)}
+    keys = {"model": "gpt2", "pre": "gpt-2", "tokens": tokens, "merges": ["a b"]} | {"tokens": [*tokens[:25], "ab"]}
+    metadata = metadata_of(config) | {f"tokenizer.ggml.{key}": value for key, value in keys.items()}
+    path = write_gguf(tmp_path / "a.gguf", "llama", metadata, tensors_in_gguf(config, tensors_of_llama(config)))
+    code, out, err = run("cab", "--model", str(path), "--max-new-tokens", "5")
+    assert code == 0, err
+    assert out.strip() and "5 tokens after 2" in err

@@ -19,7 +19,7 @@ from transformer_fast import functional as F
 from transformer_fast.accuracy.cost import memory, read_weights
 from transformer_fast.accuracy.differences import Differences
 from transformer_fast.accuracy.runners import Runner, runner_for
-from transformer_fast.files.folder import find_folder, open_source
+from transformer_fast.files.folder import find_model, open_source
 from transformer_fast.models.common.compute_types import ComputeType, weight_format_of
 from transformer_fast.pipelines.texts import several
 
@@ -120,13 +120,13 @@ def compare(
     for name, value in (("batch_size", batch_size), ("rounds", rounds)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} is {value!r}; needed: an integer >= 1")
-    folder = find_folder(path_or_hub_id, **hub)
-    kind = runner_for(open_source(folder))
-    read_weights(kind.model_source(open_source(folder)))
+    place = find_model(path_or_hub_id, **hub)
+    kind = runner_for(open_source(place))
+    read_weights(kind.model_source(open_source(place)))
     runners, load_seconds = [], []
     for name in (REFERENCE, compute_type):
         started = time.perf_counter()
-        runners.append(kind(open_source(folder), name, ignore_fields))
+        runners.append(kind(open_source(place), name, ignore_fields))
         load_seconds.append(time.perf_counter() - started)
     batches = [texts[first : first + batch_size] for first in range(0, len(texts), batch_size)]
     differences, seconds = _run(runners, batches, rounds)

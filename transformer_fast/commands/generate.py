@@ -20,7 +20,7 @@ def add(commands: Any) -> None:
         " the model's own generation_config.json says otherwise.",
     )
     command.add_argument("prompt", nargs="?", metavar="PROMPT", help="the text to continue (default: stdin)")
-    common.add_folder(command, "a language model and its tokenizer.json")
+    common.add_folder(command, "a language model and its tokenizer.json, a GGUF file")
     command.add_argument(
         "--max-new-tokens", type=common.positive, default=100, metavar="N", help="at most so many (default 100)"
     )
@@ -92,14 +92,15 @@ def _prompt(options: argparse.Namespace) -> str:
 
 def _load(path_or_hub_id: str, compute_type: str) -> tuple[Any, Any]:
     """The model, which must be able to generate, and its tokenizer."""
+    from transformer_fast.files.folder import find_model
     from transformer_fast.generation import GenerationMixin, load_tokenizer
-    from transformer_fast.models import find_folder, load_model
+    from transformer_fast.models import load_model
 
-    folder = find_folder(path_or_hub_id)
-    model = load_model(folder, compute_type=compute_type)
+    place = find_model(path_or_hub_id)
+    model = load_model(place, compute_type=compute_type)
     if not isinstance(model, GenerationMixin):
         raise ValueError(f"{path_or_hub_id}: {type(model).__name__} does not generate text; needed: a language model")
-    return model, load_tokenizer(folder)
+    return model, load_tokenizer(place)
 
 
 def _generate(model: Any, tokenizer: Any, ids: list[int], search: dict[str, Any], write: Any) -> int:

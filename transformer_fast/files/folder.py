@@ -1,9 +1,9 @@
-"""`Folder`: a model folder in Hugging Face's layout as a `ModelSource`; and where such folders are found.
+"""`Folder`: a model folder in Hugging Face's layout as a `ModelSource`; and where models are found.
 
 `models`, `pipelines`, `generation`, `pictures` and `sound` call `open_source` with a path, a name on the Hugging Face
 hub, or a source that is already open. Weights are safetensors, one file or sharded; pickle-based
-ones are refused. Another kind of source is another class (see `source`) and a line in `open_source`; another kind of
-weights in a folder starts at `Folder.weights`.
+ones are refused. Another kind of source is another class (see `source`) and a line in `open_source`;
+another kind of weights in a folder starts at `Folder.weights`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from transformer_fast.files.errors import CheckpointError, optional_import
+from transformer_fast.files.gguf_source import GgufSource
 from transformer_fast.files.json_files import member, read_bytes
 from transformer_fast.files.safetensors import read_safetensors, read_sharded
 from transformer_fast.files.source import ModelSource, Tensor
@@ -36,7 +37,14 @@ def open_source(path_or_hub_id: str | Path | ModelSource, **hub: Any) -> ModelSo
     """
     if isinstance(path_or_hub_id, ModelSource):
         return path_or_hub_id
-    return Folder(find_folder(path_or_hub_id, **hub))
+    path = find_model(path_or_hub_id, **hub)
+    return GgufSource(path) if path.is_file() else Folder(path)
+
+
+def find_model(path_or_hub_id: str | Path, **hub: Any) -> Path:
+    """The file of that path that ends in .gguf; else as `find_folder`."""
+    path = Path(path_or_hub_id)
+    return path if path.suffix == ".gguf" and path.is_file() else find_folder(path_or_hub_id, **hub)
 
 
 def find_folder(

@@ -92,7 +92,8 @@ def load_model(
     compute_type: ComputeType = "auto",
     ignore_fields: Collection[str] = (),
 ) -> PretrainedModel:
-    """The model in a folder with config.json and safetensors weights, or on the Hugging Face hub, ready to be called.
+    """The model in a folder with config.json and safetensors weights, in a file that ends in .gguf, or on the Hugging
+    Face hub, ready to be called.
 
     Its class is the one that config.json names first in "architectures" (BertForMaskedLM, ...), or the family's model
     without a head, where none is named that this library has, or where head=False. A folder wins over a hub id.

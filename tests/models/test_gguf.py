@@ -1,0 +1,181 @@
+"""Language models from GGUF files: the same numbers as from a folder of the same weights, and refusals by name."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from decoder_cases import LLAMA, config, inputs, tensors, write
+from gguf_files import metadata_of, tensors_in_gguf, tensors_of_llama, write_gguf
+from model_folders import write_json
+
+from transformer_fast import load_model
+from transformer_fast.files.errors import CheckpointError
+from transformer_fast.files.folder import open_source
+
+gguf = pytest.importorskip("gguf")
+save_file = pytest.importorskip("safetensors.numpy").save_file
+
+# Wide enough for blocks of 256 values.
+WIDE = {**LLAMA, "hidden_size": 256, "intermediate_size": 512}
+
+
+def case_file(path, case, metadata=None, replaced=None):
+    settings = config(case)
+    found = tensors_in_gguf(settings, tensors(case)) | (replaced or {})
+    return write_gguf(path, settings["model_type"], metadata_of(settings) | (metadata or {}), found)
+
+
+@pytest.mark.parametrize("case", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("compute_type", ["auto", "bfloat16", "int8"])
+def test_same_bits_as_a_folder(tmp_path, case, compute_type):
+    folder = load_model(write(tmp_path / "a", case), compute_type=compute_type)
+    model = load_model(case_file(tmp_path / "a.gguf", case), compute_type=compute_type)
+    ids = inputs(40)[0]
+    assert type(model) is type(folder)
+    np.testing.assert_array_equal(model(ids).logits, folder(ids).logits)
+    options = {"max_new_tokens": 6, "eos_token_id": None, "pad_token_id": 1}
+    assert model.generate(ids, **options).tolist() == folder.generate(ids, **options).tolist()
+
+
+@pytest.mark.parametrize("code", ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K", "Q2_K", "IQ4_NL"])
+def test_blocks(tmp_path, code):
+    """Matrices in blocks: the values are those that the package gguf takes them for."""
+    kind, found = gguf.GGMLQuantizationType[code], tensors_in_gguf(WIDE, tensors_of_llama(WIDE))
+    rng, (values, nbytes) = np.random.default_rng(0), gguf.GGML_QUANT_SIZES[kind]
+    stored, expanded = dict(found), dict(found)
+    for name, array in found.items():
+        if array.ndim == 2 and name != "token_embd.weight":
+            blocks = rng.integers(0, 256, (array.size // values, nbytes), np.uint8)
+            halves = {"Q6_K": (208,), "Q2_K": (80, 82)}.get(code, (0, 2) if code.endswith(("_1", "_K")) else (0,))
+            for at in halves:
+                blocks[:, at : at + 2] = rng.uniform(-2e-3, 2e-3, (len(blocks), 1)).astype(np.float16).view(np.uint8)
+            rows = blocks.reshape(array.shape[0], -1)
+            stored[name], expanded[name] = (code, rows), gguf.quants.dequantize(rows, kind)
+    models = [
+        load_model(write_gguf(tmp_path / f"{i}.gguf", "llama", metadata_of(WIDE), each))
+        for i, each in enumerate((stored, expanded))
+    ]
+    ids = inputs(40)[0]
+    np.testing.assert_array_equal(models[0](ids).logits, models[1](ids).logits)
+
+
+def test_half_types(tmp_path):
+    halves = {n: a.astype(np.float16) if a.ndim == 2 else a for n, a in tensors("llama").items()}
+    folder = load_model(write(tmp_path / "a", "llama", replaced=halves))
+    model = load_model(case_file(tmp_path / "a.gguf", "llama", replaced=tensors_in_gguf(config("llama"), halves)))
+    ids = inputs(40)[0]
+    np.testing.assert_array_equal(model(ids).logits, folder(ids).logits)
+
+
+def test_tied_embeddings(tmp_path):
+    folder = load_model(write(tmp_path / "a", "qwen2", {"tie_word_embeddings": True}, {"lm_head.weight": None}))
+    model = load_model(case_file(tmp_path / "a.gguf", "qwen2", replaced={"output.weight": None}))
+    ids = inputs(40)[0]
+    np.testing.assert_array_equal(model(ids).logits, folder(ids).logits)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "scaling"),
+    [
+        ({"type": "linear", "factor": 3.0}, {"rope_type": "linear", "factor": 3.0}),
+        (
+            {"type": "yarn", "factor": 4.0, "original_context_length": 16},
+            {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16},
+        ),
+        ({"type": "none"}, None),
+    ],
+)
+def test_scaled_positions(tmp_path, metadata, scaling):
+    changed = {"rope_scaling": scaling} if scaling else {}
+    folder = load_model(write(tmp_path / "a", "qwen2", {"rope_parameters": ..., "rope_theta": 10000.0, **changed}))
+    keys = {f"qwen2.rope.scaling.{key}": value for key, value in metadata.items()}
+    model = load_model(case_file(tmp_path / "a.gguf", "qwen2", keys))
+    ids = np.random.default_rng(0).integers(0, 40, (2, 40))
+    np.testing.assert_array_equal(model(ids).logits, folder(ids).logits)
+
+
+def test_factors_of_frequencies(tmp_path):
+    """Llama 3.1's scaling, which a file has as a factor for each frequency."""
+    rope = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    rope |= {"original_max_position_embeddings": 16}
+    theta, width = 500000.0, LLAMA["hidden_size"] // LLAMA["num_attention_heads"]
+    wavelengths = 2 * math.pi * theta ** (np.arange(0, width, 2) / width)
+    smooth = np.clip((16 / wavelengths - 1) / 3, 0, 1)
+    factors = (1 / ((1 - smooth) / 8 + smooth)).astype(np.float32)
+    assert len(set(factors.tolist())) > 1
+    folder = load_model(
+        write(tmp_path / "a", "llama", {"rope_parameters": ..., "rope_theta": theta, "rope_scaling": rope})
+    )
+    path = case_file(tmp_path / "a.gguf", "llama", {"llama.rope.freq_base": theta}, {"rope_freqs.weight": factors})
+    ids = np.random.default_rng(0).integers(0, 40, (2, 60))
+    np.testing.assert_allclose(load_model(path)(ids).logits, folder(ids).logits, rtol=0, atol=1e-5)
+
+
+def test_ends_of_generation(tmp_path):
+    """All tokens that end an answer, and the first one."""
+    keys = {"tokenizer.ggml.bos_token_id": 0, "tokenizer.ggml.eos_token_id": 2, "tokenizer.ggml.eot_token_id": 7}
+    source = open_source(case_file(tmp_path / "a.gguf", "llama", keys))
+    assert source.json("generation_config.json") == {"bos_token_id": 0, "eos_token_id": [2, 7]}
+    model = load_model(source)
+    free = model.generate(inputs(40)[0], max_new_tokens=6, eos_token_id=None, pad_token_id=1)
+    assert free.shape == (3, 14)
+
+
+REFUSED = [
+    ({"llama.expert_count": 8}, {}, r"llama\.expert_count"),
+    ({"llama.attention.sliding_window": 4}, {}, r"llama\.attention\.sliding_window"),
+    ({"llama.block_count": None}, {}, r"no metadata 'llama\.block_count'; needed"),
+    ({"llama.attention.head_count": "four"}, {}, r"'llama\.attention\.head_count' is 'four'; needed: one number"),
+    (
+        {"llama.feed_forward_length": [20, 24]},
+        {},
+        r"'llama\.feed_forward_length' is 'an array of 2 values'; needed: one",
+    ),
+    ({"llama.attention.value_length": 8}, {}, r"'llama\.attention\.value_length' is 8; needed: 4, as others say"),
+    ({"llama.rope.dimension_count": 2}, {}, r"'llama\.rope\.dimension_count' is 2; needed: 4, as others say"),
+    ({"llama.vocab_size": 41}, {}, r"'llama\.vocab_size' is 41; needed: 40, as others say"),
+    ({"llama.rope.scaling.type": "su"}, {}, r"rope\.scaling\.type is 'su'; supported: none, linear, yarn"),
+    ({"split.count": 3}, {}, r"is one of 3 files; needed: one file"),
+    ({}, {"token_embd.weight": None}, r"no tensor 'token_embd\.weight' with two axes"),
+    ({}, {"blk.0.attn_k.weight": None}, r"missing tensors: 'layers\.0\.self_attn\.k_proj\.weight'"),
+    ({}, {"blk.0.ffn_gate_inp.weight": np.ones((2, 16), np.float32)}, r"does not use: 'blk\.0\.ffn_gate_inp\.weight'"),
+    ({}, {"blk.0.attn_q.weight": np.ones((12, 16), np.float32)}, r"'blk\.0\.attn_q\.weight' has shape \(12, 16\)"),
+    ({}, {"rope_freqs.weight": np.ones(3, np.float32)}, r"'rope_freqs\.weight' has shape \(3,\); needed: \(2,\)"),
+]
+
+
+@pytest.mark.parametrize(("metadata", "replaced", "said"), REFUSED, ids=[said[:40] for *_, said in REFUSED])
+def test_refusals(tmp_path, metadata, replaced, said):
+    path = case_file(tmp_path / "a.gguf", "llama", metadata, replaced)
+    with pytest.raises(CheckpointError, match=said) as error:
+        load_model(path)
+    assert str(tmp_path / "a.gguf") in str(error.value)
+
+
+def test_an_unknown_field_may_be_ignored(tmp_path):
+    path = case_file(tmp_path / "a.gguf", "llama", {"llama.expert_count": 8})
+    load_model(path, ignore_fields=["llama.expert_count"])
+
+
+def test_unknown_architecture(tmp_path):
+    path = write_gguf(tmp_path / "a.gguf", "mamba", {}, {})
+    with pytest.raises(CheckpointError, match="general.architecture is 'mamba'; supported: llama, qwen2, qwen3"):
+        load_model(path)
+
+
+def test_saved_as_a_folder(tmp_path):
+    model = load_model(case_file(tmp_path / "a.gguf", "llama"))
+    model.save_pretrained(tmp_path / "b")
+    ids = inputs(40)[0]
+    np.testing.assert_array_equal(load_model(tmp_path / "b")(ids).logits, model(ids).logits)
+
+
+def test_whole_model_of_a_path_that_is_no_file(tmp_path):
+    (tmp_path / "a.gguf").mkdir()
+    write_json(tmp_path / "a.gguf" / "config.json", config("llama"))
+    save_file(tensors("llama"), tmp_path / "a.gguf" / "model.safetensors")
+    load_model(tmp_path / "a.gguf")
+    with pytest.raises(CheckpointError, match="there is no such folder"):
+        load_model(tmp_path / "none.gguf")
