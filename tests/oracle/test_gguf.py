@@ -1,0 +1,57 @@
+"""GGUF files next to transformers, which reads them as well: logits and tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from decoder_cases import LLAMA, QWEN2, inputs
+from gguf_files import metadata_of, tensors_in_gguf, tensors_of_llama, write_gguf
+
+from transformer_fast import load_model
+from transformer_fast.tokenization import read_tokenizer
+
+pytestmark = pytest.mark.oracle
+gguf = pytest.importorskip("gguf")
+
+TOKENS = [*map(chr, range(ord("a"), ord("z") + 1)), "Ġ", "ab", "Ġa", "Ġab", "<|end|>"]
+TOKENIZER = {"model": "gpt2", "pre": "gpt-2", "tokens": TOKENS, "merges": ["a b", "Ġ a", "Ġa b"], "eos_token_id": 30}
+TOKENIZER |= {"token_type": [1] * 30 + [3]}
+TEXTS = ["ab cab", " ab", "a b<|end|>ab", "zz", ""]
+
+
+@pytest.mark.parametrize("code", ["F32", "Q8_0", "Q4_K", "Q6_K"])
+def test_llama(tmp_path, code):
+    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
+    config = {**LLAMA, "hidden_size": 256, "intermediate_size": 512, "vocab_size": len(TOKENS)}
+    found = tensors_in_gguf(config, tensors_of_llama(config))
+    if code != "F32":
+        kind, rng = gguf.GGMLQuantizationType[code], np.random.default_rng(0)
+        values, nbytes = gguf.GGML_QUANT_SIZES[kind]
+        for name, array in found.items():
+            if array.ndim == 2 and name.startswith("blk."):
+                blocks = rng.integers(0, 256, (array.size // values, nbytes), np.uint8)
+                for at in {"Q6_K": (208,), "Q4_K": (0, 2)}.get(code, (0,)):
+                    halves = rng.uniform(-2e-3, 2e-3, (len(blocks), 1)).astype(np.float16)
+                    blocks[:, at : at + 2] = halves.view(np.uint8)
+                found[name] = (code, blocks.reshape(array.shape[0], -1))
+    metadata = metadata_of(config) | {f"tokenizer.ggml.{key}": value for key, value in TOKENIZER.items()}
+    path = write_gguf(tmp_path / "a.gguf", "llama", metadata, found)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=path.name, dtype=torch.float32)
+    ids = inputs(len(TOKENS))[0]
+    with torch.no_grad():
+        expected = theirs(torch.from_numpy(ids)).logits.numpy()
+    got = load_model(path)(ids).logits
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * max(1, np.abs(expected).max()))
+
+
+@pytest.mark.parametrize(("architecture", "config"), [("llama", LLAMA), ("qwen2", QWEN2)])
+def test_tokens(tmp_path, architecture, config):
+    transformers = pytest.importorskip("transformers")
+    pre = {"pre": "qwen2"} if architecture == "qwen2" else {}
+    config = {**config, "vocab_size": len(TOKENS)}
+    keys = metadata_of(config) | {f"tokenizer.ggml.{key}": value for key, value in (TOKENIZER | pre).items()}
+    path = write_gguf(tmp_path / "a.gguf", architecture, keys, tensors_in_gguf(config, tensors_of_llama(config)))
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path, gguf_file=path.name)
+    ours = read_tokenizer(path)
+    for text in TEXTS:
+        assert ours.tokenizer.encode(text).ids == theirs(text)["input_ids"], text
