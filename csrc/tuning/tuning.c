@@ -19,8 +19,7 @@
  * chunk_tokens: fewer read the weights too often, more leave L2 with the intermediate of the feed-forward (of MiniLM 6
  * KB a token). Linear layers reach 0.85 of their speed at 128 rows and 0.95 at 416 where L2 has 1 or 2 MB. Zen 3, L2 of
  * 512 KB, all-MiniLM-L6-v2 with 128 in place of 384 tokens, median of 14 to 30 turns: 8 x 128 int8 1.06-1.08 times as
- * fast, float32 1.05; 64 x 24 int8 1.10, float32 1.06; BERT-base's shape 8 x 128 int8 1.00, float32 0.98 (of the
- * fastest turns 1.04). 256 tokens are between.
+ * fast, float32 1.05; 64 x 24 int8 1.10, float32 1.06; BERT-base's shape 8 x 128 int8 1.00. 256 tokens are between.
  *
  * gflops: 50 is between the portable level and an AVX-512 core. It only has to tell some microseconds from some
  * hundred.
