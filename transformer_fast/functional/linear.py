@@ -37,7 +37,7 @@ def pack_weight(weight, *, format="float32", for_decode=False, scale=None, smoot
     weight that comes from memory takes about half the time.
     "int8": a quarter of the bytes, 8-bit integers with a scale a row; each row of x is rounded to 8 bits in every
     product, whose sums are exact: the same bits under every instruction set (docs/low_precision.md). "int8_a16": the
-    same with x in 16 bits, a third slower. K is 65,536 at most.
+    same with x in 16 bits, in 1.5 times the time. K is 65,536 at most.
     smoothing (K,), positive, for "int8": the weight is multiplied by it and x is divided by it before they are rounded,
     so that columns of x with large numbers leave the others more of the 8 bits.
     weight may be int8 itself, for the formats of integers: with `scale` (N,), by which its rows are multiplied.
