@@ -181,15 +181,17 @@ class _Settings:
         return value
 
     def same(self, key: str, expected: int) -> None:
+        """An error where a value is there and is another one."""
         found = self.get(key)
         if found is not None and found != expected:
             raise CheckpointError(
-                f"{self._file.path}: metadata {self._name + '.' + key!r} is {found}; needed: {expected}, as others say"
+                f"{self._file.path}: metadata {self._name + '.' + key!r} is {found}; needed: {expected}"
             )
 
 
 def _scaling(file: GgufFile, own: _Settings, config: Mapping[str, Any]) -> dict[str, Any] | None:
     """rope_scaling of config.json."""
+    own.same("rope.scaling.attn_factor", 1)  # ggml multiplies YaRN's own factor by it; attention_factor replaces that
     kind, factors = own.text("rope.scaling.type"), file.tensors.get(_ROPE_FACTORS)
     if factors is not None:
         if kind not in (None, "none"):
@@ -212,7 +214,6 @@ def _scaling(file: GgufFile, own: _Settings, config: Mapping[str, Any]) -> dict[
     found = {"rope_type": kind, "factor": own.get("rope.scaling.factor")}
     if kind == "yarn":
         found["original_max_position_embeddings"] = own.get("rope.scaling.original_context_length")
-        found["attention_factor"] = own.get("rope.scaling.attn_factor")
     return {key: value for key, value in found.items() if value is not None}
 
 
