@@ -1,7 +1,4 @@
-"""Folders of integers next to transformers with compressed-tensors, which decompresses what we have written.
-
-Runs where the packages compressed-tensors and accelerate are installed; the extra `oracle` does not bring them.
-"""
+"""Folders of integers next to transformers with compressed-tensors, which decompresses what we have written."""
 
 from __future__ import annotations
 
