@@ -52,15 +52,15 @@ def test_packed_rows_in_turns_need_no_more_room():
 
 def test_a_step_never_copies_the_past():
     cache = KeyValueCache(1, 1, 2, capacity=100)
-    memory = cache._keys
+    memory = cache._keys.arrays[0]
     for _ in range(100):
         cache.append(values(1, 1, 1, 2), values(1, 1, 1, 2))
-    assert cache._keys is memory
+    assert cache._keys.arrays[0] is memory
     grown = 0
     for _ in range(900):
         cache.append(values(1, 1, 1, 2), values(1, 1, 1, 2))
-        grown += cache._keys is not memory
-        memory = cache._keys
+        grown += cache._keys.arrays[0] is not memory
+        memory = cache._keys.arrays[0]
     assert grown == 4 and cache.capacity == 1600 and cache.lengths.tolist() == [1000]
 
 

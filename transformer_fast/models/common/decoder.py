@@ -71,6 +71,7 @@ class Decoder(PretrainedModel):
             if states is not None:
                 states.append(hidden.copy())
             hidden = layer(hidden, batch, number, tables)
+        batch.finish()
         return hidden
 
     def run_prompt(self, ids: np.ndarray, tokens: np.ndarray, rows: slice, state: DecoderState) -> np.ndarray:
@@ -80,7 +81,7 @@ class Decoder(PretrainedModel):
         own[rows] = tokens[rows]
         prompts = PackedSequences(own)
         positions = prompts.pack(np.cumsum(own, axis=1) - 1)
-        hidden = self.run(prompts.pack(ids), positions, DecoderBatch(prompts.cu_seqlens, state.caches))
+        hidden = self.run(prompts.pack(ids), positions, DecoderBatch(prompts.cu_seqlens, state))
         return hidden[prompts.cu_seqlens[1:][rows] - 1]
 
     def forward(
@@ -123,7 +124,7 @@ class Decoder(PretrainedModel):
         positions = sequences.pack(integers("position_ids", positions, None, (B, L)))
         weights = [] if output_attentions else None
         states = [] if output_hidden_states else None
-        batch = DecoderBatch(sequences.cu_seqlens, None if state is None else state.caches, weights)
+        batch = DecoderBatch(sequences.cu_seqlens, state, weights)
         hidden = self.final_norm(self.run(sequences.pack(input_ids), positions, batch, states))
         columns = np.concatenate([seen, tokens], axis=1)
         if state is not None:
