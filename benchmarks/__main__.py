@@ -1,4 +1,4 @@
-"""`python -m benchmarks attention|linear|models|families|low_precision|all`: measures, judges, and writes one JSON file
+"""`python -m benchmarks attention|linear|models|families|low_precision|decoders|all`: measures, judges, and writes one JSON file
 a question and thread count.
 
 The command behind `make bench`. A new question is a module with `CLAIMS` and `run`, and a line in `_QUESTIONS`; one
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import ROOT, attention, backends, claims, families, linear, low_precision, models, plots, report, runner
+from benchmarks import ROOT, attention, backends, claims, decoders, families, linear, low_precision, models, plots, report, runner
 from benchmarks.runner import Lane, Run
 from transformer_fast import functional
 
@@ -26,6 +26,7 @@ _QUESTIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "models": (models, ("torch", "onnxruntime", "openvino", "ctranslate2", "sentence_transformers")),
     "families": (families, ("torch", "onnxruntime", "openvino", "ctranslate2")),
     "low_precision": (low_precision, ("torch", "onnxruntime", "openvino", "ctranslate2", "sentence_transformers")),
+    "decoders": (decoders, ("llama_cpp", "torch", "ctranslate2")),
 }
 _RESULTS = ROOT / "benchmarks" / "results"
 # Not among the results, where somebody might quote them.

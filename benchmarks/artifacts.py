@@ -39,13 +39,63 @@ _BERT_BASE = {
 _INITIAL_RANGE = 0.02
 _OPSET = 17
 _CALIBRATION_TEXTS = 100
-# Models of families.py, made by transformers with random weights: the class, its config's class, and what differs from
-# the defaults, which are the shapes of GPT-2 small, T5 small, ViT base and Whisper tiny.
+# Models of families.py and decoders.py, made by transformers with random weights: the class, its config's class, and what differs from
+# the defaults, which are the shapes of GPT-2 small, T5 small, ViT base and Whisper tiny. Untied heads and plain rotations
+# would change what decoders.py measures as little as other weights do.
 _RANDOM: dict[str, tuple[str, str, dict[str, Any]]] = {
     "gpt2": ("GPT2LMHeadModel", "GPT2Config", {}),
     "t5": ("T5ForConditionalGeneration", "T5Config", {"decoder_start_token_id": 0}),
     "vit": ("ViTModel", "ViTConfig", {}),
     "whisper": ("WhisperModel", "WhisperConfig", {}),
+    "smollm2-135m": (
+        "LlamaForCausalLM",
+        "LlamaConfig",
+        {
+            "vocab_size": 49152,
+            "hidden_size": 576,
+            "intermediate_size": 1536,
+            "num_hidden_layers": 30,
+            "num_attention_heads": 9,
+            "num_key_value_heads": 3,
+            "max_position_embeddings": 8192,
+            "rope_theta": 100000.0,
+            "rms_norm_eps": 1e-5,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "qwen3-0.6b": (
+        "Qwen3ForCausalLM",
+        "Qwen3Config",
+        {
+            "vocab_size": 151936,
+            "hidden_size": 1024,
+            "intermediate_size": 3072,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "max_position_embeddings": 40960,
+            "rope_theta": 1000000.0,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "llama-3.2-1b": (
+        "LlamaForCausalLM",
+        "LlamaConfig",
+        {
+            "vocab_size": 128256,
+            "hidden_size": 2048,
+            "intermediate_size": 8192,
+            "num_hidden_layers": 16,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "head_dim": 64,
+            "max_position_embeddings": 131072,
+            "rope_theta": 500000.0,
+            "rms_norm_eps": 1e-5,
+            "tie_word_embeddings": True,
+        },
+    ),
 }
 
 
@@ -289,7 +339,7 @@ def _to_ctranslate2(checkpoint: Path, target: Path) -> None:
 
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     # The converter asks for a tokenizer, which random weights do not have; only its vocabulary's size matters.
-    if config["model_type"] in _RANDOM:
+    if not (checkpoint / "vocab.txt").exists() and config["model_type"] != "bert":
 
         class Converter(TransformersConverter):
             def load_tokenizer(self, *names, **options):
@@ -332,7 +382,50 @@ def ct2_id(token: str) -> int:
     return int(token.removeprefix("word"))
 
 
+def _to_gguf(checkpoint: Path, target: Path) -> None:
+    """The checkpoint's numbers as F32, under llama.cpp's names; without a vocabulary, which nothing here reads."""
+    import ml_dtypes  # noqa: F401  registers bfloat16 with NumPy
+    from gguf_files import metadata_of, tensors_in_gguf, write_gguf
+    from safetensors.numpy import load_file
+
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    rope = config.get("rope_parameters") or {}
+    config["rope_theta"] = rope.get("rope_theta", config.get("rope_theta"))
+    tensors = load_file(checkpoint / "model.safetensors")
+    if config["tie_word_embeddings"]:
+        tensors.pop("lm_head.weight", None)
+    metadata = metadata_of(config) | {"tokenizer.ggml.model": "none"}
+    write_gguf(target, config["model_type"], metadata, tensors_in_gguf(config, tensors))
+
+
+def _to_quantised_gguf(checkpoint: Path, target: Path, kind: str) -> None:
+    """By llama.cpp's own quantiser; every matrix in one format, where a mixture would hide what is measured."""
+    import llama_cpp
+
+    whole = target.with_name("float32.gguf")
+    _to_gguf(checkpoint, whole)
+    options = llama_cpp.llama_model_quantize_default_params()
+    options.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind}")
+    options.pure = True
+    if llama_cpp.llama_model_quantize(str(whole).encode(), str(target).encode(), options):
+        raise SystemExit(f"llama.cpp does not write {kind}")
+    whole.unlink()
+
+
+def _to_gguf_q8_0(checkpoint: Path, target: Path) -> None:
+    _to_quantised_gguf(checkpoint, target, "Q8_0")
+
+
+def _to_gguf_q4_0(checkpoint: Path, target: Path) -> None:
+    _to_quantised_gguf(checkpoint, target, "Q4_0")
+
+
+def _to_gguf_q4_k(checkpoint: Path, target: Path) -> None:
+    _to_quantised_gguf(checkpoint, target, "Q4_K_S")
+
+
 _TORCH = ("torch", "transformers")
+_GGUF = ("gguf", "llama_cpp")
 _FORMS = {
     "random": (_to_random, _TORCH, "."),
     "onnx": (_to_onnx, (*_TORCH, "onnx"), "model.onnx"),
@@ -343,6 +436,9 @@ _FORMS = {
     "openvino_int8": (_to_int8_openvino, (*_TORCH, "openvino", "nncf"), "model.xml"),
     "openvino_int8_weights": (_to_int8_weights_openvino, (*_TORCH, "openvino", "nncf"), "model.xml"),
     "ctranslate2": (_to_ctranslate2, (*_TORCH, "ctranslate2"), "ctranslate2"),
+    "gguf_q8_0": (_to_gguf_q8_0, _GGUF, "model.gguf"),
+    "gguf_q4_0": (_to_gguf_q4_0, _GGUF, "model.gguf"),
+    "gguf_q4_k": (_to_gguf_q4_k, _GGUF, "model.gguf"),
 }
 FORMS = tuple(_FORMS)
 

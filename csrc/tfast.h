@@ -183,6 +183,73 @@ typedef struct {
 } tfast_encoder;
 tfast_status tfast_encoder_run(const tfast_encoder* call, int n_threads);
 
+/* --- decoder layers (ops/decoder.c) ------------------------------------------------------------------------ */
+/* Weights of a norm, both dense; weight NULL: there is no such norm. bias NULL: 0. */
+typedef struct {
+    const float *weight, *bias;
+} tfast_norm;
+
+/* One layer: x + attention(norm(x)), then + feed-forward(norm(...)). */
+typedef struct {
+    const tfast_packed* qkv[3];                 /* queries, keys and values in one (H D + 2 Hkv D, h), or one each */
+    const tfast_packed *out, *gate, *up, *down; /* (h, H D), (inner, h) twice, (h, inner); gate NULL: not gated */
+    const float *qkv_bias, *out_bias, *gate_bias, *up_bias, *down_bias; /* dense, or NULL; qkv_bias of all three */
+    tfast_norm attention_norm, feed_forward_norm;                       /* of what attention and feed-forward read */
+    tfast_norm attention_out_norm, feed_forward_out_norm;               /* of what they give, before it is added */
+    tfast_norm q_norm, k_norm;                                          /* of each head, D wide, */
+    int whole_qk_norm;                                                  /* or of all heads together */
+    const float* sinks;                                                 /* H, or NULL */
+    float scale, softcap;                                               /* softcap 0: none */
+    int64_t window;      /* keys that a query sees, its own one of them; or
+                            TFAST_UNLIMITED */
+    int rotation;        /* which of tfast_decoder.rotations; -1: none */
+    int cache;           /* which of tfast_decoder.caches, */
+    int64_t cache_layer; /* and which layer of it */
+} tfast_decoder_layer;
+
+/* The past of layers that share their lengths: an array (B, Hkv, capacity, D), dense, for the keys and one for the
+ * values of each layer. */
+typedef struct {
+    tfast_dtype dtype; /* F32, F16, BF16, or I8: value = integer * the scale of its row, head and position */
+    int64_t capacity;
+    void *const *k, *const *v;
+    float *const *k_scale, *const *v_scale; /* I8 alone: (B, Hkv, capacity), dense, for each layer */
+    const int64_t* lengths;                 /* B: positions stored so far */
+    const int64_t* kept; /* B: of a row's new positions the last ones, which are stored from lengths[b] on */
+} tfast_cache;
+
+/* Cosines and sines for each token: (T, half), dense. */
+typedef struct {
+    int64_t half;
+    const float *cos, *sin;
+} tfast_rotation;
+
+/* n_layers decoder layers over T new tokens of B rows (row b's are cu[b] to cu[b + 1]): x (T, hidden), dense, is
+ * overwritten. A token sees those of its row before it and itself: of the caches' past, and of this call. Of the tokens
+ * `rows` (n_rows of them, rising; NULL: all) the last layer's results go through final_norm and head, each if there is
+ * one -> y (n_rows, hidden) or (n_rows, head's N), dense. */
+typedef struct {
+    int64_t T, B, hidden, heads, kv_heads, head_dim, inner, n_layers;
+    const int64_t* cu; /* B + 1 */
+    const tfast_decoder_layer* layers;
+    tfast_activation activation;
+    int layer_norm;  /* norms are layer norms, else RMS norms */
+    int interleaved; /* pairs of a rotation are neighbours */
+    int parallel;    /* feed-forward reads the layer's x, not attention's result; without a norm of its own what
+                        attention reads */
+    float eps, residual_scale; /* of all norms; of what is added to x */
+    const tfast_rotation* rotations;
+    const tfast_cache* caches; /* NULL: nothing is kept, and there is no past */
+    int fresh;                 /* no row with tokens has a past */
+    float* x;
+    const int64_t* rows;
+    int64_t n_rows;
+    tfast_norm final_norm;
+    const tfast_packed* head;
+    float* y;
+} tfast_decoder;
+tfast_status tfast_decoder_run(const tfast_decoder* call, int n_threads);
+
 /* --- recurrent layers (ops/recurrent.c) -------------------------------------------------------------------- */
 typedef enum { TFAST_LSTM = 0, TFAST_GRU = 1 } tfast_cell;
 

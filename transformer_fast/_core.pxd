@@ -136,6 +136,58 @@ cdef extern from "tfast.h" nogil:
         float *y
 
     tfast_status tfast_encoder_run(const tfast_encoder *call, int n_threads)
+    ctypedef struct tfast_norm:
+        const float *weight
+        const float *bias
+    ctypedef struct tfast_decoder_layer:
+        const tfast_packed *qkv[3]
+        const tfast_packed *out
+        const tfast_packed *gate
+        const tfast_packed *up
+        const tfast_packed *down
+        const float *qkv_bias
+        const float *out_bias
+        const float *gate_bias
+        const float *up_bias
+        const float *down_bias
+        tfast_norm attention_norm, feed_forward_norm, attention_out_norm, feed_forward_out_norm, q_norm, k_norm
+        int whole_qk_norm
+        const float *sinks
+        float scale, softcap
+        int64_t window
+        int rotation, cache
+        int64_t cache_layer
+    ctypedef struct tfast_cache:
+        tfast_dtype dtype
+        int64_t capacity
+        void *const *k
+        void *const *v
+        float *const *k_scale
+        float *const *v_scale
+        const int64_t *lengths
+        const int64_t *kept
+    ctypedef struct tfast_rotation:
+        int64_t half
+        const float *cos
+        const float *sin
+    ctypedef struct tfast_decoder:
+        int64_t T, B, hidden, heads, kv_heads, head_dim, inner, n_layers
+        const int64_t *cu
+        const tfast_decoder_layer *layers
+        tfast_activation activation
+        int layer_norm, interleaved, parallel
+        float eps, residual_scale
+        const tfast_rotation *rotations
+        const tfast_cache *caches
+        int fresh
+        float *x
+        const int64_t *rows
+        int64_t n_rows
+        tfast_norm final_norm
+        const tfast_packed *head
+        float *y
+
+    tfast_status tfast_decoder_run(const tfast_decoder *call, int n_threads)
     ctypedef enum tfast_cell:
         TFAST_LSTM
     ctypedef struct tfast_recurrent:

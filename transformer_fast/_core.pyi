@@ -102,6 +102,29 @@ def encoder(
     y: ndarray,
     n_threads: int,
 ) -> None: ...
+
+class DecoderStack:
+    def __init__(
+        self,
+        layers: tuple[Any, ...],
+        places: tuple[tuple[int, int], ...],
+        final_norm: tuple[ndarray, ndarray | None] | None,
+    ) -> None: ...
+
+def decoder(
+    x: ndarray,
+    cu: ndarray,
+    stack: DecoderStack,
+    shape: tuple[int, int, int, int],
+    options: tuple[int, bool, bool, bool, float, float],
+    rotations: tuple[tuple[ndarray, ndarray], ...],
+    caches: tuple[tuple[Any, ...], ...] | None,
+    fresh: bool,
+    rows: ndarray | None,
+    head: PackedWeight | None,
+    y: ndarray,
+    n_threads: int,
+) -> None: ...
 def recurrent(
     cell: int,
     reverse: bool,

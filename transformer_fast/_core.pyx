@@ -230,6 +230,11 @@ def encoder(cnp.ndarray x, cnp.ndarray cu, EncoderStack stack, int64_t heads, in
     check(status)
 
 
+# --- decoder layers ---------------------------------------------------------------------------------------------------
+
+include "_core_decoder.pxi"
+
+
 # --- recurrent layers -------------------------------------------------------------------------------------------------
 
 def recurrent(int cell, bint reverse, cnp.ndarray x, tuple input_weights, tuple weights, input_bias, bias,

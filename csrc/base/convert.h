@@ -1,6 +1,6 @@
-/* bfloat16, one number at a time: the rule that every vectorised conversion follows.
+/* bfloat16 and half precision, one number at a time: the rules that every vectorised conversion follows.
  *
- * Used by kernels that pack or unpack weights, and by attention's stores. */
+ * Used by kernels that pack or unpack weights, by attention's stores, and by the caches of decoders (ops/cache.h). */
 #ifndef TFAST_BASE_CONVERT_H
 #define TFAST_BASE_CONVERT_H
 
@@ -20,6 +20,25 @@ static inline uint16_t tfast_bf16_from_f32(float x) {
     memcpy(&bits, &x, sizeof bits);
     if ((bits & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(bits >> 16 | 0x40u);
     return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+
+/* To the nearest, ties to even; from 65520 on infinity. A subnormal result: adding 1/2 leaves steps of 2^-24 in the
+ * mantissa, rounded by the addition. */
+static inline uint16_t tfast_f16_from_f32(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    const uint32_t sign = bits >> 16 & 0x8000u, magnitude = bits & 0x7fffffffu;
+    if (magnitude > 0x7f800000u) return (uint16_t)(sign | 0x7e00u);
+    if (magnitude >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u);
+    if (magnitude < 0x38800000u) {
+        float y;
+        memcpy(&y, &magnitude, sizeof y);
+        y += 0.5f;
+        memcpy(&bits, &y, sizeof bits);
+        return (uint16_t)(sign | (bits - 0x3f000000u));
+    }
+    const uint32_t rounded = magnitude - (112u << 23) + 0xfffu + (magnitude >> 13 & 1u);
+    return (uint16_t)(sign | rounded >> 13);
 }
 
 #endif

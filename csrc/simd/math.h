@@ -98,32 +98,4 @@ V_INLINE vf v_activate(vf x, tfast_activation kind) {
     return x;
 }
 
-/* fp32 to half precision and to bfloat16, to nearest even, one number at a time: outputs only, never in an inner loop.
- */
-static inline uint16_t to_bf16(float x) {
-    uint32_t u;
-    __builtin_memcpy(&u, &x, 4);
-    if ((u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(u >> 16 | 0x40u); /* NaN stays quiet */
-    return (uint16_t)((u + 0x7fffu + (u >> 16 & 1u)) >> 16);
-}
-
-static inline uint16_t to_f16(float x) {
-    uint32_t u;
-    __builtin_memcpy(&u, &x, 4);
-    const uint32_t sign = u >> 16 & 0x8000u, magnitude = u & 0x7fffffffu;
-    if (magnitude > 0x7f800000u) return (uint16_t)(sign | 0x7e00u);
-    if (magnitude >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u); /* from 65520 on: infinity */
-    if (magnitude <
-        0x38800000u) { /* subnormal: adding 1/2 leaves steps of 2^-24 in the mantissa, rounded by the addition */
-        float y;
-        __builtin_memcpy(&y, &magnitude, 4);
-        y += 0.5f;
-        uint32_t v;
-        __builtin_memcpy(&v, &y, 4);
-        return (uint16_t)(sign | (v - 0x3f000000u));
-    }
-    const uint32_t rounded = magnitude - (112u << 23) + 0xfffu + (magnitude >> 13 & 1u);
-    return (uint16_t)(sign | rounded >> 13);
-}
-
 #endif

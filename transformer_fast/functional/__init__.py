@@ -1,9 +1,9 @@
 """The ops of the library: NumPy arrays in, NumPy arrays out.
 
 Called by users and by transformer_fast.nn. Here stand checks, defaults and docstrings; what is computed stands in
-csrc/, and transformer_fast.reference says the same in plain NumPy. One file a family: attention, linear, recurrent,
-rows (norm, softmax, activations), rotary, copies (embedding, heads), settings (threads, instruction set, the machine);
-arrays.py is what their checks share. A new op goes into its family's file and is named below.
+csrc/, and transformer_fast.reference says the same in plain NumPy. One file a family: attention, linear, encoder,
+decoder, recurrent, rows (norm, softmax, activations), rotary, copies (embedding, heads), settings (threads, instruction
+set, the machine); arrays.py is what their checks share. A new op goes into its family's file and is named below.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from transformer_fast.functional.attention import (
     varlen_attention,
 )
 from transformer_fast.functional.copies import concat_heads, embedding, embedding_sum, split_heads
+from transformer_fast.functional.decoder import CacheArrays, Decoder, DecoderLayer
 from transformer_fast.functional.encoder import Encoder, EncoderLayer
 from transformer_fast.functional.integer_weight import IntegerWeight
 from transformer_fast.functional.linear import PackedWeight, linear, matmul, pack_weight
@@ -35,6 +36,9 @@ from transformer_fast.functional.settings import (
 )
 
 __all__ = [
+    "CacheArrays",
+    "Decoder",
+    "DecoderLayer",
     "Encoder",
     "EncoderLayer",
     "IntegerWeight",

@@ -104,8 +104,8 @@ class Gemma2ForCausalLM(GatedCausalLM):
     body_class = Gemma2Model
     generation_config = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1}
 
-    def logits(self, hidden: np.ndarray) -> np.ndarray:
-        logits, cap = super().logits(hidden), self.config.final_logit_softcapping
+    def scores(self, logits: np.ndarray) -> np.ndarray:
+        cap = self.config.final_logit_softcapping
         if cap is None:
             return logits
         logits /= np.float32(cap)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from transformer_fast import functional as F
 from transformer_fast.models.common.base import Source
 from transformer_fast.models.common.config import ACTIVATIONS, Labels, Number, check_fields
 from transformer_fast.models.common.decoder import CausalLM, Decoder, DecoderClassifier
@@ -106,6 +107,23 @@ class GPT2Block(Module):
         inner = self.linear1(normed, activation=self.activation, out=scratch("inner", self.linear1.out_features))
         return self.linear2(inner, residual=hidden, out=batch.out_buffer(hidden))
 
+    def engine_layer(self) -> F.DecoderLayer:
+        """What `forward` computes, as the engine takes it."""
+        norms = {name: getattr(self, name) for name in ("attention_norm", "feed_forward_norm")}
+        return F.DecoderLayer(
+            qkv=(self.in_proj.packed(),),
+            qkv_bias=self.in_proj.bias,
+            out=self.out_proj.packed(),
+            out_bias=self.out_proj.bias,
+            up=self.linear1.packed(),
+            up_bias=self.linear1.bias,
+            down=self.linear2.packed(),
+            down_bias=self.linear2.bias,
+            scale=self.scale,
+            rotation=-1,
+            **{name: (norm.weight, norm.bias) for name, norm in norms.items()},
+        )
+
 
 # Our names of a layer's parameters -> the checkpoint's. Weights of Conv1D layers are stored transposed.
 _NORMS = {"attention_norm": "ln_1", "feed_forward_norm": "ln_2"}
@@ -164,6 +182,21 @@ class GPT2Model(_GPT2, Decoder):
                 for ours, theirs in _CONVOLUTIONS.items():
                     sources[f"layers.{i}.{ours}.{kind}"] = Source(f"h.{i}.{theirs}.{kind}", transpose=kind == "weight")
         return sources
+
+    def engine_layers(self) -> F.Decoder | None:
+        config, norm = self.config, self.final_norm
+        if not len(self.layers):
+            return None
+        return F.Decoder(
+            [layer.engine_layer() for layer in self.layers],
+            config.n_head,
+            config.n_head,
+            config.n_embd // config.n_head,
+            ACTIVATIONS[config.activation_function],
+            config.layer_norm_epsilon,
+            layer_norm=True,
+            final_norm=(norm.weight, norm.bias),
+        )
 
     def embed(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
         if positions.size and not 0 <= positions.min() <= positions.max() < self.config.n_positions:

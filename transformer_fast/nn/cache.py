@@ -14,6 +14,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from transformer_fast import functional as F
+
+# In the order of tfast_dtype.
 _DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -158,6 +161,12 @@ class StackCache:
             rows = slice(cu_seqlens[b + 1] - counts[b], cu_seqlens[b + 1])
             keys[b, :, first : first + counts[b]] = key[rows].swapaxes(0, 1)
             values[b, :, first : first + counts[b]] = value[rows].swapaxes(0, 1)
+
+    def engine_arrays(self, kept: np.ndarray) -> F.CacheArrays:
+        """What functional.Decoder takes: kept[b] positions of row b are written, and have been reserved."""
+        keys, values = self._keys, self._values
+        code = _DTYPES.index(self.dtype.name)
+        return F.CacheArrays(code, self.capacity, keys.addresses, values.addresses, None, None, self.lengths, kept)
 
     def kept_of_prompts(self, counts: np.ndarray) -> np.ndarray:
         """How many of counts[b] positions of a prompt without a past are worth storing, the last ones.

@@ -65,7 +65,7 @@ static void store_row(char* row, const float* x, int64_t n, tfast_dtype dtype) {
         return;
     }
     uint16_t* out = (uint16_t*)row;
-    for (int64_t i = 0; i < n; i++) out[i] = dtype == TFAST_F16 ? to_f16(x[i]) : to_bf16(x[i]);
+    for (int64_t i = 0; i < n; i++) out[i] = dtype == TFAST_F16 ? tfast_f16_from_f32(x[i]) : tfast_bf16_from_f32(x[i]);
 }
 
 #endif

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from transformer_fast import functional as F
 from transformer_fast.functional.arrays import as_array
 from transformer_fast.generation import GenerationMixin
 from transformer_fast.models.common.base import PretrainedModel, Source, under
@@ -22,6 +23,7 @@ from transformer_fast.models.common.output import (
     SequenceClassifierOutputWithPast,
 )
 from transformer_fast.nn import Linear
+from transformer_fast.nn.decoder_stack import DecoderStackCache
 from transformer_fast.nn.sequences import PackedSequences, unpack_weights
 
 # Positions that a row's caches reserve at most from the beginning: a system may refuse much more memory than it has,
@@ -37,18 +39,26 @@ class Decoder(PretrainedModel):
     `cache_spec`.
 
     A layer is called with (hidden (T, h), batch, its number, tables) and returns what takes the place of hidden; it may
-    write it there.
+    write it there. Where the family gives `engine_layers`, the engine runs all layers in one call, with the same bits.
     """
 
     width: int
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self._engine = DecoderStackCache()
+
+    def engine_layers(self) -> F.Decoder | None:
+        """The layers and the final norm as the engine runs them, or None: it does not know their kind."""
+        return None
 
     def embed(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """The embeddings of ids (T,) at positions (T,), a new array (T, h)."""
         raise NotImplementedError(f"{type(self).__name__} has no embed()")
 
-    def rotary_tables(self, positions: np.ndarray) -> Any:
-        """Cosines and sines of positions (T,) for all layers, or None."""
-        return None
+    def rotary_tables(self, positions: np.ndarray) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
+        """For each kind of rotation among the layers, cosines and sines of positions (T,)."""
+        return {}
 
     def cache_spec(self) -> list[CacheShape]:
         """The shape of each layer's cache."""
@@ -74,15 +84,46 @@ class Decoder(PretrainedModel):
         batch.finish()
         return hidden
 
+    def last_hidden(
+        self,
+        ids: np.ndarray,
+        positions: np.ndarray,
+        batch: DecoderBatch | DecoderStep,
+        rows: np.ndarray | None = None,
+        head: Linear | None = None,
+    ) -> np.ndarray:
+        """ids and positions (T,) -> what the final norm gives for the tokens `rows` (None: all), (n, h), or what head
+        makes of it (n, V)."""
+        engine = self._engine.get(self, self.engine_layers)
+        if engine is None:
+            hidden = self.run(ids, positions, batch)
+            hidden = self.final_norm(hidden if rows is None else hidden[rows])
+            return hidden if head is None else head(hidden)
+        state, options = batch.state, {}
+        if state is not None:
+            pairs = zip(state.caches, batch.kept, strict=True)
+            options = {"caches": tuple(cache.engine_arrays(kept) for cache, kept in pairs), "places": state.places}
+        result = engine(
+            self.embed(ids, positions),
+            batch.cu_seqlens,
+            tuple(self.rotary_tables(positions).values()),
+            fresh=batch.fresh,
+            rows=rows,
+            head=None if head is None else head.packed(),
+            **options,
+        )
+        batch.finish()
+        return result
+
     def run_prompt(self, ids: np.ndarray, tokens: np.ndarray, rows: slice, state: DecoderState) -> np.ndarray:
-        """Runs the prompts of `rows` (of ids and tokens (B, L)), whose caches are empty -> what the last layer gives
+        """Runs the prompts of `rows` (of ids and tokens (B, L)), whose caches are empty -> what the final norm gives
         for the last token of each."""
         own = np.zeros_like(tokens)
         own[rows] = tokens[rows]
         prompts = PackedSequences(own)
         positions = prompts.pack(np.cumsum(own, axis=1) - 1)
-        hidden = self.run(prompts.pack(ids), positions, DecoderBatch(prompts.cu_seqlens, state))
-        return hidden[prompts.cu_seqlens[1:][rows] - 1]
+        batch = DecoderBatch(prompts.cu_seqlens, state)
+        return self.last_hidden(prompts.pack(ids), positions, batch, prompts.cu_seqlens[1:][rows] - 1)
 
     def forward(
         self,
@@ -125,7 +166,11 @@ class Decoder(PretrainedModel):
         weights = [] if output_attentions else None
         states = [] if output_hidden_states else None
         batch = DecoderBatch(sequences.cu_seqlens, state, weights)
-        hidden = self.final_norm(self.run(sequences.pack(input_ids), positions, batch, states))
+        ids = sequences.pack(input_ids)
+        if weights is None and states is None:
+            hidden = self.last_hidden(ids, positions, batch)
+        else:
+            hidden = self.final_norm(self.run(ids, positions, batch, states))
         columns = np.concatenate([seen, tokens], axis=1)
         if state is not None:
             state.tokens = columns
@@ -244,7 +289,11 @@ class CausalLM(GenerationMixin, PretrainedModel):
 
     def logits(self, hidden: np.ndarray) -> np.ndarray:
         """hidden (..., h), after the final norm -> scores of the next token (..., V)."""
-        return self.lm_head(hidden)
+        return self.scores(self.lm_head(hidden))
+
+    def scores(self, logits: np.ndarray) -> np.ndarray:
+        """What the family makes of the head's result (..., V), which may be overwritten."""
+        return logits
 
     def start(
         self, input_ids: np.ndarray, attention_mask: np.ndarray | None = None, *, capacity: int
@@ -268,7 +317,7 @@ class CausalLM(GenerationMixin, PretrainedModel):
         state = body.new_state(len(input_ids), capacity, trimmed=True)
         state.positions, state.generating = tokens.sum(axis=1), True
         last = [body.run_prompt(input_ids, tokens, rows, state) for rows in _groups(state.positions)]
-        return self.logits(body.final_norm(np.concatenate(last))), state
+        return self.logits(np.concatenate(last)), state
 
     def step(self, ids: np.ndarray, state: DecoderState) -> np.ndarray:
         """See `transformer_fast.generation`: ids (B,) -> logits (B, V)."""
@@ -276,9 +325,9 @@ class CausalLM(GenerationMixin, PretrainedModel):
         ids = integers("ids", ids, self.config.vocab_size)
         if ids.shape != positions.shape:
             raise ValueError(f"ids has shape {ids.shape}; needed: {positions.shape}, one id a row")
-        hidden = body.run(ids, positions, DecoderStep(state))
+        logits = body.last_hidden(ids, positions, DecoderStep(state), head=self.lm_head)
         state.positions, state.generating = positions + 1, True
-        return self.logits(body.final_norm(hidden))
+        return self.scores(logits)
 
 
 class DecoderClassifier(PretrainedModel):

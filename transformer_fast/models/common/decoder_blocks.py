@@ -147,6 +147,10 @@ class OffsetRMSNorm(RMSNorm):
             kept = self.__dict__["_sum"] = weight, weight + np.float32(1)
         return F.rms_norm(input, kept[1], self.eps, residual=residual, out=out)
 
+    def factors(self) -> np.ndarray:
+        """What normalised numbers are multiplied by, 1 + weight."""
+        return self.weight + np.float32(1)
+
     def output_range(self) -> np.ndarray:
         """As `RMSNorm.output_range`."""
         return 4 * np.abs(self.weight + np.float32(1))
@@ -202,6 +206,29 @@ class GatedBlock(Module):
         )
         return self._added(self.down_proj, gated, self.feed_forward_out_norm, hidden, batch)
 
+    def engine_layer(self, rotations: list[str]) -> F.DecoderLayer:
+        """What `forward` computes, as the engine takes it; rotations: the names, in the order of the tables."""
+        options = self.options
+        qkv, qkv_bias = self.qkv_proj.packed()
+        norms = ("attention_norm", "attention_out_norm", "feed_forward_norm", "feed_forward_out_norm")
+        return F.DecoderLayer(
+            qkv=(qkv,),
+            qkv_bias=qkv_bias,
+            out=self.out_proj.packed(),
+            out_bias=self.out_proj.bias,
+            gate=self.gate_proj.packed(),
+            gate_bias=self.gate_proj.bias,
+            up=self.up_proj.packed(),
+            up_bias=self.up_proj.bias,
+            down=self.down_proj.packed(),
+            down_bias=self.down_proj.bias,
+            scale=options.scale,
+            softcap=options.softcap,
+            window=options.window,
+            rotation=rotations.index(options.rotation),
+            **{name: _factors(getattr(self, name)) for name in (*norms, "q_norm", "k_norm")},
+        )
+
     def _attend(
         self, normed: np.ndarray, batch: DecoderBatch | DecoderStep, number: int, angles: tuple[np.ndarray, np.ndarray]
     ) -> np.ndarray:
@@ -227,6 +254,13 @@ class GatedBlock(Module):
         result = linear(x, out=batch.scratch("result", hidden.shape[1]))
         hidden += norm(result, out=batch.out_buffer(result))
         return hidden
+
+
+def _factors(norm: RMSNorm | None) -> tuple[np.ndarray, None] | None:
+    """A norm as the engine takes it."""
+    if norm is None:
+        return None
+    return norm.factors() if isinstance(norm, OffsetRMSNorm) else norm.weight, None
 
 
 # Our names of a layer's parameters -> the checkpoint's.
@@ -289,6 +323,20 @@ class GatedDecoder(Gated, Decoder):
             for part in ("q_norm", "k_norm"):
                 sources[f"{ours}.{part}.weight"] = Source(f"{theirs}.self_attn.{part}.weight")
         return sources
+
+    def engine_layers(self) -> F.Decoder | None:
+        config, rotations = self.config, list(self._rotations)
+        if not len(self.layers):
+            return None
+        return F.Decoder(
+            [layer.engine_layer(rotations) for layer in self.layers],
+            config.num_attention_heads,
+            config.kv_heads,
+            config.width_of_head,
+            ACTIVATIONS[config.activation],
+            config.rms_norm_eps,
+            final_norm=_factors(self.final_norm),
+        )
 
     def embed(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
         return self.embed_tokens(ids)
