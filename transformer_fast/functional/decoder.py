@@ -29,6 +29,11 @@ class CacheArrays(NamedTuple):
     dtype: its code in the engine. keys, values: of each layer, the address of an array (B, Hkv, capacity, D). scales:
     likewise for int8, else None. lengths (B,): positions stored so far. kept (B,): how many of a row's new positions
     are stored, the last ones; there is room for them.
+
+    Example:
+        >>> from transformer_fast.nn.cache import StackCache
+        >>> StackCache(2, 1, 1, 4, capacity=8).engine_arrays(np.array([3])).capacity
+        8
     """
 
     dtype: int
