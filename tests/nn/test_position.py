@@ -227,3 +227,13 @@ def test_bad_types():
             module(np.zeros((1, 3, 4)))
         with pytest.raises(TypeError, match="positions has dtype float32"):
             module(normal(1, 3, 4), np.zeros(3, np.float32))
+
+
+def test_rows_that_are_kept_are_the_rows_that_are_computed():
+    """Rotations keep the tables of the first positions; others, and other types of integers, are computed."""
+    for scaling in (None, {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}):
+        rope = nn.RotaryEmbedding(12, 10000.0, scaling=scaling, max_position_embeddings=64)
+        for positions in (np.array([0, 5, 3]), np.array([[2, 3], [1500, 7]]), np.arange(0), np.array([20000, 1])):
+            for kept, computed in zip(rope.tables(positions), rope.tables(positions.astype(np.int32)), strict=True):
+                assert kept.shape == computed.shape and np.array_equal(kept, computed)
+    assert len(rope._kept_rows[0]) == 3000

@@ -66,7 +66,7 @@ def weight(x, name: str, integers: bool = False) -> np.ndarray:
     x = as_array(x, name)
     if integers and x.dtype != np.int8:
         raise TypeError(f"scale is given and {name} has dtype {x.dtype}; needed: int8")
-    if not integers and x.dtype.name not in WEIGHT_TYPES:
+    if not integers and x.dtype != FLOAT32 and x.dtype.name not in WEIGHT_TYPES:
         raise TypeError(f"{name} has dtype {x.dtype}; needed: {', '.join(WEIGHT_TYPES[:-1])} or {WEIGHT_TYPES[-1]}")
     if x.ndim != 2:
         raise ValueError(f"{name} has shape {x.shape}; needed: two axes")

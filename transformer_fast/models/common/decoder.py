@@ -23,6 +23,7 @@ from transformer_fast.models.common.output import (
     SequenceClassifierOutputWithPast,
 )
 from transformer_fast.nn import Linear
+from transformer_fast.nn.cache import StackCache
 from transformer_fast.nn.decoder_stack import DecoderStackCache
 from transformer_fast.nn.sequences import PackedSequences, unpack_weights
 
@@ -99,18 +100,18 @@ class Decoder(PretrainedModel):
             hidden = self.run(ids, positions, batch)
             hidden = self.final_norm(hidden if rows is None else hidden[rows])
             return hidden if head is None else head(hidden)
-        state, options = batch.state, {}
+        state, caches = batch.state, None
         if state is not None:
-            pairs = zip(state.caches, batch.kept, strict=True)
-            options = {"caches": tuple(cache.engine_arrays(kept) for cache, kept in pairs), "places": state.places}
-        result = engine(
+            caches = tuple(map(StackCache.engine_arrays, state.caches, batch.kept))
+        result = engine.unchecked(
             self.embed(ids, positions),
             batch.cu_seqlens,
             tuple(self.rotary_tables(positions).values()),
+            caches=caches,
+            places=engine.without_caches if state is None else state.places,
             fresh=batch.fresh,
             rows=rows,
             head=None if head is None else head.packed(),
-            **options,
         )
         batch.finish()
         return result

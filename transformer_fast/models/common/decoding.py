@@ -39,7 +39,7 @@ class DecoderState:
     def __init__(self, B: int, shapes: Sequence[CacheShape], capacity: int, *, trimmed: bool) -> None:
         kinds = [shape if trimmed else shape._replace(window=None) for shape in shapes]
         groups = list(dict.fromkeys(kinds))
-        self.places = [(groups.index(kind), kinds[:i].count(kind)) for i, kind in enumerate(kinds)]
+        self.places = tuple((groups.index(kind), kinds[:i].count(kind)) for i, kind in enumerate(kinds))
         self.caches = [
             StackCache(kinds.count(kind), B, kind.heads, kind.head_dim, capacity, window=kind.window) for kind in groups
         ]
