@@ -1,6 +1,6 @@
 """How fast the library is next to its peers and to what the processor can do: `python -m benchmarks --help`.
 
-    attention.py  linear.py  models.py  families.py  low_precision.py     a file a question: cases, what is to be shown
+    attention.py  linear.py  models.py  families.py  low_precision.py  decoders.py    a file a question: cases, claims
          \\            |          |         /             /
                    __main__.py             the command; report.py (tables) and plots.py read what it wrote
                        |
@@ -10,7 +10,8 @@
                        |
                    wire.py masks.py texts.py artifacts.py modules.py      what both sides share
 
-compare.py puts two builds of ours in the place of the peers; bench_cases.py gives the same cases to pytest-benchmark.
+perplexity.py judges formats by a small language model. compare.py puts two builds of ours in the place of the peers;
+bench_cases.py gives the same cases to pytest-benchmark.
 A new peer is a file in backends/ and a name in `backends.NAMES`; a new case is a line in its question's file.
 README.md says how to run everything.
 """

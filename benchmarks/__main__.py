@@ -1,5 +1,4 @@
-"""`python -m benchmarks attention|linear|models|families|low_precision|decoders|all`: measures, judges, and writes one JSON file
-a question and thread count.
+"""`python -m benchmarks QUESTION`, or `all`: measures, judges, and writes one JSON file a question and thread count.
 
 The command behind `make bench`. A new question is a module with `CLAIMS` and `run`, and a line in `_QUESTIONS`; one
 whose lanes are not just ours and a lane a peer has `lanes`, too.
@@ -15,7 +14,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import ROOT, attention, backends, claims, decoders, families, linear, low_precision, models, plots, report, runner
+from benchmarks import (
+    ROOT,
+    attention,
+    backends,
+    claims,
+    decoders,
+    families,
+    linear,
+    low_precision,
+    models,
+    plots,
+    report,
+    runner,
+)
 from benchmarks.runner import Lane, Run
 from transformer_fast import functional
 

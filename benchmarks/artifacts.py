@@ -1,6 +1,6 @@
 """What the model benchmarks run on: checkpoints, and each peer's own form of them, made once into build/benchmarks/.
 
-models.py, families.py and low_precision.py call `prepare`; the conversions run as
+models.py, families.py, low_precision.py and decoders.py call `prepare`; the conversions run as
 `python -m benchmarks.artifacts <form> <checkpoint> <target>` in processes of their own, since they need torch, which
 must not be loaded where another peer is measured. A new form is a function in `_FORMS`.
 """
@@ -39,9 +39,9 @@ _BERT_BASE = {
 _INITIAL_RANGE = 0.02
 _OPSET = 17
 _CALIBRATION_TEXTS = 100
-# Models of families.py and decoders.py, made by transformers with random weights: the class, its config's class, and what differs from
-# the defaults, which are the shapes of GPT-2 small, T5 small, ViT base and Whisper tiny. Untied heads and plain rotations
-# would change what decoders.py measures as little as other weights do.
+# Models of families.py and decoders.py, made by transformers with random weights: the class, its config's class, and
+# what differs from the defaults, which are the shapes of GPT-2 small, T5 small, ViT base and Whisper tiny. Llama 3.2 stretches its
+# rotations; that changes angles, not what is measured.
 _RANDOM: dict[str, tuple[str, str, dict[str, Any]]] = {
     "gpt2": ("GPT2LMHeadModel", "GPT2Config", {}),
     "t5": ("T5ForConditionalGeneration", "T5Config", {"decoder_start_token_id": 0}),
@@ -113,24 +113,32 @@ def prepare(model: str, forms: Sequence[str], report: Callable[[str], None], tex
     found["config"] = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     folder = _FOLDER / model
     folder.mkdir(parents=True, exist_ok=True)
-    for form in forms:
-        convert, needs, target = _FORMS[form]
-        absent = [name for name in needs if importlib.util.find_spec(name) is None]
-        if absent:
-            report(f"{model}: no {form}, since {', '.join(absent)} is not installed")
-            continue
-        place = folder / form
-        if not place.exists():
-            report(f"converting {model} to {form}")
-            if not _convert(form, checkpoint, place, target, report):
-                continue
-        found[form] = str(place / target)
+    found |= convert(checkpoint, folder, forms, report)
     if text_count:
         from transformer_fast import passages
 
         path = folder / f"texts-{text_count}.json"
         path.write_text(json.dumps(passages.sentences(text_count)), encoding="utf-8")
         found["texts"] = str(path)
+    return found
+
+
+def convert(checkpoint: Path, folder: Path, forms: Sequence[str], report: Callable[[str], None]) -> dict[str, str]:
+    """form -> path, of a checkpoint's forms in `folder`, made where they are missing; those that cannot be are not
+    there."""
+    found = {}
+    for form in forms:
+        make, needs, target = _FORMS[form]
+        absent = [name for name in needs if importlib.util.find_spec(name) is None]
+        if absent:
+            report(f"{folder.name}: no {form}, since {', '.join(absent)} is not installed")
+            continue
+        place = folder / form
+        if not place.exists():
+            report(f"converting {folder.name} to {form}")
+            if not _convert(form, checkpoint, place, target, report):
+                continue
+        found[form] = str(place / target)
     return found
 
 
@@ -420,6 +428,10 @@ def _to_gguf_q4_0(checkpoint: Path, target: Path) -> None:
     _to_quantised_gguf(checkpoint, target, "Q4_0")
 
 
+def _to_gguf_q6_k(checkpoint: Path, target: Path) -> None:
+    _to_quantised_gguf(checkpoint, target, "Q6_K")
+
+
 def _to_gguf_q4_k(checkpoint: Path, target: Path) -> None:
     _to_quantised_gguf(checkpoint, target, "Q4_K_S")
 
@@ -438,6 +450,7 @@ _FORMS = {
     "ctranslate2": (_to_ctranslate2, (*_TORCH, "ctranslate2"), "ctranslate2"),
     "gguf_q8_0": (_to_gguf_q8_0, _GGUF, "model.gguf"),
     "gguf_q4_0": (_to_gguf_q4_0, _GGUF, "model.gguf"),
+    "gguf_q6_k": (_to_gguf_q6_k, _GGUF, "model.gguf"),
     "gguf_q4_k": (_to_gguf_q4_k, _GGUF, "model.gguf"),
 }
 FORMS = tuple(_FORMS)

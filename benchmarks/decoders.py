@@ -53,7 +53,9 @@ def lanes(chosen: Sequence[str], threads: int) -> list[Lane]:
     """Ours in every format, and the peers whose backends are chosen."""
     found = [Lane("ours", "ours", threads)]
     found += [Lane(label("ours", name), "ours", threads, compute_type=name) for name in NARROW]
-    return found + [Lane(label(peer, name), peer, threads, compute_type=name) for peer, name, _ in PEERS if peer in chosen]
+    return found + [
+        Lane(label(peer, name), peer, threads, compute_type=name) for peer, name, _ in PEERS if peer in chosen
+    ]
 
 
 def _prompt_name(model: str, L: int) -> str:
@@ -116,7 +118,9 @@ def _over_float32(compute_type: str, bound: float) -> Claim:
 
 def _over_llama_cpp(case: str, compute_type: str, bound: float, text: str, threads: int | None) -> Claim:
     def value(results: Results) -> float:
-        return results.seconds(case, label("llama_cpp", compute_type)) / results.seconds(case, label("ours", compute_type))
+        return results.seconds(case, label("llama_cpp", compute_type)) / results.seconds(
+            case, label("ours", compute_type)
+        )
 
     return Claim(f"{_LARGE}, {text}, {compute_type}: times as fast as llama.cpp", value, bound, threads=threads)
 

@@ -67,6 +67,7 @@ PEER_NAMES = {
     "onnxruntime": "onnxruntime",
     "openvino": "OpenVINO",
     "ctranslate2": "CTranslate2",
+    "llama_cpp": "llama.cpp",
     "sentence_transformers": "sentence-transformers",
 }
 
@@ -235,13 +236,23 @@ def _model_tables(result: dict[str, Any]) -> list[str]:
 
 def _narrow_tables(result: dict[str, Any]) -> list[str]:
     """Ours in each compute type, the peers' times over ours in int8, and the cosines of all."""
+    return _format_tables(result, lambda _: "ours, int8")
+
+
+def _decoder_tables(result: dict[str, Any]) -> list[str]:
+    """Ours in each format, the peers' times over ours in the same one, and the cosines of all."""
+    return _format_tables(result, lambda label: ", ".join(["ours", *label.split(", ")[1:]]))
+
+
+def _format_tables(result: dict[str, Any], counterpart: Callable[[str], str]) -> list[str]:
+    """counterpart: a peer's lane -> that of ours with which it is compared."""
     ours, others = _narrow_labels(result)
     tables = []
     for group in dict.fromkeys(row["group"] for row in result["rows"]):
         rows = [row for row in result["rows"] if row["group"] == group]
-        speed = [_narrow_row(row, ours, others) for row in rows]
+        speed = [_narrow_row(row, ours, others, counterpart) for row in rows]
         cosines = [(row["case"]["name"], *(_cosines(row, label) for label in (*ours, *others))) for row in rows]
-        parts = [f"### {group}", table(*_without_empty_columns(_narrow_head(ours, others), speed))]
+        parts = [f"### {group}", table(*_without_empty_columns(_narrow_head(ours, others, counterpart), speed))]
         if any(cell for line in cosines for cell in line[1:]):
             head = ("Cosines, mean / least", *(_narrow_name(label) for label in (*ours, *others)))
             parts.append(table(*_without_empty_columns(head, cosines)))
@@ -261,12 +272,15 @@ def _narrow_name(label: str) -> str:
     return " ".join([PEER_NAMES.get(peer, peer) if peer != "ours" else "", compute_type or "float32"]).strip()
 
 
-def _narrow_head(ours: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:
-    return ("Case", *map(_narrow_name, ours), *(f"{_narrow_name(label)} over our int8" for label in others))
+def _narrow_head(ours: Sequence[str], others: Sequence[str], counterpart: Callable[[str], str]) -> tuple[str, ...]:
+    names = (f"{_narrow_name(label)} over our {_narrow_name(counterpart(label))}" for label in others)
+    return ("Case", *map(_narrow_name, ours), *names)
 
 
-def _narrow_row(row: dict[str, Any], ours: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:
-    """Times of ours, and how many times as fast as float32 they are; of peers how many times as long as our int8."""
+def _narrow_row(
+    row: dict[str, Any], ours: Sequence[str], others: Sequence[str], counterpart: Callable[[str], str]
+) -> tuple[str, ...]:
+    """Times of ours, and how many times as fast as float32 they are; of peers how many times as long as ours."""
     seconds = {label: entry["seconds"] for label, entry in row["lanes"].items() if "seconds" in entry}
 
     def own(label: str) -> str:
@@ -276,8 +290,8 @@ def _narrow_row(row: dict[str, Any], ours: Sequence[str], others: Sequence[str])
         return duration(seconds[label]) + gain
 
     def other(label: str) -> str:
-        both = label in seconds and "ours, int8" in seconds
-        return f"{seconds[label] / seconds['ours, int8']:.2f}x" if both else ""
+        own = counterpart(label)
+        return f"{seconds[label] / seconds[own]:.2f}x" if label in seconds and own in seconds else ""
 
     return (row["case"]["name"], *map(own, ours), *map(other, others))
 
@@ -293,6 +307,7 @@ _TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "models": _model_tables,
     "families": _speed_tables,
     "low_precision": _narrow_tables,
+    "decoders": _decoder_tables,
 }
 
 

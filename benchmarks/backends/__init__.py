@@ -27,7 +27,7 @@ from benchmarks.wire import (
 )
 
 # The numbers that products work with. Others: "int8" (weights and activations), "int8_a16" (ours), "bfloat16" (ours),
-# "int8_weights" (OpenVINO's models of which only the weights are stored so), "int4" (ours), and the formats of GGUF files,
+# "int8_weights" (OpenVINO's models of which only the weights are stored so), "int4" (ours), and formats of GGUF files:
 # "Q8_0", "Q4_0", "Q4_K".
 FLOAT32 = "float32"
 NAMES = ("ours", "numpy", "torch", "onnxruntime", "openvino", "ctranslate2", "llama_cpp", "sentence_transformers")

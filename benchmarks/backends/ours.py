@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import transformer_fast as tf
-from benchmarks.backends import FLOAT32, Backend, Unsupported, Variant
+from benchmarks.backends import FLOAT32, Backend, Unsupported, Variant, converted
 from benchmarks.wire import (
     AttentionCase,
     DecodeCase,
@@ -25,11 +25,13 @@ from transformer_fast import functional
 
 # As a decoder packs them: batches of so many rows are its steps.
 _FEW_ROWS = 24
+# Formats of GGUF files -> the form of artifacts.py.
+_GGUF_FORMS = {"Q8_0": "gguf_q8_0", "Q4_0": "gguf_q4_0", "Q4_K": "gguf_q4_k"}
 
 
 class Ours(Backend):
     packages = ("numpy",)
-    compute_types = ("float32", "int8", "int8_a16", "bfloat16")
+    compute_types = ("float32", "int8", "int8_a16", "bfloat16", "int4", *_GGUF_FORMS)
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
@@ -87,12 +89,12 @@ class Ours(Backend):
         ]
 
     def prefill(self, case: PrefillCase, artifacts: dict[str, Any]) -> list[Variant]:
-        model = tf.load_model(artifacts["checkpoint"])
+        model = self._decoder(artifacts)
         ids = case.make_ids(model.config.vocab_size)
         return [Variant("start", lambda: model.start(ids, None, capacity=case.L + 1)[0])]
 
     def decode(self, case: DecodeCase, artifacts: dict[str, Any]) -> list[Variant]:
-        model = tf.load_model(artifacts["checkpoint"])
+        model = self._decoder(artifacts)
         ids = case.make_ids(model.config.vocab_size)
         _, state = model.start(ids[:1, : case.L], None, capacity=case.L + case.steps)
         state.reorder(np.zeros(case.B, np.int64))
@@ -136,6 +138,11 @@ class Ours(Backend):
         module = from_torch(modules.build(case))
         arrays, options = modules.inputs(case)
         return [Variant("from_torch", lambda: module(*arrays, **options), modules.read)]
+
+    def _decoder(self, artifacts: dict[str, Any]) -> Any:
+        if self.compute_type in _GGUF_FORMS:
+            return tf.load_model(converted(artifacts, _GGUF_FORMS[self.compute_type]))
+        return tf.load_model(artifacts["checkpoint"], **self._narrow("compute_type"))
 
     def _narrow(self, name: str) -> dict[str, str]:
         """The compute type as an argument of that name, which is left out for float32: older builds do not know it."""

@@ -47,7 +47,7 @@ def test_names_are_unique_and_the_grid_is_large(load):
     assert {type(one.case) for one in measured if families.is_small(one)} == {type(one.case) for one in measured}
 
 
-@pytest.mark.parametrize("question", ["attention", "linear", "models", "families", "low_precision"])
+@pytest.mark.parametrize("question", ["attention", "linear", "models", "families", "low_precision", "decoders"])
 def test_claims_are_about_cases_that_exist(load, question):
     """A result in which everything lasts one second leaves no claim of its thread count unmeasured."""
     module, claims = load(question), load("claims")
@@ -61,12 +61,14 @@ def test_claims_are_about_cases_that_exist(load, question):
     elif question == "low_precision":
         works = [(case.name, 0) for case in (*module.linear_cases(), *module.model_cases())]
         works.append((load("models").texts_case().name, 0))
+    elif question == "decoders":
+        works = [(case.name, 1) for case in module.cases()]
     else:
         works = [(case.name, 1) for case in module.CASES]
     figures = {"seconds": 1.0, "of_peak": 1.0, "of_read": 1.0, "max_error": 0.0}
     labels = [*load("backends").NAMES, "ours, 1 thread", "ours, avx2"]
     isa, thread_counts = "avx512", (1, 2)
-    if question == "low_precision":
+    if question in ("low_precision", "decoders"):
         labels, isa, thread_counts = module.LABELS, "avx2", (1,)
     for threads in thread_counts:
         result = {
