@@ -246,6 +246,7 @@ typedef struct {
     int64_t n_rows;
     tfast_norm final_norm;
     const tfast_packed* head;
+    const float* head_bias; /* or NULL */
     float* y;
 } tfast_decoder;
 tfast_status tfast_decoder_run(const tfast_decoder* call, int n_threads);

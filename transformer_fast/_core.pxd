@@ -185,6 +185,7 @@ cdef extern from "tfast.h" nogil:
         int64_t n_rows
         tfast_norm final_norm
         const tfast_packed *head
+        const float *head_bias
         float *y
 
     tfast_status tfast_decoder_run(const tfast_decoder *call, int n_threads)

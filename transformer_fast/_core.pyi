@@ -122,6 +122,7 @@ def decoder(
     fresh: bool,
     rows: ndarray | None,
     head: PackedWeight | None,
+    head_bias: ndarray | None,
     y: ndarray,
     n_threads: int,
 ) -> None: ...

@@ -94,7 +94,7 @@ cdef int set_cache(tfast_cache *to, object cache) except -1:
 
 
 def decoder(cnp.ndarray x, cnp.ndarray cu, DecoderStack stack, tuple shape, tuple options, tuple rotations,
-            caches, bint fresh, rows, PackedWeight head, cnp.ndarray y, int n_threads):
+            caches, bint fresh, rows, PackedWeight head, head_bias, cnp.ndarray y, int n_threads):
     """x (T, hidden) dense, overwritten; y dense; cu (B + 1,) and rows, or None, dense int64.
 
     shape: heads, kv_heads, head_dim, inner. options: activation, layer_norm, interleaved, parallel, eps,
@@ -133,6 +133,7 @@ def decoder(cnp.ndarray x, cnp.ndarray cu, DecoderStack stack, tuple shape, tupl
     call.n_rows = call.T if rows is None else len(rows)
     call.final_norm = stack.final_norm
     call.head = NULL if head is None else &head.packed
+    call.head_bias = floats(head_bias)
     call.y = <float *>floats(y)
     with nogil:
         status = tfast_decoder_run(&call, n_threads)

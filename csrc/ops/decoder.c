@@ -311,7 +311,7 @@ static tfast_status finish(const run_t* r) {
         STEP(norm_rows(c, r->rows, h, r->x, h, &c->final_norm, y, r->n_threads));
     else
         memcpy(y, r->x, (size_t)(r->rows * h) * sizeof *y);
-    return c->head ? product(r, c->head, NULL, y, TFAST_IDENTITY, NULL, NULL, c->y, c->head->N) : TFAST_OK;
+    return c->head ? product(r, c->head, c->head_bias, y, TFAST_IDENTITY, NULL, NULL, c->y, c->head->N) : TFAST_OK;
 }
 
 static tfast_status run_layers(run_t* r) {

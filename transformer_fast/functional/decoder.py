@@ -152,15 +152,16 @@ class Decoder:
         fresh: bool = True,
         rows: np.ndarray | None = None,
         head: PackedWeight | None = None,
+        head_bias: np.ndarray | None = None,
     ) -> np.ndarray:
         """x (T, h) float32, row b's new tokens cu_seqlens[b]:cu_seqlens[b + 1] -> (T, h), after final_norm.
 
         Each token sees those of its row before it and itself. rotations: for each, cosines and sines (T, half).
         caches: the rows' past, which gets the new tokens' keys and values; places: of each layer, which cache, and
         which layer of it. fresh: no row with tokens has a past; then they are attended as they were computed, not as
-        they are stored. rows: which of the tokens are wanted, rising -> (len(rows), h). head (V, h): multiplies what
-        is wanted -> (..., V). A row's results do not depend on the other rows, nor on threads, to the bit. x is
-        overwritten.
+        they are stored. rows: which of the tokens are wanted, rising -> (len(rows), h). head (V, h) and head_bias (V,):
+        what is wanted times head, plus it -> (..., V). x is overwritten. A row's results do not depend on the other
+        rows, nor on threads, to the bit.
         Raises TypeError, ValueError, and RuntimeError under another instruction set than the weights'.
         """
         x = arrays.float32(x, "x", last=self.hidden)
@@ -172,21 +173,27 @@ class Decoder:
         rotations = tuple(self._rotation(tables, i, len(x)) for i, tables in enumerate(rotations))
         if head is not None and head.shape[1] != self.hidden:
             raise ValueError(f"head has shape {head.shape}; needed: (V, {self.hidden})")
+        if head_bias is not None:
+            if head is None:
+                raise ValueError("head_bias is given without head; needed: both")
+            head_bias = arrays.vector(head_bias, "head_bias", head.shape[0])
         if rows is not None:
             rows = arrays.integers(rows, "rows", len(rows))
             if len(rows) and (rows[0] < 0 or rows[-1] >= len(x) or (np.diff(rows) <= 0).any()):
                 raise ValueError(f"rows is {rows}; needed: rising numbers from 0 to {len(x) - 1}")
         if caches is None:
             fresh, places = True, self.without_caches
-        return self.unchecked(
-            x, cu_seqlens, rotations, caches=caches, places=tuple(places), fresh=fresh, rows=rows, head=head
-        )
+        where = {"caches": caches, "places": tuple(places), "fresh": fresh}
+        return self.unchecked(x, cu_seqlens, rotations, **where, rows=rows, head=head, head_bias=head_bias)
 
-    def unchecked(self, x, cu_seqlens, rotations, *, caches, places, fresh, rows=None, head=None) -> np.ndarray:
+    def unchecked(
+        self, x, cu_seqlens, rotations, *, caches, places, fresh, rows=None, head=None, head_bias=None
+    ) -> np.ndarray:
         """As a call, for callers that have made the arrays themselves: the checks took 20 us of a step's 300."""
         n, width = len(x) if rows is None else len(rows), self.hidden if head is None else head.shape[0]
         y, stack = np.empty((n, width), np.float32), self._stack(places)
-        _core.decoder(x, cu_seqlens, stack, self._shape, self._options, rotations, caches, fresh, rows, head, y, 0)
+        options = self._shape, self._options, rotations, caches, fresh
+        _core.decoder(x, cu_seqlens, stack, *options, rows, head, head_bias, y, 0)
         return y
 
     def _rotation(self, tables: Rotation, i: int, T: int) -> Rotation:

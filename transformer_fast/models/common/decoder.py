@@ -112,6 +112,7 @@ class Decoder(PretrainedModel):
             fresh=batch.fresh,
             rows=rows,
             head=None if head is None else head.packed(),
+            head_bias=None if head is None else head.bias,
         )
         batch.finish()
         return result
