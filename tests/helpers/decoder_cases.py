@@ -45,6 +45,32 @@ GEMMA3 = {
         "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
     },
 }
+# Eight columns a head, half of them rotated; a generation grows beyond 12 tokens, into the long factors.
+PHI3 = {
+    "model_type": "phi3",
+    **_GATED,
+    "hidden_size": 32,
+    "partial_rotary_factor": 0.5,
+    "original_max_position_embeddings": 12,
+    "sliding_window": 9,
+    "rope_parameters": {"rope_type": "longrope", "short_factor": [1.0, 1.3], "long_factor": [1.5, 4.0]},
+}
+OLMO2 = {"model_type": "olmo2", **_GATED}
+SMOLLM3 = {
+    "model_type": "smollm3",
+    **_GATED,
+    "no_rope_layer_interval": 2,
+    "use_sliding_window": True,
+    "sliding_window": 4,
+}
+GRANITE = {
+    "model_type": "granite",
+    **_GATED,
+    "embedding_multiplier": 3.0,
+    "logits_scaling": 0.5,
+    "residual_multiplier": 0.4,
+    "attention_multiplier": 0.2,
+}
 _LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 _LLAMA3 |= {"original_max_position_embeddings": 16, "rope_theta": 500000.0}
 _YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 10000.0}
@@ -77,6 +103,10 @@ CASES = {
     "qwen3": QWEN3,
     "gemma2": GEMMA2,
     "gemma3": GEMMA3,
+    "phi3": PHI3,
+    "olmo2": OLMO2,
+    "smollm3": SMOLLM3,
+    "granite": GRANITE,
 }
 
 

@@ -37,6 +37,13 @@ LONGROPE = {
     "original_max_position_embeddings": 32,
     "rope_theta": 10000.0,
 }
+# Of heads of 8 columns, half of which are rotated; the longest texts of these tests need the long factors.
+PHI3 = GATED | {"hidden_size": 32, "partial_rotary_factor": 0.5, "sliding_window": 6}
+PHI3_LONG = PHI3 | {
+    "original_max_position_embeddings": 9,
+    "rope_parameters": {"rope_type": "longrope", "short_factor": [1.0, 1.3], "long_factor": [1.5, 4.0]},
+}
+GRANITE = {"embedding_multiplier": 3.0, "logits_scaling": 0.5, "residual_multiplier": 0.4, "attention_multiplier": 0.2}
 TYPES = ["full_attention", "sliding_attention", "sliding_attention"]
 CASES = {
     "gpt2": ("GPT2LMHeadModel", "GPT2Config", GPT2),
@@ -77,6 +84,16 @@ CASES = {
         "Gemma3TextConfig",
         GATED | {"head_dim": 8, "sliding_window": 4, "layer_types": TYPES, "final_logit_softcapping": 3.0},
     ),
+    "phi3": ("Phi3ForCausalLM", "Phi3Config", PHI3),
+    "phi3 longrope": ("Phi3ForCausalLM", "Phi3Config", PHI3_LONG),
+    "olmo2": ("Olmo2ForCausalLM", "Olmo2Config", GATED | {"attention_bias": True}),
+    "smollm3": ("SmolLM3ForCausalLM", "SmolLM3Config", GATED | {"no_rope_layer_interval": 2, "attention_bias": True}),
+    "smollm3 windows": (
+        "SmolLM3ForCausalLM",
+        "SmolLM3Config",
+        GATED | {"no_rope_layers": [0, 1, 0], "use_sliding_window": True, "sliding_window": 4, "mlp_bias": True},
+    ),
+    "granite": ("GraniteForCausalLM", "GraniteConfig", GATED | GRANITE | {"mlp_bias": True, "attention_bias": True}),
 }
 
 
@@ -363,6 +380,9 @@ LABELS = {
     "Qwen3ForSequenceClassification": ("Qwen3Config", GATED),
     "Gemma2ForSequenceClassification": ("Gemma2Config", GATED | {"head_dim": 8}),
     "Gemma3TextForSequenceClassification": ("Gemma3TextConfig", GATED | {"head_dim": 8}),
+    "Phi3ForSequenceClassification": ("Phi3Config", PHI3),
+    "Olmo2ForSequenceClassification": ("Olmo2Config", GATED),
+    "SmolLM3ForSequenceClassification": ("SmolLM3Config", GATED),
 }
 
 
@@ -398,7 +418,7 @@ def test_half_precision_weights(torch, pairs, tmp_path):
         close(load_model(tmp_path)(ids).logits, expected(torch.from_numpy(ids)).logits.numpy())
 
 
-@pytest.mark.parametrize("case", ["gpt2", "llama 3", "gemma3"])
+@pytest.mark.parametrize("case", ["gpt2", "llama 3", "gemma3", "phi3"])
 def test_transformers_reads_what_is_saved(torch, pairs, tmp_path, case):
     theirs, ours = pairs(case)
     ours.save_pretrained(tmp_path)
