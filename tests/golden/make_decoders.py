@@ -4,8 +4,8 @@ Needs the extra `oracle`. Run it from anywhere:
 
     python tests/golden/make_decoders.py phi3 olmo2
 
-makes these cases anew and leaves the others as they are; without names all are made, and then differ in last bits, which
-depend on the machine and on the releases that are installed. Read by the tests of decoders in tests/models.
+makes these cases anew and leaves the others as they are; without names all are made, and others then differ in last
+bits, which depend on the machine and on the releases that are installed. Read by the tests of decoders in tests/models.
 """
 
 from __future__ import annotations

@@ -71,6 +71,11 @@ GRANITE = {
     "residual_multiplier": 0.4,
     "attention_multiplier": 0.2,
 }
+NEOX = {name: value for name, value in _GATED.items() if name != "num_key_value_heads"}
+NEOX |= {"model_type": "gpt_neox", "hidden_size": 32}
+STARCODER2 = {"model_type": "starcoder2", **_GATED, "sliding_window": 4}
+PHI = {"model_type": "phi", **_GATED, "hidden_size": 32, "qk_layernorm": True}
+GPTJ = {**GPT2, "model_type": "gptj", "rotary_dim": 4}
 _LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 _LLAMA3 |= {"original_max_position_embeddings": 16, "rope_theta": 500000.0}
 _YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 10000.0}
@@ -107,6 +112,11 @@ CASES = {
     "olmo2": OLMO2,
     "smollm3": SMOLLM3,
     "granite": GRANITE,
+    "gpt_neox": NEOX,
+    "gpt_neox_in_turn": {**NEOX, "use_parallel_residual": False, "attention_bias": False, "rotary_pct": 0.75},
+    "starcoder2": STARCODER2,
+    "phi": PHI,
+    "gptj": GPTJ,
 }
 
 

@@ -44,6 +44,8 @@ PHI3_LONG = PHI3 | {
     "rope_parameters": {"rope_type": "longrope", "short_factor": [1.0, 1.3], "long_factor": [1.5, 4.0]},
 }
 GRANITE = {"embedding_multiplier": 3.0, "logits_scaling": 0.5, "residual_multiplier": 0.4, "attention_multiplier": 0.2}
+NEOX = {name: value for name, value in GATED.items() if name != "num_key_value_heads"} | {"hidden_size": 32}
+GPTJ = GPT2 | {"rotary_dim": 4}
 TYPES = ["full_attention", "sliding_attention", "sliding_attention"]
 CASES = {
     "gpt2": ("GPT2LMHeadModel", "GPT2Config", GPT2),
@@ -94,6 +96,22 @@ CASES = {
         GATED | {"no_rope_layers": [0, 1, 0], "use_sliding_window": True, "sliding_window": 4, "mlp_bias": True},
     ),
     "granite": ("GraniteForCausalLM", "GraniteConfig", GATED | GRANITE | {"mlp_bias": True, "attention_bias": True}),
+    "gpt_neox": ("GPTNeoXForCausalLM", "GPTNeoXConfig", NEOX),
+    "gpt_neox in turn": (
+        "GPTNeoXForCausalLM",
+        "GPTNeoXConfig",
+        NEOX | {"use_parallel_residual": False, "attention_bias": False, "rotary_pct": 0.75, "hidden_act": "gelu_new"},
+    ),
+    "starcoder2": ("Starcoder2ForCausalLM", "Starcoder2Config", GATED | {"sliding_window": 5}),
+    "starcoder2 no bias": ("Starcoder2ForCausalLM", "Starcoder2Config", GATED | {"use_bias": False}),
+    "phi": ("PhiForCausalLM", "PhiConfig", GATED | {"hidden_size": 32}),
+    "phi norms": (
+        "PhiForCausalLM",
+        "PhiConfig",
+        GATED | {"hidden_size": 32, "qk_layernorm": True, "partial_rotary_factor": 0.75},
+    ),
+    "gptj": ("GPTJForCausalLM", "GPTJConfig", GPTJ),
+    "gptj relu": ("GPTJForCausalLM", "GPTJConfig", GPTJ | {"n_inner": 7, "activation_function": "relu"}),
 }
 
 
@@ -383,6 +401,10 @@ LABELS = {
     "Phi3ForSequenceClassification": ("Phi3Config", PHI3),
     "Olmo2ForSequenceClassification": ("Olmo2Config", GATED),
     "SmolLM3ForSequenceClassification": ("SmolLM3Config", GATED),
+    "GPTNeoXForSequenceClassification": ("GPTNeoXConfig", NEOX),
+    "Starcoder2ForSequenceClassification": ("Starcoder2Config", GATED),
+    "PhiForSequenceClassification": ("PhiConfig", GATED | {"hidden_size": 32}),
+    "GPTJForSequenceClassification": ("GPTJConfig", GPTJ | {"pad_token_id": 1}),
 }
 
 
@@ -418,7 +440,7 @@ def test_half_precision_weights(torch, pairs, tmp_path):
         close(load_model(tmp_path)(ids).logits, expected(torch.from_numpy(ids)).logits.numpy())
 
 
-@pytest.mark.parametrize("case", ["gpt2", "llama 3", "gemma3", "phi3"])
+@pytest.mark.parametrize("case", ["gpt2", "llama 3", "gemma3", "phi3", "gpt_neox", "phi"])
 def test_transformers_reads_what_is_saved(torch, pairs, tmp_path, case):
     theirs, ours = pairs(case)
     ours.save_pretrained(tmp_path)

@@ -41,7 +41,7 @@ class Phi3Config(GatedConfig):
     sliding_window: int | None = None
 
     def rotations(self) -> Mapping[str, tuple[float, dict | None]]:
-        """ "su" and "yarn" are older names of "longrope"; its original context is always the config's field."""
+        """Types "su" and "yarn" are older names of "longrope"; its original context is always the config's field."""
         scaling = self.rope_scaling or self.rope_parameters or {}
         kind = scaling.get("rope_type") or scaling.get("type") or "default"
         if kind not in ("default", "longrope", "su", "yarn"):
@@ -151,7 +151,7 @@ class Phi3ForCausalLM(GatedCausalLM):
         return logits
 
     def _started_again(self, state: _ShortTexts) -> tuple[np.ndarray, DecoderState]:
-        """The logits that follow the texts so far, one of which is a long one now, and a state with the long factors."""
+        """The logits that follow the texts so far, one of which is a long one now, and a state for the long factors."""
         longest = max(map(len, state.ids))
         ids, tokens = np.zeros((len(state.ids), longest), np.int64), np.zeros((len(state.ids), longest), bool)
         for b, row in enumerate(state.ids):

@@ -1,7 +1,8 @@
 """SmolLM3: Llama in which every fourth layer has no positions; such layers may have a sliding window.
 
-Source: https://huggingface.co/blog/smollm3 (NoPE: Yang et al. 2025, https://arxiv.org/abs/2501.18795), and transformers'
-modeling_smollm3. `load_model` finds this file by model_type "smollm3"; `common.decoder_blocks` has the layers.
+Source: https://huggingface.co/blog/smollm3 (NoPE: Yang et al. 2025, https://arxiv.org/abs/2501.18795), and
+transformers' modeling_smollm3. `load_model` finds this file by model_type "smollm3"; `common.decoder_blocks` has the
+layers.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ class RotaryConfig(Labels):
         if columns == 0 or columns % 2:
             told = field if "partial_rotary_factor" not in scaling else "partial_rotary_factor"
             raise ValueError(
-                f"{told} is {share!r}; needed: a share of the {self.width_of_head} columns of a head that is an even "
-                "number of them"
+                f"{told} is {share!r}; needed: a share of the {self.width_of_head} columns of a head (head_dim, or "
+                "hidden_size / num_attention_heads) that is an even number of them"
             )
         return columns
