@@ -76,6 +76,25 @@ NEOX |= {"model_type": "gpt_neox", "hidden_size": 32}
 STARCODER2 = {"model_type": "starcoder2", **_GATED, "sliding_window": 4}
 PHI = {"model_type": "phi", **_GATED, "hidden_size": 32, "qk_layernorm": True}
 GPTJ = {**GPT2, "model_type": "gptj", "rotary_dim": 4}
+QWEN3_MOE = {
+    "model_type": "qwen3_moe",
+    **_GATED,
+    "num_hidden_layers": 3,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 12,
+    "mlp_only_layers": [1],
+}
+MIXTRAL = {"model_type": "mixtral", **_GATED, "num_local_experts": 4, "sliding_window": 4}
+GPT_OSS = {
+    "model_type": "gpt_oss",
+    **_GATED,
+    "head_dim": 8,
+    "sliding_window": 4,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "swiglu_limit": 0.7,
+}
 _LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 _LLAMA3 |= {"original_max_position_embeddings": 16, "rope_theta": 500000.0}
 _YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 10000.0}
@@ -117,6 +136,9 @@ CASES = {
     "starcoder2": STARCODER2,
     "phi": PHI,
     "gptj": GPTJ,
+    "qwen3_moe": QWEN3_MOE,
+    "mixtral": MIXTRAL,
+    "gpt_oss": GPT_OSS,
 }
 
 

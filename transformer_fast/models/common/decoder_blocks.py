@@ -1,9 +1,9 @@
 """The block that decoders of Llama's kind share: RMS norms, rotary positions, grouped heads, a gated feed-forward.
 
-llama.py, mistral.py, qwen2.py, qwen3.py, gemma2.py, gemma3.py, phi3.py, olmo2.py, smollm3.py and granite.py each give a
-config class and say how it becomes `BlockOptions`; the models around the blocks are here too (`GatedDecoder` and its
-heads). A family with another kind of block gets a class of its own; one more yes-or-no of this block is a field of
-`BlockOptions`.
+llama.py, mistral.py, qwen2.py, qwen3.py, gemma2.py, gemma3.py, phi3.py, olmo2.py, smollm3.py, granite.py, qwen3_moe.py,
+mixtral.py and gpt_oss.py each give a config class and say how it becomes `BlockOptions`; the models around the blocks
+are here too (`GatedDecoder` and its heads). A family with another kind of block gets a class of its own; one more
+yes-or-no of this block is a field of `BlockOptions`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from transformer_fast.models.common.base import Source
 from transformer_fast.models.common.config import ACTIVATIONS
 from transformer_fast.models.common.decoder import CausalLM, Decoder, DecoderClassifier
 from transformer_fast.models.common.decoding import CacheShape, DecoderBatch, DecoderStep
+from transformer_fast.models.common.experts import ExpertOptions, Experts
 from transformer_fast.models.common.rotary_config import RotaryConfig
-from transformer_fast.nn import Embedding, FusedLinear, Linear, Module, ModuleList, RMSNorm
+from transformer_fast.nn import Embedding, FusedLinear, Linear, Module, ModuleList, RMSNorm, init
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class BlockOptions:
     queries and keys are not rotated. qk_norm: queries and keys are normalised, head by head, before they are rotated;
     joint_qk_norm: all heads of a token together. offset_norms: norms multiply by 1 + weight. pre_norms: what attention
     and feed-forward read is normalised. sandwich: their results are normalised, before they are added.
-    residual_scale: what they are multiplied by, before they are added.
+    residual_scale: what they are multiplied by, before they are added. sinks: each head has a score without a value,
+    which takes its part of the softmax. experts: of a mixture of experts in place of the one feed-forward.
     """
 
     scale: float
@@ -61,6 +63,8 @@ class BlockOptions:
     pre_norms: bool = True
     sandwich: bool = False
     residual_scale: float = 1.0
+    sinks: bool = False
+    experts: ExpertOptions | None = None
 
 
 class OffsetRMSNorm(RMSNorm):
@@ -102,17 +106,21 @@ class GatedBlock(Module):
         together = (H, Hkv) if options.joint_qk_norm else (1, 1)
         normed = options.qk_norm or options.joint_qk_norm
         self.q_norm, self.k_norm = (norm(heads * D, eps) if normed else None for heads in together)
+        self.register_parameter("sinks", (H,) if options.sinks else None, init.zeros)
         self.out_proj = Linear(H * D, h, options.out_bias)
         self.attention_out_norm = norm(h, eps) if options.sandwich else None
         self.feed_forward_norm = norm(h, eps) if options.pre_norms else None
-        self.gate_proj = Linear(h, config.intermediate_size, options.mlp_bias)
-        self.up_proj = Linear(h, config.intermediate_size, options.mlp_bias)
-        self.down_proj = Linear(config.intermediate_size, h, options.mlp_bias)
+        if options.experts is None:
+            self.gate_proj = Linear(h, config.intermediate_size, options.mlp_bias)
+            self.up_proj = Linear(h, config.intermediate_size, options.mlp_bias)
+            self.down_proj = Linear(config.intermediate_size, h, options.mlp_bias)
+        else:
+            self.experts = Experts(h, options.experts)
         self.feed_forward_out_norm = norm(h, eps) if options.sandwich else None
         if options.pre_norms:
             self.qkv_proj.follows(self.attention_norm)
-            self.gate_proj.follows(self.feed_forward_norm)
-            self.up_proj.follows(self.feed_forward_norm)
+            for part in [self.gate_proj, self.up_proj] if options.experts is None else [self.experts]:
+                part.follows(self.feed_forward_norm)
 
     def forward(
         self,
@@ -126,6 +134,8 @@ class GatedBlock(Module):
         context = self._attend(normed, batch, number, tables.get(self.options.rotation))
         hidden = self._added(self.out_proj, context, self.attention_out_norm, hidden, batch)
         normed = self._normed(self.feed_forward_norm, hidden, batch)
+        if self.options.experts is not None:
+            return self._sum(self.experts(normed), self.feed_forward_out_norm, hidden, batch)
         inner = self.up_proj.out_features
         up = self.up_proj(normed, out=batch.scratch("up", inner))
         gate = self.gate_proj
@@ -163,7 +173,7 @@ class GatedBlock(Module):
             both = heads[:, : self.heads + self.kv_heads].swapaxes(0, 1)
             F.rotary_embedding(both, *angles, out=both)
         value = heads[:, self.heads + self.kv_heads :]
-        return batch.attend(number, query, key, value, options.scale, options.softcap, options.window)
+        return batch.attend(number, query, key, value, options.scale, options.softcap, options.window, sinks=self.sinks)
 
     def _normed(self, norm: Module | None, hidden: np.ndarray, batch: DecoderBatch | DecoderStep) -> np.ndarray:
         """norm(hidden); hidden itself without a norm."""
@@ -173,10 +183,15 @@ class GatedBlock(Module):
         self, linear: Linear, x: np.ndarray, norm: Module | None, hidden: np.ndarray, batch: DecoderBatch | DecoderStep
     ) -> np.ndarray:
         """hidden + linear(x), with a norm or a factor of what is added."""
-        scale = self.options.residual_scale
-        if norm is None and scale == 1:
+        if norm is None and self.options.residual_scale == 1:
             return linear(x, residual=hidden, out=batch.out_buffer(hidden))
-        result = linear(x, out=batch.scratch("result", hidden.shape[1]))
+        return self._sum(linear(x, out=batch.scratch("result", hidden.shape[1])), norm, hidden, batch)
+
+    def _sum(
+        self, result: np.ndarray, norm: Module | None, hidden: np.ndarray, batch: DecoderBatch | DecoderStep
+    ) -> np.ndarray:
+        """hidden + result, which is written over, with a norm or a factor of it."""
+        scale = self.options.residual_scale
         if norm is not None:
             result = norm(result, out=batch.out_buffer(result))
         if scale != 1:
