@@ -94,9 +94,27 @@ def test_narrow_weights_and_a_router_that_stays_exact(tmp_path, case):
     block = next(layer for layer in narrow.model.layers if layer.options.experts is not None)
     assert block.experts.router._packed_weight.get(block.experts.router).format == "float32"
     assert block.experts.experts[0].up_proj.packed().format == "int8_a16"
+    router = load_model(folder, compute_type={"layers.0.experts.router": "int8"}).model.layers[0].experts.router
+    assert router._packed_weight.get(router).format == "int8"
     # Rounding may still send a token elsewhere in a later layer, but not many of 24.
     errors = np.abs(narrow(ids).logits - exact).max(axis=2).reshape(-1)
     assert np.median(errors) < 0.1 * np.abs(exact).max()
+
+
+def test_experts_as_integers(tmp_path):
+    """Numbered experts are written as integers, all but the router; stacked ones cannot be."""
+    from safetensors.numpy import load_file
+
+    model = load_model(write(tmp_path / "floats", "qwen3_moe", replaced=numbered("qwen3_moe")))
+    model.save_pretrained(tmp_path / "integers", compute_type="int8_a16")
+    types = {name: array.dtype for name, array in load_file(tmp_path / "integers" / "model.safetensors").items()}
+    assert types["model.layers.0.mlp.experts.3.up_proj.weight"] == np.int8
+    assert types["model.layers.0.mlp.gate.weight"] == np.float32
+    again = load_model(tmp_path / "integers")
+    assert again.model.layers[0].experts.experts[3].up_proj.packed().format == "int8_a16"
+    with pytest.raises(ValueError, match=r"mlp\.experts\.gate_up_proj is stored transposed"):
+        stacked = load_model(write(tmp_path / "stacked", "qwen3_moe"))
+        stacked.save_pretrained(tmp_path / "no", compute_type="int8_a16")
 
 
 @pytest.mark.parametrize("normalised", [True, False])

@@ -66,6 +66,8 @@ def test_what_is_rotated():
         ({"rope_parameters": {**LONG, "short_factor": [1.0]}}, "has 1 values in short_factor; needed: dim / 2 = 2"),
         ({"rope_parameters": {**LONG, "partial_rotary_factor": 0.4}}, "a share of the 8 columns of a head"),
         ({"rope_parameters": {**LONG, "partial_rotary_factor": 1.5}}, "partial_rotary_factor is 1.5"),
+        ({"attention_bias": True}, "attention_bias is True"),
+        ({"full_attn_mod": 2}, "full_attn_mod is 2"),
         ({"num_key_value_heads": 4}, r"qkv_proj\.weight' has shape \(64, 32\)"),
         ({"original_max_position_embeddings": 0}, "original_max_position_embeddings is 0"),
         ({"embd_pdrop": 0.1, "sliding_window": -1}, "sliding_window is -1"),

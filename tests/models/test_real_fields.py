@@ -127,7 +127,11 @@ FOLDERS = {
     ),
     "Olmo2Model": ({}, {"attention_dropout": 0.0}),
     "PhiModel": ({}, {"resid_pdrop": 0.1, "embd_pdrop": 0.0}),
-    "Phi3Model": ({}, {"auto_map": {"AutoModelForCausalLM": "modeling_phi3.Own"}, "resid_pdrop": 0.0}),
+    "Phi3Model": (
+        {},
+        {"auto_map": {"AutoModelForCausalLM": "modeling_phi3.Own"}, "resid_pdrop": 0.0, "attention_bias": False}
+        | {"mlp_bias": False, "lm_head_bias": False, "full_attn_mod": 1, "interpolate_factor": 1},
+    ),
     "Qwen2Model": ({}, {"use_mrope": False, "_attn_implementation_autoset": True, "transformers.js_config": {}}),
     "Qwen3Model": ({}, {"auto_map": {"AutoModel": "own.Model"}}),
     "Qwen3MoeModel": ({}, {"max_window_layers": 48, "output_router_logits": False, "router_aux_loss_coef": 0.001}),

@@ -62,8 +62,14 @@ class Phi3Config(GatedConfig):
         return BlockOptions(scale=self.width_of_head**-0.5, window=self.sliding_window)
 
 
-# Phi-3's rotation is its own in the file; a part of a head may be rotated.
-_NEUTRAL = {name: values for name, values in GatedDecoder.neutral.items() if name != "partial_rotary_factor"}
+# A part of a head may be rotated. The others are of the code in the first folders, which could do more than Phi-3 does.
+_NEUTRAL = {name: values for name, values in GatedDecoder.neutral.items() if name != "partial_rotary_factor"} | {
+    "attention_bias": (False, None),
+    "mlp_bias": (False, None),
+    "lm_head_bias": (False, None),
+    "full_attn_mod": (1,),
+    "interpolate_factor": (1,),
+}
 
 
 class Phi3Model(GatedDecoder):

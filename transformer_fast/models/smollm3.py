@@ -45,6 +45,9 @@ class SmolLM3Config(GatedConfig):
     attention_bias: bool = False
     mlp_bias: bool = False
 
+    # Of Qwen 2, whose windows begin at a layer.
+    without_effect = (*GatedConfig.without_effect, "max_window_layers")
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.no_rope_layers is not None and len(self.no_rope_layers) < self.num_hidden_layers:

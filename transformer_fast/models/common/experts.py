@@ -1,6 +1,6 @@
 """The feed-forward of a mixture of experts: a router sends each token to a few of many small feed-forwards.
 
-`decoder_blocks.GatedBlock` makes one where `BlockOptions.experts` is set; qwen3_moe.py, mixtral.py and gpt_oss.py set it.
+`decoder_blocks.GatedBlock` makes one where `BlockOptions.experts` is set: in qwen3_moe.py, mixtral.py, gpt_oss.py.
 Tokens are packed by expert: each expert multiplies all of its tokens at once. Another kind of expert is a class beside
 `Expert`, another way to choose an option of `ExpertOptions` that `Router` follows.
 """
@@ -49,15 +49,17 @@ def check_chosen(config: Any) -> None:
 class Router(Module):
     """Scores x W^T + b of all experts, and which of them are taken.
 
-    The product stays float32 whatever `compute_type` says: another expert is another function, and the weight is small.
+    The product stays float32 unless `compute_type` names it: another score is another expert, and the weight is small.
     """
+
+    keeps_float32 = True  # `compute_types` reads it
 
     def __init__(self, h: int, options: ExpertOptions) -> None:
         super().__init__()
         self.options = options
-        self.register_parameter("weight", (options.count, h), init.uniform(h), half=True)
+        self.register_parameter("weight", (options.count, h), init.uniform(h), packed=True)
         self.register_parameter("bias", (options.count,) if options.bias else None, init.uniform(h))
-        self._packed_weight = PackedParameters("weight", format="float32")
+        self._packed_weight = PackedParameters("weight", takes_input=True)
 
     def forward(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(T, h) -> the chosen experts (T, chosen), best first, and their weights (T, chosen)."""
@@ -136,6 +138,7 @@ class Experts(Module):
 
     def follows(self, norm: Module, parts: int = 1) -> Module:
         """As `Module.follows`, for all products that read the input."""
+        self.router.follows(norm)
         for expert in self.experts:
             expert.gate_proj.follows(norm)
             expert.up_proj.follows(norm)
