@@ -11,12 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from transformer_fast.models.common.decoder import CausalLM, DecoderClassifier
-from transformer_fast.models.common.layer_norm_blocks import PlainDecoder, PlainOptions
-from transformer_fast.models.common.rotary_config import RotaryConfig
+from transformer_fast.models.common.layer_norm_blocks import PlainConfig, PlainDecoder, PlainOptions
 
 
 @dataclass(frozen=True)
-class GPTNeoXConfig(RotaryConfig):
+class GPTNeoXConfig(PlainConfig):
     """The fields of config.json that have an effect; the defaults are transformers'."""
 
     vocab_size: int = 50432
@@ -32,7 +31,7 @@ class GPTNeoXConfig(RotaryConfig):
     attention_bias: bool = True
 
     # Transformers 4 wrote the two of rotations under the names of other families beside their own, which count.
-    without_effect = (*RotaryConfig.without_effect, "partial_rotary_factor", "rope_theta")
+    without_effect = (*PlainConfig.without_effect, "partial_rotary_factor", "rope_theta")
 
     @property
     def rotary_field(self) -> str:

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 
 from transformer_fast.models.common.decoder import DecoderClassifier
 from transformer_fast.models.common.decoder_blocks import Gated
-from transformer_fast.models.common.layer_norm_blocks import BiasedCausalLM, PlainDecoder, PlainOptions
-from transformer_fast.models.common.rotary_config import RotaryConfig
+from transformer_fast.models.common.layer_norm_blocks import BiasedCausalLM, PlainConfig, PlainDecoder, PlainOptions
 
 
 @dataclass(frozen=True)
-class PhiConfig(RotaryConfig):
+class PhiConfig(PlainConfig):
     """The fields of config.json that have an effect; the defaults are transformers'."""
 
     vocab_size: int = 51200

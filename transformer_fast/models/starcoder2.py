@@ -11,12 +11,11 @@ from dataclasses import dataclass
 
 from transformer_fast.models.common.decoder import CausalLM, DecoderClassifier
 from transformer_fast.models.common.decoder_blocks import Gated
-from transformer_fast.models.common.layer_norm_blocks import PlainDecoder, PlainOptions
-from transformer_fast.models.common.rotary_config import RotaryConfig
+from transformer_fast.models.common.layer_norm_blocks import PlainConfig, PlainDecoder, PlainOptions
 
 
 @dataclass(frozen=True)
-class Starcoder2Config(RotaryConfig):
+class Starcoder2Config(PlainConfig):
     """The fields of config.json that have an effect; the defaults are transformers'."""
 
     vocab_size: int = 49152
@@ -35,7 +34,7 @@ class Starcoder2Config(RotaryConfig):
     use_bias: bool = True
 
     # Of training.
-    without_effect = (*RotaryConfig.without_effect, "residual_dropout")
+    without_effect = (*PlainConfig.without_effect, "residual_dropout")
 
     def block(self) -> PlainOptions:
         """The options of the layers."""

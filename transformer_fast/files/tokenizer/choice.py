@@ -32,7 +32,7 @@ _OTHERS = frozenset(
     f"{name}Tokenizer"
     for name in """
     Albert Barthez Bartpho Basic BertGeneration BertJapanese Bertweet BigBird BioGpt BlenderbotSmall Blenderbot
-    ByT5 CTRL Canine Character Clvp CodeGen CodeLlama Cohere ConvBert CpmAnt Cpm DPRContextEncoder
+    ByT5 CTRL Canine Character Clvp CodeLlama Cohere ConvBert CpmAnt Cpm DPRContextEncoder
     DPRQuestionEncoder DPRReader Deberta DebertaV2 Dia Esm Esmc FNet FSMT FastSpeech2Conformer Flaubert Funnel
     GPTNeoXJapanese GPTSw3 Herbert Lasr LayoutLMv2 LayoutLMv3 LayoutXLM Luke M2M100 MBart50 MBart MLuke
     MarkupLM Mecab Mgpstr MyT5 Nllb Nougat OpenAIGPT PLBart Pegasus Perceiver Phobert Pop2Piano ProphetNet

@@ -182,6 +182,14 @@ def set_ends(tokenizer: Any, tokens: Tokens, settings: TokenizerSettings) -> Non
     )
 
 
+def _codegen(vocabulary: Vocabulary, tokens: Tokens, settings: TokenizerSettings) -> Any:
+    if settings.flag("return_token_type_ids"):
+        raise CheckpointError(f"{settings.place}: return_token_type_ids is true, which is not supported; needed: false")
+    tokenizer = _gpt2(vocabulary, tokens, settings)
+    tokenizer.post_processor = optional_import("tokenizers").processors.ByteLevel(trim_offsets=False)
+    return tokenizer
+
+
 def _neox(vocabulary: Vocabulary, tokens: Tokens, settings: TokenizerSettings) -> Any:
     tokenizer = _gpt2(vocabulary, tokens, settings)
     tokenizer.normalizer = optional_import("tokenizers").normalizers.NFC()
@@ -484,6 +492,7 @@ CLASSES: dict[str, TokenizerClass] = {
     ),
     "RobertaTokenizer": TokenizerClass(_BYTES_FILES, "BPE", _ROBERTA_TOKENS, _gpt2, _finish_roberta),
     "GPT2Tokenizer": TokenizerClass(_BYTES_FILES, "BPE", _GPT2_TOKENS, _gpt2),
+    "CodeGenTokenizer": TokenizerClass(_BYTES_FILES, "BPE", _GPT2_TOKENS, _codegen),
     # What is put around a text is set anew, whatever tokenizer.json has.
     "GPTNeoXTokenizer": TokenizerClass(
         _BYTES_FILES, "BPE", {**_GPT2_TOKENS, "pad_token": "<|padding|>"}, _neox, set_ends

@@ -16,7 +16,7 @@ import numpy as np
 
 from transformer_fast import functional as F
 from transformer_fast.models.common.base import Source
-from transformer_fast.models.common.config import ACTIVATIONS
+from transformer_fast.models.common.config import ACTIVATIONS, Number
 from transformer_fast.models.common.decoder import CausalLM, Decoder, DecoderClassifier
 from transformer_fast.models.common.decoding import CacheShape, DecoderBatch, DecoderStep
 from transformer_fast.models.common.experts import ExpertOptions, Experts
@@ -30,8 +30,13 @@ class GatedConfig(RotaryConfig):
 
     num_key_value_heads: int | None = None
     head_dim: int | None = None
+    max_position_embeddings: int = 2048
     rms_norm_eps: float = 1e-6
+    tie_word_embeddings: bool = False
     rope_theta: float = 10000.0
+    rope_scaling: dict | None = None
+    rope_parameters: dict | None = None
+    pad_token_id: Number | None = None
 
     def block(self, number: int) -> BlockOptions:
         """The options of layer `number`."""

@@ -15,10 +15,22 @@ import numpy as np
 
 from transformer_fast import functional as F
 from transformer_fast.models.common.base import Source
-from transformer_fast.models.common.config import ACTIVATIONS
+from transformer_fast.models.common.config import ACTIVATIONS, Number
 from transformer_fast.models.common.decoder import CausalLM, Decoder
 from transformer_fast.models.common.decoding import CacheShape, DecoderBatch, DecoderStep
+from transformer_fast.models.common.rotary_config import RotaryConfig
 from transformer_fast.nn import Embedding, FusedLinear, LayerNorm, Linear, Module, ModuleList, init
+
+
+@dataclass(frozen=True)
+class PlainConfig(RotaryConfig):
+    """The fields of config.json that the families share; each family sets its own defaults and adds its own fields."""
+
+    max_position_embeddings: int = 2048
+    tie_word_embeddings: bool = False
+    rope_scaling: dict | None = None
+    rope_parameters: dict | None = None
+    pad_token_id: Number | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +63,7 @@ class PlainOptions:
 class PlainBlock(Module):
     """hidden + attention(norm(hidden)), then + linear2(activation(linear1(norm(...)))), of its input if parallel.
 
-    config: a `RotaryConfig`, or another with its properties.
+    config: a `PlainConfig`, or another with its properties.
     """
 
     def __init__(self, config: Any, options: PlainOptions) -> None:

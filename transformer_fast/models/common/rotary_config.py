@@ -1,6 +1,6 @@
 """`RotaryConfig`: the fields and rules that configs of decoders with rotary positions share.
 
-`decoder_blocks.GatedConfig` and `layer_norm_blocks.LayerNormConfig` derive from it. A way in which families say how
+`decoder_blocks.GatedConfig` and `layer_norm_blocks.PlainConfig` derive from it. A way in which families say how
 positions are rotated goes here: a method that they override.
 """
 
@@ -9,24 +9,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from transformer_fast.models.common.config import ACTIVATIONS, Labels, Number, check_fields
+from transformer_fast.models.common.config import ACTIVATIONS, Labels, check_fields
 from transformer_fast.nn import RotaryEmbedding
 
 
 @dataclass(frozen=True)
 class RotaryConfig(Labels):
-    """The fields of config.json that the families share; each family sets its own defaults and adds its own fields."""
+    """The first fields of config.json that the families share, and the rules of the further ones.
+
+    A class that derives from it has the fields max_position_embeddings, rope_scaling and rope_parameters, and either
+    rope_theta or its own `rotations`; if it has them, num_key_value_heads, head_dim and layer_types are followed.
+    """
 
     vocab_size: int = 32000
     hidden_size: int = 4096
     intermediate_size: int = 11008
     num_hidden_layers: int = 32
     num_attention_heads: int = 32
-    max_position_embeddings: int = 2048
-    tie_word_embeddings: bool = False
-    rope_scaling: dict | None = None
-    rope_parameters: dict | None = None
-    pad_token_id: Number | None = None
 
     # A decoder is one, whatever these say.
     without_effect = ("is_decoder", "is_encoder_decoder", "add_cross_attention")
