@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from decoder_cases import check_golden, inputs, tensors, write
+from expert_cases import MXFP4, SIZES, expert_tensors, write_four_bits
 
 from transformer_fast import functional, load_model
 from transformer_fast.files.errors import CheckpointError
@@ -193,46 +194,9 @@ def test_sinks_take_their_part(tmp_path):
 # Four bits
 
 
-def four_bits(rng, E, N, n):
-    """Blocks and scales, and the values of float tensors (E, 32 n, N) that they stand for, number by number."""
-    table = [0, 0.5, 1, 1.5, 2, 3, 4, 6]
-    table += [-value for value in table]
-    codes = rng.integers(0, 16, (E, N, n, 32))
-    scales = rng.integers(122, 126, (E, N, n)).astype(np.uint8)
-    blocks = (codes[..., 0::2] | codes[..., 1::2] << 4).astype(np.uint8)
-    values = np.array(table)[codes] * 2.0 ** (scales[..., None].astype(float) - 127)
-    return blocks, scales, np.ascontiguousarray(values.reshape(E, N, 32 * n).swapaxes(1, 2), np.float32)
-
-
-MXFP4 = {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn", "lm_head"]}
-
-
-@pytest.fixture(scope="module")
-def stored():
-    """Tensors of a tiny gpt-oss, whose experts are 32 wide: of floats, and what replaces them in 4 bits."""
-    shapes = {name: array.shape for name, array in tensors("gpt_oss").items()}
-    rng, floats, packed = np.random.default_rng(0), {}, {}
-    for name, shape in shapes.items():
-        wide = tuple({16: 32, 20: 32, 40: 64}.get(n, n) for n in shape)
-        if name.endswith(("embed_tokens.weight", "lm_head.weight")) or ".k_proj." in name or ".v_proj." in name:
-            wide = (shape[0], *wide[1:])
-        if name.endswith("_proj") and ".experts." in name:
-            E, K, N = wide
-            blocks, scales, floats[name] = four_bits(rng, E, N, K // 32)
-            packed |= {f"{name}_blocks": blocks, f"{name}_scales": scales, name: None}
-        else:
-            norm = name.endswith("norm.weight")
-            floats[name] = rng.standard_normal(wide, np.float32) * np.float32(0.1 if norm else 0.3) + np.float32(norm)
-    return floats, packed
-
-
-SIZES = {"hidden_size": 32, "intermediate_size": 32}
-
-
-def test_experts_in_four_bits(tmp_path, stored):
-    floats, packed = stored
-    expected = load_model(write(tmp_path / "floats", "gpt_oss", SIZES, floats))
-    folder = write(tmp_path / "packed", "gpt_oss", SIZES | {"quantization_config": MXFP4}, floats | packed)
+def test_experts_in_four_bits(tmp_path):
+    expected = load_model(write(tmp_path / "floats", "gpt_oss", SIZES, expert_tensors()[0]))
+    folder = write_four_bits(tmp_path / "packed")
     ids = inputs(40)[0]
     for compute_type in ("auto", "bfloat16", "int8_a16"):
         got = load_model(folder, compute_type=compute_type)
@@ -255,11 +219,10 @@ def test_experts_in_four_bits(tmp_path, stored):
     ],
     ids=str,
 )
-def test_refusals_of_four_bits(tmp_path, stored, settings, replaced, text):
-    floats, packed = stored
+def test_refusals_of_four_bits(tmp_path, settings, replaced, text):
     changed = {f"model.layers.0.mlp.experts.{name}": array for name, array in replaced.items()}
     with pytest.raises(CheckpointError, match=text):
-        load_model(write(tmp_path, "gpt_oss", SIZES | {"quantization_config": settings}, floats | packed | changed))
+        load_model(write_four_bits(tmp_path, {"quantization_config": settings}, changed))
 
 
 # ----------------------------------------------------------------------------------------------------------------------
