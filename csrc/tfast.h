@@ -234,6 +234,7 @@ typedef struct {
     const tfast_decoder_layer* layers;
     tfast_activation activation;
     int layer_norm;  /* norms are layer norms, else RMS norms */
+    int by_head;     /* query, key and value of a head follow each other, else of all heads; Hkv is H */
     int interleaved; /* pairs of a rotation are neighbours */
     int parallel;    /* feed-forward reads the layer's x, not attention's result; without a norm of its own what
                         attention reads */

@@ -175,7 +175,7 @@ cdef extern from "tfast.h" nogil:
         const int64_t *cu
         const tfast_decoder_layer *layers
         tfast_activation activation
-        int layer_norm, interleaved, parallel
+        int layer_norm, by_head, interleaved, parallel
         float eps, residual_scale
         const tfast_rotation *rotations
         const tfast_cache *caches

@@ -116,7 +116,7 @@ def decoder(
     cu: ndarray,
     stack: DecoderStack,
     shape: tuple[int, int, int, int],
-    options: tuple[int, bool, bool, bool, float, float],
+    options: tuple[int, bool, bool, bool, bool, float, float],
     rotations: tuple[tuple[ndarray, ndarray], ...],
     caches: tuple[tuple[Any, ...], ...] | None,
     fresh: bool,

@@ -97,7 +97,7 @@ def decoder(cnp.ndarray x, cnp.ndarray cu, DecoderStack stack, tuple shape, tupl
             caches, bint fresh, rows, PackedWeight head, head_bias, cnp.ndarray y, int n_threads):
     """x (T, hidden) dense, overwritten; y dense; cu (B + 1,) and rows, or None, dense int64.
 
-    shape: heads, kv_heads, head_dim, inner. options: activation, layer_norm, interleaved, parallel, eps,
+    shape: heads, kv_heads, head_dim, inner. options: activation, layer_norm, by_head, interleaved, parallel, eps,
     residual_scale. rotations: (cos, sin), (T, half) dense each. caches: see set_cache, or None.
     """
     cdef tfast_decoder call
@@ -116,8 +116,8 @@ def decoder(cnp.ndarray x, cnp.ndarray cu, DecoderStack stack, tuple shape, tupl
     call.cu = integers(cu)
     call.layers = stack.layers
     call.activation = <tfast_activation><int>options[0]
-    call.layer_norm, call.interleaved, call.parallel = options[1], options[2], options[3]
-    call.eps, call.residual_scale = options[4], options[5]
+    call.layer_norm, call.by_head, call.interleaved, call.parallel = options[1:5]
+    call.eps, call.residual_scale = options[5], options[6]
     for i in range(len(rotations)):
         turns[i].half = cnp.PyArray_DIM(<cnp.ndarray>rotations[i][0], 1)
         turns[i].cos = floats(rotations[i][0])

@@ -41,6 +41,15 @@ static int64_t qkv_width(const tfast_decoder* c) {
     return (c->heads + 2 * c->kv_heads) * c->head_dim;
 }
 
+/* Where queries (0), keys (1) and values (2) begin in a row of `projected`, and from one head to the next. */
+static int64_t part_begin(const tfast_decoder* c, int part) {
+    if (c->by_head) return part * c->head_dim;
+    return (part == 0 ? 0 : c->heads + (part - 1) * c->kv_heads) * c->head_dim;
+}
+static int64_t head_stride(const tfast_decoder* c) {
+    return c->by_head ? 3 * c->head_dim : c->head_dim;
+}
+
 /* y = activation(x W^T + bias) * multiply + residual; x dense, y and the others y_stride apart. */
 static tfast_status product(const run_t* r, const tfast_packed* weight, const float* bias, const float* x,
                             tfast_activation activation, const float* multiply, const float* residual, float* y,
@@ -98,15 +107,16 @@ static void norm_heads_of_row(void* ctx, int64_t t, void* scratch) {
     const tfast_row_kernels* kernels = tfast_kernels_now()->rows;
     const int64_t D = c->head_dim, counts[] = {c->heads, c->kv_heads};
     const tfast_norm* norms[] = {&n->layer->q_norm, &n->layer->k_norm};
-    float* x = n->run->projected + t * qkv_width(c);
-    for (int i = 0; i < 2; x += counts[i++] * D) {
+    for (int i = 0; i < 2; i++) {
+        float* x = n->run->projected + t * qkv_width(c) + part_begin(c, i);
         const int64_t rows = n->layer->whole_qk_norm ? 1 : counts[i], width = counts[i] * D / rows;
+        const int64_t stride = head_stride(c);
         const float *weight = norms[i]->weight, *bias = norms[i]->bias;
         if (!weight) continue;
         if (c->layer_norm)
-            kernels->layernorm(rows, width, x, width, NULL, 0, weight, bias, c->eps, x, width);
+            kernels->layernorm(rows, width, x, stride, NULL, 0, weight, bias, c->eps, x, stride);
         else
-            kernels->rmsnorm(rows, width, x, width, NULL, 0, weight, c->eps, x, width);
+            kernels->rmsnorm(rows, width, x, stride, NULL, 0, weight, c->eps, x, stride);
     }
 }
 
@@ -132,8 +142,10 @@ static tfast_status project(const run_t* r, const tfast_decoder_layer* l, const 
     STEP(norm_heads(r, l));
     if (l->rotation < 0) return TFAST_OK;
     const tfast_rotation* rotation = &c->rotations[l->rotation];
-    const tfast_rope rope = {.B = 1,
-                             .H = c->heads + c->kv_heads,
+    /* Keys follow queries, or the key of a head follows its query: B is then 2. */
+    const int64_t kinds = c->by_head ? 2 : 1, first = c->by_head ? D : 0;
+    const tfast_rope rope = {.B = kinds,
+                             .H = c->by_head ? c->heads : c->heads + c->kv_heads,
                              .L = r->rows,
                              .D = D,
                              .half = rotation->half,
@@ -141,9 +153,9 @@ static tfast_status project(const run_t* r, const tfast_decoder_layer* l, const 
                              .x = r->projected,
                              .cos = rotation->cos,
                              .sin = rotation->sin,
-                             .x_stride = {0, D, width},
+                             .x_stride = {first, head_stride(c), width},
                              .angle_stride = {0, rotation->half},
-                             .y_stride = {0, D, width},
+                             .y_stride = {first, head_stride(c), width},
                              .y = r->projected};
     return tfast_rope_run(&rope, r->n_threads);
 }
@@ -156,17 +168,19 @@ static void store_row_of_cache(void* ctx, int64_t b, void* scratch) {
     const heads_t* s = ctx;
     const tfast_decoder* c = s->run->call;
     const tfast_cache* cache = &c->caches[s->layer->cache];
-    const int64_t H = c->heads, Hkv = c->kv_heads, D = c->head_dim, layer = s->layer->cache_layer;
+    const int64_t Hkv = c->kv_heads, D = c->head_dim, layer = s->layer->cache_layer;
     const int64_t bytes = cache_element_bytes(cache->dtype), kept = cache->kept[b], first = c->cu[b + 1] - kept;
     char *const k = cache->k[layer], *const v = cache->v[layer];
     float* const k_scale = cache->k_scale ? cache->k_scale[layer] : NULL;
     float* const v_scale = cache->v_scale ? cache->v_scale[layer] : NULL;
     for (int64_t i = 0; i < kept; i++) {
-        const float* key = s->run->projected + (first + i) * qkv_width(c) + H * D;
+        const float* row = s->run->projected + (first + i) * qkv_width(c);
+        const float *key = row + part_begin(c, 1), *value = row + part_begin(c, 2);
         for (int64_t g = 0; g < Hkv; g++) {
             const int64_t at = (b * Hkv + g) * cache->capacity + cache->lengths[b] + i;
-            store_values(key + g * D, D, cache->dtype, k + at * D * bytes, k_scale ? k_scale + at : NULL);
-            store_values(key + (Hkv + g) * D, D, cache->dtype, v + at * D * bytes, v_scale ? v_scale + at : NULL);
+            store_values(key + g * head_stride(c), D, cache->dtype, k + at * D * bytes, k_scale ? k_scale + at : NULL);
+            store_values(value + g * head_stride(c), D, cache->dtype, v + at * D * bytes,
+                         v_scale ? v_scale + at : NULL);
         }
     }
 }
@@ -191,7 +205,7 @@ static tfast_attention attention_of(const run_t* r, const tfast_decoder_layer* l
                              .Dv = D,
                              .q = r->projected,
                              .out = r->context,
-                             .q_stride = {width, D, width},
+                             .q_stride = {width, head_stride(c), width},
                              .out_stride = {c->heads * D, D, c->heads * D},
                              .left = l->window == TFAST_UNLIMITED ? TFAST_UNLIMITED : l->window - 1,
                              .right = 0,
@@ -203,14 +217,13 @@ static tfast_attention attention_of(const run_t* r, const tfast_decoder_layer* l
 /* Rows without a past: each sees its own tokens, in the type that they were computed in. */
 static tfast_status attend_fresh(const run_t* r, const tfast_decoder_layer* l) {
     const tfast_decoder* c = r->call;
-    const int64_t D = c->head_dim, width = qkv_width(c);
     tfast_attention call = attention_of(r, l);
     call.B = c->B;
     call.kv_dtype = TFAST_F32;
-    call.k = r->projected + c->heads * D;
-    call.v = r->projected + (c->heads + c->kv_heads) * D;
-    call.k_stride[1] = call.v_stride[1] = D;
-    call.k_stride[2] = call.v_stride[2] = width;
+    call.k = r->projected + part_begin(c, 1);
+    call.v = r->projected + part_begin(c, 2);
+    call.k_stride[1] = call.v_stride[1] = head_stride(c);
+    call.k_stride[2] = call.v_stride[2] = qkv_width(c);
     call.cu_q = call.cu_k = c->cu;
     return tfast_attention_run(&call, r->n_threads);
 }

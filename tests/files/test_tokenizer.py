@@ -131,6 +131,25 @@ def test_older_files_give_the_same_tokens(tmp_path):
     assert [one.ids for one in read_tokenizer(folder).encode_batch(texts)] == expected
 
 
+def test_classes_beside_gpt2(tmp_path):
+    """GPT-NeoX' normalises and has a token for padding; CodeGen's (Phi) may ask for token types, which is refused."""
+    vocab = {"<|endoftext|>": 0, "<|padding|>": 1, "\u00c3": 2, "\u00a9": 3, "\u00c3\u00a9": 4}
+    write_json(tmp_path / "vocab.json", vocab)
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n\u00c3 \u00a9\n", encoding="utf-8")
+    decomposed, config = "e\u0301", tmp_path / "tokenizer_config.json"
+    write_json(tmp_path / "config.json", {"model_type": "gpt_neox"})
+    tokenizer = read_tokenizer(tmp_path)
+    assert tokenizer.encode_batch([decomposed])[0].ids == [4]  # the two bytes of the composed letter
+    assert tokenizer.special("pad_token") == ("<|padding|>", 1)
+    write_json(config, {"add_bos_token": True})
+    assert read_tokenizer(tmp_path).encode_batch([decomposed])[0].ids == [0, 4]
+    write_json(config, {"tokenizer_class": "CodeGenTokenizer", "return_token_type_ids": False})
+    assert read_tokenizer(tmp_path).encode_batch(["\u00e9"])[0].ids == [4]
+    write_json(config, {"tokenizer_class": "CodeGenTokenizer", "return_token_type_ids": True})
+    with pytest.raises(CheckpointError, match="return_token_type_ids is true, which is not supported"):
+        read_tokenizer(tmp_path)
+
+
 def test_vocab_json_with_merges(tmp_path):
     vocab = {
         "<s>": 0,

@@ -45,6 +45,56 @@ GEMMA3 = {
         "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
     },
 }
+# Eight columns a head, half of them rotated; a generation grows beyond 12 tokens, into the long factors.
+PHI3 = {
+    "model_type": "phi3",
+    **_GATED,
+    "hidden_size": 32,
+    "partial_rotary_factor": 0.5,
+    "original_max_position_embeddings": 12,
+    "sliding_window": 9,
+    "rope_parameters": {"rope_type": "longrope", "short_factor": [1.0, 1.3], "long_factor": [1.5, 4.0]},
+}
+OLMO2 = {"model_type": "olmo2", **_GATED}
+SMOLLM3 = {
+    "model_type": "smollm3",
+    **_GATED,
+    "no_rope_layer_interval": 2,
+    "use_sliding_window": True,
+    "sliding_window": 4,
+}
+GRANITE = {
+    "model_type": "granite",
+    **_GATED,
+    "embedding_multiplier": 3.0,
+    "logits_scaling": 0.5,
+    "residual_multiplier": 0.4,
+    "attention_multiplier": 0.2,
+}
+NEOX = {name: value for name, value in _GATED.items() if name != "num_key_value_heads"}
+NEOX |= {"model_type": "gpt_neox", "hidden_size": 32}
+STARCODER2 = {"model_type": "starcoder2", **_GATED, "sliding_window": 4}
+PHI = {"model_type": "phi", **_GATED, "hidden_size": 32, "qk_layernorm": True}
+GPTJ = {**GPT2, "model_type": "gptj", "rotary_dim": 4}
+QWEN3_MOE = {
+    "model_type": "qwen3_moe",
+    **_GATED,
+    "num_hidden_layers": 3,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 12,
+    "mlp_only_layers": [1],
+}
+MIXTRAL = {"model_type": "mixtral", **_GATED, "num_local_experts": 4, "sliding_window": 4}
+GPT_OSS = {
+    "model_type": "gpt_oss",
+    **_GATED,
+    "head_dim": 8,
+    "sliding_window": 4,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "swiglu_limit": 0.7,
+}
 _LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 _LLAMA3 |= {"original_max_position_embeddings": 16, "rope_theta": 500000.0}
 _YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 10000.0}
@@ -77,6 +127,18 @@ CASES = {
     "qwen3": QWEN3,
     "gemma2": GEMMA2,
     "gemma3": GEMMA3,
+    "phi3": PHI3,
+    "olmo2": OLMO2,
+    "smollm3": SMOLLM3,
+    "granite": GRANITE,
+    "gpt_neox": NEOX,
+    "gpt_neox_in_turn": {**NEOX, "use_parallel_residual": False, "attention_bias": False, "rotary_pct": 0.75},
+    "starcoder2": STARCODER2,
+    "phi": PHI,
+    "gptj": GPTJ,
+    "qwen3_moe": QWEN3_MOE,
+    "mixtral": MIXTRAL,
+    "gpt_oss": GPT_OSS,
 }
 
 

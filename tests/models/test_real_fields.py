@@ -100,10 +100,22 @@ FOLDERS = {
     "GPT2Model": ({}, {"n_ctx": 1024, "summary_type": "cls_index", "summary_use_proj": True, "resid_pdrop": 0.1}),
     "Gemma2Model": ({}, {"hidden_act": "gelu_pytorch_tanh", "cache_implementation": "hybrid"}),
     "Gemma3TextModel": ({}, {"_sliding_window_pattern": 6, "use_bidirectional_attention": False}),
+    "GPTJModel": (
+        {},
+        {"rotary": True, "summary_type": "cls_index", "scale_attn_weights": True, "task_specific_params": {}},
+    ),
+    "GPTNeoXModel": ({}, {"rope_theta": 10000, "partial_rotary_factor": 0.25, "classifier_dropout": 0.1}),
+    "GptOssModel": (
+        {},
+        {"experts_per_token": 4, "initial_context_length": 4096, "router_aux_loss_coef": 0.9, "hidden_act": "silu"}
+        | {"output_router_logits": False},
+    ),
+    "GraniteModel": ({}, {"attention_dropout": 0.1}),
     "LlamaModel": ({}, {"is_llama_config": True, "rope_interleaved": False, "pretraining_tp": 1}),
     "MPNetModel": (BERT, {"gradient_checkpointing": False}),
     "MarianModel": ({}, FAIRSEQ | {"num_hidden_layers": 12, "static_position_embeddings": True}),
     "MistralModel": ({}, {"attention_dropout": 0.0, "unsloth_version": "2024.9", "unsloth_fixed": True}),
+    "MixtralModel": ({}, {"output_router_logits": False, "router_aux_loss_coef": 0.02, "router_jitter_noise": 0.0}),
     "ModernBertModel": (
         SIZES,
         {
@@ -113,9 +125,19 @@ FOLDERS = {
             "sparse_prediction": False,
         },
     ),
+    "Olmo2Model": ({}, {"attention_dropout": 0.0}),
+    "PhiModel": ({}, {"resid_pdrop": 0.1, "embd_pdrop": 0.0}),
+    "Phi3Model": (
+        {},
+        {"auto_map": {"AutoModelForCausalLM": "modeling_phi3.Own"}, "resid_pdrop": 0.0, "attention_bias": False}
+        | {"mlp_bias": False, "lm_head_bias": False, "full_attn_mod": 1, "interpolate_factor": 1},
+    ),
     "Qwen2Model": ({}, {"use_mrope": False, "_attn_implementation_autoset": True, "transformers.js_config": {}}),
     "Qwen3Model": ({}, {"auto_map": {"AutoModel": "own.Model"}}),
+    "Qwen3MoeModel": ({}, {"max_window_layers": 48, "output_router_logits": False, "router_aux_loss_coef": 0.001}),
     "RobertaModel": (BERT, {"output_past": True, "gradient_checkpointing": False}),
+    "SmolLM3Model": ({}, {"max_window_layers": 28}),
+    "Starcoder2Model": ({}, {"mlp_type": "default", "norm_type": "layer_norm", "residual_dropout": 0.1}),
     "T5Model": ({}, {"n_positions": 512, "output_past": True}),
     "ViTModel": ({}, {"encoder_stride": 16}),
     "WhisperModel": ({}, {"num_hidden_layers": 4, "apply_spec_augment": False, "median_filter_width": 7}),

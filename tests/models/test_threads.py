@@ -115,7 +115,9 @@ def test_encoders(name, turns):
 
 
 @pytest.mark.parametrize("turns", TURNS)
-@pytest.mark.parametrize("case", ["gpt2", "llama", "mistral", "qwen2_windows", "qwen3", "gemma2", "gemma3"])
+@pytest.mark.parametrize(
+    "case", ["gpt2", "llama", "mistral", "qwen2_windows", "qwen3", "gemma2", "gemma3", "phi3", "gpt_oss"]
+)
 def test_decoders(tmp_path, case, turns):
     folder = decoder_cases.write(tmp_path, case)
     storm(lambda: language_model_calls(load_model(folder)), turns)

@@ -37,6 +37,17 @@ LONGROPE = {
     "original_max_position_embeddings": 32,
     "rope_theta": 10000.0,
 }
+# Of heads of 8 columns, half of which are rotated; the longest texts of these tests need the long factors.
+PHI3 = GATED | {"hidden_size": 32, "partial_rotary_factor": 0.5, "sliding_window": 6}
+PHI3_LONG = PHI3 | {
+    "original_max_position_embeddings": 9,
+    "rope_parameters": {"rope_type": "longrope", "short_factor": [1.0, 1.3], "long_factor": [1.5, 4.0]},
+}
+GRANITE = {"embedding_multiplier": 3.0, "logits_scaling": 0.5, "residual_multiplier": 0.4, "attention_multiplier": 0.2}
+NEOX = {name: value for name, value in GATED.items() if name != "num_key_value_heads"} | {"hidden_size": 32}
+GPTJ = GPT2 | {"rotary_dim": 4}
+MOE = GATED | {"num_experts_per_tok": 2, "num_experts": 5, "moe_intermediate_size": 12, "norm_topk_prob": True}
+GPT_OSS = GATED | {"num_local_experts": 5, "num_experts_per_tok": 3, "head_dim": 8, "sliding_window": 4}
 TYPES = ["full_attention", "sliding_attention", "sliding_attention"]
 CASES = {
     "gpt2": ("GPT2LMHeadModel", "GPT2Config", GPT2),
@@ -77,6 +88,54 @@ CASES = {
         "Gemma3TextConfig",
         GATED | {"head_dim": 8, "sliding_window": 4, "layer_types": TYPES, "final_logit_softcapping": 3.0},
     ),
+    "phi3": ("Phi3ForCausalLM", "Phi3Config", PHI3),
+    "phi3 longrope": ("Phi3ForCausalLM", "Phi3Config", PHI3_LONG),
+    "olmo2": ("Olmo2ForCausalLM", "Olmo2Config", GATED | {"attention_bias": True}),
+    "smollm3": ("SmolLM3ForCausalLM", "SmolLM3Config", GATED | {"no_rope_layer_interval": 2, "attention_bias": True}),
+    "smollm3 windows": (
+        "SmolLM3ForCausalLM",
+        "SmolLM3Config",
+        GATED | {"no_rope_layers": [0, 1, 0], "use_sliding_window": True, "sliding_window": 4, "mlp_bias": True},
+    ),
+    "granite": ("GraniteForCausalLM", "GraniteConfig", GATED | GRANITE | {"mlp_bias": True, "attention_bias": True}),
+    "gpt_neox": ("GPTNeoXForCausalLM", "GPTNeoXConfig", NEOX),
+    "gpt_neox in turn": (
+        "GPTNeoXForCausalLM",
+        "GPTNeoXConfig",
+        NEOX | {"use_parallel_residual": False, "attention_bias": False, "rotary_pct": 0.75, "hidden_act": "gelu_new"},
+    ),
+    "starcoder2": ("Starcoder2ForCausalLM", "Starcoder2Config", GATED | {"sliding_window": 5}),
+    "starcoder2 no bias": ("Starcoder2ForCausalLM", "Starcoder2Config", GATED | {"use_bias": False}),
+    "phi": ("PhiForCausalLM", "PhiConfig", GATED | {"hidden_size": 32}),
+    "phi norms": (
+        "PhiForCausalLM",
+        "PhiConfig",
+        GATED | {"hidden_size": 32, "qk_layernorm": True, "partial_rotary_factor": 0.75},
+    ),
+    "gptj": ("GPTJForCausalLM", "GPTJConfig", GPTJ),
+    "qwen3_moe": ("Qwen3MoeForCausalLM", "Qwen3MoeConfig", MOE),
+    "qwen3_moe some layers": (
+        "Qwen3MoeForCausalLM",
+        "Qwen3MoeConfig",
+        MOE
+        | {"norm_topk_prob": False, "mlp_only_layers": [1], "attention_bias": True}
+        | {"use_sliding_window": True, "sliding_window": 4, "num_experts_per_tok": 3},
+    ),
+    "mixtral": ("MixtralForCausalLM", "MixtralConfig", GATED | {"num_local_experts": 4}),
+    "mixtral windows": (
+        "MixtralForCausalLM",
+        "MixtralConfig",
+        GATED | {"num_local_experts": 3, "num_experts_per_tok": 1, "sliding_window": 4, "hidden_act": "gelu"},
+    ),
+    "gpt_oss": ("GptOssForCausalLM", "GptOssConfig", GPT_OSS),
+    "gpt_oss clamped": (
+        "GptOssForCausalLM",
+        "GptOssConfig",
+        GPT_OSS
+        | {"swiglu_alpha": 0.8, "swiglu_limit": 0.3, "attention_bias": False, "layer_types": TYPES}
+        | {"rope_parameters": YARN},
+    ),
+    "gptj relu": ("GPTJForCausalLM", "GPTJConfig", GPTJ | {"n_inner": 7, "activation_function": "relu"}),
 }
 
 
@@ -363,6 +422,16 @@ LABELS = {
     "Qwen3ForSequenceClassification": ("Qwen3Config", GATED),
     "Gemma2ForSequenceClassification": ("Gemma2Config", GATED | {"head_dim": 8}),
     "Gemma3TextForSequenceClassification": ("Gemma3TextConfig", GATED | {"head_dim": 8}),
+    "Phi3ForSequenceClassification": ("Phi3Config", PHI3),
+    "Olmo2ForSequenceClassification": ("Olmo2Config", GATED),
+    "SmolLM3ForSequenceClassification": ("SmolLM3Config", GATED),
+    "GPTNeoXForSequenceClassification": ("GPTNeoXConfig", NEOX),
+    "Starcoder2ForSequenceClassification": ("Starcoder2Config", GATED),
+    "PhiForSequenceClassification": ("PhiConfig", GATED | {"hidden_size": 32}),
+    "Qwen3MoeForSequenceClassification": ("Qwen3MoeConfig", MOE),
+    "MixtralForSequenceClassification": ("MixtralConfig", GATED),
+    "GptOssForSequenceClassification": ("GptOssConfig", GPT_OSS),
+    "GPTJForSequenceClassification": ("GPTJConfig", GPTJ | {"pad_token_id": 1}),
 }
 
 
@@ -398,7 +467,31 @@ def test_half_precision_weights(torch, pairs, tmp_path):
         close(load_model(tmp_path)(ids).logits, expected(torch.from_numpy(ids)).logits.numpy())
 
 
-@pytest.mark.parametrize("case", ["gpt2", "llama 3", "gemma3"])
+@pytest.mark.parametrize("case", ["qwen3_moe", "mixtral", "gpt_oss"])
+def test_experts_as_transformers_holds_them(torch, pairs, tmp_path, case):
+    """Stacked, where its files number the experts otherwise."""
+    theirs, ours = pairs(case)
+    theirs.save_pretrained(tmp_path, save_original_format=False)
+    ids = np.random.default_rng(1).integers(0, V, (2, 7))
+    assert np.array_equal(load_model(tmp_path)(ids).logits, ours(ids).logits)
+
+
+def test_experts_in_four_bits(torch, tmp_path):
+    """The numbers that transformers reads from blocks of MXFP4, to the bit."""
+    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+    from transformer_fast.models.common.mxfp4 import expand
+
+    rng = np.random.default_rng(0)
+    blocks = rng.integers(0, 256, (3, 5, 4, 16)).astype(np.uint8)
+    scales = rng.integers(90, 160, (3, 5, 4)).astype(np.uint8)
+    theirs = convert_moe_packed_tensors(torch.from_numpy(blocks), torch.from_numpy(scales))
+    assert np.array_equal(expand(blocks, scales).swapaxes(1, 2).astype(np.float32), theirs.float().numpy())
+
+
+@pytest.mark.parametrize(
+    "case", ["gpt2", "llama 3", "gemma3", "phi3", "gpt_neox", "phi", "qwen3_moe", "mixtral", "gpt_oss"]
+)
 def test_transformers_reads_what_is_saved(torch, pairs, tmp_path, case):
     theirs, ours = pairs(case)
     ours.save_pretrained(tmp_path)

@@ -72,24 +72,36 @@ FAMILIES = {
     ),
     "Electra": (BERT | {"embedding_size": 8}, ("ForPreTraining", "ForMaskedLM", "ForMultipleChoice")),
     "GPT2": (GPT2, ("LMHeadModel", "ForSequenceClassification")),
+    "GPTJ": (GPT2 | {"rotary_dim": 2}, ("ForCausalLM",)),
+    "GPTNeoX": (BERT | IDS | {"hidden_size": 32}, ("ForCausalLM", "ForSequenceClassification")),
     "Gemma2": (GATED | WINDOWS | {"query_pre_attn_scalar": 4}, ("ForCausalLM",)),
+    "GptOss": (GATED | WINDOWS | {"num_local_experts": 4, "num_experts_per_tok": 2}, ("ForCausalLM",)),
+    "Granite": (GATED | {"attention_multiplier": 0.4}, ("ForCausalLM",)),
     "Gemma3Text": (GATED | WINDOWS | {"sliding_window_pattern": 2, "query_pre_attn_scalar": 4}, ("ForCausalLM",)),
     "Llama": (GATED, ("ForCausalLM", "ForSequenceClassification")),
     "MPNet": (BERT, ("ForMaskedLM", "ForSequenceClassification")),
     "MT5": (T5, ("ForConditionalGeneration", "EncoderModel")),
     "Marian": (BART, ("MTModel",)),
     "Mistral": (GATED | WINDOWS, ("ForCausalLM",)),
+    "Mixtral": (GATED | {"num_local_experts": 4}, ("ForCausalLM",)),
     "ModernBert": (MODERN, ("ForMaskedLM", "ForSequenceClassification")),
+    "Olmo2": (GATED, ("ForCausalLM",)),
+    "Phi": ({n: v for n, v in GATED.items() if n != "head_dim"} | {"hidden_size": 32}, ("ForCausalLM",)),
+    "Phi3": (GATED | {"hidden_size": 32, "head_dim": 8, "partial_rotary_factor": 0.5}, ("ForCausalLM",)),
     "Qwen2": ({n: v for n, v in GATED.items() if n != "head_dim"} | WINDOWS, ("ForCausalLM",)),
     "Qwen3": (GATED | WINDOWS | {"max_window_layers": 1}, ("ForCausalLM",)),
+    "Qwen3Moe": (GATED | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12}, ("ForCausalLM",)),
     "Roberta": (BERT, ("ForMaskedLM", "ForSequenceClassification")),
+    "SmolLM3": (GATED | {"no_rope_layer_interval": 2}, ("ForCausalLM",)),
+    "Starcoder2": (GATED | WINDOWS, ("ForCausalLM",)),
     "T5": (T5, ("ForConditionalGeneration", "EncoderModel")),
     "ViT": (VIT, ("ForImageClassification", "Model")),
     "Whisper": (WHISPER, ("ForConditionalGeneration",)),
     "XLMRoberta": (BERT, ("ForTokenClassification",)),
 }
 CLASSES = {"Gemma3Text": "Gemma3", "Marian": "Marian"}  # of the models, where it is not that of the config
-ROPE = ("Gemma2", "Gemma3Text", "Llama", "Mistral", "ModernBert", "Qwen2", "Qwen3")
+ROPE = ("GPTNeoX", "Gemma2", "Gemma3Text", "Granite", "Llama", "Mistral", "ModernBert", "Olmo2", "Phi", "Phi3", "Qwen2")
+ROPE += ("GptOss", "Mixtral", "Qwen3", "Qwen3Moe", "SmolLM3", "Starcoder2")
 
 GONE = object()  # a field that is taken out
 ACTIVATIONS = ("relu", "silu", "gelu_new", "mish")

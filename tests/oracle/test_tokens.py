@@ -153,6 +153,8 @@ KINDS = {
     "RobertaTokenizer": ("roberta", lambda f: _bpe_files(f, _ROBERTA)),
     "BartTokenizer": ("bart", lambda f: _bpe_files(f, _ROBERTA)),
     "GPT2Tokenizer": ("gpt2", lambda f: _bpe_files(f, ["<|endoftext|>"])),
+    "CodeGenTokenizer": ("phi", lambda f: _bpe_files(f, ["<|endoftext|>"])),
+    "GPTNeoXTokenizer": ("gpt_neox", lambda f: _bpe_files(f, ["<|endoftext|>", "<|padding|>"])),
     "Qwen2Tokenizer": ("qwen2", lambda f: _bpe_files(f, ["<|endoftext|>"])),
     "CLIPTokenizer": ("clip", lambda f: _bpe_files(f, ["<|startoftext|>", "<|endoftext|>"], "</w>")),
     "WhisperTokenizer": (

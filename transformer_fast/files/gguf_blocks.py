@@ -17,9 +17,10 @@ import numpy as np
 
 # Blocks that are expanded together: temporaries stay within some MB.
 _TOGETHER = 4096
-# IQ4_NL: the 16 values that its codes stand for; MXFP4 likewise, twice the values of E2M1.
+# IQ4_NL: the 16 values that its codes stand for; MXFP4 likewise, twice the values of E2M1. The latter is for
+# `models.common.mxfp4`, too.
 _IQ4 = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8)
-_E2M1 = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.int8)
+E2M1 = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.int8)
 
 
 class Block(NamedTuple):
@@ -91,7 +92,7 @@ def _iq4_nl(b: np.ndarray) -> np.ndarray:
 
 def _mxfp4(b: np.ndarray) -> np.ndarray:
     scale = np.ldexp(np.float32(1), b[:, :1].astype(np.int32) - 128)
-    return scale * _E2M1[_nibbles(b[:, 1:])].astype(np.float32)
+    return scale * E2M1[_nibbles(b[:, 1:])].astype(np.float32)
 
 
 def _twos(packed: np.ndarray) -> np.ndarray:

@@ -91,9 +91,10 @@ class Decoder:
     """Decoder layers of one shape, checked and ready to run: x + attention(norm(x)), then + feed-forward(norm(...)).
 
     layers: DecoderLayers of the same shapes, at least one. heads, kv_heads, head_dim: H, Hkv, D. activation: of
-    functional.linear. eps: of all norms, which are RMS norms, or layer norms with layer_norm. interleaved: rotations
-    turn neighbours. parallel: feed-forward reads the layer's input, as attention does. residual_scale multiplies what
-    is added to x. final_norm: of the result. The weights belong to the instruction set they were packed under.
+    functional.linear. eps: of all norms, which are RMS norms, or layer norms with layer_norm. by_head: query, key and
+    value of a head follow each other in qkv, which needs H = Hkv. interleaved: rotations turn neighbours. parallel:
+    feed-forward reads the layer's input, as attention does. residual_scale multiplies what is added to x. final_norm:
+    of the result. The weights belong to the instruction set they were packed under.
     Raises ValueError and TypeError for weights that do not fit together.
 
     Example:
@@ -114,6 +115,7 @@ class Decoder:
         eps: float = 1e-6,
         *,
         layer_norm: bool = False,
+        by_head: bool = False,
         interleaved: bool = False,
         parallel: bool = False,
         residual_scale: float = 1.0,
@@ -128,11 +130,13 @@ class Decoder:
                 f"heads={heads}, kv_heads={kv_heads}, head_dim={head_dim}; needed: positive, and heads a multiple of "
                 "kv_heads"
             )
+        if by_head and (heads != kv_heads or any(len(layer.qkv) != 1 or layer.whole_qk_norm for layer in layers)):
+            raise ValueError("by_head is True; needed with it: kv_heads = heads, one weight qkv, no whole_qk_norm")
         self.hidden, inner = layers[0].down.shape
         self.head_dim = head_dim
         self._shape = (heads, kv_heads, head_dim, inner)
         eps = arrays.number(eps, "eps")
-        options = layer_norm, interleaved, parallel, eps, arrays.number(residual_scale, "residual_scale")
+        options = layer_norm, by_head, interleaved, parallel, eps, arrays.number(residual_scale, "residual_scale")
         self._options = (ACTIVATIONS[activation], *options)
         self._layers = tuple(_checked(layer, i, self.hidden, self._shape) for i, layer in enumerate(layers))
         self._final_norm = _norm(final_norm, "final_norm", self.hidden)

@@ -12,7 +12,7 @@ from typing import Any
 from transformer_fast.files.errors import CheckpointError, optional_import
 from transformer_fast.files.source import ModelSource
 from transformer_fast.files.tokenizer import vocabulary
-from transformer_fast.files.tokenizer.classes import GENERIC, TokenizerClass, Tokens
+from transformer_fast.files.tokenizer.classes import GENERIC, TokenizerClass, Tokens, set_ends
 from transformer_fast.files.tokenizer.settings import NAMED, TokenizerSettings, added_token, text_of
 
 # Beyond this many tokens transformers looks for an old regular expression in Mistral's vocabularies.
@@ -64,7 +64,7 @@ def built(
     _add_tokens(tokenizer, tokens, settings)
     _refuse_patches(tokenizer, settings)
     if tokenizer.post_processor is None or {"add_bos_token", "add_eos_token"} & set(settings.options):
-        _set_ends(tokenizer, tokens, settings)
+        set_ends(tokenizer, tokens, settings)
     if kind.finish is not None:
         kind.finish(tokenizer, tokens, settings)
     return tokenizer
@@ -149,18 +149,3 @@ def _add_tokens(tokenizer: Any, tokens: Tokens, settings: TokenizerSettings) -> 
 def _refuse_patches(tokenizer: Any, settings: TokenizerSettings) -> None:
     if settings.flag("fix_mistral_regex") and tokenizer.get_vocab_size() > _LARGE_VOCABULARY:
         raise CheckpointError(f"{settings.place}: fix_mistral_regex is true, which is not supported; needed: false")
-
-
-def _set_ends(tokenizer: Any, tokens: Tokens, settings: TokenizerSettings) -> None:
-    """The first and the last token around each text, where add_bos_token and add_eos_token ask for them."""
-    first, last = tokens.texts.get("bos_token"), tokens.texts.get("eos_token")
-    first = first if settings.flag("add_bos_token") else None
-    last = last if settings.flag("add_eos_token") else None
-    before, after = ([] if token is None else [token] for token in (first, last))
-    single = " ".join([*(f"{t}:0" for t in before), "$A:0", *(f"{t}:0" for t in after)])
-    pair = " ".join([single, *(f"{t}:1" for t in before), "$B:1", *(f"{t}:1" for t in after)])
-    tokenizer.post_processor = optional_import("tokenizers").processors.TemplateProcessing(
-        single=single,
-        pair=pair,
-        special_tokens=[(t, tokens.number(tokenizer, t)) for t in dict.fromkeys(before + after)],
-    )

@@ -32,9 +32,9 @@ _OTHERS = frozenset(
     f"{name}Tokenizer"
     for name in """
     Albert Barthez Bartpho Basic BertGeneration BertJapanese Bertweet BigBird BioGpt BlenderbotSmall Blenderbot
-    ByT5 CTRL Canine Character Clvp CodeGen CodeLlama Cohere ConvBert CpmAnt Cpm DPRContextEncoder
+    ByT5 CTRL Canine Character Clvp CodeLlama Cohere ConvBert CpmAnt Cpm DPRContextEncoder
     DPRQuestionEncoder DPRReader Deberta DebertaV2 Dia Esm Esmc FNet FSMT FastSpeech2Conformer Flaubert Funnel
-    GPTNeoXJapanese GPTNeoX GPTSw3 Herbert Lasr LayoutLMv2 LayoutLMv3 LayoutXLM Luke M2M100 MBart50 MBart MLuke
+    GPTNeoXJapanese GPTSw3 Herbert Lasr LayoutLMv2 LayoutLMv3 LayoutXLM Luke M2M100 MBart50 MBart MLuke
     MarkupLM Mecab Mgpstr MyT5 Nllb Nougat OpenAIGPT PLBart Pegasus Perceiver Phobert Pop2Piano ProphetNet
     Qwen3_5 Rag Reformer RemBert RoCBert RoFormer SeamlessM4T Siglip2 Siglip Speech2Text SpeechT5 Splinter Tapas
     Tipsv2 Udop VideoPrism Vits Wav2Vec2CTC Wav2Vec2PhonemeCTC Wordpiece XGLM XLM XLNet
@@ -54,15 +54,23 @@ _OF_TYPE = {
     "gemma3": "GemmaTokenizer",
     "gemma3_text": "GemmaTokenizer",
     "gpt2": "GPT2Tokenizer",
+    "gpt_neox": "GPTNeoXTokenizer",
+    "gptj": "GPT2Tokenizer",
+    "granite": GENERIC,
     "marian": MARIAN,
     "mistral": GENERIC,
+    "mixtral": GENERIC,
     "modernbert": GENERIC,
     "mpnet": "MPNetTokenizer",
     "mt5": "T5Tokenizer",
+    "olmo2": GENERIC,
+    "phi": "GPT2Tokenizer",
     "phi3": GENERIC,
     "qwen2": "Qwen2Tokenizer",
     "qwen3": "Qwen2Tokenizer",
+    "qwen3_moe": "Qwen2Tokenizer",
     "roberta": "RobertaTokenizer",
+    "starcoder2": "GPT2Tokenizer",
     "t5": "T5Tokenizer",
     "whisper": "WhisperTokenizer",
     "xlm-roberta": "XLMRobertaTokenizer",

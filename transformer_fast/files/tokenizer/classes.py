@@ -167,6 +167,35 @@ def _finish_qwen2(tokenizer: Any, tokens: Tokens, settings: TokenizerSettings) -
     tokenizer.add_tokens([added_token(text, special=True) for text in dict.fromkeys(map(text_of, texts))])
 
 
+def set_ends(tokenizer: Any, tokens: Tokens, settings: TokenizerSettings) -> None:
+    """The first and the last token around each text, where add_bos_token and add_eos_token ask for them."""
+    first, last = tokens.texts.get("bos_token"), tokens.texts.get("eos_token")
+    first = first if settings.flag("add_bos_token") else None
+    last = last if settings.flag("add_eos_token") else None
+    before, after = ([] if token is None else [token] for token in (first, last))
+    single = " ".join([*(f"{t}:0" for t in before), "$A:0", *(f"{t}:0" for t in after)])
+    pair = " ".join([single, *(f"{t}:1" for t in before), "$B:1", *(f"{t}:1" for t in after)])
+    tokenizer.post_processor = optional_import("tokenizers").processors.TemplateProcessing(
+        single=single,
+        pair=pair,
+        special_tokens=[(t, tokens.number(tokenizer, t)) for t in dict.fromkeys(before + after)],
+    )
+
+
+def _codegen(vocabulary: Vocabulary, tokens: Tokens, settings: TokenizerSettings) -> Any:
+    if settings.flag("return_token_type_ids"):
+        raise CheckpointError(f"{settings.place}: return_token_type_ids is true, which is not supported; needed: false")
+    tokenizer = _gpt2(vocabulary, tokens, settings)
+    tokenizer.post_processor = optional_import("tokenizers").processors.ByteLevel(trim_offsets=False)
+    return tokenizer
+
+
+def _neox(vocabulary: Vocabulary, tokens: Tokens, settings: TokenizerSettings) -> Any:
+    tokenizer = _gpt2(vocabulary, tokens, settings)
+    tokenizer.normalizer = optional_import("tokenizers").normalizers.NFC()
+    return tokenizer
+
+
 def _clip(vocabulary: Vocabulary, tokens: Tokens, settings: TokenizerSettings) -> Any:
     library = optional_import("tokenizers")
     norm, pre = library.normalizers, library.pre_tokenizers
@@ -463,6 +492,11 @@ CLASSES: dict[str, TokenizerClass] = {
     ),
     "RobertaTokenizer": TokenizerClass(_BYTES_FILES, "BPE", _ROBERTA_TOKENS, _gpt2, _finish_roberta),
     "GPT2Tokenizer": TokenizerClass(_BYTES_FILES, "BPE", _GPT2_TOKENS, _gpt2),
+    "CodeGenTokenizer": TokenizerClass(_BYTES_FILES, "BPE", _GPT2_TOKENS, _codegen),
+    # What is put around a text is set anew, whatever tokenizer.json has.
+    "GPTNeoXTokenizer": TokenizerClass(
+        _BYTES_FILES, "BPE", {**_GPT2_TOKENS, "pad_token": "<|padding|>"}, _neox, set_ends
+    ),
     "Qwen2Tokenizer": TokenizerClass(
         _BYTES_FILES,
         "BPE",

@@ -26,6 +26,7 @@ from transformer_fast.functional.linear import INTEGER_FORMATS
 from transformer_fast.models.common.compute_types import ComputeType, formats_of_parameters, set_weight_formats
 from transformer_fast.models.common.config import read_config, without_fields
 from transformer_fast.models.common.known_fields import REPORTS
+from transformer_fast.models.common.mxfp4 import read_mxfp4
 from transformer_fast.models.common.quantised import IntegerTensor, read_integers
 from transformer_fast.models.common.quantised_files import as_integers, integer_parameters, quantization_config
 from transformer_fast.models.common.tensor_names import check_used, is_copy, unwrapped
@@ -41,6 +42,7 @@ class Part:
 
     name: the tensor. of: how many rows the tensor has, where the parameter's parts are not whole tensors of one size.
     rows: which of them are taken; None: all. order: the row of those that comes first, second, ...: a permutation.
+    matrix, matrices: the tensor stacks so many matrices (or vectors), and this is the one that is meant.
 
     Example:
         >>> Part("qkv_proj.weight", of=96, rows=slice(64, 80)).slice(16)      # the keys of a fused projection
@@ -51,29 +53,38 @@ class Part:
     of: int | None = None
     rows: slice | None = None
     order: np.ndarray | None = None
+    matrix: int | None = None
+    matrices: int | None = None
 
     def __post_init__(self) -> None:
-        first, last = (self.rows.start, self.rows.stop) if self.rows is not None else (0, self.of)
-        if self.rows is not None and (self.of is None or not 0 <= first <= last <= self.of or self.rows.step):
-            raise ValueError(f"rows is {self.rows} and of is {self.of}; needed: slice(a, b) with 0 <= a <= b <= of")
+        rows = slice(0, self.of) if self.rows is None else self.rows
+        step = 1 if rows.step is None else rows.step
+        if self.rows is not None and (self.of is None or not 0 <= rows.start <= rows.stop <= self.of or step < 1):
+            raise ValueError(
+                f"rows is {self.rows} and of is {self.of}; needed: slice(a, b, step) with 0 <= a <= b <= of"
+            )
+        if (self.matrix is None) != (self.matrices is None) or not 0 <= (self.matrix or 0) < (self.matrices or 1):
+            raise ValueError(f"matrix is {self.matrix} and matrices is {self.matrices}; needed: 0 <= matrix < matrices")
         if self.order is None:
             return
-        count = len(self.order) if last is None else last - first
+        count = len(self.order) if rows.stop is None else len(range(rows.start, rows.stop, step))
         if not np.array_equal(np.sort(self.order), np.arange(count)):
             raise ValueError(f"order has {len(self.order)} rows; needed: a permutation of the {count} rows")
 
     @property
     def whole(self) -> bool:
         """Is it a tensor as it is?"""
-        return self.of is None and self.order is None
+        return self.of is None and self.order is None and self.matrix is None
 
     def slice(self, of: int) -> slice:
         """The rows that are taken of a tensor of `of` rows."""
         return slice(0, of) if self.rows is None else self.rows
 
-    def read(self, tensor: np.ndarray) -> np.ndarray:
-        """The rows of a tensor: a view, unless they are in another order."""
-        rows = tensor if self.rows is None else tensor[self.rows]
+    def read(self, tensor: np.ndarray, transpose: bool = False) -> np.ndarray:
+        """The rows of a tensor: a view, unless they are in another order. transpose: they are its columns."""
+        matrix = tensor if self.matrix is None else tensor[self.matrix]
+        matrix = matrix.T if transpose else matrix
+        rows = matrix if self.rows is None else matrix[self.rows]
         return rows if self.order is None else rows[self.order]
 
     def restored(self, rows: np.ndarray) -> np.ndarray:
@@ -121,11 +132,13 @@ class Source:
         """The shape of each part's tensor in the file for a parameter of shape `own`."""
         if self.shape is not None:
             return [self.shape]
-        return [(n, *own[1:])[::-1] if self.transpose else (n, *own[1:]) for n in self._tensor_rows(own)]
+        shapes = [(n, *own[1:])[::-1] if self.transpose else (n, *own[1:]) for n in self._tensor_rows(own)]
+        stacks = [() if part.matrices is None else (part.matrices,) for part in self.parts]
+        return [stack + shape for stack, shape in zip(stacks, shapes, strict=True)]
 
     def read(self, tensors: Mapping[str, np.ndarray], own: tuple[int, ...]) -> np.ndarray:
         """The parameter. A matrix of one part is a view of the tensor (transposed by its strides) where it can be."""
-        parts = [part.read(tensors[part.name].T if self.transpose else tensors[part.name]) for part in self.parts]
+        parts = [part.read(tensors[part.name], self.transpose) for part in self.parts]
         whole = concatenated(parts)
         if isinstance(whole, IntegerWeight):
             return whole
@@ -150,10 +163,13 @@ class Source:
         first = 0
         for part, of in zip(self.parts, self._tensor_rows(parameter.shape), strict=True):
             place = part.slice(of)
-            last = first + place.stop - place.start
+            last = first + len(range(*place.indices(of)))
             rows = part.restored(parameter[first:last]) if parameter.ndim else parameter
             for name in (part.name, *self.copies):
-                tensors.put(name, rows, place, of, self.transpose)
+                if part.matrix is None:
+                    tensors.put(name, rows, place, of, self.transpose)
+                else:
+                    tensors.put_matrix(name, rows, place, (part.matrices, of), part.matrix, self.transpose)
             first = last
 
     def _tensor_rows(self, own: tuple[int, ...]) -> list[int]:
@@ -188,11 +204,26 @@ class WrittenTensors:
             self._check(name, self._tensors.setdefault(name, tensor), tensor)
             return
         if name not in self._tensors:
-            shape = (of, *rows.shape[1:])
-            self._tensors[name] = np.zeros(shape[::-1] if transpose else shape, rows.dtype)
-            self._filled[name] = np.zeros(of, bool)
+            self._make(name, (), of, rows, transpose)
         tensor = self._tensors[name].T if transpose else self._tensors[name]
-        filled = self._filled.setdefault(name, np.ones(of, bool))[place]
+        self._fill(name, tensor, self._filled.setdefault(name, np.ones(of, bool)), rows, place)
+
+    def put_matrix(
+        self, name: str, rows: np.ndarray, place: slice, of: tuple[int, int], matrix: int, transpose: bool = False
+    ) -> None:
+        """As `put`, into one of the matrices that a tensor stacks; of: how many there are, and the rows of each."""
+        if name not in self._tensors:
+            self._make(name, of[:1], of[1], rows, transpose)
+        tensor = self._tensors[name][matrix]
+        self._fill(name, tensor.T if transpose else tensor, self._filled[name][matrix], rows, place)
+
+    def _make(self, name: str, stack: tuple[int, ...], of: int, rows: np.ndarray, transpose: bool) -> None:
+        shape = (of, *rows.shape[1:])
+        self._tensors[name] = np.zeros(stack + (shape[::-1] if transpose else shape), rows.dtype)
+        self._filled[name] = np.zeros((*stack, of), bool)
+
+    def _fill(self, name: str, tensor: np.ndarray, filled: np.ndarray, rows: np.ndarray, place: slice) -> None:
+        filled = filled[place]
         self._check(name, tensor[place][filled], rows[filled])
         if not filled.all():
             tensor[place] = rows
@@ -338,7 +369,7 @@ class PretrainedModel(Module):
             raise CheckpointError(
                 f"{source}: model_type is {model_type!r}; needed by {cls.__name__}: {' or '.join(cls.model_types)}"
             )
-        checkpoint, stored_format = read_integers(checkpoint)
+        checkpoint, stored_format = read_integers(read_mxfp4(checkpoint))
         content = without_fields(checkpoint.config, ignore_fields)
         config, reports = cls.read_config(content, source), cls._reports_of(content, source)
         checkpoint = unwrapped(checkpoint, cls)

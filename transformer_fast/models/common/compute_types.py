@@ -54,15 +54,21 @@ def set_weight_formats(
 def formats_of_parameters(
     model: Module, compute_type: ComputeType, tensors: Mapping[str, Iterable[str]], stored: Mapping[str, str]
 ) -> dict[str, str]:
-    """Parameter -> format, of the matrices; arguments and errors of `set_weight_formats`."""
+    """Parameter -> format, of the matrices; arguments and errors of `set_weight_formats`.
+
+    A module with `keeps_float32` (a router of experts) is not meant by what is said of all others.
+    """
     named, formats = _named(compute_type), {}
     rest = named.pop("")
+    exact = {name for name, module in model.named_modules() if getattr(module, "keeps_float32", False)}
     unknown = set(named)
     for parameter, array in model.named_parameters():
         names = (parameter, *tensors.get(parameter, ()))
         found = [part for part in named if any(f".{part}." in f".{name}." for name in names)]
         unknown.difference_update(found)
         name = named[max(found, key=len)] if found else rest
+        if not found and name != "auto" and parameter.rpartition(".")[0] in exact:
+            name = "float32"
         if array.ndim == 2:
             formats[parameter] = stored.get(parameter, "float32") if name == "auto" else _FORMATS[name]
     if unknown:

@@ -1,8 +1,9 @@
 """The block that decoders of Llama's kind share: RMS norms, rotary positions, grouped heads, a gated feed-forward.
 
-llama.py, mistral.py, qwen2.py, qwen3.py, gemma2.py and gemma3.py each give a config class and say how it becomes
-`BlockOptions`; the models around the blocks are here too (`GatedDecoder` and its heads). A family with another
-kind of block gets a class of its own; one more yes-or-no of this block is a field of `BlockOptions`.
+llama.py, mistral.py, qwen2.py, qwen3.py, gemma2.py, gemma3.py, phi3.py, olmo2.py, smollm3.py, granite.py, qwen3_moe.py,
+mixtral.py and gpt_oss.py each give a config class and say how it becomes `BlockOptions`; the models around the blocks
+are here too (`GatedDecoder` and its heads). A family with another kind of block gets a class of its own; one more
+yes-or-no of this block is a field of `BlockOptions`.
 """
 
 from __future__ import annotations
@@ -15,21 +16,18 @@ import numpy as np
 
 from transformer_fast import functional as F
 from transformer_fast.models.common.base import Source
-from transformer_fast.models.common.config import ACTIVATIONS, Labels, Number, check_fields
+from transformer_fast.models.common.config import ACTIVATIONS, Number
 from transformer_fast.models.common.decoder import CausalLM, Decoder, DecoderClassifier
 from transformer_fast.models.common.decoding import CacheShape, DecoderBatch, DecoderStep
-from transformer_fast.nn import Embedding, FusedLinear, Linear, Module, ModuleList, RMSNorm, RotaryEmbedding
+from transformer_fast.models.common.experts import ExpertOptions, Experts
+from transformer_fast.models.common.rotary_config import RotaryConfig
+from transformer_fast.nn import Embedding, FusedLinear, Linear, Module, ModuleList, RMSNorm, init
 
 
 @dataclass(frozen=True)
-class GatedConfig(Labels):
+class GatedConfig(RotaryConfig):
     """The fields of config.json that the families share; each family sets its own defaults and adds its own fields."""
 
-    vocab_size: int = 32000
-    hidden_size: int = 4096
-    intermediate_size: int = 11008
-    num_hidden_layers: int = 32
-    num_attention_heads: int = 32
     num_key_value_heads: int | None = None
     head_dim: int | None = None
     max_position_embeddings: int = 2048
@@ -40,68 +38,6 @@ class GatedConfig(Labels):
     rope_parameters: dict | None = None
     pad_token_id: Number | None = None
 
-    # A decoder is one, whatever these say.
-    without_effect = ("is_decoder", "is_encoder_decoder", "add_cross_attention")
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if self.activation not in ACTIVATIONS:
-            field = "hidden_act" if hasattr(self, "hidden_act") else "hidden_activation"
-            raise ValueError(f"{field} is {self.activation!r}; supported: {', '.join(ACTIVATIONS)}")
-        if self.num_attention_heads % self.kv_heads:
-            raise ValueError(
-                f"num_key_value_heads is {self.kv_heads}; "
-                f"needed: a divisor of num_attention_heads={self.num_attention_heads}"
-            )
-        if self.head_dim is None and self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"num_attention_heads is {self.num_attention_heads}; "
-                f"needed without head_dim: a divisor of hidden_size={self.hidden_size}"
-            )
-        if self.width_of_head % 2:
-            raise ValueError(f"head_dim is {self.width_of_head}; needed: an even number, for rotary positions")
-        windows = getattr(self, "layer_types", None)
-        if windows is not None and (
-            len(windows) != self.num_hidden_layers or not set(windows) <= {"full_attention", "sliding_attention"}
-        ):
-            raise ValueError(
-                f"layer_types is {windows!r}; needed: full_attention or sliding_attention for each of the "
-                f"{self.num_hidden_layers} layers"
-            )
-        for name in self.rotations():
-            self.rotation(name)
-
-    @property
-    def activation(self) -> str:
-        return self.hidden_act
-
-    @property
-    def kv_heads(self) -> int:
-        return self.num_attention_heads if self.num_key_value_heads is None else self.num_key_value_heads
-
-    @property
-    def width_of_head(self) -> int:
-        return self.hidden_size // self.num_attention_heads if self.head_dim is None else self.head_dim
-
-    def rotations(self) -> Mapping[str, tuple[float, dict | None]]:
-        """Name of a rotation -> its base and its scaling; layers name theirs in BlockOptions.rotation.
-
-        Where a file has both, rope_scaling takes the place of the whole rope_parameters, as in transformers.
-        """
-        return {"all": (self.rope_theta, self.rope_scaling or self.rope_parameters)}
-
-    def rotation(self, name: str) -> RotaryEmbedding:
-        base, scaling = self.rotations()[name]
-        if scaling and scaling.get("partial_rotary_factor", 1) != 1:
-            raise ValueError(f"partial_rotary_factor is {scaling['partial_rotary_factor']!r}; needed: 1")
-        try:
-            return RotaryEmbedding(
-                self.width_of_head, base, scaling=scaling, max_position_embeddings=self.max_position_embeddings
-            )
-        except (TypeError, ValueError) as error:
-            fields = [field for field in ("rope_scaling", "rope_parameters") if getattr(self, field)]
-            raise ValueError(f"{' and '.join(fields) or 'rope_theta'}: {error}") from None
-
     def block(self, number: int) -> BlockOptions:
         """The options of layer `number`."""
         return BlockOptions(scale=self.width_of_head**-0.5)
@@ -111,21 +47,29 @@ class GatedConfig(Labels):
 class BlockOptions:
     """In what the families' layers differ.
 
-    window: keys that a query sees, its own included; None: all before it. rotation: see GatedConfig.rotations.
-    qk_norm: queries and keys are normalised, head by head, before they are rotated. offset_norms: norms multiply by
-    1 + weight. sandwich: attention's and feed-forward's results are normalised too, before they are added.
+    window: keys that a query sees, its own included; None: all before it. rotation: see GatedConfig.rotations; None:
+    queries and keys are not rotated. qk_norm: queries and keys are normalised, head by head, before they are rotated;
+    joint_qk_norm: all heads of a token together. offset_norms: norms multiply by 1 + weight. pre_norms: what attention
+    and feed-forward read is normalised. sandwich: their results are normalised, before they are added.
+    residual_scale: what they are multiplied by, before they are added. sinks: each head has a score without a value,
+    which takes its part of the softmax. experts: of a mixture of experts in place of the one feed-forward.
     """
 
     scale: float
     softcap: float = 0.0
     window: int | None = None
-    rotation: str = "all"
+    rotation: str | None = "all"
     qkv_bias: bool = False
     out_bias: bool = False
     mlp_bias: bool = False
     qk_norm: bool = False
+    joint_qk_norm: bool = False
     offset_norms: bool = False
+    pre_norms: bool = True
     sandwich: bool = False
+    residual_scale: float = 1.0
+    sinks: bool = False
+    experts: ExpertOptions | None = None
 
 
 class OffsetRMSNorm(RMSNorm):
@@ -166,20 +110,26 @@ class GatedBlock(Module):
         self.options = options
         self.heads, self.kv_heads, self.head_dim = H, Hkv, D
         self.activation = ACTIVATIONS[config.activation]
-        self.attention_norm = norm(h, eps)
+        self.attention_norm = norm(h, eps) if options.pre_norms else None
         self.qkv_proj = FusedLinear(h, {"q": H * D, "k": Hkv * D, "v": Hkv * D}, options.qkv_bias)
-        self.q_norm = norm(D, eps) if options.qk_norm else None
-        self.k_norm = norm(D, eps) if options.qk_norm else None
+        together = (H, Hkv) if options.joint_qk_norm else (1, 1)
+        normed = options.qk_norm or options.joint_qk_norm
+        self.q_norm, self.k_norm = (norm(heads * D, eps) if normed else None for heads in together)
+        self.register_parameter("sinks", (H,) if options.sinks else None, init.zeros)
         self.out_proj = Linear(H * D, h, options.out_bias)
         self.attention_out_norm = norm(h, eps) if options.sandwich else None
-        self.feed_forward_norm = norm(h, eps)
-        self.gate_proj = Linear(h, config.intermediate_size, options.mlp_bias)
-        self.up_proj = Linear(h, config.intermediate_size, options.mlp_bias)
-        self.down_proj = Linear(config.intermediate_size, h, options.mlp_bias)
+        self.feed_forward_norm = norm(h, eps) if options.pre_norms else None
+        if options.experts is None:
+            self.gate_proj = Linear(h, config.intermediate_size, options.mlp_bias)
+            self.up_proj = Linear(h, config.intermediate_size, options.mlp_bias)
+            self.down_proj = Linear(config.intermediate_size, h, options.mlp_bias)
+        else:
+            self.experts = Experts(h, options.experts)
         self.feed_forward_out_norm = norm(h, eps) if options.sandwich else None
-        self.qkv_proj.follows(self.attention_norm)
-        self.gate_proj.follows(self.feed_forward_norm)
-        self.up_proj.follows(self.feed_forward_norm)
+        if options.pre_norms:
+            self.qkv_proj.follows(self.attention_norm)
+            for part in [self.gate_proj, self.up_proj] if options.experts is None else [self.experts]:
+                part.follows(self.feed_forward_norm)
 
     def forward(
         self,
@@ -189,10 +139,12 @@ class GatedBlock(Module):
         tables: Mapping[str, tuple[np.ndarray, np.ndarray]],
     ) -> np.ndarray:
         """hidden (T, h) -> (T, h), which may be written over it; tables: the rotations' cosines and sines."""
-        normed = self.attention_norm(hidden, out=batch.scratch("normed", hidden.shape[1]))
-        context = self._attend(normed, batch, number, tables[self.options.rotation])
+        normed = self._normed(self.attention_norm, hidden, batch)
+        context = self._attend(normed, batch, number, tables.get(self.options.rotation))
         hidden = self._added(self.out_proj, context, self.attention_out_norm, hidden, batch)
-        normed = self.feed_forward_norm(hidden, out=batch.scratch("normed", hidden.shape[1]))
+        normed = self._normed(self.feed_forward_norm, hidden, batch)
+        if self.options.experts is not None:
+            return self._sum(self.experts(normed), self.feed_forward_out_norm, hidden, batch)
         inner = self.up_proj.out_features
         up = self.up_proj(normed, out=batch.scratch("up", inner))
         gate = self.gate_proj
@@ -207,7 +159,8 @@ class GatedBlock(Module):
         return self._added(self.down_proj, gated, self.feed_forward_out_norm, hidden, batch)
 
     def engine_layer(self, rotations: list[str]) -> F.DecoderLayer:
-        """What `forward` computes, as the engine takes it; rotations: the names, in the order of the tables."""
+        """What `forward` computes, as the engine takes it, without experts; rotations: the names, in the order of the
+        tables."""
         options = self.options
         qkv, qkv_bias = self.qkv_proj.packed()
         norms = ("attention_norm", "attention_out_norm", "feed_forward_norm", "feed_forward_out_norm")
@@ -225,34 +178,60 @@ class GatedBlock(Module):
             scale=options.scale,
             softcap=options.softcap,
             window=options.window,
-            rotation=rotations.index(options.rotation),
+            rotation=-1 if options.rotation is None else rotations.index(options.rotation),
+            whole_qk_norm=options.joint_qk_norm,
+            sinks=self.sinks,
             **{name: _factors(getattr(self, name)) for name in (*norms, "q_norm", "k_norm")},
         )
 
     def _attend(
-        self, normed: np.ndarray, batch: DecoderBatch | DecoderStep, number: int, angles: tuple[np.ndarray, np.ndarray]
+        self,
+        normed: np.ndarray,
+        batch: DecoderBatch | DecoderStep,
+        number: int,
+        angles: tuple[np.ndarray, np.ndarray] | None,
     ) -> np.ndarray:
         """(T, h) -> (T, H * D), before the output projection."""
         T, D, options = len(normed), self.head_dim, self.options
         projected = self.qkv_proj(normed, out=batch.scratch("projected", self.qkv_proj.out_features))
         heads = projected.reshape(T, self.heads + 2 * self.kv_heads, D)
         query, key = heads[:, : self.heads], heads[:, self.heads : self.heads + self.kv_heads]
-        if self.q_norm is not None:
+        if options.qk_norm:
             self.q_norm(query, out=query)
             self.k_norm(key, out=key)
-        both = heads[:, : self.heads + self.kv_heads].swapaxes(0, 1)
-        F.rotary_embedding(both, *angles, out=both)
+        elif options.joint_qk_norm:
+            width = self.heads * D
+            queries, keys = projected[:, :width], projected[:, width : width + self.kv_heads * D]
+            self.q_norm(queries, out=queries)
+            self.k_norm(keys, out=keys)
+        if angles is not None:
+            both = heads[:, : self.heads + self.kv_heads].swapaxes(0, 1)
+            F.rotary_embedding(both, *angles, out=both)
         value = heads[:, self.heads + self.kv_heads :]
-        return batch.attend(number, query, key, value, options.scale, options.softcap, options.window)
+        return batch.attend(number, query, key, value, options.scale, options.softcap, options.window, sinks=self.sinks)
+
+    def _normed(self, norm: Module | None, hidden: np.ndarray, batch: DecoderBatch | DecoderStep) -> np.ndarray:
+        """norm(hidden); hidden itself without a norm."""
+        return hidden if norm is None else norm(hidden, out=batch.scratch("normed", hidden.shape[1]))
 
     def _added(
         self, linear: Linear, x: np.ndarray, norm: Module | None, hidden: np.ndarray, batch: DecoderBatch | DecoderStep
     ) -> np.ndarray:
-        """hidden + linear(x), or hidden + norm(linear(x))."""
-        if norm is None:
+        """hidden + linear(x), with a norm or a factor of what is added."""
+        if norm is None and self.options.residual_scale == 1:
             return linear(x, residual=hidden, out=batch.out_buffer(hidden))
-        result = linear(x, out=batch.scratch("result", hidden.shape[1]))
-        hidden += norm(result, out=batch.out_buffer(result))
+        return self._sum(linear(x, out=batch.scratch("result", hidden.shape[1])), norm, hidden, batch)
+
+    def _sum(
+        self, result: np.ndarray, norm: Module | None, hidden: np.ndarray, batch: DecoderBatch | DecoderStep
+    ) -> np.ndarray:
+        """hidden + result, which is written over, with a norm or a factor of it."""
+        scale = self.options.residual_scale
+        if norm is not None:
+            result = norm(result, out=batch.out_buffer(result))
+        if scale != 1:
+            result *= np.float32(scale)
+        hidden += result
         return hidden
 
 
@@ -308,7 +287,8 @@ class GatedDecoder(Gated, Decoder):
         self.layers = ModuleList([GatedBlock(config, options) for options in blocks]).pack_for_decode()
         norm = OffsetRMSNorm if blocks[0].offset_norms else RMSNorm
         self.final_norm = norm(config.hidden_size, config.rms_norm_eps)
-        self._rotations = {options.rotation: config.rotation(options.rotation) for options in blocks}
+        names = {options.rotation for options in blocks} - {None}
+        self._rotations = {name: config.rotation(name) for name in sorted(names)}
 
     @classmethod
     def sources(cls, config: GatedConfig, names: Collection[str]) -> dict[str, Source]:
@@ -326,8 +306,9 @@ class GatedDecoder(Gated, Decoder):
 
     def engine_layers(self) -> F.Decoder | None:
         config, rotations = self.config, list(self._rotations)
-        if not len(self.layers):
-            return None
+        options = [layer.options for layer in self.layers]
+        if not options or any(option.experts is not None for option in options):
+            return None  # experts run one by one, each over the tokens that chose it
         return F.Decoder(
             [layer.engine_layer(rotations) for layer in self.layers],
             config.num_attention_heads,
@@ -335,6 +316,7 @@ class GatedDecoder(Gated, Decoder):
             config.width_of_head,
             ACTIVATIONS[config.activation],
             config.rms_norm_eps,
+            residual_scale=options[0].residual_scale,
             final_norm=_factors(self.final_norm),
         )
 

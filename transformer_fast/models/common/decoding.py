@@ -98,12 +98,16 @@ class DecoderBatch:
         scale: float,
         softcap: float = 0.0,
         window: int | None = None,
+        *,
+        sinks: np.ndarray | None = None,
     ) -> np.ndarray:
         """Causal attention: query (T, H, D), key and value (T, Hkv, D) -> (T, H * D).
 
-        With a window a query sees the last `window` keys, its own included.
+        With a window a query sees the last `window` keys, its own included. sinks (H,): scores that join the softmax
+        of each head's queries and have no value.
         """
-        options = {"scale": scale, "softcap": softcap, "window": (-1 if window is None else window - 1, -1)}
+        left = -1 if window is None else window - 1
+        options = {"scale": scale, "softcap": softcap, "window": (left, -1), "sinks": sinks}
         T, H, D = query.shape
         context = self.scratch("context", H * D)
         out = context.reshape(T, H, D)
@@ -184,6 +188,8 @@ class DecoderStep:
         scale: float,
         softcap: float = 0.0,
         window: int | None = None,
+        *,
+        sinks: np.ndarray | None = None,
     ) -> np.ndarray:
         """As `DecoderBatch.attend`; T is the number of rows."""
         number, place = self.state.places[layer]
@@ -204,5 +210,6 @@ class DecoderStep:
             window=(left, -1),
             kv_lengths=lengths,
             softcap=softcap,
+            sinks=sinks,
         )
         return context.reshape(len(query), query.shape[1] * context.shape[3])
