@@ -28,6 +28,10 @@ cdef extern from "tfast.h" nogil:
         int64_t k_stride[3]
         int64_t v_stride[3]
         int64_t out_stride[3]
+        const float *k_scale
+        const float *v_scale
+        int64_t k_scale_stride[3]
+        int64_t v_scale_stride[3]
         const int64_t *cu_q
         const int64_t *cu_k
         const int64_t *kv_length
