@@ -60,12 +60,19 @@ typedef struct {
 
 /* How rows of K and V are loaded: whole vectors of one type need no test in the inner loop. A constant after inlining.
  */
-typedef enum { LOAD_ANY, LOAD_F32, LOAD_I8 } decode_loads;
+typedef enum { LOAD_ANY, LOAD_F32, LOAD_F16, LOAD_BF16, LOAD_I8 } decode_loads;
 
 V_INLINE vf decode_load(const char* row, int64_t d, int64_t width, tfast_dtype dtype, const decode_loads loads) {
     if (loads == LOAD_F32) return v_load((const float*)row + d);
+    if (loads == LOAD_F16) return v_load_f16((const uint16_t*)row + d);
+    if (loads == LOAD_BF16) return v_load_bf16((const uint16_t*)row + d);
     if (loads == LOAD_I8) return v_load_i8((const int8_t*)row + d);
     return load_row(row, d, width, dtype);
+}
+
+/* Whether element d of a row is the first of 64 bytes: narrow types would fetch each line four or eight times. */
+V_INLINE int begins_line(int64_t d, const decode_loads loads) {
+    return loads == LOAD_F32 || loads == LOAD_ANY || d % (loads == LOAD_I8 ? 64 : 32) == 0;
 }
 
 V_INLINE void fetch_kv(const char* p, const int far) {
@@ -93,7 +100,7 @@ V_INLINE void dot_group(const decode_t* w, int64_t k0, int64_t n, const int rows
         for (int j = 0; j < keys; j++) {
             const int64_t width = j < n ? D : 0;
             for (int64_t d = 0; d < width; d += V_LANES) {
-                if (!far) fetch_kv(row[j] + d * element + ahead, 0);
+                if (!far && begins_line(d, loads)) fetch_kv(row[j] + d * element + ahead, 0);
                 acc[j] = v_fma(v_load(w->q + d), decode_load(row[j], d, D - d, dtype, loads), acc[j]);
             }
         }
@@ -105,7 +112,7 @@ V_INLINE void dot_group(const decode_t* w, int64_t k0, int64_t n, const int rows
 #pragma GCC unroll 16
             for (int j = 0; j < keys; j++) {
                 const vf k = decode_load(row[j], d, D - d, dtype, loads);
-                fetch_kv(row[j] + d * element + ahead, far);
+                if (begins_line(d, loads)) fetch_kv(row[j] + d * element + ahead, far);
 #pragma GCC unroll 8
                 for (int r = 0; r < rows; r++) acc[r * keys + j] = v_fma(q[r], k, acc[r * keys + j]);
             }
@@ -145,7 +152,7 @@ V_INLINE void value_columns(const decode_t* w, int64_t k0, int64_t n, const floa
 #pragma GCC unroll 4
         for (int i = 0; i < vectors; i++) {
             x[i] = decode_load(v, d + i * V_LANES, i == vectors - 1 ? last : V_LANES, dtype, loads);
-            fetch_kv(v + (d + i * V_LANES) * element + ahead, far);
+            if (begins_line(d + i * V_LANES, loads)) fetch_kv(v + (d + i * V_LANES) * element + ahead, far);
         }
 #pragma GCC unroll 8
         for (int r = 0; r < rows; r++) {
@@ -186,7 +193,6 @@ V_INLINE void decode_part_as(const decode_t* w, int64_t k0, int64_t n, const flo
         value_block(w, k0, n, alpha, rows, loads, far);
 }
 
-/* Half types and odd widths load more slowly than they branch. */
 V_INLINE void decode_rows(const decode_t* w, int64_t k0, int64_t n, const float* alpha, decode_part part,
                           const int rows) {
     const int64_t width = part == DECODE_DOTS ? w->c->D : w->c->Dv;
@@ -195,6 +201,10 @@ V_INLINE void decode_rows(const decode_t* w, int64_t k0, int64_t n, const float*
         decode_part_as(w, k0, n, alpha, part, rows, LOAD_F32, 1);
     else if (whole && w->c->kv_dtype == TFAST_F32)
         decode_part_as(w, k0, n, alpha, part, rows, LOAD_F32, 0);
+    else if (whole && w->c->kv_dtype == TFAST_F16)
+        decode_part_as(w, k0, n, alpha, part, rows, LOAD_F16, far);
+    else if (whole && w->c->kv_dtype == TFAST_BF16)
+        decode_part_as(w, k0, n, alpha, part, rows, LOAD_BF16, far);
     else if (whole && w->c->kv_dtype == TFAST_I8)
         decode_part_as(w, k0, n, alpha, part, rows, LOAD_I8, far);
     else
