@@ -46,9 +46,7 @@ def test_case(case, isa, threads):
     narrow, scales, wide = integers(*arrays)
     options["return_lse"] = True
     got = scaled_dot_product_attention(query, *narrow, **scales, **options)
-    expected = reference.scaled_dot_product_attention(
-        *widened([query]), *narrow, **widened(scales), **widened(options)
-    )
+    expected = reference.scaled_dot_product_attention(*widened([query]), *narrow, **widened(scales), **widened(options))
     assert_close(got, expected, 1e-5 if case.alibi else 4e-6 if case.softcap else TOLERANCE)
     kinds = explain_attention(query, *narrow, **scales, **options).get("kinds", ())
     if all(kind["kernel"] != "decode" for kind in kinds):
