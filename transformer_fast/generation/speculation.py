@@ -102,8 +102,10 @@ def _check_assistant(model: Any, assistant: Any, options: Mapping[str, Any]) -> 
     for name, neutral in _ASSISTANT_OPTIONS.items():
         if options.get(name) not in neutral:
             raise NotImplementedError(f"{name} is {options[name]!r}, which is not supported; needed: {neutral[-1]!r}")
-    if not all(hasattr(assistant, name) for name in ("start", "step", "extend")):
-        raise TypeError(f"assistant_model is a {type(assistant).__name__}; needed: a decoder with start() and extend()")
+    if not all(hasattr(assistant, name) for name in ("extend", "empty_past")):
+        raise TypeError(
+            f"assistant_model is a {type(assistant).__name__}; needed: a decoder, with extend() and empty_past()"
+        )
     sizes = [getattr(getattr(one, "config", None), "vocab_size", None) for one in (assistant, model)]
     if sizes[0] != sizes[1]:
         raise ValueError(f"assistant_model has a vocabulary of {sizes[0]} tokens; needed: the model's, {sizes[1]}")
@@ -184,12 +186,15 @@ class Assistant:
         """The logits (1, V) after ids; what was fed and is not theirs any more is forgotten."""
         fed, self._fed = self._fed, ids
         if self._state is None:
-            logits, self._state = self.model.start(ids[None], None, capacity=self.stop.max_length)
+            # Of its own, which forgets nothing: what was drafted in vain may lie further back than a window.
+            own, capacity = self.model.empty_past(1), self.stop.max_length
+            logits, self._state = self.model.start(ids[None], None, capacity=capacity, past_key_values=own)
             return logits
         both = min(len(fed), len(ids) - 1)
         differ = np.flatnonzero(fed[:both] != ids[:both])
         common = int(differ[0]) if len(differ) else both
-        self._state.crop(common - len(fed))
+        if common < len(fed):
+            self._state.crop(common - len(fed))
         return self.model.extend(ids[None, common:], self._state)
 
 
