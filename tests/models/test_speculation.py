@@ -38,8 +38,8 @@ def llama(folders):
 @pytest.fixture
 def eager(monkeypatch):
     """Candidates whenever there are some, whatever the clock says."""
-    monkeypatch.setattr(Pace, "stepped", lambda self, seconds: setattr(self, "wait", 0))
-    monkeypatch.setattr(Pace, "checked", lambda self, *_: setattr(self, "size", self.size % self.most + 1))
+    monkeypatch.setattr(Pace, "ready", True)
+    monkeypatch.setattr(Pace, "checked", lambda self, *_: setattr(self, "size", self.size % self._most + 1))
 
 
 def repeating(rows=1):
@@ -226,22 +226,39 @@ def test_what_a_lookup_finds(ids, limit, expected):
 
 def test_candidates_grow_while_they_pay_and_rest_when_not():
     pace = Pace(20, clock=True)
-    assert pace.wait == 1  # the first step is a plain one
+    assert not pace.ready  # the first step is a plain one
     pace.stepped(1.0)
-    assert (pace.wait, pace.size) == (0, 4)
+    assert pace.ready and pace.size == 4
     pace.checked(4, 4, 1.5)
-    assert (pace.wait, pace.size) == (0, 8)
+    assert pace.ready and pace.size == 8
     pace.checked(8, 2, 2.9)
-    assert (pace.wait, pace.size) == (0, 8)
-    for wait, size in ((1, 4), (3, 2), (7, 1), (15, 1), (31, 1), (31, 1)):
-        pace.checked(pace.size, 2, 3.1)  # three tokens in more than the time of three
-        assert (pace.wait, pace.size) == (wait, size)
-    for _ in range(31):
+    assert pace.ready and pace.size == 8  # not all were right, but they paid
+    pace.checked(8, 2, 4.18)  # one step was gained at most: 0.18 are lost
+    assert not pace.ready and pace.size == 4
+    for _ in range(5):
+        assert not pace.ready
         pace.stepped(1.0)
-    assert pace.wait == 0
-    by_chance = Pace(3, clock=False)
-    by_chance.checked(3, 1, 99.0)
-    assert (by_chance.wait, by_chance.size) == (0, 3)
+    assert pace.ready
+
+
+def test_drafts_that_never_help_cost_a_share_of_the_time():
+    pace, lost = Pace(10, clock=True), 0.0
+    for _ in range(400):
+        if pace.ready:
+            pace.checked(pace.size, 0, 1 + 0.5 * pace.size)
+            lost += 0.5 * min(pace.size, 4)
+        else:
+            pace.stepped(1.0)
+    assert lost < 0.05 * 400
+
+
+def test_without_a_clock_times_are_assumed():
+    pace = Pace(3, clock=False)
+    assert pace.ready and pace.size == 3
+    pace.checked(3, 2, 99.0)
+    assert pace.ready and pace.size == 3
+    pace.checked(3, 0, 0.0)
+    assert not pace.ready and pace.size == 1
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -27,9 +27,14 @@ from transformer_fast.generation.stopping import Stop
 
 # Candidates at first: few, since nothing is known of how many will be accepted; then twice as many while all are.
 _FIRST = 4
-# Steps without candidates after candidates that did not pay, 1, 3, 7, ... and at most as many. A check of one candidate
-# takes up to 1.6 steps (tiny models on Zen 3): one in 32 costs 2 %.
-_LONGEST_WAIT = 31
+# What candidates may have cost more than they brought, as a share of the time of plain steps. It is what is asked of
+# speculation that never helps, 0.95 of the speed, with room for the look-up itself.
+_LOSS = 0.04
+# Gains count as this many steps at most, so that candidates rest soon where they stop to help; losses as those that so
+# many plain steps make up for, so that one slow call does not end them for good.
+_MOST_GAIN, _LONGEST_REST = 1, 64
+# Without a clock: what a candidate costs, drafted and checked, as a share of a step.
+_CANDIDATE = 0.4
 # transformers' defaults.
 _NGRAM, _ASSISTANT_TOKENS = 2, 20
 
@@ -121,6 +126,9 @@ class PromptLookup:
     def __init__(self, most: int, ngram: int = _NGRAM) -> None:
         self.most, self.ngram = most, ngram
 
+    def begin(self, ids: np.ndarray) -> None:
+        """The prompt (n,): there is nothing to do."""
+
     def draft(self, ids: np.ndarray, limit: int) -> Draft:
         """At most `limit` candidates for what follows ids (n,)."""
         n = len(ids)
@@ -158,6 +166,13 @@ class Assistant:
         self._state: Any = None
         self._fed = np.zeros(0, np.int64)  # what the state holds
 
+    def begin(self, ids: np.ndarray) -> None:
+        """The prompt (n,), which is computed before anything is drafted."""
+        self._fed = self._without_padding(ids)
+        # A past of its own kind, which forgets nothing: what was drafted in vain may lie further back than a window.
+        own, capacity = self.model.empty_past(1), self.stop.max_length
+        _, self._state = self.model.start(self._fed[None], None, capacity=capacity, past_key_values=own)
+
     def draft(self, ids: np.ndarray, limit: int) -> Draft:
         """At most `limit` candidates for what follows ids (n,), fewer where one of them ends the row."""
         n, past = len(ids), np.concatenate([ids, np.empty(limit, np.int64)])[None]
@@ -185,11 +200,6 @@ class Assistant:
     def _catch_up(self, ids: np.ndarray) -> np.ndarray:
         """The logits (1, V) after ids; what was fed and is not theirs any more is forgotten."""
         fed, self._fed = self._fed, ids
-        if self._state is None:
-            # Of its own, which forgets nothing: what was drafted in vain may lie further back than a window.
-            own, capacity = self.model.empty_past(1), self.stop.max_length
-            logits, self._state = self.model.start(ids[None], None, capacity=capacity, past_key_values=own)
-            return logits
         both = min(len(fed), len(ids) - 1)
         differ = np.flatnonzero(fed[:both] != ids[:both])
         common = int(differ[0]) if len(differ) else both
@@ -234,29 +244,34 @@ def accepting(generator: np.random.Generator) -> Decision:
 class Pace:
     """How many candidates to ask for: more while they are accepted, none for a while after they have not paid.
 
-    They pay if a check brings more tokens than plain steps would in its time; the first step is a plain one, to know
-    that time. clock=False: if any of them is accepted, so that a generation by chance can be repeated.
+    Checks that bring fewer tokens than plain steps would in their time make a debt, which plain steps make up for with
+    a share of theirs. The first step is a plain one, to know the time of one. clock=False: times are assumed, so that a
+    generation by chance can be repeated.
     """
 
     def __init__(self, most: int, clock: bool) -> None:
-        self.most, self.size, self.wait, self.clock = most, min(most, _FIRST), int(clock), clock
-        self._misses, self._step = 0, 0.0
+        self.size, self._most, self._clock = min(most, _FIRST), most, clock
+        self._step = 0.0 if clock else 1.0
+        self._balance = 0.0  # steps that were gained, or lost
+
+    @property
+    def ready(self) -> bool:
+        return self._step > 0 and self._balance >= 0
 
     def stepped(self, seconds: float) -> None:
         """A plain step took so long."""
-        self.wait = max(0, self.wait - 1)
-        self._step = seconds if self._step == 0 else 0.7 * self._step + 0.3 * seconds
+        if self._clock:
+            self._step = seconds if self._step == 0 else 0.7 * self._step + 0.3 * seconds
+        self._balance = min(self._balance + _LOSS, _MOST_GAIN)
 
     def checked(self, candidates: int, accepted: int, seconds: float) -> None:
         """Drafting and checking so many candidates took so long; accepted of them were right."""
-        if accepted == 0 or (self.clock and seconds > (accepted + 1) * self._step):
-            self._misses += 1
-            self.wait = min(2**self._misses - 1, _LONGEST_WAIT)
-            self.size = max(1, self.size // 2)
-            return
-        self._misses = 0
+        gain = accepted + 1 - (seconds / self._step if self._clock else 1 + _CANDIDATE * candidates)
+        self._balance = max(min(self._balance + gain, _MOST_GAIN), -_LOSS * _LONGEST_REST)
         if accepted == candidates:
-            self.size = min(self.most, 2 * self.size)
+            self.size = min(self._most, 2 * self.size)
+        elif gain < 0:
+            self.size = max(1, self.size // 2)
 
 
 @dataclass
@@ -307,6 +322,7 @@ def speculative_search(
     row = _Row(np.empty((1, stop.max_length), np.int64), prompt, steps, decide, stop)
     row.past[:, :prompt] = ids
     row.choose(np.asarray(logits), Draft(ids[0, :0]))
+    drafter.begin(ids[0])
     first = prompt
     while True:
         yield from row.past[0, first : row.length, None].copy()
@@ -330,7 +346,7 @@ def speculative_search(
 def _draft(drafter: PromptLookup | Assistant, pace: Pace, row: _Row) -> Draft:
     """At most one candidate fewer than ids may follow: a check gives one more id than it has candidates."""
     limit = min(pace.size, row.stop.max_length - row.length - 1)
-    if pace.wait or limit < 1:
+    if not pace.ready or limit < 1:
         return Draft(row.past[0, :0])
     return drafter.draft(row.past[0, : row.length], limit)
 
