@@ -244,6 +244,7 @@ typedef struct {
     const tfast_rotation* rotations;
     const tfast_cache* caches; /* NULL: nothing is kept, and there is no past */
     int fresh;                 /* no row with tokens has a past */
+    int stepwise; /* B is 1, and not fresh: tokens attend as those of so many steps would, with their bits */
     float* x;
     const int64_t* rows;
     int64_t n_rows;

@@ -184,6 +184,7 @@ cdef extern from "tfast.h" nogil:
         const tfast_rotation *rotations
         const tfast_cache *caches
         int fresh
+        int stepwise
         float *x
         const int64_t *rows
         int64_t n_rows

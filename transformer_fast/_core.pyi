@@ -122,6 +122,7 @@ def decoder(
     rotations: tuple[tuple[ndarray, ndarray], ...],
     caches: tuple[tuple[Any, ...], ...] | None,
     fresh: bool,
+    stepwise: bool,
     rows: ndarray | None,
     head: PackedWeight | None,
     y: ndarray,

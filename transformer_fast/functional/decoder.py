@@ -150,6 +150,7 @@ class Decoder:
         caches: Sequence[CacheArrays] | None = None,
         places: Sequence[tuple[int, int]] = (),
         fresh: bool = True,
+        stepwise: bool = False,
         rows: np.ndarray | None = None,
         head: PackedWeight | None = None,
     ) -> np.ndarray:
@@ -158,7 +159,8 @@ class Decoder:
         Each token sees those of its row before it and itself. rotations: for each, cosines and sines (T, half).
         caches: the rows' past, which gets the new tokens' keys and values; places: of each layer, which cache, and
         which layer of it. fresh: no row with tokens has a past; then they are attended as they were computed, not as
-        they are stored. rows: which of the tokens are wanted, rising -> (len(rows), h). head (V, h): multiplies what
+        they are stored. stepwise, for one row with a past: tokens attend as those of so many calls of one would, with
+        their bits; together they are faster, and round in another order. rows: which of the tokens are wanted, rising -> (len(rows), h). head (V, h): multiplies what
         is wanted -> (..., V). A row's results do not depend on the other rows, nor on threads, to the bit. x is
         overwritten.
         Raises TypeError, ValueError, and RuntimeError under another instruction set than the weights'.
@@ -176,17 +178,30 @@ class Decoder:
             rows = arrays.integers(rows, "rows", len(rows))
             if len(rows) and (rows[0] < 0 or rows[-1] >= len(x) or (np.diff(rows) <= 0).any()):
                 raise ValueError(f"rows is {rows}; needed: rising numbers from 0 to {len(x) - 1}")
+        if stepwise and (caches is None or fresh or len(cu_seqlens) != 2):
+            raise ValueError(f"stepwise is True with {len(cu_seqlens) - 1} rows; needed: one with caches, not fresh")
         if caches is None:
             fresh, places = True, self.without_caches
         return self.unchecked(
-            x, cu_seqlens, rotations, caches=caches, places=tuple(places), fresh=fresh, rows=rows, head=head
+            x,
+            cu_seqlens,
+            rotations,
+            caches=caches,
+            places=tuple(places),
+            fresh=fresh,
+            stepwise=stepwise,
+            rows=rows,
+            head=head,
         )
 
-    def unchecked(self, x, cu_seqlens, rotations, *, caches, places, fresh, rows=None, head=None) -> np.ndarray:
+    def unchecked(
+        self, x, cu_seqlens, rotations, *, caches, places, fresh, stepwise=False, rows=None, head=None
+    ) -> np.ndarray:
         """As a call, for callers that have made the arrays themselves: the checks took 20 us of a step's 300."""
         n, width = len(x) if rows is None else len(rows), self.hidden if head is None else head.shape[0]
         y, stack = np.empty((n, width), np.float32), self._stack(places)
-        _core.decoder(x, cu_seqlens, stack, self._shape, self._options, rotations, caches, fresh, rows, head, y, 0)
+        options = self._shape, self._options
+        _core.decoder(x, cu_seqlens, stack, *options, rotations, caches, fresh, stepwise, rows, head, y, 0)
         return y
 
     def _rotation(self, tables: Rotation, i: int, T: int) -> Rotation:

@@ -25,9 +25,14 @@ class GenerationSession:
 
     Example:
         >>> from transformer_fast.generation import GenerationSession
-        >>> session = GenerationSession(model)                                                        # doctest: +SKIP
-        >>> text = session.generate(prompt, max_new_tokens=20)                                        # doctest: +SKIP
-        >>> text = session.generate(np.c_[text, question], max_new_tokens=20)                         # doctest: +SKIP
+        >>> from transformer_fast.models.gpt2 import GPT2Config, GPT2LMHeadModel
+        >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_positions=32, n_embd=8, n_layer=1, n_head=2))
+        >>> session = GenerationSession(model, kv_cache_dtype="float16")
+        >>> text = session.generate([[3, 1, 4, 1]], max_new_tokens=5, eos_token_id=None)
+        >>> len(session.ids)  # all but the last one, whose scores nobody has asked for
+        8
+        >>> session.generate(np.c_[text, [[5, 9]]], max_new_tokens=5, eos_token_id=None).shape  # computes three, and four
+        (1, 16)
     """
 
     def __init__(self, model: Any, *, kv_cache_dtype: str | None = None) -> None:

@@ -150,6 +150,7 @@ class Decoder(PretrainedModel):
             caches=caches,
             places=engine.without_caches if state is None else state.places,
             fresh=batch.fresh,
+            stepwise=batch.stepwise,
             rows=rows,
             head=None if head is None else head.packed(),
         )
@@ -416,11 +417,9 @@ class CausalLM(GenerationMixin, PretrainedModel):
         if n == 1:
             return self.step(ids[:, 0], state)
         ids, positions = ids.reshape(-1), (positions[:, None] + np.arange(n)).reshape(-1)
-        if every:
-            logits = self.lm_head(body.final_norm(body.run(ids, positions, DecoderSteps(state, n))))
-        else:
-            starts = np.arange(B + 1) * n
-            logits = body.last_hidden(ids, positions, DecoderBatch(starts, state), starts[1:] - 1, self.lm_head)
+        starts = np.arange(B + 1) * n
+        batch, rows = (DecoderSteps(state, n), None) if every else (DecoderBatch(starts, state), starts[1:] - 1)
+        logits = body.last_hidden(ids, positions, batch, rows, self.lm_head)
         state.count_step(n)
         return self.scores(logits)
 

@@ -169,6 +169,7 @@ class DecoderBatch:
         self.state = state
         counts = np.diff(cu_seqlens)
         caches = [] if state is None else state.caches
+        self.stepwise = False
         self.fresh = not caches or not caches[0].lengths[counts > 0].any()  # no row with tokens has a past
         self.kept = [cache.kept_of_prompts(counts) if self.fresh else counts for cache in caches]
         for cache, kept in zip(caches, self.kept, strict=True):
@@ -246,7 +247,7 @@ class DecoderStep:
     """One more token of each row: a `DecoderBatch` with less to do, since it runs once a layer and token."""
 
     weights = None
-    fresh = False
+    fresh = stepwise = False
 
     def __init__(self, state: DecoderState) -> None:
         self.state = state
@@ -314,7 +315,7 @@ class DecoderSteps:
     """
 
     weights = None
-    fresh = False
+    fresh, stepwise = False, True
 
     def __init__(self, state: DecoderState, n: int) -> None:
         self.state, self.n = state, n
