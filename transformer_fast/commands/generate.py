@@ -34,8 +34,8 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--kv-cache-dtype",
         choices=_CACHE_TYPES,
-        help="how keys and values of earlier tokens are kept: bfloat16 and float16 take half the memory of float32, int8"
-        " a little more than a quarter (default: float32); of decoders",
+        help="how a decoder keeps keys and values of earlier tokens: bfloat16 and float16 take half the memory of"
+        " float32, int8 a little more than a quarter (default: float32)",
     )
     common.add_threads(command)
     common.add_json(command, help="print prompt, text, number of tokens and seconds as JSON, at the end")

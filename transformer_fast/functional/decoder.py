@@ -160,8 +160,8 @@ class Decoder:
         caches: the rows' past, which gets the new tokens' keys and values; places: of each layer, which cache, and
         which layer of it. fresh: no row with tokens has a past; then they are attended as they were computed, not as
         they are stored. stepwise, for one row with a past: tokens attend as those of so many calls of one would, with
-        their bits; together they are faster, and round in another order. rows: which of the tokens are wanted, rising -> (len(rows), h). head (V, h): multiplies what
-        is wanted -> (..., V). A row's results do not depend on the other rows, nor on threads, to the bit. x is
+        their bits; together they are faster, and round in another order. rows: which of the tokens are wanted, rising
+        -> (len(rows), h). head (V, h): multiplies what is wanted -> (..., V). A row's results do not depend on the other rows, nor on threads, to the bit. x is
         overwritten.
         Raises TypeError, ValueError, and RuntimeError under another instruction set than the weights'.
         """

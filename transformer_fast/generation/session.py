@@ -31,7 +31,7 @@ class GenerationSession:
         >>> text = session.generate([[3, 1, 4, 1]], max_new_tokens=5, eos_token_id=None)
         >>> len(session.ids)  # all but the last one, whose scores nobody has asked for
         8
-        >>> session.generate(np.c_[text, [[5, 9]]], max_new_tokens=5, eos_token_id=None).shape  # computes three, and four
+        >>> session.generate(np.c_[text, [[5, 9]]], max_new_tokens=5, eos_token_id=None).shape  # of 16 computes 7
         (1, 16)
     """
 
