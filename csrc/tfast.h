@@ -46,11 +46,14 @@ typedef struct {
  * cu_k hold B + 1 row offsets, batch strides are unused. */
 typedef struct {
     tfast_dtype q_dtype;  /* of q and out */
-    tfast_dtype kv_dtype; /* of k and v: q_dtype, or F16 or BF16 where that is F32 */
+    tfast_dtype kv_dtype; /* of k and v: q_dtype, or F16, BF16 or I8 where that is F32 */
     int64_t B, H, Hkv, Lq, Lk, D, Dv;
     const void *q, *k, *v;
     void* out;
     int64_t q_stride[3], k_stride[3], v_stride[3], out_stride[3]; /* batch, head, position; the last axis is dense */
+    /* I8 alone: each position of a head has a scale, its values are integer * scale; strides: batch, head, position */
+    const float *k_scale, *v_scale;
+    int64_t k_scale_stride[3], v_scale_stride[3];
     const int64_t *cu_q, *cu_k;
     const int64_t* kv_length; /* B values or NULL */
     const int64_t* offset;    /* B values or NULL: 0 */
@@ -242,6 +245,7 @@ typedef struct {
     const tfast_rotation* rotations;
     const tfast_cache* caches; /* NULL: nothing is kept, and there is no past */
     int fresh;                 /* no row with tokens has a past */
+    int stepwise; /* B is 1, and not fresh: tokens attend as those of so many steps would, with their bits */
     float* x;
     const int64_t* rows;
     int64_t n_rows;

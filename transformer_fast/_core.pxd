@@ -28,6 +28,10 @@ cdef extern from "tfast.h" nogil:
         int64_t k_stride[3]
         int64_t v_stride[3]
         int64_t out_stride[3]
+        const float *k_scale
+        const float *v_scale
+        int64_t k_scale_stride[3]
+        int64_t v_scale_stride[3]
         const int64_t *cu_q
         const int64_t *cu_k
         const int64_t *kv_length
@@ -180,6 +184,7 @@ cdef extern from "tfast.h" nogil:
         const tfast_rotation *rotations
         const tfast_cache *caches
         int fresh
+        int stepwise
         float *x
         const int64_t *rows
         int64_t n_rows

@@ -27,6 +27,8 @@ class AttentionCall:
     out: ndarray
     q_dtype: int
     kv_dtype: int
+    key_scale: ndarray | None
+    value_scale: ndarray | None
     cu_seqlens_q: ndarray | None
     cu_seqlens_k: ndarray | None
     longest_query: int
@@ -120,6 +122,7 @@ def decoder(
     rotations: tuple[tuple[ndarray, ndarray], ...],
     caches: tuple[tuple[Any, ...], ...] | None,
     fresh: bool,
+    stepwise: bool,
     rows: ndarray | None,
     head: PackedWeight | None,
     head_bias: ndarray | None,

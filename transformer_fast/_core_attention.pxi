@@ -19,6 +19,17 @@ cdef int set_operand(object a, int packed, int64_t *stride, const void **data) e
     return 0
 
 
+cdef const float *set_scale(object scale, int packed, int64_t *stride) except? NULL:
+    """(B, Hkv, Lk), or (T, Hkv) when packed, float32 of any strides -> strides of batch, head, position; or None."""
+    if scale is None:
+        return NULL
+    cdef cnp.ndarray x = scale
+    stride[0] = 0 if packed else step(x, 0)
+    stride[1] = step(x, 1)
+    stride[2] = step(x, 0 if packed else 2)
+    return floats(x)
+
+
 cdef int set_mask(object mask, tfast_bias *bias) except -1:
     """A float32 or bool array of shape (B, H, Lq, Lk), broadcast by strides of 0."""
     cdef cnp.ndarray m = mask
@@ -56,6 +67,7 @@ cdef class AttentionCall:
     """
     cdef readonly object query, key, value, out
     cdef public int q_dtype, kv_dtype  # codes of tfast_dtype: of query and out, of key and value
+    cdef public object key_scale, value_scale  # of int8 key and value: float32, the shape of key without its last axis
     cdef public object cu_seqlens_q, cu_seqlens_k
     cdef public int64_t longest_query  # packed alone: what the index of relative_bias is counted from
     cdef public object kv_lengths, causal_offset  # (B,) dense int64
@@ -87,6 +99,8 @@ cdef class AttentionCall:
         set_operand(self.value, packed, c.v_stride, &c.v)
         set_operand(self.out, packed, c.out_stride, &data)
         c.out = <void *>data
+        c.k_scale = set_scale(self.key_scale, packed, c.k_scale_stride)
+        c.v_scale = set_scale(self.value_scale, packed, c.v_scale_stride)
         x = self.query
         c.H = cnp.PyArray_DIM(x, 1)
         c.D = cnp.PyArray_DIM(x, 2 if packed else 3)

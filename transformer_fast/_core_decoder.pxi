@@ -94,7 +94,7 @@ cdef int set_cache(tfast_cache *to, object cache) except -1:
 
 
 def decoder(cnp.ndarray x, cnp.ndarray cu, DecoderStack stack, tuple shape, tuple options, tuple rotations,
-            caches, bint fresh, rows, PackedWeight head, head_bias, cnp.ndarray y, int n_threads):
+            caches, bint fresh, bint stepwise, rows, PackedWeight head, head_bias, cnp.ndarray y, int n_threads):
     """x (T, hidden) dense, overwritten; y dense; cu (B + 1,) and rows, or None, dense int64.
 
     shape: heads, kv_heads, head_dim, inner. options: activation, layer_norm, by_head, interleaved, parallel, eps,
@@ -127,7 +127,7 @@ def decoder(cnp.ndarray x, cnp.ndarray cu, DecoderStack stack, tuple shape, tupl
         for i in range(len(caches)):
             set_cache(&stored[i], caches[i])
         call.caches = stored
-    call.fresh = fresh
+    call.fresh, call.stepwise = fresh, stepwise
     call.x = <float *>floats(x)
     call.rows = integers(rows)
     call.n_rows = call.T if rows is None else len(rows)

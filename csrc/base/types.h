@@ -20,7 +20,12 @@ typedef enum {
     TFAST_WRONG_LAYOUT = 4 /* a packed weight met another instruction set than it was packed for */
 } tfast_status;
 
-typedef enum { TFAST_F32 = 0, TFAST_F16 = 1, TFAST_BF16 = 2, TFAST_I8 = 3 /* of weights alone */ } tfast_dtype;
+typedef enum {
+    TFAST_F32 = 0,
+    TFAST_F16 = 1,
+    TFAST_BF16 = 2,
+    TFAST_I8 = 3 /* of weights, keys and values */
+} tfast_dtype;
 
 /* How the values of a packed weight are stored, and what meets them; INT8_UNBOUNDED is INT8 for integers of others,
  * which no bound holds (base/int8.h). */

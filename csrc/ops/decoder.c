@@ -228,12 +228,13 @@ static tfast_status attend_fresh(const run_t* r, const tfast_decoder_layer* l) {
     return tfast_attention_run(&call, r->n_threads);
 }
 
-/* `count` rows from b on, with as many new tokens each as Lq says, over their caches, which hold these already. */
+/* `count` rows from b on, with as many new tokens each as Lq says, over their caches, which hold these already. With
+ * stepwise they are tokens of the one row, each with the keys up to its own. */
 static tfast_status attend_past(const run_t* r, const tfast_decoder_layer* l, int64_t b, int64_t count, int64_t Lq) {
     const tfast_decoder* c = r->call;
     const tfast_cache* cache = &c->caches[l->cache];
     const int64_t D = c->head_dim, Hkv = c->kv_heads, first = b * Hkv * cache->capacity,
-                  bytes = cache_element_bytes(cache->dtype);
+                  row = c->stepwise ? 0 : Hkv * cache->capacity, bytes = cache_element_bytes(cache->dtype);
     tfast_attention call = attention_of(r, l);
     call.B = count;
     call.Lq = Lq;
@@ -242,12 +243,19 @@ static tfast_status attend_past(const run_t* r, const tfast_decoder_layer* l, in
     call.out = r->context + c->cu[b] * c->heads * D;
     call.k = (char*)cache->k[l->cache_layer] + first * D * bytes;
     call.v = (char*)cache->v[l->cache_layer] + first * D * bytes;
-    call.k_stride[0] = call.v_stride[0] = Hkv * cache->capacity * D;
+    call.k_stride[0] = call.v_stride[0] = row * D;
     call.k_stride[1] = call.v_stride[1] = cache->capacity * D;
     call.k_stride[2] = call.v_stride[2] = D;
+    if (cache->dtype == TFAST_I8) {
+        call.k_scale = cache->k_scale[l->cache_layer] + first;
+        call.v_scale = cache->v_scale[l->cache_layer] + first;
+        call.k_scale_stride[0] = call.v_scale_stride[0] = row;
+        call.k_scale_stride[1] = call.v_scale_stride[1] = cache->capacity;
+        call.k_scale_stride[2] = call.v_scale_stride[2] = 1;
+    }
     for (int64_t i = 0; i < count; i++) {
-        r->places[i] = cache->lengths[b + i];
-        r->counts[i] = cache->lengths[b + i] + Lq;
+        r->places[i] = c->stepwise ? cache->lengths[b] + i : cache->lengths[b + i];
+        r->counts[i] = r->places[i] + Lq;
         call.Lk = TFAST_MAX(call.Lk, r->counts[i]);
     }
     call.kv_length = r->counts;
@@ -268,6 +276,7 @@ static tfast_status attend(const run_t* r, const tfast_decoder_layer* l) {
     if (!c->caches) return attend_fresh(r, l);
     STEP(store(r, l));
     if (c->fresh) return attend_fresh(r, l);
+    if (c->stepwise) return attend_past(r, l, 0, c->T, 1);
     if (is_step(c)) return attend_past(r, l, 0, c->B, 1);
     for (int64_t b = 0; b < c->B; b++)
         if (c->cu[b + 1] > c->cu[b]) STEP(attend_past(r, l, b, 1, c->cu[b + 1] - c->cu[b]));
@@ -362,7 +371,7 @@ static void* place(char* area, size_t* used, size_t bytes) {
 static size_t place_buffers(run_t* r, char* area) {
     const tfast_decoder* c = r->call;
     size_t used = 0;
-    const size_t row = (size_t)c->T * sizeof(float), rows = (size_t)c->B * sizeof(int64_t);
+    const size_t row = (size_t)c->T * sizeof(float), rows = (size_t)TFAST_MAX(c->B, c->T) * sizeof(int64_t);
     r->normed = place(area, &used, row * (size_t)c->hidden);
     r->projected = place(area, &used, row * (size_t)qkv_width(c));
     r->context = place(area, &used, row * (size_t)(c->heads * c->head_dim));

@@ -122,6 +122,9 @@ V_INLINE vf v_load_f16(const uint16_t* p) {
 V_INLINE vf v_load_bf16(const uint16_t* p) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16));
 }
+V_INLINE vf v_load_i8(const int8_t* p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+}
 
 V_INLINE void v_load_bf16_pairs(const uint16_t* p, vf* even, vf* odd) {
     const __m256i x = _mm256_loadu_si256((const __m256i*)p);

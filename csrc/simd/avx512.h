@@ -115,6 +115,9 @@ V_INLINE vf v_load_f16(const uint16_t* p) {
 V_INLINE vf v_load_bf16(const uint16_t* p) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16));
 }
+V_INLINE vf v_load_i8(const int8_t* p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
+}
 
 V_INLINE void v_load_bf16_pairs(const uint16_t* p, vf* even, vf* odd) {
     const __m512i x = _mm512_loadu_si512(p);

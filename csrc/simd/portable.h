@@ -11,6 +11,7 @@
  *   v_exp2_clamp, v_frac, v_scale2    2^x = v_scale2(polynomial(v_frac(c)), c) with c = v_exp2_clamp(x); see math.h
  *   v_from_mask_bytes(p, n)   0 where the byte is not 0, -infinity where it is 0 (n bytes are read)
  *   v_load_f16, v_load_bf16   V_LANES half-precision numbers, widened
+ *   v_load_i8                 V_LANES signed bytes, as floats
  *   v_load_bf16_pairs         2 * V_LANES of them: the even ones in one vector, the odd ones in the other
  *   v_transpose(x)            the V_LANES x V_LANES block, in place
  *   v_sums(x)                 one vector: lane i is the sum of x[i]
@@ -212,6 +213,12 @@ V_LONG vf v_load_bf16(const uint16_t* p) {
     vm x;
     for (int i = 0; i < V_LANES; i++) x[i] = p[i];
     return (vf)(x << 16);
+}
+V_INLINE vf v_load_i8(const int8_t* p) {
+    typedef int8_t lanes_t __attribute__((vector_size(V_LANES)));
+    lanes_t x;
+    memcpy(&x, p, sizeof x);
+    return __builtin_convertvector(__builtin_convertvector(x, vm), vf);
 }
 /* Element 2 i of p widened to lane i of even, 2 i + 1 of odd. */
 V_INLINE void v_load_bf16_pairs(const uint16_t* p, vf* even, vf* odd) {

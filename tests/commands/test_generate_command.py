@@ -47,6 +47,17 @@ def test_json(run):
     assert result["text"] + "\n" == out
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int8"])
+def test_types_of_the_cache(run, dtype):
+    from transformer_fast.models.common.decoding import CACHE_TYPES
+
+    assert dtype in CACHE_TYPES and len(CACHE_TYPES) == 4
+    code, out, _ = run("Hello", "--max-new-tokens", "6", "--kv-cache-dtype", dtype)
+    assert code == 0 and len(out) >= 2
+    if dtype == "float32":
+        assert out == run("Hello", "--max-new-tokens", "6")[1]
+
+
 def test_sampling(run):
     def sample(*options):
         return run("Hello", "--max-new-tokens", "12", *options)[1]

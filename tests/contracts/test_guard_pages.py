@@ -85,6 +85,8 @@ def attention_with_options(rows, width):
     """The operands that belong to options, and a cache of which only the keys within kv_lengths exist."""
     from support import Call, normal
 
+    from transformer_fast import reference
+
     B, H, Lq, Lk = 2, 2, rows, rows + 9
     q, k, v = (normal(B, H, length, width, seed=s) for s, length in enumerate((Lq, Lk, Lk)))
     extras = dict(
@@ -106,6 +108,10 @@ def attention_with_options(rows, width):
         halves = dict(key=k.astype(half), value=v.astype(half))
         yield Call(f"{half.__name__}-keys", name, dict(query=q, **halves), dict(is_causal=True))
         yield Call(f"{half.__name__}-keys-decode", name, dict(query=q[:, :, :1].copy(), **halves))
+    (key, key_scale), (value, value_scale) = reference.cache_integers(k), reference.cache_integers(v)
+    narrow = dict(key=key, value=value, key_scale=key_scale, value_scale=value_scale)
+    for length in (1, 2, rows):
+        yield Call(f"int8-keys-{length}", name, dict(query=q[:, :, :length].copy(), **narrow))
 
 
 def keys_that_do_not_exist(guarded):

@@ -61,6 +61,25 @@ def test_same_bits_as_layer_by_layer(tmp_path, case, isa, threads, layer_by_laye
         assert_same_bits(got, expected)
 
 
+def chat_with_cache(model, dtype):
+    """Steps of rows of unequal lengths, several tokens at once, and several as so many steps."""
+    ids, _, left = inputs(model.config.vocab_size)
+    _, state = model.start(ids, left, capacity=20, kv_cache_dtype=dtype)
+    results = [model.step(ids[:, i], state) for i in range(6)]
+    results.append(model.extend(ids[:, :3], state))
+    _, state = model.start(ids[:1], capacity=20, kv_cache_dtype=dtype)
+    results.append(model.extend(ids[:1, :5], state, every=True))
+    return [*results, model.extend(ids[1:2, :4], state, every=True)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int8"])
+@pytest.mark.parametrize("case", ["gpt2", "llama", "gemma2"])
+def test_types_of_caches(tmp_path, case, dtype, isa, layer_by_layer):
+    model = load_model(write(tmp_path, case))
+    for got, expected in zip(chat_with_cache(model, dtype), layer_by_layer(chat_with_cache, model, dtype), strict=True):
+        assert_same_bits(got, expected)
+
+
 @pytest.mark.parametrize("compute_type", ["bfloat16", "int8", "int8_a16"])
 @pytest.mark.parametrize("case", ["gpt2", "qwen3", "gemma2"])
 def test_formats(tmp_path, case, compute_type, layer_by_layer):

@@ -451,7 +451,6 @@ def test_bad_options(options, text):
         ("constraints", ["x"]),
         ("force_words_ids", [[1]]),
         ("guidance_scale", 1.5),
-        ("assistant_model", object()),
         ("return_dict_in_generate", True),
         ("output_scores", True),
         ("prefix_allowed_tokens_fn", print),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from transformer_fast import functional as F
+from transformer_fast import reference
 from transformer_fast.nn import KeyValueCache
 
 
@@ -152,6 +153,39 @@ def test_half_types_are_rounded_once_and_attended_to(dtype):
     wide = (cache.keys.astype(np.float32), cache.values.astype(np.float32))
     expected = F.scaled_dot_product_attention(query[[1, 0, 0]], *wide, enable_gqa=True, kv_lengths=cache.lengths)
     assert got.dtype == np.float32 and np.array_equal(got, expected)
+
+
+def test_integers_have_a_scale_for_each_position():
+    """Through growth, other rows and a window: what reference.cache_integers makes of each position."""
+    cache = KeyValueCache(2, 1, 16, capacity=2, dtype=np.int8)
+    rows, query = values(2, 1, 9, 16), values(2, 2, 1, 16)
+    rows[0, 0, 3] = 0
+    rows[0, 0, 4, 7] = np.nan
+    cache.append(rows, -rows, np.array([9, 4]))  # grows
+    cache.reorder(np.array([1, 0, 0]))
+    cache.append(rows[[0, 1, 1], :, :1], rows[[0, 1, 1], :, :1])
+    assert cache.keys.dtype == cache.values.dtype == np.int8 and cache.lengths.tolist() == [5, 10, 10]
+    for b, row in enumerate([np.r_[rows[1, 0, :4], rows[0, 0, :1]], np.r_[rows[0, 0], rows[1, 0, :1]]]):
+        integers, scale = reference.cache_integers(row)
+        np.testing.assert_array_equal(cache.keys[b, 0, : len(row)], integers)
+        np.testing.assert_array_equal(cache.scales()["key_scale"][b, 0, : len(row)], scale)
+    got = F.scaled_dot_product_attention(
+        query[[1, 0, 0]],
+        cache.keys,
+        cache.values,
+        enable_gqa=True,
+        kv_lengths=cache.lengths,
+        **cache.scales(),
+    )
+    assert np.isfinite(got[0]).all() and np.isnan(got[1:]).all()
+
+    trimmed = KeyValueCache(1, 1, 16, capacity=100, window=3, dtype=np.int8)
+    for i in range(9):
+        trimmed.append(rows[1:, :, i : i + 1], rows[1:, :, i : i + 1])
+    integers, scale = reference.cache_integers(rows[1, 0])
+    n = int(trimmed.lengths[0])
+    assert n < 9 and np.array_equal(trimmed.keys[0, 0, :n], integers[9 - n :])
+    assert np.array_equal(trimmed.scales()["value_scale"][0, 0, :n], scale[9 - n :])
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,15 @@ def make_cache(module, B=2, **options):
     return nn.KeyValueCache(B, module.num_kv_heads, module.head_dim, 4, **options)
 
 
+def test_a_cache_of_integers():
+    module, x = self_attention(num_kv_heads=2), normal(2, 6, E)
+    cache = make_cache(module, dtype=np.int8)
+    module(x[:, :5], is_causal=True, cache=cache)
+    got, _ = module(x[:, 5:], is_causal=True, cache=cache)
+    wanted = module(x, is_causal=True)[0][:, 5:]
+    assert 0 < np.abs(got - wanted).max() < 0.03 * np.abs(wanted).max()
+
+
 @pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize("window", [(-1, -1), (3, 0)])
 def test_a_piece_at_a_time(isa, position, window):

@@ -94,6 +94,8 @@ def test_the_short_way_knows_every_option(monkeypatch):
         "relative_bias": normal(2, 7),
         "alibi_slopes": normal(2),
         "sinks": normal(2),
+        "key_scale": np.ones((1, 2, 4), np.float32),
+        "value_scale": np.ones((1, 2, 4), np.float32),
         "return_weights": "mean",
         "return_lse": True,
         "out": np.empty((1, 2, 4, 8), np.float32),

@@ -114,7 +114,10 @@ def test_non_finite_half_values_stay_with_the_rows_that_see_them(dtype, isa):
 @pytest.mark.parametrize(
     ("types", "message"),
     [
-        (("float32", "float64", "float64"), "key has dtype float64; needed: the query's, float32, float16 or bfloat16"),
+        (
+            ("float32", "float64", "float64"),
+            "key has dtype float64; needed: the query's, float32, float16, bfloat16 or int8",
+        ),
         (("float32", "int8", "int8"), "key has dtype int8; needed"),
         (("float32", "float16", "bfloat16"), "value has dtype bfloat16; needed: the key's, float16"),
         (("float32", "float32", "float16"), "value has dtype float16; needed: the key's, float32"),

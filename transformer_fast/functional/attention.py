@@ -24,6 +24,8 @@ _OPTIONS = {
     "relative_bias",
     "alibi_slopes",
     "sinks",
+    "key_scale",
+    "value_scale",
     "return_weights",
     "return_lse",
     "out",
@@ -59,17 +61,23 @@ class _Call(_core.AttentionCall):
         relative_bias=None,
         alibi_slopes=None,
         sinks=None,
+        key_scale=None,
+        value_scale=None,
         return_weights=False,
         return_lse=False,
         out=None,
     ):
-        q_dtype, kv_dtype, query, key, value = self.operands = checks.operands(query, key, value)
+        scaled = key_scale is not None or value_scale is not None
+        q_dtype, kv_dtype, query, key, value = self.operands = checks.operands(query, key, value, scaled)
         if q_dtype:
             self.q_dtype = q_dtype
         if kv_dtype:
             self.kv_dtype = kv_dtype
         self.dtype = dtype = query.dtype if query.dtype.isnative else query.dtype.newbyteorder("=")
         self.lead, flat_query, flat_key, flat_value = checks.flatten(query, key, value)
+        if scaled:
+            self.key_scale = checks.scale(key_scale, "key_scale", key, self.lead)
+            self.value_scale = checks.scale(value_scale, "value_scale", value, self.lead)
         B, H, Lq, D = flat_query.shape
         _, Hkv, Lk, Dv = flat_value.shape
         if H != Hkv:
@@ -93,6 +101,8 @@ class _Call(_core.AttentionCall):
                 "relative_bias": relative_bias,
                 "alibi_slopes": alibi_slopes,
                 "sinks": sinks,
+                "key_scale": key_scale,
+                "value_scale": value_scale,
             }
             arrays.check_out(out, shape, dtype, inputs)
             self.result = result = arrays.result_array(out, shape, dtype)
@@ -150,6 +160,8 @@ def scaled_dot_product_attention(
     relative_bias=None,
     alibi_slopes=None,
     sinks=None,
+    key_scale=None,
+    value_scale=None,
     return_weights=False,
     return_lse=False,
     out=None,
@@ -159,8 +171,8 @@ def scaled_dot_product_attention(
     query (..., H, Lq, D), key (..., Hkv, Lk, D), value (..., Hkv, Lk, Dv) -> (..., H, Lq, Dv) of the query's type, or a
     tuple (out[, weights][, lse]) where asked for. Leading axes broadcast; B is their product. Types: float32, float16
     and bfloat16 (computed in float32), float64 (plain NumPy, with an Lq x Lk array: for checking). key and value have
-    one type: the query's, or under a float32 query also float16 or bfloat16, as a cache may store them. Any strides: an
-    array (B, L, H, D) is passed as x.swapaxes(1, 2) without a copy, as long as its last axis is dense.
+    one type: the query's, or under a float32 query also float16, bfloat16 or int8, as a cache may store them. Any
+    strides: an array (B, L, H, D) is passed as x.swapaxes(1, 2) without a copy, as long as its last axis is dense.
 
     attn_mask: broadcasts to (..., H, Lq, Lk). bool: True = attend. float: added after scaling and soft-capping.
     dropout_p: must be 0. is_causal: query i sees key j iff j <= i + causal_offset; it applies together with attn_mask.
@@ -171,6 +183,7 @@ def scaled_dot_product_attention(
     softcap: c > 0 makes c * tanh(score / c) of a score.
     relative_bias: (H or 1, Lq + Lk - 1); the bias of (i, j) is relative_bias[h, j - i + Lq - 1].
     alibi_slopes: (H,); slope * (j - (i + causal_offset)) is added. sinks: (H,); a logit that joins the denominator.
+    key_scale, value_scale: of int8 key and value alone, (..., Hkv, Lk) float32: a row is integers times its scale.
     return_weights: "mean" (..., Lq, Lk) over heads or "heads" (..., H, Lq, Lk).
     return_lse: log of the denominator, (..., H, Lq), float32.
     out: an array of the result's shape and type, any strides, no overlap with an input.
@@ -194,6 +207,8 @@ def scaled_dot_product_attention(
         and relative_bias is None
         and alibi_slopes is None
         and sinks is None
+        and key_scale is None
+        and value_scale is None
         and return_weights is False
         and return_lse is False
         and out is None
@@ -222,6 +237,8 @@ def scaled_dot_product_attention(
         relative_bias,
         alibi_slopes,
         sinks,
+        key_scale,
+        value_scale,
         return_weights,
         return_lse,
         out,
@@ -272,6 +289,8 @@ def varlen_attention(
     relative_bias=None,
     alibi_slopes=None,
     sinks=None,
+    key_scale=None,
+    value_scale=None,
     return_lse=False,
     out=None,
 ):
@@ -281,6 +300,7 @@ def varlen_attention(
     cu_seqlens_k[b]:cu_seqlens_k[b + 1]; both are (B + 1,) integers that rise from 0 to Tq and Tk. "bottom_right" is
     each sequence's own Lk - Lq. With Mq and Mk the longest Lq and Lk, relative_bias is (H or 1, Mq + Mk - 1) with
     j - i + Mq - 1 as index, and attn_mask broadcasts to (B, H, Mq, Mk), of which a sequence uses the top left corner.
+    key_scale and value_scale of int8 key and value are (Tk, Hkv).
     return_lse adds (H, Tq). The other options, types, guarantees and errors are those of scaled_dot_product_attention.
     Source: the packed form of FlashAttention (flash_attn_varlen_func).
 
@@ -290,7 +310,8 @@ def varlen_attention(
         (5, 12, 64)
     """
     call = _core.AttentionCall()
-    call.q_dtype, call.kv_dtype, query, key, value = checks.operands(query, key, value)
+    scaled = key_scale is not None or value_scale is not None
+    call.q_dtype, call.kv_dtype, query, key, value = checks.operands(query, key, value, scaled)
     for name, array in (("query", query), ("key", key), ("value", value)):
         if array.ndim != 3:
             raise ValueError(f"{name} has shape {array.shape}; needed: (tokens, heads, head size)")
@@ -328,6 +349,8 @@ def varlen_attention(
                 "relative_bias": relative_bias,
                 "alibi_slopes": alibi_slopes,
                 "sinks": sinks,
+                "key_scale": key_scale,
+                "value_scale": value_scale,
             },
         )
     call.cu_seqlens_q, call.cu_seqlens_k, call.longest_query = starts_q, starts_k, Mq
@@ -337,6 +360,9 @@ def varlen_attention(
     call.attn_mask = checks.mask(attn_mask, (B,), (H, Mq, Mk))
     if alibi_slopes is not None:
         call.alibi_slopes = arrays.vector(alibi_slopes, "alibi_slopes", H)
+    if scaled:
+        call.key_scale = checks.scale(key_scale, "key_scale", key, None)
+        call.value_scale = checks.scale(value_scale, "value_scale", value, None)
     if sinks is not None:
         call.sinks = arrays.vector(sinks, "sinks", H)
     if call.q_dtype == checks.FLOAT64:

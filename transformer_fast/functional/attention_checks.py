@@ -19,7 +19,8 @@ UNLIMITED = 2**63 - 1
 _FARTHEST = 2**40  # a window this wide is unlimited: no array is that long
 
 FLOAT64 = -1  # as q_dtype: plain NumPy computes it
-_CODES = {"float64": FLOAT64, "float32": 0, "float16": 1, "bfloat16": 2}  # tfast_dtype
+INT8 = 3  # as kv_dtype: with scales
+_CODES = {"float64": FLOAT64, "float32": 0, "float16": 1, "bfloat16": 2, "int8": INT8}  # tfast_dtype
 _SEEN: dict[np.dtype, int | None] = {}
 
 
@@ -32,24 +33,52 @@ def _code(dtype: np.dtype) -> int | None:
         return _SEEN[dtype]
 
 
-def operands(query, key, value) -> tuple[int, int, np.ndarray, np.ndarray, np.ndarray]:
-    """The codes of the query's type and of the type of key and value, and the three as arrays."""
+def operands(query, key, value, scaled: bool = False) -> tuple[int, int, np.ndarray, np.ndarray, np.ndarray]:
+    """The codes of the query's type and of the type of key and value, and the three as arrays.
+
+    scaled: integers with scales are allowed as key and value.
+    """
     query = query if type(query) is np.ndarray else np.asarray(query)
     key = key if type(key) is np.ndarray else np.asarray(key)
     value = value if type(value) is np.ndarray else np.asarray(value)
     dtype = query.dtype
     code = kv_code = _code(dtype)
-    if code is None:
+    if code is None or code == INT8:
         raise TypeError(f"query has dtype {dtype}; needed: float32, float64, float16 or bfloat16")
     # NumPy has one object for each native type: mostly there is nothing to look up.
     if key.dtype is not dtype:
         kv_code = _code(key.dtype)
         if kv_code != code and (kv_code is None or kv_code <= 0 or code != 0):
-            also = ", float16 or bfloat16" if code == 0 else ""
+            also = ", float16, bfloat16 or int8" if code == 0 else ""
             raise TypeError(f"key has dtype {key.dtype}; needed: the query's, {dtype}{also}")
+        if kv_code == INT8 and not scaled:
+            raise TypeError("key has dtype int8; needed: key_scale and value_scale with it")
     if value.dtype is not key.dtype and _code(value.dtype) != kv_code:
         raise TypeError(f"value has dtype {value.dtype}; needed: the key's, {key.dtype}")
     return code, kv_code, query, key, value
+
+
+def scale(scale, name: str, integers: np.ndarray, lead: tuple[int, ...] | None) -> np.ndarray:
+    """float32 scales of the int8 array that is key or value, as the engine reads them.
+
+    (..., Hkv, Lk) -> (B, Hkv, Lk), the leading axes broadcast to `lead`; packed, with lead None, (T, Hkv) as it is.
+    """
+    if scale is None:
+        raise ValueError(f"{name} is None; needed: the scales of {name.removesuffix('_scale')}, which has dtype int8")
+    values = arrays.as_array(scale, name)
+    if integers.dtype.name != "int8":
+        raise ValueError(f"{name} is given; needed: None, since {name[:-6]} has dtype {integers.dtype}, not int8")
+    if values.dtype != arrays.FLOAT32:
+        raise TypeError(f"{name} has dtype {values.dtype}; needed: float32")
+    if values.shape != integers.shape[:-1]:
+        raise ValueError(f"{name} has shape {values.shape}; needed: {integers.shape[:-1]}, one for each row")
+    if lead is not None:
+        values = _broadcast(values[..., None], lead)[..., 0]
+    return values if _steps_are_whole(values) else np.array(values, np.float32)
+
+
+def _steps_are_whole(x: np.ndarray) -> bool:
+    return x.dtype.isnative and x.flags.aligned and not any(stride % x.itemsize for stride in x.strides)
 
 
 def check_heads(H: int, Hkv: int, enable_gqa: bool) -> None:

@@ -154,6 +154,7 @@ class Decoder:
         caches: Sequence[CacheArrays] | None = None,
         places: Sequence[tuple[int, int]] = (),
         fresh: bool = True,
+        stepwise: bool = False,
         rows: np.ndarray | None = None,
         head: PackedWeight | None = None,
         head_bias: np.ndarray | None = None,
@@ -163,9 +164,10 @@ class Decoder:
         Each token sees those of its row before it and itself. rotations: for each, cosines and sines (T, half).
         caches: the rows' past, which gets the new tokens' keys and values; places: of each layer, which cache, and
         which layer of it. fresh: no row with tokens has a past; then they are attended as they were computed, not as
-        they are stored. rows: which of the tokens are wanted, rising -> (len(rows), h). head (V, h) and head_bias (V,):
-        what is wanted times head, plus it -> (..., V). x is overwritten. A row's results do not depend on the other
-        rows, nor on threads, to the bit.
+        they are stored. stepwise, for one row with a past: tokens attend as those of so many calls of one would, with
+        their bits; together they are faster, and round in another order. rows: which of the tokens are wanted, rising
+        -> (len(rows), h). head (V, h) and head_bias (V,): what is wanted times head, plus it -> (..., V). x is
+        overwritten. A row's results do not depend on the other rows, nor on threads, to the bit.
         Raises TypeError, ValueError, and RuntimeError under another instruction set than the weights'.
         """
         x = arrays.float32(x, "x", last=self.hidden)
@@ -185,18 +187,20 @@ class Decoder:
             rows = arrays.integers(rows, "rows", len(rows))
             if len(rows) and (rows[0] < 0 or rows[-1] >= len(x) or (np.diff(rows) <= 0).any()):
                 raise ValueError(f"rows is {rows}; needed: rising numbers from 0 to {len(x) - 1}")
+        if stepwise and (caches is None or fresh or len(cu_seqlens) != 2):
+            raise ValueError(f"stepwise is True with {len(cu_seqlens) - 1} rows; needed: one with caches, not fresh")
         if caches is None:
             fresh, places = True, self.without_caches
-        where = {"caches": caches, "places": tuple(places), "fresh": fresh}
+        where = {"caches": caches, "places": tuple(places), "fresh": fresh, "stepwise": stepwise}
         return self.unchecked(x, cu_seqlens, rotations, **where, rows=rows, head=head, head_bias=head_bias)
 
     def unchecked(
-        self, x, cu_seqlens, rotations, *, caches, places, fresh, rows=None, head=None, head_bias=None
+        self, x, cu_seqlens, rotations, *, caches, places, fresh, stepwise=False, rows=None, head=None, head_bias=None
     ) -> np.ndarray:
         """As a call, for callers that have made the arrays themselves: the checks took 20 us of a step's 300."""
         n, width = len(x) if rows is None else len(rows), self.hidden if head is None else head.shape[0]
         y, stack = np.empty((n, width), np.float32), self._stack(places)
-        options = self._shape, self._options, rotations, caches, fresh
+        options = self._shape, self._options, rotations, caches, fresh, stepwise
         _core.decoder(x, cu_seqlens, stack, *options, rows, head, head_bias, y, 0)
         return y
 

@@ -265,7 +265,6 @@ _UNSUPPORTED: dict[str, tuple] = {
     "num_beam_groups": (None, 1),
     "constraints": (None,),
     "force_words_ids": (None,),
-    "prompt_lookup_num_tokens": (None,),
     "use_mtp": (None, False),
     "speculation_type": (None,),
     "is_assistant": (None, False),
@@ -273,13 +272,11 @@ _UNSUPPORTED: dict[str, tuple] = {
     "generation_config": (None,),
     "stopping_criteria": (None,),
     "prefix_allowed_tokens_fn": (None,),
-    "assistant_model": (None,),
     "negative_prompt_ids": (None,),
     "negative_prompt_attention_mask": (None,),
     "custom_generate": (None,),
     "synced_gpus": (None, False),
     "inputs_embeds": (None,),
-    "past_key_values": (None,),
 }
 
 
@@ -302,14 +299,15 @@ _EFFECTS: dict[str, Callable[[GenerationConfig, Any], bool]] = {
     "output_scores": _never,
     "output_logits": _never,
     # Ways to draft tokens, which the model then confirms: the same tokens sooner.
-    "prompt_lookup_num_tokens": _never,
     "use_mtp": _never,
     "speculation_type": _never,
 }
 
-# How transformers is to compute, which has no effect on what it computes; and settings of assisted generation, which
-# asks for an assistant_model.
+# How transformers is to compute, which has no effect on what it computes; and ways to draft tokens, which the model
+# then checks: the same tokens sooner. A call's are read by speculation.py; a folder's would ask for one row.
 _WITHOUT_EFFECT = {
+    "prompt_lookup_num_tokens",
+    "assistant_model",
     "_from_model_config",
     "_commit_hash",
     "transformers_version",

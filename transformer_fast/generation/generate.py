@@ -19,6 +19,8 @@ from transformer_fast.generation.beams import beam_search
 from transformer_fast.generation.config import GenerationConfig, read_generation_config, resolve
 from transformer_fast.generation.logits import Processor, processors
 from transformer_fast.generation.search import greedy, sampler, search
+from transformer_fast.generation.speculation import Speculation, speculation
+from transformer_fast.generation.speculation import run as speculative
 from transformer_fast.generation.stopping import Stop
 
 
@@ -32,6 +34,8 @@ class _Task:
     inputs: dict[str, Any]  # arguments of model.start
     steps: list[Processor]
     stop: Stop
+    tokens: np.ndarray | None  # (B, n): False where the prompt is padding; None: nowhere
+    speculation: Speculation
 
     def start(self) -> tuple[np.ndarray, Any]:
         return self.model.start(**self.inputs, capacity=self.stop.max_length)
@@ -39,6 +43,11 @@ class _Task:
     def search(self) -> Iterator[np.ndarray]:
         config, ids = self.config, self.ids
         logits, state = self.start()
+        if self.speculation.wanted:
+            yield from speculative(
+                self.model, self.speculation, logits, state, ids, self.tokens, self.steps, config, self.stop
+            )
+            return
         if config.num_return_sequences > 1:
             index = np.repeat(np.arange(len(ids)), config.num_return_sequences)
             logits, ids = logits[index], ids[index]
@@ -51,6 +60,8 @@ class _Task:
 
 def _task(model: Any, input_ids, attention_mask, logits_processor, tokenizer, options: dict[str, Any]) -> _Task:
     config, inputs = resolve(getattr(model, "generation_config", {}), options)
+    if inputs.get("past_key_values", 0) is None:
+        del inputs["past_key_values"]
     accepted = inspect.signature(model.start).parameters
     unknown = [name for name in inputs if name not in accepted or name == "capacity"]
     if unknown:
@@ -69,7 +80,14 @@ def _task(model: Any, input_ids, attention_mask, logits_processor, tokenizer, op
     max_length = config.longest(ids.shape[1], getattr(model.config, "max_position_embeddings", None))
     steps = processors(config, ids.shape[1], max_length, tokens, logits_processor, source=input_ids)
     stop = Stop(max_length, config.eos, config.stop_strings, tokenizer, config.max_time)
-    return _Task(model, config, ids, {"input_ids": input_ids, "attention_mask": attention_mask, **inputs}, steps, stop)
+    if "past_key_values" in inputs and max(config.num_beams, config.num_return_sequences) > 1:
+        raise ValueError(
+            f"past_key_values is given with num_beams={config.num_beams} and num_return_sequences="
+            f"{config.num_return_sequences}; needed: 1, since the rows of a past would become others"
+        )
+    drafts = speculation(model, options, config, len(ids) * config.num_return_sequences)
+    inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **inputs}
+    return _Task(model, config, ids, inputs, steps, stop, tokens, drafts)
 
 
 def _ids(name: str, array: Any) -> np.ndarray:
@@ -146,7 +164,16 @@ def generate(
 
     logits_processor: callable(ids (B, n), scores (B, V)) -> scores, or a list of them.
     tokenizer: needed for stop_strings. streamer: has put(ids) and end(); it gets the prompt and then ids (B,).
-    Further arguments go to the model.
+    Further arguments go to the model; those of decoders:
+    past_key_values: a past of the first columns of input_ids, which are not computed again (without beams and padding).
+    It is changed in place, and then holds all ids of the result but the last.
+    kv_cache_dtype: "float32", "bfloat16", "float16" or "int8", how keys and values are kept between tokens.
+
+    Speculation, for one row without beams: the same tokens (with an assistant and do_sample: tokens of the same
+    distribution), sooner where drafts are often right; their number adapts, down to none.
+    prompt_lookup_num_tokens: draft at most so many tokens that followed an earlier occurrence of the last
+    max_matching_ngram_size (2) tokens or fewer.
+    assistant_model: a smaller model of the same vocabulary drafts at most num_assistant_tokens (20).
 
     Raises:
         ValueError, TypeError: an argument does not fit; the text names it.

@@ -10,33 +10,48 @@ twin csrc/ops/cache.h.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from transformer_fast import functional as F
 
 # In the order of tfast_dtype.
-_DTYPES = ("float32", "float16", "bfloat16")
+_DTYPES = ("float32", "float16", "bfloat16", "int8")
 
 
 class _Store:
     """Keys, or values, of all layers: an array (B, Hkv, capacity, width) for each, where they are in memory.
 
     One array a layer and not one for all: a system may refuse one allocation of many GB that it would grant in pieces.
+    int8: scales has an array (B, Hkv, capacity) for each layer besides, else it is empty.
     """
 
     def __init__(self, layers: int, shape: tuple[int, int, int, int], dtype: np.dtype) -> None:
         self.arrays = [np.empty(shape, dtype) for _ in range(layers)]
+        self.scales = [np.empty(shape[:3], np.float32) for _ in range(layers if dtype == np.int8 else 0)]
         self._locate()
+
+    @property
+    def parts(self) -> list[np.ndarray]:
+        """All arrays, whose first axes are rows, heads and positions."""
+        return self.arrays + self.scales
+
+    def put(self, layer: int, place: tuple, x: np.ndarray) -> None:
+        """Writes x, which fits the first three axes of `place`, in the store's type."""
+        if self.scales:
+            self.arrays[layer][place], self.scales[layer][place] = _integers(x)
+        else:
+            self.arrays[layer][place] = x
 
     def _locate(self) -> None:
         self.addresses = np.array([array.ctypes.data for array in self.arrays], np.int64)
+        self.scale_addresses = np.array([array.ctypes.data for array in self.scales], np.int64) if self.scales else None
 
     def replace(self, length: int, capacity: int, index: np.ndarray | None = None) -> None:
         """The first `length` positions (of the rows `index`) go into new arrays with room for `capacity`."""
-        for layer, array in enumerate(self.arrays):
-            self.arrays[layer] = _copied(array, length, capacity, index)
+        self.arrays = [_copied(array, length, capacity, index) for array in self.arrays]
+        self.scales = [_copied(array, length, capacity, index) for array in self.scales]
         self._locate()
 
 
@@ -54,7 +69,9 @@ class StackCache:
     is stored. That is what attention needs, since causal order and window only compare positions.
 
     dtype is the type in which keys and values are stored: float32, or float16 or bfloat16 (ml_dtypes), which round what
-    is appended and take half the memory. A float32 query attends to any of them.
+    is appended and take half the memory, or int8, which takes a fourth and 4 bytes: integers of at most 127 times a
+    scale for each position of a head (`scales`). Keys or values with NaN or infinity get the scale NaN. A float32 query
+    attends to any of them.
 
     Raises:
         ValueError: a size is negative, or window is not positive.
@@ -127,6 +144,12 @@ class StackCache:
         length = self._longest + more
         return self._keys.arrays[layer][:, :, :length], self._values.arrays[layer][:, :, :length]
 
+    def scales(self, layer: int, more: int = 0) -> dict[str, np.ndarray]:
+        """What attention needs besides `seen`: key_scale and value_scale (B, Hkv, n) of int8, nothing of others."""
+        length = self._longest + more
+        stores = {"key_scale": self._keys, "value_scale": self._values}
+        return {name: store.scales[layer][:, :, :length] for name, store in stores.items() if store.scales}
+
     def reserve(self, counts: int | np.ndarray) -> None:
         """Makes room for counts[b] (or as many each) more positions in row b."""
         if self._needed(counts) <= self.capacity:
@@ -141,32 +164,33 @@ class StackCache:
 
     def write(self, layer: int, key: np.ndarray, value: np.ndarray, counts: np.ndarray | None = None) -> None:
         """Row b's first counts[b] (default n) of key (B, Hkv, n, D) and value (B, Hkv, n, Dv) go behind its length."""
-        keys, values = self._keys.arrays[layer], self._values.arrays[layer]
         if counts is None and self.uniform:
-            place = slice(self._longest, self._longest + key.shape[2])
-            keys[:, :, place] = key
-            values[:, :, place] = value
+            place = (slice(None), slice(None), slice(self._longest, self._longest + key.shape[2]))
+            self._keys.put(layer, place, key)
+            self._values.put(layer, place, value)
             return
         for b, first in enumerate(self.lengths):
             count = key.shape[2] if counts is None else counts[b]
-            keys[b, :, first : first + count] = key[b, :, :count]
-            values[b, :, first : first + count] = value[b, :, :count]
+            place = (b, slice(None), slice(first, first + count))
+            self._keys.put(layer, place, key[b, :, :count])
+            self._values.put(layer, place, value[b, :, :count])
 
     def write_packed(
         self, layer: int, key: np.ndarray, value: np.ndarray, cu_seqlens: np.ndarray, counts: np.ndarray
     ) -> None:
         """Of row b's positions cu_seqlens[b]:cu_seqlens[b + 1] of key (T, Hkv, D) and value (T, Hkv, Dv) the last
         counts[b] go behind its length."""
-        keys, values = self._keys.arrays[layer], self._values.arrays[layer]
         for b, first in enumerate(self.lengths):
             rows = slice(cu_seqlens[b + 1] - counts[b], cu_seqlens[b + 1])
-            keys[b, :, first : first + counts[b]] = key[rows].swapaxes(0, 1)
-            values[b, :, first : first + counts[b]] = value[rows].swapaxes(0, 1)
+            place = (b, slice(None), slice(first, first + counts[b]))
+            self._keys.put(layer, place, key[rows].swapaxes(0, 1))
+            self._values.put(layer, place, value[rows].swapaxes(0, 1))
 
     def engine_arrays(self, kept: np.ndarray) -> F.CacheArrays:
         """What functional.Decoder takes: kept[b] positions of row b are written, and have been reserved."""
-        keys, values = self._keys.addresses, self._values.addresses
-        return F.CacheArrays(self._code, self._capacity, keys, values, None, None, self.lengths, kept)
+        keys, values = self._keys, self._values
+        arrays = keys.addresses, values.addresses, keys.scale_addresses, values.scale_addresses
+        return F.CacheArrays(self._code, self._capacity, *arrays, self.lengths, kept)
 
     def kept_of_prompts(self, counts: np.ndarray) -> np.ndarray:
         """How many of counts[b] positions of a prompt without a past are worth storing, the last ones.
@@ -194,13 +218,47 @@ class StackCache:
         for store in (self._keys, self._values):
             if lengths.shape == self.lengths.shape:
                 changed = np.flatnonzero(index != np.arange(len(index)))
-                for array in store.arrays:
+                for array in store.parts:
                     array[changed, :, : self._longest] = array[index[changed], :, : self._longest]
             else:
                 store.replace(self._longest, self.capacity, index)
         self.lengths = lengths
         self._shapes = {name: (len(index), *shape[1:]) for name, shape in self._shapes.items()}
         self._count()
+
+    def crop(self, lengths: np.ndarray) -> None:
+        """Row b keeps its first lengths[b] positions of those that it holds; a length beyond them changes nothing."""
+        self.lengths = np.minimum(self.lengths, lengths)
+        self._count()
+
+    def held(self) -> dict[str, np.ndarray]:
+        """All that the positions of all layers hold, views by name, for a file."""
+        stores = {"keys": self._keys, "values": self._values}
+        return {
+            f"{name}.{i}": array[:, :, : self._longest]
+            for name, store in stores.items()
+            for i, array in enumerate(store.parts)
+        }
+
+    def hold(self, lengths: np.ndarray, arrays: Mapping[str, np.ndarray]) -> None:
+        """What `held` gave, of an empty cache of the same shape: rows hold it again, `lengths` positions each.
+
+        Raises:
+            ValueError: a name, type or shape is another one.
+        """
+        longest = int(lengths.max(initial=0))
+        own = self.held()
+        for name, array in own.items():
+            needed = (array.dtype, (*array.shape[:2], longest, *array.shape[3:]))
+            given = arrays.get(name)
+            if given is None or (given.dtype, given.shape) != needed:
+                found = "nothing" if given is None else f"{given.dtype} of shape {given.shape}"
+                raise ValueError(f"{name} is {found}; needed: {needed[0]} of shape {needed[1]}")
+        self.reserve(longest)
+        self.lengths = lengths
+        self._count()
+        for name, array in self.held().items():
+            array[...] = arrays[name]
 
     def _count(self) -> None:
         self._longest = int(self.lengths.max(initial=0))
@@ -213,7 +271,7 @@ class StackCache:
         """Moves the last window - 1 positions of each row to the front: the next query sees no others."""
         kept = self.window - 1
         for b in np.flatnonzero(self.lengths > kept):
-            for array in (*self._keys.arrays, *self._values.arrays):
+            for array in (*self._keys.parts, *self._values.parts):
                 array[b, :, :kept] = array[b, :, self.lengths[b] - kept : self.lengths[b]].copy()
         self.lengths = np.minimum(self.lengths, kept)
         self._count()
@@ -256,6 +314,10 @@ class KeyValueCache(StackCache):
     def values(self) -> np.ndarray:
         """(B, Hkv, max(lengths), Dv), a view; values beyond a row's length mean nothing."""
         return self._values.arrays[0][:, :, : self._longest]
+
+    def scales(self, layer: int = 0, more: int = 0) -> dict[str, np.ndarray]:
+        """key_scale and value_scale (B, Hkv, max(lengths)) for attention where dtype is int8, else nothing."""
+        return super().scales(layer, more)
 
     def append(self, key: np.ndarray, value: np.ndarray, counts: np.ndarray | None = None) -> None:
         """Row b gets the first counts[b] (default n) of key (B, Hkv, n, D) and value (B, Hkv, n, Dv).
@@ -305,9 +367,19 @@ class KeyValueCache(StackCache):
             raise ValueError(f"key has {key.shape[2]} positions, value has {value.shape[2]}; needed: the same number")
 
 
+def _integers(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(..., D) -> int8 (..., D) and scales (...), as reference.cache_integers and store_int8 of csrc/ops/cache.h."""
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        scale = np.abs(x).max(-1, initial=0) / np.float32(127)
+        finite = np.isfinite(scale)
+        inverse = np.where(finite & (scale >= np.finfo(np.float32).tiny), np.float32(1) / scale, np.float32(0))
+        integers = np.where(finite[..., None], np.rint(x * inverse[..., None]), 0)
+    return integers.astype(np.int8), np.where(finite, scale, np.float32(np.nan))
+
+
 def _copied(array: np.ndarray, length: int, capacity: int, index: np.ndarray | None = None) -> np.ndarray:
     """The first `length` positions of `array` (or of its rows `index`) in a new array with room for `capacity`."""
     source = array[:, :, :length] if index is None else array[index, :, :length]
-    result = np.empty((source.shape[0], source.shape[1], capacity, source.shape[3]), array.dtype)
+    result = np.empty((*source.shape[:2], capacity, *source.shape[3:]), array.dtype)
     result[:, :, :length] = source
     return result

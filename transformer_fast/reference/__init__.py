@@ -20,6 +20,7 @@ import math
 import numpy as np
 
 from transformer_fast.reference.low_precision import (  # noqa: F401, these are its names, too
+    cache_integers,
     linear_of_integers,
     rounded_weight,
     row_integers,
@@ -32,9 +33,11 @@ _COMPUTED_IN = {"float16": np.float32, "bfloat16": np.float32, "float32": np.flo
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
-def _widen(array, name: str) -> np.ndarray:
-    """`array` in the type that it is computed in."""
+def _widen(array, name: str, scale=None) -> np.ndarray:
+    """`array` in the type that it is computed in; integers (..., n, D) times their scales (..., n) in the scales'."""
     array = np.asarray(array)
+    if scale is not None:
+        return array * np.asarray(scale)[..., None]
     if array.dtype.name not in _COMPUTED_IN:
         raise TypeError(f"{name} has dtype {array.dtype}; needed: float32, float64, float16 or bfloat16")
     return array.astype(_COMPUTED_IN[array.dtype.name], copy=False)
@@ -61,6 +64,8 @@ def scaled_dot_product_attention(
     relative_bias=None,
     alibi_slopes=None,
     sinks=None,
+    key_scale=None,
+    value_scale=None,
     return_weights=False,
     return_lse=False,
 ):
@@ -68,7 +73,8 @@ def scaled_dot_product_attention(
 
     query (..., H, Lq, D), key (..., Hkv, Lk, D), value (..., Hkv, Lk, Dv) -> (..., H, Lq, Dv), or the tuple
     (out[, weights][, lse]) where asked for. Leading dimensions broadcast; B is their product. The result has the
-    query's type; key and value may have a narrower one, which is widened first.
+    query's type; key and value may have a narrower one, which is widened first. Integers have ``key_scale`` and
+    ``value_scale`` (..., Hkv, Lk), by which each row is multiplied.
 
     Structure hides keys, and a hidden key is never looked at, whatever it holds. With p = i + causal_offset:
     ``is_causal`` shows j <= p, ``window`` shows p - left <= j <= p + right (-1: unlimited), ``kv_lengths`` (B,) shows
@@ -85,7 +91,7 @@ def scaled_dot_product_attention(
     if return_weights not in (False, "mean", "heads"):
         raise ValueError(f'return_weights={return_weights!r}; needed: False, "mean" or "heads"')
     out_dtype = np.asarray(query).dtype
-    query, key, value = _widen(query, "query"), _widen(key, "key"), _widen(value, "value")
+    query, key, value = _widen(query, "query"), _widen(key, "key", key_scale), _widen(value, "value", value_scale)
     (H, Lq, D), (Hkv, Lk, Dv) = query.shape[-3:], value.shape[-3:]
     if H != Hkv and not (enable_gqa and Hkv > 0 and H % Hkv == 0):
         raise ValueError(f"query has {H} heads, key and value have {Hkv}; a multiple needs enable_gqa=True")
@@ -195,6 +201,8 @@ def varlen_attention(
     relative_bias=None,
     alibi_slopes=None,
     sinks=None,
+    key_scale=None,
+    value_scale=None,
     return_lse=False,
 ):
     """Attention of packed sequences: query (Tq, H, D), key (Tk, Hkv, D), value (Tk, Hkv, Dv) -> (Tq, H, Dv).
@@ -234,6 +242,8 @@ def varlen_attention(
             else np.asarray(relative_bias)[:, longest_q - Lq : longest_q + Lk - 1],
             alibi_slopes=alibi_slopes,
             sinks=sinks,
+            key_scale=None if key_scale is None else np.asarray(key_scale)[columns].T,
+            value_scale=None if value_scale is None else np.asarray(value_scale)[columns].T,
             return_lse=True,
         )
         out[rows], lse[:, rows] = one.swapaxes(0, 1), one_lse

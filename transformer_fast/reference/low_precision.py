@@ -133,3 +133,19 @@ def linear_of_integers(x, weight, format, *, scale=None, smoothing=None):
 
 def _inverse(smoothing):
     return np.float32(1) / np.asarray(smoothing, np.float32)
+
+
+def cache_integers(x):
+    """(integers (..., D) int8, scale (...) float32) of keys or values (..., D), as a cache of type int8 stores them.
+
+    scale = max |row| / 127 and integers = x * (1 / scale), to the nearest, ties to even, each step in float32; integers
+    are 0 where the scale is no normal number. A row with NaN or infinity has the scale NaN and integers of 0, so that
+    what attends to it is NaN.
+    """
+    x = np.asarray(x, np.float32)
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        scale = np.abs(x).max(-1, initial=0) / np.float32(127)
+        scale = np.where(np.isfinite(scale), scale, np.float32(np.nan))
+        inverse = np.where(scale >= _TINY, np.float32(1) / scale, np.float32(0))
+        integers = np.where(np.isfinite(x * inverse[..., None]) & (inverse[..., None] > 0), x * inverse[..., None], 0)
+    return np.rint(integers).astype(np.int8), scale

@@ -7,9 +7,11 @@
  * leave 15 of 16 lanes idle.
  *
  *   scores:  V_LANES accumulators (rows x keys) over D, one v_sums of them gives V_LANES scores     -> S[row][key]
- *   logits:  soft cap, bias terms, ALiBi, what the row does not see: vectors of keys
+ *   logits:  the scale of int8 keys, soft cap, bias terms, ALiBi, what the row does not see: vectors of keys
  *   softmax: row by row, vectors of keys; the lanes of its sum are added up at the end
- *   values:  O[row][Dv] += S[row][key] * V[key]        accumulators: rows x vectors of Dv, V in order */
+ *   values:  O[row][Dv] += S[row][key] * V[key]        accumulators: rows x vectors of Dv, V in order
+ *
+ * The scale of an int8 key multiplies its scores, that of a value its weights: K and V are widened, and no more. */
 #ifndef TFAST_KERNELS_ATTENTION_DECODE_H
 #define TFAST_KERNELS_ATTENTION_DECODE_H
 
@@ -56,9 +58,21 @@ typedef struct {
     int prefetch_into_l2;     /* of the piece */
 } decode_t;
 
-/* Whole vectors of fp32, the usual case, need no test in the inner loop. `plain` is a constant after inlining. */
-V_INLINE vf decode_load(const char* row, int64_t d, int64_t width, tfast_dtype dtype, const int plain) {
-    return plain ? v_load((const float*)row + d) : load_row(row, d, width, dtype);
+/* How rows of K and V are loaded: whole vectors of one type need no test in the inner loop. A constant after inlining.
+ */
+typedef enum { LOAD_ANY, LOAD_F32, LOAD_F16, LOAD_BF16, LOAD_I8 } decode_loads;
+
+V_INLINE vf decode_load(const char* row, int64_t d, int64_t width, tfast_dtype dtype, const decode_loads loads) {
+    if (loads == LOAD_F32) return v_load((const float*)row + d);
+    if (loads == LOAD_F16) return v_load_f16((const uint16_t*)row + d);
+    if (loads == LOAD_BF16) return v_load_bf16((const uint16_t*)row + d);
+    if (loads == LOAD_I8) return v_load_i8((const int8_t*)row + d);
+    return load_row(row, d, width, dtype);
+}
+
+/* Whether element d of a row is the first of 64 bytes: narrow types would fetch each line four or eight times. */
+V_INLINE int begins_line(int64_t d, const decode_loads loads) {
+    return loads == LOAD_F32 || loads == LOAD_ANY || d % (loads == LOAD_I8 ? 64 : 32) == 0;
 }
 
 V_INLINE void fetch_kv(const char* p, const int far) {
@@ -70,8 +84,8 @@ V_INLINE void fetch_kv(const char* p, const int far) {
 
 /* Scores of `keys` (a constant: V_LANES / rows) keys from k0 on, of which n exist; the others repeat the last. One row
  * takes K key by key, as it lies in memory; more share each of their loads of K. */
-V_INLINE void dot_group(const decode_t* w, int64_t k0, int64_t n, const int rows, const int plain, const int far,
-                        float* S) {
+V_INLINE void dot_group(const decode_t* w, int64_t k0, int64_t n, const int rows, const decode_loads loads,
+                        const int far, float* S) {
     const int keys = V_LANES / rows;
     const tfast_dtype dtype = w->c->kv_dtype;
     const int64_t element = w->s.kv_bytes, stride = w->c->k_stride[2] * element, D = w->c->D, ahead = w->k_ahead;
@@ -86,8 +100,8 @@ V_INLINE void dot_group(const decode_t* w, int64_t k0, int64_t n, const int rows
         for (int j = 0; j < keys; j++) {
             const int64_t width = j < n ? D : 0;
             for (int64_t d = 0; d < width; d += V_LANES) {
-                if (!far) fetch_kv(row[j] + d * element + ahead, 0);
-                acc[j] = v_fma(v_load(w->q + d), decode_load(row[j], d, D - d, dtype, plain), acc[j]);
+                if (!far && begins_line(d, loads)) fetch_kv(row[j] + d * element + ahead, 0);
+                acc[j] = v_fma(v_load(w->q + d), decode_load(row[j], d, D - d, dtype, loads), acc[j]);
             }
         }
     } else {
@@ -97,8 +111,8 @@ V_INLINE void dot_group(const decode_t* w, int64_t k0, int64_t n, const int rows
             for (int r = 0; r < rows; r++) q[r] = v_load(w->q + d * rows + r * V_LANES);
 #pragma GCC unroll 16
             for (int j = 0; j < keys; j++) {
-                const vf k = decode_load(row[j], d, D - d, dtype, plain);
-                fetch_kv(row[j] + d * element + ahead, far);
+                const vf k = decode_load(row[j], d, D - d, dtype, loads);
+                if (begins_line(d, loads)) fetch_kv(row[j] + d * element + ahead, far);
 #pragma GCC unroll 8
                 for (int r = 0; r < rows; r++) acc[r * keys + j] = v_fma(q[r], k, acc[r * keys + j]);
             }
@@ -111,15 +125,17 @@ V_INLINE void dot_group(const decode_t* w, int64_t k0, int64_t n, const int rows
 }
 
 /* S has room for whole groups: DECODE_KEY_BLOCK is a multiple of them. */
-V_INLINE void dot_block(const decode_t* w, int64_t k0, int64_t n, const int rows, const int plain, const int far) {
+V_INLINE void dot_block(const decode_t* w, int64_t k0, int64_t n, const int rows, const decode_loads loads,
+                        const int far) {
     const int64_t keys = V_LANES / rows;
-    for (int64_t j = 0; j < n; j += keys) dot_group(w, k0 + j, TFAST_MIN(keys, n - j), rows, plain, far, w->scores + j);
+    for (int64_t j = 0; j < n; j += keys) dot_group(w, k0 + j, TFAST_MIN(keys, n - j), rows, loads, far, w->scores + j);
 }
 
 /* Keys [k0, k0 + n), vectors of Dv from d on; `last` is the width of the last of them. O is multiplied by alpha first,
  * where it is given. */
 V_INLINE void value_columns(const decode_t* w, int64_t k0, int64_t n, const float* S, int64_t d, int64_t last,
-                            const float* alpha, const int rows, const int vectors, const int plain, const int far) {
+                            const float* alpha, const int rows, const int vectors, const decode_loads loads,
+                            const int far) {
     const int64_t element = w->s.kv_bytes, stride = w->c->v_stride[2] * element, ahead = w->v_ahead;
     const tfast_dtype dtype = w->c->kv_dtype;
     const char* v = w->s.v + k0 * stride;
@@ -135,8 +151,8 @@ V_INLINE void value_columns(const decode_t* w, int64_t k0, int64_t n, const floa
         vf x[ONE_ROW_VECTORS];
 #pragma GCC unroll 4
         for (int i = 0; i < vectors; i++) {
-            x[i] = decode_load(v, d + i * V_LANES, i == vectors - 1 ? last : V_LANES, dtype, plain);
-            fetch_kv(v + (d + i * V_LANES) * element + ahead, far);
+            x[i] = decode_load(v, d + i * V_LANES, i == vectors - 1 ? last : V_LANES, dtype, loads);
+            if (begins_line(d + i * V_LANES, loads)) fetch_kv(v + (d + i * V_LANES) * element + ahead, far);
         }
 #pragma GCC unroll 8
         for (int r = 0; r < rows; r++) {
@@ -151,41 +167,48 @@ V_INLINE void value_columns(const decode_t* w, int64_t k0, int64_t n, const floa
         for (int i = 0; i < vectors; i++) v_store(w->o + r * w->dv_padded + d + i * V_LANES, acc[r][i]);
 }
 
-V_INLINE void value_block(const decode_t* w, int64_t k0, int64_t n, const float* alpha, const int rows, const int plain,
-                          const int far) {
+V_INLINE void value_block(const decode_t* w, int64_t k0, int64_t n, const float* alpha, const int rows,
+                          const decode_loads loads, const int far) {
     const int wide = rows >= DECODE_ACCUMULATORS / ONE_ROW_VECTORS ? DECODE_ACCUMULATORS / rows : ONE_ROW_VECTORS;
     for (int64_t j = 0; j < n; j += VALUE_KEYS) {
         const int64_t keys = TFAST_MIN(VALUE_KEYS, n - j), step = wide * V_LANES;
         const float *S = w->scores + j, *scale = j == 0 ? alpha : NULL;
         int64_t d = 0;
         for (; d + step <= w->c->Dv; d += step)
-            value_columns(w, k0 + j, keys, S, d, V_LANES, scale, rows, wide, plain, far);
+            value_columns(w, k0 + j, keys, S, d, V_LANES, scale, rows, wide, loads, far);
         for (; d < w->c->Dv; d += V_LANES)
-            value_columns(w, k0 + j, keys, S, d, w->c->Dv - d, scale, rows, 1, plain, far);
+            value_columns(w, k0 + j, keys, S, d, w->c->Dv - d, scale, rows, 1, loads, far);
     }
 }
 
 /* All rows over one block: products, and weighted sums. Rows are filled up to a power of two with queries of 0. */
 typedef enum { DECODE_DOTS, DECODE_VALUES } decode_part;
 
-/* `plain` and `far` are constants where they are both; half types and odd widths load more slowly than they branch. */
+/* One part over one block; `loads` and `far` are constants after inlining. */
+V_INLINE void decode_part_as(const decode_t* w, int64_t k0, int64_t n, const float* alpha, decode_part part,
+                             const int rows, const decode_loads loads, const int far) {
+    if (part == DECODE_DOTS)
+        dot_block(w, k0, n, rows, loads, far);
+    else
+        value_block(w, k0, n, alpha, rows, loads, far);
+}
+
 V_INLINE void decode_rows(const decode_t* w, int64_t k0, int64_t n, const float* alpha, decode_part part,
                           const int rows) {
     const int64_t width = part == DECODE_DOTS ? w->c->D : w->c->Dv;
-    const int plain = w->c->kv_dtype == TFAST_F32 && width % V_LANES == 0, far = w->prefetch_into_l2;
-    if (part == DECODE_DOTS) {
-        if (!plain)
-            dot_block(w, k0, n, rows, 0, far);
-        else if (far)
-            dot_block(w, k0, n, rows, 1, 1);
-        else
-            dot_block(w, k0, n, rows, 1, 0);
-    } else if (!plain)
-        value_block(w, k0, n, alpha, rows, 0, far);
-    else if (far)
-        value_block(w, k0, n, alpha, rows, 1, 1);
+    const int whole = width % V_LANES == 0, far = w->prefetch_into_l2;
+    if (whole && w->c->kv_dtype == TFAST_F32 && far)
+        decode_part_as(w, k0, n, alpha, part, rows, LOAD_F32, 1);
+    else if (whole && w->c->kv_dtype == TFAST_F32)
+        decode_part_as(w, k0, n, alpha, part, rows, LOAD_F32, 0);
+    else if (whole && w->c->kv_dtype == TFAST_F16)
+        decode_part_as(w, k0, n, alpha, part, rows, LOAD_F16, far);
+    else if (whole && w->c->kv_dtype == TFAST_BF16)
+        decode_part_as(w, k0, n, alpha, part, rows, LOAD_BF16, far);
+    else if (whole && w->c->kv_dtype == TFAST_I8)
+        decode_part_as(w, k0, n, alpha, part, rows, LOAD_I8, far);
     else
-        value_block(w, k0, n, alpha, rows, 1, 0);
+        decode_part_as(w, k0, n, alpha, part, rows, LOAD_ANY, far);
 }
 
 static void decode_part_of_rows(const decode_t* w, int64_t k0, int64_t n, const float* alpha, decode_part part,
@@ -243,6 +266,20 @@ static void decode_add_bias(const tfast_bias* b, const char* row, int64_t k0, in
     }
 }
 
+/* Row S of n keys times their scales; vectors are filled up with what means nothing. */
+static void decode_scale(const float* scale, int64_t stride, int64_t n, float* S) {
+    for (int64_t j = 0; j < n; j += V_LANES) {
+        const int64_t width = TFAST_MIN(V_LANES, n - j);
+        float one[V_LANES] = {0};
+        if (stride == 1) {
+            v_store(S + j, v_mul(v_load(S + j), v_load_n(scale + j, width)));
+            continue;
+        }
+        for (int64_t i = 0; i < width; i++) one[i] = scale[(j + i) * stride];
+        v_store(S + j, v_mul(v_load(S + j), v_load(one)));
+    }
+}
+
 /* Raw products of row r to final logits (base 2), -infinity for keys that it does not see; ranges as in the panels. */
 static void decode_shape(const decode_t* w, int64_t r, int64_t k0, int64_t n, float* S) {
     const tfast_attention* c = w->c;
@@ -295,9 +332,12 @@ static void decode_block(const decode_t* w, int64_t k0, int64_t n, int rows) {
     int ragged = 0;
     decode_part_of_rows(w, k0, n, NULL, DECODE_DOTS, rows);
     for (int64_t r = 0; r < rows; r++) {
+        const int64_t ks = w->c->k_scale_stride[2], vs = w->c->v_scale_stride[2];
         float* S = w->scores + r * DECODE_KEY_BLOCK;
+        if (w->s.k_scale) decode_scale(w->s.k_scale + k0 * ks, ks, n, S);
         decode_shape(w, r, k0, n, S);
         alpha[r] = decode_softmax(w, r, n, S);
+        if (w->s.v_scale) decode_scale(w->s.v_scale + k0 * vs, vs, n, S);
         ragged |= k0 < w->t->lo[r] || k0 + n > w->t->hi[r];
     }
     if (ragged)

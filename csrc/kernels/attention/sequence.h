@@ -7,14 +7,21 @@
 /* The batch of a piece: lengths and base addresses, packed or not. */
 typedef struct {
     int64_t lq, lk, offset;
-    int64_t q_row0, k_row0; /* first row in packed storage, else 0 */
-    const char *q, *k, *v;  /* of this batch and kv head (q: of this batch) */
+    int64_t q_row0, k_row0;         /* first row in packed storage, else 0 */
+    const char *q, *k, *v;          /* of this batch and kv head (q: of this batch) */
+    const float *k_scale, *v_scale; /* as k and v, of I8; else not read */
     char* out;
     int64_t q_bytes, kv_bytes; /* of an element of q and out, of k and v */
 } sequence_t;
 
 static int64_t element_bytes(tfast_dtype dtype) {
-    return dtype == TFAST_F32 ? 4 : 2;
+    return dtype == TFAST_F32 ? 4 : dtype == TFAST_I8 ? 1 : 2;
+}
+
+/* The scales of a kv head; row0: its first position in packed storage. */
+static const float* scales_of(const tfast_attention_piece* p, const float* scale, const int64_t stride[3],
+                              int64_t row0) {
+    return scale ? scale + p->batch * stride[0] + p->kv_head * stride[1] + row0 * stride[2] : NULL;
 }
 
 static void set_sequence(const tfast_attention* c, const tfast_attention_piece* p, sequence_t* s) {
@@ -40,15 +47,25 @@ static void set_sequence(const tfast_attention* c, const tfast_attention_piece* 
     s->q = (const char*)c->q + q0 * s->q_bytes;
     s->k = (const char*)c->k + (k0 + p->kv_head * c->k_stride[1]) * s->kv_bytes;
     s->v = (const char*)c->v + (v0 + p->kv_head * c->v_stride[1]) * s->kv_bytes;
+    s->k_scale = scales_of(p, c->k_scale, c->k_scale_stride, s->k_row0);
+    s->v_scale = scales_of(p, c->v_scale, c->v_scale_stride, s->k_row0);
     s->out = (char*)c->out + o0 * s->q_bytes;
 }
 
-/* V_LANES elements (or the first n, the others 0) of a row of any type. */
+V_INLINE vf load_bytes(const int8_t* p, int64_t n) {
+    int8_t last[V_LANES] = {0};
+    if (n >= V_LANES) return v_load_i8(p);
+    for (int64_t i = 0; i < n; i++) last[i] = p[i];
+    return v_load_i8(last);
+}
+
+/* V_LANES elements (or the first n, the others 0) of a row of any type; integers without their scale. */
 V_INLINE vf load_row(const char* row, int64_t d, int64_t n, tfast_dtype dtype) {
     if (dtype == TFAST_F32) {
         const float* p = (const float*)row + d;
         return n >= V_LANES ? v_load(p) : v_load_n(p, n);
     }
+    if (dtype == TFAST_I8) return load_bytes((const int8_t*)row + d, n);
     const uint16_t* p = (const uint16_t*)row + d;
     uint16_t last[V_LANES] = {0};
     if (n < V_LANES) {

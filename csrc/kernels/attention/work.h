@@ -68,14 +68,21 @@ typedef struct {
     struct matrix_engine* engine; /* computes the products in place of the register tile; or NULL */
 } work_t;
 
+/* As load_row, times the position's scale, which only integers have. */
+V_INLINE vf load_kv(const char* row, int64_t d, int64_t n, tfast_dtype dtype, float scale) {
+    const vf x = load_row(row, d, n, dtype);
+    return dtype == TFAST_I8 ? v_mul(x, v_set1(scale)) : x;
+}
+
 /* Rows [s0, s0 + n) of K as float32. */
 static void stage_k(const work_t* w, int64_t n) {
     for (int64_t j = 0; j < n; j++) {
         const char* row = w->s.k + (w->s0 + j) * w->c->k_stride[2] * w->s.kv_bytes;
         float* to = w->k_stage + j * w->c->D;
+        const float scale = w->s.k_scale ? w->s.k_scale[(w->s0 + j) * w->c->k_scale_stride[2]] : 1;
         int64_t d = 0;
-        for (; d + V_LANES <= w->c->D; d += V_LANES) v_store(to + d, load_row(row, d, V_LANES, w->c->kv_dtype));
-        if (d < w->c->D) v_store_n(to + d, load_row(row, d, w->c->D - d, w->c->kv_dtype), w->c->D - d);
+        for (; d + V_LANES <= w->c->D; d += V_LANES) v_store(to + d, load_kv(row, d, V_LANES, w->c->kv_dtype, scale));
+        if (d < w->c->D) v_store_n(to + d, load_kv(row, d, w->c->D - d, w->c->kv_dtype, scale), w->c->D - d);
     }
 }
 
@@ -89,8 +96,10 @@ static void stage_v(const work_t* w, int64_t n) {
         if (width >= V_LANES && w->c->kv_dtype == TFAST_F32)
             for (int64_t j = 0; j < n; j++) v_store(to + j * V_LANES, v_load((const float*)(rows + j * row_bytes) + d));
         else
-            for (int64_t j = 0; j < n; j++)
-                v_store(to + j * V_LANES, load_row(rows + j * row_bytes, d, width, w->c->kv_dtype));
+            for (int64_t j = 0; j < n; j++) {
+                const float scale = w->s.v_scale ? w->s.v_scale[(w->s0 + j) * w->c->v_scale_stride[2]] : 1;
+                v_store(to + j * V_LANES, load_kv(rows + j * row_bytes, d, width, w->c->kv_dtype, scale));
+            }
     }
 }
 

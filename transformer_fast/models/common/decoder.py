@@ -7,21 +7,32 @@ its layers see and what their caches hold; packing, caches and outputs are here 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from transformer_fast import functional as F
+from transformer_fast.files.errors import CheckpointError
 from transformer_fast.functional.arrays import as_array
 from transformer_fast.generation import GenerationMixin
 from transformer_fast.models.common.base import PretrainedModel, Source, under
-from transformer_fast.models.common.decoding import CacheShape, DecoderBatch, DecoderState, DecoderStep
+from transformer_fast.models.common.decoding import (
+    CACHE_TYPES,
+    CacheShape,
+    DecoderBatch,
+    DecoderState,
+    DecoderStep,
+    DecoderSteps,
+    cache_dtype,
+)
 from transformer_fast.models.common.inputs import integers, token_mask
 from transformer_fast.models.common.output import (
     BaseModelOutputWithPast,
     CausalLMOutputWithPast,
     SequenceClassifierOutputWithPast,
 )
+from transformer_fast.models.common.saved_state import fill_state, read_header
 from transformer_fast.nn import Linear
 from transformer_fast.nn.cache import StackCache
 from transformer_fast.nn.decoder_stack import DecoderStackCache
@@ -68,9 +79,38 @@ class Decoder(PretrainedModel):
     def check_capacity(self, capacity: int) -> None:
         """Raises ValueError where rows of that length are too long for the model; rotations know no limit."""
 
-    def new_state(self, B: int, capacity: int, *, trimmed: bool) -> DecoderState:
+    def new_state(self, B: int, capacity: int, *, trimmed: bool, kv_cache_dtype: str | None = None) -> DecoderState:
         """An empty state; trimmed: layers with a window forget what no later token sees."""
-        return DecoderState(B, self.cache_spec(), min(capacity, _RESERVED), trimmed=trimmed)
+        return DecoderState(
+            B,
+            self.cache_spec(),
+            min(capacity, _RESERVED),
+            trimmed=trimmed,
+            dtype=cache_dtype(kv_cache_dtype),
+            config=self.config,
+        )
+
+    def empty_past(self, rows: int, kv_cache_dtype: str | None = None) -> DecoderState:
+        """A past_key_values of no tokens, whose keys and values are kept as kv_cache_dtype says: see `generate`.
+
+        Raises:
+            ValueError: there is no such type.
+        """
+        return self.new_state(rows, 0, trimmed=False, kv_cache_dtype=kv_cache_dtype)
+
+    def load_past(self, path: str | Path) -> DecoderState:
+        """The past that `past_key_values.save(path)` wrote, for `forward` and `generate`.
+
+        Raises:
+            CheckpointError: the file is no such past, or one of a model with another config.
+        """
+        header, arrays = read_header(path, self.config)
+        if header.get("dtype") not in CACHE_TYPES:
+            raise CheckpointError(f"{path}: dtype is {header.get('dtype')!r}; needed: one of {', '.join(CACHE_TYPES)}")
+        rows = arrays["positions"].size if "positions" in arrays else 0
+        state = self.new_state(rows, 0, trimmed=bool(header.get("trimmed")), kv_cache_dtype=header["dtype"])
+        fill_state(state, header, arrays, path)
+        return state
 
     def run(
         self, ids: np.ndarray, positions: np.ndarray, batch: DecoderBatch | DecoderStep, states: list | None = None
@@ -110,6 +150,7 @@ class Decoder(PretrainedModel):
             caches=caches,
             places=engine.without_caches if state is None else state.places,
             fresh=batch.fresh,
+            stepwise=batch.stepwise,
             rows=rows,
             head=None if head is None else head.packed(),
             head_bias=None if head is None else head.bias,
@@ -142,7 +183,8 @@ class Decoder(PretrainedModel):
         attention_mask (B, L), with a past (B, past + L) or (B, L): 0 for padding, which may stand anywhere; what it
         hides is not computed and gives zeros. position_ids (L,), (1, L) or (B, L), by default the column, padding
         counted. use_cache: past_key_values of the output is the state after these tokens; give it back with the tokens
-        that follow (a state is changed in place). output_attentions, output_hidden_states: see the output.
+        that follow (a state is changed in place, and may come from a generation). output_attentions and
+        output_hidden_states: see the output.
 
         Raises:
             ValueError, TypeError: shapes or types do not fit.
@@ -157,8 +199,8 @@ class Decoder(PretrainedModel):
             state = self.new_state(B, L, trimmed=False)
         if state is not None and len(state.positions) != B:
             raise ValueError(f"past_key_values is of {len(state.positions)} rows; needed: {B}, as input_ids has")
-        if state is not None and state.generating:
-            raise ValueError("past_key_values has been used by start() or step(); needed: what forward returned")
+        if state is not None:
+            state.count_columns()
         seen = np.zeros((B, 0), bool) if state is None else state.tokens
         past = seen.shape[1]
         tokens = self.tokens(attention_mask, (B, L), seen)
@@ -297,10 +339,29 @@ class CausalLM(GenerationMixin, PretrainedModel):
         """What the family makes of the head's result (..., V), which may be overwritten."""
         return logits
 
+    def empty_past(self, rows: int, kv_cache_dtype: str | None = None) -> DecoderState:
+        """See `Decoder.empty_past`."""
+        return self.body.empty_past(rows, kv_cache_dtype)
+
+    def load_past(self, path: str | Path) -> DecoderState:
+        """See `Decoder.load_past`."""
+        return self.body.load_past(path)
+
     def start(
-        self, input_ids: np.ndarray, attention_mask: np.ndarray | None = None, *, capacity: int
+        self,
+        input_ids: np.ndarray,
+        attention_mask: np.ndarray | None = None,
+        *,
+        capacity: int,
+        past_key_values: DecoderState | None = None,
+        kv_cache_dtype: str | None = None,
     ) -> tuple[np.ndarray, DecoderState]:
         """See `transformer_fast.generation`: input_ids (B, L) -> logits (B, V) that follow each row, and a state.
+
+        past_key_values: a past of the first columns of input_ids, which are not computed again; it becomes the state.
+        There may be no padding then. kv_cache_dtype: how keys and values are kept, "float32" (the default), "bfloat16",
+        "float16" or "int8" (with a scale for each position of a head); a prompt's own tokens attend each other in
+        float32.
 
         Raises:
             ValueError, TypeError, IndexError: shapes, types or ids do not fit, a row has no token, or capacity is more
@@ -316,10 +377,52 @@ class CausalLM(GenerationMixin, PretrainedModel):
                 f"row {int(np.argmin(tokens.any(axis=1)))} of input_ids has no token; needed: at least one"
             )
         body.check_capacity(capacity)
-        state = body.new_state(len(input_ids), capacity, trimmed=True)
-        state.positions, state.generating = tokens.sum(axis=1), True
+        if past_key_values is not None:
+            return self._continue(input_ids, tokens, past_key_values, capacity, kv_cache_dtype), past_key_values
+        state = body.new_state(len(input_ids), capacity, trimmed=True, kv_cache_dtype=kv_cache_dtype)
+        state.positions, state.generating, state.padded = tokens.sum(axis=1), True, not tokens.all()
         last = [body.run_prompt(input_ids, tokens, rows, state) for rows in _groups(state.positions)]
         return self.logits(np.concatenate(last)), state
+
+    def _continue(self, input_ids, tokens, state: DecoderState, capacity: int, kv_cache_dtype: str | None):
+        """The logits (B, V) after input_ids, of which `state` holds the first columns."""
+        B, L = input_ids.shape
+        past = state.get_seq_length()
+        if len(state.positions) != B or past >= L:
+            raise ValueError(
+                f"past_key_values holds {len(state.positions)} rows of {past} columns and input_ids has shape "
+                f"{input_ids.shape}; needed: as many rows, and more columns than it holds"
+            )
+        if kv_cache_dtype is not None and state.dtype != cache_dtype(kv_cache_dtype):
+            raise ValueError(f"kv_cache_dtype is {kv_cache_dtype!r}; needed: {state.dtype}, that of past_key_values")
+        state.count_columns()
+        if not (tokens.all() and state.tokens.all()):
+            raise ValueError("input_ids or past_key_values have padding; needed with past_key_values: none")
+        state.reserve(min(capacity, _RESERVED))
+        return self.extend(input_ids[:, past:], state)
+
+    def extend(self, ids: np.ndarray, state: DecoderState, every: bool = False) -> np.ndarray:
+        """ids (B, n), more tokens of each row -> logits (B, V) after the last of them; the state is changed in place.
+
+        every, for one row: logits (n, V) after each of them, with the bits that n calls of `step` would give.
+
+        Raises:
+            ValueError, TypeError, IndexError: shapes, types or ids do not fit.
+        """
+        body, positions = self.body, state.positions
+        ids = integers("ids", ids, self.config.vocab_size)
+        if ids.ndim != 2 or len(ids) != len(positions) or ids.shape[1] == 0 or (every and len(ids) != 1):
+            needed = 1 if every else len(positions)
+            raise ValueError(f"ids has shape {ids.shape}; needed: ({needed}, n) with n >= 1")
+        B, n = ids.shape
+        if n == 1:
+            return self.step(ids[:, 0], state)
+        ids, positions = ids.reshape(-1), (positions[:, None] + np.arange(n)).reshape(-1)
+        starts = np.arange(B + 1) * n
+        batch, rows = (DecoderSteps(state, n), None) if every else (DecoderBatch(starts, state), starts[1:] - 1)
+        logits = body.last_hidden(ids, positions, batch, rows, self.lm_head)
+        state.count_step(n)
+        return self.scores(logits)
 
     def step(self, ids: np.ndarray, state: DecoderState) -> np.ndarray:
         """See `transformer_fast.generation`: ids (B,) -> logits (B, V)."""
@@ -328,7 +431,7 @@ class CausalLM(GenerationMixin, PretrainedModel):
         if ids.shape != positions.shape:
             raise ValueError(f"ids has shape {ids.shape}; needed: {positions.shape}, one id a row")
         logits = body.last_hidden(ids, positions, DecoderStep(state), head=self.lm_head)
-        state.positions, state.generating = positions + 1, True
+        state.count_step(1)
         return self.scores(logits)
 
 

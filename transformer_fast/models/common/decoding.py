@@ -1,20 +1,37 @@
 """How tokens run through a decoder: packed rows, the cache of their past, and attention.
 
-`decoder.py` makes a `DecoderBatch` for each call, or a `DecoderStep` for one more token of each row, and hands it to
-the family's blocks, which ask it to `attend`; a block knows nothing of rows, padding or the past. Nothing here depends
-on a family.
+`decoder.py` makes a `DecoderBatch` for each call, a `DecoderStep` for one more token of each row, or `DecoderSteps`
+for several of one row, and hands it to the family's blocks, which ask it to `attend`; a block knows nothing of rows,
+padding or the past. Nothing here depends on a family.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from transformer_fast import functional as F
+from transformer_fast.files.errors import optional_import
+from transformer_fast.models.common.saved_state import save_state
 from transformer_fast.nn.cache import StackCache
 from transformer_fast.nn.sequences import Scratch
+
+CACHE_TYPES = ("float32", "bfloat16", "float16", "int8")
+
+
+def cache_dtype(name: str | None) -> np.dtype:
+    """The type of a cache that kv_cache_dtype names; None is float32.
+
+    Raises:
+        ValueError: there is no such type.
+        ImportError: bfloat16 without the package ml_dtypes.
+    """
+    if name is not None and name not in CACHE_TYPES:
+        raise ValueError(f"kv_cache_dtype is {name!r}; needed: {', '.join(CACHE_TYPES[:-1])} or {CACHE_TYPES[-1]}")
+    return np.dtype(optional_import("ml_dtypes").bfloat16 if name == "bfloat16" else name or "float32")
 
 
 class CacheShape(NamedTuple):
@@ -28,28 +45,105 @@ class CacheShape(NamedTuple):
 class DecoderState:
     """The past of B rows: caches of all layers, and the next position of each row.
 
-    `forward` returns it as past_key_values, `start` as the state of a generation. tokens (B, n) says which of the
-    columns seen so far were tokens; caches hold those only. A generation does not count columns: generating says that
-    there are more than tokens knows of.
+    `forward` returns it as past_key_values, `start` as the state of a generation; either goes on from what the other
+    left. tokens (B, n) says which of the columns seen so far were tokens; caches hold those only. A generation does
+    not count columns: generating says that there are more than tokens knows of, and padded that its prompts had
+    padding, of which nothing is known any more.
 
     caches: one `StackCache` for the layers of each shape. places: of each layer, which of them, and which layer of it.
-    trimmed: layers with a window forget what no later token sees.
+    trimmed: layers with a window forget what no later token sees. dtype: as `StackCache`. config: the model's, by which
+    `save` tells models apart.
     """
 
-    def __init__(self, B: int, shapes: Sequence[CacheShape], capacity: int, *, trimmed: bool) -> None:
+    def __init__(
+        self,
+        B: int,
+        shapes: Sequence[CacheShape],
+        capacity: int,
+        *,
+        trimmed: bool,
+        dtype: np.dtype | type = np.float32,
+        config: Any = None,
+    ) -> None:
         kinds = [shape if trimmed else shape._replace(window=None) for shape in shapes]
         groups = list(dict.fromkeys(kinds))
         self.places = tuple((groups.index(kind), kinds[:i].count(kind)) for i, kind in enumerate(kinds))
         self.caches = [
-            StackCache(kinds.count(kind), B, kind.heads, kind.head_dim, capacity, window=kind.window) for kind in groups
+            StackCache(
+                kinds.count(kind), B, kind.heads, kind.head_dim, capacity, window=kind.window, dtype=np.dtype(dtype)
+            )
+            for kind in groups
         ]
         self.positions = np.zeros(B, np.int64)
         self.tokens = np.zeros((B, 0), bool)
-        self.generating = False
+        self.generating = self.padded = False
+        self.trimmed, self.dtype, self.config = trimmed, np.dtype(dtype), config
 
     def get_seq_length(self) -> int:
-        """How many columns the rows have seen, padding counted."""
-        return self.tokens.shape[1]
+        """How many columns the rows have seen, padding counted (after a generation with padding: of the longest)."""
+        return int(self.positions.max(initial=0)) if self.generating else self.tokens.shape[1]
+
+    def crop(self, max_length: int) -> None:
+        """Forget what follows the first max_length columns; negative: the last -max_length columns.
+
+        Fewer columns than that stay as they are. After a generation whose prompts had padding a column is a token of
+        each row. Source: transformers' Cache.crop.
+
+        Raises:
+            ValueError: fewer than no columns would stay, or a layer with a sliding window has dropped positions that
+                the next token would have to see.
+        """
+        length = self.get_seq_length()
+        if max_length < -length:
+            raise ValueError(f"max_length is {max_length}; needed: at least -{length}, the columns that there are")
+        if self.generating:
+            totals = self.positions
+            kept = np.minimum(totals, max_length) if max_length >= 0 else np.maximum(totals + max_length, 0)
+        else:
+            columns = self.tokens[:, : max_length if max_length >= 0 else length + max_length]
+            totals, kept = self.tokens.sum(axis=1), columns.sum(axis=1)
+        for cache in self.caches:
+            dropped = totals - cache.lengths
+            if cache.window is not None and (dropped > np.maximum(kept - (cache.window - 1), 0))[kept < totals].any():
+                raise ValueError(
+                    f"max_length is {max_length}; needed: more, since layers with a sliding window of {cache.window} "
+                    f"have dropped the first {dropped.max()} positions"
+                )
+        for cache in self.caches:
+            cache.crop(kept - (totals - cache.lengths))
+        if self.generating:
+            self.positions = kept
+        else:
+            self.tokens, self.positions = columns, np.minimum(self.positions, columns.shape[1])
+
+    def reserve(self, capacity: int) -> None:
+        """Makes room for rows of `capacity` positions; windows need none."""
+        for cache in self.caches:
+            if cache.window is None:
+                cache.reserve(max(0, capacity - int(cache.lengths.max(initial=0))))
+
+    def count_step(self, n: int) -> None:
+        """Each row has got n more tokens, by step() or extend()."""
+        if not self.generating:
+            self.generating, self.padded = True, not self.tokens.all()
+        self.positions = self.positions + n
+
+    def count_columns(self) -> None:
+        """After a generation: the rows' tokens become columns, as forward counts them.
+
+        Raises:
+            ValueError: the prompts had padding, whose columns are not known.
+        """
+        if not self.generating:
+            return
+        if self.padded:
+            raise ValueError("past_key_values is of prompts with padding, dropped by start(); needed: none, or forward")
+        self.tokens = np.ones((len(self.positions), self.get_seq_length()), bool)
+        self.generating = False
+
+    def save(self, path: str | Path) -> None:
+        """Writes the state to a file of NumPy's format .npz, for `load_past` of the same model; see `saved_state`."""
+        save_state(self, path)
 
     def reorder(self, index: np.ndarray) -> None:
         """Row i becomes what row index[i] was; there may be more or fewer rows than before."""
@@ -75,6 +169,7 @@ class DecoderBatch:
         self.state = state
         counts = np.diff(cu_seqlens)
         caches = [] if state is None else state.caches
+        self.stepwise = False
         self.fresh = not caches or not caches[0].lengths[counts > 0].any()  # no row with tokens has a past
         self.kept = [cache.kept_of_prompts(counts) if self.fresh else counts for cache in caches]
         for cache, kept in zip(caches, self.kept, strict=True):
@@ -125,13 +220,15 @@ class DecoderBatch:
         """One row after the other: for rows with a past that get several tokens, and to see the weights."""
         seen = []
         for b, (first, last) in enumerate(zip(self.cu_seqlens[:-1], self.cu_seqlens[1:], strict=True)):
-            rows = slice(first, last)
+            rows, scales = slice(first, last), {}
             if self.fresh:
                 keys, values = key[rows].swapaxes(0, 1), value[rows].swapaxes(0, 1)
             else:
                 number, place = self.state.places[layer]
-                length = self.state.caches[number].lengths[b] + last - first
-                keys, values = (array[b, :, :length] for array in self.state.caches[number].seen(place, length))
+                cache = self.state.caches[number]
+                length = cache.lengths[b] + last - first
+                keys, values = (array[b, :, :length] for array in cache.seen(place, length))
+                scales = {name: array[b, :, :length] for name, array in cache.scales(place, length).items()}
             result = F.scaled_dot_product_attention(
                 query[rows].swapaxes(0, 1),
                 keys,
@@ -141,6 +238,7 @@ class DecoderBatch:
                 enable_gqa=True,
                 return_weights=False if self.weights is None else "heads",
                 out=out[rows].swapaxes(0, 1),
+                **scales,
                 **options,
             )
             if self.weights is not None:
@@ -153,7 +251,7 @@ class DecoderStep:
     """One more token of each row: a `DecoderBatch` with less to do, since it runs once a layer and token."""
 
     weights = None
-    fresh = False
+    fresh = stepwise = False
 
     def __init__(self, state: DecoderState) -> None:
         self.state = state
@@ -211,5 +309,71 @@ class DecoderStep:
             kv_lengths=lengths,
             softcap=softcap,
             sinks=sinks,
+            **cache.scales(place, 1),
         )
         return context.reshape(len(query), query.shape[1] * context.shape[3])
+
+
+class DecoderSteps:
+    """n more tokens of one row, each of which attends as a `DecoderStep` would: what they give has its bits.
+
+    The keys are given to attention once for each token, with as many keys as it sees. A `DecoderBatch` would take the
+    tokens as queries of one row, which is faster over a long past, and rounds in another order.
+    """
+
+    weights = None
+    fresh, stepwise = False, True
+
+    def __init__(self, state: DecoderState, n: int) -> None:
+        self.state, self.n = state, n
+        self.cu_seqlens = np.array([0, n])
+        self.kept = [np.array([n]) for _ in state.caches]
+        for cache in state.caches:
+            cache.reserve(n)
+
+    def finish(self) -> None:
+        """As `DecoderBatch.finish`."""
+        for cache in self.state.caches:
+            cache.advance(self.n)
+
+    def scratch(self, name: str, width: int) -> None:
+        """None, as `DecoderStep.scratch`."""
+
+    def out_buffer(self, array: np.ndarray) -> None:
+        """None, as `scratch`."""
+
+    def attend(
+        self,
+        layer: int,
+        query: np.ndarray,
+        key: np.ndarray,
+        value: np.ndarray,
+        scale: float,
+        softcap: float = 0.0,
+        window: int | None = None,
+        *,
+        sinks: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """As `DecoderBatch.attend`; T is n."""
+        number, place = self.state.places[layer]
+        cache = self.state.caches[number]
+        cache.write(place, key.swapaxes(0, 1)[None], value.swapaxes(0, 1)[None])
+        keys, values = cache.seen(place, self.n)
+        lengths = cache.lengths + 1 + np.arange(self.n)
+        context = F.scaled_dot_product_attention(
+            query[:, :, None],
+            np.broadcast_to(keys, (self.n, *keys.shape[1:])),
+            np.broadcast_to(values, (self.n, *values.shape[1:])),
+            scale=scale,
+            enable_gqa=True,
+            causal_offset=lengths - 1,
+            window=(-1 if window is None else window - 1, -1),
+            kv_lengths=lengths,
+            softcap=softcap,
+            sinks=sinks,
+            **{
+                name: np.broadcast_to(array, (self.n, *array.shape[1:]))
+                for name, array in cache.scales(place, self.n).items()
+            },
+        )
+        return context.reshape(self.n, query.shape[1] * context.shape[3])

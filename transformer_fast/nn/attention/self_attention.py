@@ -122,7 +122,7 @@ class SelfAttention(Module):
         H, Hkv = self.num_heads, self.num_kv_heads
         heads = self.in_proj(x).reshape(B, L, H + 2 * Hkv, self.head_dim).swapaxes(1, 2)
         query, key, value = heads[:, :H], heads[:, H : H + Hkv], heads[:, H + Hkv :]
-        offset, lengths = 0, seen.kv_lengths
+        offset, lengths, scales = 0, seen.kv_lengths, {}
         if cache is not None:
             self._check_cache(cache, seen, attn_mask is not None, positions)
             offset = cache.lengths.copy()
@@ -132,7 +132,7 @@ class SelfAttention(Module):
             cache.append(key, value, lengths)
             # A cache with a window may have dropped what came first.
             offset = cache.lengths - (L if lengths is None else lengths)
-            key, value, lengths = cache.keys, cache.values, cache.lengths
+            key, value, lengths, scales = cache.keys, cache.values, cache.lengths, cache.scales()
         context = np.empty((B, L, H * self.head_dim), np.float32)
         result = F.scaled_dot_product_attention(
             query,
@@ -147,6 +147,7 @@ class SelfAttention(Module):
             kv_lengths=lengths,
             return_weights=("mean" if average_attn_weights else "heads") if need_weights else False,
             out=context.reshape(B, L, H, self.head_dim).swapaxes(1, 2),
+            **scales,
             **self._position_options(L, key.shape[2], offset, seen.is_causal),
         )
         residual = None if residual is None else np.asarray(residual).reshape(x.shape)

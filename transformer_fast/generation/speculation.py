@@ -1,0 +1,376 @@
+"""Speculation: several tokens are drafted cheaply, and the model checks all of them in one call.
+
+`generate` and `stream` run `speculative_search` in place of `search` where `prompt_lookup_num_tokens` or
+`assistant_model` is given. The tokens are those of `search`: the model's scores after each drafted token have the bits
+that one call a token would give (`extend(every=True)`), and a drafted token is kept where it is the one that those
+scores choose. Sampling with an assistant accepts by chance instead, so that tokens have the model's distribution.
+
+Another way to draft: a class with `draft`, and its option in `drafter_of`.
+
+Sources: Leviathan, Kalman, Matias 2023, https://arxiv.org/abs/2211.17192 (the rule of acceptance); Saxena 2023, prompt
+lookup decoding; transformers' candidate_generator.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from transformer_fast.generation.config import RANGES, GenerationConfig
+from transformer_fast.generation.logits import Processor, softmax
+from transformer_fast.generation.search import greedy, sampler
+from transformer_fast.generation.stopping import Stop
+
+# Candidates at first: few, since nothing is known of how many will be accepted; then twice as many while all are.
+_FIRST = 4
+# What candidates may have cost more than they brought, as a share of the time of plain steps. It is what is asked of
+# speculation that never helps, 0.95 of the speed, with room for the look-up itself.
+_LOSS = 0.04
+# Gains count as this many steps at most, so that candidates rest soon where they stop to help; losses as those that so
+# many plain steps make up for, so that one slow call does not end them for good.
+_MOST_GAIN, _LONGEST_REST = 1, 64
+# Without a clock: what a candidate costs, drafted and checked, as a share of a step.
+_CANDIDATE = 0.4
+# transformers' defaults.
+_NGRAM, _ASSISTANT_TOKENS = 2, 20
+
+# Options that say how an assistant drafts -> values with which tokens are drafted as here.
+_ASSISTANT_OPTIONS: dict[str, tuple] = {
+    "num_assistant_tokens_schedule": (None, "constant"),
+    "assistant_confidence_threshold": (None, 0),
+    "assistant_early_exit": (None,),
+    "assistant_lookbehind": (None,),
+    "target_lookbehind": (None,),
+    "assistant_ensemble_weight": (None,),
+}
+_COUNTS = ("prompt_lookup_num_tokens", "max_matching_ngram_size", "num_assistant_tokens")
+
+
+class Draft(NamedTuple):
+    """Candidates (c,), and, where they were drawn by chance, the probabilities (c, V) that they were drawn from."""
+
+    ids: np.ndarray
+    probabilities: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Speculation:
+    """The options of speculation, checked: at most one of prompt_lookup_num_tokens and assistant_model is given."""
+
+    prompt_lookup_num_tokens: int | None = None
+    max_matching_ngram_size: int = _NGRAM
+    assistant_model: Any = None
+    num_assistant_tokens: int = _ASSISTANT_TOKENS
+
+    @property
+    def wanted(self) -> bool:
+        return self.prompt_lookup_num_tokens is not None or self.assistant_model is not None
+
+
+def speculation(model: Any, options: Mapping[str, Any], config: GenerationConfig, rows: int) -> Speculation:
+    """What the options of a call ask for; the generation has `rows` rows.
+
+    Raises:
+        ValueError: an option is out of range, or speculation does not go with the other options.
+        NotImplementedError: an option of transformers that is not honoured.
+        TypeError: a model cannot draft, or check what is drafted.
+    """
+    given = {name: options[name] for name in (*_COUNTS, "assistant_model") if options.get(name) is not None}
+    for name in _COUNTS:
+        holds, needed = RANGES["num_beams"]
+        if name in given and not holds(given[name]):
+            raise ValueError(f"{name} is {given[name]!r}; needed: {needed}")
+    assistant = given.get("assistant_model")
+    if assistant is not None:
+        if "prompt_lookup_num_tokens" in given:
+            raise ValueError("assistant_model and prompt_lookup_num_tokens are given; needed: one of them")
+        _check_assistant(model, assistant, options)
+        own = getattr(assistant, "generation_config", {}).get("num_assistant_tokens")
+        given.setdefault("num_assistant_tokens", own if own is not None else _ASSISTANT_TOKENS)
+    asked = Speculation(**given)
+    if asked.wanted:
+        name = "assistant_model" if assistant is not None else "prompt_lookup_num_tokens"
+        if not hasattr(model, "extend"):
+            raise TypeError(f"{name} is given and {type(model).__name__} has no extend(); needed: a decoder")
+        if config.num_beams > 1 or rows != 1:
+            raise ValueError(
+                f"{name} is given with num_beams={config.num_beams} and {rows} rows; needed: num_beams=1 and one row"
+            )
+    return asked
+
+
+def _check_assistant(model: Any, assistant: Any, options: Mapping[str, Any]) -> None:
+    for name, neutral in _ASSISTANT_OPTIONS.items():
+        if options.get(name) not in neutral:
+            raise NotImplementedError(f"{name} is {options[name]!r}, which is not supported; needed: {neutral[-1]!r}")
+    if not all(hasattr(assistant, name) for name in ("extend", "empty_past")):
+        raise TypeError(
+            f"assistant_model is a {type(assistant).__name__}; needed: a decoder, with extend() and empty_past()"
+        )
+    sizes = [getattr(getattr(one, "config", None), "vocab_size", None) for one in (assistant, model)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(f"assistant_model has a vocabulary of {sizes[0]} tokens; needed: the model's, {sizes[1]}")
+
+
+class PromptLookup:
+    """Drafts what followed an earlier occurrence of the last tokens: for texts that repeat their prompt.
+
+    most: tokens at most. ngram: how many last tokens are looked up at first, then one fewer, down to one. Of several
+    occurrences the last one that `limit` tokens follow counts, else the first.
+    """
+
+    def __init__(self, most: int, ngram: int = _NGRAM) -> None:
+        self.most, self.ngram = most, ngram
+
+    def begin(self, ids: np.ndarray) -> None:
+        """The prompt (n,): there is nothing to do."""
+
+    def draft(self, ids: np.ndarray, limit: int) -> Draft:
+        """At most `limit` candidates for what follows ids (n,)."""
+        n = len(ids)
+        for size in range(min(self.ngram, n - 1), 0, -1):
+            # The last occurrence is the end itself.
+            found = ids[: n - size] == ids[n - size]
+            for i in range(1, size):
+                found &= ids[i : n - size + i] == ids[n - size + i]
+            starts = np.flatnonzero(found) + size
+            if len(starts):
+                enough = starts[starts + limit <= n]
+                first = enough[-1] if len(enough) else starts[0]
+                return Draft(ids[first : first + limit])
+        return Draft(ids[:0])
+
+
+class Assistant:
+    """Drafts with a smaller model of the same vocabulary, which keeps its own past.
+
+    tokens (n,): False where the prompt is padding, or None. steps change the model's scores as they change those of the
+    model that checks. generator: tokens are drawn by chance, with it; None: the likeliest are taken.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        most: int,
+        tokens: np.ndarray | None,
+        steps: Sequence[Processor],
+        stop: Stop,
+        generator: np.random.Generator | None,
+    ) -> None:
+        self.model, self.most, self.stop, self.steps, self.generator = model, most, stop, steps, generator
+        self._tokens = np.zeros(0, bool) if tokens is None else tokens
+        self._state: Any = None
+        self._fed = np.zeros(0, np.int64)  # what the state holds
+
+    def begin(self, ids: np.ndarray) -> None:
+        """The prompt (n,), which is computed before anything is drafted."""
+        self._fed = self._without_padding(ids)
+        # A past of its own kind, which forgets nothing: what was drafted in vain may lie further back than a window.
+        own, capacity = self.model.empty_past(1), self.stop.max_length
+        _, self._state = self.model.start(self._fed[None], None, capacity=capacity, past_key_values=own)
+
+    def draft(self, ids: np.ndarray, limit: int) -> Draft:
+        """At most `limit` candidates for what follows ids (n,), fewer where one of them ends the row."""
+        n, past = len(ids), np.concatenate([ids, np.empty(limit, np.int64)])[None]
+        logits = self._catch_up(self._without_padding(ids))
+        probabilities = []
+        for length in range(n, n + limit):
+            scores = np.asarray(logits, np.float32)
+            for step in self.steps:
+                scores = step(past[:, :length], scores)
+            if self.generator is None:
+                past[0, length] = greedy(scores)[0]
+            else:
+                probabilities.append(softmax(scores[0].astype(np.float64)))
+                past[0, length] = drawn(probabilities[-1], self.generator)
+            if (past[0, length] == self.stop.eos).any() or length + 1 == n + limit:
+                break
+            logits = self.model.step(past[:, length], self._state)
+            self._fed = np.append(self._fed, past[0, length])
+        return Draft(past[0, n : length + 1], np.stack(probabilities) if probabilities else None)
+
+    def _without_padding(self, ids: np.ndarray) -> np.ndarray:
+        prompt = len(self._tokens)
+        return np.concatenate([ids[:prompt][self._tokens], ids[prompt:]])
+
+    def _catch_up(self, ids: np.ndarray) -> np.ndarray:
+        """The logits (1, V) after ids; what was fed and is not theirs any more is forgotten."""
+        fed, self._fed = self._fed, ids
+        both = min(len(fed), len(ids) - 1)
+        differ = np.flatnonzero(fed[:both] != ids[:both])
+        common = int(differ[0]) if len(differ) else both
+        if common < len(fed):
+            self._state.crop(common - len(fed))
+        return self.model.extend(ids[None, common:], self._state)
+
+
+def drawn(probabilities: np.ndarray, generator: np.random.Generator) -> int:
+    """An id by chance, with probabilities (V,), which need not sum to 1."""
+    sums = np.cumsum(probabilities)
+    return int(np.searchsorted(sums, generator.random() * sums[-1], "right"))
+
+
+Decision = Callable[[np.ndarray, "int | None", "np.ndarray | None"], int]
+
+
+def deciding(choose: Callable[[np.ndarray], np.ndarray]) -> Decision:
+    """The token that `choose` takes of scores (1, V), whatever the candidate is: a search's own choice."""
+    return lambda scores, candidate, probabilities: int(choose(scores)[0])
+
+
+def accepting(generator: np.random.Generator) -> Decision:
+    """A token by chance that has the probabilities p of scores (1, V), and is often the candidate.
+
+    The candidate was drawn with probabilities q: it is kept with probability min(1, p / q), else another one is drawn
+    with probabilities proportional to max(0, p - q) (Leviathan et al. 2023, theorem 3.5).
+    """
+
+    def decide(scores: np.ndarray, candidate: int | None, probabilities: np.ndarray | None) -> int:
+        p = softmax(scores[0].astype(np.float64))
+        if candidate is None:
+            return drawn(p, generator)
+        if generator.random() * probabilities[candidate] < p[candidate]:
+            return candidate
+        rest = np.maximum(p - probabilities, 0)
+        return drawn(rest if rest.any() else p, generator)
+
+    return decide
+
+
+class Pace:
+    """How many candidates to ask for: more while they are accepted, none for a while after they have not paid.
+
+    Checks that bring fewer tokens than plain steps would in their time make a debt, which plain steps make up for with
+    a share of theirs. The first step is a plain one, to know the time of one. clock=False: times are assumed, so that a
+    generation by chance can be repeated.
+    """
+
+    def __init__(self, most: int, clock: bool) -> None:
+        self.size, self._most, self._clock = min(most, _FIRST), most, clock
+        self._step = 0.0 if clock else 1.0
+        self._balance = 0.0  # steps that were gained, or lost
+
+    @property
+    def ready(self) -> bool:
+        return self._step > 0 and self._balance >= 0
+
+    def stepped(self, seconds: float) -> None:
+        """A plain step took so long."""
+        if self._clock:
+            self._step = seconds if self._step == 0 else 0.7 * self._step + 0.3 * seconds
+        self._balance = min(self._balance + _LOSS, _MOST_GAIN)
+
+    def checked(self, candidates: int, accepted: int, seconds: float) -> None:
+        """Drafting and checking so many candidates took so long; accepted of them were right."""
+        gain = accepted + 1 - (seconds / self._step if self._clock else 1 + _CANDIDATE * candidates)
+        self._balance = max(min(self._balance + gain, _MOST_GAIN), -_LOSS * _LONGEST_REST)
+        if accepted == candidates:
+            self.size = min(self._most, 2 * self.size)
+        elif gain < 0:
+            self.size = max(1, self.size // 2)
+
+
+@dataclass
+class _Row:
+    """The ids of a row as they are chosen, and how."""
+
+    past: np.ndarray  # (1, max_length)
+    length: int
+    steps: Sequence[Processor]
+    decide: Decision
+    stop: Stop
+    ended: bool = False
+
+    def choose(self, logits: np.ndarray, draft: Draft) -> int:
+        """Appends an id for each of logits (c + 1, V) as long as they are the draft's (c), and the first that is not;
+        returns how many of the draft's were right."""
+        for i, row in enumerate(logits):
+            scores = np.asarray(row[None], np.float32)
+            for step in self.steps:
+                scores = step(self.past[:, : self.length], scores)
+            candidate = int(draft.ids[i]) if i < len(draft.ids) else None
+            by_chance = candidate is not None and draft.probabilities is not None
+            chosen = self.decide(scores, candidate, draft.probabilities[i] if by_chance else None)
+            self.past[0, self.length] = chosen
+            self.length += 1
+            self.ended = bool(self.stop(self.past[:, : self.length])[0])
+            if self.ended or chosen != candidate:
+                break
+        return i
+
+
+def speculative_search(
+    model: Any,
+    logits: np.ndarray,
+    state: Any,
+    ids: np.ndarray,
+    steps: Sequence[Processor],
+    decide: Decision,
+    stop: Stop,
+    drafter: PromptLookup | Assistant,
+    pace: Pace,
+) -> Iterator[np.ndarray]:
+    """As `search` for one row: yields the next ids (1,).
+
+    Between the ids of one check the state already holds all of them but the last; otherwise all ids but the last.
+    """
+    prompt = ids.shape[1]
+    row = _Row(np.empty((1, stop.max_length), np.int64), prompt, steps, decide, stop)
+    row.past[:, :prompt] = ids
+    row.choose(np.asarray(logits), Draft(ids[0, :0]))
+    drafter.begin(ids[0])
+    first = prompt
+    while True:
+        yield from row.past[0, first : row.length, None].copy()
+        if row.ended:
+            return
+        first, started = row.length, time.perf_counter()
+        draft = _draft(drafter, pace, row)
+        count = len(draft.ids)
+        fed = np.concatenate([row.past[:, first - 1 : first], draft.ids[None]], axis=1)
+        logits = model.extend(fed, state, every=True) if count else model.step(fed[0], state)
+        right = row.choose(logits, draft)
+        if right < count:
+            state.crop(right - count)
+        seconds = time.perf_counter() - started
+        if count:
+            pace.checked(count, right, seconds)
+        else:
+            pace.stepped(seconds)
+
+
+def _draft(drafter: PromptLookup | Assistant, pace: Pace, row: _Row) -> Draft:
+    """At most one candidate fewer than ids may follow: a check gives one more id than it has candidates."""
+    limit = min(pace.size, row.stop.max_length - row.length - 1)
+    if not pace.ready or limit < 1:
+        return Draft(row.past[0, :0])
+    return drafter.draft(row.past[0, : row.length], limit)
+
+
+def run(
+    model: Any,
+    asked: Speculation,
+    logits: np.ndarray,
+    state: Any,
+    ids: np.ndarray,
+    tokens: np.ndarray | None,
+    steps: Sequence[Processor],
+    config: GenerationConfig,
+    stop: Stop,
+) -> Iterator[np.ndarray]:
+    """The search that the options ask for; tokens (1, n) tells padding of the prompt, or is None."""
+    generator = np.random.default_rng(config.seed) if config.do_sample else None
+    if asked.assistant_model is None:
+        drafter: PromptLookup | Assistant = PromptLookup(asked.prompt_lookup_num_tokens, asked.max_matching_ngram_size)
+        decide = deciding(greedy if generator is None else sampler(generator))
+    else:
+        row = None if tokens is None else tokens[0]
+        drafter = Assistant(asked.assistant_model, asked.num_assistant_tokens, row, steps, stop, generator)
+        decide = deciding(greedy) if generator is None else accepting(generator)
+    # By chance, an assistant draws numbers of the same generator: a clock would decide how many.
+    pace = Pace(drafter.most, clock=asked.assistant_model is None or generator is None)
+    return speculative_search(model, logits, state, ids, steps, decide, stop, drafter, pace)
