@@ -125,7 +125,7 @@ def test_ends_of_generation(tmp_path):
 
 REFUSED = [
     ({"llama.expert_count": 8}, {}, r"llama\.expert_count"),
-    ({"llama.attention.sliding_window": 4}, {}, r"llama\.attention\.sliding_window"),
+    ({"llama.pooling_type": 4}, {}, r"pooling_type is 4; supported: 0, 1, 2, 3"),
     ({"llama.block_count": None}, {}, r"no metadata 'llama\.block_count'; needed"),
     ({"llama.attention.head_count": "four"}, {}, r"'llama\.attention\.head_count' is 'four'; needed: one number"),
     (
