@@ -78,7 +78,7 @@ def write_gguf(path: Path, architecture: str, metadata: dict, tensors: dict) -> 
     writer = gguf.GGUFWriter(path, architecture)
     kinds = gguf.GGUFValueType
     for key, value in metadata.items():
-        if isinstance(value, (list, tuple)):
+        if isinstance(value, (list, tuple, bytes)):
             writer.add_array(key, value)
         elif value is not None:
             kind = {bool: kinds.BOOL, int: kinds.UINT32, float: kinds.FLOAT32, str: kinds.STRING}[type(value)]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from decoder_cases import config, inputs, tensors, write
 from gguf_files import by_name_map, metadata_of, tensors_in_gguf, write_gguf
-from model_folders import TINY_BERT, bert_tensors, write_bert
+from model_folders import SENTENCES, TINY_BERT, WORDS, bert_tensors, write_bert, write_json, write_tokenizer
 
-from transformer_fast import load_model
+from transformer_fast import SentenceEncoder, load_model
 from transformer_fast.files.errors import CheckpointError
 from transformer_fast.files.folder import open_source
 
@@ -155,6 +155,9 @@ def test_a_llama_with_a_window_is_mistral(tmp_path):
     np.testing.assert_array_equal(model(ids).logits, folder(ids).logits)
 
 
+POOLING = {"type": "models.Pooling", "path": "1_Pooling"}
+
+
 # --- BERT -------------------------------------------------------------------------------------------------------------
 
 
@@ -202,3 +205,32 @@ def test_refusals_of_gemma3(tmp_path):
     path = gemma_file(tmp_path / "a.gguf", "gemma3", **{"attention.sliding_window_pattern": [True] * 3})
     with pytest.raises(CheckpointError, match=r"'an array of 3 values'; needed: a number, or 2 booleans"):
         load_model(path)
+
+
+@pytest.mark.parametrize(("number", "pooling"), [(1, "mean"), (2, "cls"), (3, "lasttoken"), (0, None), (None, None)])
+def test_sentence_encoder(tmp_path, number, pooling):
+    """pooling_type is what modules.json says of the pooling."""
+    pytest.importorskip("tokenizers")
+    write_bert(tmp_path / "a", tensors=bert_tensors(pooler=False))
+    write_tokenizer(tmp_path / "a", config={"tokenizer_class": "BertTokenizer", "do_lower_case": True})
+    write_json(tmp_path / "a" / "modules.json", [{"type": "models.Transformer", "path": ""}, POOLING])
+    (tmp_path / "a" / "1_Pooling").mkdir()
+    write_json(tmp_path / "a" / "1_Pooling" / "config.json", {"pooling_mode": pooling or "mean"})
+    # The alphabet's letters and words of the folder's vocabulary, as llama.cpp's converter writes them.
+    words = [word[2:] if word.startswith("##") else f"\u2581{word}" for word in WORDS[5:]]
+    padding = [f"\u2581[unused{i}]" for i in range(TINY_BERT["vocab_size"] - len(WORDS))]
+    keys = {
+        "model": "bert",
+        "tokens": [*WORDS[:5], *words, *padding],
+        "token_type": [3] * 5 + [1] * (len(words + padding)),
+    }
+    keys |= {"bos_token_id": 2, "seperator_token_id": 3, "unknown_token_id": 1, "padding_token_id": 0}
+    keys |= {"mask_token_id": 4, "normalizer.lowercase": True}
+    path = write_gguf(
+        tmp_path / "a.gguf",
+        "bert",
+        bert_metadata(pooling_type=number) | {f"tokenizer.ggml.{key}": value for key, value in keys.items()},
+        by_name_map("bert", bert_tensors(pooler=False), TINY_BERT["num_hidden_layers"]),
+    )
+    ours, folder = (SentenceEncoder.from_pretrained(place) for place in (path, tmp_path / "a"))
+    np.testing.assert_array_equal(ours.encode(SENTENCES), folder.encode(SENTENCES))
