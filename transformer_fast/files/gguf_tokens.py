@@ -20,7 +20,7 @@ from transformer_fast.files.errors import CheckpointError
 from transformer_fast.files.gguf import GgufFile, Strings
 from transformer_fast.files.gguf_cuts import CUTS, QWEN2, Cut
 
-_PREFIX = "tokenizer.ggml."
+_PREFIX, _TEMPLATE = "tokenizer.ggml.", "tokenizer.chat_template"
 _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 2, 3, 4, 6  # of token_type
 _NAMED = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 _NAMED |= {"sep_token": "separator", "cls_token": "cls", "mask_token": "mask"}
@@ -80,7 +80,22 @@ def tokenizer_of(file: GgufFile) -> tuple[dict[str, Any], dict[str, Any]] | None
             if options.get(token) is None:
                 raise CheckpointError(f"{file.path}: there is no metadata {_PREFIX}{key}_token_id; needed: a number")
     definition["post_processor"] = _around(file, tokens, *_ends(file, name, options))
+    templates = _chat_templates(file)
+    if templates:
+        options["chat_template"] = templates
     return definition, options
+
+
+def _chat_templates(file: GgufFile) -> list[dict[str, str]]:
+    """The templates of chats: the model's own, and those with names."""
+    found = []
+    for key, template in file.metadata.items():
+        if key == _TEMPLATE or key.startswith(f"{_TEMPLATE}."):
+            if not isinstance(template, str):
+                raise CheckpointError(f"{file.path}: {key} is a {type(template).__name__}; needed: a string")
+            name = key.removeprefix(_TEMPLATE).removeprefix(".") or "default"
+            found.append({"name": name, "template": template})
+    return found
 
 
 def _ends(file: GgufFile, name: str, options: Mapping[str, Any]) -> tuple[str | None, str | None, str | None, int]:

@@ -24,9 +24,10 @@ when a row ends, `search.py` one token at a time, `beams.py` beam search, `strea
 Source: transformers.generation (GenerationMixin.generate).
 """
 
+from transformer_fast.files.tokenizer import load_tokenizer
 from transformer_fast.generation.config import GenerationConfig, read_generation_config
 from transformer_fast.generation.generate import GenerationMixin, generate, stream
-from transformer_fast.generation.streaming import TextStreamer, load_tokenizer
+from transformer_fast.generation.streaming import TextStreamer
 
 __all__ = [
     "GenerationConfig",
