@@ -53,9 +53,9 @@ from transformer_fast.functional import (
 
 if TYPE_CHECKING:
     from transformer_fast import models, nn, visualize
+    from transformer_fast.generation import load_tokenizer
     from transformer_fast.models import load_model
     from transformer_fast.pipelines import SentenceEncoder
-    from transformer_fast.tokenization import load_tokenizer
 
 __all__ = [
     "SentenceEncoder",
@@ -96,7 +96,7 @@ __all__ = [
 _LAZY = {
     "SentenceEncoder": ("transformer_fast.pipelines", "SentenceEncoder"),
     "load_model": ("transformer_fast.models", "load_model"),
-    "load_tokenizer": ("transformer_fast.tokenization", "load_tokenizer"),
+    "load_tokenizer": ("transformer_fast.generation", "load_tokenizer"),
     "models": ("transformer_fast.models", None),
     "nn": ("transformer_fast.nn", None),
     "visualize": ("transformer_fast.visualize", None),
