@@ -11,7 +11,7 @@ from decoder_cases import config, inputs, tensors, write
 from gguf_files import by_name_map, metadata_of, tensors_in_gguf, write_gguf
 from model_folders import SENTENCES, TINY_BERT, WORDS, bert_tensors, write_bert, write_json, write_tokenizer
 
-from transformer_fast import SentenceEncoder, load_model
+from transformer_fast import SentenceEncoder, load_model, load_tokenizer
 from transformer_fast.files.errors import CheckpointError
 from transformer_fast.files.folder import open_source
 
@@ -234,3 +234,69 @@ def test_sentence_encoder(tmp_path, number, pooling):
     )
     ours, folder = (SentenceEncoder.from_pretrained(place) for place in (path, tmp_path / "a"))
     np.testing.assert_array_equal(ours.encode(SENTENCES), folder.encode(SENTENCES))
+
+
+# --- metadata that is not what it should be ---------------------------------------------------------------------------
+
+VALUES = (
+    0,
+    1,
+    3,
+    2**31,
+    2.5,
+    True,
+    "",
+    "x",
+    "sliding",
+    [1, 2],
+    [0.5] * 40,
+    ["a", "b"],
+    [True, False],
+    b"\x01\x02",
+    None,
+)
+LETTERS = [*(chr(ord("a") + i) for i in range(26)), "▁", "▁a", "ab", *(f"<{i}>" for i in range(11))]
+TOKENS = {
+    "gpt2": {"pre": "gpt-2", "merges": ["a b"], "bos_token_id": 1, "eos_token_id": 2},
+    "llama": {"scores": [-float(i) for i in range(40)], "add_space_prefix": False},
+    "bert": {
+        **{f"{name}_token_id": 29 + i for i, name in enumerate(("bos", "seperator", "unknown", "padding", "mask"))},
+        "normalizer.lowercase": True,
+    },
+    "t5": {"scores": [-float(i) for i in range(40)], "remove_extra_whitespaces": True, "add_space_prefix": True},
+}
+FILES = {
+    "gemma3": ("gemma3", lambda: gemma_metadata("gemma3", **GEMMA3), "llama"),
+    "gpt2": ("gpt2", lambda: gpt2_metadata(config("gpt2")), "gpt2"),
+    "bert": ("bert", lambda: bert_metadata(pooling_type=1), "bert"),
+    "bert of t5": ("bert", lambda: bert_metadata(pooling_type=2), "t5"),
+}
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("count", [120, pytest.param(2000, marks=pytest.mark.stress)])
+def test_mutated_metadata(tmp_path, file, count):
+    """Another value, of whatever type, for some keys: an error that names the file, or a model and a tokenizer."""
+    pytest.importorskip("tokenizers")
+    architecture, metadata, kind = FILES[file]
+    arrays = bert_tensors(TINY_BERT | {"vocab_size": 40}, pooler=False) if architecture == "bert" else tensors(file)
+    named = by_name_map(architecture, arrays, 2)
+    keys = metadata() | {"tokenizer.ggml.model": kind, "tokenizer.ggml.tokens": LETTERS, "general.name": "x"}
+    keys |= {"tokenizer.ggml.token_type": [1] * 29 + [3] * 11, "tokenizer.chat_template": "{{ messages[0].content }}"}
+    keys |= {f"tokenizer.ggml.{key}": value for key, value in TOKENS[kind].items()}
+    write_gguf(tmp_path / "a.gguf", architecture, keys, named)
+    load_model(tmp_path / "a.gguf")
+    assert load_tokenizer(tmp_path / "a.gguf").apply_chat_template([{"role": "user", "content": "ab"}])
+    rng, refused, path = np.random.default_rng(0), 0, tmp_path / "b.gguf"
+    for _ in range(count):
+        some = dict(keys)
+        for key in rng.choice(list(keys), rng.integers(1, 3), replace=False):
+            some[key] = VALUES[rng.integers(len(VALUES))]
+        write_gguf(path, architecture, some, named)
+        try:
+            load_tokenizer(path).encode("ab a")
+            load_model(path)
+        except CheckpointError as error:
+            assert str(path) in str(error)
+            refused += 1
+    assert count / 4 < refused < count

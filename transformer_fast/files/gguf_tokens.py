@@ -31,6 +31,9 @@ _READ |= {"remove_extra_whitespaces", "precompiled_charsmap", "normalizer.lowerc
 _WITHOUT_EFFECT = {"eot_token_id", "eom_token_id", "token_type_count", "prefix_token_id", "suffix_token_id"}
 _WITHOUT_EFFECT |= {f"fim_{key}_token_id" for key in ("pre", "suf", "mid", "pad", "rep", "sep")} | {"middle_token_id"}
 
+# What ends an answer in the formats of chats that models are trained on.
+_ENDS = {"<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<|endoftext|>", "<|end_of_text|>", "<end_of_turn>"}
+_ENDS |= {"<EOT>", "<end_of_utterance>"}
 _BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
 _SPACE = "▁"
 
@@ -113,6 +116,16 @@ def _ends(file: GgufFile, name: str, options: Mapping[str, Any]) -> tuple[str | 
     between = options.get("sep_token") if _flag(file, "add_sep_token", False) else None
     encoder = file.metadata["general.architecture"] == "bert"
     return found[0], found[1], between, 0 if encoder else 1
+
+
+def ends_of_turns(file: GgufFile) -> list[int]:
+    """The numbers of control tokens that end an answer, whether or not metadata names them: llama.cpp ends at all."""
+    tokens = file.metadata.get(f"{_PREFIX}tokens")
+    if not isinstance(tokens, Strings):
+        return []
+    kinds = _numbers(file, "token_type", len(tokens), "iu")
+    controls = [] if kinds is None else np.flatnonzero(kinds == _CONTROL).tolist()
+    return [number for number in controls if tokens[number] in _ENDS]
 
 
 def _strings(file: GgufFile, key: str) -> Strings:
