@@ -183,6 +183,19 @@ def test_bert(tmp_path):
     np.testing.assert_array_equal(got, expected)
 
 
+def test_roberta(tmp_path):
+    """Files have it as BERT, without the rows of positions that padding would have."""
+    settings = TINY_BERT | {"model_type": "roberta", "architectures": ["RobertaModel"], "pad_token_id": 1}
+    settings |= {"max_position_embeddings": 34, "type_vocab_size": 1}
+    arrays = bert_tensors(settings, pooler=False)
+    folder = load_model(write_bert(tmp_path / "a", settings, arrays))
+    arrays["embeddings.position_embeddings.weight"] = arrays["embeddings.position_embeddings.weight"][2:]
+    named = by_name_map("bert", arrays, settings["num_hidden_layers"])
+    model = load_model(write_gguf(tmp_path / "a.gguf", "bert", bert_metadata(), named))
+    ids = np.array([[2, 7, 8, 3], [2, 9, 11, 3]])
+    np.testing.assert_array_equal(model(ids).last_hidden_state, folder(ids).last_hidden_state)
+
+
 REFUSED = [
     ({"attention.causal": True}, {}, r"'bert\.attention\.causal' is True; needed: False"),
     ({"attention.head_count_kv": 1}, {}, r"'bert\.attention\.head_count_kv' is 1; needed: 3"),
