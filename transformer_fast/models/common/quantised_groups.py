@@ -47,11 +47,23 @@ class GroupTensor(Tensor):
         rows, columns = self.shape
         found = np.empty(self.shape, np.float32)
         scales, zeros, groups = self.scales(), self.zeros(), self.groups()
+        count = scales.shape[1]
+        # Groups of as many columns each, one after the other, need no table of a number for each column.
+        regular = (
+            count > 0 and columns % count == 0 and np.array_equal(groups, np.arange(columns) // (columns // count))
+        )
         together = max(_TOGETHER // max(columns, 1), 1)
         for first in range(0, rows, together):
             some = slice(first, min(first + together, rows))
-            np.subtract(self.integers(some), zeros[some][:, groups], out=found[some], dtype=np.float32)
-            found[some] *= scales[some][:, groups]
+            out, integers = found[some], self.integers(some)
+            if regular:
+                grouped = (len(out), count, columns // count)
+                out, integers = out.reshape(grouped), integers.reshape(grouped)
+                zero, scale = zeros[some][:, :, None], scales[some][:, :, None]
+            else:
+                zero, scale = zeros[some][:, groups], scales[some][:, groups]
+            np.subtract(integers, zero, out=out, dtype=np.float32)
+            out *= scale
         return found
 
     def floating(self) -> np.ndarray:
