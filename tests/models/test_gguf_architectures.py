@@ -196,12 +196,26 @@ def test_roberta(tmp_path):
     np.testing.assert_array_equal(model(ids).last_hidden_state, folder(ids).last_hidden_state)
 
 
+def test_distilbert(tmp_path):
+    """Files have it as BERT without types of tokens."""
+    arrays = bert_tensors(pooler=False)
+    arrays["embeddings.token_type_embeddings.weight"] *= 0
+    folder = load_model(write_bert(tmp_path / "a", tensors=arrays))
+    model = load_model(bert_file(tmp_path / "a.gguf", {"token_types.weight": None}))
+    ids = np.array([[2, 7, 8, 3], [2, 9, 11, 3]])
+    np.testing.assert_array_equal(model(ids).last_hidden_state, folder(ids).last_hidden_state)
+
+
 REFUSED = [
     ({"attention.causal": True}, {}, r"'bert\.attention\.causal' is True; needed: False"),
     ({"attention.head_count_kv": 1}, {}, r"'bert\.attention\.head_count_kv' is 1; needed: 3"),
     ({"pooling_type": 4}, {}, r"pooling_type is 4; supported: 0, 1, 2, 3"),
     ({"rope.freq_base": 1e4}, {}, r"bert\.rope\.freq_base"),
-    ({}, {"token_types.weight": None}, r"no tensor 'token_types\.weight' with two axes"),
+    (
+        {},
+        {"token_types.weight": np.zeros(24, np.float32)},
+        r"'token_types\.weight' has shape \(24,\); needed: two axes",
+    ),
     ({}, {"cls.weight": np.zeros((24, 24), np.float32)}, r"does not use: 'cls\.weight'"),
     ({"context_length": 31}, {}, r"'position_embd\.weight' has shape \(32, 24\); needed by config\.json: \(31, 24\)"),
 ]

@@ -19,6 +19,8 @@ from transformer_fast.files.gguf_settings import Settings
 
 # Frequencies of rotary positions divided by a factor each: Llama 3.1 and later.
 ROPE_FACTORS = "rope_freqs.weight"
+# BERT's table of types; a file of DistilBERT has none.
+TOKEN_TYPES = "token_types.weight"
 
 # pooling_type -> the name that sentence-transformers has for it; 0: none. 4 scores pairs of texts, by a head that the
 # families of these architectures do not have.
@@ -247,14 +249,14 @@ _BERT_LAYER = {
 
 
 def _bert(own: Settings, config: dict[str, Any]) -> None:
-    """Of RoBERTa's table of positions files leave out the rows that no token has, so that it is BERT's, too."""
+    """Also RoBERTa, of whose positions files leave out those that no token has, and DistilBERT, without types."""
     _vocabulary(own, config)
     own.same("attention.causal", False)
     own.same("attention.head_count_kv", config["num_attention_heads"])
-    types = own.file.tensors.get("token_types.weight")
-    if types is None or len(types.shape) != 2:
-        raise CheckpointError(f"{own.file.path}: there is no tensor 'token_types.weight' with two axes; needed: one")
-    config["type_vocab_size"] = types.shape[0]
+    types = own.file.tensors.get(TOKEN_TYPES)
+    if types is not None and len(types.shape) != 2:
+        raise CheckpointError(f"{own.file.path}: tensor {TOKEN_TYPES!r} has shape {types.shape}; needed: two axes")
+    config["type_vocab_size"] = 1 if types is None else types.shape[0]
     del config["tie_word_embeddings"]
 
 

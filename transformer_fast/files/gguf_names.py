@@ -17,7 +17,7 @@ import numpy as np
 
 from transformer_fast.files.errors import CheckpointError, listed
 from transformer_fast.files.gguf import GgufFile
-from transformer_fast.files.gguf_architectures import ARCHITECTURES, ROPE_FACTORS, Architecture
+from transformer_fast.files.gguf_architectures import ARCHITECTURES, ROPE_FACTORS, TOKEN_TYPES, Architecture
 from transformer_fast.files.gguf_settings import Settings, plain
 from transformer_fast.files.source import Tensor
 
@@ -117,7 +117,12 @@ def tensors_of(file: GgufFile, config: Mapping[str, Any]) -> dict[str, Tensor]:
     unknown = [name for name, new in names.items() if new is None]
     if unknown:
         raise CheckpointError(f"{file.path}: tensors that this model does not use: {listed(unknown)}")
-    return {new: _changed(name, file.tensors[name], architecture, config) for name, new in names.items()}
+    found = {new: _changed(name, file.tensors[name], architecture, config) for name, new in names.items()}
+    types = _renamed(TOKEN_TYPES, architecture)
+    if types is not None and TOKEN_TYPES not in file.tensors:
+        width = config["hidden_size"]
+        found[types] = Tensor(TOKEN_TYPES, file.path, "F32", (1, width), np.zeros(4 * width, np.uint8))
+    return found
 
 
 def _renamed(name: str, architecture: Architecture) -> str | None:
