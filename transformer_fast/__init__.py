@@ -1,9 +1,9 @@
 """Transformer inference on the CPU: the public names, and nothing else.
 
 Everybody who writes `import transformer_fast` comes through here, so the import stays light: NumPy, the compiled module
-and `functional` are loaded at once; whatever reads checkpoints or tokenises (`SentenceEncoder`, `load_model`, `nn`,
-`models`) is loaded when it is first used. A new public op gets a line in the import and in `__all__`; a new public name
-that pulls in more than NumPy gets a line in `_LAZY`.
+and `functional` are loaded at once; whatever reads checkpoints or tokenises (`SentenceEncoder`, `load_model`,
+`load_tokenizer`, `nn`, `models`) is loaded when it is first used. A new public op gets a line in the import and in
+`__all__`; a new public name that pulls in more than NumPy gets a line in `_LAZY`.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ from transformer_fast.functional import (
 
 if TYPE_CHECKING:
     from transformer_fast import models, nn, visualize
+    from transformer_fast.generation import load_tokenizer
     from transformer_fast.models import load_model
     from transformer_fast.pipelines import SentenceEncoder
 
@@ -71,6 +72,7 @@ __all__ = [
     "layer_norm",
     "linear",
     "load_model",
+    "load_tokenizer",
     "lstm",
     "matmul",
     "merge_attention",
@@ -94,6 +96,7 @@ __all__ = [
 _LAZY = {
     "SentenceEncoder": ("transformer_fast.pipelines", "SentenceEncoder"),
     "load_model": ("transformer_fast.models", "load_model"),
+    "load_tokenizer": ("transformer_fast.generation", "load_tokenizer"),
     "models": ("transformer_fast.models", None),
     "nn": ("transformer_fast.nn", None),
     "visualize": ("transformer_fast.visualize", None),

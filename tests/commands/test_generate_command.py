@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -153,3 +154,14 @@ def test_gguf_file(tmp_path, run):
     code, out, err = run("cab", "--model", str(path), "--max-new-tokens", "5")
     assert code == 0, err
     assert out.strip() and "5 tokens after 2" in err
+
+
+def test_chat(run, folder, tmp_path):
+    """The prompt as a user's message, by the model's template."""
+    chat = tmp_path / "chat"
+    shutil.copytree(folder, chat)
+    (chat / "chat_template.jinja").write_text("{{ messages[0].role }}:{{ messages[0].content }}", encoding="utf-8")
+    code, told, _ = run("Hi", "--chat", "--model", str(chat), "--max-new-tokens", "4")
+    assert code == 0 and told == run("user:Hi", "--max-new-tokens", "4")[1] != run("Hi", "--max-new-tokens", "4")[1]
+    code, _, err = run("Hi", "--chat")
+    assert code == 1 and "there is no chat_template; needed" in err

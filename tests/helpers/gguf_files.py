@@ -78,7 +78,7 @@ def write_gguf(path: Path, architecture: str, metadata: dict, tensors: dict) -> 
     writer = gguf.GGUFWriter(path, architecture)
     kinds = gguf.GGUFValueType
     for key, value in metadata.items():
-        if isinstance(value, (list, tuple)):
+        if isinstance(value, (list, tuple, bytes)):
             writer.add_array(key, value)
         elif value is not None:
             kind = {bool: kinds.BOOL, int: kinds.UINT32, float: kinds.FLOAT32, str: kinds.STRING}[type(value)]
@@ -102,4 +102,25 @@ def tensors_in_gguf(config: dict, tensors: dict) -> dict:
         if config["model_type"] == "llama" and (".q_proj." in name or ".k_proj." in name):
             array = in_pairs(array, config["num_attention_heads" if ".q_proj." in name else "num_key_value_heads"])
         found[name_in_gguf(name)] = array
+    return found
+
+
+def by_name_map(architecture: str, tensors: dict, layers: int) -> dict:
+    """The tensors of a folder under the names that the package gguf has for an architecture, as they are stored there.
+
+    Weights of Gemma's norms have 1 added, GPT-2's matrices are turned round (llama.cpp's convert_hf_to_gguf.py).
+    """
+    import gguf
+
+    kind = next(number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
+    names, found = gguf.get_tensor_name_map(kind, layers), {}
+    for name, array in tensors.items():
+        new = names.get_name(name.removeprefix("transformer."), try_suffixes=(".weight", ".bias"))
+        new = names.get_name(name, try_suffixes=(".weight", ".bias")) if new is None else new
+        assert new is not None, name
+        if architecture.startswith("gemma") and new.endswith("norm.weight"):
+            array = array + np.float32(1)
+        if architecture == "gpt2" and ".c_" in name and name.endswith(".weight"):
+            array = array.T
+        found[new] = array
     return found

@@ -118,6 +118,11 @@ def test_ends_of_generation(tmp_path):
     keys = {"tokenizer.ggml.bos_token_id": 0, "tokenizer.ggml.eos_token_id": 2, "tokenizer.ggml.eot_token_id": 7}
     source = open_source(case_file(tmp_path / "a.gguf", "llama", keys))
     assert source.json("generation_config.json") == {"bos_token_id": 0, "eos_token_id": [2, 7]}
+    kinds = [3 if i in (0, 2, 9, 11, 12) else 1 for i in range(40)]
+    tokens = [{9: "<end_of_turn>", 10: "<|im_end|>", 11: "<|eot_id|>", 12: "<bos>"}.get(i, str(i)) for i in range(40)]
+    told = {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": kinds}
+    found = open_source(case_file(tmp_path / "b.gguf", "llama", keys | told)).json("generation_config.json")
+    assert found["eos_token_id"] == [2, 7, 9, 11]  # control tokens that end a turn, too
     model = load_model(source)
     free = model.generate(inputs(40)[0], max_new_tokens=6, eos_token_id=None, pad_token_id=1)
     assert free.shape == (3, 14)
@@ -125,7 +130,7 @@ def test_ends_of_generation(tmp_path):
 
 REFUSED = [
     ({"llama.expert_count": 8}, {}, r"llama\.expert_count"),
-    ({"llama.attention.sliding_window": 4}, {}, r"llama\.attention\.sliding_window"),
+    ({"llama.pooling_type": 4}, {}, r"pooling_type is 4; supported: 0, 1, 2, 3"),
     ({"llama.block_count": None}, {}, r"no metadata 'llama\.block_count'; needed"),
     ({"llama.attention.head_count": "four"}, {}, r"'llama\.attention\.head_count' is 'four'; needed: one number"),
     (

@@ -125,7 +125,10 @@ def test_bitsandbytes(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (changed(COMPRESSED, "format", "pack-quantized"), "quantization_config.format is 'pack-quantized'; supported"),
+        (
+            changed(COMPRESSED, "format", "float-quantized"),
+            "quantization_config.format is 'float-quantized'; supported",
+        ),
         (changed(COMPRESSED, "surprise", 1), "quantization_config has the field 'surprise', which is not known"),
         (changed(COMPRESSED, "config_groups", {}), "config_groups is {}; needed: groups"),
         (changed(COMPRESSED, "kv_cache_scheme", {"num_bits": 8}), "kv_cache_scheme is {'num_bits': 8}"),
@@ -140,7 +143,11 @@ def test_bitsandbytes(tmp_path):
         (changed(COMPRESSED, "config_groups.group_0.output_activations", {}), "output_activations is {}"),
         (changed(COMPRESSED, "config_groups.g", GROUP | {"input_activations": None}), "with and without input_activat"),
         (changed(BITSANDBYTES, "load_in_4bit", True), "load_in_4bit is True; supported: False"),
-        ({"quant_method": "gptq", "bits": 4}, "quantization_config"),
+        (
+            {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
+            r"bitsandbytes with load_in_8bit None and load_in_4bit True \(nf4\); supported: load_in_8bit",
+        ),
+        ({"quant_method": "fp8"}, "quantization_config"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

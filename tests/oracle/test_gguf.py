@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from decoder_cases import LLAMA, QWEN2, inputs
-from gguf_files import metadata_of, tensors_in_gguf, tensors_of_llama, write_gguf
+from decoder_cases import LLAMA, QWEN2, config, inputs, tensors
+from gguf_files import by_name_map, metadata_of, tensors_in_gguf, tensors_of_llama, write_gguf
 
 from transformer_fast import load_model
 from transformer_fast.tokenization import read_tokenizer
@@ -55,3 +55,39 @@ def test_tokens(tmp_path, architecture, config):
     ours = read_tokenizer(path)
     for text in TEXTS:
         assert ours.tokenizer.encode(text).ids == theirs(text)["input_ids"], text
+
+
+ARCHITECTURES = {
+    "gemma2": ("gemma2", {"attention.sliding_window": 4}),
+    "gemma3": ("gemma3", {"attention.sliding_window": 4, "rope.freq_base": 1e6}),
+    "gpt2": ("gpt2", {"attention.layer_norm_epsilon": 1e-5}),
+}
+
+
+@pytest.mark.parametrize("case", ARCHITECTURES)
+def test_architectures(tmp_path, case):
+    """Both read the same file; of Gemma 3 the folder's scaling of positions is left out, which transformers ignores."""
+    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
+    architecture, further = ARCHITECTURES[case]
+    settings = config(case)
+    if case == "gpt2":
+        fields = {"context_length": 24, "embedding_length": 16, "block_count": 2, "feed_forward_length": 64}
+        keys = {f"gpt2.{key}": value for key, value in (fields | {"attention.head_count": 2}).items()}
+    else:
+        keys = {k.replace(settings["model_type"], architecture): v for k, v in metadata_of(settings).items()}
+    keys |= {f"{architecture}.{key}": value for key, value in further.items()}
+    keys |= {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": [str(i) for i in range(40)]}
+    keys |= {"tokenizer.ggml.merges": ["1 0"]}
+    path = write_gguf(tmp_path / "a.gguf", architecture, keys, by_name_map(architecture, tensors(case), 2))
+    own = transformers.AutoConfig.from_pretrained(tmp_path, gguf_file=path.name)
+    if case == "gpt2":
+        own.n_positions = 24  # transformers puts it into n_ctx, which has no effect
+    else:  # the scale of scores stays at its default there; a file has none, and llama.cpp takes the width of a head
+        own.query_pre_attn_scalar = 8
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path, gguf_file=path.name, dtype=torch.float32, config=own, attn_implementation="eager"
+    )
+    ids = inputs(40)[0]
+    with torch.no_grad():
+        expected = theirs(torch.from_numpy(ids)).logits.numpy()
+    np.testing.assert_allclose(load_model(path)(ids).logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())

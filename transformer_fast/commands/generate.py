@@ -24,6 +24,11 @@ def add(commands: Any) -> None:
     command.add_argument("prompt", nargs="?", metavar="PROMPT", help="the text to continue (default: stdin)")
     common.add_folder(command, "a language model and its tokenizer.json, a GGUF file")
     command.add_argument(
+        "--chat",
+        action="store_true",
+        help="PROMPT is a user's message, by the model's chat template; the text answers it",
+    )
+    command.add_argument(
         "--max-new-tokens", type=common.positive, default=100, metavar="N", help="at most so many (default 100)"
     )
     command.add_argument("--temperature", type=_temperature, metavar="T", help="sample; 0: do not sample")
@@ -47,7 +52,10 @@ def run(options: argparse.Namespace) -> None:
     prompt = _prompt(options)
     common.set_threads(options)
     model, tokenizer = _load(options.model, options.compute_type)
-    ids = tokenizer.encode(prompt).ids
+    if options.chat:
+        ids = tokenizer.apply_chat_template([{"role": "user", "content": prompt}], add_generation_prompt=True)
+    else:
+        ids = tokenizer.encode(prompt).ids
     if not ids:
         raise ValueError("the prompt has no tokens")
     pieces: list[str] = []
@@ -126,7 +134,7 @@ def _generate(model: Any, tokenizer: Any, ids: list[int], search: dict[str, Any]
     else:  # beams are not final before the end
         result = model.generate(prompt, tokenizer=tokenizer, **search)
         first = 1 if model.is_encoder_decoder else len(ids)
-        write(tokenizer.decode(result[0, first:].tolist()))
+        write(tokenizer.decode(result[0, first:].tolist(), skip_special_tokens=True))
     return result.shape[1] - (1 if model.is_encoder_decoder else len(ids))
 
 

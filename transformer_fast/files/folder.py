@@ -24,7 +24,7 @@ INDEX = "model.safetensors.index.json"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.bin.index.json")
 
 # Files of other types may hold pickles or scripts; they are not fetched from the hub.
-_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.spm"]
+_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.spm", "*.jinja"]
 
 
 def open_source(path_or_hub_id: str | Path | ModelSource, **hub: Any) -> ModelSource:
@@ -103,6 +103,9 @@ class Folder(ModelSource):
     def read(self, name: str) -> bytes | None:
         path = self.path / name
         return read_bytes(path) if path.exists() else None
+
+    def names(self, folder: str) -> list[str]:
+        return sorted(f"{folder}/{path.name}" for path in (self.path / folder).glob("*") if path.is_file())
 
     def tensors(self) -> Mapping[str, Tensor]:
         return self._tensors

@@ -15,10 +15,14 @@ from typing import Any
 
 from transformer_fast.files.errors import CheckpointError
 from transformer_fast.files.gguf import read_gguf
+from transformer_fast.files.gguf_architectures import POOLING
 from transformer_fast.files.gguf_names import config_of, tensors_of
-from transformer_fast.files.gguf_tokens import tokenizer_of
+from transformer_fast.files.gguf_tokens import ends_of_turns, tokenizer_of
 from transformer_fast.files.source import ModelSource, Tensor
 
+# What sentence-transformers calls a model and the pooling after it; the vectors' length is not said by a file.
+_MODULES = [{"type": "sentence_transformers.models.Transformer", "path": ""}]
+_MODULES += [{"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"}]
 _ENDS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
 
 
@@ -41,7 +45,7 @@ class GgufSource(ModelSource):
         return str(self._file.path)
 
     def read(self, name: str) -> bytes | None:
-        content = self._files.get(name)
+        content = self._content(name)
         return None if content is None else json.dumps(content, ensure_ascii=False).encode()
 
     def tensors(self) -> Mapping[str, Tensor]:
@@ -54,6 +58,15 @@ class GgufSource(ModelSource):
     def place(self, name: str) -> Path:
         return self._file.path / name
 
+    def part(self, name: Any, told_by: str) -> ModelSource:
+        return _Pooling(self) if name == "1_Pooling" and self.pooling else super().part(name, told_by)
+
+    @property
+    def pooling(self) -> str | None:
+        """How the vectors of tokens become one vector, as sentence-transformers calls it; None: it is not said."""
+        architecture = self._file.metadata.get("general.architecture")
+        return POOLING.get(self._file.metadata.get(f"{architecture}.pooling_type"))
+
     @cached_property
     def _config(self) -> dict[str, Any]:
         return config_of(self._file)
@@ -63,14 +76,51 @@ class GgufSource(ModelSource):
         return tensors_of(self._file, self._config)
 
     @cached_property
-    def _files(self) -> Mapping[str, Any]:
-        files: dict[str, Any] = {"config.json": self._config}
-        tokenizer = tokenizer_of(self._file)
-        if tokenizer is not None:
-            files["tokenizer.json"], files["tokenizer_config.json"] = tokenizer
+    def _tokenizer(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        return tokenizer_of(self._file)
+
+    def _generation(self) -> dict[str, Any] | None:
         ends = [number for key in _ENDS if isinstance(number := self._file.metadata.get(key), int)]
-        if ends:
-            files["generation_config.json"] = {"eos_token_id": list(dict.fromkeys(ends))}
-            if "bos_token_id" in self._config:
-                files["generation_config.json"]["bos_token_id"] = self._config["bos_token_id"]
-        return files
+        ends = list(dict.fromkeys([*ends, *ends_of_turns(self._file)]))
+        if not ends:
+            return None
+        first = {"bos_token_id": self._config["bos_token_id"]} if "bos_token_id" in self._config else {}
+        return {"eos_token_id": ends} | first
+
+    def _content(self, name: str) -> Any | None:
+        """The content of a file: only what is asked for is made."""
+        match name:
+            case "config.json":
+                return self._config
+            case "generation_config.json":
+                return self._generation()
+            case "modules.json":
+                return _MODULES if self.pooling else None
+            case "tokenizer.json":
+                return self._tokenizer and self._tokenizer[0]
+            case "tokenizer_config.json":
+                return self._tokenizer and self._tokenizer[1]
+        return None
+
+
+class _Pooling(ModelSource):
+    """The settings of the pooling, which sentence-transformers has in a folder of their own."""
+
+    def __init__(self, model: GgufSource) -> None:
+        self._model = model
+
+    def __str__(self) -> str:
+        return str(self._model)
+
+    def read(self, name: str) -> bytes | None:
+        return json.dumps({"pooling_mode": self._model.pooling}).encode() if name == "config.json" else None
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        return {}
+
+    @property
+    def weights(self) -> Path:
+        return self._model.weights
+
+    def place(self, name: str) -> Path:
+        return self._model.place(f"1_Pooling/{name}")

@@ -75,6 +75,10 @@ class ModelSource(ABC):
     def read(self, name: str) -> bytes | None:
         """The content of the file `name` ("tokenizer.json", "vocab.txt", ...); None if the source has none."""
 
+    def names(self, folder: str) -> list[str]:
+        """The files in a folder of the source ("additional_chat_templates"), as `read` takes them; [] without one."""
+        return []
+
     def json(self, name: str) -> Any | None:
         """The content of the JSON file `name` ("config.json", ...); None if the source has none."""
         data = self.read(name)

@@ -33,10 +33,11 @@ checked, `session.py` a text that grows call by call, `streaming.py` text as it 
 Source: transformers.generation (GenerationMixin.generate).
 """
 
+from transformer_fast.files.tokenizer import load_tokenizer
 from transformer_fast.generation.config import GenerationConfig, read_generation_config
 from transformer_fast.generation.generate import GenerationMixin, generate, stream
 from transformer_fast.generation.session import GenerationSession
-from transformer_fast.generation.streaming import TextStreamer, load_tokenizer
+from transformer_fast.generation.streaming import TextStreamer
 
 __all__ = [
     "GenerationConfig",

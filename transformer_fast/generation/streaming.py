@@ -1,4 +1,4 @@
-"""`TextStreamer`: the text of a generation while it is being generated; and the tokenizer that it needs.
+"""`TextStreamer`: the text of a generation while it is being generated.
 
 For `generate(streamer=...)` and the command; one row at a time.
 """
@@ -6,14 +6,9 @@ For `generate(streamer=...)` and the command; one row at a time.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from transformer_fast.files.folder import open_source
-from transformer_fast.files.source import ModelSource
-from transformer_fast.files.tokenizer import Tokenizer
 
 _INCOMPLETE = "\ufffd"  # what decoders write for the first bytes of a character
 
@@ -77,22 +72,3 @@ class TextStreamer:
             # again; its last token stays, since decoders treat the first one of a text differently.
             self._context = len(self._ids) - 1
             self._shown = self._text()
-
-
-def load_tokenizer(path_or_hub_id: str | Path | ModelSource, **hub: Any) -> Any:
-    """The tokenizer of a model, a `tokenizers.Tokenizer`: encode(text).ids, decode(ids).
-
-    It is built as AutoTokenizer of transformers builds it; `tokenization.read_tokenizer` also gives its settings.
-
-    path_or_hub_id and hub are those of `load_model`: a folder, or a name on the Hugging Face hub.
-
-    Raises:
-        CheckpointError: there is no such folder or model, or no vocabulary in it, or files are malformed.
-        ImportError: the package tokenizers is not installed.
-
-    Example:
-        >>> tokenizer = load_tokenizer("gpt2")                                                        # doctest: +SKIP
-        >>> tokenizer.decode(tokenizer.encode("Hello world").ids)                                     # doctest: +SKIP
-        'Hello world'
-    """
-    return Tokenizer(open_source(path_or_hub_id, **hub)).tokenizer

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -20,12 +20,12 @@ import numpy as np
 from transformer_fast.files.errors import CheckpointError, optional_import
 from transformer_fast.files.folder import open_source
 from transformer_fast.files.source import ModelSource
-from transformer_fast.files.tokenizer import vocabulary
+from transformer_fast.files.tokenizer import chat, vocabulary
 from transformer_fast.files.tokenizer.build import built, named_tokens
 from transformer_fast.files.tokenizer.choice import class_of
 from transformer_fast.files.tokenizer.classes import CLASSES, GENERIC, MARIAN, Tokens
 from transformer_fast.files.tokenizer.marian import MarianPieces
-from transformer_fast.files.tokenizer.settings import NO_LIMIT, TokenizerSettings, read_settings, typed
+from transformer_fast.files.tokenizer.settings import NAMED, NO_LIMIT, TokenizerSettings, read_settings, typed
 
 # The names that tokens have where neither a file nor the class says.
 _USUAL = {
@@ -51,6 +51,7 @@ class Tokenizer:
         max_length: the most tokens of a text, special ones included, or None.
         truncation_side, padding_side: "left" or "right".
         input_names: the arguments that the model is to be given, "token_type_ids" perhaps among them.
+        chat_templates: name -> template of the model's chats; that of a model with a single one is "default".
 
     Raises:
         CheckpointError: a file is missing or malformed, or asks for what is not supported.
@@ -91,6 +92,7 @@ class Tokenizer:
         self.truncation_side = self._side(settings, "truncation_side", _direction(definition, "truncation") or "right")
         self.padding_side = self._side(settings, "padding_side", _direction(definition, "padding") or kind.padding_side)
         self.input_names = settings.input_names or kind.inputs
+        self.chat_templates = chat.read_templates(source, self.place, settings.options.get("chat_template"))
         self._decoded = kind.decoded
         self._cleans = settings.flag("clean_up_tokenization_spaces") and (
             settings.flag("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output")
@@ -114,6 +116,68 @@ class Tokenizer:
         if number is None:
             raise CheckpointError(f"{self.place}: {name} is {token!r}, which the vocabulary does not have")
         return token, number
+
+    def encode(self, text: str, pair: str | None = None, add_special_tokens: bool = True) -> Any:
+        """The `tokenizers.Encoding` of a text, or of a pair: .ids, .tokens, .offsets, .type_ids.
+
+        Raises:
+            ValueError: as `encode_batch`.
+
+        Example:
+            >>> load_tokenizer("bert-base-uncased").encode("red").ids                                 # doctest: +SKIP
+            [101, 2417, 102]
+        """
+        with self._errors([text if pair is None else (text, pair)]):
+            return self.tokenizer.encode(text, pair, add_special_tokens=add_special_tokens)
+
+    def apply_chat_template(
+        self,
+        messages: Sequence[Any],
+        chat_template: str | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool | str = False,
+        tokenize: bool = True,
+        *,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        **variables: Any,
+    ) -> Any:
+        """The tokens of a conversation as the model was trained on, by the template in its files; as transformers.
+
+        messages: mappings with role and content, or several such conversations, for a list of results.
+        chat_template: a template in Jinja, or the name of one of `chat_templates`.
+        tools: what the model may call, as JSON schemas. documents: what it may quote. variables: further names that the
+        template knows (enable_thinking=False).
+        add_generation_prompt: end with the beginning of an answer.
+        continue_final_message: end inside the last message, whose content the model goes on with; or a field's name.
+        tokenize: False gives the text instead of the tokens' numbers.
+
+        Raises:
+            TypeError: messages hold something else than texts, numbers, lists and mappings; tools holds functions.
+            ValueError: there is no template, it is malformed, or it refuses the messages.
+            ImportError: jinja2 is not installed, or is older than 3.1.6.
+
+        Example:
+            >>> tokenizer = load_tokenizer("Qwen/Qwen2.5-0.5B-Instruct")                              # doctest: +SKIP
+            >>> chat = [{"role": "user", "content": "Hi"}]
+            >>> tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)       # doctest: +SKIP
+            '<|im_start|>system...<|im_end|>\\n<|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\n'
+        """
+        if continue_final_message and add_generation_prompt:
+            raise ValueError("continue_final_message and add_generation_prompt are both given; needed: one of them")
+        for i, tool in enumerate(tools or ()):
+            if not isinstance(tool, Mapping):
+                raise TypeError(f"tools[{i}] is {tool!r:.60}; needed: its JSON schema, a mapping")
+        template = chat.chosen(self.place, self.chat_templates, chat_template, tools)
+        named = {name: text for name in NAMED if (text := self._tokens.texts.get(name)) is not None}
+        asked = {"tools": tools, "documents": documents, "add_generation_prompt": add_generation_prompt}
+        several = bool(messages) and isinstance(messages[0], (list, tuple))
+        texts = [
+            chat.rendered(self.place, template, one, continue_final_message, {**named, **variables, **asked})
+            for one in (messages if several else [messages])
+        ]
+        found = [self.encode(text, add_special_tokens=False).ids for text in texts] if tokenize else texts
+        return found if several else found[0]
 
     def encode_batch(
         self,
@@ -141,8 +205,16 @@ class Tokenizer:
             special = tokenizer.num_special_tokens_to_add(any(isinstance(text, tuple) for text in texts))
             if max_length < special:  # the package would cut nothing off
                 raise ValueError(f"max_length is {max_length}; needed: at least {special}, the special tokens")
-        try:
+        with self._errors(texts, max_length, strategy):
             return tokenizer.encode_batch(texts) if offsets else tokenizer.encode_batch_fast(texts)
+
+    @contextmanager
+    def _errors(
+        self, texts: Sequence[str | tuple[str, str]], max_length: int | None = None, strategy: str = ""
+    ) -> Iterator[None]:
+        """Errors of the package tokenizers, in words that name the text."""
+        try:
+            yield
         except (TypeError, UnicodeEncodeError, RuntimeError):
             for i, text in enumerate(texts):
                 parts = text if isinstance(text, tuple) else (text,)
@@ -221,19 +293,24 @@ def _refusals(place: Path) -> Iterator[None]:
         ) from error
 
 
-def read_tokenizer(path_or_hub_id: str | Path | ModelSource, **hub: Any) -> Tokenizer:
-    """The tokenizer of a folder, of a model on the Hugging Face hub, or of a source that is open.
+def load_tokenizer(path_or_hub_id: str | Path | ModelSource, **hub: Any) -> Tokenizer:
+    """The tokenizer of a folder, a GGUF file, a model on the Hugging Face hub, or of a source that is open.
 
-    hub: revision, cache_dir, token, local_files_only: as in `load_model`.
+    It makes the tokens that AutoTokenizer of transformers makes. hub: revision, cache_dir, token, local_files_only: as
+    in `load_model`.
 
     Raises:
         CheckpointError, ImportError: as `Tokenizer`.
 
     Example:
-        >>> read_tokenizer("bert-base-uncased").tokenizer.encode("red").ids                           # doctest: +SKIP
-        [101, 2417, 102]
+        >>> tokenizer = load_tokenizer("gpt2")                                                        # doctest: +SKIP
+        >>> tokenizer.decode(tokenizer.encode("Hello world").ids)                                     # doctest: +SKIP
+        'Hello world'
     """
     return Tokenizer(open_source(path_or_hub_id, **hub))
+
+
+read_tokenizer = load_tokenizer  # the older name
 
 
 def packed(tokens: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:

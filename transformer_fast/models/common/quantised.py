@@ -1,9 +1,9 @@
-"""Checkpoints whose weights are 8-bit integers: compressed-tensors ("int-quantized") and bitsandbytes.
+"""Checkpoints whose weights are integers: compressed-tensors and bitsandbytes in 8 bits, and forms with groups.
 
 `PretrainedModel.from_checkpoint` calls `read_integers` first of all: the tensors that belong to a weight are put
 together, under the names of the file, and config.json is as if it said nothing of it. So no family knows of it. What is
 not supported is refused by name. Another kind of file is a function beside the two below, and its line in
-`read_integers`.
+`read_integers`; one of few bits with scales for groups is told in `quantised_groups`.
 
 Formats: https://github.com/vllm-project/compressed-tensors and transformers' BitsAndBytesConfig.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,8 @@ from transformer_fast.files.checkpoint import Checkpoint
 from transformer_fast.files.errors import CheckpointError
 from transformer_fast.files.source import Tensor
 from transformer_fast.functional import IntegerWeight
+from transformer_fast.models.common.quantised_groups import is_grouped, read_groups
+from transformer_fast.models.common.quantised_settings import Place
 
 _FIELDS = ("quantization_config", "compression_config")
 
@@ -46,13 +47,22 @@ def read_integers(checkpoint: Checkpoint) -> tuple[Checkpoint, str]:
     """
     field = next((name for name in _FIELDS if isinstance(checkpoint.config.get(name), dict)), None)
     settings = checkpoint.config[field] if field else {}
-    place = _Place(checkpoint.source.place("config.json"), field or "")
+    place = Place(checkpoint.source.place("config.json"), field or "")
+    if is_grouped(settings):
+        tensors = read_groups(settings, place, checkpoint.tensors)
+        return _without(checkpoint, field, tensors), "float32"
     if settings.get("quant_method") == "compressed-tensors":
         format, parts = _compressed_tensors(settings, place), (".weight_scale", ".weight_zero_point")
         read = _compressed_weight
     elif settings.get("quant_method") == "bitsandbytes" and settings.get("load_in_8bit"):
         format, parts = _bitsandbytes(settings, place), (".SCB", ".weight_format")
         read = _bitsandbytes_weight
+    elif settings.get("quant_method") == "bitsandbytes":
+        kind = settings.get("bnb_4bit_quant_type", "fp4")
+        raise CheckpointError(
+            f"{place.file}: {field} asks for bitsandbytes with load_in_8bit {settings.get('load_in_8bit')!r} and "
+            f"load_in_4bit {settings.get('load_in_4bit')!r} ({kind}); supported: load_in_8bit"
+        )
     else:
         return checkpoint, "float32"
     tensors = {name: tensor for name, tensor in checkpoint.tensors.items() if not name.endswith(parts)}
@@ -62,34 +72,13 @@ def read_integers(checkpoint: Checkpoint) -> tuple[Checkpoint, str]:
         if name.endswith(parts[0]):
             weight = name.removesuffix(parts[0]) + ".weight"
             tensors[weight] = read(checkpoint.tensors, name.removesuffix(parts[0]))
+    return _without(checkpoint, field, tensors), format
+
+
+def _without(checkpoint: Checkpoint, field: str, tensors: Mapping[str, Tensor]) -> Checkpoint:
+    """The checkpoint with other tensors, and without what config.json says of them."""
     config = {name: value for name, value in checkpoint.config.items() if name != field}
-    return dataclasses.replace(checkpoint, tensors=tensors, config=config), format
-
-
-@dataclasses.dataclass(frozen=True)
-class _Place:
-    """Where a setting stands, for error texts."""
-
-    file: Path
-    field: str
-
-    def part(self, name: str) -> _Place:
-        return _Place(self.file, f"{self.field}.{name}")
-
-    def check(
-        self, settings: Mapping[str, Any], allowed: Mapping[str, tuple | None], needed: tuple[str, ...] = ()
-    ) -> None:
-        """Each field is known, and has one of the values that are supported (None: any); the needed ones are there."""
-        for name in needed:
-            if name not in settings:
-                raise CheckpointError(f"{self.file}: {self.field} has no field {name!r}; needed: one")
-        for name, value in settings.items():
-            if name not in allowed:
-                raise CheckpointError(f"{self.file}: {self.field} has the field {name!r}, which is not known")
-            values = allowed[name]
-            if values is not None and not any(type(value) is type(one) and value == one for one in values):
-                told = ", ".join(map(repr, values))
-                raise CheckpointError(f"{self.file}: {self.field}.{name} is {value!r}; supported: {told}")
+    return dataclasses.replace(checkpoint, tensors=tensors, config=config)
 
 
 # --- compressed-tensors -----------------------------------------------------------------------------------------------
@@ -129,7 +118,7 @@ _COMPRESSED = {
 }
 
 
-def _compressed_tensors(settings: Mapping[str, Any], place: _Place) -> str:
+def _compressed_tensors(settings: Mapping[str, Any], place: Place) -> str:
     place.check(settings, _COMPRESSED, needed=("format", "quantization_status", "config_groups"))
     _check_density(settings.get("sparsity_config"), place)
     groups, formats = settings.get("config_groups"), set()
@@ -155,7 +144,7 @@ def _compressed_tensors(settings: Mapping[str, Any], place: _Place) -> str:
     return formats.pop()
 
 
-def _check_density(sparsity: Any, place: _Place) -> None:
+def _check_density(sparsity: Any, place: Place) -> None:
     """Tensors of zeros and numbers alike: programs write "dense" with figures of how many zeros there are."""
     if sparsity and (not isinstance(sparsity, dict) or sparsity.get("format") != "dense"):
         raise CheckpointError(f"{place.file}: {place.field}.sparsity_config is {sparsity!r}; supported: format 'dense'")
@@ -189,7 +178,7 @@ _BITSANDBYTES = {
 }
 
 
-def _bitsandbytes(settings: Mapping[str, Any], place: _Place) -> str:
+def _bitsandbytes(settings: Mapping[str, Any], place: Place) -> str:
     place.check(settings, _BITSANDBYTES)
     return "int8_a16"
 
