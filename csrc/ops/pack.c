@@ -14,18 +14,29 @@ void tfast_packed_begin(int64_t N, int64_t K, tfast_format format, int for_decod
     *p = (tfast_packed){.N = N, .K = K, .gemm = tfast_gemm_for(tfast_kernels_now(), format, for_decode)};
 }
 
+void tfast_file_block(tfast_format format, int64_t* values, int64_t* bytes) {
+    const tfast_gemm* gemm = tfast_gemm_for(tfast_kernels_now(), format, 0);
+    *values = gemm->file_k;
+    *bytes = gemm->file_bytes;
+}
+
 int tfast_packed_fits(const tfast_packed* p) {
-    return tfast_gemm_that_reads(tfast_kernels_now(), p->gemm) != NULL;
+    for (int64_t i = 0; i < p->n_parts; i++)
+        if (!tfast_packed_fits(p->parts[i])) return 0;
+    return p->n_parts > 0 || tfast_gemm_that_reads(tfast_kernels_now(), p->gemm) != NULL;
 }
 
 size_t tfast_packed_bytes(const tfast_packed* p) {
+    size_t of_parts = 0;
+    for (int64_t i = 0; i < p->n_parts; i++) of_parts += tfast_packed_bytes(p->parts[i]);
+    if (p->n_parts) return of_parts;
     const int64_t panels = packed_panels(p);
     const size_t side = p->gemm->integers ? tfast_int8_side_bytes(panels * p->gemm->layout.panel_width, p->K) : 0;
     return (size_t)(panels * packed_panel_bytes(p)) + side;
 }
 
 const float* tfast_packed_scale(const tfast_packed* p) {
-    return packed_side(p).scale;
+    return p->n_parts ? NULL : packed_side(p).scale;
 }
 
 typedef struct {
@@ -137,6 +148,10 @@ static void unpack_panel(void* ctx, int64_t i, void* scratch) {
 }
 
 tfast_status tfast_unpack(const tfast_packed* p, float* w, int n_threads) {
+    tfast_status status = TFAST_OK;
+    for (int64_t i = 0; i < p->n_parts && status == TFAST_OK; w += p->parts[i++]->N * p->K)
+        status = tfast_unpack(p->parts[i], w, n_threads);
+    if (p->n_parts) return status;
     unpack_t t = {p, packed_side(p), w};
     const tfast_parallel loop = {.n_tasks = packed_panels(p), .task_ns = panel_ns(p), .n_threads = n_threads};
     return tfast_parallel_for(&loop, unpack_panel, &t);

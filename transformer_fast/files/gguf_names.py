@@ -91,6 +91,10 @@ class _TurnedTensor(Tensor):
     def floating(self) -> np.ndarray:
         return self._in_halves(self.stored.floating())
 
+    def blocks(self) -> np.ndarray:
+        """The bytes of each row, in that order; of a tensor in blocks alone."""
+        return self._in_halves(self.stored.blocks())
+
     def _in_halves(self, stored: np.ndarray) -> np.ndarray:
         pairs = stored.reshape(self.heads, -1, 2, *stored.shape[1:])
         return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(stored.shape)

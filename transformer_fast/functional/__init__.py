@@ -15,6 +15,7 @@ from transformer_fast.functional.attention import (
     scaled_dot_product_attention,
     varlen_attention,
 )
+from transformer_fast.functional.block_weight import BlockWeight
 from transformer_fast.functional.copies import concat_heads, embedding, embedding_sum, split_heads
 from transformer_fast.functional.encoder import Encoder, EncoderLayer
 from transformer_fast.functional.integer_weight import IntegerWeight
@@ -35,6 +36,7 @@ from transformer_fast.functional.settings import (
 )
 
 __all__ = [
+    "BlockWeight",
     "Encoder",
     "EncoderLayer",
     "IntegerWeight",

@@ -15,13 +15,15 @@ _TINY = np.float32(np.finfo(np.float32).tiny)
 # csrc/base/int8.h
 _W_MAX, _RUN_LIMIT, _X_MAX, _A16_X_MAX = (np.float32(n) for n in (127, 160, 204, 32767))
 _RUNS = [[0, 1, 4, 5], [2, 3, 6, 7]]  # positions in each eight k
+# csrc/kernels/gemm/blocks_pack.h
+_INT4_TRIES, _INT4_STEP, _INT4_LEAST = 7, 0.25, np.float32(2.0**-100)
 
 
 def rounded_weight(weight, format, smoothing=None):
     """The values that products use of a weight (N, K) packed in a format of pack_weight, in weight's own type.
 
     bfloat16: 8 significant bits, to the nearest, ties to even; what rounds beyond the range becomes infinity.
-    int8, int8_a16: integers of at most 127, times a scale a row; see `weight_integers`.
+    int8, int8_a16: integers of at most 127, times a scale a row; see `weight_integers`. int4: see `int4_codes`.
     """
     weight = np.asarray(weight)
     if format == "float32":
@@ -30,13 +32,79 @@ def rounded_weight(weight, format, smoothing=None):
         integers, scale = weight_integers(weight, format, smoothing)
         values = integers.astype(np.float32) * scale[:, None]
         return (values if smoothing is None else values * _inverse(smoothing)).astype(weight.dtype)
+    if format == "int4":
+        codes, scale = int4_codes(weight)
+        values = codes.astype(np.float32) * scale[:, :, None]
+        return values.reshape(len(weight), 32 * scale.shape[1])[:, : weight.shape[1]].astype(weight.dtype)
     if format != "bfloat16":
-        raise ValueError(f"format is {format!r}; needed: float32, bfloat16, int8 or int8_a16")
+        raise ValueError(f"format is {format!r}; needed: float32, bfloat16, int8, int8_a16 or int4")
+    return _bfloat16(weight).astype(weight.dtype)
+
+
+def _bfloat16(weight):
     bits = np.ascontiguousarray(weight, np.float32).view(np.uint32).astype(np.uint64)
     up = bits + 0x7FFF + (bits >> 16 & 1)
     nan = (bits & 0x7FFFFFFF) > 0x7F800000
     kept = np.where(nan, bits | 0x400000, up) & 0xFFFF0000
-    return kept.astype(np.uint32).view(np.float32).astype(weight.dtype)
+    return kept.astype(np.uint32).view(np.float32)
+
+
+def int4_codes(weight):
+    """(codes (N, groups, 32) int8 of -8 to 7, scale (N, groups) float32 of 8 significant bits) of a weight (N, K).
+
+    Groups of 32 k, the last one filled up with 0. Of seven scales around -(the number of the largest magnitude) / 8 the
+    one whose rounded values, scaled best, leave the least squared error; it is rounded to bfloat16, and values are
+    rounded by it. A group of numbers below 2^-100 is 0; one with NaN or infinity has the scale NaN.
+    """
+    weight = np.asarray(weight, np.float32)
+    N, K = weight.shape
+    groups = -(-K // 32)
+    x = np.zeros((N, groups * 32), np.float32)
+    x[:, :K] = weight
+    x = x.reshape(N, groups, 32)
+    bad = ~np.isfinite(x)
+    x = np.where(bad, np.float32(0), x)
+    largest = np.take_along_axis(x, np.abs(x).argmax(-1)[..., None], -1)
+    some = np.abs(largest) >= _INT4_LEAST
+    usable = np.where(some, largest, np.float32(1))
+    relative = x / usable
+    best = scale = np.zeros((N, groups), np.float32)
+    for number in range(_INT4_TRIES):
+        q = _int4_rounded(relative, np.float32(-8 + (number - _INT4_TRIES // 2) * _INT4_STEP))
+        products, squares = np.zeros((2, N, groups), np.float32)
+        for k in range(32):
+            products = products + q[..., k] * relative[..., k]
+            squares = squares + q[..., k] * q[..., k]
+        with np.errstate(invalid="ignore"):  # a group of zeros
+            part = products / squares
+        better = best < part * products
+        best, scale = np.where(better, part * products, best), np.where(better, part, scale)
+    scale = _bfloat16(np.where(some[..., 0], scale * usable[..., 0], np.float32(0)))
+    inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)
+    codes = _int4_rounded(x, inverse[..., None]).astype(np.int8)
+    nan = bad.any(-1)
+    return np.where(nan[..., None], np.int8(0), codes), np.where(nan, np.float32(np.nan), scale)
+
+
+def _int4_rounded(x, inverse):
+    return np.clip(np.rint(np.clip(x * inverse, np.float32(-9), np.float32(8))), np.float32(-8), np.float32(7))
+
+
+def linear_of_blocks(x, weight):
+    """x weight^T as the formats in blocks compute it, float64: x (..., K), weight (N, K), the values -> (..., N).
+
+    x is rounded to 16 bits, with a scale a row: largest |x| / 32,767. A row with NaN or infinity gives NaN.
+
+    Example:
+        >>> x, weight = np.array([[1.0, 2.0]]), np.array([[1.0, 0.0], [0.5, 0.25]])
+        >>> linear_of_blocks(x, weight).round(4)
+        array([[1., 1.]])
+    """
+    leading = np.shape(x)[:-1]
+    rows = np.reshape(x, (math.prod(leading), np.shape(weight)[1]))
+    integers, _, scale = row_integers(rows, "int8_a16", np.zeros((0, rows.shape[1]), np.int8))
+    result = integers.astype(np.float64) @ np.asarray(weight, np.float64).T * scale.astype(np.float64)[:, None]
+    return result.reshape(*leading, len(weight))
 
 
 def weight_integers(weight, format, smoothing=None):

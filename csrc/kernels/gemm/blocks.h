@@ -108,13 +108,13 @@ V_INLINE void block_pairs(const block_format f, const char* sub, const int j, co
 
 /* One group of `vectors` vectors of columns from `first` on. x and sums: of the group, of the first row. */
 V_INLINE void small_block_group(const block_format f, const block_rows* r, const char* head, const char* sub,
-                                const char* x, const int32_t* sums, const int half, const int m, const int first,
+                                const char* x, const void* sums, const int half, const int m, const int first,
                                 const int vectors, vf total[][BLOCK_VECTORS]) {
     const int chunks = BLOCK_GROUP(f) / BLOCK_CHUNK;
     vi acc[BLOCK_MOST_AT_ONCE][BLOCK_VECTORS];
 #pragma GCC unroll 4
     for (int i = 0; i < m; i++) {
-        const vi start = f.offset ? vi_set1(-f.offset * sums[i * r->groups]) : vi_zero();
+        const vi start = f.offset ? vi_set1(-f.offset * ((const int32_t*)sums)[i * r->groups]) : vi_zero();
 #pragma GCC unroll 4
         for (int j = 0; j < vectors; j++) acc[i][j] = start;
     }
@@ -143,7 +143,7 @@ V_INLINE void small_block_group(const block_format f, const block_rows* r, const
 #pragma GCC unroll 4
         for (int i = 0; i < m; i++) {
             vf* t = &total[i][first + j];
-            *t = v_add(*t, v_mul(v_from_int(vi_set1(sums[i * r->groups])), least));
+            *t = v_add(*t, v_mul(v_set1(((const float*)sums)[i * r->groups]), least));
         }
     }
 }
@@ -158,7 +158,7 @@ V_INLINE void small_block_panel(const block_format f, const block_rows* r, const
 #pragma GCC unroll 4
         for (int j = 0; j < BLOCK_VECTORS; j++) total[i][j] = v_zero();
     const char* x = r->x;
-    const int32_t* sums = r->sums;
+    const char* sums = r->sums;
     for (; k > 0; k -= FORMAT_K(f)) {
         const char* head = b;
         b += BLOCK_HEAD_BYTES(f) * BLOCK_PANEL;
@@ -170,11 +170,11 @@ V_INLINE void small_block_panel(const block_format f, const block_rows* r, const
             for (int first = 0; first < BLOCK_VECTORS; first += vectors)
 #pragma GCC unroll 2
                 for (int half = 0; half < groups; half++)
-                    small_block_group(f, r, head, b, x + half * 2 * BLOCK_GROUP(f), sums + half, half, m, first,
+                    small_block_group(f, r, head, b, x + half * 2 * BLOCK_GROUP(f), sums + half * 4, half, m, first,
                                       vectors, total);
             b += BLOCK_SUB_BYTES(f) * BLOCK_PANEL;
             x += 2 * BLOCK_SUB;
-            sums += groups;
+            sums += groups * 4;
         }
     }
 #pragma GCC unroll 4
@@ -197,7 +197,7 @@ V_INLINE void small_block_panel(const block_format f, const block_rows* r, const
 typedef void (*small_block_fn)(const tfast_gemm_call* p, const block_rows* r, const char* b, const float* bias,
                                int64_t n, float* to, int64_t to_stride);
 
-/* All panels, BLOCK_MOST_AT_ONCE rows at a time: a panel is in L2 when the next rows come. */
+/* All panels, 4 rows at a time, then 2, then 1: a panel is in L2 when the next rows come. by_rows: for 1, 2 and 4. */
 static void small_block_panels(const tfast_gemm_call* p, const small_block_fn* by_rows, const int group,
                                int64_t panel_bytes) {
     const int epilogue = has_epilogue(p);
@@ -209,13 +209,10 @@ static void small_block_panels(const tfast_gemm_call* p, const small_block_fn* b
         one.y = p->y + n;
         one.multiply = p->multiply ? p->multiply + n : NULL;
         one.residual = p->residual ? p->residual + n : NULL;
-        for (int64_t i = 0; i < p->m; i += BLOCK_MOST_AT_ONCE) {
-            const int64_t m = TFAST_MIN(BLOCK_MOST_AT_ONCE, p->m - i);
-            block_rows r = all;
-            r.x += i * r.stride;
-            r.sums += i * r.groups;
-            r.scale += i;
-            by_rows[m - 1](p, &r, b, p->bias ? p->bias + n : NULL, one.n, epilogue ? p->sums : one.y + i * p->y_stride,
+        for (int64_t i = 0, m; i < p->m; i += m) {
+            m = p->m - i >= BLOCK_MOST_AT_ONCE ? BLOCK_MOST_AT_ONCE : p->m - i >= 2 ? 2 : 1;
+            const block_rows r = block_rows_from(all, i);
+            by_rows[m / 2](p, &r, b, p->bias ? p->bias + n : NULL, one.n, epilogue ? p->sums : one.y + i * p->y_stride,
                            epilogue ? BLOCK_PANEL : p->y_stride);
             if (epilogue) epilogue_rows(&one, p->sums, BLOCK_PANEL, i, m);
         }
@@ -263,7 +260,7 @@ typedef struct {
     int64_t groups; /* that b has */
     const char* x;
     int64_t x_stride;
-    const int32_t* sums;
+    const float* sums; /* where there are minima */
     int64_t sums_stride;
     float* total; /* (m, BLOCK_PANEL) */
 } block_tile_args;
@@ -271,13 +268,16 @@ typedef struct {
 /* m rows times b, added to the totals. All ints are constants. */
 V_INLINE void block_tile(const block_tile_args* t, const int m, const int group, const int has_min) {
     const char *x = t->x, *pairs = (const char*)t->b->pairs;
-    const int64_t x_stride = t->x_stride;
-    for (int64_t g = 0; g < t->groups; g++) {
+    const float *scale = t->b->scale[0], *least = t->b->least[0];
+    const int64_t x_stride = t->x_stride, groups = t->groups;
+    float* totals = t->total;
+    for (int64_t g = 0; g < groups; g++, scale += BLOCK_PANEL, least += BLOCK_PANEL) {
         vi acc[BLOCK_TILE_ROWS][BLOCK_VECTORS];
 #pragma GCC unroll 8
         for (int i = 0; i < m; i++)
 #pragma GCC unroll 4
             for (int j = 0; j < BLOCK_VECTORS; j++) acc[i][j] = vi_zero();
+#pragma GCC unroll 2
         for (int q = 0; q < group / 2; q++, x += 4, pairs += 4 * BLOCK_PANEL) {
 #pragma GCC unroll 8
             for (int i = 0; i < m; i++) {
@@ -287,15 +287,14 @@ V_INLINE void block_tile(const block_tile_args* t, const int m, const int group,
                     acc[i][j] = vi_dot_shorts(acc[i][j], a, vi_load(pairs + j * 4 * V_LANES));
             }
         }
-#pragma GCC unroll 4
-        for (int j = 0; j < BLOCK_VECTORS; j++) {
-            const vf scale = v_load(t->b->scale[g] + j * V_LANES);
-            const vf least = has_min ? v_load(t->b->least[g] + j * V_LANES) : v_zero();
 #pragma GCC unroll 8
-            for (int i = 0; i < m; i++) {
-                float* at = t->total + i * BLOCK_PANEL + j * V_LANES;
-                vf total = v_add(v_load(at), v_mul(v_from_int(acc[i][j]), scale));
-                if (has_min) total = v_add(total, v_mul(v_from_int(vi_set1(t->sums[i * t->sums_stride + g])), least));
+        for (int i = 0; i < m; i++) {
+            const vf sum = has_min ? v_set1(t->sums[i * t->sums_stride + g]) : v_zero();
+#pragma GCC unroll 4
+            for (int j = 0; j < BLOCK_VECTORS; j++) {
+                float* at = totals + i * BLOCK_PANEL + j * V_LANES;
+                vf total = v_add(v_load(at), v_mul(v_from_int(acc[i][j]), v_load(scale + j * V_LANES)));
+                if (has_min) total = v_add(total, v_mul(sum, v_load(least + j * V_LANES)));
                 v_store(at, total);
             }
         }
@@ -314,13 +313,15 @@ typedef void (*block_tile_fn)(const block_tile_args* t);
     KERNEL(block_tile_##kind##_1), KERNEL(block_tile_##kind##_2), KERNEL(block_tile_##kind##_3), \
         KERNEL(block_tile_##kind##_4)
 #if V_LANES == 16
-#define BLOCK_TILES(kind, group, has_min)                                                           \
-    BLOCK_TILES_4(kind, group, has_min)                                                             \
-    BLOCK_TILE(5, kind, group, has_min)                                                             \
-    BLOCK_TILE(6, kind, group, has_min) BLOCK_TILE(7, kind, group, has_min)                         \
-        BLOCK_TILE(8, kind, group, has_min) static const block_tile_fn block_tiles_##kind[] = {     \
-            BLOCK_TILE_NAMES_4(kind), KERNEL(block_tile_##kind##_5), KERNEL(block_tile_##kind##_6), \
-            KERNEL(block_tile_##kind##_7), KERNEL(block_tile_##kind##_8)};
+#define BLOCK_TILES(kind, group, has_min)                                                                            \
+    BLOCK_TILES_4(kind, group, has_min)                                                                              \
+    BLOCK_TILE(5, kind, group, has_min)                                                                              \
+    BLOCK_TILE(6, kind, group, has_min)                                                                              \
+    BLOCK_TILE(7, kind, group, has_min)                                                                              \
+    BLOCK_TILE(8, kind, group, has_min)                                                                              \
+    static const block_tile_fn block_tiles_##kind[] = {BLOCK_TILE_NAMES_4(kind), KERNEL(block_tile_##kind##_5),      \
+                                                       KERNEL(block_tile_##kind##_6), KERNEL(block_tile_##kind##_7), \
+                                                       KERNEL(block_tile_##kind##_8)};
 #else
 #define BLOCK_TILES(kind, group, has_min) \
     BLOCK_TILES_4(kind, group, has_min)   \
@@ -364,7 +365,7 @@ static void multiply_blocks(const tfast_gemm_call* p, expand_blocks_fn expand, c
                              .groups = width / group,
                              .x = r.x + 2 * k,
                              .x_stride = r.stride,
-                             .sums = r.sums + k / group,
+                             .sums = (const float*)r.sums + k / group,
                              .sums_stride = r.groups,
                              .total = p->sums};
         for (int64_t i = 0; i < p->m; i += BLOCK_TILE_ROWS) {
@@ -405,40 +406,38 @@ static void multiply_blocks(const tfast_gemm_call* p, expand_blocks_fn expand, c
         .max_small_m = BLOCK_SMALL_M,                                                                 \
         .small_m = KERNEL(name##_small_m),                                                            \
         .work_bytes = sizeof(block_scratch),                                                          \
-        .prepared_bytes = KERNEL(block_prepared_bytes_##group),                                       \
-        .prepare = KERNEL(block_prepare_##group),                                                     \
+        .prepared_bytes = KERNEL(block_prepared_bytes_##kind),                                        \
+        .prepare = KERNEL(block_prepare_##kind),                                                      \
         .pack = KERNEL(name##_pack),                                                                  \
         .unpack = KERNEL(name##_unpack),                                                              \
     };                                                                                                \
     _Static_assert(group == GROUP_OF(scales) && (file_k_ == 0 || file_k_ == SPAN_OF(scales)),         \
                    "tiles and blocks of a file must be those of the scales");
 
-#define BLOCK_KERNELS(name, f, kind, group)                                                                           \
-    SMALL_BLOCK(1, name, f)                                                                                           \
-    SMALL_BLOCK(2, name, f)                                                                                           \
-    SMALL_BLOCK(3, name, f)                                                                                           \
-    SMALL_BLOCK(4, name, f)                                                                                           \
-    static void KERNEL(name##_small_m)(const tfast_gemm_call* p) {                                                    \
-        static const small_block_fn by_rows[] = {KERNEL(name##_rows_1), KERNEL(name##_rows_2), KERNEL(name##_rows_3), \
-                                                 KERNEL(name##_rows_4)};                                              \
-        small_block_panels(p, by_rows, group, tfast_ceil_div(p->k, FORMAT_K(f)) * BLOCK_BYTES(f) * BLOCK_PANEL);      \
-    }                                                                                                                 \
-    static void KERNEL(name##_expand)(const char* b, int64_t k, block_scratch* to) {                                  \
-        expand_blocks(f, b, k, to);                                                                                   \
-    }                                                                                                                 \
-    static void KERNEL(name##_panel)(const tfast_gemm_call* p) {                                                      \
-        multiply_blocks(p, KERNEL(name##_expand), block_tiles_##kind, group,                                          \
-                        BLOCK_MOST_K / FORMAT_K(f) * BLOCK_BYTES(f) * BLOCK_PANEL);                                   \
-    }                                                                                                                 \
-    static void KERNEL(name##_pack)(const tfast_weight_rows* w, int64_t n, int64_t k, void* panel,                    \
-                                    const tfast_int8_side* side) {                                                    \
-        (void)side;                                                                                                   \
-        pack_##name(f, w, n, k, panel);                                                                               \
-    }                                                                                                                 \
-    static void KERNEL(name##_unpack)(const void* panel, const tfast_int8_side* side, int64_t n, int64_t k, float* w, \
-                                      int64_t w_stride) {                                                             \
-        (void)side;                                                                                                   \
-        unpack_blocks(f, KERNEL(name##_expand), panel, n, k, w, w_stride);                                            \
+#define BLOCK_KERNELS(name, f, kind, group)                                                                            \
+    SMALL_BLOCK(1, name, f)                                                                                            \
+    SMALL_BLOCK(2, name, f)                                                                                            \
+    SMALL_BLOCK(4, name, f)                                                                                            \
+    static void KERNEL(name##_small_m)(const tfast_gemm_call* p) {                                                     \
+        static const small_block_fn by_rows[] = {KERNEL(name##_rows_1), KERNEL(name##_rows_2), KERNEL(name##_rows_4)}; \
+        small_block_panels(p, by_rows, group, tfast_ceil_div(p->k, FORMAT_K(f)) * BLOCK_BYTES(f) * BLOCK_PANEL);       \
+    }                                                                                                                  \
+    static void KERNEL(name##_expand)(const char* b, int64_t k, block_scratch* to) {                                   \
+        expand_blocks(f, b, k, to);                                                                                    \
+    }                                                                                                                  \
+    static void KERNEL(name##_panel)(const tfast_gemm_call* p) {                                                       \
+        multiply_blocks(p, KERNEL(name##_expand), block_tiles_##kind, group,                                           \
+                        BLOCK_MOST_K / FORMAT_K(f) * BLOCK_BYTES(f) * BLOCK_PANEL);                                    \
+    }                                                                                                                  \
+    static void KERNEL(name##_pack)(const tfast_weight_rows* w, int64_t n, int64_t k, void* panel,                     \
+                                    const tfast_int8_side* side) {                                                     \
+        (void)side;                                                                                                    \
+        pack_##name(f, w, n, k, panel);                                                                                \
+    }                                                                                                                  \
+    static void KERNEL(name##_unpack)(const void* panel, const tfast_int8_side* side, int64_t n, int64_t k, float* w,  \
+                                      int64_t w_stride) {                                                              \
+        (void)side;                                                                                                    \
+        unpack_blocks(f, KERNEL(name##_expand), panel, n, k, w, w_stride);                                             \
     }
 
 /* All of k at once: rows of x have one scale. */

@@ -187,9 +187,10 @@ PACK_BLOCKS(mxfp4, 32, 17)
  * 7, and that number becomes -8 or near it. Of INT4_TRIES scales around -largest / 8 the one whose rounded values,
  * scaled best, leave the least squared error; then values are rounded once more by the scale as it is stored. */
 enum { INT4_TRIES = 7 };
-#define INT4_STEP  0.25f     /* between tries, of the 8 */
-#define INT4_LEAST 0x1p-100f /* a group without a number of this size is of zeros: the inverse of its scale is finite \
-                              */
+#define INT4_STEP 0.25f /* between tries, of the 8 */
+#define INT4_LEAST                                                                                     \
+    0x1p-100f /* a group without a number of this size is of zeros: the inverse of its scale is finite \
+               */
 
 V_INLINE vf int4_rounded(vf x, vf inverse) {
     const vf q = v_from_int(v_to_int(v_max(v_min(v_mul(x, inverse), v_set1(8.0f)), v_set1(-9.0f))));
