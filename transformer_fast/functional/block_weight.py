@@ -1,7 +1,7 @@
 """`BlockWeight`: a weight in the blocks of a GGUF file.
 
-Models read it where a file has one (models/common/blocks.py); modules keep it as a parameter, pack it as it is, and look
-rows up in it. A new format: its line in `BLOCK_FORMATS`, and the rest of docs/adding_a_weight_format.md.
+Models read it where a file has one (models/common/blocks.py); modules keep it as a parameter, pack it as it is, and
+look rows up in it. A new format: its line in `BLOCK_FORMATS`, and the rest of docs/adding_a_weight_format.md.
 """
 
 from __future__ import annotations

@@ -347,8 +347,8 @@ def clones(layer: Module, count: int) -> ModuleList:
 
 
 def _stored(label: str, value: Any, half: bool, packed: bool) -> np.ndarray | IntegerWeight | BlockWeight:
-    """`value` as a read-only array of float32, or, where `half` allows it, of its own half-precision type or blocks, or,
-    where `packed` does, integers.
+    """`value` as a read-only array of float32, or, where `half` allows it, of its own half-precision type or blocks,
+    or, where `packed` does, integers.
 
     Itself if it is one already, else a copy.
     """
