@@ -87,11 +87,13 @@ def test_extreme_weights_of_int4(isa):
     weight = np.zeros((9, 70), np.float32)
     weight[1, 3], weight[2, 0], weight[2, 1:] = 3e38, -3e38, 1e-3
     weight[3], weight[4] = np.abs(normal(70)) + 5, -np.abs(normal(70)) - 5
-    weight[5], weight[6, 2], weight[7] = 1e-42, 1e-45, 1e-25
-    weight[8, ::2], weight[8, 1::2] = 3.4e38, -3.4e38
+    weight[5], weight[6, 2], weight[7, 1:] = 1e-42, 1e-45, 1e-25
+    weight[8, ::2], weight[8, 1::2] = 3.3e38, -3.3e38
     got = F.pack_weight(weight, format="int4").unpack()
     assert_same_bits(got, reference.rounded_weight(weight, "int4"))
-    assert np.abs(got[3:5] - weight[3:5]).max() <= np.abs(weight[3:5]).max() / 14
+    ranges = weight[3:5, :64].reshape(2, 2, 32).max(-1) - weight[3:5, :64].reshape(2, 2, 32).min(-1)
+    error = np.abs(got - weight)[3:5, :64].reshape(2, 2, 32).max(-1)
+    assert (error <= ranges / 15).all()
 
 
 @pytest.mark.parametrize("format", ["int4", *BLOCK_FORMATS])
@@ -216,7 +218,7 @@ def test_bytes(isa):
         one = F.pack_weight(random_blocks(format, 96, 512), format="blocks")
         more = {"MXFP4": 1, "Q4_K": 4, "Q5_K": 4}.get(format, 0)
         assert one.nbytes == 96 * 512 // values * (nbytes + more)
-    assert F.pack_weight(normal(96, 512), format="int4").nbytes * 64 == F.pack_weight(normal(96, 512)).nbytes * 9
+    assert F.pack_weight(normal(96, 512), format="int4").nbytes * 32 == F.pack_weight(normal(96, 512)).nbytes * 5
 
 
 def test_refusals():

@@ -44,8 +44,8 @@ def pack_weight(weight, *, format="float32", for_decode=False, scale=None, smoot
     same with x in 16 bits, in 1.5 times the time. K is 65,536 at most.
     smoothing (K,), positive, for "int8": the weight is multiplied by it and x is divided by it before they are rounded,
     so that columns of x with large numbers leave the others more of the 8 bits.
-    "int4": a seventh of the bytes, 4-bit integers with a scale for each 32 of a row; x in 16 bits, exact sums of 32
-    products, added in float32 in the order of k: the same bits under every instruction set.
+    "int4": a sixth of the bytes, 4-bit integers with a scale and a minimum for each 32 of a row; x in 16 bits, exact
+    sums of 32 products, added in float32 in the order of k: the same bits under every instruction set.
     "blocks": for a BlockWeight, whose blocks are kept without loss and multiplied as those of "int4" are; the result
     has the blocks' format. In a sequence, parts of other formats, and arrays, which become float32, are products of
     their own. With any other format the values of a BlockWeight are packed.

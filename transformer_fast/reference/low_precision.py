@@ -16,7 +16,8 @@ _TINY = np.float32(np.finfo(np.float32).tiny)
 _W_MAX, _RUN_LIMIT, _X_MAX, _A16_X_MAX = (np.float32(n) for n in (127, 160, 204, 32767))
 _RUNS = [[0, 1, 4, 5], [2, 3, 6, 7]]  # positions in each eight k
 # csrc/kernels/gemm/blocks_pack.h
-_INT4_TRIES, _INT4_STEP, _INT4_LEAST = 7, 0.25, np.float32(2.0**-100)
+_INT4_STEPS = [np.float32(14.5 + 0.25 * number) for number in range(7)]
+_INT4_LEAST, _INT4_RANGE = np.float32(2.0**-100), np.float32(2.0**-20)
 
 
 def rounded_weight(weight, format, smoothing=None):
@@ -33,8 +34,9 @@ def rounded_weight(weight, format, smoothing=None):
         values = integers.astype(np.float32) * scale[:, None]
         return (values if smoothing is None else values * _inverse(smoothing)).astype(weight.dtype)
     if format == "int4":
-        codes, scale = int4_codes(weight)
-        values = codes.astype(np.float32) * scale[:, :, None]
+        codes, scale, least = int4_codes(weight)
+        with np.errstate(over="ignore"):
+            values = codes.astype(np.float32) * scale[:, :, None] + least[:, :, None]
         return values.reshape(len(weight), 32 * scale.shape[1])[:, : weight.shape[1]].astype(weight.dtype)
     if format != "bfloat16":
         raise ValueError(f"format is {format!r}; needed: float32, bfloat16, int8, int8_a16 or int4")
@@ -50,44 +52,53 @@ def _bfloat16(weight):
 
 
 def int4_codes(weight):
-    """(codes (N, groups, 32) int8 of -8 to 7, scale (N, groups) float32 of 8 significant bits) of a weight (N, K).
+    """Codes (N, groups, 32) uint8 of 0 to 15, scale and minimum (N, groups), of a weight (N, K): about scale * code +
+    minimum.
 
-    Groups of 32 k, the last one filled up with 0. Of seven scales around -(the number of the largest magnitude) / 8 the
-    one whose rounded values, scaled best, leave the least squared error; it is rounded to bfloat16, and values are
-    rounded by it. A group of numbers below 2^-100 is 0; one with NaN or infinity has the scale NaN.
+    Groups of 32 k, the last one filled up with 0. Codes are tried by 14.5, 14.75, ... 16 steps from the lowest to the
+    highest value; of all tries the one whose codes explain the values best by a straight line, which gives scale and
+    minimum. Both are rounded to bfloat16, and values are rounded by them. A group of numbers below 2^-100 is 0; one
+    with NaN or infinity has the scale NaN.
     """
     weight = np.asarray(weight, np.float32)
     N, K = weight.shape
     groups = -(-K // 32)
     x = np.zeros((N, groups * 32), np.float32)
     x[:, :K] = weight
-    x = x.reshape(N, groups, 32)
+    x = np.moveaxis(x.reshape(N, groups, 32), -1, 0)
     bad = ~np.isfinite(x)
     x = np.where(bad, np.float32(0), x)
-    largest = np.take_along_axis(x, np.abs(x).argmax(-1)[..., None], -1)
-    some = np.abs(largest) >= _INT4_LEAST
-    usable = np.where(some, largest, np.float32(1))
-    relative = x / usable
-    best = scale = np.zeros((N, groups), np.float32)
-    for number in range(_INT4_TRIES):
-        q = _int4_rounded(relative, np.float32(-8 + (number - _INT4_TRIES // 2) * _INT4_STEP))
-        products, squares = np.zeros((2, N, groups), np.float32)
-        for k in range(32):
-            products = products + q[..., k] * relative[..., k]
-            squares = squares + q[..., k] * q[..., k]
-        with np.errstate(invalid="ignore"):  # a group of zeros
-            part = products / squares
-        better = best < part * products
-        best, scale = np.where(better, part * products, best), np.where(better, part, scale)
-    scale = _bfloat16(np.where(some[..., 0], scale * usable[..., 0], np.float32(0)))
-    inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)
-    codes = _int4_rounded(x, inverse[..., None]).astype(np.int8)
-    nan = bad.any(-1)
-    return np.where(nan[..., None], np.int8(0), codes), np.where(nan, np.float32(np.nan), scale)
+    size = np.abs(x).max(0, initial=0)
+    some = size >= _INT4_LEAST
+    usable = np.where(some, size, np.float32(1))
+    y = x / usable
+    low, high, total = y.min(0), y.max(0), np.zeros((N, groups), np.float32)
+    for each in y:
+        total = total + each
+    spread = high - low >= _INT4_RANGE
+    best, scale, least, n = np.zeros_like(low), np.zeros_like(low), low, np.float32(32)
+    for steps in _INT4_STEPS:
+        q = _int4_rounded(y, low, steps / np.where(spread, high - low, np.float32(1)))
+        codes, squares, products = np.zeros((3, N, groups), np.float32)
+        for each, value in zip(q, y, strict=True):
+            codes, squares, products = codes + each, squares + each * each, products + each * value
+        with np.errstate(invalid="ignore", divide="ignore"):  # a group of one value
+            shared = n * products - codes * total
+            slope = shared / (n * squares - codes * codes)
+            better = (best < shared * slope) & spread
+        best, scale = np.where(better, shared * slope, best), np.where(better, slope, scale)
+        least = np.where(better, (total - slope * codes) / n, least)
+    scale = _bfloat16(np.where(some, scale * usable, np.float32(0)))
+    least = _bfloat16(np.where(some, least * usable, np.float32(0)))
+    inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale > 0)
+    nan = bad.any(0)
+    codes = np.where(nan, 0, _int4_rounded(x, least, inverse)).astype(np.uint8)
+    return np.moveaxis(codes, 0, -1), np.where(nan, np.float32(np.nan), scale), least
 
 
-def _int4_rounded(x, inverse):
-    return np.clip(np.rint(np.clip(x * inverse, np.float32(-9), np.float32(8))), np.float32(-8), np.float32(7))
+def _int4_rounded(x, least, inverse):
+    with np.errstate(over="ignore"):
+        return np.rint(np.clip((x - least) * inverse, np.float32(0), np.float32(15)))
 
 
 def linear_of_blocks(x, weight):

@@ -41,6 +41,7 @@ V_INLINE vf block_scale(const block_format f, const char* head, const char* sub,
     const int at = j * V_LANES;
     switch (f.scales) {
     case SCALES_BF16:
+    case SCALES_BF16_MIN:
         return v_load_bf16((const uint16_t*)sub + at);
     case SCALES_K_MIN:
         return v_mul(v_load_f16((const uint16_t*)head + at), v_from_int(vi_load_u8(sub + at)));
@@ -55,6 +56,7 @@ V_INLINE vf block_scale(const block_format f, const char* head, const char* sub,
 V_INLINE vf block_min(const block_format f, const char* head, const char* sub, const int j) {
     const int at = BLOCK_PANEL + j * V_LANES;
     if (f.scales == SCALES_F16_MIN) return v_load_f16((const uint16_t*)sub + at);
+    if (f.scales == SCALES_BF16_MIN) return v_load_bf16((const uint16_t*)sub + at);
     return v_mul(v_load_f16((const uint16_t*)head + at), v_from_int(vi_load_u8(sub + at)));
 }
 
@@ -443,7 +445,7 @@ static void multiply_blocks(const tfast_gemm_call* p, expand_blocks_fn expand, c
 /* All of k at once: rows of x have one scale. */
 enum { BLOCK_MAX_K = 1 << 30, BLOCK_MIN_ROW_BLOCK = 96 };
 
-BLOCK_FORMAT(int4, TFAST_FORMAT_INT4, 4, 8, NULL, SCALES_BF16, of_32, 32, 0, 0)
+BLOCK_FORMAT(int4, TFAST_FORMAT_INT4, 4, 0, NULL, SCALES_BF16_MIN, with_min, 32, 0, 0)
 BLOCK_FORMAT(q8_0, TFAST_FORMAT_Q8_0, 8, 128, NULL, SCALES_F16, of_32, 32, 32, 34)
 BLOCK_FORMAT(q4_0, TFAST_FORMAT_Q4_0, 4, 8, NULL, SCALES_F16, of_32, 32, 32, 18)
 BLOCK_FORMAT(q4_1, TFAST_FORMAT_Q4_1, 4, 0, NULL, SCALES_F16_MIN, with_min, 32, 32, 20)

@@ -23,11 +23,12 @@
 
 /* Where the scale of a group comes from. */
 typedef enum {
-    SCALES_F16,     /* float16 a group */
-    SCALES_F16_MIN, /* and a minimum */
-    SCALES_BF16,    /* bfloat16 a group */
-    SCALES_K_MIN,   /* 6 bits a group times d of 256 k, and a minimum likewise */
-    SCALES_K_16     /* 8 signed bits a group of 16 times d of 256 k */
+    SCALES_F16,      /* float16 a group */
+    SCALES_F16_MIN,  /* and a minimum */
+    SCALES_BF16,     /* bfloat16 a group */
+    SCALES_BF16_MIN, /* and a minimum */
+    SCALES_K_MIN,    /* 6 bits a group times d of 256 k, and a minimum likewise */
+    SCALES_K_16      /* 8 signed bits a group of 16 times d of 256 k */
 } block_scales;
 
 typedef struct {
@@ -49,13 +50,13 @@ static const uint8_t e2m1_codes[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 1
 #define GROUP_OF(scales) ((scales) == SCALES_K_16 ? BLOCK_LEAST_GROUP : BLOCK_SUB)
 /* Bytes of a column: before the 32 k of a block; in 32 k scales and minima, high bits, low bits. */
 #define HEAD_BYTES_OF(scales)        ((scales) == SCALES_K_MIN ? 4 : (scales) == SCALES_K_16 ? 2 : 0)
-#define SCALE_BYTES_OF(scales)       ((scales) == SCALES_F16_MIN ? 4 : 2)
+#define SCALE_BYTES_OF(scales)       ((scales) == SCALES_F16_MIN || (scales) == SCALES_BF16_MIN ? 4 : 2)
 #define HIGH_BYTES_OF(bits)          ((bits) == 5 ? 4 : (bits) == 6 ? 8 : 0)
 #define LOW_BYTES_OF(bits)           ((bits) == 8 ? 32 : 16)
 #define SUB_BYTES_OF(bits, scales)   (SCALE_BYTES_OF(scales) + HIGH_BYTES_OF(bits) + LOW_BYTES_OF(bits))
 #define BLOCK_BYTES_OF(bits, scales) (HEAD_BYTES_OF(scales) + SPAN_OF(scales) / BLOCK_SUB * SUB_BYTES_OF(bits, scales))
 
-#define BLOCK_HAS_MIN(f)     ((f).scales == SCALES_F16_MIN || (f).scales == SCALES_K_MIN)
+#define BLOCK_HAS_MIN(f)     ((f).scales == SCALES_F16_MIN || (f).scales == SCALES_BF16_MIN || (f).scales == SCALES_K_MIN)
 #define BLOCK_GROUP(f)       GROUP_OF((f).scales)
 #define FORMAT_K(f)          SPAN_OF((f).scales)
 #define BLOCK_HEAD_BYTES(f)  HEAD_BYTES_OF((f).scales)
