@@ -102,13 +102,15 @@ void tfast_attention_explain(const tfast_attention* call, int n_threads, tfast_a
 
 /* --- linear layers (ops/linear.c)
  * -------------------------------------------------------------------------------------------- */
-/* A weight (N, K) as products read it. */
-typedef struct {
+/* A weight (N, K) as products read it; or several, of formats of their own, whose rows follow each other. */
+typedef struct tfast_packed {
     int64_t N, K;
     const struct tfast_gemm* gemm; /* that it was packed by (kernels/api.h) */
     void* data;                    /* 64-byte aligned, tfast_packed_bytes of them */
     int smoothed;                  /* x is multiplied by a factor for each k */
     int32_t x_limit;               /* format INT8_A16: the largest integer of x */
+    const struct tfast_packed* const* parts; /* n_parts of them, together N; then there is no gemm, and no data */
+    int64_t n_parts;                         /* 0: this is one weight */
 } tfast_packed;
 
 /* n rows of a weight in the type of its file, rows `stride` elements apart, each dense. Rows of I8 have a scale each.
@@ -119,6 +121,8 @@ typedef struct {
     const float* scale;
 } tfast_row_block;
 
+/* How many values a block of a file has in how many bytes; 0 and 0 for formats that are packed from numbers. */
+void tfast_file_block(tfast_format format, int64_t* values, int64_t* bytes);
 /* For the level in force: sets all but data, which the caller allocates then. for_decode: products will have some
  * dozens of rows at most, or one. */
 void tfast_packed_begin(int64_t N, int64_t K, tfast_format format, int for_decode, tfast_packed* p);
@@ -126,7 +130,7 @@ size_t tfast_packed_bytes(const tfast_packed* p);
 /* Whether the level in force can read its layout. */
 int tfast_packed_fits(const tfast_packed* p);
 /* The rows of all blocks, N together, -> p->data. dtype: of every block; I8 for the formats of integers alone, which
- * take the integers as they are. smoothing: K positive factors of the weight, by which x is divided in every product;
+ * take the integers as they are; BLOCKS for those of a file's blocks, and for them alone. smoothing: K positive factors of the weight, by which x is divided in every product;
  * for format INT8, or NULL. */
 tfast_status tfast_pack(const tfast_row_block* blocks, int64_t n_blocks, tfast_dtype dtype, const float* smoothing,
                         tfast_packed* p, int n_threads);

@@ -8,7 +8,7 @@ cdef extern from "tfast.h" nogil:
         TFAST_OK, TFAST_NO_MEMORY, TFAST_UNKNOWN_ISA, TFAST_ISA_MISSING, TFAST_WRONG_LAYOUT
     const int64_t TFAST_UNLIMITED
     ctypedef enum tfast_dtype:
-        TFAST_F32, TFAST_F16, TFAST_BF16, TFAST_I8
+        TFAST_F32, TFAST_F16, TFAST_BF16, TFAST_I8, TFAST_BLOCKS
     ctypedef enum tfast_activation:
         TFAST_IDENTITY
     ctypedef enum tfast_bias_kind:
@@ -64,6 +64,8 @@ cdef extern from "tfast.h" nogil:
     ctypedef struct tfast_packed:
         int64_t N, K
         void *data
+        const tfast_packed *const *parts
+        int64_t n_parts
     ctypedef struct tfast_row_block:
         const void *data
         int64_t n, stride
@@ -97,6 +99,7 @@ cdef extern from "tfast.h" nogil:
     void tfast_cache_bytes(int64_t *l1d, int64_t *l2, int64_t *l3)
     tfast_status tfast_attention_run(const tfast_attention *call, int n_threads)
     void tfast_attention_explain(const tfast_attention *call, int n_threads, tfast_attention_plan *plan)
+    void tfast_file_block(tfast_format format, int64_t *values, int64_t *nbytes)
     void tfast_packed_begin(int64_t N, int64_t K, tfast_format format, int for_decode, tfast_packed *p)
     size_t tfast_packed_bytes(const tfast_packed *p)
     int tfast_packed_fits(const tfast_packed *p)

@@ -17,15 +17,18 @@ cdef tfast_dtype float_dtype(cnp.ndarray a) except *:
 
 
 cdef inline tfast_dtype weight_dtype(cnp.ndarray a) except *:
-    """That of a weight, which may be of integers."""
-    return TFAST_I8 if cnp.PyArray_TYPE(a) == cnp.NPY_INT8 else float_dtype(a)
+    """That of a weight, which may be of integers, or bytes of blocks."""
+    cdef int number = cnp.PyArray_TYPE(a)
+    if number == cnp.NPY_UINT8:
+        return TFAST_BLOCKS
+    return TFAST_I8 if number == cnp.NPY_INT8 else float_dtype(a)
 
 
 cdef class PackedWeight:
     """A weight (N, K) in the layout of a level; immutable, shared freely between threads.
 
-    Attributes: shape (N, K), format (of pack_weight), nbytes, isa (the level that it was packed under), scale (of each
-    row of a format of integers, else None).
+    Attributes: shape (N, K), format (of pack_weight, or of a file's blocks; "Q4_K+Q6_K" where rows differ), nbytes, isa
+    (the level that it was packed under), scale (of each row of a format of integers, else None).
 
     Example:
         >>> packed = F.pack_weight(np.ones((3, 4), np.float32))
@@ -33,6 +36,7 @@ cdef class PackedWeight:
         ((3, 4), 'float32', True)
     """
     cdef tfast_packed packed
+    cdef tuple parts
     cdef readonly str isa, format
     cdef readonly size_t nbytes
 
@@ -40,15 +44,43 @@ cdef class PackedWeight:
                   int n_threads):
         """blocks: arrays (n, K) of one type with dense last axes, whose rows follow each other; number: of format.
 
-        scale (N,) of int8 blocks, smoothing (K,): dense float32, or None.
+        scale (N,) of int8 blocks, smoothing (K,): dense float32, or None. Blocks of uint8 are rows of a file's blocks.
+        Or blocks: PackedWeights (n, K), whose rows follow each other in products; number then says nothing.
         """
+        self.isa, self.format = get_isa(), format
+        if len(blocks) and isinstance(blocks[0], PackedWeight):
+            self.join(blocks)
+        else:
+            self.pack(blocks, number, for_decode, scale, smoothing, n_threads)
+
+    cdef int join(self, tuple parts) except -1:
+        cdef PackedWeight part
+        cdef const tfast_packed **c_parts
+        cdef Py_ssize_t i, count = len(parts)
+        self.parts = parts
+        c_parts = <const tfast_packed **>calloc(count, sizeof(tfast_packed *))
+        if c_parts == NULL:
+            raise MemoryError("the list of parts could not be allocated")
+        self.packed.parts = c_parts
+        for i in range(count):
+            part = parts[i]
+            if i and part.packed.K != self.packed.K:
+                raise ValueError("parts have several widths: pack_weight() sees to it")
+            c_parts[i] = &part.packed
+            self.packed.n_parts += 1
+            self.packed.N += part.packed.N
+            self.packed.K = part.packed.K
+        self.nbytes = tfast_packed_bytes(&self.packed)
+        return 0
+
+    cdef int pack(self, tuple blocks, int number, bint for_decode, scale, smoothing, int n_threads) except -1:
         cdef tfast_row_block *c_blocks
         cdef cnp.ndarray block = blocks[0]
         cdef tfast_dtype dtype = weight_dtype(block)
         cdef tfast_status status
         cdef void *memory = NULL
         cdef Py_ssize_t i, n_blocks = len(blocks)
-        cdef int64_t N = 0, K = cnp.PyArray_DIM(block, 1)
+        cdef int64_t N = 0, K = cnp.PyArray_DIM(block, 1), file_k = 0, file_bytes = 0
         for block in blocks:
             if (cnp.PyArray_NDIM(block) != 2 or cnp.PyArray_DIM(block, 1) != K or not readable(block)
                     or weight_dtype(block) != dtype):
@@ -59,9 +91,13 @@ cdef class PackedWeight:
         if (dtype == TFAST_I8) != (scale is not None) or (scale is not None and len(scale) != N) or (
                 smoothing is not None and len(smoothing) != K):
             raise ValueError("scale or smoothing does not fit the blocks: pack_weight() sees to it")
+        tfast_file_block(<tfast_format>number, &file_k, &file_bytes)
+        if (dtype == TFAST_BLOCKS) != (file_bytes != 0) or (file_bytes and K % file_bytes):
+            raise ValueError("blocks are not of the format: pack_weight() sees to it")
+        if file_bytes:
+            K = K // file_bytes * file_k
         tfast_packed_begin(N, K, <tfast_format>number, for_decode, &self.packed)
         self.nbytes = tfast_packed_bytes(&self.packed)
-        self.isa, self.format = get_isa(), format
         if posix_memalign(&memory, 64, self.nbytes + 64) != 0:
             raise MemoryError(f"packed weight {self.shape}: {self.nbytes} bytes could not be allocated")
         self.packed.data = memory
@@ -77,9 +113,11 @@ cdef class PackedWeight:
             status = tfast_pack(c_blocks, n_blocks, dtype, factors, &self.packed, n_threads)
         free(c_blocks)
         check(status)
+        return 0
 
     def __dealloc__(self):
         free(self.packed.data)
+        free(<void *>self.packed.parts)
 
     @property
     def shape(self):

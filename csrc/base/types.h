@@ -24,7 +24,9 @@ typedef enum {
     TFAST_F32 = 0,
     TFAST_F16 = 1,
     TFAST_BF16 = 2,
-    TFAST_I8 = 3 /* of weights, keys and values */
+    TFAST_I8 = 3,    /* of weights, keys and values */
+    TFAST_BLOCKS = 4 /* of weights alone: bytes of blocks as a GGUF file has them; a row is K values long, strides count
+                        bytes */
 } tfast_dtype;
 
 /* How the values of a packed weight are stored, and what meets them; INT8_UNBOUNDED is INT8 for integers of others,
@@ -35,6 +37,17 @@ typedef enum {
     TFAST_FORMAT_INT8 = 2,
     TFAST_FORMAT_INT8_A16 = 3,
     TFAST_FORMAT_INT8_UNBOUNDED = 4,
+    TFAST_FORMAT_INT4 = 5, /* the formats of kernels/gemm/blocks.h: this one is packed from floats, */
+    TFAST_FORMAT_Q8_0 = 6, /* those from here on from the blocks of GGUF files */
+    TFAST_FORMAT_Q4_0 = 7,
+    TFAST_FORMAT_Q4_1 = 8,
+    TFAST_FORMAT_Q5_0 = 9,
+    TFAST_FORMAT_Q5_1 = 10,
+    TFAST_FORMAT_Q4_K = 11,
+    TFAST_FORMAT_Q5_K = 12,
+    TFAST_FORMAT_Q6_K = 13,
+    TFAST_FORMAT_IQ4_NL = 14,
+    TFAST_FORMAT_MXFP4 = 15,
     TFAST_N_FORMATS
 } tfast_format;
 

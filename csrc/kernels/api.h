@@ -63,7 +63,7 @@ typedef struct {
 typedef struct {
     tfast_dtype dtype;
     const void* data;
-    int64_t stride;         /* between rows, elements */
+    int64_t stride;         /* between rows, elements; of BLOCKS bytes */
     const float* scale;     /* I8 alone: of each row; a value is its integer times it */
     const float* smoothing; /* formats of integers alone: each k is multiplied by it, or NULL */
 } tfast_weight_rows;
@@ -74,11 +74,12 @@ typedef struct tfast_gemm {
     int integers;  /* what base/int8.h describes stands behind the panels; x is quantised by `prepare` */
     int many_rows; /* pays from some dozens of rows on: weights that are packed for decoding take the next descriptor of
                       the format that is not so */
-    int fewest_rows;   /* formats of integers: with fewer, the next descriptor of the same layout is faster */
-    int tile_rows;     /* rows of A that share each load of B */
-    int k_unit;        /* blocks of k are multiples of it (itself one of k_group), but for the last, */
-    int max_k_block;   /* and not longer than this */
-    int min_row_block; /* fewer rows than this read a panel too often for what they compute */
+    int fewest_rows;        /* formats of integers: with fewer, the next descriptor of the same layout is faster */
+    int tile_rows;          /* rows of A that share each load of B */
+    int k_unit;             /* blocks of k are multiples of it (itself one of k_group), but for the last, */
+    int max_k_block;        /* and not longer than this */
+    int min_row_block;      /* fewer rows than this read a panel too often for what they compute */
+    int file_k, file_bytes; /* formats of a file's blocks: values and bytes of one; `pack` takes rows of BLOCKS alone */
 
     /* One block of k of one panel (n <= panel_width). With `first`: the block's sum plus bias, else plus what `sums`
      * holds from the blocks before; it goes to `sums`, or, with `last`, through the epilogue to y, which nothing else

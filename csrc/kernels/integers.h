@@ -13,6 +13,8 @@
 #include "activation.h"
 #include "gemm/int8.h"
 
-static const tfast_gemm* const gemms[] = {&int8_gemm, &int8_a16_gemm, &int8_unbounded_gemm, NULL};
+#include "gemm/blocks.h"
+
+static const tfast_gemm* const gemms[] = {&int8_gemm, &int8_a16_gemm, &int8_unbounded_gemm, BLOCK_GEMMS, NULL};
 
 #define INTEGER_LEVEL(name) {name, gemms, NULL, NULL}

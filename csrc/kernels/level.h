@@ -17,6 +17,8 @@
 #include "gemm/bf16.h"
 #include "gemm/f32.h"
 #include "gemm/int8.h"
+
+#include "gemm/blocks.h"
 #include "norm.h"
 #include "probe.h"
 #include "recurrent.h"
@@ -56,8 +58,8 @@ static const tfast_gemm bf16_gemm = {
     .unpack = KERNEL(bf16_unpack),
 };
 
-static const tfast_gemm* const gemms[] = {&f32_gemm,      &bf16_gemm,           &int8_gemm,
-                                          &int8_a16_gemm, &int8_unbounded_gemm, NULL};
+static const tfast_gemm* const gemms[] = {&f32_gemm,   &bf16_gemm, &int8_gemm, &int8_a16_gemm, &int8_unbounded_gemm,
+                                          BLOCK_GEMMS, NULL};
 
 static const tfast_attention_kernels attention_kernels = {
     .panel = PANEL,

@@ -221,7 +221,24 @@ static size_t scratch_bytes(const plan_t* p) {
     return tfast_align64(p->gemm->work_bytes) + (size_t)sums * sizeof(float) + prepared;
 }
 
+/* Parts of a weight, each a product of its own. */
+static tfast_status run_parts(const tfast_linear* c, int n_threads) {
+    tfast_linear part = *c;
+    for (int64_t i = 0; i < c->weight->n_parts; i++) {
+        part.weight = c->weight->parts[i];
+        const tfast_status status = tfast_linear_run(&part, n_threads);
+        if (status != TFAST_OK) return status;
+        const int64_t n = part.weight->N;
+        part.y += n;
+        if (part.bias) part.bias += n;
+        if (part.multiply) part.multiply += n;
+        if (part.residual) part.residual += n;
+    }
+    return TFAST_OK;
+}
+
 tfast_status tfast_linear_run(const tfast_linear* c, int n_threads) {
+    if (c->weight->n_parts) return run_parts(c, n_threads);
     const tfast_kernels* kernels = tfast_kernels_now();
     plan_t p = {.call = c, .gemm = tfast_gemm_that_reads(kernels, c->weight->gemm), .side = packed_side(c->weight)};
     if (!p.gemm) return TFAST_WRONG_LAYOUT;

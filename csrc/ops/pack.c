@@ -14,18 +14,29 @@ void tfast_packed_begin(int64_t N, int64_t K, tfast_format format, int for_decod
     *p = (tfast_packed){.N = N, .K = K, .gemm = tfast_gemm_for(tfast_kernels_now(), format, for_decode)};
 }
 
+void tfast_file_block(tfast_format format, int64_t* values, int64_t* bytes) {
+    const tfast_gemm* gemm = tfast_gemm_for(tfast_kernels_now(), format, 0);
+    *values = gemm->file_k;
+    *bytes = gemm->file_bytes;
+}
+
 int tfast_packed_fits(const tfast_packed* p) {
-    return tfast_gemm_that_reads(tfast_kernels_now(), p->gemm) != NULL;
+    for (int64_t i = 0; i < p->n_parts; i++)
+        if (!tfast_packed_fits(p->parts[i])) return 0;
+    return p->n_parts > 0 || tfast_gemm_that_reads(tfast_kernels_now(), p->gemm) != NULL;
 }
 
 size_t tfast_packed_bytes(const tfast_packed* p) {
+    size_t of_parts = 0;
+    for (int64_t i = 0; i < p->n_parts; i++) of_parts += tfast_packed_bytes(p->parts[i]);
+    if (p->n_parts) return of_parts;
     const int64_t panels = packed_panels(p);
     const size_t side = p->gemm->integers ? tfast_int8_side_bytes(panels * p->gemm->layout.panel_width, p->K) : 0;
     return (size_t)(panels * packed_panel_bytes(p)) + side;
 }
 
 const float* tfast_packed_scale(const tfast_packed* p) {
-    return packed_side(p).scale;
+    return p->n_parts ? NULL : packed_side(p).scale;
 }
 
 typedef struct {
@@ -37,26 +48,31 @@ typedef struct {
     tfast_int8_side side;
 } pack_t;
 
+/* Of what strides count. */
 static int64_t element_bytes(tfast_dtype dtype) {
-    return dtype == TFAST_F32 ? 4 : dtype == TFAST_I8 ? 1 : 2;
+    return dtype == TFAST_F32 ? 4 : dtype == TFAST_I8 || dtype == TFAST_BLOCKS ? 1 : 2;
+}
+
+static int64_t row_bytes(const tfast_packed* p, tfast_dtype dtype) {
+    return dtype == TFAST_BLOCKS ? p->K / p->gemm->file_k * p->gemm->file_bytes : p->K * element_bytes(dtype);
 }
 
 /* Rows [row, row + n) of the blocks as one piece: in place where one block holds them, else copied to scratch, which
  * has room for their scales behind them. */
 static tfast_weight_rows gather_rows(const pack_t* t, int64_t row, int64_t n, char* scratch) {
-    const int64_t bytes = element_bytes(t->dtype), K = t->p->K;
+    const int64_t bytes = element_bytes(t->dtype), row_size = row_bytes(t->p, t->dtype);
     const tfast_row_block* b = t->blocks;
     for (; row >= b->n; b++) row -= b->n;
     if (row + n <= b->n)
         return (tfast_weight_rows){t->dtype, (const char*)b->data + row * b->stride * bytes, b->stride,
                                    b->scale ? b->scale + row : NULL, t->smoothing};
-    float* scale = (float*)(scratch + tfast_align64((size_t)(n * K * bytes)));
+    float* scale = (float*)(scratch + tfast_align64((size_t)(n * row_size)));
     for (int64_t i = 0; i < n; i++, row++) {
         for (; row >= b->n; b++) row -= b->n;
-        memcpy(scratch + i * K * bytes, (const char*)b->data + row * b->stride * bytes, (size_t)(K * bytes));
+        memcpy(scratch + i * row_size, (const char*)b->data + row * b->stride * bytes, (size_t)row_size);
         scale[i] = b->scale ? b->scale[row] : 0;
     }
-    return (tfast_weight_rows){t->dtype, scratch, K, scale, t->smoothing};
+    return (tfast_weight_rows){t->dtype, scratch, row_size / bytes, scale, t->smoothing};
 }
 
 static void pack_panel(void* ctx, int64_t i, void* scratch) {
@@ -107,7 +123,7 @@ tfast_status tfast_pack(const tfast_row_block* blocks, int64_t n_blocks, tfast_d
     pack_t t = {blocks, n_blocks, dtype, smoothing, p, packed_side(p)};
     const int64_t width = p->gemm->layout.panel_width;
     const size_t gathered =
-        n_blocks > 1 ? tfast_align64((size_t)(width * p->K * element_bytes(dtype))) + (size_t)width * sizeof(float) : 0;
+        n_blocks > 1 ? tfast_align64((size_t)(width * row_bytes(p, dtype))) + (size_t)width * sizeof(float) : 0;
     const tfast_parallel loop = {
         .n_tasks = packed_panels(p), .task_ns = panel_ns(p), .n_threads = n_threads, .scratch_bytes = gathered};
     const tfast_status status = tfast_parallel_for(&loop, pack_panel, &t);
@@ -132,6 +148,10 @@ static void unpack_panel(void* ctx, int64_t i, void* scratch) {
 }
 
 tfast_status tfast_unpack(const tfast_packed* p, float* w, int n_threads) {
+    tfast_status status = TFAST_OK;
+    for (int64_t i = 0; i < p->n_parts && status == TFAST_OK; w += p->parts[i++]->N * p->K)
+        status = tfast_unpack(p->parts[i], w, n_threads);
+    if (p->n_parts) return status;
     unpack_t t = {p, packed_side(p), w};
     const tfast_parallel loop = {.n_tasks = packed_panels(p), .task_ns = panel_ns(p), .n_threads = n_threads};
     return tfast_parallel_for(&loop, unpack_panel, &t);

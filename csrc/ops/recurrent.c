@@ -242,7 +242,8 @@ tfast_status tfast_recurrent_run(const tfast_recurrent* c, int n_threads) {
     const int threads = tfast_threads_for(ns, n_threads);
     /* Rows are cut into as many tasks as there are threads for each direction, whole tiles each. */
     const int64_t wanted = tfast_ceil_div(threads, c->directions);
-    p.rows_per_task = TFAST_MIN(c->B, tfast_round_up(tfast_ceil_div(c->B, wanted), c->weight[0]->gemm->tile_rows));
+    const int64_t tile = c->weight[0]->n_parts ? 1 : c->weight[0]->gemm->tile_rows;
+    p.rows_per_task = TFAST_MIN(c->B, tfast_round_up(tfast_ceil_div(c->B, wanted), tile));
     p.tasks_per_direction = tfast_ceil_div(c->B, p.rows_per_task);
     const int64_t tasks = p.tasks_per_direction * c->directions;
     const double bytes = (double)(p.gates * c->hidden * c->width) * (double)sizeof(float);

@@ -8,7 +8,7 @@
 #include "../base/types.h"
 #include "../kernels/api.h"
 
-enum { TFAST_MAX_GEMMS = 16 };
+enum { TFAST_MAX_GEMMS = 32 };
 
 typedef struct {
     const char* name;                                              /* of the topmost level */

@@ -250,6 +250,30 @@ V_INLINE vi vi_dot_shorts(vi sum, vi x, vi w) {
 V_INLINE vi vi_widen_bytes(const void* p) {
     return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)p));
 }
+V_INLINE vi vi_and(vi a, vi b) {
+    return _mm256_and_si256(a, b);
+}
+V_INLINE vi vi_or(vi a, vi b) {
+    return _mm256_or_si256(a, b);
+}
+V_INLINE vi vi_left_shorts(vi x, const int n) {
+    return _mm256_slli_epi16(x, n);
+}
+V_INLINE vi vi_right_shorts(vi x, const int n) {
+    return _mm256_srli_epi16(x, n);
+}
+V_INLINE vi vi_sub_shorts(vi a, vi b) {
+    return _mm256_sub_epi16(a, b);
+}
+V_INLINE vi vi_lookup(const uint8_t table[16], vi index) {
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)table)), index);
+}
+V_INLINE vi vi_load_u8(const void* p) {
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p));
+}
+V_INLINE vi vi_load_s8(const void* p) {
+    return _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p));
+}
 V_INLINE vi vi_add_pairs(vi a, vi b) {
     return _mm256_permute4x64_epi64(_mm256_hadd_epi32(a, b), 0xd8);
 }

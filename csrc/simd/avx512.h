@@ -289,6 +289,27 @@ V_INLINE vi vi_dot_shorts(vi sum, vi x, vi w) {
 V_INLINE vi vi_widen_bytes(const void* p) {
     return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)p));
 }
+V_INLINE vi vi_or(vi a, vi b) {
+    return _mm512_or_si512(a, b);
+}
+V_INLINE vi vi_left_shorts(vi x, const int n) {
+    return _mm512_slli_epi16(x, (unsigned)n);
+}
+V_INLINE vi vi_right_shorts(vi x, const int n) {
+    return _mm512_srli_epi16(x, (unsigned)n);
+}
+V_INLINE vi vi_sub_shorts(vi a, vi b) {
+    return _mm512_sub_epi16(a, b);
+}
+V_INLINE vi vi_lookup(const uint8_t table[16], vi index) {
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)table)), index);
+}
+V_INLINE vi vi_load_u8(const void* p) {
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p));
+}
+V_INLINE vi vi_load_s8(const void* p) {
+    return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p));
+}
 V_INLINE vi vi_add_pairs(vi a, vi b) {
     const vi even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     return _mm512_add_epi32(_mm512_permutex2var_epi32(a, even, b),

@@ -31,12 +31,19 @@
  *   vi_widen_bytes(p)         2 * V_LANES signed bytes as 16-bit integers
  *   vi_add_pairs(a, b)        lane i: the sum of lanes 2i and 2i + 1 of a and b, one after the other
  *
+ * for weights in blocks (gemm/blocks.h):
+ *
+ *   vi_and, vi_or             of all bits
+ *   vi_left_shorts, vi_right_shorts(x, n)    each 16 bits by themselves, zeros come in; vi_sub_shorts(a, b) likewise
+ *   vi_lookup(table, index)   each byte of index, 0 to 15, becomes table[byte]
+ *   vi_load_u8, vi_load_s8    V_LANES bytes, unsigned or signed, as integers
+ *
  * and, for kernels that work on bits, which avx512.h has as well (avx2.h gets them with the first kernel that asks):
  *
  *   v_bits, v_from_bits       a float's bits as an integer, and back
  *   v_nan_lanes(x)            bit i is set where lane i is NaN
  *   v_both_finite(a, b)       no lane of either is NaN or infinite
- *   vi_and, vi_shift_right (zeros come in)
+ *   vi_shift_right            each 32 bits; zeros come in
  *   vi_store_aligned(p, x)    p is aligned to the vector
  *   vi_halves(low, high)      the upper 16 bits of `low`, moved down, under the upper 16 bits of `high`
  *
@@ -356,6 +363,37 @@ V_INLINE vi vi_widen_bytes(const void* p) {
     bytes_t x;
     memcpy(&x, p, sizeof x);
     return (vi) __builtin_convertvector(x, vs_);
+}
+V_INLINE vi vi_or(vi a, vi b) {
+    return a | b;
+}
+V_INLINE vi vi_left_shorts(vi x, int n) {
+    return (vi)((vsu_)x << n);
+}
+V_INLINE vi vi_right_shorts(vi x, int n) {
+    return (vi)((vsu_)x >> n);
+}
+V_INLINE vi vi_sub_shorts(vi a, vi b) {
+    return (vi)((vsu_)a - (vsu_)b);
+}
+V_LONG vi vi_lookup(const uint8_t table[16], vi index) {
+    uint8_t bytes[4 * V_LANES];
+    memcpy(bytes, &index, sizeof bytes);
+    for (int i = 0; i < 4 * V_LANES; i++) bytes[i] = table[bytes[i] & 15];
+    memcpy(&index, bytes, sizeof bytes);
+    return index;
+}
+V_INLINE vi vi_load_u8(const void* p) {
+    typedef uint8_t bytes_t __attribute__((vector_size(V_LANES)));
+    bytes_t x;
+    memcpy(&x, p, sizeof x);
+    return __builtin_convertvector(x, vi);
+}
+V_INLINE vi vi_load_s8(const void* p) {
+    typedef int8_t bytes_t __attribute__((vector_size(V_LANES)));
+    bytes_t x;
+    memcpy(&x, p, sizeof x);
+    return __builtin_convertvector(x, vi);
 }
 V_LONG vi vi_add_pairs(vi a, vi b) {
     vi sums = a;

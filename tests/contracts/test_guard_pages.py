@@ -155,16 +155,18 @@ def recurrent_outputs(place, guarded, end):
 
 def narrow_weights(place, guarded, end) -> int:
     """Their own memory (int8, bfloat16, float32) when they are packed, and all operands of a product. How many."""
+    from blocks import random_blocks
     from support import assert_same_bits, normal
 
     from transformer_fast import functional
+    from transformer_fast.functional.block_weight import BLOCK_FORMATS
 
     for rows, width in SIZES:
         x, weight, bias, other = normal(rows, width), normal(rows + 8, width), normal(rows + 8), normal(rows, rows + 8)
         floats, halves = {"weight": weight}, {"weight": weight.astype(ml_dtypes.bfloat16)}
         integers = {"weight": np.clip(weight * 40, -128, 127).astype(np.int8), "scale": np.abs(bias)}
-        for format in ("int8", "int8_a16", "bfloat16"):
-            for given in (floats, halves if format == "bfloat16" else integers):
+        for format in ("int8", "int8_a16", "bfloat16", "int4"):
+            for given in (floats, integers if format.startswith("int8") else halves):
                 print(NARROW, format, rows, width, place.__name__, f"{end=}", flush=True)
                 expected = functional.linear(x, functional.pack_weight(**given, format=format), bias, residual=other)
                 packed = functional.pack_weight(
@@ -174,7 +176,15 @@ def narrow_weights(place, guarded, end) -> int:
                 out = place(np.full(expected.shape, np.nan, np.float32), guarded, end, writable=True)
                 functional.linear(place(x, guarded, end), packed, guarded(bias, end), out=out, **options)
                 assert_same_bits(np.array(out), expected)
-    return len(SIZES) * 6
+    for i, format in enumerate(BLOCK_FORMATS):
+        rows = SIZES[i % len(SIZES)][0]
+        print(NARROW, format, rows, place.__name__, f"{end=}", flush=True)
+        x, weight = normal(rows, 512), random_blocks(format, rows + 8, 512)
+        blocks = functional.BlockWeight(format, place(weight.blocks, guarded, end))
+        out = place(np.full((rows, rows + 8), np.nan, np.float32), guarded, end, writable=True)
+        functional.linear(place(x, guarded, end), functional.pack_weight(blocks, format="blocks"), out=out)
+        assert_same_bits(np.array(out), functional.linear(x, functional.pack_weight(weight, format="blocks")))
+    return len(SIZES) * 8 + len(BLOCK_FORMATS)
 
 
 def child(family: str, isa: str):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
+from blocks import random_blocks
 from decoder_cases import LLAMA, config, inputs, tensors, write
 from gguf_files import metadata_of, tensors_in_gguf, tensors_of_llama, write_gguf
 from model_folders import write_json
 
+from transformer_fast import functional as F
 from transformer_fast import load_model
 from transformer_fast.files.errors import CheckpointError
 from transformer_fast.files.folder import open_source
@@ -41,7 +45,7 @@ def test_same_bits_as_a_folder(tmp_path, case, compute_type):
 
 @pytest.mark.parametrize("code", ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K", "Q2_K", "IQ4_NL"])
 def test_blocks(tmp_path, code):
-    """Matrices in blocks: the values are those that the package gguf takes them for."""
+    """Matrices in blocks: the values are those that the package gguf takes them for; products keep the blocks."""
     kind, found = gguf.GGMLQuantizationType[code], tensors_in_gguf(WIDE, tensors_of_llama(WIDE))
     rng, (values, nbytes) = np.random.default_rng(0), gguf.GGML_QUANT_SIZES[kind]
     stored, expanded = dict(found), dict(found)
@@ -53,12 +57,86 @@ def test_blocks(tmp_path, code):
                 blocks[:, at : at + 2] = rng.uniform(-2e-3, 2e-3, (len(blocks), 1)).astype(np.float16).view(np.uint8)
             rows = blocks.reshape(array.shape[0], -1)
             stored[name], expanded[name] = (code, rows), gguf.quants.dequantize(rows, kind)
-    models = [
-        load_model(write_gguf(tmp_path / f"{i}.gguf", "llama", metadata_of(WIDE), each))
+    paths = [
+        write_gguf(tmp_path / f"{i}.gguf", "llama", metadata_of(WIDE), each)
         for i, each in enumerate((stored, expanded))
     ]
     ids = inputs(40)[0]
-    np.testing.assert_array_equal(models[0](ids).logits, models[1](ids).logits)
+    exact = load_model(paths[1])(ids).logits
+    for compute_type in ("float32", "int8_a16"):
+        models = [load_model(path, compute_type=compute_type) for path in paths]
+        np.testing.assert_array_equal(models[0](ids).logits, models[1](ids).logits)
+    model = load_model(paths[0])
+    kept = "float32" if code == "Q2_K" else code
+    assert model.model.layers[0].down_proj.packed().format == model.lm_head.packed().format == kept
+    # x in 16 bits: a hundredth of the error of int8
+    assert size(model(ids).logits - exact) < 1e-3 * size(exact)
+    assert size(load_model(paths[0], compute_type="int8")(ids).logits - exact) > 1e-2 * size(exact)
+
+
+def size(x) -> float:
+    return float(np.sqrt(np.mean(np.square(x))))
+
+
+def in_blocks(found: dict, formats: dict) -> tuple[dict, dict]:
+    """Tensors of a GGUF file with blocks for those whose names end with a key of formats; and their values."""
+    stored, values = dict(found), dict(found)
+    for i, name in enumerate(found):
+        format = next((format for end, format in formats.items() if name.removesuffix(".weight").endswith(end)), None)
+        if format:
+            weight = random_blocks(format, *found[name].shape, seed=i)
+            stored[name], values[name] = (format, weight.blocks), np.asarray(weight)
+    return stored, values
+
+
+MIXED = {"attn_q": "Q4_K", "attn_k": "Q4_K", "attn_v": "Q6_K", "attn_output": "Q4_K", "token_embd": "Q6_K"}
+MIXED |= {"ffn_gate": "Q4_K", "ffn_up": "Q5_K", "ffn_down": "Q6_K", "output": "Q8_0"}
+
+
+def test_formats_that_differ_in_a_layer(tmp_path):
+    """Query, key and value of several formats are products of their own; turned rows lose nothing."""
+    stored, values = in_blocks(tensors_in_gguf(WIDE, tensors_of_llama(WIDE)), MIXED)
+    model = load_model(write_gguf(tmp_path / "a.gguf", "llama", metadata_of(WIDE), stored))
+    floats = load_model(write_gguf(tmp_path / "b.gguf", "llama", metadata_of(WIDE), values))
+    packed, _ = model.model.layers[1].qkv_proj.packed()
+    assert packed.format == "Q4_K+Q6_K"
+    np.testing.assert_array_equal(packed.unpack(), floats.model.layers[1].qkv_proj.packed()[0].unpack())
+    for name, parameter in model.named_parameters():
+        np.testing.assert_array_equal(np.asarray(parameter), floats.state_dict()[name])
+        assert isinstance(parameter, F.BlockWeight) == (parameter.ndim == 2)
+    ids = inputs(40)[0]
+    assert size(model(ids).logits - floats(ids).logits) < 1e-3 * size(floats(ids).logits)
+    parts = load_model(tmp_path / "a.gguf", compute_type={"": "auto", "lm_head": "float32", "layers.1": "int8"})
+    assert parts.lm_head.packed().format == "float32" and parts.model.layers[1].qkv_proj.packed()[0].format == "int8"
+    assert parts.model.layers[0].up_proj.packed().format == "Q5_K"
+
+
+def test_a_model_of_blocks_is_copied_pickled_and_saved(tmp_path):
+    stored, _ = in_blocks(tensors_in_gguf(WIDE, tensors_of_llama(WIDE)), MIXED)
+    model = load_model(write_gguf(tmp_path / "a.gguf", "llama", metadata_of(WIDE), stored))
+    ids = inputs(40)[0]
+    expected = model(ids).logits
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        np.testing.assert_array_equal(other(ids).logits, expected)
+    model.save_pretrained(tmp_path / "folder")
+    wide = load_model(tmp_path / "a.gguf", compute_type="float32")
+    np.testing.assert_array_equal(load_model(tmp_path / "folder")(ids).logits, wide(ids).logits)
+    with pytest.raises(ValueError, match="compute_type is 'int4'; needed: float32 or int8 or int8_a16"):
+        model.save_pretrained(tmp_path / "other", compute_type="int4")
+
+
+def test_tied_head_in_blocks(tmp_path):
+    """One table for both: rows are looked up in the file's blocks, the head multiplies by them."""
+    found = tensors_in_gguf(WIDE, tensors_of_llama(WIDE))
+    stored, values = in_blocks(found, {"token_embd": "Q6_K"})
+    for each in (stored, values):
+        del each["output.weight"]
+    model = load_model(write_gguf(tmp_path / "a.gguf", "llama", metadata_of(WIDE), stored))
+    floats = load_model(write_gguf(tmp_path / "b.gguf", "llama", metadata_of(WIDE), values))
+    assert model.lm_head.packed().format == "Q6_K"
+    ids = inputs(40)[0]
+    np.testing.assert_array_equal(model.model.embed_tokens(ids), floats.model.embed_tokens(ids))
+    assert size(model(ids).logits - floats(ids).logits) < 1e-3 * size(floats(ids).logits)
 
 
 def test_half_types(tmp_path):

@@ -94,6 +94,11 @@ class BlockTensor(Tensor):
     def floating(self) -> np.ndarray:
         return self.array()
 
+    def blocks(self) -> np.ndarray:
+        """The bytes of each row, (..., bytes): a view of the file."""
+        values, nbytes, _ = BLOCKS[self.code]
+        return self.data.reshape(*self.shape[:-1], self.shape[-1] // values * nbytes)
+
 
 class Strings(Sequence[str]):
     """An array of strings in the file, decoded one by one: a vocabulary is larger as Python strings than as bytes."""

@@ -85,6 +85,10 @@ class _TurnedTensor(_ChangedTensor):
 
     heads: int = 1
 
+    def blocks(self) -> np.ndarray:
+        """The bytes of each row, in that order; of a tensor in blocks alone."""
+        return self._changed(self.stored.blocks())
+
     def _changed(self, stored: np.ndarray) -> np.ndarray:
         pairs = stored.reshape(self.heads, -1, 2, *stored.shape[1:])
         return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(stored.shape)

@@ -15,6 +15,7 @@ from transformer_fast.functional.attention import (
     scaled_dot_product_attention,
     varlen_attention,
 )
+from transformer_fast.functional.block_weight import BlockWeight
 from transformer_fast.functional.copies import concat_heads, embedding, embedding_sum, split_heads
 from transformer_fast.functional.decoder import CacheArrays, Decoder, DecoderLayer
 from transformer_fast.functional.encoder import Encoder, EncoderLayer
@@ -36,6 +37,7 @@ from transformer_fast.functional.settings import (
 )
 
 __all__ = [
+    "BlockWeight",
     "CacheArrays",
     "Decoder",
     "DecoderLayer",

@@ -6,6 +6,7 @@ import numpy as np
 
 from transformer_fast import _core
 from transformer_fast.functional import arrays
+from transformer_fast.functional.block_weight import BlockWeight
 
 _MAX_TABLES = 8  # TFAST_MAX_TABLES of csrc/tfast.h
 
@@ -13,7 +14,7 @@ _MAX_TABLES = 8  # TFAST_MAX_TABLES of csrc/tfast.h
 def embedding(ids, weight, *, out=None) -> np.ndarray:
     """weight[ids]: ids (...) integers in [0, V), weight (V, N) -> (..., N) float32.
 
-    weight: float32, float16 or bfloat16; the rows that are read are widened.
+    weight: float32, float16 or bfloat16, or a BlockWeight; the rows that are read are widened.
 
     Raises IndexError for an id outside the table, and TypeError and ValueError; nothing is written then. Source:
     torch.nn.Embedding.
@@ -77,10 +78,14 @@ def _table(ids, weight) -> tuple[np.ndarray, np.ndarray]:
     ids = arrays.as_array(ids, "ids")
     if ids.dtype.kind not in "iu":
         raise TypeError(f"ids has dtype {ids.dtype}; needed: integers")
-    weight = arrays.weight(weight, "weight")
+    if not isinstance(weight, BlockWeight):
+        weight = arrays.weight(weight, "weight")
     bad = arrays.outside(ids, weight.shape[0])
     if bad is not None:
         raise IndexError(f"ids holds {bad}; needed: values in [0, {weight.shape[0]}), the rows of weight")
+    if isinstance(weight, BlockWeight):  # the rows that are read are a table of their own
+        rows, places = np.unique(ids, return_inverse=True)
+        return places.reshape(ids.shape), weight[rows].dequantised()
     return ids, weight
 
 

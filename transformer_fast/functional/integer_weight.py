@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from transformer_fast.functional.block_weight import BlockWeight
+
 
 class IntegerWeight:
     """integers (N, K) int8 with a scale (N,) float32: W[n, k] = integers[n, k] * scale[n]. Immutable.
@@ -72,16 +74,18 @@ class IntegerWeight:
         return f"IntegerWeight(shape={self.shape})"
 
 
-def concatenated(parts: Sequence[np.ndarray | IntegerWeight]) -> np.ndarray | IntegerWeight:
-    """Rows one after the other; floats where not all of them are integers."""
+def concatenated(parts: Sequence[np.ndarray | IntegerWeight | BlockWeight]) -> np.ndarray | IntegerWeight | BlockWeight:
+    """Rows one after the other; floats where not all of them are integers, or blocks of one format."""
     if len(parts) == 1:
         return parts[0]
+    if all(isinstance(part, BlockWeight) for part in parts) and len({part.format for part in parts}) == 1:
+        return BlockWeight(parts[0].format, np.concatenate([part.blocks for part in parts]))
     if all(isinstance(part, IntegerWeight) for part in parts):
         integers, scales = zip(*((part.integers, part.scale) for part in parts), strict=True)
         return IntegerWeight(np.concatenate(integers), np.concatenate(scales))
     return np.concatenate([as_floats(part) for part in parts])
 
 
-def as_floats(weight: np.ndarray | IntegerWeight) -> np.ndarray:
-    """An array as it is; the values of an IntegerWeight."""
-    return weight.dequantised() if isinstance(weight, IntegerWeight) else weight
+def as_floats(weight: np.ndarray | IntegerWeight | BlockWeight) -> np.ndarray:
+    """An array as it is; the values of an IntegerWeight or BlockWeight."""
+    return weight.dequantised() if isinstance(weight, (IntegerWeight, BlockWeight)) else weight

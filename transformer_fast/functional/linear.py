@@ -11,11 +11,15 @@ import numpy as np
 
 from transformer_fast import _core
 from transformer_fast.functional import arrays
+from transformer_fast.functional.block_weight import BLOCK_FORMATS, BlockWeight
+from transformer_fast.functional.integer_weight import as_floats
 
 PackedWeight = _core.PackedWeight
 
 # tfast_format of csrc/base/types.h; a new weight format has its line here (docs/adding_a_weight_format.md)
-FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2, "int8_a16": 3}
+FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2, "int8_a16": 3, "int4": 5}
+# The blocks of a BlockWeight as they are; whatever else is packed is float32.
+AS_STORED = "blocks"
 # Formats of integers, and the most k that their sums may have (csrc/base/int8.h).
 INTEGER_FORMATS = ("int8", "int8_a16")
 _MAX_K = 65536
@@ -40,6 +44,11 @@ def pack_weight(weight, *, format="float32", for_decode=False, scale=None, smoot
     same with x in 16 bits, in 1.5 times the time. K is 65,536 at most.
     smoothing (K,), positive, for "int8": the weight is multiplied by it and x is divided by it before they are rounded,
     so that columns of x with large numbers leave the others more of the 8 bits.
+    "int4": a sixth of the bytes, 4-bit integers with a scale and a minimum for each 32 of a row; x in 16 bits, exact
+    sums of 32 products, added in float32 in the order of k: the same bits under every instruction set.
+    "blocks": for a BlockWeight, whose blocks are kept without loss and multiplied as those of "int4" are; the result
+    has the blocks' format. In a sequence, parts of other formats, and arrays, which become float32, are products of
+    their own. With any other format the values of a BlockWeight are packed.
     weight may be int8 itself, for the formats of integers: with `scale` (N,), by which its rows are multiplied.
     for_decode: the weight will meet a few dozen rows at a time at most, as in a decoder that writes token by token; on
     machines with a matrix engine (AMX) that is another layout, elsewhere the same.
@@ -55,12 +64,15 @@ def pack_weight(weight, *, format="float32", for_decode=False, scale=None, smoot
         >>> F.pack_weight(np.array([[1.0, 1.001]], np.float32), format="bfloat16").unpack()
         array([[1., 1.]], dtype=float32)
     """
-    if format not in FORMATS:
-        raise ValueError(f"format is {format!r}; needed: one of {', '.join(FORMATS)}")
+    if format not in FORMATS and format != AS_STORED:
+        raise ValueError(f"format is {format!r}; needed: one of {', '.join((*FORMATS, AS_STORED))}")
     several = isinstance(weight, (list, tuple)) and any(np.ndim(block) == 2 for block in weight)
-    blocks = tuple(
-        arrays.weight(block, "weight", integers=scale is not None) for block in (weight if several else [weight])
-    )
+    given = weight if several else [weight]
+    if format == AS_STORED:
+        if scale is not None or smoothing is not None:
+            raise ValueError("scale or smoothing is given and format is 'blocks'; needed: a format of integers")
+        return _pack_as_stored(given, for_decode)
+    blocks = tuple(arrays.weight(as_floats(block), "weight", integers=scale is not None) for block in given)
     if len({block.shape[1] for block in blocks}) > 1:
         raise ValueError(f"weight has blocks of shapes {[block.shape for block in blocks]}; needed: one width")
     if len({block.dtype for block in blocks}) > 1:
@@ -79,6 +91,32 @@ def pack_weight(weight, *, format="float32", for_decode=False, scale=None, smoot
         if not (np.isfinite(smoothing) & (smoothing > 0)).all():
             raise ValueError("smoothing holds numbers that are not positive and finite; needed: only such")
     return PackedWeight(blocks, FORMATS[format], format, for_decode, scale, smoothing, 0)
+
+
+def _pack_as_stored(weights, for_decode: bool) -> PackedWeight:
+    """Neighbours of one format as one weight."""
+    packed: list[PackedWeight] = []
+    runs: list[list] = []
+    for weight in weights:
+        format = weight.format if isinstance(weight, BlockWeight) else None
+        if runs and runs[-1][0] == format:
+            runs[-1].append(weight)
+        else:
+            runs.append([format, weight])
+    for format, *run in runs:
+        if format is None:
+            packed.append(pack_weight(run, for_decode=for_decode))
+            continue
+        if len({weight.shape[1] for weight in run}) > 1:
+            raise ValueError(f"weight has blocks of shapes {[weight.shape for weight in run]}; needed: one width")
+        blocks = tuple(weight.blocks for weight in run)
+        packed.append(PackedWeight(blocks, BLOCK_FORMATS[format].number, format, for_decode, None, None, 0))
+    if len(packed) == 1:
+        return packed[0]
+    if len({part.shape[1] for part in packed}) > 1:
+        raise ValueError(f"weight has blocks of shapes {[part.shape for part in packed]}; needed: one width")
+    formats = "+".join(dict.fromkeys(part.format for part in packed))
+    return PackedWeight(tuple(packed), 0, formats, for_decode, None, None, 0)
 
 
 def linear(x, weight, bias=None, *, activation=None, multiply=None, residual=None, out=None) -> np.ndarray:

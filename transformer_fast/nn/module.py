@@ -4,7 +4,7 @@ A new block subclasses `Module`, calls `register_parameter` for each of its arra
 writes `forward`. Parameters are read-only arrays: replace one by assigning a new array to its name. That is what makes
 it safe to keep packed forms of them, and to share them with a memory-mapped file. They are float32; weights that are
 only packed or looked up keep the half-precision type of their file (`register_parameter(..., half=True, packed=True)`),
-or its integers, so that loading makes no float32 copy of them.
+or its integers or blocks, so that loading makes no float32 copy of them.
 
 Names and behaviour follow torch.nn.Module as far as inference needs it.
 """
@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from transformer_fast.functional.block_weight import BlockWeight
 from transformer_fast.functional.integer_weight import IntegerWeight
-from transformer_fast.functional.linear import FORMATS
+from transformer_fast.functional.linear import AS_STORED, FORMATS
 from transformer_fast.nn import init
 
 
@@ -75,8 +76,8 @@ class Module:
     ) -> None:
         """A new parameter of that shape; shape None means that the module goes without it (bias=False).
 
-        half: the module only looks rows up in it, so that it may be float16 or bfloat16. packed: it only packs it, so
-        that it may be an IntegerWeight, too.
+        half: the module only looks rows up in it, so that it may be float16, bfloat16 or a BlockWeight. packed: it only
+        packs it, so that it may be an IntegerWeight, too.
         """
         self._parameters[name] = None
         if half or packed:
@@ -176,8 +177,8 @@ class Module:
             >>> linear.packed().format
             'bfloat16'
         """
-        if name not in FORMATS:
-            raise ValueError(f"name is {name!r}; needed: one of {', '.join(FORMATS)}")
+        if name not in FORMATS and name != AS_STORED:
+            raise ValueError(f"name is {name!r}; needed: one of {', '.join((*FORMATS, AS_STORED))}")
         for _, part in self.named_modules():
             part.weight_format = name
         return self
@@ -345,11 +346,14 @@ def clones(layer: Module, count: int) -> ModuleList:
     return ModuleList([copy.deepcopy(layer, {id(array): array for array in layer.parameters()}) for _ in range(count)])
 
 
-def _stored(label: str, value: Any, half: bool, packed: bool) -> np.ndarray | IntegerWeight:
-    """`value` as a read-only array of float32, or, where `half` allows it, of its own half-precision type or integers.
+def _stored(label: str, value: Any, half: bool, packed: bool) -> np.ndarray | IntegerWeight | BlockWeight:
+    """`value` as a read-only array of float32, or, where `half` allows it, of its own half-precision type or blocks,
+    or, where `packed` does, integers.
 
     Itself if it is one already, else a copy.
     """
+    if isinstance(value, BlockWeight) and half:
+        return value
     if isinstance(value, IntegerWeight):
         if packed:
             return value

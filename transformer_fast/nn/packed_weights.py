@@ -17,7 +17,7 @@ import numpy as np
 
 from transformer_fast import functional as F
 from transformer_fast.functional.integer_weight import as_floats
-from transformer_fast.functional.linear import INTEGER_FORMATS
+from transformer_fast.functional.linear import AS_STORED, INTEGER_FORMATS
 from transformer_fast.nn.smoothing import smoothing_factors
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class PackedParameters:
         if options["format"] in INTEGER_FORMATS and all(isinstance(block, F.IntegerWeight) for block in blocks):
             given["scale"] = np.concatenate([block.scale for block in blocks])
             blocks, norm = [block.integers for block in blocks], None  # integers are taken as they are
-        else:
+        elif options["format"] != AS_STORED:
             blocks = [as_floats(block) for block in blocks]
         if norm is not None:
             rows = [part for block in blocks for part in np.array_split(block, parts)]
@@ -102,7 +102,7 @@ class PackedParameters:
 
     def _block(self, source: np.ndarray) -> np.ndarray:
         block = source if self._rows is None else source[slice(*self._rows)]
-        return block if self._to_matrix is None else self._to_matrix(block)
+        return block if self._to_matrix is None else self._to_matrix(as_floats(block))
 
     def __reduce__(self) -> tuple:
         options = (self._rows, self._for_decode, self._format, self._to_matrix, self._takes_input)

@@ -21,6 +21,8 @@ import numpy as np
 
 from transformer_fast.reference.low_precision import (  # noqa: F401, these are its names, too
     cache_integers,
+    int4_codes,
+    linear_of_blocks,
     linear_of_integers,
     rounded_weight,
     row_integers,

@@ -15,13 +15,16 @@ _TINY = np.float32(np.finfo(np.float32).tiny)
 # csrc/base/int8.h
 _W_MAX, _RUN_LIMIT, _X_MAX, _A16_X_MAX = (np.float32(n) for n in (127, 160, 204, 32767))
 _RUNS = [[0, 1, 4, 5], [2, 3, 6, 7]]  # positions in each eight k
+# csrc/kernels/gemm/blocks_pack.h
+_INT4_STEPS = [np.float32(14.5 + 0.25 * number) for number in range(7)]
+_INT4_LEAST, _INT4_RANGE = np.float32(2.0**-100), np.float32(2.0**-20)
 
 
 def rounded_weight(weight, format, smoothing=None):
     """The values that products use of a weight (N, K) packed in a format of pack_weight, in weight's own type.
 
     bfloat16: 8 significant bits, to the nearest, ties to even; what rounds beyond the range becomes infinity.
-    int8, int8_a16: integers of at most 127, times a scale a row; see `weight_integers`.
+    int8, int8_a16: integers of at most 127, times a scale a row; see `weight_integers`. int4: see `int4_codes`.
     """
     weight = np.asarray(weight)
     if format == "float32":
@@ -30,13 +33,89 @@ def rounded_weight(weight, format, smoothing=None):
         integers, scale = weight_integers(weight, format, smoothing)
         values = integers.astype(np.float32) * scale[:, None]
         return (values if smoothing is None else values * _inverse(smoothing)).astype(weight.dtype)
+    if format == "int4":
+        codes, scale, least = int4_codes(weight)
+        with np.errstate(over="ignore"):
+            values = codes.astype(np.float32) * scale[:, :, None] + least[:, :, None]
+        return values.reshape(len(weight), 32 * scale.shape[1])[:, : weight.shape[1]].astype(weight.dtype)
     if format != "bfloat16":
-        raise ValueError(f"format is {format!r}; needed: float32, bfloat16, int8 or int8_a16")
+        raise ValueError(f"format is {format!r}; needed: float32, bfloat16, int8, int8_a16 or int4")
+    return _bfloat16(weight).astype(weight.dtype)
+
+
+def _bfloat16(weight):
     bits = np.ascontiguousarray(weight, np.float32).view(np.uint32).astype(np.uint64)
     up = bits + 0x7FFF + (bits >> 16 & 1)
     nan = (bits & 0x7FFFFFFF) > 0x7F800000
     kept = np.where(nan, bits | 0x400000, up) & 0xFFFF0000
-    return kept.astype(np.uint32).view(np.float32).astype(weight.dtype)
+    return kept.astype(np.uint32).view(np.float32)
+
+
+def int4_codes(weight):
+    """Codes (N, groups, 32) uint8 of 0 to 15, scale and minimum (N, groups), of a weight (N, K): about scale * code +
+    minimum.
+
+    Groups of 32 k, the last one filled up with 0. Codes are tried by 14.5, 14.75, ... 16 steps from the lowest to the
+    highest value; of all tries the one whose codes explain the values best by a straight line, which gives scale and
+    minimum. Both are rounded to bfloat16, and values are rounded by them. A group of numbers below 2^-100 is 0; one
+    with NaN or infinity has the scale NaN.
+    """
+    weight = np.asarray(weight, np.float32)
+    N, K = weight.shape
+    groups = -(-K // 32)
+    x = np.zeros((N, groups * 32), np.float32)
+    x[:, :K] = weight
+    x = np.moveaxis(x.reshape(N, groups, 32), -1, 0)
+    bad = ~np.isfinite(x)
+    x = np.where(bad, np.float32(0), x)
+    size = np.abs(x).max(0, initial=0)
+    some = size >= _INT4_LEAST
+    usable = np.where(some, size, np.float32(1))
+    y = x / usable
+    low, high, total = y.min(0), y.max(0), np.zeros((N, groups), np.float32)
+    for each in y:
+        total = total + each
+    spread = high - low >= _INT4_RANGE
+    best, scale, least, n = np.zeros_like(low), np.zeros_like(low), low, np.float32(32)
+    for steps in _INT4_STEPS:
+        q = _int4_rounded(y, low, steps / np.where(spread, high - low, np.float32(1)))
+        codes, squares, products = np.zeros((3, N, groups), np.float32)
+        for each, value in zip(q, y, strict=True):
+            codes, squares, products = codes + each, squares + each * each, products + each * value
+        with np.errstate(invalid="ignore", divide="ignore"):  # a group of one value
+            shared = n * products - codes * total
+            slope = shared / (n * squares - codes * codes)
+            better = (best < shared * slope) & spread
+        best, scale = np.where(better, shared * slope, best), np.where(better, slope, scale)
+        least = np.where(better, (total - slope * codes) / n, least)
+    scale = _bfloat16(np.where(some, scale * usable, np.float32(0)))
+    least = _bfloat16(np.where(some, least * usable, np.float32(0)))
+    inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale > 0)
+    nan = bad.any(0)
+    codes = np.where(nan, 0, _int4_rounded(x, least, inverse)).astype(np.uint8)
+    return np.moveaxis(codes, 0, -1), np.where(nan, np.float32(np.nan), scale), least
+
+
+def _int4_rounded(x, least, inverse):
+    with np.errstate(over="ignore"):
+        return np.rint(np.clip((x - least) * inverse, np.float32(0), np.float32(15)))
+
+
+def linear_of_blocks(x, weight):
+    """x weight^T as the formats in blocks compute it, float64: x (..., K), weight (N, K), the values -> (..., N).
+
+    x is rounded to 16 bits, with a scale a row: largest |x| / 32,767. A row with NaN or infinity gives NaN.
+
+    Example:
+        >>> x, weight = np.array([[1.0, 2.0]]), np.array([[1.0, 0.0], [0.5, 0.25]])
+        >>> linear_of_blocks(x, weight).round(4)
+        array([[1., 1.]])
+    """
+    leading = np.shape(x)[:-1]
+    rows = np.reshape(x, (math.prod(leading), np.shape(weight)[1]))
+    integers, _, scale = row_integers(rows, "int8_a16", np.zeros((0, rows.shape[1]), np.int8))
+    result = integers.astype(np.float64) @ np.asarray(weight, np.float64).T * scale.astype(np.float64)[:, None]
+    return result.reshape(*leading, len(weight))
 
 
 def weight_integers(weight, format, smoothing=None):

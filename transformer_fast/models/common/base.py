@@ -21,8 +21,10 @@ from transformer_fast.files.checkpoint import Checkpoint, save_checkpoint
 from transformer_fast.files.errors import CheckpointError
 from transformer_fast.files.folder import open_source
 from transformer_fast.files.source import ModelSource
+from transformer_fast.functional.block_weight import BlockWeight
 from transformer_fast.functional.integer_weight import IntegerWeight, as_floats, concatenated
-from transformer_fast.functional.linear import INTEGER_FORMATS
+from transformer_fast.functional.linear import AS_STORED, INTEGER_FORMATS
+from transformer_fast.models.common.blocks import BlockWeightTensor, with_blocks
 from transformer_fast.models.common.compute_types import ComputeType, formats_of_parameters, set_weight_formats
 from transformer_fast.models.common.config import read_config, without_fields
 from transformer_fast.models.common.known_fields import REPORTS
@@ -140,7 +142,7 @@ class Source:
         """The parameter. A matrix of one part is a view of the tensor (transposed by its strides) where it can be."""
         parts = [part.read(tensors[part.name], self.transpose) for part in self.parts]
         whole = concatenated(parts)
-        if isinstance(whole, IntegerWeight):
+        if isinstance(whole, (IntegerWeight, BlockWeight)):
             return whole
         array = whole.reshape(own)
         if array.ndim == 1:
@@ -382,10 +384,15 @@ class PretrainedModel(Module):
             except ValueError as error:
                 raise CheckpointError(f"{source}: {error}") from None
         own, sources = model.state_dict(), cls.sources(config, names)
+        checkpoint = with_blocks(checkpoint, sources, model._names_of("_half_names"))
         in_file = {name: tensor.name for name, tensor in checkpoint.tensors.items()}
         theirs = {ours: [in_file.get(name, name) for name in source.names] for ours, source in sources.items()}
         stored = {
-            ours: stored_format if cls._holds_integers(source, checkpoint) else "float32"
+            ours: stored_format
+            if cls._holds_integers(source, checkpoint)
+            else AS_STORED
+            if any(isinstance(checkpoint.tensors.get(name), BlockWeightTensor) for name in source.names)
+            else "float32"
             for ours, source in sources.items()
         }
         set_weight_formats(model, compute_type, theirs, stored)

@@ -1,0 +1,463 @@
+/* Weights in blocks: the format "int4" and those of GGUF files (Q8_0, Q4_K, ...), from one template.
+ *
+ * Included by level.h and integers.h; the descriptors are made at the end. The layout, and what a format says of
+ * itself: blocks_layout.h; rows of x: blocks_rows.h; packing: blocks_pack.h. A new format: its block_format there, its
+ * reader in blocks_pack.h, its line in BLOCK_FORMATS.
+ *
+ *     y = (sum over groups, in order of k, of float(sum of integer products) * scale + float(sum of x) * minimum)
+ *         * scale of the row + bias
+ *
+ * A sum of 16 or 32 products is exact in 32 bits (16 bits of x, 8 of a code: 2^28); what follows are single
+ * multiplications and additions of float32 in one order, so that every level, kernel and number of rows gives the same
+ * bits. An offset is taken from the sum beforehand: offset times the sum of x, which every column shares.
+ *
+ *   up to BLOCK_SMALL_M rows   codes become pairs of 16 bits in registers and meet x there: for 64 products of a column
+ *                              vector of 4-bit codes a load, 6 masks and shifts, 4 vpmaddwd and 4 vpaddd. One or two
+ *                              rows take all vectors of a panel at once, so that they share each broadcast of x; more
+ *                              rows take a vector after the other, so that sums stay in registers
+ *   more rows                  256 k of a panel are expanded once to pairs, float scales and minima in scratch (L1); a
+ *                              tile of BLOCK_TILE_ROWS rows reads them, and leaves its float sums in `sums` */
+#ifndef TFAST_KERNELS_GEMM_BLOCKS_H
+#define TFAST_KERNELS_GEMM_BLOCKS_H
+
+#include "blocks_layout.h"
+#include "blocks_rows.h"
+#include "epilogue.h"
+#include "prefetch.h"
+
+#if V_LANES == 16
+enum { BLOCK_VECTORS = 2, BLOCK_TILE_ROWS = 8 };
+#elif V_LANES == 8
+enum { BLOCK_VECTORS = 3, BLOCK_TILE_ROWS = 4 };
+#else
+enum { BLOCK_VECTORS = 2, BLOCK_TILE_ROWS = 4 };
+#endif
+enum { BLOCK_PANEL = BLOCK_VECTORS * V_LANES, BLOCK_SMALL_M = 8, BLOCK_MOST_AT_ONCE = 4, BLOCK_WIDE_ROWS = 2 };
+
+/* --- values of a panel ---------------------------------------------------------------------------------------------
+ * `head` and `sub`: the bytes of a block, and of 32 k of it. f, c, half are constants; j: the vector of columns. */
+
+V_INLINE vf block_scale(const block_format f, const char* head, const char* sub, const int j, const int half) {
+    const int at = j * V_LANES;
+    switch (f.scales) {
+    case SCALES_BF16:
+    case SCALES_BF16_MIN:
+        return v_load_bf16((const uint16_t*)sub + at);
+    case SCALES_K_MIN:
+        return v_mul(v_load_f16((const uint16_t*)head + at), v_from_int(vi_load_u8(sub + at)));
+    case SCALES_K_16:
+        return v_mul(v_load_f16((const uint16_t*)head + at), v_from_int(vi_load_s8(sub + half * BLOCK_PANEL + at)));
+    default:
+        return v_load_f16((const uint16_t*)sub + at);
+    }
+}
+
+/* What is added: the minus of a minimum that is taken away lies in d. */
+V_INLINE vf block_min(const block_format f, const char* head, const char* sub, const int j) {
+    const int at = BLOCK_PANEL + j * V_LANES;
+    if (f.scales == SCALES_F16_MIN) return v_load_f16((const uint16_t*)sub + at);
+    if (f.scales == SCALES_BF16_MIN) return v_load_bf16((const uint16_t*)sub + at);
+    return v_mul(v_load_f16((const uint16_t*)head + at), v_from_int(vi_load_u8(sub + at)));
+}
+
+/* The high bits of vector t of eight, at bit 4 of each byte. */
+V_INLINE vi block_high_bits(const block_format f, const char* high, const int j, const int t) {
+    const int width = f.bits - 4, shift = f.bits == 5 ? t : 2 * (t & 3);
+    const vi mask = vi_set1(f.bits == 5 ? 0x10101010 : 0x30303030);
+    const vi word = vi_load(high + (width * t / 8) * 4 * BLOCK_PANEL + j * 4 * V_LANES);
+    return vi_and(shift < 4 ? vi_left_shorts(word, 4 - shift) : vi_right_shorts(word, shift - 4), mask);
+}
+
+/* Codes of 8 k as pairs in the order of k. */
+V_INLINE void block_pairs(const block_format f, const char* sub, const int j, const int c, vi pair[4]) {
+    const char* high = sub + BLOCK_SCALE_BYTES(f) * BLOCK_PANEL;
+    const char* low = high + BLOCK_HIGH_BYTES(f) * BLOCK_PANEL + j * 4 * V_LANES;
+    vi even, odd; /* pairs 0 and 2, 1 and 3 */
+    if (f.bits == 8) {
+        even = vi_load(low + 2 * c * 4 * BLOCK_PANEL);
+        odd = vi_load(low + (2 * c + 1) * 4 * BLOCK_PANEL);
+    } else {
+        const vi word = vi_load(low + c * 4 * BLOCK_PANEL);
+        if (f.bits == 4 && !f.table) {
+            const vi nibble = vi_set1(0x000f000f);
+            pair[0] = vi_and(word, nibble);
+            pair[1] = vi_and(vi_right_shorts(word, 4), nibble);
+            pair[2] = vi_and(vi_right_shorts(word, 8), nibble);
+            pair[3] = vi_right_shorts(word, 12);
+            return;
+        }
+        const vi nibbles = vi_set1(0x0f0f0f0f);
+        even = vi_and(word, nibbles);
+        odd = vi_and(vi_right_shorts(word, 4), nibbles);
+        if (f.table) {
+            even = vi_lookup(f.table, even);
+            odd = vi_lookup(f.table, odd);
+        }
+        if (f.bits > 4) {
+            even = vi_or(even, block_high_bits(f, high, j, 2 * c));
+            odd = vi_or(odd, block_high_bits(f, high, j, 2 * c + 1));
+        }
+    }
+    const vi byte = vi_set1(0x00ff00ff);
+    pair[0] = vi_and(even, byte);
+    pair[1] = vi_and(odd, byte);
+    pair[2] = vi_right_shorts(even, 8);
+    pair[3] = vi_right_shorts(odd, 8);
+}
+
+/* --- a few rows -----------------------------------------------------------------------------------------------------
+ */
+
+/* One group of `vectors` vectors of columns from `first` on. x and sums: of the group, of the first row. */
+V_INLINE void small_block_group(const block_format f, const block_rows* r, const char* head, const char* sub,
+                                const char* x, const void* sums, const int half, const int m, const int first,
+                                const int vectors, vf total[][BLOCK_VECTORS]) {
+    const int chunks = BLOCK_GROUP(f) / BLOCK_CHUNK;
+    vi acc[BLOCK_MOST_AT_ONCE][BLOCK_VECTORS];
+#pragma GCC unroll 4
+    for (int i = 0; i < m; i++) {
+        const vi start = f.offset ? vi_set1(-f.offset * ((const int32_t*)sums)[i * r->groups]) : vi_zero();
+#pragma GCC unroll 4
+        for (int j = 0; j < vectors; j++) acc[i][j] = start;
+    }
+#pragma GCC unroll 4
+    for (int c = 0; c < chunks; c++)
+#pragma GCC unroll 4
+        for (int j = 0; j < vectors; j++) {
+            vi pair[4];
+            block_pairs(f, sub, first + j, half * chunks + c, pair);
+#pragma GCC unroll 4
+            for (int q = 0; q < 4; q++)
+#pragma GCC unroll 4
+                for (int i = 0; i < m; i++)
+                    acc[i][j] = vi_dot_shorts(acc[i][j], vi_repeat_4(x + i * r->stride + (c * 4 + q) * 4), pair[q]);
+        }
+#pragma GCC unroll 4
+    for (int j = 0; j < vectors; j++) {
+        const vf scale = block_scale(f, head, sub, first + j, half);
+#pragma GCC unroll 4
+        for (int i = 0; i < m; i++) {
+            vf* t = &total[i][first + j];
+            *t = v_add(*t, v_mul(v_from_int(acc[i][j]), scale));
+        }
+        if (!BLOCK_HAS_MIN(f)) continue;
+        const vf least = block_min(f, head, sub, first + j);
+#pragma GCC unroll 4
+        for (int i = 0; i < m; i++) {
+            vf* t = &total[i][first + j];
+            *t = v_add(*t, v_mul(v_set1(((const float*)sums)[i * r->groups]), least));
+        }
+    }
+}
+
+/* m rows from r on, all of k of one panel at `b`, n of its columns -> c, with the bias. */
+V_INLINE void small_block_panel(const block_format f, const block_rows* r, const char* b, int64_t k, const float* bias,
+                                int64_t n, const int m, const int prefetch, float* to, int64_t to_stride) {
+    const int vectors = m <= BLOCK_WIDE_ROWS ? BLOCK_VECTORS : 1, groups = BLOCK_SUB / BLOCK_GROUP(f);
+    vf total[BLOCK_MOST_AT_ONCE][BLOCK_VECTORS];
+#pragma GCC unroll 4
+    for (int i = 0; i < m; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < BLOCK_VECTORS; j++) total[i][j] = v_zero();
+    const char* x = r->x;
+    const char* sums = r->sums;
+    for (; k > 0; k -= FORMAT_K(f)) {
+        const char* head = b;
+        b += BLOCK_HEAD_BYTES(f) * BLOCK_PANEL;
+        for (int64_t i = 0; i < FORMAT_K(f); i += BLOCK_SUB) {
+            if (prefetch)
+                for (int line = 0; line < BLOCK_SUB_BYTES(f) * BLOCK_PANEL; line += 64)
+                    __builtin_prefetch(b + STREAM_AHEAD + line);
+#pragma GCC unroll 4
+            for (int first = 0; first < BLOCK_VECTORS; first += vectors)
+#pragma GCC unroll 2
+                for (int half = 0; half < groups; half++)
+                    small_block_group(f, r, head, b, x + half * 2 * BLOCK_GROUP(f), sums + half * 4, half, m, first,
+                                      vectors, total);
+            b += BLOCK_SUB_BYTES(f) * BLOCK_PANEL;
+            x += 2 * BLOCK_SUB;
+            sums += groups * 4;
+        }
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < BLOCK_VECTORS; j++) {
+        const int64_t left = n - j * V_LANES;
+        if (left <= 0) break;
+        const int cut = left < V_LANES;
+        const vf add = bias ? load_upto(bias + j * V_LANES, cut, left) : v_set1(-0.0f);
+#pragma GCC unroll 4
+        for (int i = 0; i < m; i++) {
+            const vf y = v_add(v_mul(total[i][j], v_set1(r->scale[i])), add);
+            if (cut)
+                v_store_n(to + i * to_stride + j * V_LANES, y, left);
+            else
+                v_store(to + i * to_stride + j * V_LANES, y);
+        }
+    }
+}
+
+typedef void (*small_block_fn)(const tfast_gemm_call* p, const block_rows* r, const char* b, const float* bias,
+                               int64_t n, float* to, int64_t to_stride);
+
+/* All panels, 4 rows at a time, then 2, then 1: a panel is in L2 when the next rows come. by_rows: for 1, 2 and 4. */
+static void small_block_panels(const tfast_gemm_call* p, const small_block_fn* by_rows, const int group,
+                               int64_t panel_bytes) {
+    const int epilogue = has_epilogue(p);
+    const block_rows all = block_rows_at(p->rows, p->m, p->k, group);
+    const char* b = p->b;
+    tfast_gemm_call one = *p; /* what epilogue_rows reads */
+    for (int64_t n = 0; n < p->n; n += BLOCK_PANEL, b += panel_bytes) {
+        one.n = TFAST_MIN(BLOCK_PANEL, p->n - n);
+        one.y = p->y + n;
+        one.multiply = p->multiply ? p->multiply + n : NULL;
+        one.residual = p->residual ? p->residual + n : NULL;
+        for (int64_t i = 0, m; i < p->m; i += m) {
+            m = p->m - i >= BLOCK_MOST_AT_ONCE ? BLOCK_MOST_AT_ONCE : p->m - i >= 2 ? 2 : 1;
+            const block_rows r = block_rows_from(all, i);
+            by_rows[m / 2](p, &r, b, p->bias ? p->bias + n : NULL, one.n, epilogue ? p->sums : one.y + i * p->y_stride,
+                           epilogue ? BLOCK_PANEL : p->y_stride);
+            if (epilogue) epilogue_rows(&one, p->sums, BLOCK_PANEL, i, m);
+        }
+    }
+}
+
+/* --- many rows ------------------------------------------------------------------------------------------------------
+ */
+
+/* What 256 k of a panel, or fewer at the end, expand to. */
+typedef struct {
+    int32_t pairs[BLOCK_MOST_K / 2][BLOCK_PANEL]; /* 16-bit integers, without the offset */
+    float scale[BLOCK_MOST_K / BLOCK_LEAST_GROUP][BLOCK_PANEL];
+    float least[BLOCK_MOST_K / BLOCK_SUB][BLOCK_PANEL];
+} block_scratch;
+
+/* k, a multiple of 32 and at most 256, of the panel at b. */
+V_INLINE void expand_blocks(const block_format f, const char* b, int64_t k, block_scratch* to) {
+    const int groups = BLOCK_SUB / BLOCK_GROUP(f);
+    const vi offset = vi_set1(f.offset * 0x10001);
+    const char* head = b;
+    b += BLOCK_HEAD_BYTES(f) * BLOCK_PANEL;
+    for (int64_t sub = 0; sub < k / BLOCK_SUB; sub++, b += BLOCK_SUB_BYTES(f) * BLOCK_PANEL)
+        for (int j = 0; j < BLOCK_VECTORS; j++) {
+#pragma GCC unroll 4
+            for (int c = 0; c < BLOCK_CHUNKS; c++) {
+                vi pair[4];
+                block_pairs(f, b, j, c, pair);
+                int32_t* p = to->pairs[sub * 16 + c * 4] + j * V_LANES;
+#pragma GCC unroll 4
+                for (int q = 0; q < 4; q++)
+                    vi_store(p + q * BLOCK_PANEL, f.offset ? vi_sub_shorts(pair[q], offset) : pair[q]);
+            }
+#pragma GCC unroll 2
+            for (int half = 0; half < groups; half++)
+                v_store(to->scale[sub * groups + half] + j * V_LANES, block_scale(f, head, b, j, half));
+            if (BLOCK_HAS_MIN(f)) v_store(to->least[sub] + j * V_LANES, block_min(f, head, b, j));
+        }
+}
+
+typedef void (*expand_blocks_fn)(const char* b, int64_t k, block_scratch* to);
+
+typedef struct {
+    const block_scratch* b;
+    int64_t groups; /* that b has */
+    const char* x;
+    int64_t x_stride;
+    const float* sums; /* where there are minima */
+    int64_t sums_stride;
+    float* total; /* (m, BLOCK_PANEL) */
+} block_tile_args;
+
+/* m rows times b, added to the totals. All ints are constants. */
+V_INLINE void block_tile(const block_tile_args* t, const int m, const int group, const int has_min) {
+    const char *x = t->x, *pairs = (const char*)t->b->pairs;
+    const float *scale = t->b->scale[0], *least = t->b->least[0];
+    const int64_t x_stride = t->x_stride, groups = t->groups;
+    float* totals = t->total;
+    for (int64_t g = 0; g < groups; g++, scale += BLOCK_PANEL, least += BLOCK_PANEL) {
+        vi acc[BLOCK_TILE_ROWS][BLOCK_VECTORS];
+#pragma GCC unroll 8
+        for (int i = 0; i < m; i++)
+#pragma GCC unroll 4
+            for (int j = 0; j < BLOCK_VECTORS; j++) acc[i][j] = vi_zero();
+#pragma GCC unroll 2
+        for (int q = 0; q < group / 2; q++, x += 4, pairs += 4 * BLOCK_PANEL) {
+#pragma GCC unroll 8
+            for (int i = 0; i < m; i++) {
+                const vi a = vi_repeat_4(x + i * x_stride);
+#pragma GCC unroll 4
+                for (int j = 0; j < BLOCK_VECTORS; j++)
+                    acc[i][j] = vi_dot_shorts(acc[i][j], a, vi_load(pairs + j * 4 * V_LANES));
+            }
+        }
+#pragma GCC unroll 8
+        for (int i = 0; i < m; i++) {
+            const vf sum = has_min ? v_set1(t->sums[i * t->sums_stride + g]) : v_zero();
+#pragma GCC unroll 4
+            for (int j = 0; j < BLOCK_VECTORS; j++) {
+                float* at = totals + i * BLOCK_PANEL + j * V_LANES;
+                vf total = v_add(v_load(at), v_mul(v_from_int(acc[i][j]), v_load(scale + j * V_LANES)));
+                if (has_min) total = v_add(total, v_mul(sum, v_load(least + j * V_LANES)));
+                v_store(at, total);
+            }
+        }
+    }
+}
+
+typedef void (*block_tile_fn)(const block_tile_args* t);
+#define BLOCK_TILE(m, kind, group, has_min)                                                           \
+    static __attribute__((noinline)) void KERNEL(block_tile_##kind##_##m)(const block_tile_args* t) { \
+        block_tile(t, m, group, has_min);                                                             \
+    }
+#define BLOCK_TILES_4(kind, group, has_min) \
+    BLOCK_TILE(1, kind, group, has_min)     \
+    BLOCK_TILE(2, kind, group, has_min) BLOCK_TILE(3, kind, group, has_min) BLOCK_TILE(4, kind, group, has_min)
+#define BLOCK_TILE_NAMES_4(kind)                                                                 \
+    KERNEL(block_tile_##kind##_1), KERNEL(block_tile_##kind##_2), KERNEL(block_tile_##kind##_3), \
+        KERNEL(block_tile_##kind##_4)
+#if V_LANES == 16
+#define BLOCK_TILES(kind, group, has_min)                                                                            \
+    BLOCK_TILES_4(kind, group, has_min)                                                                              \
+    BLOCK_TILE(5, kind, group, has_min)                                                                              \
+    BLOCK_TILE(6, kind, group, has_min)                                                                              \
+    BLOCK_TILE(7, kind, group, has_min)                                                                              \
+    BLOCK_TILE(8, kind, group, has_min)                                                                              \
+    static const block_tile_fn block_tiles_##kind[] = {BLOCK_TILE_NAMES_4(kind), KERNEL(block_tile_##kind##_5),      \
+                                                       KERNEL(block_tile_##kind##_6), KERNEL(block_tile_##kind##_7), \
+                                                       KERNEL(block_tile_##kind##_8)};
+#else
+#define BLOCK_TILES(kind, group, has_min) \
+    BLOCK_TILES_4(kind, group, has_min)   \
+    static const block_tile_fn block_tiles_##kind[] = {BLOCK_TILE_NAMES_4(kind)};
+#endif
+BLOCK_TILES(of_32, 32, 0)
+BLOCK_TILES(of_16, 16, 0)
+BLOCK_TILES(with_min, 32, 1)
+_Static_assert(sizeof block_tiles_of_32 / sizeof *block_tiles_of_32 == BLOCK_TILE_ROWS,
+               "there must be a tile for each number of rows");
+
+/* The totals of one panel to y: scale of the row, bias, epilogue. */
+static void finish_block_panel(const tfast_gemm_call* p, const float* scale) {
+    const int epilogue = has_epilogue(p);
+    for (int64_t i = 0; i < p->m; i++) {
+        float *from = p->sums + i * BLOCK_PANEL, *to = epilogue ? from : p->y + i * p->y_stride;
+        const vf s = v_set1(scale[i]);
+        for (int j = 0; j < BLOCK_PANEL && j < p->n; j += V_LANES) {
+            const int cut = p->n - j < V_LANES;
+            const vf add = p->bias ? load_upto(p->bias + j, cut, p->n - j) : v_set1(-0.0f);
+            const vf y = v_add(v_mul(v_load(from + j), s), add);
+            if (cut)
+                v_store_n(to + j, y, p->n - j);
+            else
+                v_store(to + j, y);
+        }
+    }
+    if (epilogue) epilogue_rows(p, p->sums, BLOCK_PANEL, 0, p->m);
+}
+
+static void multiply_blocks(const tfast_gemm_call* p, expand_blocks_fn expand, const block_tile_fn* tiles,
+                            const int group, int64_t bytes_of_256) {
+    const block_rows r = block_rows_at(p->rows, p->m, p->k, group);
+    const int64_t padded = tfast_round_up(p->k, BLOCK_SUB);
+    const char* b = p->b;
+    memset(p->sums, 0, (size_t)p->m * BLOCK_PANEL * sizeof *p->sums);
+    for (int64_t k = 0; k < padded; k += BLOCK_MOST_K, b += bytes_of_256) {
+        const int64_t width = TFAST_MIN(BLOCK_MOST_K, padded - k);
+        expand(b, width, p->work);
+        block_tile_args t = {.b = p->work,
+                             .groups = width / group,
+                             .x = r.x + 2 * k,
+                             .x_stride = r.stride,
+                             .sums = (const float*)r.sums + k / group,
+                             .sums_stride = r.groups,
+                             .total = p->sums};
+        for (int64_t i = 0; i < p->m; i += BLOCK_TILE_ROWS) {
+            tiles[TFAST_MIN(BLOCK_TILE_ROWS, p->m - i) - 1](&t);
+            t.x += BLOCK_TILE_ROWS * r.stride;
+            t.sums += BLOCK_TILE_ROWS * r.groups;
+            t.total += BLOCK_TILE_ROWS * BLOCK_PANEL;
+        }
+    }
+    finish_block_panel(p, r.scale);
+}
+
+#include "blocks_pack.h"
+
+/* --- formats --------------------------------------------------------------------------------------------------------
+ */
+
+#define SMALL_BLOCK(m, name, f)                                                                                  \
+    static __attribute__((noinline)) void KERNEL(name##_rows_##m)(const tfast_gemm_call* p, const block_rows* r, \
+                                                                  const char* b, const float* bias, int64_t n,   \
+                                                                  float* to, int64_t to_stride) {                \
+        small_block_panel(f, r, b, p->k, bias, n, m, 1, to, to_stride);                                          \
+    }
+
+/* Name and number; what blocks_layout.h says of it; `kind` and group of its tiles; its reader in blocks_pack.h, k and
+ * bytes of a block in the file. */
+#define BLOCK_FORMAT(name, number, bits, offset, table, scales, kind, group, file_k_, file_bytes_)    \
+    BLOCK_KERNELS(name, ((block_format){bits, offset, table, scales}), kind, group)                   \
+    static const tfast_gemm name##_gemm = {                                                           \
+        .layout = {number, BLOCK_PANEL, SPAN_OF(scales), BLOCK_BYTES_OF(bits, scales) * BLOCK_PANEL}, \
+        .tile_rows = BLOCK_TILE_ROWS,                                                                 \
+        .k_unit = SPAN_OF(scales),                                                                    \
+        .max_k_block = BLOCK_MAX_K,                                                                   \
+        .min_row_block = BLOCK_MIN_ROW_BLOCK,                                                         \
+        .file_k = file_k_,                                                                            \
+        .file_bytes = file_bytes_,                                                                    \
+        .panel = KERNEL(name##_panel),                                                                \
+        .max_small_m = BLOCK_SMALL_M,                                                                 \
+        .small_m = KERNEL(name##_small_m),                                                            \
+        .work_bytes = sizeof(block_scratch),                                                          \
+        .prepared_bytes = KERNEL(block_prepared_bytes_##kind),                                        \
+        .prepare = KERNEL(block_prepare_##kind),                                                      \
+        .pack = KERNEL(name##_pack),                                                                  \
+        .unpack = KERNEL(name##_unpack),                                                              \
+    };                                                                                                \
+    _Static_assert(group == GROUP_OF(scales) && (file_k_ == 0 || file_k_ == SPAN_OF(scales)),         \
+                   "tiles and blocks of a file must be those of the scales");
+
+#define BLOCK_KERNELS(name, f, kind, group)                                                                            \
+    SMALL_BLOCK(1, name, f)                                                                                            \
+    SMALL_BLOCK(2, name, f)                                                                                            \
+    SMALL_BLOCK(4, name, f)                                                                                            \
+    static void KERNEL(name##_small_m)(const tfast_gemm_call* p) {                                                     \
+        static const small_block_fn by_rows[] = {KERNEL(name##_rows_1), KERNEL(name##_rows_2), KERNEL(name##_rows_4)}; \
+        small_block_panels(p, by_rows, group, tfast_ceil_div(p->k, FORMAT_K(f)) * BLOCK_BYTES(f) * BLOCK_PANEL);       \
+    }                                                                                                                  \
+    static void KERNEL(name##_expand)(const char* b, int64_t k, block_scratch* to) {                                   \
+        expand_blocks(f, b, k, to);                                                                                    \
+    }                                                                                                                  \
+    static void KERNEL(name##_panel)(const tfast_gemm_call* p) {                                                       \
+        multiply_blocks(p, KERNEL(name##_expand), block_tiles_##kind, group,                                           \
+                        BLOCK_MOST_K / FORMAT_K(f) * BLOCK_BYTES(f) * BLOCK_PANEL);                                    \
+    }                                                                                                                  \
+    static void KERNEL(name##_pack)(const tfast_weight_rows* w, int64_t n, int64_t k, void* panel,                     \
+                                    const tfast_int8_side* side) {                                                     \
+        (void)side;                                                                                                    \
+        pack_##name(f, w, n, k, panel);                                                                                \
+    }                                                                                                                  \
+    static void KERNEL(name##_unpack)(const void* panel, const tfast_int8_side* side, int64_t n, int64_t k, float* w,  \
+                                      int64_t w_stride) {                                                              \
+        (void)side;                                                                                                    \
+        unpack_blocks(f, KERNEL(name##_expand), panel, n, k, w, w_stride);                                             \
+    }
+
+/* All of k at once: rows of x have one scale. */
+enum { BLOCK_MAX_K = 1 << 30, BLOCK_MIN_ROW_BLOCK = 96 };
+
+BLOCK_FORMAT(int4, TFAST_FORMAT_INT4, 4, 0, NULL, SCALES_BF16_MIN, with_min, 32, 0, 0)
+BLOCK_FORMAT(q8_0, TFAST_FORMAT_Q8_0, 8, 128, NULL, SCALES_F16, of_32, 32, 32, 34)
+BLOCK_FORMAT(q4_0, TFAST_FORMAT_Q4_0, 4, 8, NULL, SCALES_F16, of_32, 32, 32, 18)
+BLOCK_FORMAT(q4_1, TFAST_FORMAT_Q4_1, 4, 0, NULL, SCALES_F16_MIN, with_min, 32, 32, 20)
+BLOCK_FORMAT(q5_0, TFAST_FORMAT_Q5_0, 5, 16, NULL, SCALES_F16, of_32, 32, 32, 22)
+BLOCK_FORMAT(q5_1, TFAST_FORMAT_Q5_1, 5, 0, NULL, SCALES_F16_MIN, with_min, 32, 32, 24)
+BLOCK_FORMAT(q4_k, TFAST_FORMAT_Q4_K, 4, 0, NULL, SCALES_K_MIN, with_min, 32, 256, 144)
+BLOCK_FORMAT(q5_k, TFAST_FORMAT_Q5_K, 5, 0, NULL, SCALES_K_MIN, with_min, 32, 256, 176)
+BLOCK_FORMAT(q6_k, TFAST_FORMAT_Q6_K, 6, 32, NULL, SCALES_K_16, of_16, 16, 256, 210)
+BLOCK_FORMAT(iq4_nl, TFAST_FORMAT_IQ4_NL, 4, 128, iq4_codes, SCALES_F16, of_32, 32, 32, 18)
+BLOCK_FORMAT(mxfp4, TFAST_FORMAT_MXFP4, 4, 12, e2m1_codes, SCALES_BF16, of_32, 32, 32, 17)
+#define BLOCK_GEMMS                                                                                             \
+    &int4_gemm, &q8_0_gemm, &q4_0_gemm, &q4_1_gemm, &q5_0_gemm, &q5_1_gemm, &q4_k_gemm, &q5_k_gemm, &q6_k_gemm, \
+        &iq4_nl_gemm, &mxfp4_gemm
+
+#endif
