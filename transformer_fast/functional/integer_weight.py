@@ -1,17 +1,55 @@
-"""`IntegerWeight`: a weight that a checkpoint holds in 8-bit integers.
+"""`StoredWeight`: a weight that a checkpoint holds in a form of its own; `IntegerWeight`: the one of 8-bit integers.
 
-Models read it where a folder has one (models/common/quantised.py); modules keep it as a parameter and pack it as it is.
+Models read them where a folder has them (models/common/quantised.py, mxfp4.py), and modules keep them as parameters.
+Integers are packed as they are, others by their values. A further form derives from `StoredWeight` where it is read.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 
-class IntegerWeight:
+class StoredWeight(ABC):
+    """A matrix whose values are computed when they are asked for. Immutable; np.asarray gives the values."""
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """(N, K)."""
+
+    @property
+    def ndim(self) -> int:
+        return 2
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @abstractmethod
+    def __getitem__(self, rows: slice | np.ndarray) -> StoredWeight:
+        """Some of the rows."""
+
+    @abstractmethod
+    def dequantised(self) -> np.ndarray:
+        """The values, (N, K): float32, or another floating-point type that has them all."""
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """So that `np.asarray` gives the values."""
+        if copy is False:
+            raise ValueError(f"the values of an {type(self).__name__} are computed; needed: a copy")
+        values = self.dequantised()
+        return values if dtype is None else values.astype(dtype, copy=False)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(shape={self.shape})"
+
+
+class IntegerWeight(StoredWeight):
     """integers (N, K) int8 with a scale (N,) float32: W[n, k] = integers[n, k] * scale[n]. Immutable.
 
     It is what `state_dict` has for such a parameter; np.asarray gives its values.
@@ -43,13 +81,6 @@ class IntegerWeight:
     def shape(self) -> tuple[int, ...]:
         return self.integers.shape
 
-    @property
-    def ndim(self) -> int:
-        return 2
-
-    def __len__(self) -> int:
-        return len(self.integers)
-
     def __getitem__(self, rows: slice | np.ndarray) -> IntegerWeight:
         """Some of the rows."""
         return IntegerWeight(self.integers[rows], self.scale[rows])
@@ -58,21 +89,11 @@ class IntegerWeight:
         """The values, (N, K) float32."""
         return self.integers * self.scale[:, None]
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """So that `np.asarray` gives the values."""
-        if copy is False:
-            raise ValueError("the values of an IntegerWeight are computed; needed: a copy")
-        values = self.dequantised()
-        return values if dtype is None else values.astype(dtype, copy=False)
-
     def __reduce__(self) -> tuple:
         return IntegerWeight, (self.integers, self.scale)
 
-    def __repr__(self) -> str:
-        return f"IntegerWeight(shape={self.shape})"
 
-
-def concatenated(parts: Sequence[np.ndarray | IntegerWeight]) -> np.ndarray | IntegerWeight:
+def concatenated(parts: Sequence[np.ndarray | StoredWeight]) -> np.ndarray | StoredWeight:
     """Rows one after the other; floats where not all of them are integers."""
     if len(parts) == 1:
         return parts[0]
@@ -82,6 +103,6 @@ def concatenated(parts: Sequence[np.ndarray | IntegerWeight]) -> np.ndarray | In
     return np.concatenate([as_floats(part) for part in parts])
 
 
-def as_floats(weight: np.ndarray | IntegerWeight) -> np.ndarray:
-    """An array as it is; the values of an IntegerWeight."""
-    return weight.dequantised() if isinstance(weight, IntegerWeight) else weight
+def as_floats(weight: np.ndarray | StoredWeight) -> np.ndarray:
+    """An array as it is; the values of a StoredWeight."""
+    return weight.dequantised() if isinstance(weight, StoredWeight) else weight

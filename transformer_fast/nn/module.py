@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from transformer_fast.functional.integer_weight import IntegerWeight
+from transformer_fast.functional.integer_weight import StoredWeight
 from transformer_fast.functional.linear import FORMATS
 from transformer_fast.nn import init
 
@@ -55,7 +55,7 @@ class Module:
         self.__dict__["_owners"] = {}  # weak references to modules that have had this one as a part -> None
         self.__dict__["_parameters"] = {}
         self.__dict__["_half_names"] = set()  # names of parameters that may be float16 or bfloat16
-        self.__dict__["_packed_names"] = set()  # of parameters that may be an IntegerWeight as well
+        self.__dict__["_packed_names"] = set()  # of parameters that may be a StoredWeight as well
         self.__dict__["_modules"] = {}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -76,7 +76,7 @@ class Module:
         """A new parameter of that shape; shape None means that the module goes without it (bias=False).
 
         half: the module only looks rows up in it, so that it may be float16 or bfloat16. packed: it only packs it, so
-        that it may be an IntegerWeight, too.
+        that it may be a StoredWeight, too.
         """
         self._parameters[name] = None
         if half or packed:
@@ -345,12 +345,12 @@ def clones(layer: Module, count: int) -> ModuleList:
     return ModuleList([copy.deepcopy(layer, {id(array): array for array in layer.parameters()}) for _ in range(count)])
 
 
-def _stored(label: str, value: Any, half: bool, packed: bool) -> np.ndarray | IntegerWeight:
-    """`value` as a read-only array of float32, or, where `half` allows it, of its own half-precision type or integers.
+def _stored(label: str, value: Any, half: bool, packed: bool) -> np.ndarray | StoredWeight:
+    """`value` as a read-only array of float32; where `half` or `packed` allow it, in half precision or as it is stored.
 
     Itself if it is one already, else a copy.
     """
-    if isinstance(value, IntegerWeight):
+    if isinstance(value, StoredWeight):
         if packed:
             return value
         value = value.dequantised()

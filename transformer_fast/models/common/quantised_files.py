@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from transformer_fast import functional as F
+from transformer_fast.functional.integer_weight import StoredWeight, as_floats
 from transformer_fast.functional.linear import INTEGER_FORMATS
 
 
-def as_integers(weight: np.ndarray | F.IntegerWeight, format: str) -> F.IntegerWeight:
+def as_integers(weight: np.ndarray | StoredWeight, format: str) -> F.IntegerWeight:
     """The integers that `pack_weight` makes of a weight (N, K), without smoothing; those that are there already.
 
     Raises:
@@ -26,7 +27,7 @@ def as_integers(weight: np.ndarray | F.IntegerWeight, format: str) -> F.IntegerW
     """
     if isinstance(weight, F.IntegerWeight):
         return weight
-    packed = F.pack_weight(weight, format=format)
+    packed = F.pack_weight(as_floats(weight), format=format)
     if not np.isfinite(packed.scale).all():
         raise ValueError("holds NaN or infinity; needed for integers: finite numbers")
     # A product of a whole number below 2^24 and a float, divided by it again, is next to that number.
