@@ -12,6 +12,7 @@ from expert_cases import MXFP4, SIZES, expert_tensors, write_four_bits
 
 from transformer_fast import functional, load_model
 from transformer_fast.files.errors import CheckpointError
+from transformer_fast.functional.stored_weight import StoredWeight
 from transformer_fast.models.common.base import Part, Source, WrittenTensors
 from transformer_fast.models.common.experts import ExpertOptions, Experts
 from transformer_fast.models.gpt_oss import GptOssConfig
@@ -202,6 +203,9 @@ def test_experts_in_four_bits(tmp_path):
         got = load_model(folder, compute_type=compute_type)
         other = load_model(tmp_path / "floats", compute_type=compute_type)
         assert np.array_equal(got(ids).logits, other(ids).logits)
+    gate = got.model.layers[0].experts.experts[1].gate_proj.weight
+    assert isinstance(gate, StoredWeight) and gate.shape == (32, 32)  # the file's blocks, and no copy of their values
+    assert np.array_equal(np.asarray(gate, np.float32), other.model.layers[0].experts.experts[1].gate_proj.weight)
     load_model(folder).save_pretrained(tmp_path / "again")
     assert np.array_equal(load_model(tmp_path / "again")(ids).logits, expected(ids).logits)
 

@@ -51,7 +51,7 @@ def test_biases_belong_to_query_key_and_value(tmp_path):
         ("qwen2", {"quantization_config": {"bits": 4}}, "quantization_config"),
         ("qwen3", {"attention_bias": True}, r"missing tensors: 'layers\.0\.self_attn\.q_proj\.bias'"),
         ("qwen3", {"head_dim": 7}, "head_dim is 7; needed: an even number"),
-        ("qwen3", {"model_type": "qwen3_moe"}, "model_type is 'qwen3_moe'; supported"),
+        ("qwen3", {"model_type": "qwen3_next"}, "model_type is 'qwen3_next'; supported"),
     ],
     ids=str,
 )

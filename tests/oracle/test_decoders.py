@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 from decoder_cases import TOLERANCE
+from expert_cases import write_four_bits
 
 from transformer_fast import load_model
 from transformer_fast.models.gpt2 import GPT2Config, GPT2LMHeadModel
@@ -480,13 +481,29 @@ def test_experts_in_four_bits(torch, tmp_path):
     """The numbers that transformers reads from blocks of MXFP4, to the bit."""
     from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
-    from transformer_fast.models.common.mxfp4 import expand
+    from transformer_fast.models.common.mxfp4 import Mxfp4Stack
 
     rng = np.random.default_rng(0)
     blocks = rng.integers(0, 256, (3, 5, 4, 16)).astype(np.uint8)
     scales = rng.integers(90, 160, (3, 5, 4)).astype(np.uint8)
     theirs = convert_moe_packed_tensors(torch.from_numpy(blocks), torch.from_numpy(scales))
-    assert np.array_equal(expand(blocks, scales).swapaxes(1, 2).astype(np.float32), theirs.float().numpy())
+    ours = Mxfp4Stack(blocks, scales)
+    for e in range(3):
+        assert np.array_equal(np.asarray(ours[e].T, np.float32).T, theirs[e].float().numpy())
+
+
+def test_a_model_with_experts_in_four_bits(torch, tmp_path):
+    """Transformers expands them as well where no kernel for them is there."""
+    import transformers
+    from safetensors.numpy import load_file, save_file
+
+    weights = write_four_bits(tmp_path) / "model.safetensors"
+    save_file(load_file(weights), weights, metadata={"format": "pt"})
+    settings = {"quantization_config": transformers.Mxfp4Config(dequantize=True), "dtype": torch.float32}
+    theirs = transformers.GptOssForCausalLM.from_pretrained(tmp_path, attn_implementation="eager", **settings).eval()
+    ids = np.random.default_rng(1).integers(0, 40, (2, 9))
+    with torch.no_grad():
+        close(load_model(tmp_path)(ids).logits, theirs(torch.from_numpy(ids)).logits.numpy())
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,12 @@ look rows up in it. A new format: its line in `BLOCK_FORMATS`, and the rest of d
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from transformer_fast import _core
+from transformer_fast.functional.stored_weight import StoredWeight
 
 
 class BlockFormat(NamedTuple):
@@ -38,7 +39,7 @@ BLOCK_FORMATS = {
 _TOGETHER = 1024
 
 
-class BlockWeight:
+class BlockWeight(StoredWeight):
     """blocks (N, bytes of a row) uint8: the rows of a weight (N, K) as a GGUF file has them. Immutable.
 
     It is what `state_dict` has for such a parameter; np.asarray gives its values. `functional.pack_weight` with format
@@ -82,15 +83,8 @@ class BlockWeight:
         return len(self.blocks), self.blocks.shape[1] // nbytes * values
 
     @property
-    def ndim(self) -> int:
-        return 2
-
-    @property
     def nbytes(self) -> int:
         return self.blocks.nbytes
-
-    def __len__(self) -> int:
-        return len(self.blocks)
 
     def __getitem__(self, rows: slice | np.ndarray) -> BlockWeight:
         """Some of the rows, in any order."""
@@ -105,13 +99,6 @@ class BlockWeight:
             packed = _core.PackedWeight((some,), number, self.format, False, None, None, 0)
             values[first : first + _TOGETHER] = packed.unpack()
         return values
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """So that `np.asarray` gives the values."""
-        if copy is False:
-            raise ValueError("the values of a BlockWeight are computed; needed: a copy")
-        values = self.dequantised()
-        return values if dtype is None else values.astype(dtype, copy=False)
 
     def __reduce__(self) -> tuple:
         return BlockWeight, (self.format, self.blocks)

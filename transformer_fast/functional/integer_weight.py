@@ -1,19 +1,20 @@
-"""`IntegerWeight`: a weight that a checkpoint holds in 8-bit integers.
+"""`IntegerWeight`: a weight of 8-bit integers with a scale for each row; and what weights of several forms share.
 
-Models read it where a folder has one (models/common/quantised.py); modules keep it as a parameter and pack it as it is.
+Models read it where a folder has integers (models/common/quantised.py), modules keep it as a parameter and pack it as
+it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from transformer_fast.functional.block_weight import BlockWeight
+from transformer_fast.functional.stored_weight import StoredWeight
 
 
-class IntegerWeight:
+class IntegerWeight(StoredWeight):
     """integers (N, K) int8 with a scale (N,) float32: W[n, k] = integers[n, k] * scale[n]. Immutable.
 
     It is what `state_dict` has for such a parameter; np.asarray gives its values.
@@ -45,13 +46,6 @@ class IntegerWeight:
     def shape(self) -> tuple[int, ...]:
         return self.integers.shape
 
-    @property
-    def ndim(self) -> int:
-        return 2
-
-    def __len__(self) -> int:
-        return len(self.integers)
-
     def __getitem__(self, rows: slice | np.ndarray) -> IntegerWeight:
         """Some of the rows."""
         return IntegerWeight(self.integers[rows], self.scale[rows])
@@ -60,21 +54,11 @@ class IntegerWeight:
         """The values, (N, K) float32."""
         return self.integers * self.scale[:, None]
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """So that `np.asarray` gives the values."""
-        if copy is False:
-            raise ValueError("the values of an IntegerWeight are computed; needed: a copy")
-        values = self.dequantised()
-        return values if dtype is None else values.astype(dtype, copy=False)
-
     def __reduce__(self) -> tuple:
         return IntegerWeight, (self.integers, self.scale)
 
-    def __repr__(self) -> str:
-        return f"IntegerWeight(shape={self.shape})"
 
-
-def concatenated(parts: Sequence[np.ndarray | IntegerWeight | BlockWeight]) -> np.ndarray | IntegerWeight | BlockWeight:
+def concatenated(parts: Sequence[np.ndarray | StoredWeight]) -> np.ndarray | StoredWeight:
     """Rows one after the other; floats where not all of them are integers, or blocks of one format."""
     if len(parts) == 1:
         return parts[0]
@@ -86,6 +70,6 @@ def concatenated(parts: Sequence[np.ndarray | IntegerWeight | BlockWeight]) -> n
     return np.concatenate([as_floats(part) for part in parts])
 
 
-def as_floats(weight: np.ndarray | IntegerWeight | BlockWeight) -> np.ndarray:
-    """An array as it is; the values of an IntegerWeight or BlockWeight."""
-    return weight.dequantised() if isinstance(weight, (IntegerWeight, BlockWeight)) else weight
+def as_floats(weight: np.ndarray | StoredWeight) -> np.ndarray:
+    """An array as it is; the values of a StoredWeight."""
+    return weight.dequantised() if isinstance(weight, StoredWeight) else weight

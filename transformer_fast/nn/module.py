@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from transformer_fast.functional.block_weight import BlockWeight
-from transformer_fast.functional.integer_weight import IntegerWeight
 from transformer_fast.functional.linear import AS_STORED, FORMATS
+from transformer_fast.functional.stored_weight import StoredWeight
 from transformer_fast.nn import init
 
 
@@ -56,7 +56,7 @@ class Module:
         self.__dict__["_owners"] = {}  # weak references to modules that have had this one as a part -> None
         self.__dict__["_parameters"] = {}
         self.__dict__["_half_names"] = set()  # names of parameters that may be float16 or bfloat16
-        self.__dict__["_packed_names"] = set()  # of parameters that may be an IntegerWeight as well
+        self.__dict__["_packed_names"] = set()  # of parameters that may be a StoredWeight as well
         self.__dict__["_modules"] = {}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -77,7 +77,7 @@ class Module:
         """A new parameter of that shape; shape None means that the module goes without it (bias=False).
 
         half: the module only looks rows up in it, so that it may be float16, bfloat16 or a BlockWeight. packed: it only
-        packs it, so that it may be an IntegerWeight, too.
+        packs it, so that it may be any StoredWeight.
         """
         self._parameters[name] = None
         if half or packed:
@@ -346,15 +346,14 @@ def clones(layer: Module, count: int) -> ModuleList:
     return ModuleList([copy.deepcopy(layer, {id(array): array for array in layer.parameters()}) for _ in range(count)])
 
 
-def _stored(label: str, value: Any, half: bool, packed: bool) -> np.ndarray | IntegerWeight | BlockWeight:
-    """`value` as a read-only array of float32, or, where `half` allows it, of its own half-precision type or blocks,
-    or, where `packed` does, integers.
+def _stored(label: str, value: Any, half: bool, packed: bool) -> np.ndarray | StoredWeight:
+    """`value` as a read-only array of float32; where `half` or `packed` allow it, in half precision or as it is stored.
 
     Itself if it is one already, else a copy.
     """
     if isinstance(value, BlockWeight) and half:
         return value
-    if isinstance(value, IntegerWeight):
+    if isinstance(value, StoredWeight):
         if packed:
             return value
         value = value.dequantised()

@@ -21,9 +21,9 @@ from transformer_fast.files.checkpoint import Checkpoint, save_checkpoint
 from transformer_fast.files.errors import CheckpointError
 from transformer_fast.files.folder import open_source
 from transformer_fast.files.source import ModelSource
-from transformer_fast.functional.block_weight import BlockWeight
-from transformer_fast.functional.integer_weight import IntegerWeight, as_floats, concatenated
+from transformer_fast.functional.integer_weight import as_floats, concatenated
 from transformer_fast.functional.linear import AS_STORED, INTEGER_FORMATS
+from transformer_fast.functional.stored_weight import StoredWeight
 from transformer_fast.models.common.blocks import BlockWeightTensor, with_blocks
 from transformer_fast.models.common.compute_types import ComputeType, formats_of_parameters, set_weight_formats
 from transformer_fast.models.common.config import read_config, without_fields
@@ -142,7 +142,7 @@ class Source:
         """The parameter. A matrix of one part is a view of the tensor (transposed by its strides) where it can be."""
         parts = [part.read(tensors[part.name], self.transpose) for part in self.parts]
         whole = concatenated(parts)
-        if isinstance(whole, (IntegerWeight, BlockWeight)):
+        if isinstance(whole, StoredWeight):
             return whole
         array = whole.reshape(own)
         if array.ndim == 1:
@@ -469,11 +469,13 @@ class PretrainedModel(Module):
                 sources[ours].write(weight.integers, tensors)
                 sources[ours].renamed("_scale").write(weight.scale[:, None], tensors)
                 continue
-            parameter = as_floats(parameter)
-            memory = (parameter.ctypes.data, parameter.shape, parameter.strides)
-            if tied and memory in seen:
-                continue
-            seen.add(memory)
+            if isinstance(parameter, StoredWeight):  # its values are in memory for as long as they are written
+                parameter = as_floats(parameter)
+            else:
+                memory = (parameter.ctypes.data, parameter.shape, parameter.strides)
+                if tied and memory in seen:
+                    continue
+                seen.add(memory)
             try:
                 sources[ours].write(parameter, tensors)
             except ValueError as error:

@@ -1,8 +1,9 @@
 """Checkpoints whose experts are stored as MXFP4: 4-bit numbers, 32 of which share a scale (gpt-oss).
 
 `PretrainedModel.from_checkpoint` calls `read_mxfp4` first of all: the two tensors of a weight are put together under
-the name that the weight has in files of floats, and config.json is as if it said nothing of it. GGUF files have blocks
-of the same numbers in another order, which `files.gguf_blocks` reads.
+the name that the weight has in files of floats, and config.json is as if it said nothing of it. Parameters are views of
+the blocks, which are expanded, matrix by matrix, while they are packed. GGUF files have blocks of the same numbers in
+another order, which `files.gguf_blocks` reads.
 
 Format: OCP Microscaling Formats (MX) Specification 1.0, and transformers' integrations.mxfp4.
 """
@@ -10,7 +11,7 @@ Format: OCP Microscaling Formats (MX) Specification 1.0, and transformers' integ
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,10 +19,12 @@ from transformer_fast.files.checkpoint import Checkpoint
 from transformer_fast.files.errors import CheckpointError, optional_import
 from transformer_fast.files.gguf_blocks import E2M1
 from transformer_fast.files.source import Tensor
+from transformer_fast.functional.stored_weight import StoredWeight
 
 _BLOCKS, _SCALES = "_blocks", "_scales"
 _BYTES = 16  # of a block: two numbers a byte, the lower half of it first
 _BIAS = 127  # of E8M0, the type of the scales
+_PAIRS = E2M1[np.stack([np.arange(256) & 15, np.arange(256) >> 4], axis=1)].astype(np.float32) / 2  # of each byte
 # What config.json may say. Which layers have no blocks is told by the tensors; `dequantize` is how transformers runs.
 _KNOWN = {"quant_method", "modules_to_not_convert", "dequantize"}
 
@@ -32,25 +35,57 @@ class Mxfp4Tensor(Tensor):
 
     scales: Tensor | None = None
 
-    def floating(self) -> np.ndarray:
-        """The weights, transposed as in files of floats: (E, K, N), bfloat16, which has all of their values."""
-        return expand(self.data.reshape(*self.scales.shape, _BYTES), self.scales.array()).swapaxes(1, 2)
+    def floating(self) -> Mxfp4Stack:
+        """The weights, transposed as in files of floats: (E, K, N)."""
+        return Mxfp4Stack(self.data.reshape(*self.scales.shape, _BYTES), self.scales.array())
 
 
-def expand(blocks: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """uint8 blocks (E, N, n, 16) and scales (E, N, n) -> bfloat16 (E, N, 32 n).
+class Mxfp4Weight(StoredWeight):
+    """A weight (N, K): blocks (N, K / 32, 16) and scales (N, K / 32), both uint8.
 
     Example:
-        >>> expand(np.full((1, 1, 1, 16), 0x42, np.uint8), np.full((1, 1, 1), 128, np.uint8))[0, 0, :2].tolist()
-        [2.0, 4.0]
+        >>> weight = Mxfp4Weight(np.full((1, 1, 16), 0x42, np.uint8), np.full((1, 1), 128, np.uint8))
+        >>> weight.shape, weight.dequantised()[0, :2].tolist()
+        ((1, 32), [2.0, 4.0])
     """
-    pairs = E2M1[np.stack([np.arange(256) & 15, np.arange(256) >> 4], axis=1)].astype(np.float32) / 2
-    E, N, n = scales.shape
-    values = np.empty((E, N, 32 * n), optional_import("ml_dtypes").bfloat16)
-    for e in range(E):  # an expert at a time: temporaries stay small
-        factors = np.ldexp(np.float32(1), scales[e].astype(np.int32) - _BIAS)
-        values[e] = (pairs[blocks[e]].reshape(N, n, 32) * factors[:, :, None]).reshape(N, 32 * n)
-    return values
+
+    __slots__ = ("_blocks", "_scales")
+
+    def __init__(self, blocks: np.ndarray, scales: np.ndarray) -> None:
+        self._blocks, self._scales = blocks, scales
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        N, n = self._scales.shape
+        return N, 2 * _BYTES * n
+
+    def __getitem__(self, rows: slice | np.ndarray) -> Mxfp4Weight:
+        return Mxfp4Weight(self._blocks[rows], self._scales[rows])
+
+    def dequantised(self) -> np.ndarray:
+        """The values, (N, K) bfloat16, which has them all."""
+        factors = np.ldexp(np.float32(1), self._scales.astype(np.int32) - _BIAS)
+        values = _PAIRS[self._blocks] * factors[:, :, None, None]
+        return values.reshape(self.shape).astype(optional_import("ml_dtypes").bfloat16)
+
+    def __reduce__(self) -> tuple:
+        return Mxfp4Weight, (self._blocks, self._scales)
+
+
+class _Columns(NamedTuple):
+    """A weight that is looked at by its columns."""
+
+    T: Mxfp4Weight
+
+
+class Mxfp4Stack:
+    """E weights, by their columns: what `base.Part` reads the rows of the transposed matrices from."""
+
+    def __init__(self, blocks: np.ndarray, scales: np.ndarray) -> None:
+        self._blocks, self._scales = blocks, scales
+
+    def __getitem__(self, matrix: int) -> _Columns:
+        return _Columns(Mxfp4Weight(self._blocks[matrix], self._scales[matrix]))
 
 
 def read_mxfp4(checkpoint: Checkpoint) -> Checkpoint:

@@ -13,9 +13,10 @@ import numpy as np
 from transformer_fast import functional as F
 from transformer_fast.functional.integer_weight import as_floats
 from transformer_fast.functional.linear import INTEGER_FORMATS
+from transformer_fast.functional.stored_weight import StoredWeight
 
 
-def as_integers(weight: np.ndarray | F.IntegerWeight, format: str) -> F.IntegerWeight:
+def as_integers(weight: np.ndarray | StoredWeight, format: str) -> F.IntegerWeight:
     """The integers that `pack_weight` makes of a weight (N, K), without smoothing; those that are there already.
 
     Raises:
