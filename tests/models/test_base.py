@@ -174,7 +174,7 @@ def test_bad_sources(arguments, options):
         {"of": 3, "rows": slice(2, 4)},
         {"of": 3, "rows": slice(2, 1)},
         {"of": 3, "rows": slice(-2, 3)},
-        {"of": 4, "rows": slice(0, 4, 2)},
+        {"of": 4, "rows": slice(0, 4, -2)},
         {"order": np.array([0, 0])},
         {"order": np.array([1, 2])},
         {"of": 3, "order": np.array([1, 0])},
