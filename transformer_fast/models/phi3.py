@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -104,8 +105,8 @@ class Phi3Model(GatedDecoder):
 class _ShortTexts:
     """The state of a generation that has the short factors yet, with the ids of each row for when it grows too long."""
 
-    def __init__(self, ids: list[list[int]], state: DecoderState, capacity: int) -> None:
-        self.ids, self.state, self.capacity = ids, state, capacity
+    def __init__(self, ids: list[list[int]], state: DecoderState, options: dict[str, Any]) -> None:
+        self.ids, self.state, self.options = ids, state, options  # options: of start
 
     def reorder(self, index: np.ndarray) -> None:
         """As `DecoderState.reorder`."""
@@ -133,16 +134,42 @@ class Phi3ForCausalLM(GatedCausalLM):
     generation_config = {"pad_token_id": 32000, "bos_token_id": 1, "eos_token_id": 32000}
 
     def start(
-        self, input_ids: np.ndarray, attention_mask: np.ndarray | None = None, *, capacity: int
+        self,
+        input_ids: np.ndarray,
+        attention_mask: np.ndarray | None = None,
+        *,
+        capacity: int,
+        past_key_values: DecoderState | None = None,
+        kv_cache_dtype: str | None = None,
     ) -> tuple[np.ndarray, DecoderState | _ShortTexts]:
-        logits, state = super().start(input_ids, attention_mask, capacity=capacity)
+        """As `CausalLM.start`.
+
+        Raises:
+            ValueError: past_key_values is given, and the model has short factors, whose keys may have to be made again.
+        """
         short = self.config.short_texts
+        if short is not None and past_key_values is not None:
+            raise ValueError("past_key_values is given to a Phi-3 with short and long factors; needed: None")
+        options = {"capacity": capacity, "kv_cache_dtype": kv_cache_dtype}
+        logits, state = super().start(input_ids, attention_mask, past_key_values=past_key_values, **options)
         if short is None or state.positions.max(initial=0) > short:
             return logits, state
         rows = np.asarray(input_ids)
         tokens = np.ones(rows.shape, bool) if attention_mask is None else np.asarray(attention_mask) != 0
         ids = [row[own].tolist() for row, own in zip(rows, tokens, strict=True)]
-        return logits, _ShortTexts(ids, state, capacity)
+        return logits, _ShortTexts(ids, state, options)
+
+    def extend(self, ids: np.ndarray, state: DecoderState | _ShortTexts, every: bool = False) -> np.ndarray:
+        """As `CausalLM.extend`.
+
+        Raises:
+            NotImplementedError: the model has short factors, whose keys may have to be made again.
+        """
+        if isinstance(state, _ShortTexts):
+            raise NotImplementedError(
+                "several tokens at once (speculation, sessions) are not supported for short and long factors"
+            )
+        return super().extend(ids, state, every)
 
     def step(self, ids: np.ndarray, state: DecoderState | _ShortTexts) -> np.ndarray:
         if not isinstance(state, _ShortTexts):
@@ -162,7 +189,7 @@ class Phi3ForCausalLM(GatedCausalLM):
         ids, tokens = np.zeros((len(state.ids), longest), np.int64), np.zeros((len(state.ids), longest), bool)
         for b, row in enumerate(state.ids):
             ids[b, longest - len(row) :], tokens[b, longest - len(row) :] = row, True
-        return super().start(ids, tokens, capacity=state.capacity)
+        return super().start(ids, tokens, **state.options)
 
 
 class Phi3ForSequenceClassification(GatedClassifier):
