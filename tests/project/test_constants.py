@@ -59,6 +59,9 @@ WRONG = [
     ("avx2", "base/int8.h", "INT8_MAX_K", "82432", "a sum over all of K"),
     ("avxvnni", "isa/avxvnni.c", "TILE_ROWS", "8", "ones and a product must fit"),
     ("avx2", "kernels/gemm/int8.h", "INT16_WIDE_ROWS", "3", "the wide tile must fit"),
+    ("avx2", "base/int8.h", "INT8_A16_X_MAX", "300000", "the sum of a group must fit"),
+    ("avx2", "kernels/gemm/blocks_layout.h", "BLOCK_SUB", "16", "whole groups and whole vectors"),
+    ("avx2", "kernels/gemm/blocks.h", "BLOCK_WIDE_ROWS", "4", "kernels for 1, 2 and 4 rows"),
     ("amx", "isa/amx/amx.c", "INT8_ROW_UNIT", "8", "columns of two tiles"),
     ("amx", "isa/amx/gemm_int8.h", "INT8_TILE_K", "32", "one group of k"),
 ]

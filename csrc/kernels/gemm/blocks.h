@@ -34,6 +34,11 @@ enum { BLOCK_VECTORS = 2, BLOCK_TILE_ROWS = 4 };
 #endif
 enum { BLOCK_PANEL = BLOCK_VECTORS * V_LANES, BLOCK_SMALL_M = 8, BLOCK_MOST_AT_ONCE = 4, BLOCK_WIDE_ROWS = 2 };
 
+_Static_assert(BLOCK_TILE_ROWS* BLOCK_VECTORS + 4 <= (V_LANES == 16 ? 32 : 16),
+               "the sums of the tile, two vectors of weights, a value of x and a product must fit in the registers");
+_Static_assert(BLOCK_MOST_AT_ONCE == 4 && BLOCK_WIDE_ROWS == 2, "small_block_panels() has kernels for 1, 2 and 4 rows");
+_Static_assert((int64_t)BLOCK_SUB* INT8_A16_X_MAX * 255 <= INT32_MAX, "the sum of a group must fit in 32 bits");
+
 /* --- values of a panel ---------------------------------------------------------------------------------------------
  * `head` and `sub`: the bytes of a block, and of 32 k of it. f, c, half are constants; j: the vector of columns. */
 
