@@ -371,7 +371,7 @@ def test_names_on_the_hub(monkeypatch):
     (name, first), (other, second) = calls
     patterns = first.pop("allow_patterns")
     assert (name, first, other) == ("org/model", options, "gpt2")
-    assert set(patterns) == {"*.json", "*.safetensors", "*.txt", "*.model", "*.spm"}
+    assert set(patterns) == {"*.json", "*.safetensors", "*.txt", "*.model", "*.spm", "*.jinja"}
     assert second["revision"] is second["cache_dir"] is second["token"] is None and second["local_files_only"] is False
 
 

@@ -219,7 +219,7 @@ def test_experts_in_four_bits(tmp_path):
         (MXFP4, {"down_proj_scales": np.zeros((4, 32, 2), np.uint8)}, r"needed: U8 \(4, 32, 1\)"),
         (MXFP4, {"down_proj_blocks": np.zeros((4, 32, 16), np.uint8)}, r"needed: U8 \(E, N, n, 16\)"),
         (None, {}, r"missing tensors: 'layers\.0\.mlp\.experts\.gate_up_proj'"),
-        ({"quant_method": "gptq"}, {}, "quantization_config is"),
+        ({"quant_method": "gptq"}, {}, "quantization_config has no field 'bits'"),
     ],
     ids=str,
 )
