@@ -190,6 +190,22 @@ def test_phi3(tmp_path, length, attention):
     np.testing.assert_allclose(model(ids).logits, folder(ids).logits, rtol=0, atol=1e-5)
 
 
+def test_phi3_in_blocks(tmp_path):
+    """The rows of a fused projection are those of the blocks: as float32 the values of the package gguf."""
+    settings, kind = config("phi3"), gguf.GGMLQuantizationType.Q8_0
+    stored, expanded = {}, {}
+    for name, array in by_name_map("phi3", tensors("phi3"), settings["num_hidden_layers"]).items():
+        if name.startswith("blk.") and array.ndim == 2 and array.shape[1] % 32 == 0:
+            rows = gguf.quants.quantize(array, kind)
+            stored[name], expanded[name] = ("Q8_0", rows), gguf.quants.dequantize(rows, kind)
+    assert len(stored) >= 6
+    paths = [phi3_file(tmp_path / f"{i}.gguf", settings, each) for i, each in enumerate((stored, expanded))]
+    ids, float32 = inputs(40)[0], {"compute_type": "float32"}
+    expected = load_model(paths[1])(ids).logits
+    np.testing.assert_array_equal(load_model(paths[0], **float32)(ids).logits, expected)
+    np.testing.assert_allclose(load_model(paths[0])(ids).logits, expected, rtol=0, atol=2e-3 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize(
     ("further", "factors", "said"),
     [
