@@ -439,3 +439,14 @@ def test_runs_of_spaces_that_a_user_has_defined(tmp_path):
         assert ours.tokenizer.encode(text).ids == [2, *expected], text
     assert ours.decode([4, 7, 8, 9]) == "a a     "
     assert ours.tokenizer.encode("<0x0A>").ids[-1] != 11  # the text, which is no byte
+
+
+def test_spaces_after_special_tokens_of_phi3(tmp_path):
+    tokens = ["<unk>", "<s>", "</s>", "a", "▁", "▁a", "<|endoftext|>", "<|user|>", "<|end|>", "<0x0A>"]
+    metadata = {"model": "llama", "scores": [0.0] * 3 + [-1.0] * 7, "token_type": [2, 3, 3, 1, 1, 1, 3, 3, 3, 6]}
+    metadata |= {"add_bos_token": False, "add_space_prefix": False}
+    ours = read_tokenizer(write(tmp_path / "a.gguf", "phi3", tokens, **metadata))
+    assert ours.encode("<|user|>\na<|end|> \n<|user|>").ids == [7, 3, 8, 7]
+    assert ours.encode("<|endoftext|>\n").ids == [6, 9]
+    other = read_tokenizer(write(tmp_path / "b.gguf", "llama", tokens, **metadata))
+    assert other.encode("<|user|>\na").ids == [7, 9, 3]

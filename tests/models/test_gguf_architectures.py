@@ -158,6 +158,81 @@ def test_a_llama_with_a_window_is_mistral(tmp_path):
 POOLING = {"type": "models.Pooling", "path": "1_Pooling"}
 
 
+# --- Phi-3 and StarCoder2 ---------------------------------------------------------------------------------------------
+
+
+def phi3_file(path, settings, replaced=None, **further):
+    fields = {"head_dim": None} | settings
+    keys = {
+        key: value for key, value in metadata_of(fields).items() if not key.endswith(("key_length", "value_length"))
+    }
+    keys |= {f"phi3.{key}": value for key, value in further.items()}
+    named = by_name_map("phi3", tensors("phi3"), settings["num_hidden_layers"])
+    return write_gguf(path, "phi3", keys, named | (replaced or {}))
+
+
+@pytest.mark.parametrize("length", [8, 20])
+@pytest.mark.parametrize("attention", [None, 1.25])
+def test_phi3(tmp_path, length, attention):
+    """Short and long texts, whose frequencies are two tensors of the file; a head is rotated in part."""
+    settings = config("phi3")
+    rope = settings["rope_parameters"]
+    width = settings["hidden_size"] // settings["num_attention_heads"]
+    rotated = int(width * settings["partial_rotary_factor"])
+    changes = {} if attention is None else {"rope_parameters": rope | {"attention_factor": attention}}
+    folder = load_model(write(tmp_path / "a", "phi3", changes))
+    factors = {
+        f"rope_factors_{kind}.weight": np.array(rope[f"{kind}_factor"], np.float32) for kind in ("short", "long")
+    }
+    keys = {"rope.dimension_count": rotated, "attention.sliding_window": 9, "rope.scaling.original_context_length": 12}
+    path = phi3_file(tmp_path / "a.gguf", settings, factors, **keys, **{"rope.scaling.attn_factor": attention})
+    model, ids = load_model(path), np.random.default_rng(0).integers(3, 40, (2, length))
+    np.testing.assert_allclose(model(ids).logits, folder(ids).logits, rtol=0, atol=1e-5)
+
+
+def test_phi3_in_blocks(tmp_path):
+    """The rows of a fused projection are those of the blocks: as float32 the values of the package gguf."""
+    settings, kind = config("phi3"), gguf.GGMLQuantizationType.Q8_0
+    stored, expanded = {}, {}
+    for name, array in by_name_map("phi3", tensors("phi3"), settings["num_hidden_layers"]).items():
+        if name.startswith("blk.") and array.ndim == 2 and array.shape[1] % 32 == 0:
+            rows = gguf.quants.quantize(array, kind)
+            stored[name], expanded[name] = ("Q8_0", rows), gguf.quants.dequantize(rows, kind)
+    assert len(stored) >= 6
+    paths = [phi3_file(tmp_path / f"{i}.gguf", settings, each) for i, each in enumerate((stored, expanded))]
+    ids, float32 = inputs(40)[0], {"compute_type": "float32"}
+    expected = load_model(paths[1])(ids).logits
+    np.testing.assert_array_equal(load_model(paths[0], **float32)(ids).logits, expected)
+    np.testing.assert_allclose(load_model(paths[0])(ids).logits, expected, rtol=0, atol=2e-3 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("further", "factors", "said"),
+    [
+        ({"rope.scaling.type": "yarn"}, {}, "rope.scaling.type is 'yarn'; supported: none, longrope"),
+        ({"rope.dimension_count": 9}, {}, "rope.dimension_count is 9; needed: an even number up to 8"),
+        ({"rope.dimension_count": 4}, {"short": 2}, "'rope_factors_long.weight' is missing; needed: "),
+        ({"rope.dimension_count": 4}, {"short": 3, "long": 2}, r"short.weight' is of shape \(3,\); needed: \(2,\)"),
+    ],
+)
+def test_refusals_of_phi3(tmp_path, further, factors, said):
+    factors = {f"rope_factors_{kind}.weight": np.ones(count, np.float32) for kind, count in factors.items()}
+    with pytest.raises(CheckpointError, match=said):
+        load_model(phi3_file(tmp_path / "a.gguf", config("phi3"), factors, **further))
+
+
+@pytest.mark.parametrize("window", [4, 0, None])
+def test_starcoder2(tmp_path, window):
+    settings = config("starcoder2")
+    folder = load_model(write(tmp_path / "a", "starcoder2", {"sliding_window": window or None}))
+    keys = {key: value for key, value in metadata_of(settings).items() if not key.endswith("rms_epsilon")}
+    keys |= {"starcoder2.attention.layer_norm_epsilon": 1e-5, "starcoder2.attention.sliding_window": window}
+    named = by_name_map("starcoder2", tensors("starcoder2"), settings["num_hidden_layers"])
+    model, ids = load_model(write_gguf(tmp_path / "a.gguf", "starcoder2", keys, named)), inputs(40)[0]
+    assert type(model) is type(folder)
+    np.testing.assert_array_equal(model(ids).logits, folder(ids).logits)
+
+
 # --- BERT -------------------------------------------------------------------------------------------------------------
 
 

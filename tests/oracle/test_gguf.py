@@ -40,7 +40,7 @@ def test_llama(tmp_path, code):
     ids = inputs(len(TOKENS))[0]
     with torch.no_grad():
         expected = theirs(torch.from_numpy(ids)).logits.numpy()
-    got = load_model(path)(ids).logits
+    got = load_model(path, compute_type="float32")(ids).logits
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * max(1, np.abs(expected).max()))
 
 

@@ -195,6 +195,71 @@ def _gemma3(own: Settings, config: dict[str, Any]) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Phi-3 and StarCoder2
+
+_PHI3_LAYER = {
+    name: theirs for name, theirs in _LAYER.items() if name not in ("attn_q", "attn_k", "attn_v", "ffn_gate")
+}
+_PHI3_LAYER |= {"attn_qkv": "self_attn.qkv_proj", "ffn_up": "mlp.gate_up_proj"}
+_PHI3_CHECKED = tuple(key for key in _CHECKED if key != "rope.scaling.factor")  # factors are tensors here
+# Frequencies for texts up to the original context, and for longer ones.
+LONG_ROPE = {"short_factor": "rope_factors_short.weight", "long_factor": "rope_factors_long.weight"}
+
+
+def _phi3(own: Settings, config: dict[str, Any]) -> None:
+    _vocabulary(own, config)
+    heads = config["num_attention_heads"]
+    config.setdefault("num_key_value_heads", heads)
+    config.setdefault("rope_theta", 10000.0)
+    width = config["hidden_size"] // max(heads, 1)
+    own.same("attention.key_length", width)
+    own.same("attention.value_length", width)
+    rotated = own.get("rope.dimension_count") or width
+    if not 0 < rotated <= width or rotated % 2:
+        raise CheckpointError(
+            f"{own.file.path}: rope.dimension_count is {rotated}; needed: an even number up to {width}, a head's width"
+        )
+    config["partial_rotary_factor"] = rotated / width
+    config["sliding_window"] = own.get("attention.sliding_window") or None
+    original = own.get("rope.scaling.original_context_length") or config["max_position_embeddings"]
+    config["original_max_position_embeddings"] = original
+    kind = own.text("rope.scaling.type")
+    if kind not in (None, "none", "longrope"):
+        raise CheckpointError(f"{own.file.path}: rope.scaling.type is {kind!r}; supported: none, longrope")
+    tensors = {field: own.file.tensors.get(name) for field, name in LONG_ROPE.items()}
+    if all(tensor is None for tensor in tensors.values()):
+        own.same("rope.scaling.attn_factor", 1)
+        return
+    scaling: dict[str, Any] = {"rope_type": "longrope"}
+    for field, tensor in tensors.items():
+        if tensor is None or tensor.shape != (rotated // 2,):
+            told = "missing" if tensor is None else f"of shape {tensor.shape}"
+            raise CheckpointError(
+                f"{own.file.path}: tensor {LONG_ROPE[field]!r} is {told}; needed: {(rotated // 2,)}, a factor for each "
+                "frequency"
+            )
+        scaling[field] = [float(factor) for factor in tensor.floating()]
+    if (factor := own.get("rope.scaling.attn_factor")) is not None:
+        scaling["attention_factor"] = factor
+    config["rope_scaling"] = scaling
+
+
+_STARCODER2_FIELDS = {key: field for key, field in _FIELDS.items() if field != "rms_norm_eps"}
+_STARCODER2_FIELDS |= {
+    "attention.layer_norm_epsilon": "norm_epsilon",
+    "attention.sliding_window": "sliding_window",
+}
+_STARCODER2_LAYER = {name: theirs for name, theirs in _LAYER.items() if name != "ffn_gate"}
+_STARCODER2_LAYER |= {"ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"}
+
+
+def _starcoder2(own: Settings, config: dict[str, Any]) -> None:
+    _decoder(own, config)
+    config["use_bias"] = "blk.0.attn_q.bias" in own.file.tensors
+    config["sliding_window"] = config.get("sliding_window") or None
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 # GPT-2
 
 _GPT2_FIELDS = {
@@ -294,6 +359,22 @@ ARCHITECTURES = {
         complete=_gemma3,
         layer=_GEMMA_LAYER,
         offset=True,
+    ),
+    "phi3": _like_llama(
+        "phi3",
+        "Phi3ForCausalLM",
+        fields={key: field for key, field in _FIELDS.items() if field != "head_dim"},
+        checked=(*_PHI3_CHECKED, "attention.key_length", "attention.sliding_window"),
+        complete=_phi3,
+        layer=_PHI3_LAYER,
+    ),
+    "starcoder2": _like_llama(
+        "starcoder2",
+        "Starcoder2ForCausalLM",
+        fields=_STARCODER2_FIELDS,
+        needed=(*_SIZES, "attention.layer_norm_epsilon"),
+        complete=_starcoder2,
+        layer=_STARCODER2_LAYER,
     ),
     "gpt2": Architecture(
         "gpt2",

@@ -17,11 +17,12 @@ import numpy as np
 
 from transformer_fast.files.errors import CheckpointError, listed
 from transformer_fast.files.gguf import GgufFile
-from transformer_fast.files.gguf_architectures import ARCHITECTURES, ROPE_FACTORS, TOKEN_TYPES, Architecture
+from transformer_fast.files.gguf_architectures import ARCHITECTURES, LONG_ROPE, ROPE_FACTORS, TOKEN_TYPES, Architecture
 from transformer_fast.files.gguf_settings import Settings, plain
 from transformer_fast.files.source import Tensor
 
 # Beginnings of keys that say nothing of the computation: who made the file, from what, and how it was rounded.
+_FACTORS = (ROPE_FACTORS, *LONG_ROPE.values())  # of rotary positions, which config.json has
 _ABOUT = ("general.", "quantize.", "tokenizer.", "split.")
 
 
@@ -117,7 +118,7 @@ def tensors_of(file: GgufFile, config: Mapping[str, Any]) -> dict[str, Tensor]:
         CheckpointError: there is a tensor that the architecture's tables do not have.
     """
     _, architecture = architecture_of(file)
-    names = {name: _renamed(name, architecture) for name in file.tensors if name != ROPE_FACTORS}
+    names = {name: _renamed(name, architecture) for name in file.tensors if name not in _FACTORS}
     unknown = [name for name, new in names.items() if new is None]
     if unknown:
         raise CheckpointError(f"{file.path}: tensors that this model does not use: {listed(unknown)}")

@@ -34,6 +34,7 @@ _WITHOUT_EFFECT |= {f"fim_{key}_token_id" for key in ("pre", "suf", "mid", "pad"
 # What ends an answer in the formats of chats that models are trained on.
 _ENDS = {"<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<|endoftext|>", "<|end_of_text|>", "<end_of_turn>"}
 _ENDS |= {"<EOT>", "<end_of_utterance>"}
+_KEEPS_SPACES = {"<unk>", "<s>", "<|endoftext|>"}  # of Phi-3
 _BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
 _SPACE = "▁"
 
@@ -182,13 +183,16 @@ def _added(file: GgufFile, tokens: list[str], by_pieces: bool) -> list[dict[str,
     kinds = _kinds(file, tokens)
     if kinds is None:
         return []
-    flags = {"single_word": False, "lstrip": False, "rstrip": False}
+    flags = {"single_word": False, "lstrip": False}
+    # The special tokens of Phi-3's conversations take the spaces and line ends after them along, as in its folders.
+    phi3 = by_pieces and file.metadata["general.architecture"] == "phi3"
     by_pieces = by_pieces and not _flag(file, "add_space_prefix", True)
     return [
         {
             "id": number,
             "content": tokens[number],
             **flags,
+            "rstrip": phi3 and tokens[number] not in _KEEPS_SPACES,
             "normalized": bool(by_pieces and kinds[number] == _USER_DEFINED and _SPACE in tokens[number]),
             "special": bool(kinds[number] == _CONTROL),
         }
