@@ -362,7 +362,16 @@ def run(
     config: GenerationConfig,
     stop: Stop,
 ) -> Iterator[np.ndarray]:
-    """The search that the options ask for; tokens (1, n) tells padding of the prompt, or is None."""
+    """The search that the options ask for; tokens (1, n) tells padding of the prompt, or is None.
+
+    Raises:
+        NotImplementedError: the past of this text cannot be cropped.
+    """
+    if not hasattr(state, "crop"):
+        raise NotImplementedError(
+            f"prompt_lookup_num_tokens or assistant_model is given, and what {type(model).__name__} keeps of this text "
+            "cannot be cropped; needed: neither"
+        )
     generator = np.random.default_rng(config.seed) if config.do_sample else None
     if asked.assistant_model is None:
         drafter: PromptLookup | Assistant = PromptLookup(asked.prompt_lookup_num_tokens, asked.max_matching_ngram_size)
