@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from decoder_cases import TOLERANCE, inputs, write
+from decoder_cases import CASES, TOLERANCE, inputs, write
 from score_tables import Chain
 
 from transformer_fast import load_model
@@ -65,8 +65,7 @@ def close(got, expected, tolerance=TOLERANCE):
 # Several tokens in one call
 
 
-@pytest.mark.parametrize("dtype", ["float32", *TYPES])
-def test_every_of_several_tokens_has_the_bits_of_a_step(model, dtype):
+def check_bits_of_steps(model, dtype="float32"):
     """Also where windows have dropped positions, and after a crop: what greedy speculation stands on."""
     ids = inputs(40)[0]
     _, one = model.start(ids[:1], capacity=24, kv_cache_dtype=dtype)
@@ -77,6 +76,23 @@ def test_every_of_several_tokens_has_the_bits_of_a_step(model, dtype):
         assert np.array_equal(model.extend(np.c_[new, [[5, 6]]], other, every=True)[:n], steps)
         other.crop(-2)
     assert one.get_seq_length() == other.get_seq_length() == 20
+
+
+@pytest.mark.parametrize("dtype", ["float32", *TYPES])
+def test_every_of_several_tokens_has_the_bits_of_a_step(model, dtype):
+    check_bits_of_steps(model, dtype)
+
+
+@pytest.mark.parametrize("case", sorted(set(CASES) - {*FAMILIES, "phi3"}))  # phi3: see its own tests
+def test_bits_of_a_step_in_other_families(case, tmp_path):
+    check_bits_of_steps(load_model(write(tmp_path, case)))
+
+
+@pytest.mark.formats("int8")
+@pytest.mark.formats("bfloat16")
+@pytest.mark.parametrize("compute_type", ["bfloat16", "int8", "int8_a16"])
+def test_bits_of_a_step_with_narrow_weights(compute_type, isa, folders):
+    check_bits_of_steps(load_model(folders["llama"], compute_type=compute_type))
 
 
 def test_bits_of_a_step_over_a_long_past(llama, isa, threads):

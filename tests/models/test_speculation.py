@@ -16,7 +16,7 @@ from transformer_fast.models.t5 import T5Config, T5ForConditionalGeneration
 
 pytest.importorskip("safetensors")
 
-FAMILIES = ["gpt2", "llama", "mistral", "gemma2", "gemma3", "qwen2_windows"]
+FAMILIES = ["gpt2", "llama", "mistral", "gemma2", "gemma3", "qwen2_windows", "gpt_oss"]
 
 
 @pytest.fixture(scope="module")
@@ -295,6 +295,9 @@ def test_assistants_that_do_not_fit(llama, tmp_path):
     ):
         with pytest.raises(error, match=text):
             llama.generate([[3, 4]], **options)
+    short_texts = load_model(write(tmp_path / "phi3", "phi3"))  # which may make its keys again
+    with pytest.raises(NotImplementedError, match="what Phi3ForCausalLM keeps of this text cannot be cropped"):
+        short_texts.generate([[3, 4]], prompt_lookup_num_tokens=2, max_new_tokens=2)
     with pytest.raises(TypeError, match="Chain has no extend"):
         generate(Chain(), [[0]], prompt_lookup_num_tokens=2)
     config = T5Config(vocab_size=40, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)

@@ -11,6 +11,7 @@ from support import assert_same_bits, normal
 
 from transformer_fast import functional as F
 from transformer_fast import set_num_threads
+from transformer_fast.nn.cache import StackCache
 
 H, HKV, D, HIDDEN, INNER, T = 4, 2, 6, 10, 14, 9
 
@@ -150,6 +151,39 @@ def test_rows_that_are_asked_for(kind):
     assert whole(x.copy(), CU, [ROTATION], rows=np.array([], np.int64)).shape == (0, HIDDEN)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int8])
+@pytest.mark.parametrize("kind", ["gpt_oss", "gated"])
+def test_stepwise_tokens_have_the_bits_of_steps(kind, dtype, isa, threads):
+    """Over a past that attention cuts into parts, by how many keys a token sees; int8 with its scales."""
+    set_num_threads(threads)
+    *_, whole = decoder(kind)
+    x, past, places = draw((T, HIDDEN), 40), 700, ((0, 0), (0, 1))
+
+    def filled():
+        cache = StackCache(2, 1, HKV, D, 800, dtype=dtype)
+        cache.reserve(past)
+        for i in range(2):
+            cache.write(i, draw((1, HKV, past, D), 70 + i), draw((1, HKV, past, D), 80 + i))
+        cache.advance(past)
+        return cache
+
+    def run(cache, x, **options):
+        cache.reserve(len(x))
+        arrays = cache.engine_arrays(np.array([len(x)]))
+        result = whole(x.copy(), [0, len(x)], caches=(arrays,), places=places, fresh=False, **options)
+        cache.advance(len(x))
+        return result
+
+    one, other = filled(), filled()
+    steps = np.concatenate([run(one, x[i : i + 1]) for i in range(T)])
+    assert_same_bits(run(other, x, stepwise=True), steps)
+    for layer_number in range(2):
+        for a, b in zip(one.seen(layer_number), other.seen(layer_number), strict=True):
+            np.testing.assert_array_equal(a, b)
+    together = run(filled(), x)
+    np.testing.assert_allclose(together, steps, rtol=0, atol=1e-5 * np.abs(steps).max())
+
+
 def test_bad_input():
     layers, _, whole = decoder("neox")
     x = np.zeros((T, HIDDEN), np.float32)
@@ -169,6 +203,7 @@ def test_bad_input():
         (lambda: whole(x, CU, [ROTATION], rows=np.array([9])), ValueError, "rising numbers"),
         (lambda: whole(x, CU, [ROTATION], head=layers[0].down), ValueError, r"head has shape"),
         (lambda: whole(x, CU, [ROTATION], head_bias=x[0]), ValueError, "without head"),
+        (lambda: whole(x, CU, [ROTATION], stepwise=True), ValueError, "stepwise is True with 3 rows; needed: one with"),
     ):
         with pytest.raises(error, match=text):
             call()

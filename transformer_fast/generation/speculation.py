@@ -132,17 +132,18 @@ class PromptLookup:
     def draft(self, ids: np.ndarray, limit: int) -> Draft:
         """At most `limit` candidates for what follows ids (n,)."""
         n = len(ids)
-        for size in range(min(self.ngram, n - 1), 0, -1):
-            # The last occurrence is the end itself.
-            found = ids[: n - size] == ids[n - size]
-            for i in range(1, size):
-                found &= ids[i : n - size + i] == ids[n - size + i]
-            starts = np.flatnonzero(found) + size
-            if len(starts):
-                enough = starts[starts + limit <= n]
-                first = enough[-1] if len(enough) else starts[0]
-                return Draft(ids[first : first + limit])
-        return Draft(ids[:0])
+        found = np.flatnonzero(ids[:-1] == ids[-1])  # where the last tokens end, one of them, then more
+        for size in range(2, min(self.ngram, n - 1) + 1):
+            longer = found[found >= size - 1]
+            longer = longer[ids[longer - size + 1] == ids[n - size]]
+            if not len(longer):
+                break
+            found = longer
+        if not len(found):
+            return Draft(ids[:0])
+        enough = found[found + limit < n]
+        first = 1 + (enough[-1] if len(enough) else found[0])
+        return Draft(ids[first : first + limit])
 
 
 class Assistant:
@@ -261,7 +262,9 @@ class Pace:
     def stepped(self, seconds: float) -> None:
         """A plain step took so long."""
         if self._clock:
-            self._step = seconds if self._step == 0 else 0.7 * self._step + 0.3 * seconds
+            # What disturbs a step only makes it slower: a shorter time is the better one.
+            fastest = self._step == 0 or seconds < self._step
+            self._step = seconds if fastest else 0.9 * self._step + 0.1 * seconds
         self._balance = min(self._balance + _LOSS, _MOST_GAIN)
 
     def checked(self, candidates: int, accepted: int, seconds: float) -> None:
@@ -331,8 +334,11 @@ def speculative_search(
         first, started = row.length, time.perf_counter()
         draft = _draft(drafter, pace, row)
         count = len(draft.ids)
-        fed = np.concatenate([row.past[:, first - 1 : first], draft.ids[None]], axis=1)
-        logits = model.extend(fed, state, every=True) if count else model.step(fed[0], state)
+        last = row.past[:, first - 1]
+        if count:
+            logits = model.extend(np.concatenate([last, draft.ids])[None], state, every=True)
+        else:
+            logits = model.step(last, state)
         right = row.choose(logits, draft)
         if right < count:
             state.crop(right - count)
@@ -362,7 +368,16 @@ def run(
     config: GenerationConfig,
     stop: Stop,
 ) -> Iterator[np.ndarray]:
-    """The search that the options ask for; tokens (1, n) tells padding of the prompt, or is None."""
+    """The search that the options ask for; tokens (1, n) tells padding of the prompt, or is None.
+
+    Raises:
+        NotImplementedError: the past of this text cannot be cropped.
+    """
+    if not hasattr(state, "crop"):
+        raise NotImplementedError(
+            f"prompt_lookup_num_tokens or assistant_model is given, and what {type(model).__name__} keeps of this text "
+            "cannot be cropped; needed: neither"
+        )
     generator = np.random.default_rng(config.seed) if config.do_sample else None
     if asked.assistant_model is None:
         drafter: PromptLookup | Assistant = PromptLookup(asked.prompt_lookup_num_tokens, asked.max_matching_ngram_size)
