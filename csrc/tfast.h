@@ -105,10 +105,10 @@ void tfast_attention_explain(const tfast_attention* call, int n_threads, tfast_a
 /* A weight (N, K) as products read it; or several, of formats of their own, whose rows follow each other. */
 typedef struct tfast_packed {
     int64_t N, K;
-    const struct tfast_gemm* gemm; /* that it was packed by (kernels/api.h) */
-    void* data;                    /* 64-byte aligned, tfast_packed_bytes of them */
-    int smoothed;                  /* x is multiplied by a factor for each k */
-    int32_t x_limit;               /* format INT8_A16: the largest integer of x */
+    const struct tfast_gemm* gemm;           /* that it was packed by (kernels/api.h) */
+    void* data;                              /* 64-byte aligned, tfast_packed_bytes of them */
+    int smoothed;                            /* x is multiplied by a factor for each k */
+    int32_t x_limit;                         /* format INT8_A16: the largest integer of x */
     const struct tfast_packed* const* parts; /* n_parts of them, together N; then there is no gemm, and no data */
     int64_t n_parts;                         /* 0: this is one weight */
 } tfast_packed;
@@ -130,8 +130,8 @@ size_t tfast_packed_bytes(const tfast_packed* p);
 /* Whether the level in force can read its layout. */
 int tfast_packed_fits(const tfast_packed* p);
 /* The rows of all blocks, N together, -> p->data. dtype: of every block; I8 for the formats of integers alone, which
- * take the integers as they are; BLOCKS for those of a file's blocks, and for them alone. smoothing: K positive factors of the weight, by which x is divided in every product;
- * for format INT8, or NULL. */
+ * take the integers as they are; BLOCKS for those of a file's blocks, and for them alone. smoothing: K positive factors
+ * of the weight, by which x is divided in every product; for format INT8, or NULL. */
 tfast_status tfast_pack(const tfast_row_block* blocks, int64_t n_blocks, tfast_dtype dtype, const float* smoothing,
                         tfast_packed* p, int n_threads);
 /* The scale of each row of a format of integers; NULL for others. */

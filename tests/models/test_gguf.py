@@ -111,6 +111,22 @@ def test_formats_that_differ_in_a_layer(tmp_path):
     assert parts.model.layers[0].up_proj.packed().format == "Q5_K"
 
 
+def test_blocks_beside_floats(tmp_path):
+    """A projection of blocks and of half-precision numbers, in either order."""
+    found = tensors_in_gguf(WIDE, tensors_of_llama(WIDE))
+    for here, there in (("attn_q", "attn_v"), ("attn_v", "attn_q")):
+        stored, values = in_blocks(found, {here: "Q4_K"})
+        for tensors_of in (stored, values):
+            tensors_of |= {name: found[name].astype(np.float16) for name in found if there in name}
+        model = load_model(write_gguf(tmp_path / "a.gguf", "llama", metadata_of(WIDE), stored))
+        floats = load_model(write_gguf(tmp_path / "b.gguf", "llama", metadata_of(WIDE), values))
+        packed, _ = model.model.layers[0].qkv_proj.packed()
+        assert packed.format == ("Q4_K+float32" if here == "attn_q" else "float32+Q4_K")
+        np.testing.assert_array_equal(packed.unpack(), floats.model.layers[0].qkv_proj.packed()[0].unpack())
+        ids = inputs(40)[0]
+        assert size(model(ids).logits - floats(ids).logits) < 1e-3 * size(floats(ids).logits)
+
+
 def test_a_model_of_blocks_is_copied_pickled_and_saved(tmp_path):
     stored, _ = in_blocks(tensors_in_gguf(WIDE, tensors_of_llama(WIDE)), MIXED)
     model = load_model(write_gguf(tmp_path / "a.gguf", "llama", metadata_of(WIDE), stored))

@@ -58,6 +58,7 @@ def test_formats_are_those_of_files():
     assert set(BLOCKS) - set(BLOCK_FORMATS) == {"Q2_K", "Q3_K"}  # expanded
 
 
+@pytest.mark.rotate("isa", "threads")
 @pytest.mark.parametrize("format", BLOCK_FORMATS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_products_of_blocks(shape, format, isa, threads):
@@ -71,6 +72,7 @@ def test_products_of_blocks(shape, format, isa, threads):
     assert_products(F.linear(x, one), x, values)
 
 
+@pytest.mark.rotate("threads")
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("shape", INT4_SHAPES, ids=str)
 def test_products_of_int4(shape, dtype, isa, threads):
@@ -112,6 +114,7 @@ def test_every_level_gives_the_same_bits(format, isa):
             assert_same_bits(mine, portable)
 
 
+@pytest.mark.rotate("threads")
 @pytest.mark.parametrize("format", ["int4", *BLOCK_FORMATS])
 def test_rows_have_the_same_bits_in_any_company(format, isa, threads):
     x, weight, bias = normal(75, 512), packed(format, 97, 512), normal(97)

@@ -52,6 +52,11 @@ def with_blocks(checkpoint: Checkpoint, sources: Mapping[str, Any], takes_blocks
     return dataclasses.replace(checkpoint, tensors=tensors)
 
 
+def holds_blocks(checkpoint: Checkpoint) -> bool:
+    """Is one of its tensors a `BlockWeightTensor`?"""
+    return any(isinstance(tensor, BlockWeightTensor) for tensor in checkpoint.tensors.values())
+
+
 def _as_blocks(tensor: Tensor) -> BlockWeightTensor:
     fields = {field.name: getattr(tensor, field.name) for field in dataclasses.fields(Tensor)}
     return BlockWeightTensor(**fields, stored=tensor)
