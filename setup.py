@@ -163,7 +163,7 @@ core = Extension(
     include_dirs=["csrc", numpy.get_include()],
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), ("_FILE_OFFSET_BITS", "64")],
 )
-if "-g" in shlex.split(sysconfig.get_config_var("CFLAGS") or "") and not EXTRA_FLAGS:
+if "-g" in shlex.split(sysconfig.get_config_var("CFLAGS") or "") and "-g" not in EXTRA_FLAGS:
     COMMON_FLAGS += ["-g0"]  # Python's own build flags ask for debug information: five times the size of the wheel
 
 setup(ext_modules=cythonize([core], build_dir="build/cython"), cmdclass={"build_ext": BuildExt})
