@@ -15,7 +15,6 @@
 #include "../runtime/parallel.h"
 #include "../runtime/workspace.h"
 #include "../tuning/tuning.h"
-#include "packed.h"
 
 /* Tokens that go through the layers together: at least so many, where threads need chunks; at most what the tuning
  * record says if the weights of a layer stay in the last cache from one chunk to the next (BERT-base in float32, 28 MB,
@@ -258,7 +257,7 @@ static int64_t most_chunk_tokens(const tfast_encoder* c) {
     const tfast_encoder_layer* l = &c->layers[0];
     const tfast_packed* weights[] = {l->qkv, l->out, l->up, l->down};
     int64_t bytes = 0;
-    for (int k = 0; k < 4; k++) bytes += packed_panels(weights[k]) * packed_panel_bytes(weights[k]);
+    for (int k = 0; k < 4; k++) bytes += (int64_t)tfast_packed_bytes(weights[k]);
     const int stays = (double)bytes <= WEIGHTS_SHARE_OF_L3 * (double)tfast_cpu_info()->l3_bytes;
     return stays ? tfast_tuning_now()->chunk_tokens : MAX_CHUNK_TOKENS;
 }

@@ -9,6 +9,7 @@ from transformer_fast import functional, reference
 from transformer_fast.functional import Encoder, EncoderLayer
 
 H, HEADS, INNER = 48, 4, 80
+VECTORS = ("qkv_bias", "out_bias", "up_bias", "down_bias", "norm1_weight", "norm1_bias", "norm2_weight", "norm2_bias")
 
 
 def arrays_of_a_layer(seed: int, hidden: int = H, inner: int = INNER) -> dict[str, np.ndarray]:
@@ -198,3 +199,31 @@ def test_weights_of_another_isa():
             encoder(np.zeros((10, H), np.float32), [0, 10])
     finally:
         functional.set_isa(before)
+
+
+@pytest.mark.parametrize("B", [1, 40])
+def test_a_projection_whose_parts_have_several_formats(B, isa, threads):
+    """As GGUF files have them: it is packed as so many weights, and has the bits of op by op."""
+    rng, width = np.random.default_rng(3), 64
+
+    def blocks(format, nbytes, rows, columns):
+        halves = rng.uniform(-2e-2, 2e-2, (rows, columns // 32, 1)).astype(np.float16).view(np.uint8)
+        codes = rng.integers(0, 256, (rows, columns // 32, nbytes - 2), np.uint8)
+        return functional.BlockWeight(format, np.concatenate([halves, codes], axis=2).reshape(rows, -1))
+
+    def pack(*weights):
+        return functional.pack_weight(list(weights) if len(weights) > 1 else weights[0], format="blocks")
+
+    square = [blocks(format, nbytes, width, width) for format, nbytes in (("Q8_0", 34), ("Q8_0", 34), ("Q4_0", 18))]
+    layer = {"qkv": pack(*square), "out": pack(square[0])}
+    layer |= {"up": pack(blocks("Q4_0", 18, 96, width)), "down": pack(blocks("Q8_0", 34, width, 96))}
+    starts, x = np.arange(B + 1) * 12, rng.standard_normal((12 * B, width)).astype(np.float32)
+    functional.set_num_threads(threads)
+    got = Encoder([EncoderLayer(**layer, **dict.fromkeys(VECTORS))], 4)(x, starts)
+    qkv = functional.linear(x, layer["qkv"])
+    heads = (qkv[:, i * width : (i + 1) * width].reshape(-1, 4, width // 4) for i in range(3))
+    context = functional.varlen_attention(*heads, starts, starts).reshape(-1, width)
+    middle = functional.layer_norm(functional.linear(context, layer["out"], residual=x))
+    inner = functional.linear(middle, layer["up"], activation="gelu")
+    expected = functional.layer_norm(functional.linear(inner, layer["down"], residual=middle))
+    assert np.array_equal(got, expected)
