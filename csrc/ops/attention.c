@@ -1,10 +1,10 @@
 /* Cuts an attention call into pieces, runs them on the threads, and merges partial results over keys.
  *
- * Called by transformer_fast/_core_attention.pxi and ops/encoder.c. Kernels see one piece at a time (kernels/api.h);
- * order, threads and memory are decided here. The cut of rows into pieces may depend on the number of threads, since a
- * row's result does not depend on that cut. The cut of keys changes the rounding: it depends on the row's own sequence
- * and on the numbers of heads alone. Another kind of piece: its field in tfast_attention_piece, its choice in cut_batch
- * or add_rows, its line in kind_of, so that explain_attention tells of it. */
+ * Called by transformer_fast/_core_attention.pxi, ops/encoder.c and ops/decoder.c. Kernels see one piece at a time
+ * (kernels/api.h); order, threads and memory are decided here. The cut of rows into pieces may depend on the number of
+ * threads, since a row's result does not depend on that cut. The cut of keys changes the rounding: it depends on the
+ * row's own sequence and on the numbers of heads alone. Another kind of piece: its field in tfast_attention_piece, its
+ * choice in cut_batch or add_rows, its line in kind_of, so that explain_attention tells of it. */
 #include "../tfast.h"
 
 #include <string.h>

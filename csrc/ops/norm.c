@@ -1,5 +1,5 @@
-/* Layer norm and RMS norm over rows. Called by transformer_fast/_core.pyx and ops/encoder.c; the kernels are
- * kernels/norm.h. */
+/* Layer norm and RMS norm over rows. Called by transformer_fast/_core.pyx, ops/encoder.c and ops/decoder.c; the kernels
+ * are kernels/norm.h. */
 #include "../runtime/dispatch.h"
 #include "../tfast.h"
 #include "rows.h"

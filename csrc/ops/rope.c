@@ -1,4 +1,5 @@
-/* Rotary position embedding over heads. Called by transformer_fast/_core.pyx; the kernel is kernels/rope.h. */
+/* Rotary position embedding over heads. Called by transformer_fast/_core.pyx and ops/decoder.c; the kernel is
+ * kernels/rope.h. */
 #include "../runtime/dispatch.h"
 #include "../runtime/parallel.h"
 #include "../tfast.h"
