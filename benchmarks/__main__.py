@@ -28,6 +28,7 @@ from benchmarks import (
     report,
     runner,
 )
+from benchmarks.backends import FLOAT32
 from benchmarks.runner import Lane, Run
 from transformer_fast import functional
 
@@ -51,6 +52,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", default="1", help="numbers of threads, one run each: 1 or 1,2 (default: 1)")
     parser.add_argument("--isa", help="instruction set of ours (default: the best that the machine has)")
     parser.add_argument("--peers", help="comma-separated, of " + ", ".join(backends.NAMES[1:]) + " (default: all)")
+    parser.add_argument(
+        "--compute-types", help="comma-separated: lanes of other narrow types are left out (default: all)"
+    )
+    parser.add_argument("--only", help="the cases whose names hold this text (decoders alone)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each peer a case (default: 5)")
     parser.add_argument("--sample", type=float, default=0.02, help="seconds a turn lasts at least (default: 0.02)")
     parser.add_argument("--quick", action="store_true", help="small cases, two short rounds: does everything work?")
@@ -67,6 +72,8 @@ def _arguments() -> argparse.Namespace:
         parser.error(f"--peers names {', '.join(sorted(unknown))}; known: {', '.join(backends.NAMES[1:])}")
     if options.machine is not None and not _for_file(options.machine):
         parser.error(f"--machine is {options.machine!r}; letters or digits are needed, for the name of the folder")
+    if options.only is not None and options.question != ["decoders"]:
+        parser.error("--only is for the question decoders")
     if options.out and len(options.threads) * len(options.question) > 1:
         parser.error("--out takes one question and one number of threads")
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -94,9 +101,11 @@ def _measure(question: str, threads: int, options: argparse.Namespace, say: Call
     below = [isa for isa in levels[: levels.index(forced)] if isa not in left_out]
     own = getattr(module, "lanes", None)
     lanes = own(options.peers, threads) if own else _lanes(peers, options.peers, threads, below)
+    if options.compute_types is not None:
+        lanes = [lane for lane in lanes if lane.compute_type in (FLOAT32, *options.compute_types.split(","))]
     rounds, sample = (2, 0.005) if options.quick else (options.rounds, options.sample)
     with Run(question, lanes, isa=options.isa, rounds=rounds, sample_seconds=sample, report=say) as session:
-        module.run(session, options.quick)
+        module.run(session, options.quick, **({} if options.only is None else {"only": options.only}))
         result = session.result()
     result["quick"] = options.quick
     if options.machine:

@@ -2,7 +2,8 @@
 
 Run as `python -m benchmarks decoders --threads 1 --out ...`. Weights are random, in the shapes of SmolLM2-135M,
 Qwen3-0.6B and Llama-3.2-1B: safetensors, and GGUF files of the same numbers that llama.cpp's own quantiser makes. A
-format is a lane of its own, so that all take turns in the same rounds. A narrow lane's logits are compared by their
+format is a lane of its own, so that all take turns in the same rounds (the models of all lanes at once are some 25 GB
+for the largest shape: --compute-types and --peers choose lanes, --only cases). A narrow lane's logits are compared by their
 cosine to torch's in float32. A step reads every weight once: the figure beside a lane's time is the share of the
 streaming read of the bytes that it keeps (`of_read` of `ours` is that of float32). A new shape is a line in `MODELS`,
 a format one in `FORMATS`, a peer one in `PEERS`.
@@ -21,7 +22,8 @@ from benchmarks.wire import Case, DecodeCase, PrefillCase
 
 # Formats of GGUF that ours and llama.cpp both read -> the form of artifacts.py.
 FORMATS = {"Q8_0": "gguf_q8_0", "Q4_0": "gguf_q4_0", "Q4_K": "gguf_q4_k"}
-NARROW = ("bfloat16", "int8", "int8_a16", "int4", *FORMATS)
+A8 = tuple(f"{name}_a8" for name in FORMATS)
+NARROW = ("bfloat16", "int8", "int8_a16", "int4", *FORMATS, *A8)
 # (backend, compute type, forms of artifacts.py that it reads)
 PEERS = (
     *(("llama_cpp", name, (form,)) for name, form in FORMATS.items()),
@@ -117,8 +119,10 @@ def _over_float32(compute_type: str, bound: float) -> Claim:
 
 
 def _over_llama_cpp(case: str, compute_type: str, bound: float, text: str, threads: int | None) -> Claim:
+    """Of the same file: llama.cpp rounds activations to 8 bits, too, where compute_type is one of `A8`."""
+
     def value(results: Results) -> float:
-        return results.seconds(case, label("llama_cpp", compute_type)) / results.seconds(
+        return results.seconds(case, label("llama_cpp", compute_type.removesuffix("_a8"))) / results.seconds(
             case, label("ours", compute_type)
         )
 
@@ -135,10 +139,11 @@ def _claims():
     for name, bound in (("bfloat16", 1.85), ("int8", 3.4), ("Q8_0", 3.4), ("int4", 6.0), ("Q4_0", 6.0), ("Q4_K", 5.5)):
         yield _over_float32(name, bound)
     for name, bound in (("Q8_0", 1.3), ("Q4_0", 1.2), ("Q4_K", 1.2)):
-        yield _over_llama_cpp(step, name, bound, "one step", 1)
-        yield _over_llama_cpp(step, name, 1.1, "one step", 2)
-        yield _over_llama_cpp(prompt, name, 2.0, "prompt of 512", None)
-        yield _over_llama_cpp(rows, name, 1.5, "step of 8 rows", None)
+        for ours in (name, f"{name}_a8"):
+            yield _over_llama_cpp(step, ours, bound, "one step", 1)
+            yield _over_llama_cpp(step, ours, 1.1, "one step", 2)
+            yield _over_llama_cpp(prompt, ours, 2.0, "prompt of 512", None)
+            yield _over_llama_cpp(rows, ours, 1.5, "step of 8 rows", None)
 
     def over_ctranslate2(results: Results) -> float:
         return results.seconds(prompt, "ctranslate2, int8") / results.seconds(prompt, "ours, int8")
@@ -152,8 +157,10 @@ CLAIMS: tuple[Claim, ...] = tuple(_claims())
 # Measuring them -------------------------------------------------------------------------------------------------------
 
 
-def run(session: Run, quick: bool) -> None:
+def run(session: Run, quick: bool, only: str = "") -> None:
     for case in cases(quick):
+        if only not in case.name:
+            continue
         found = artifacts.prepare(case.model, _forms(session), session.report)
         if not found:
             session.report(f"decoders: {case.name} is left out")
@@ -164,7 +171,8 @@ def run(session: Run, quick: bool) -> None:
 def _forms(session: Run) -> list[str]:
     """What the lanes of this run read."""
     forms = [form for peer, name, forms in PEERS if label(peer, name) in session.workers for form in forms]
-    forms += [form for name, form in FORMATS.items() if label("ours", name) in session.workers]
+    of_ours = [name for name in (*FORMATS, *A8) if label("ours", name) in session.workers]
+    forms += [FORMATS[name.removesuffix("_a8")] for name in of_ours]
     return list(dict.fromkeys(forms))
 
 

@@ -25,13 +25,14 @@ from transformer_fast import functional
 
 # As a decoder packs them: batches of so many rows are its steps.
 _FEW_ROWS = 24
-# Formats of GGUF files -> the form of artifacts.py.
+# Formats of GGUF files -> the form of artifacts.py; with _a8 behind the name activations have 8 bits.
 _GGUF_FORMS = {"Q8_0": "gguf_q8_0", "Q4_0": "gguf_q4_0", "Q4_K": "gguf_q4_k"}
 
 
 class Ours(Backend):
     packages = ("numpy",)
-    compute_types = ("float32", "int8", "int8_a16", "bfloat16", "int4", *_GGUF_FORMS)
+    compute_types = ("float32", "int8", "int8_a16", "bfloat16", "int4", "int4_a8", *_GGUF_FORMS)
+    compute_types += tuple(f"{name}_a8" for name in _GGUF_FORMS)
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
@@ -140,8 +141,10 @@ class Ours(Backend):
         return [Variant("from_torch", lambda: module(*arrays, **options), modules.read)]
 
     def _decoder(self, artifacts: dict[str, Any]) -> Any:
-        if self.compute_type in _GGUF_FORMS:
-            return tf.load_model(converted(artifacts, _GGUF_FORMS[self.compute_type]))
+        form = _GGUF_FORMS.get(self.compute_type.removesuffix("_a8"))
+        if form is not None:
+            a8 = self.compute_type.endswith("_a8")
+            return tf.load_model(converted(artifacts, form), compute_type="auto_a8" if a8 else "auto")
         return tf.load_model(artifacts["checkpoint"], **self._narrow("compute_type"))
 
     def _narrow(self, name: str) -> dict[str, str]:

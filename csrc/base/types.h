@@ -48,7 +48,7 @@ typedef enum {
     TFAST_FORMAT_Q6_K = 13,
     TFAST_FORMAT_IQ4_NL = 14,
     TFAST_FORMAT_MXFP4 = 15,
-    TFAST_N_FORMATS
+    TFAST_FORMAT_A8 = 64 /* added to a format of blocks: the same weight, met by x in 8 bits */
 } tfast_format;
 
 /* Element-wise functions, alone and as the epilogue of a linear layer. */

@@ -8,6 +8,7 @@
 #define V_LANES      4
 
 #define VI_DOT_BYTES_IS_BOUNDED 0
+#define VI_CODES_IN_SHORTS      0
 
 #include "../simd/portable.h"
 

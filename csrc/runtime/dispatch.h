@@ -8,7 +8,7 @@
 #include "../base/types.h"
 #include "../kernels/api.h"
 
-enum { TFAST_MAX_GEMMS = 32 };
+enum { TFAST_MAX_GEMMS = 64 };
 
 typedef struct {
     const char* name;                                              /* of the topmost level */

@@ -8,8 +8,10 @@
 /* Without VNNI vi_dot_bytes saturates where weights are not bounded (base/int8.h). */
 #if defined(TFAST_VNNI)
 #define VI_DOT_BYTES_IS_BOUNDED 0
+#define VI_CODES_IN_SHORTS      0
 #else
 #define VI_DOT_BYTES_IS_BOUNDED 1
+#define VI_CODES_IN_SHORTS      1
 #endif
 
 #if defined(TFAST_EMULATED)
@@ -234,6 +236,9 @@ V_INLINE vi vi_dot_bytes(vi sum, vi x0, vi w0, vi x1, vi w1) {
 V_INLINE vi vi_dot_shorts(vi sum, vi x, vi w) {
     return _mm256_dpwssd_avx_epi32(sum, x, w);
 }
+V_INLINE vi vi_dot_codes(vi sum, vi codes, vi x) {
+    return _mm256_dpbusd_avx_epi32(sum, codes, x);
+}
 #else
 V_INLINE vi vi_dot_bytes(vi sum, vi x0, vi w0, vi x1, vi w1) {
     const vi products = _mm256_add_epi16(_mm256_maddubs_epi16(x0, w0), _mm256_maddubs_epi16(x1, w1));
@@ -246,7 +251,18 @@ V_INLINE vi vi_dot_shorts(vi sum, vi x, vi w) {
     __asm__("vpaddd %1, %0, %0" : "+x"(sum) : "x"(products));
     return sum;
 }
+V_INLINE vi vi_dot_codes(vi shorts, vi codes, vi x) {
+    const vi products = _mm256_maddubs_epi16(codes, x);
+    __asm__("vpaddw %1, %0, %0" : "+x"(shorts) : "x"(products));
+    return shorts;
+}
 #endif
+V_INLINE vi vi_add_shorts(vi sum, vi shorts) {
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(shorts, _mm256_set1_epi16(1)));
+}
+V_INLINE vi vi_left_by(vi x, vi n) {
+    return _mm256_sllv_epi32(x, n);
+}
 V_INLINE vi vi_widen_bytes(const void* p) {
     return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)p));
 }

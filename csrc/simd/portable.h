@@ -33,6 +33,10 @@
  *
  * for weights in blocks (gemm/blocks.h):
  *
+ *   vi_dot_codes(sum, codes, x)    each lane: sum + the products of its four unsigned bytes of codes and signed ones of
+ *                             x; with VI_CODES_IN_SHORTS, sums of two of them in 16 bits, modulo 2^16
+ *   vi_add_shorts(sum, shorts)     each lane: sum + its two 16-bit integers: the end of such sums
+ *   vi_left_by(x, n)          each 32 bits by those of n
  *   vi_and, vi_or             of all bits
  *   vi_left_shorts, vi_right_shorts(x, n)    each 16 bits by themselves, zeros come in; vi_sub_shorts(a, b) likewise
  *   vi_lookup(table, index)   each byte of index, 0 to 15, becomes table[byte]
@@ -54,7 +58,7 @@
  *                             each rounded; denormals count as 0 and become 0
  *
  * Included by isa/portable.c with 4 lanes (SSE2 on x86-64, NEON on arm64), and by avx2.h and avx512.h with 8 and 16
- * where a test build emulates them: V_LANES and VI_DOT_BYTES_IS_BOUNDED are defined before.
+ * where a test build emulates them: V_LANES, VI_DOT_BYTES_IS_BOUNDED and VI_CODES_IN_SHORTS are defined before.
  * clang-format on */
 #ifndef TFAST_SIMD_PORTABLE_H
 #define TFAST_SIMD_PORTABLE_H
@@ -357,6 +361,23 @@ V_INLINE vi vi_dot_bytes(vi sum, vi x0, vi w0, vi x1, vi w1) {
 }
 V_INLINE vi vi_dot_shorts(vi sum, vi x, vi w) {
     return sum + ((vi)((vu_)x << 16) >> 16) * ((vi)((vu_)w << 16) >> 16) + (x >> 16) * (w >> 16);
+}
+#if VI_CODES_IN_SHORTS
+V_INLINE vi vi_dot_codes(vi shorts, vi codes, vi x) {
+    const vs_ even = (vs_)((vsu_)codes & 255) * ((vs_)((vsu_)x << 8) >> 8);
+    const vs_ odd = (vs_)((vsu_)codes >> 8) * ((vs_)x >> 8);
+    return (vi)((vsu_)shorts + (vsu_)even + (vsu_)odd);
+}
+#else
+V_INLINE vi vi_dot_codes(vi sum, vi codes, vi x) {
+    return vi_dot_four_bytes_(sum, codes, x);
+}
+#endif
+V_INLINE vi vi_add_shorts(vi sum, vi shorts) {
+    return sum + vi_add_halves_((vs_)shorts);
+}
+V_INLINE vi vi_left_by(vi x, vi n) {
+    return (vi)((vu_)x << (vu_)n);
 }
 V_INLINE vi vi_widen_bytes(const void* p) {
     typedef int8_t bytes_t __attribute__((vector_size(2 * V_LANES)));

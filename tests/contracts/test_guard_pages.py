@@ -165,7 +165,7 @@ def narrow_weights(place, guarded, end) -> int:
         x, weight, bias, other = normal(rows, width), normal(rows + 8, width), normal(rows + 8), normal(rows, rows + 8)
         floats, halves = {"weight": weight}, {"weight": weight.astype(ml_dtypes.bfloat16)}
         integers = {"weight": np.clip(weight * 40, -128, 127).astype(np.int8), "scale": np.abs(bias)}
-        for format in ("int8", "int8_a16", "bfloat16", "int4"):
+        for format in ("int8", "int8_a16", "bfloat16", "int4", "int4_a8"):
             for given in (floats, integers if format.startswith("int8") else halves):
                 print(NARROW, format, rows, width, place.__name__, f"{end=}", flush=True)
                 expected = functional.linear(x, functional.pack_weight(**given, format=format), bias, residual=other)

@@ -71,6 +71,12 @@ def test_blocks(tmp_path, code):
     assert model.model.layers[0].down_proj.packed().format == model.lm_head.packed().format == kept
     # x in 16 bits: a hundredth of the error of int8
     assert size(model(ids).logits - exact) < 1e-3 * size(exact)
+    if kept == code:
+        coarse = load_model(paths[0], compute_type="auto_a8")
+        assert coarse.model.layers[0].down_proj.packed().format == coarse.lm_head.packed().format == f"{code}_a8"
+        # 8 bits less a power of two in place of a scale: 256 to 512 times the error, and what a model makes of it
+        error = size(coarse(ids).logits - exact) / size(model(ids).logits - exact)
+        assert 50 < error < 1000
     assert size(load_model(paths[0], compute_type="int8")(ids).logits - exact) > 1e-2 * size(exact)
 
 
@@ -109,6 +115,11 @@ def test_formats_that_differ_in_a_layer(tmp_path):
     parts = load_model(tmp_path / "a.gguf", compute_type={"": "auto", "lm_head": "float32", "layers.1": "int8"})
     assert parts.lm_head.packed().format == "float32" and parts.model.layers[1].qkv_proj.packed()[0].format == "int8"
     assert parts.model.layers[0].up_proj.packed().format == "Q5_K"
+    parts = load_model(tmp_path / "a.gguf", compute_type={"": "auto_a8", "lm_head": "auto"})
+    assert parts.lm_head.packed().format == "Q8_0" and parts.model.layers[0].up_proj.packed().format == "Q5_K_a8"
+    assert parts.model.layers[1].qkv_proj.packed()[0].format == "Q4_K_a8+Q6_K_a8"
+    with pytest.raises(ValueError, match="compute_type is 'auto_a8', which is for weights in blocks"):
+        load_model(tmp_path / "b.gguf", compute_type="auto_a8")
 
 
 def test_blocks_beside_floats(tmp_path):

@@ -38,18 +38,26 @@ def values_of(weight: F.BlockWeight) -> np.ndarray:
     return expand(weight.format, weight.blocks.reshape(-1)).reshape(weight.shape)
 
 
-def assert_products(got, x, values):
+A8 = pytest.mark.parametrize("a8", ["", "_a8"], ids=["x_of_16_bits", "x_of_8_bits"])
+
+
+def group_of(format: str, a8: str) -> int | None:
+    """Of `reference.linear_of_blocks`."""
+    return None if not a8 else 16 if format == "Q6_K" else 32
+
+
+def assert_products(got, x, values, group=None):
     """Equal to 2e-6 of what a row and a channel can give at most."""
-    expected = reference.linear_of_blocks(x, values)
+    expected = reference.linear_of_blocks(x, values, group=group)
     size = np.abs(x.astype(float)) @ np.abs(values.astype(float)).T
     assert got.shape == expected.shape
     assert (np.abs(got - expected) <= 2e-6 * size + 1e-37).all()
 
 
-def packed(format: str, N: int, K: int, seed: int = 0) -> F.PackedWeight:
+def packed(format: str, N: int, K: int, a8: str = "", seed: int = 0) -> F.PackedWeight:
     if format == "int4":
-        return F.pack_weight(normal(N, K, seed=seed) / 20, format="int4")
-    return F.pack_weight(random_blocks(format, N, K, seed), format="blocks")
+        return F.pack_weight(normal(N, K, seed=seed) / 20, format="int4" + a8)
+    return F.pack_weight(random_blocks(format, N, K, seed), format="blocks" + a8)
 
 
 def test_formats_are_those_of_files():
@@ -59,29 +67,31 @@ def test_formats_are_those_of_files():
 
 
 @pytest.mark.rotate("isa", "threads")
+@A8
 @pytest.mark.parametrize("format", BLOCK_FORMATS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_products_of_blocks(shape, format, isa, threads):
+def test_products_of_blocks(shape, format, a8, isa, threads):
     M, N, K = shape
     weight, x = random_blocks(format, N, K), normal(M, K)
     values = values_of(weight)
-    one = F.pack_weight(weight, format="blocks")
-    assert (one.shape, one.format) == ((N, K), format)
+    one = F.pack_weight(weight, format="blocks" + a8)
+    assert (one.shape, one.format) == ((N, K), format + a8)
     assert_same_bits(one.unpack(), values)
     assert_same_bits(weight.dequantised(), values)
-    assert_products(F.linear(x, one), x, values)
+    assert_products(F.linear(x, one), x, values, group_of(format, a8))
 
 
 @pytest.mark.rotate("threads")
+@A8
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("shape", INT4_SHAPES, ids=str)
-def test_products_of_int4(shape, dtype, isa, threads):
+def test_products_of_int4(shape, dtype, a8, isa, threads):
     M, N, K = shape
     x, weight = normal(M, K), normal(N, K, seed=1) / np.float32(max(K, 1) ** 0.5)
     weight = weight.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
-    one = F.pack_weight(weight, format="int4")
+    one = F.pack_weight(weight, format="int4" + a8)
     assert_same_bits(one.unpack(), reference.rounded_weight(weight.astype(np.float32), "int4"))
-    assert_products(F.linear(x, one), x, one.unpack())
+    assert_products(F.linear(x, one), x, one.unpack(), group_of("int4", a8))
 
 
 def test_extreme_weights_of_int4(isa):
@@ -98,14 +108,15 @@ def test_extreme_weights_of_int4(isa):
     assert (error <= ranges / 15).all()
 
 
+@A8
 @pytest.mark.parametrize("format", ["int4", *BLOCK_FORMATS])
-def test_every_level_gives_the_same_bits(format, isa):
+def test_every_level_gives_the_same_bits(format, a8, isa):
     for M, N, K in SHAPES:
         x, bias, other = normal(M, K), normal(N), normal(M, N)
         got = {}
         for level in ("portable", isa):
             F.set_isa(level)
-            weight = packed(format, N, K)
+            weight = packed(format, N, K, a8)
             got[level] = [
                 F.linear(x, weight),
                 F.linear(x, weight, bias, activation="relu", multiply=other, residual=other),
@@ -115,17 +126,19 @@ def test_every_level_gives_the_same_bits(format, isa):
 
 
 @pytest.mark.rotate("threads")
+@A8
 @pytest.mark.parametrize("format", ["int4", *BLOCK_FORMATS])
-def test_rows_have_the_same_bits_in_any_company(format, isa, threads):
-    x, weight, bias = normal(75, 512), packed(format, 97, 512), normal(97)
+def test_rows_have_the_same_bits_in_any_company(format, a8, isa, threads):
+    x, weight, bias = normal(75, 512), packed(format, 97, 512, a8), normal(97)
     whole = F.linear(x, weight, bias, activation="gelu")
     for rows in (slice(0, 1), slice(5, 7), slice(10, 14), slice(3, 11), slice(3, 36), slice(1, 75)):
         assert_same_bits(F.linear(x[rows], weight, bias, activation="gelu"), whole[rows])
 
 
+@A8
 @pytest.mark.parametrize("format", ["int4", *BLOCK_FORMATS])
-def test_rows_that_are_not_finite_give_nan(format, isa):
-    x, weight = normal(12, 256), packed(format, 40, 256)
+def test_rows_that_are_not_finite_give_nan(format, a8, isa):
+    x, weight = normal(12, 256), packed(format, 40, 256, a8)
     clean = F.linear(x, weight)
     for row, bad in ((3, np.nan), (7, np.inf), (11, -np.inf)):
         x[row, 7] = bad
@@ -135,16 +148,26 @@ def test_rows_that_are_not_finite_give_nan(format, isa):
         assert np.array_equal(got, expected, equal_nan=True)
 
 
-def test_rows_of_every_size(isa):
+@A8
+@pytest.mark.parametrize("format", ["Q4_K", "Q8_0", "Q6_K"])
+def test_rows_of_every_size(format, a8, isa):
     """Zeros, denormals, one huge number: a row alone decides about its scale."""
-    x, weight = np.zeros((8, 256), np.float32), random_blocks("Q4_K", 30, 256)
-    x[1, 3], x[2, 0], x[2, 1:], x[3], x[4], x[5, ::2] = 3e38, -3e38, 1e-3, 1e-42, 1e-30, 1e30
+    x, weight = np.zeros((12, 256), np.float32), random_blocks(format, 30, 256)
+    x[1, 3], x[2, 0], x[2, 1:], x[3], x[4], x[5, ::2] = 3e36, -3e36, 1e-3, 1e-42, 1e-30, 1e30
     x[6], x[7] = 32767, -1
-    assert_products(F.linear(x, F.pack_weight(weight, format="blocks")), x, values_of(weight))
+    # Groups of very different sizes, and the ends of what a byte takes: 127.5 of the step, -128, -128.5.
+    x[8] = 2.0 ** -(np.arange(256) // 16)
+    x[9], x[9, 0], x[9, 32::32] = 1, 32512, -256
+    x[10], x[10, 0], x[10, 32::32], x[10, 48::32] = 1, -32512, 255, 256
+    x[11], x[11, 0], x[11, 32::32], x[11, 48::32] = 1, 32512, -257, -128
+    got = F.linear(x, F.pack_weight(weight, format="blocks" + a8))
+    assert_products(got, x, values_of(weight), group_of(format, a8))
+    assert_same_bits(got[9], F.linear(x[9:10], F.pack_weight(weight, format="blocks" + a8))[0])
 
 
+@A8
 @pytest.mark.parametrize("format", BLOCK_FORMATS)
-def test_largest_sums(format, isa):
+def test_largest_sums(format, a8, isa):
     """Codes at both ends under the largest integers of x: sums of a group stay within 32 bits."""
     _, _, nbytes = BLOCK_FORMATS[format]
     blocks = np.stack([np.full(2 * nbytes, byte, np.uint8) for byte in (0, 255, 128, 127, 15, 240)])
@@ -157,15 +180,20 @@ def test_largest_sums(format, isa):
     for sign in (1, -1):
         for rows in (1, 5, 40):
             x = np.full((rows, weight.shape[1]), sign, np.float32)
-            assert_products(F.linear(x, F.pack_weight(weight, format="blocks")), x, values_of(weight))
+            x[:, 17::32] *= 128 / 127  # which makes the others of its group 127, or this one -128
+            got = F.linear(x, F.pack_weight(weight, format="blocks" + a8))
+            assert_products(got, x, values_of(weight), group_of(format, a8))
 
 
-def test_error_of_x_in_16_bits(isa):
-    """A hundredth of what 8 bits cost: against the values of the weight with x as it is."""
+def test_error_of_x_in_16_bits_and_in_8(isa):
+    """16 bits cost a hundredth of what 8 bits do: against the values of the weight with x as it is."""
     x, weight = normal(20, 1024), random_blocks("Q4_K", 64, 1024)
     exact = x.astype(float) @ values_of(weight).astype(float).T
-    error = np.abs(F.linear(x, F.pack_weight(weight, format="blocks")) - exact).max() / np.abs(exact).max()
-    assert error < 1e-4
+    error = {}
+    for format in ("blocks", "blocks_a8", "int8"):
+        got = F.linear(x, F.pack_weight(weight, format=format)) - exact
+        error[format] = np.sqrt((got**2).mean() / (exact**2).mean())
+    assert error["blocks"] < 1e-4 and 50 * error["blocks"] < error["blocks_a8"] < 0.01 < error["int8"]
 
 
 def test_rows_of_several_formats(isa, threads):

@@ -61,7 +61,9 @@ WRONG = [
     ("avx2", "kernels/gemm/int8.h", "INT16_WIDE_ROWS", "3", "the wide tile must fit"),
     ("avx2", "base/int8.h", "INT8_A16_X_MAX", "300000", "the sum of a group must fit"),
     ("avx2", "kernels/gemm/blocks_layout.h", "BLOCK_SUB", "16", "whole groups and whole vectors"),
-    ("avx2", "kernels/gemm/blocks.h", "BLOCK_WIDE_ROWS", "4", "kernels for 1, 2 and 4 rows"),
+    ("avx2", "kernels/gemm/blocks.h", "BLOCK_MOST_AT_ONCE", "8", "kernels for 1, 2 and 4 rows"),
+    ("avx2", "kernels/gemm/blocks.h", "BLOCK_WIDE_ROWS", "4", "sums and totals of all vectors"),
+    ("avx2", "kernels/gemm/blocks_rows.h", "BLOCK_A8_X_MAX", "32767", "must stay in 16 bits"),
     ("amx", "isa/amx/amx.c", "INT8_ROW_UNIT", "8", "columns of two tiles"),
     ("amx", "isa/amx/gemm_int8.h", "INT8_TILE_K", "32", "one group of k"),
 ]

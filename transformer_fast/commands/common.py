@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transformer_fast.pipelines import SentenceEncoder
 
 # "auto" and functional.linear.FORMATS, which --help should not have to import.
-COMPUTE_TYPES = ("auto", "float32", "bfloat16", "int8", "int8_a16", "int4")
+COMPUTE_TYPES = ("auto", "float32", "bfloat16", "int8", "int8_a16", "int4", "int4_a8", "auto_a8")
 
 
 class UsageError(ValueError):

@@ -114,7 +114,9 @@ def load_model(
     keep the file's values. "bfloat16" takes half the memory and rounds weights to 8 significant bits; sums
     are float32 with either, and so are activations, but on the levels avx512bf16 and amx, whose products with bfloat16
     round them, too. "int8" and "int8_a16" take a quarter: weights in 8 bits, activations rounded to 8 or
-    16 bits in every product, sums exact (docs/low_precision.md says how accurate and how fast). Convolutions, norms
+    16 bits in every product, sums exact (docs/low_precision.md says how accurate and how fast). "int4" takes a sixth,
+    with activations in 16 bits, "int4_a8" in 8. "auto" on a GGUF file keeps its blocks, with activations in 16 bits;
+    "auto_a8" rounds those to 8 bits, as llama.cpp does, and takes about half the time for prompts. Convolutions, norms
     and embeddings stay as they are. A mapping gives parts another type than the rest, which is "": {"": "int8",
     "lm_head": "float32"}; parts have our names or the checkpoint's.
     ignore_fields: names of fields of config.json that are as if they were not there. A field that the family does not

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from transformer_fast.functional.block_weight import BlockWeight
-from transformer_fast.functional.linear import AS_STORED, FORMATS
+from transformer_fast.functional.linear import AS_STORED, AS_STORED_A8, FORMATS
 from transformer_fast.functional.stored_weight import StoredWeight
 from transformer_fast.nn import init
 
@@ -177,8 +177,8 @@ class Module:
             >>> linear.packed().format
             'bfloat16'
         """
-        if name not in FORMATS and name != AS_STORED:
-            raise ValueError(f"name is {name!r}; needed: one of {', '.join((*FORMATS, AS_STORED))}")
+        if name not in (*FORMATS, AS_STORED, AS_STORED_A8):
+            raise ValueError(f"name is {name!r}; needed: one of {', '.join((*FORMATS, AS_STORED, AS_STORED_A8))}")
         for _, part in self.named_modules():
             part.weight_format = name
         return self

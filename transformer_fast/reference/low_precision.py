@@ -14,6 +14,7 @@ import numpy as np
 _TINY = np.float32(np.finfo(np.float32).tiny)
 # csrc/base/int8.h
 _W_MAX, _RUN_LIMIT, _X_MAX, _A16_X_MAX = (np.float32(n) for n in (127, 160, 204, 32767))
+_A8_X_MAX = 127 * 256  # csrc/kernels/gemm/blocks_rows.h
 _RUNS = [[0, 1, 4, 5], [2, 3, 6, 7]]  # positions in each eight k
 # csrc/kernels/gemm/blocks_pack.h
 _INT4_STEPS = [np.float32(14.5 + 0.25 * number) for number in range(7)]
@@ -24,7 +25,7 @@ def rounded_weight(weight, format, smoothing=None):
     """The values that products use of a weight (N, K) packed in a format of pack_weight, in weight's own type.
 
     bfloat16: 8 significant bits, to the nearest, ties to even; what rounds beyond the range becomes infinity.
-    int8, int8_a16: integers of at most 127, times a scale a row; see `weight_integers`. int4: see `int4_codes`.
+    int8, int8_a16: integers of at most 127, times a scale a row; see `weight_integers`. int4, int4_a8: see `int4_codes`.
     """
     weight = np.asarray(weight)
     if format == "float32":
@@ -33,13 +34,13 @@ def rounded_weight(weight, format, smoothing=None):
         integers, scale = weight_integers(weight, format, smoothing)
         values = integers.astype(np.float32) * scale[:, None]
         return (values if smoothing is None else values * _inverse(smoothing)).astype(weight.dtype)
-    if format == "int4":
+    if format in ("int4", "int4_a8"):
         codes, scale, least = int4_codes(weight)
         with np.errstate(over="ignore"):
             values = codes.astype(np.float32) * scale[:, :, None] + least[:, :, None]
         return values.reshape(len(weight), 32 * scale.shape[1])[:, : weight.shape[1]].astype(weight.dtype)
     if format != "bfloat16":
-        raise ValueError(f"format is {format!r}; needed: float32, bfloat16, int8, int8_a16 or int4")
+        raise ValueError(f"format is {format!r}; needed: float32, bfloat16, int8, int8_a16, int4 or int4_a8")
     return _bfloat16(weight).astype(weight.dtype)
 
 
@@ -101,10 +102,12 @@ def _int4_rounded(x, least, inverse):
         return np.rint(np.clip((x - least) * inverse, np.float32(0), np.float32(15)))
 
 
-def linear_of_blocks(x, weight):
+def linear_of_blocks(x, weight, *, group=None):
     """x weight^T as the formats in blocks compute it, float64: x (..., K), weight (N, K), the values -> (..., N).
 
-    x is rounded to 16 bits, with a scale a row: largest |x| / 32,767. A row with NaN or infinity gives NaN.
+    x is rounded to 16 bits, with a scale a row: largest |x| / 32,767. With `group`, 16 or 32, as "_a8" rounds it: by
+    largest |x| / 32,512, and then in groups of so many k to 8 bits, integer = byte * 2^shift with the least shift that
+    takes the group to -128 ... 127; halves are rounded up. A row with NaN or infinity gives NaN.
 
     Example:
         >>> x, weight = np.array([[1.0, 2.0]]), np.array([[1.0, 0.0], [0.5, 0.25]])
@@ -113,9 +116,23 @@ def linear_of_blocks(x, weight):
     """
     leading = np.shape(x)[:-1]
     rows = np.reshape(x, (math.prod(leading), np.shape(weight)[1]))
-    integers, _, scale = row_integers(rows, "int8_a16", np.zeros((0, rows.shape[1]), np.int8))
+    format = "int8_a16" if group is None else "blocks_a8"
+    integers, _, scale = row_integers(rows, format, np.zeros((0, rows.shape[1]), np.int8))
+    if group is not None:
+        integers = _rounded_to_8_bits(integers, group)
     result = integers.astype(np.float64) @ np.asarray(weight, np.float64).T * scale.astype(np.float64)[:, None]
     return result.reshape(*leading, len(weight))
+
+
+def _rounded_to_8_bits(integers, group):
+    """Integers (M, K) of 16 bits with 8 significant ones in each group of k."""
+    M, K = integers.shape
+    wide = np.zeros((M, -(-K // group), group), np.int64)
+    wide.reshape(M, wide.shape[1] * group)[:, :K] = integers
+    most = np.where(wide < 0, ~wide, wide).max(-1, keepdims=True, initial=0)
+    shift = np.maximum(np.ceil(np.log2(most + 1)).astype(np.int64) - 7, 0)
+    rounded = np.minimum((wide + (1 << shift >> 1)) >> shift, 127) << shift
+    return rounded.reshape(M, wide.shape[1] * group)[:, :K]
 
 
 def weight_integers(weight, format, smoothing=None):
@@ -166,7 +183,7 @@ def row_integers(x, format, integers=None, smoothing=None):
 
     int8: 0 to 204, with scale = (highest - lowest) / 204, 0 counted among the numbers; x is divided by smoothing first.
     int8_a16: symmetric, zero is 0; 32,767 at most, or as much less as keeps the sum with any row of the weight's
-    `integers` (N, K) within 32 bits. A row with NaN or infinity has the scale NaN.
+    `integers` (N, K) within 32 bits. blocks_a8: the same with 32,512, before groups are rounded. A row with NaN or infinity has the scale NaN.
     """
     x = np.asarray(x, np.float32)
     with np.errstate(invalid="ignore", over="ignore"):
@@ -181,7 +198,7 @@ def row_integers(x, format, integers=None, smoothing=None):
             rounded = np.minimum(np.rint(x * (np.float32(1) / scale)[:, None]) + zero[:, None], _X_MAX)
         else:
             magnitude = np.abs(integers.astype(np.int64)).sum(1).max(initial=1)
-            limit = min(int(_A16_X_MAX), (2**31 - 1) // int(max(magnitude, 1)))
+            limit = min(int(_A16_X_MAX if format == "int8_a16" else _A8_X_MAX), (2**31 - 1) // int(max(magnitude, 1)))
             scale = np.maximum(np.maximum(high, -low) / np.float32(limit), _TINY)
             zero = np.zeros(len(x), np.float32)
             rounded = np.rint(x * (np.float32(1) / scale)[:, None])

@@ -35,6 +35,7 @@ typedef struct {
     int bits;             /* of a code: 4, 5, 6 or 8 */
     int offset;           /* what a code of the value 0 is */
     const uint8_t* table; /* of 16: code -> code + offset; NULL: a code is itself */
+    int most;             /* the largest code, behind the table */
     block_scales scales;
 } block_format;
 

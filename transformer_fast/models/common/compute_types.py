@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
-from transformer_fast.functional.linear import FORMATS
+from transformer_fast.functional.linear import AS_STORED, AS_STORED_A8, FORMATS
 from transformer_fast.nn import Module
 
 # A name, or names of parts of the model and "" for all others -> a name.
 ComputeType: TypeAlias = str | Mapping[str, str]
 
-# "auto": of floats.
-_FORMATS = {"auto": "float32"} | {name: name for name in FORMATS}
+# "auto": of floats. "auto_a8": the same, but for blocks of a file, which meet activations of 8 bits.
+_AUTO_A8 = "auto_a8"
+_FORMATS = {"auto": "float32", _AUTO_A8: "float32"} | {name: name for name in FORMATS}
 
 
 def weight_format_of(compute_type: ComputeType) -> str:
@@ -67,10 +68,19 @@ def formats_of_parameters(
         found = [part for part in named if any(f".{part}." in f".{name}." for name in names)]
         unknown.difference_update(found)
         name = named[max(found, key=len)] if found else rest
-        if not found and name != "auto" and parameter.rpartition(".")[0] in exact:
+        if not found and name not in ("auto", _AUTO_A8) and parameter.rpartition(".")[0] in exact:
             name = "float32"
         if array.ndim == 2:
-            formats[parameter] = stored.get(parameter, "float32") if name == "auto" else _FORMATS[name]
+            as_in_file = stored.get(parameter, "float32")
+            if name == _AUTO_A8:
+                formats[parameter] = AS_STORED_A8 if as_in_file == AS_STORED else as_in_file
+            else:
+                formats[parameter] = as_in_file if name == "auto" else _FORMATS[name]
+    if _AUTO_A8 in (rest, *named.values()) and AS_STORED_A8 not in formats.values():
+        raise ValueError(
+            f"compute_type is {_AUTO_A8!r}, which is for weights in blocks (GGUF files), and {type(model).__name__} has "
+            "none there; needed: 'auto', or another of " + ", ".join(FORMATS)
+        )
     if unknown:
         parts = sorted({name.partition(".")[0] for name, _ in model.named_parameters()})
         raise ValueError(
