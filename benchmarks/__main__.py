@@ -52,9 +52,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", default="1", help="numbers of threads, one run each: 1 or 1,2 (default: 1)")
     parser.add_argument("--isa", help="instruction set of ours (default: the best that the machine has)")
     parser.add_argument("--peers", help="comma-separated, of " + ", ".join(backends.NAMES[1:]) + " (default: all)")
-    parser.add_argument(
-        "--compute-types", help="comma-separated: lanes of other narrow types are left out (default: all)"
-    )
+    parser.add_argument("--compute-types", help="comma-separated: no lanes of other narrow types (default: all)")
     parser.add_argument("--only", help="the cases whose names hold this text (decoders alone)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each peer a case (default: 5)")
     parser.add_argument("--sample", type=float, default=0.02, help="seconds a turn lasts at least (default: 0.02)")

@@ -3,8 +3,8 @@
 Run as `python -m benchmarks decoders --threads 1 --out ...`. Weights are random, in the shapes of SmolLM2-135M,
 Qwen3-0.6B and Llama-3.2-1B: safetensors, and GGUF files of the same numbers that llama.cpp's own quantiser makes. A
 format is a lane of its own, so that all take turns in the same rounds (the models of all lanes at once are some 25 GB
-for the largest shape: --compute-types and --peers choose lanes, --only cases). A narrow lane's logits are compared by their
-cosine to torch's in float32. A step reads every weight once: the figure beside a lane's time is the share of the
+for the largest shape: --compute-types and --peers choose lanes, --only cases). A narrow lane's logits are compared by
+their cosine to torch's in float32. A step reads every weight once: the figure beside a lane's time is the share of the
 streaming read of the bytes that it keeps (`of_read` of `ours` is that of float32). A new shape is a line in `MODELS`,
 a format one in `FORMATS`, a peer one in `PEERS`.
 """

@@ -25,7 +25,7 @@ def rounded_weight(weight, format, smoothing=None):
     """The values that products use of a weight (N, K) packed in a format of pack_weight, in weight's own type.
 
     bfloat16: 8 significant bits, to the nearest, ties to even; what rounds beyond the range becomes infinity.
-    int8, int8_a16: integers of at most 127, times a scale a row; see `weight_integers`. int4, int4_a8: see `int4_codes`.
+    int8, int8_a16: integers of at most 127, times a scale a row; see `weight_integers`. int4, int4_a8: `int4_codes`.
     """
     weight = np.asarray(weight)
     if format == "float32":
@@ -183,7 +183,8 @@ def row_integers(x, format, integers=None, smoothing=None):
 
     int8: 0 to 204, with scale = (highest - lowest) / 204, 0 counted among the numbers; x is divided by smoothing first.
     int8_a16: symmetric, zero is 0; 32,767 at most, or as much less as keeps the sum with any row of the weight's
-    `integers` (N, K) within 32 bits. blocks_a8: the same with 32,512, before groups are rounded. A row with NaN or infinity has the scale NaN.
+    `integers` (N, K) within 32 bits. blocks_a8: the same with 32,512, before groups are rounded. A row with NaN or
+    infinity has the scale NaN.
     """
     x = np.asarray(x, np.float32)
     with np.errstate(invalid="ignore", over="ignore"):

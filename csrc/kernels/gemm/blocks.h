@@ -39,7 +39,7 @@ enum { BLOCK_WIDE_ROWS = V_LANES == 16 ? 4 : 2 };
 _Static_assert(BLOCK_TILE_ROWS* BLOCK_VECTORS + 4 <= (V_LANES == 16 ? 32 : 16),
                "the sums of the tile, two vectors of weights, a value of x and a product must fit in the registers");
 _Static_assert(BLOCK_MOST_AT_ONCE == 4, "small_block_panels() has kernels for 1, 2 and 4 rows");
-_Static_assert(BLOCK_WIDE_ROWS * BLOCK_VECTORS * 2 + 4 <= (V_LANES == 16 ? 32 : 16),
+_Static_assert(BLOCK_WIDE_ROWS* BLOCK_VECTORS * 2 + 4 <= (V_LANES == 16 ? 32 : 16),
                "sums and totals of all vectors, and four codes, must fit in the registers");
 _Static_assert((int64_t)BLOCK_SUB* INT8_A16_X_MAX * 255 <= INT32_MAX, "the sum of a group must fit in 32 bits");
 

@@ -78,8 +78,8 @@ def formats_of_parameters(
                 formats[parameter] = as_in_file if name == "auto" else _FORMATS[name]
     if _AUTO_A8 in (rest, *named.values()) and AS_STORED_A8 not in formats.values():
         raise ValueError(
-            f"compute_type is {_AUTO_A8!r}, which is for weights in blocks (GGUF files), and {type(model).__name__} has "
-            "none there; needed: 'auto', or another of " + ", ".join(FORMATS)
+            f"compute_type is {_AUTO_A8!r}, which is for weights in blocks (GGUF files), and {type(model).__name__} "
+            f"has none there; needed: 'auto', or another of {', '.join(FORMATS)}"
         )
     if unknown:
         parts = sorted({name.partition(".")[0] for name, _ in model.named_parameters()})
