@@ -50,7 +50,8 @@ def pack_weight(weight, *, format="float32", for_decode=False, scale=None, smoot
     "int4_a8": the same weights; x in 8 bits, rounded in each 32 by itself: many rows take about half the time.
     "blocks": for a BlockWeight, whose blocks are kept without loss and multiplied as those of "int4" are; the result
     has the blocks' format. "blocks_a8": the same with x as for "int4_a8", and "_a8" in the name. In a sequence, parts
-    of other formats, and arrays, which become float32, are products of their own. With any other format the values of a BlockWeight are packed.
+    of other formats, and arrays, which become float32, are products of their own. With any other format the values of a
+    BlockWeight are packed.
     weight may be int8 itself, for the formats of integers: with `scale` (N,), by which its rows are multiplied.
     for_decode: the weight will meet a few dozen rows at a time at most, as in a decoder that writes token by token; on
     machines with a matrix engine (AMX) that is another layout, elsewhere the same.
