@@ -234,7 +234,7 @@ def test_ends_of_generation(tmp_path):
 
 
 REFUSED = [
-    ({"llama.expert_count": 8}, {}, r"llama\.expert_count"),
+    ({"llama.expert_group_count": 8}, {}, r"llama\.expert_group_count"),
     ({"llama.pooling_type": 4}, {}, r"pooling_type is 4; supported: 0, 1, 2, 3"),
     ({"llama.block_count": None}, {}, r"no metadata 'llama\.block_count'; needed"),
     ({"llama.attention.head_count": "four"}, {}, r"'llama\.attention\.head_count' is 'four'; needed: one number"),
@@ -266,8 +266,8 @@ def test_refusals(tmp_path, metadata, replaced, said):
 
 
 def test_an_unknown_field_may_be_ignored(tmp_path):
-    path = case_file(tmp_path / "a.gguf", "llama", {"llama.expert_count": 8})
-    load_model(path, ignore_fields=["llama.expert_count"])
+    path = case_file(tmp_path / "a.gguf", "llama", {"llama.expert_group_count": 8})
+    load_model(path, ignore_fields=["llama.expert_group_count"])
 
 
 def test_unknown_architecture(tmp_path):

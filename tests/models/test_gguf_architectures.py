@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from decoder_cases import config, inputs, tensors, write
+from gguf_experts import ARCHITECTURES, in_gguf, metadata_of_experts, settings_of, tensors_of
 from gguf_files import by_name_map, metadata_of, tensors_in_gguf, write_gguf
 from model_folders import SENTENCES, TINY_BERT, WORDS, bert_tensors, write_bert, write_json, write_tokenizer
 
@@ -367,11 +368,28 @@ TOKENS = {
     },
     "t5": {"scores": [-float(i) for i in range(40)], "remove_extra_whitespaces": True, "add_space_prefix": True},
 }
+
+
+def experts(case):
+    settings = settings_of(case)
+    return ARCHITECTURES[case], metadata_of_experts(settings), in_gguf(settings, tensors_of(settings))
+
+
+def bert(pooling):
+    arrays = bert_tensors(TINY_BERT | {"vocab_size": 40}, pooler=False)
+    return "bert", bert_metadata(pooling_type=pooling), by_name_map("bert", arrays, 2)
+
+
 FILES = {
-    "gemma3": ("gemma3", lambda: gemma_metadata("gemma3", **GEMMA3), "llama"),
-    "gpt2": ("gpt2", lambda: gpt2_metadata(config("gpt2")), "gpt2"),
-    "bert": ("bert", lambda: bert_metadata(pooling_type=1), "bert"),
-    "bert of t5": ("bert", lambda: bert_metadata(pooling_type=2), "t5"),
+    "gemma3": (
+        lambda: ("gemma3", gemma_metadata("gemma3", **GEMMA3), by_name_map("gemma3", tensors("gemma3"), 2)),
+        "llama",
+    ),
+    "gpt2": (lambda: ("gpt2", gpt2_metadata(config("gpt2")), by_name_map("gpt2", tensors("gpt2"), 2)), "gpt2"),
+    "mixtral": (lambda: experts("mixtral"), "llama"),
+    "gpt-oss": (lambda: experts("gpt_oss"), "gpt2"),
+    "bert": (lambda: bert(1), "bert"),
+    "bert of t5": (lambda: bert(2), "t5"),
 }
 
 
@@ -380,10 +398,9 @@ FILES = {
 def test_mutated_metadata(tmp_path, file, count):
     """Another value, of whatever type, for some keys: an error that names the file, or a model and a tokenizer."""
     pytest.importorskip("tokenizers")
-    architecture, metadata, kind = FILES[file]
-    arrays = bert_tensors(TINY_BERT | {"vocab_size": 40}, pooler=False) if architecture == "bert" else tensors(file)
-    named = by_name_map(architecture, arrays, 2)
-    keys = metadata() | {"tokenizer.ggml.model": kind, "tokenizer.ggml.tokens": LETTERS, "general.name": "x"}
+    make, kind = FILES[file]
+    architecture, metadata, named = make()
+    keys = metadata | {"tokenizer.ggml.model": kind, "tokenizer.ggml.tokens": LETTERS, "general.name": "x"}
     keys |= {"tokenizer.ggml.token_type": [1] * 29 + [3] * 11, "tokenizer.chat_template": "{{ messages[0].content }}"}
     keys |= {f"tokenizer.ggml.{key}": value for key, value in TOKENS[kind].items()}
     write_gguf(tmp_path / "a.gguf", architecture, keys, named)

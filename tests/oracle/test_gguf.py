@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from decoder_cases import LLAMA, QWEN2, config, inputs, tensors
+from gguf_experts import in_gguf, settings_of, write_experts
+from gguf_experts import tensors_of as tensors_of_experts
 from gguf_files import by_name_map, metadata_of, tensors_in_gguf, tensors_of_llama, write_gguf
 
 from transformer_fast import load_model
@@ -86,6 +88,24 @@ def test_architectures(tmp_path, case):
         own.query_pre_attn_scalar = 8
     theirs = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path, gguf_file=path.name, dtype=torch.float32, config=own, attn_implementation="eager"
+    )
+    ids = inputs(40)[0]
+    with torch.no_grad():
+        expected = theirs(torch.from_numpy(ids)).logits.numpy()
+    np.testing.assert_allclose(load_model(path)(ids).logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_experts(tmp_path):
+    """Qwen 3 with experts; transformers 5.24 makes a Llama of Mixtral, and fails on files of gpt-oss."""
+    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
+    settings = settings_of("qwen3_moe")
+    found = in_gguf(settings, tensors_of_experts(settings))
+    path = write_experts(tmp_path / "a.gguf", settings, found)
+    own = transformers.AutoConfig.from_pretrained(tmp_path, gguf_file=path.name)
+    assert own.norm_topk_prob
+    own.moe_intermediate_size = settings["moe_intermediate_size"]  # transformers does not read its key
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path, gguf_file=path.name, dtype=torch.float32, config=own
     )
     ids = inputs(40)[0]
     with torch.no_grad():

@@ -10,8 +10,8 @@ are stored: llama.cpp's convert_hf_to_gguf.py; defaults: the hyperparameters in 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from transformer_fast.files.errors import CheckpointError
@@ -27,14 +27,15 @@ TOKEN_TYPES = "token_types.weight"
 POOLING = {0: None, 1: "mean", 2: "cls", 3: "lasttoken"}
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Architecture:
     """What a file of one architecture is as a folder.
 
     model_type, model_class: of config.json. fields: keys after the architecture's name -> fields of config.json.
     needed: keys that must be there. checked: further keys that `complete` reads. complete: what config.json needs
     besides.
-    tensors, layer: names of tensors, without their end -> Hugging Face's; layers: the prefix of those of a layer.
+    tensors, layer: names of tensors, without their end (or with it) -> Hugging Face's; layers: the prefix of those of a
+    layer. experts: of tensors that stack a matrix for each expert -> Hugging Face's, {} for the expert's number.
     turned: queries and keys of a head have the two numbers that rotary positions turn side by side; Hugging Face's have
     the first half of the head's numbers before the second. offset: weights of norms are stored with 1 added, which the
     family adds itself. transposed: matrices of layers that Hugging Face stores the other way round.
@@ -49,6 +50,7 @@ class Architecture:
     tensors: Mapping[str, str]
     layer: Mapping[str, str]
     layers: str = "model.layers."
+    experts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     turned: bool = False
     offset: bool = False
     transposed: tuple[str, ...] = ()
@@ -70,7 +72,9 @@ _FIELDS = {
 }
 _SIZES = ("context_length", "embedding_length", "block_count", "feed_forward_length", "attention.head_count")
 _NEEDED = (*_SIZES, "attention.layer_norm_rms_epsilon")
+_OPTIONAL = ("attention.head_count_kv", "attention.key_length", "rope.freq_base")
 _SCALING = ("type", "factor", "original_context_length", "attn_factor", "finetuned")
+_SCALING += ("yarn_beta_fast", "yarn_beta_slow", "yarn_ext_factor")
 _COMMON = ("vocab_size", "pooling_type")  # what any architecture may have
 _CHECKED = (*_COMMON, "attention.value_length", "rope.dimension_count", *(f"rope.scaling.{k}" for k in _SCALING))
 
@@ -141,8 +145,19 @@ def _scaling(own: Settings, config: Mapping[str, Any]) -> dict[str, Any] | None:
         raise CheckpointError(f"{place}: rope.scaling.type is {kind!r}; supported: none, linear, yarn")
     found = {"rope_type": kind, "factor": own.get("rope.scaling.factor")}
     if kind == "yarn":
+        own.same("rope.scaling.yarn_ext_factor", 1)
         found["original_max_position_embeddings"] = own.get("rope.scaling.original_context_length")
+        found |= {field: own.get(f"rope.scaling.yarn_{field}") for field in ("beta_fast", "beta_slow")}
     return {key: value for key, value in found.items() if value is not None}
+
+
+# Mixtral's tensors; Llama's files have none of them.
+_MIXTRAL_LAYER = _LAYER | {"ffn_gate_inp": "block_sparse_moe.gate"}
+_MIXTRAL_EXPERTS = {
+    "ffn_gate_exps": "block_sparse_moe.experts.{}.w1",
+    "ffn_up_exps": "block_sparse_moe.experts.{}.w3",
+    "ffn_down_exps": "block_sparse_moe.experts.{}.w2",
+}
 
 
 def _llama(own: Settings, config: dict[str, Any]) -> None:
@@ -152,6 +167,69 @@ def _llama(own: Settings, config: dict[str, Any]) -> None:
     if own.get("attention.sliding_window"):
         config |= {"model_type": "mistral", "architectures": ["MistralForCausalLM"]}
         config["sliding_window"] = own.get("attention.sliding_window")
+    if own.get("expert_count"):
+        config |= {"model_type": "mixtral", "architectures": ["MixtralForCausalLM"]}
+        _experts(own, config)
+    else:
+        own.same("expert_used_count", 0)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Mixtures of experts
+
+_EXPERTS = {
+    "ffn_gate_exps": "mlp.experts.{}.gate_proj",
+    "ffn_up_exps": "mlp.experts.{}.up_proj",
+    "ffn_down_exps": "mlp.experts.{}.down_proj",
+}
+_EXPERT_COUNTS = ("expert_count", "expert_used_count")
+_QWEN3MOE_LAYER = _LAYER | {"ffn_gate_inp": "mlp.gate"}
+_GPT_OSS_LAYER = {name: theirs for name, theirs in _LAYER.items() if name != "ffn_norm"}
+_GPT_OSS_LAYER |= {
+    "post_attention_norm": "post_attention_layernorm",
+    "ffn_gate_inp": "mlp.router",
+    "attn_sinks.weight": "self_attn.sinks",
+}
+_GPT_OSS_FIELDS = {key: field for key, field in _FIELDS.items() if field != "intermediate_size"}
+_GPT_OSS_FIELDS |= {
+    "expert_feed_forward_length": "intermediate_size",
+    "attention.sliding_window": "sliding_window",
+}
+
+
+def _experts(own: Settings, config: dict[str, Any]) -> None:
+    """How many experts there are, as many as the tensors hold, and how many a token is sent to."""
+    count, used = (own.required(key) for key in _EXPERT_COUNTS)
+    held = {t.shape[0] for name, t in own.file.tensors.items() if "_exps." in name and t.shape}
+    if held != {count}:
+        told = f"hold {', '.join(map(str, sorted(held)))}" if held else "hold none"
+        raise CheckpointError(f"{own.file.path}: expert_count is {count}, and tensors of experts {told}")
+    config["num_local_experts"], config["num_experts_per_tok"] = count, used
+
+
+def _qwen3moe(own: Settings, config: dict[str, Any]) -> None:
+    """llama.cpp has experts in every layer, and weights of the chosen ones that sum to 1."""
+    _decoder(own, config)
+    _experts(own, config)
+    if own.get("expert_feed_forward_length") is None:
+        config["moe_intermediate_size"] = config["intermediate_size"] // max(config["num_experts_per_tok"], 1)
+    config["norm_topk_prob"] = True
+
+
+def _gpt_oss(own: Settings, config: dict[str, Any]) -> None:
+    _decoder(own, config)
+    _experts(own, config)
+    own.same("feed_forward_length", config["intermediate_size"])
+    pattern = own.by_layer("attention.sliding_window_pattern", config["num_hidden_layers"])
+    if isinstance(pattern, list):
+        config["layer_types"] = ["sliding_attention" if window else "full_attention" for window in pattern]
+    else:  # every second layer, the first among them, has the window
+        own.same("attention.sliding_window_pattern", 2)
+    own.same("rope.freq_base_swa", config["rope_theta"])
+    if "rope_scaling" not in config:
+        config["rope_scaling"] = {"rope_type": "default"}  # a folder without any has YaRN
+    elif config["rope_scaling"]["rope_type"] == "yarn":
+        config["rope_scaling"]["truncate"] = False  # as the model was trained; files do not say it
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -337,12 +415,34 @@ ARCHITECTURES = {
     "llama": _like_llama(
         "llama",
         "LlamaForCausalLM",
-        checked=(*_CHECKED, "attention.sliding_window"),
+        checked=(*_CHECKED, "attention.sliding_window", *_EXPERT_COUNTS),
         complete=_llama,
+        layer=_MIXTRAL_LAYER,
+        experts=_MIXTRAL_EXPERTS,
         turned=True,
     ),
     "qwen2": _like_llama("qwen2", "Qwen2ForCausalLM"),
     "qwen3": _like_llama("qwen3", "Qwen3ForCausalLM"),
+    "qwen3moe": _like_llama(
+        "qwen3_moe",
+        "Qwen3MoeForCausalLM",
+        fields=_FIELDS | {"expert_feed_forward_length": "moe_intermediate_size"},
+        checked=(*_CHECKED, *_EXPERT_COUNTS),
+        complete=_qwen3moe,
+        layer=_QWEN3MOE_LAYER,
+        experts=_EXPERTS,
+    ),
+    "gpt-oss": _like_llama(
+        "gpt_oss",
+        "GptOssForCausalLM",
+        fields=_GPT_OSS_FIELDS,
+        needed=tuple(key for key in _GPT_OSS_FIELDS if key not in _OPTIONAL),
+        checked=(*_CHECKED, *_EXPERT_COUNTS, "feed_forward_length", "attention.sliding_window_pattern")
+        + ("rope.freq_base_swa",),
+        complete=_gpt_oss,
+        layer=_GPT_OSS_LAYER,
+        experts=_EXPERTS,
+    ),
     "gemma2": _like_llama(
         "gemma2",
         "Gemma2ForCausalLM",

@@ -23,6 +23,7 @@ from transformer_fast.files.source import Tensor
 
 # Beginnings of keys that say nothing of the computation: who made the file, from what, and how it was rounded.
 _FACTORS = (ROPE_FACTORS, *LONG_ROPE.values())  # of rotary positions, which config.json has
+_LAYER = re.compile(r"blk\.(\d+)\.(\w+(?:\.\w+)?)")  # a layer's number, and the tensor in it
 _ABOUT = ("general.", "quantize.", "tokenizer.", "split.")
 
 
@@ -118,11 +119,17 @@ def tensors_of(file: GgufFile, config: Mapping[str, Any]) -> dict[str, Tensor]:
         CheckpointError: there is a tensor that the architecture's tables do not have.
     """
     _, architecture = architecture_of(file)
-    names = {name: _renamed(name, architecture) for name in file.tensors if name not in _FACTORS}
-    unknown = [name for name, new in names.items() if new is None]
+    found: dict[str, Tensor] = {}
+    unknown = []
+    for name, tensor in file.tensors.items():
+        if new := _name_of_experts(name, architecture):
+            found |= {new.format(number): expert for number, expert in enumerate(_experts(tensor))}
+        elif new := _renamed(name, architecture):
+            found[new] = _changed(name, tensor, architecture, config)
+        elif name not in _FACTORS:
+            unknown.append(name)
     if unknown:
         raise CheckpointError(f"{file.path}: tensors that this model does not use: {listed(unknown)}")
-    found = {new: _changed(name, file.tensors[name], architecture, config) for name, new in names.items()}
     types = _renamed(TOKEN_TYPES, architecture)
     if types is not None and TOKEN_TYPES not in file.tensors:
         width = config["hidden_size"]
@@ -132,10 +139,33 @@ def tensors_of(file: GgufFile, config: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def _renamed(name: str, architecture: Architecture) -> str | None:
     stem, dot, end = name.rpartition(".")
-    layer = re.fullmatch(r"blk\.(\d+)\.(\w+)", stem)
-    if layer and layer[2] in architecture.layer:
-        return f"{architecture.layers}{layer[1]}.{architecture.layer[layer[2]]}{dot}{end}"
+    if layer := _LAYER.fullmatch(name):
+        number, part = layer.groups()
+        if part in architecture.layer:
+            return f"{architecture.layers}{number}.{architecture.layer[part]}"
+        part = part.removesuffix(dot + end)
+        if part in architecture.layer:
+            return f"{architecture.layers}{number}.{architecture.layer[part]}{dot}{end}"
     return f"{architecture.tensors[stem]}{dot}{end}" if stem in architecture.tensors else None
+
+
+def _name_of_experts(name: str, architecture: Architecture) -> str | None:
+    """The new name of a tensor that stacks matrices of experts, {} for the expert's number; None for any other."""
+    layer = _LAYER.fullmatch(name)
+    stem, _, end = layer[2].partition(".") if layer else ("", "", "")
+    return (
+        f"{architecture.layers}{layer[1]}.{architecture.experts[stem]}.{end}" if stem in architecture.experts else None
+    )
+
+
+def _experts(tensor: Tensor) -> list[Tensor]:
+    """The matrices or vectors that a tensor stacks. They are whole rows, so that blocks stay blocks."""
+    if len(tensor.shape) < 2 or not tensor.data.size:
+        raise CheckpointError(
+            f"{tensor.file}: tensor {tensor.name!r} has shape {tensor.shape}; needed: one matrix or vector an expert"
+        )
+    parts = tensor.data.reshape(tensor.shape[0], -1)
+    return [dataclasses.replace(tensor, shape=tensor.shape[1:], data=part) for part in parts]
 
 
 def _changed(name: str, tensor: Tensor, architecture: Architecture, config: Mapping[str, Any]) -> Tensor:

@@ -7,6 +7,7 @@ the 4-bit numbers in which the experts are stored.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ from transformer_fast.models.common.decoder_blocks import (
     GatedConfig,
     GatedDecoder,
 )
-from transformer_fast.models.common.experts import ExpertOptions, check_chosen, stacked_experts
+from transformer_fast.models.common.experts import ExpertOptions, check_chosen, single_experts, stacked_experts
 
 # What transformers' config class has where the file does not speak of rotations.
 _ROTATION = {
@@ -114,6 +115,11 @@ class _GptOss:
     model_types = ("gpt_oss",)
     neutral: Mapping[str, tuple] = GatedDecoder.neutral | {"output_router_logits": (False, None)}
 
+    @classmethod
+    def written_names(cls, names: Collection[str]) -> Collection[str]:
+        """Without experts by number, as GGUF files have them: transformers' files stack them."""
+        return [name for name in names if not re.search(r"\.experts\.\d+\.", name)]
+
 
 class GptOssModel(_GptOss, GatedDecoder):
     """The stack without a head.
@@ -134,7 +140,10 @@ class GptOssModel(_GptOss, GatedDecoder):
             for kind in ("weight", "bias"):
                 sources[f"{ours}.experts.router.{kind}"] = Source(f"{theirs}.router.{kind}")
             names_of = f"{ours}.experts", f"{theirs}.experts"
-            sources |= stacked_experts(*names_of, config.hidden_size, config.experts, neighbours=True)
+            if f"{theirs}.experts.gate_up_proj" in names or f"{theirs}.experts.0.gate_proj.weight" not in names:
+                sources |= stacked_experts(*names_of, config.hidden_size, config.experts, neighbours=True)
+            else:  # of a GGUF file
+                sources |= single_experts(*names_of, config.num_local_experts, bias=True)
         return sources
 
 

@@ -320,6 +320,14 @@ class PretrainedModel(Module):
         return name.removeprefix(cls.base_prefix)
 
     @classmethod
+    def written_names(cls, names: Collection[str]) -> Collection[str]:
+        """What `sources` is told that there is when a model is written that was read from a file with `names`.
+
+        For a family that reads more forms of files than transformers does.
+        """
+        return names
+
+    @classmethod
     def read_config(cls, content: dict[str, Any], source: Path) -> Any:
         """The Config of a config.json; families whose file holds several configs read it their own way."""
         return read_config(cls.config_class, content, source, cls.neutral)
@@ -456,7 +464,8 @@ class PretrainedModel(Module):
         """
         tensors, seen = WrittenTensors(), set()
         tied = getattr(self.config, "tie_word_embeddings", False)
-        sources = self.sources(self.config, _Everything() if self._names is None else self._names)
+        names = _Everything() if self._names is None else self.written_names(self._names)
+        sources = self.sources(self.config, names)
         integers = self._written_as_integers(compute_type, sources)
         for ours, parameter in self.state_dict().items():
             if ours in integers:

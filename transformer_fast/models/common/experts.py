@@ -146,11 +146,15 @@ class Experts(Module):
 
 
 def single_experts(
-    ours: str, theirs: str, count: int, names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")
+    ours: str,
+    theirs: str,
+    count: int,
+    names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
+    bias: bool = False,
 ) -> dict[str, Source]:
     """Our parameters -> one tensor each, of files that number the experts: `theirs`.0.gate_proj.weight and so on.
 
-    ours: what `Experts` is called in the model. names: of gate, up and down.
+    ours: what `Experts` is called in the model. names: of gate, up and down. bias: each has one.
 
     Example:
         >>> single_experts("experts", "mlp.experts", 1)["experts.experts.0.up_proj.weight"].names
@@ -158,9 +162,10 @@ def single_experts(
     """
     parts = dict(zip(("gate_proj", "up_proj", "down_proj"), names, strict=True))
     return {
-        f"{ours}.experts.{e}.{part}.weight": Source(f"{theirs}.{e}.{name}.weight")
+        f"{ours}.experts.{e}.{part}.{kind}": Source(f"{theirs}.{e}.{name}.{kind}")
         for e in range(count)
         for part, name in parts.items()
+        for kind in (("weight", "bias") if bias else ("weight",))
     }
 
 
