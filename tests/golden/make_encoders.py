@@ -26,6 +26,7 @@ BERT = SMALL | {"max_position_embeddings": 12, "pad_token_id": 1}
 DISTIL = {"vocab_size": 30, "n_layers": 2, "dim": 15, "n_heads": 3, "hidden_dim": 17, "max_position_embeddings": 12}
 MODERN = SMALL | {"hidden_size": 12, "num_attention_heads": 2, "local_attention": 4, "max_position_embeddings": 16}
 MODERN |= {f"{name}_token_id": i for i, name in enumerate(("pad", "eos", "bos", "cls", "sep"))}
+NOMIC = SMALL | {"hidden_size": 12, "num_attention_heads": 2, "max_position_embeddings": 16}
 LABELS = {0: "low", 1: "middle", 2: "high"}
 
 # Folder -> transformers' family and task, config.
@@ -37,6 +38,11 @@ MODELS = {
     "electra": ("Electra", "ForPreTraining", BERT | {"embedding_size": 15, "hidden_act": "gelu_new"}),
     "electra-generator": ("Electra", "ForMaskedLM", BERT | {"embedding_size": 20, "hidden_act": "relu"}),
     "mpnet": ("MPNet", "ForMaskedLM", BERT | {"hidden_act": "gelu_pytorch_tanh"}),
+    "nomic-bert": (
+        "NomicBert",
+        "ForMaskedLM",
+        NOMIC | {"rope_parameters": {"rope_type": "default", "rope_theta": 50.0}},
+    ),
     "modernbert": ("ModernBert", "ForMaskedLM", MODERN | {"norm_bias": True, "classifier_activation": "silu"}),
 }
 SHARDED = "xlm-roberta"

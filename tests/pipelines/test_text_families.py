@@ -14,6 +14,7 @@ from transformer_fast.models.distilbert import DistilBertConfig, DistilBertModel
 from transformer_fast.models.electra import ElectraConfig, ElectraModel
 from transformer_fast.models.modernbert import ModernBertConfig, ModernBertModel
 from transformer_fast.models.mpnet import MPNetConfig, MPNetModel
+from transformer_fast.models.nomic_bert import NomicBertConfig, NomicBertModel
 from transformer_fast.models.roberta import RobertaConfig, RobertaModel, XLMRobertaModel
 from transformer_fast.pipelines import SentenceEncoder
 
@@ -28,8 +29,9 @@ MODELS = {
     "electra": (ElectraModel, ElectraConfig(*SIZES, embedding_size=10), 16),
     "mpnet": (MPNetModel, MPNetConfig(*SIZES), 14),
     "modernbert": (ModernBertModel, ModernBertConfig(len(WORDS), 24, 40, 3, 3, local_attention=4, pad_token_id=0), 20),
+    "nomic_bert": (NomicBertModel, NomicBertConfig(len(WORDS), 24, 40, 2, 3, max_position_embeddings=16), 16),
 }
-TYPED = ("roberta", "xlm-roberta", "electra")  # families with token types
+TYPED = ("roberta", "xlm-roberta", "electra", "nomic_bert")  # families with token types
 TEXTS = ["the cat sat on the mat.", "", "dog", "the dog ran far! " * 5]
 
 

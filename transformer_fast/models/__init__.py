@@ -68,6 +68,12 @@ _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
     "modernbert": ("modernbert", _heads("ModernBert"), "ModernBertModel"),
     "mpnet": ("mpnet", _heads("MPNet", "MultipleChoice"), "MPNetModel"),
     "mt5": ("t5", _named("MT5ForConditionalGeneration", "MT5EncoderModel"), "MT5Model"),
+    "nomic_bert": (
+        "nomic_bert",
+        _named("NomicBertForMaskedLM", "NomicBertForSequenceClassification", "NomicBertForTokenClassification")
+        | {"NomicBertForPreTraining": "NomicBertForMaskedLM"},  # what the first folders call it
+        "NomicBertModel",
+    ),
     "olmo2": ("olmo2", _decoder_heads("Olmo2ForCausalLM", "Olmo2"), "Olmo2Model"),
     "phi": ("phi", _decoder_heads("PhiForCausalLM", "Phi"), "PhiModel"),
     "phi3": ("phi3", _decoder_heads("Phi3ForCausalLM", "Phi3"), "Phi3Model"),

@@ -17,6 +17,7 @@ from transformer_fast.models.common import heads
 from transformer_fast.models.common.base import Source
 from transformer_fast.models.common.config import ACTIVATIONS, Index, Labels, check_activation, check_fields
 from transformer_fast.models.common.encoder import Encoded, EncoderBatch, TextEncoder
+from transformer_fast.models.common.rotary_attention import rotary_attention
 from transformer_fast.nn import Collector, Embedding, LayerNorm, Linear, Module, ModuleList, RotaryEmbedding, init
 from transformer_fast.nn.packed import for_pooled_rows
 from transformer_fast.nn.packed_weights import PackedParameters
@@ -163,27 +164,10 @@ class ModernBertLayer(Module):
         collect: Collector | None,
         pooled: np.ndarray | None = None,
     ) -> np.ndarray:
-        """hidden (T, h) -> (T, h), a new array. angles: cos and sin (T, D / 2). options: of varlen_attention.
-
-        With pooled (B,), a row of each sequence, counted from row 0 of hidden, those alone: (B, h); options are theirs
-        then.
-        """
-        T, h = hidden.shape
-        H, D = self.num_heads, h // self.num_heads
+        """hidden (T, h) -> (T, h), a new array; arguments of `rotary_attention`: with pooled (B, h)."""
         projected = self.Wqkv(hidden if self.attn_norm is None else self.attn_norm(hidden))
-        rotated = projected[:, : 2 * h].reshape(T, 2 * H, D).swapaxes(0, 1)
-        F.rotary_embedding(rotated, *angles, out=rotated)
-        query, key, value = (projected[:, i * h : (i + 1) * h].reshape(T, H, D) for i in range(3))
-        cu_queries = cu_keys = batch.cu_seqlens
-        if batch.keys is not None:
-            rows, cu_keys = batch.keys
-            key, value = key[rows], value[rows]
-        if pooled is not None:
-            query, hidden, cu_queries = query[pooled], hidden[pooled], np.arange(len(pooled) + 1)
-        context = F.varlen_attention(query, key, value, cu_queries, cu_keys, **options)
-        if collect is not None:
-            collect.add_weights(query, key, options)
-        hidden = self.Wo(context.reshape(hidden.shape), residual=hidden)
+        context = rotary_attention(projected, self.num_heads, batch, angles, options, collect, pooled)
+        hidden = self.Wo(context, residual=hidden if pooled is None else hidden[pooled])
         return self.mlp(self.mlp_norm(hidden), residual=hidden, out=hidden)
 
     def extra_repr(self) -> str:

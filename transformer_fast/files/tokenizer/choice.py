@@ -63,6 +63,7 @@ _OF_TYPE = {
     "modernbert": GENERIC,
     "mpnet": "MPNetTokenizer",
     "mt5": "T5Tokenizer",
+    "nomic_bert": "BertTokenizer",
     "olmo2": GENERIC,
     "phi": "GPT2Tokenizer",
     "phi3": GENERIC,

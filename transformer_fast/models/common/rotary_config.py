@@ -1,7 +1,7 @@
-"""`RotaryConfig`: the fields and rules that configs of decoders with rotary positions share.
+"""`RotaryConfig`: the fields and rules that configs of models with rotary positions share.
 
-`decoder_blocks.GatedConfig` and `layer_norm_blocks.PlainConfig` derive from it. A way in which families say how
-positions are rotated goes here: a method that they override.
+`decoder_blocks.GatedConfig`, `layer_norm_blocks.PlainConfig` and `nomic_bert.NomicBertConfig` derive from it. A way in
+which families say how positions are rotated goes here: a method that they override.
 """
 
 from __future__ import annotations
