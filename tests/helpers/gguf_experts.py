@@ -99,8 +99,8 @@ def metadata_of_experts(settings: dict) -> dict:
     return {key.replace(case, ARCHITECTURES[case], 1): value for key, value in keys.items()}
 
 
-def write_experts(path: Path, settings: dict, tensors: dict, **further) -> Path:
+def write_experts(path: Path, settings: dict, tensors: dict, tokenizer: dict | None = None, **further) -> Path:
     """tensors: by the names of GGUF; further: keys after the architecture's name; None: left out."""
     architecture = ARCHITECTURES[settings["model_type"]]
     keys = {f"{architecture}.{key}": value for key, value in further.items()}
-    return write_gguf(path, architecture, metadata_of_experts(settings) | keys, tensors)
+    return write_gguf(path, architecture, metadata_of_experts(settings) | keys | (tokenizer or {}), tensors)

@@ -5,6 +5,8 @@ Names of tensors come from the package gguf, what is stored under them from llam
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from decoder_cases import config, inputs, tensors, write
@@ -15,6 +17,8 @@ from model_folders import SENTENCES, TINY_BERT, WORDS, bert_tensors, write_bert,
 from transformer_fast import SentenceEncoder, load_model, load_tokenizer
 from transformer_fast.files.errors import CheckpointError
 from transformer_fast.files.folder import open_source
+from transformer_fast.models.nomic_bert import NomicBertConfig, NomicBertModel
+from transformer_fast.nn import manual_seed
 
 gguf = pytest.importorskip("gguf")
 pytest.importorskip("safetensors")
@@ -310,16 +314,8 @@ def test_refusals_of_gemma3(tmp_path):
         load_model(path)
 
 
-@pytest.mark.parametrize(("number", "pooling"), [(1, "mean"), (2, "cls"), (3, "lasttoken"), (0, None), (None, None)])
-def test_sentence_encoder(tmp_path, number, pooling):
-    """pooling_type is what modules.json says of the pooling."""
-    pytest.importorskip("tokenizers")
-    write_bert(tmp_path / "a", tensors=bert_tensors(pooler=False))
-    write_tokenizer(tmp_path / "a", config={"tokenizer_class": "BertTokenizer", "do_lower_case": True})
-    write_json(tmp_path / "a" / "modules.json", [{"type": "models.Transformer", "path": ""}, POOLING])
-    (tmp_path / "a" / "1_Pooling").mkdir()
-    write_json(tmp_path / "a" / "1_Pooling" / "config.json", {"pooling_mode": pooling or "mean"})
-    # The alphabet's letters and words of the folder's vocabulary, as llama.cpp's converter writes them.
+def wordpiece():
+    """The alphabet's letters and words of the folder's vocabulary, as llama.cpp's converter writes them."""
     words = [word[2:] if word.startswith("##") else f"\u2581{word}" for word in WORDS[5:]]
     padding = [f"\u2581[unused{i}]" for i in range(TINY_BERT["vocab_size"] - len(WORDS))]
     keys = {
@@ -329,14 +325,111 @@ def test_sentence_encoder(tmp_path, number, pooling):
     }
     keys |= {"bos_token_id": 2, "seperator_token_id": 3, "unknown_token_id": 1, "padding_token_id": 0}
     keys |= {"mask_token_id": 4, "normalizer.lowercase": True}
+    return {f"tokenizer.ggml.{key}": value for key, value in keys.items()}
+
+
+def sentence_folder(folder, pooling):
+    """A tokenizer and the files of sentence-transformers, in a folder with a model."""
+    write_tokenizer(folder, config={"tokenizer_class": "BertTokenizer", "do_lower_case": True})
+    write_json(folder / "modules.json", [{"type": "models.Transformer", "path": ""}, POOLING])
+    (folder / "1_Pooling").mkdir()
+    write_json(folder / "1_Pooling" / "config.json", {"pooling_mode": pooling or "mean"})
+
+
+@pytest.mark.parametrize(("number", "pooling"), [(1, "mean"), (2, "cls"), (3, "lasttoken"), (0, None), (None, None)])
+def test_sentence_encoder(tmp_path, number, pooling):
+    """pooling_type is what modules.json says of the pooling."""
+    pytest.importorskip("tokenizers")
+    write_bert(tmp_path / "a", tensors=bert_tensors(pooler=False))
+    sentence_folder(tmp_path / "a", pooling)
     path = write_gguf(
         tmp_path / "a.gguf",
         "bert",
-        bert_metadata(pooling_type=number) | {f"tokenizer.ggml.{key}": value for key, value in keys.items()},
+        bert_metadata(pooling_type=number) | wordpiece(),
         by_name_map("bert", bert_tensors(pooler=False), TINY_BERT["num_hidden_layers"]),
     )
     ours, folder = (SentenceEncoder.from_pretrained(place) for place in (path, tmp_path / "a"))
     np.testing.assert_array_equal(ours.encode(SENTENCES), folder.encode(SENTENCES))
+
+
+# --- NomicBERT --------------------------------------------------------------------------------------------------------
+
+NOMIC = NomicBertConfig(TINY_BERT["vocab_size"], 64, 96, 2, 4, max_position_embeddings=32)
+
+
+@pytest.fixture(scope="module")
+def nomic():
+    manual_seed(0)
+    return NomicBertModel(NOMIC)
+
+
+def nomic_file(path, folder, replaced=None, tokenizer=None, **further):
+    """A GGUF file of the tensors in a folder."""
+    keys = {"context_length": 32, "embedding_length": 64, "block_count": 2, "feed_forward_length": 96}
+    keys |= {"attention.head_count": 4, "attention.layer_norm_epsilon": 1e-12, "attention.causal": False}
+    keys = {f"nomic-bert.{key}": value for key, value in (keys | {"rope.freq_base": 1000.0} | further).items()}
+    keys |= tokenizer or {}
+    arrays = {name: tensor.array() for name, tensor in open_source(folder).tensors().items()}
+    named = by_name_map("nomic-bert", {n.removeprefix("nomic_bert."): a for n, a in arrays.items()}, 2)
+    return write_gguf(path, "nomic-bert", keys, named | (replaced(named) if replaced else {}))
+
+
+def test_nomic_bert(tmp_path, nomic):
+    nomic.save_pretrained(tmp_path / "a")
+    ids, mask = np.array([[2, 7, 8, 3], [2, 9, 3, 0]]), np.array([[1, 1, 1, 1], [1, 1, 1, 0]])
+    types = np.array([[0, 0, 1, 1], [0, 1, 1, 0]])
+    expected = nomic(ids, mask, types).last_hidden_state
+    model = load_model(nomic_file(tmp_path / "a.gguf", tmp_path / "a"))
+    single = float(np.float32(NOMIC.layer_norm_eps))
+    assert type(model) is NomicBertModel and model.config == dataclasses.replace(NOMIC, layer_norm_eps=single)
+    np.testing.assert_array_equal(model(ids, mask, types).last_hidden_state, expected)
+    slower = load_model(nomic_file(tmp_path / "b.gguf", tmp_path / "a", **{"rope.freq_base": 10.0}))
+    assert np.abs(slower(ids, mask, types).last_hidden_state - expected).max() > 1e-3
+
+
+def test_nomic_bert_in_blocks(tmp_path, nomic):
+    nomic.save_pretrained(tmp_path / "a")
+    kind, values = gguf.GGMLQuantizationType.Q8_0, {}
+
+    def in_blocks(named):
+        matrices = {name: array for name, array in named.items() if name.startswith("blk.") and array.ndim == 2}
+        rows = {name: gguf.quants.quantize(array, kind) for name, array in matrices.items()}
+        values.update({name: gguf.quants.dequantize(array, kind) for name, array in rows.items()})
+        return {name: ("Q8_0", array) for name, array in rows.items()}
+
+    model = load_model(nomic_file(tmp_path / "a.gguf", tmp_path / "a", in_blocks))
+    floats = load_model(nomic_file(tmp_path / "b.gguf", tmp_path / "a", lambda named: values))
+    layer = model.layers[1]
+    parts = (layer.Wqkv, layer.out_proj, layer.gate_proj, layer.up_proj, layer.down_proj)
+    assert len(values) == 2 * len(parts) and all(part.packed().format == "Q8_0" for part in parts)
+    ids = np.array([[2, 7, 8, 3]])
+    expected = floats(ids).last_hidden_state
+    np.testing.assert_allclose(model(ids).last_hidden_state, expected, rtol=0, atol=2e-3 * np.abs(expected).max())
+
+
+def test_sentence_encoder_of_nomic_bert(tmp_path, nomic):
+    pytest.importorskip("tokenizers")
+    nomic.save_pretrained(tmp_path / "a")
+    sentence_folder(tmp_path / "a", "mean")
+    path = nomic_file(tmp_path / "a.gguf", tmp_path / "a", tokenizer=wordpiece(), pooling_type=1)
+    ours, folder = (SentenceEncoder.from_pretrained(place) for place in (path, tmp_path / "a"))
+    np.testing.assert_array_equal(ours.encode(SENTENCES), folder.encode(SENTENCES))
+
+
+@pytest.mark.parametrize(
+    ("further", "said"),
+    [
+        ({"rope.freq_base": None}, "no metadata 'nomic-bert.rope.freq_base'"),
+        ({"rope.dimension_count": 8}, "rope.dimension_count' is 8; needed: 16"),
+        ({"rope.scaling.type": "yarn"}, "rope.scaling.type is 'yarn'; needed: none"),
+        ({"attention.causal": True}, "attention.causal' is True; needed: False"),
+        ({"moe_every_n_layers": 2}, "nomic-bert.moe_every_n_layers"),
+    ],
+)
+def test_refusals_of_nomic_bert(tmp_path, nomic, further, said):
+    nomic.save_pretrained(tmp_path / "a")
+    with pytest.raises(CheckpointError, match=said):
+        load_model(nomic_file(tmp_path / "a.gguf", tmp_path / "a", **further))
 
 
 # --- metadata that is not what it should be ---------------------------------------------------------------------------

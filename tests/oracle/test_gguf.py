@@ -111,3 +111,30 @@ def test_experts(tmp_path):
     with torch.no_grad():
         expected = theirs(torch.from_numpy(ids)).logits.numpy()
     np.testing.assert_allclose(load_model(path)(ids).logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+BYTES = {"model": "llama", "tokens": ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), "a"]}
+BYTES |= {"scores": [0.0] * 260, "token_type": [2, 3, 3, *[6] * 256, 1], "bos_token_id": 1, "eos_token_id": 2}
+
+
+@pytest.mark.parametrize("case", ["mixtral", "qwen3_moe", "gpt_oss"])
+def test_experts_next_to_llama_cpp(tmp_path, case):
+    """float32 caches there. gpt-oss without YaRN, whose limits llama.cpp rounds (docs/gguf.md)."""
+    llama_cpp = pytest.importorskip("llama_cpp")
+    changes = {"hidden_size": 64, "head_dim": 16, "intermediate_size": 96, "vocab_size": len(BYTES["tokens"])}
+    changes |= {
+        "mixtral": {"sliding_window": None},  # llama.cpp reads no window in files of this architecture
+        "qwen3_moe": {"moe_intermediate_size": 32},
+        "gpt_oss": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
+    }[case]
+    settings = settings_of(case, **changes)
+    keys = {f"tokenizer.ggml.{key}": value for key, value in BYTES.items()}
+    found = in_gguf(settings, tensors_of_experts(settings))
+    path = write_experts(tmp_path / "a.gguf", settings, found, tokenizer=keys)
+    options = {"n_ctx": 64, "logits_all": True, "verbose": False, "flash_attn": False, "n_threads": 1}
+    theirs = llama_cpp.Llama(str(path), type_k=llama_cpp.GGML_TYPE_F32, type_v=llama_cpp.GGML_TYPE_F32, **options)
+    ids = inputs(len(BYTES["tokens"]))[0][0]
+    theirs.eval(ids.tolist())
+    expected = np.array(theirs.scores[: len(ids)])
+    got = load_model(path)(ids[None]).logits[0]
+    np.testing.assert_allclose(got, expected, rtol=0, atol=2e-5 * np.abs(expected).max())

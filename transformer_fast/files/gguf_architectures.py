@@ -391,6 +391,24 @@ _BERT_LAYER = {
 }
 
 
+_NOMIC_FIELDS = _BERT_FIELDS | {"rope.freq_base": "rope_theta"}
+_NOMIC_TENSORS = {
+    "token_embd": "embeddings.word_embeddings",
+    "token_types": "embeddings.token_type_embeddings",
+    "token_embd_norm": "emb_ln",
+}
+_NOMIC_LAYER = {
+    "attn_qkv": "attn.Wqkv",
+    "attn_output": "attn.out_proj",
+    "attn_output_norm": "norm1",
+    "ffn_up": "mlp.fc11",
+    "ffn_gate": "mlp.fc12",
+    "ffn_down": "mlp.fc2",
+    "layer_output_norm": "norm2",
+}
+_WIDTHS = ("attention.key_length", "attention.value_length", "rope.dimension_count")  # all of a head
+
+
 def _bert(own: Settings, config: dict[str, Any]) -> None:
     """Also RoBERTa, of whose positions files leave out those that no token has, and DistilBERT, without types."""
     _vocabulary(own, config)
@@ -401,6 +419,14 @@ def _bert(own: Settings, config: dict[str, Any]) -> None:
         raise CheckpointError(f"{own.file.path}: tensor {TOKEN_TYPES!r} has shape {types.shape}; needed: two axes")
     config["type_vocab_size"] = 1 if types is None else types.shape[0]
     del config["tie_word_embeddings"]
+
+
+def _nomic(own: Settings, config: dict[str, Any]) -> None:
+    _bert(own, config)
+    for key in _WIDTHS:
+        own.same(key, config["hidden_size"] // max(config["num_attention_heads"], 1))
+    if own.text("rope.scaling.type") not in (None, "none"):
+        raise CheckpointError(f"{own.file.path}: rope.scaling.type is {own.text('rope.scaling.type')!r}; needed: none")
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -498,5 +524,16 @@ ARCHITECTURES = {
         _BERT_TENSORS,
         _BERT_LAYER,
         layers="encoder.layer.",
+    ),
+    "nomic-bert": Architecture(
+        "nomic_bert",
+        "NomicBertModel",
+        _NOMIC_FIELDS,
+        tuple(_NOMIC_FIELDS),
+        (*_COMMON, *_WIDTHS, "attention.head_count_kv", "attention.causal", "rope.scaling.type"),
+        _nomic,
+        _NOMIC_TENSORS,
+        _NOMIC_LAYER,
+        layers="encoder.layers.",
     ),
 }
