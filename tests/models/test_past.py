@@ -10,7 +10,6 @@ from score_tables import Chain
 from transformer_fast import load_model
 from transformer_fast.files.errors import CheckpointError
 from transformer_fast.generation import GenerationSession, generate
-from transformer_fast.models.t5 import T5Config, T5ForConditionalGeneration
 
 pytest.importorskip("safetensors")
 
@@ -155,9 +154,6 @@ def test_where_no_narrow_cache_is(llama):
         llama.generate(ids, kv_cache_dtype="int4")
     with pytest.raises(ValueError, match="kv_cache_dtype is 'int8'; needed: float32, that of past_key_values"):
         llama.generate(ids, kv_cache_dtype="int8", past_key_values=llama.empty_past(3))
-    config = T5Config(vocab_size=40, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
-    with pytest.raises(TypeError, match="kv_cache_dtype, which T5ForConditionalGeneration does not take"):
-        T5ForConditionalGeneration(config).generate(ids, kv_cache_dtype="int8")
     with pytest.raises(TypeError, match="kv_cache_dtype, which Chain does not take"):
         generate(Chain(), [[0]], kv_cache_dtype="int8")
 

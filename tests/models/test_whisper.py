@@ -117,6 +117,17 @@ def test_stream(model):
     assert np.array_equal(streamed[:, : whole.shape[1]], whole)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "int8"])
+def test_narrow_caches(model, dtype):
+    ids = np.array([[0, 5, 6]])
+    _, exact = model.start(input_features=FEATURES[:1], capacity=8, decoder_input_ids=ids)
+    _, narrow = model.start(input_features=FEATURES[:1], capacity=8, decoder_input_ids=ids, kv_cache_dtype=dtype)
+    wanted, got = (model.step(np.array([7]), state) for state in (exact, narrow))
+    assert 0 < np.abs(got - wanted).max() < 0.1 * wanted.std()
+    rows = model.generate(FEATURES, language="en", max_new_tokens=5, kv_cache_dtype=dtype)
+    assert len(rows) == len(FEATURES)
+
+
 def test_text_ends_before_the_end(model):
     rows = model._text(np.array([[4, 5, 0, 0], [4, 0, 0, 0], [0, 0, 0, 0]]))
     assert rows.tolist() == [[4, 5], [4, 0], [0, 0]]

@@ -164,10 +164,11 @@ def generate(
 
     logits_processor: callable(ids (B, n), scores (B, V)) -> scores, or a list of them.
     tokenizer: needed for stop_strings. streamer: has put(ids) and end(); it gets the prompt and then ids (B,).
-    Further arguments go to the model; those of decoders:
-    past_key_values: a past of the first columns of input_ids, which are not computed again (without beams and padding).
-    It is changed in place, and then holds all ids of the result but the last.
-    kv_cache_dtype: "float32", "bfloat16", "float16" or "int8", how keys and values are kept between tokens.
+    Further arguments go to the model:
+    kv_cache_dtype: "float32", "bfloat16", "float16" or "int8", how keys and values are kept between tokens; those of an
+    encoder's states, too.
+    past_key_values, of decoders: a past of the first columns of input_ids, which are not computed again (without beams
+    and padding). It is changed in place, and then holds all ids of the result but the last.
 
     Speculation, for one row without beams: the same tokens (with an assistant and do_sample: tokens of the same
     distribution), sooner where drafts are often right; their number adapts, down to none.

@@ -224,6 +224,7 @@ class WhisperForConditionalGeneration(ConditionalGeneration):
         decoder_input_ids: np.ndarray,
         input_features: np.ndarray | None = None,
         encoder_outputs: Any = None,
+        kv_cache_dtype: str | None = None,
     ) -> tuple[np.ndarray, Seq2SeqState]:
         """Encoder and first tokens of a generation; see `transformer_fast.generation`."""
         return super().start(
@@ -232,6 +233,7 @@ class WhisperForConditionalGeneration(ConditionalGeneration):
             capacity=capacity,
             decoder_input_ids=decoder_input_ids,
             encoder_outputs=encoder_outputs,
+            kv_cache_dtype=kv_cache_dtype,
         )
 
     def generate(

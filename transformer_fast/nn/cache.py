@@ -367,6 +367,14 @@ class KeyValueCache(StackCache):
             raise ValueError(f"key has {key.shape[2]} positions, value has {value.shape[2]}; needed: the same number")
 
 
+def narrowed(x: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray | None]:
+    """x (..., D) as a cache of this type stores it, and the scales (...) of int8, None of others.
+
+    For keys and values that are made once and never appended to: those of cross-attention. float32 stays x itself.
+    """
+    return _integers(x) if dtype == np.int8 else (x.astype(dtype, copy=False), None)
+
+
 def _integers(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(..., D) -> int8 (..., D) and scales (...), as reference.cache_integers and store_int8 of csrc/ops/cache.h."""
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):

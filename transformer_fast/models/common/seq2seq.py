@@ -19,6 +19,7 @@ import numpy as np
 from transformer_fast import functional as F
 from transformer_fast.generation import GenerationMixin
 from transformer_fast.models.common.base import PretrainedModel, Source, under
+from transformer_fast.models.common.decoding import cache_dtype
 from transformer_fast.models.common.inputs import integers, token_mask
 from transformer_fast.models.common.output import BaseModelOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
 from transformer_fast.models.common.seq2seq_blocks import PackedAttention, Seq2SeqState, Stack
@@ -230,11 +231,12 @@ class EncoderDecoder(SourceEncoder):
         }
         return states, packing, rest
 
-    def start_decoding(self, encoded: _Encoded, capacity: int) -> Seq2SeqState:
+    def start_decoding(self, encoded: _Encoded, capacity: int, kv_cache_dtype: str | None = None) -> Seq2SeqState:
         """A state with the cross-attention's keys and values, and no tokens yet."""
-        cross = [layer.cross_attention.keys_values(encoded.states) for layer in self.decoder.layers]
+        layers, dtype = self.decoder.layers, cache_dtype(kv_cache_dtype)
+        cross = (layer.cross_attention.keys_values(encoded.states) for layer in layers)
         rows = len(encoded.packing)
-        return Seq2SeqState(self.decoder.shape, len(self.decoder.layers), rows, capacity, encoded.packing, cross)
+        return Seq2SeqState(self.decoder.shape, len(layers), rows, capacity, encoded.packing, cross, dtype)
 
     def decode_more(self, ids: np.ndarray, state: Seq2SeqState) -> np.ndarray:
         """ids (B', n), the next n tokens of each row -> the decoder's state of the last one, (B', h)."""
@@ -333,12 +335,16 @@ class ConditionalGeneration(GenerationMixin, PretrainedModel):
         capacity: int,
         decoder_input_ids: np.ndarray,
         encoder_outputs: Any = None,
+        kv_cache_dtype: str | None = None,
     ) -> tuple[np.ndarray, Seq2SeqState]:
-        """Encoder and first tokens of a generation; see `transformer_fast.generation`."""
+        """Encoder and first tokens of a generation; see `transformer_fast.generation`.
+
+        kv_cache_dtype: how keys and values are kept, the encoder's among them; see `generate`.
+        """
         model = self.model
         encoded = model._encoded(input_ids, attention_mask, encoder_outputs)
         ids = model._target_ids(decoder_input_ids, encoded)
-        state = model.start_decoding(encoded, capacity)
+        state = model.start_decoding(encoded, capacity, kv_cache_dtype)
         return self.logits(model.decode_more(ids, state)), state
 
     def step(self, ids: np.ndarray, state: Seq2SeqState) -> np.ndarray:

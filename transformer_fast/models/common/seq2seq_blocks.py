@@ -10,13 +10,14 @@ To add a kind of layer: a field of `BlockShape`, and what it changes in `Block`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from transformer_fast import functional as F
 from transformer_fast.nn import FeedForward, FusedLinear, KeyValueCache, LayerNorm, Linear, Module, ModuleList, RMSNorm
+from transformer_fast.nn.cache import narrowed
 from transformer_fast.nn.encoder_stack import EncoderStackCache, StackSpec
 from transformer_fast.nn.sequences import PackedSequences, unpack_weights
 
@@ -107,17 +108,25 @@ class Seq2SeqState:
     """The keys and values of the decoder's tokens, and those of the encoder's, between the steps of a generation.
 
     The latter are kept once for each source, however many rows (beams) continue it: source (B',) says to which one each
-    row belongs. rows B', position: how many tokens each row has.
+    row belongs. rows B', position: how many tokens each row has. Both are stored in the type dtype; cross yields them
+    for each layer, float32.
     """
 
     def __init__(
-        self, shape: BlockShape, layers: int, rows: int, capacity: int, keys: PackedSequences, cross: list
+        self,
+        shape: BlockShape,
+        layers: int,
+        rows: int,
+        capacity: int,
+        keys: PackedSequences,
+        cross: Iterable[Sequence[np.ndarray]],
+        dtype: np.dtype,
     ) -> None:
-        self.caches = [KeyValueCache(rows, shape.heads, shape.head_dim, capacity) for _ in range(layers)]
+        self.caches = [KeyValueCache(rows, shape.heads, shape.head_dim, capacity, dtype=dtype) for _ in range(layers)]
         self.capacity = capacity
         self.scale = shape.scale
         self.position = 0
-        self._cross = cross
+        self._cross = [[narrowed(part, dtype) for part in parts] for parts in cross]
         self._cu_keys = keys.cu_seqlens
         self._source = np.arange(rows)
 
@@ -150,14 +159,16 @@ class Seq2SeqState:
                 relative_bias=relative_bias,
                 scale=scale,
                 out=out,
+                **cache.scales(),
             )
 
         return attend
 
     def cross_attend(self, layer: int) -> Attend:
         """Queries (B' * n, H, D) attend their source's keys: the beams of a source are rows of one sequence."""
-        key, value = self._cross[layer]
-        sources, cu_keys, scale = self._source, self._cu_keys, self.scale
+        (key, key_scale), (value, value_scale) = self._cross[layer]
+        sources, cu_keys = self._source, self._cu_keys
+        options = {"scale": self.scale, "key_scale": key_scale, "value_scale": value_scale}
 
         def attend(query: np.ndarray, out: np.ndarray) -> None:
             owner = np.repeat(sources, len(query) // len(sources))
@@ -167,9 +178,9 @@ class Seq2SeqState:
                 owner, query = owner[order], query[order]
             cu_queries = np.searchsorted(owner, np.arange(len(cu_keys)))
             if order is None:
-                F.varlen_attention(query, key, value, cu_queries, cu_keys, scale=scale, out=out)
+                F.varlen_attention(query, key, value, cu_queries, cu_keys, out=out, **options)
             else:
-                out[order] = F.varlen_attention(query, key, value, cu_queries, cu_keys, scale=scale)
+                out[order] = F.varlen_attention(query, key, value, cu_queries, cu_keys, **options)
 
         return attend
 
