@@ -16,6 +16,7 @@ from transformer_fast.functional.attention import (
     varlen_attention,
 )
 from transformer_fast.functional.block_weight import BlockWeight
+from transformer_fast.functional.key_ranges import KeyRanges
 from transformer_fast.functional.copies import concat_heads, embedding, embedding_sum, split_heads
 from transformer_fast.functional.decoder import CacheArrays, Decoder, DecoderLayer
 from transformer_fast.functional.encoder import Encoder, EncoderLayer
@@ -38,6 +39,7 @@ from transformer_fast.functional.settings import (
 
 __all__ = [
     "BlockWeight",
+    "KeyRanges",
     "CacheArrays",
     "Decoder",
     "DecoderLayer",
