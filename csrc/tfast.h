@@ -40,6 +40,16 @@ typedef struct {
 
 #define TFAST_UNLIMITED INT64_MAX
 
+/* Structure that is no single range a row: each query row has a list of ranges of keys, [low, high) pairs that are
+ * sorted, disjoint, not touching, not empty. Lists are shared by rows that see the same keys. */
+typedef struct {
+    const int32_t* list_of_row; /* NULL: there is no such structure */
+    int64_t stride[3];          /* batch, head, query; 0 shares. Packed: a query counts over all sequences */
+    const int64_t* begin;       /* list n: the ranges [begin[n], begin[n + 1]) */
+    const int32_t* bounds;      /* (ranges, 2) */
+    double visible;             /* pairs of query and key in all batches and heads, for the plan */
+} tfast_key_ranges;
+
 /* One attention call. The order of operations on a score: q.k * scale, soft cap, bias terms, ALiBi, structure; then
  * softmax with sink. Key j is visible to query i of batch b iff  j < kv_length[b]  and  offset - left <= j - i <=
  * offset + right  (right is 0 when causal; TFAST_UNLIMITED: no bound), offset = offset[b]. Packed sequences: cu_q and
@@ -58,7 +68,8 @@ typedef struct {
     const int64_t* kv_length; /* B values or NULL */
     const int64_t* offset;    /* B values or NULL: 0 */
     int64_t left, right;
-    float scale, softcap;  /* softcap 0: none */
+    tfast_key_ranges ranges; /* and j is in one of the row's ranges */
+    float scale, softcap;    /* softcap 0: none */
     const float* additive; /* D values, or NULL: the score is then additive . tanh(q + k) (Bahdanau) in place of q . k;
                               scale 1, no soft cap */
     tfast_bias bias[2];

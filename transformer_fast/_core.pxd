@@ -1,6 +1,6 @@
 # cython: language_level=3
 """csrc/tfast.h as Cython sees it: what _core.pyx calls. A new op of the engine: its prototype here."""
-from libc.stdint cimport int64_t
+from libc.stdint cimport int32_t, int64_t
 
 
 cdef extern from "tfast.h" nogil:
@@ -17,6 +17,12 @@ cdef extern from "tfast.h" nogil:
         tfast_bias_kind kind
         const void *data
         int64_t stride[4]
+    ctypedef struct tfast_key_ranges:
+        const int32_t *list_of_row
+        int64_t stride[3]
+        const int64_t *begin
+        const int32_t *bounds
+        double visible
     ctypedef struct tfast_attention:
         tfast_dtype q_dtype, kv_dtype
         int64_t B, H, Hkv, Lq, Lk, D, Dv
@@ -37,6 +43,7 @@ cdef extern from "tfast.h" nogil:
         const int64_t *kv_length
         const int64_t *offset
         int64_t left, right
+        tfast_key_ranges ranges
         float scale, softcap
         const float *additive
         tfast_bias bias[2]

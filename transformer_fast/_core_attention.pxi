@@ -43,6 +43,27 @@ cdef int set_mask(object mask, tfast_bias *bias) except -1:
     return 0
 
 
+cdef int set_ranges(object key_ranges, int packed, tfast_key_ranges *r) except -1:
+    """(list_of_row (B or 1, H or 1, Lq) int32, or (H or 1, Tq) when packed, begin int64, bounds int32, visible)."""
+    cdef cnp.ndarray lists = key_ranges[0]
+    cdef cnp.ndarray begin = key_ranges[1]
+    cdef cnp.ndarray bounds = key_ranges[2]
+    cdef int first = 0 if packed else 1
+    if cnp.PyArray_TYPE(lists) != cnp.NPY_INT32 or cnp.PyArray_TYPE(begin) != cnp.NPY_INT64 \
+            or cnp.PyArray_TYPE(bounds) != cnp.NPY_INT32:
+        raise TypeError("int32 lists, int64 begin and int32 bounds needed")
+    if not (cnp.PyArray_IS_C_CONTIGUOUS(begin) and cnp.PyArray_IS_C_CONTIGUOUS(bounds)):
+        raise ValueError("dense begin and bounds needed")
+    r.list_of_row = <const int32_t *>cnp.PyArray_DATA(lists)
+    r.stride[0] = 0 if packed or cnp.PyArray_DIM(lists, 0) == 1 else step(lists, 0)
+    r.stride[1] = 0 if cnp.PyArray_DIM(lists, first) == 1 else step(lists, first)
+    r.stride[2] = step(lists, first + 1)
+    r.begin = <const int64_t *>cnp.PyArray_DATA(begin)
+    r.bounds = <const int32_t *>cnp.PyArray_DATA(bounds)
+    r.visible = key_ranges[3]
+    return 0
+
+
 cdef int set_table(object table, int64_t centre, tfast_bias *bias) except -1:
     """A table over offsets, (H or 1, n), dense.
 
@@ -75,6 +96,7 @@ cdef class AttentionCall:
     cdef public double scale, softcap
     cdef public object additive  # (D,) float32
     cdef public object attn_mask, relative_bias
+    cdef public object key_ranges  # what set_ranges takes
     cdef public object alibi_slopes, sinks  # (H,) float32
     cdef public object lse, weights  # float32 results
     cdef public bint weights_mean
@@ -123,6 +145,8 @@ cdef class AttentionCall:
             set_mask(self.attn_mask, &c.bias[0])
         if self.relative_bias is not None:
             set_table(self.relative_bias, c.Lq - 1, &c.bias[1])
+        if self.key_ranges is not None:
+            set_ranges(self.key_ranges, packed, &c.ranges)
         c.alibi_slopes = floats(self.alibi_slopes)
         c.sinks = floats(self.sinks)
         c.lse = <float *>floats(self.lse)

@@ -115,8 +115,9 @@ static int needs_fallback(const plan_t* p, const lengths_t* l) {
     const int64_t rows = l->lq < k->panel ? l->lq * p->group : l->lq;
     const int64_t width = c->D + c->Dv, padded = tfast_round_up(c->D, k->k_unit) + tfast_round_up(c->Dv, k->k_unit);
     const int64_t wide = TFAST_MAX(padded, 2 * k->min_width);
-    return c->additive || c->weights || rows * rows * width < k->min_rows * tfast_round_up(rows, k->panel) * wide ||
-           l->lk < k->min_keys || width < k->min_width;
+    return c->additive || c->weights || c->ranges.list_of_row ||
+           rows * rows * width < k->min_rows * tfast_round_up(rows, k->panel) * wide || l->lk < k->min_keys ||
+           width < k->min_width;
 }
 
 static row_cut cut_of(const plan_t* p, const lengths_t* l, int fallback, int64_t rows, int64_t heads_per_kv_head) {
@@ -138,7 +139,9 @@ static int64_t block_begin(const row_cut* cut, int64_t row) {
     return row > 0 && cut->rows - row <= cut->min_tail_rows ? row - cut->min_tail_rows : row;
 }
 
+/* With lists a panel may read little of what would be copied. */
 static int copy_pays(const tfast_attention* c, const row_cut* cut, int64_t n_rows) {
+    if (c->ranges.list_of_row) return 0;
     const int dense = c->k_stride[2] == c->D && c->v_stride[2] == c->Dv;
     const tfast_tuning* tuning = tfast_tuning_now();
     const int64_t least = dense ? tuning->copy_kv_min_panels_dense : tuning->copy_kv_min_panels_strided;
@@ -208,6 +211,7 @@ static void cut(plan_t* p) {
     for (int64_t i = 0; p->pieces && i + p->threads < p->n_pieces; i++) p->pieces[i].next = &p->pieces[i + p->threads];
 }
 
+/* Of all scores, seen or not. */
 static double call_flops(const tfast_attention* c) {
     double scores = 0;
     for (int64_t b = 0; b < c->B; b++) {
@@ -217,9 +221,25 @@ static double call_flops(const tfast_attention* c) {
     return 2.0 * scores * (double)c->H * (double)(c->D + c->Dv);
 }
 
+/* What decides about threads: lists may leave very little. */
+static double seen_flops(const tfast_attention* c) {
+    return c->ranges.list_of_row ? 2.0 * c->ranges.visible * (double)(c->D + c->Dv) : call_flops(c);
+}
+
+/* Keys of [lo, hi) that a row's list holds; row: of the batch entry. */
+static int64_t keys_of_list(const tfast_attention* c, int64_t b, int64_t head, int64_t row, int64_t lo, int64_t hi) {
+    const tfast_key_ranges* r = &c->ranges;
+    const int64_t at = b * r->stride[0] + head * r->stride[1] + (row + (c->cu_q ? c->cu_q[b] : 0)) * r->stride[2];
+    int64_t n = 0;
+    for (int64_t i = r->begin[r->list_of_row[at]]; i < r->begin[r->list_of_row[at] + 1]; i++)
+        n += TFAST_MAX(0, TFAST_MIN(hi, r->bounds[2 * i + 1]) - TFAST_MAX(lo, r->bounds[2 * i]));
+    return n;
+}
+
 /* Scores that structure leaves, counted row by row where there is structure. */
 static double visible_scores(const tfast_attention* c) {
     double n = 0;
+    const int64_t heads = c->ranges.list_of_row && c->ranges.stride[1] ? c->H : 1; /* that differ */
     for (int64_t b = 0; b < c->B; b++) {
         const lengths_t l = lengths_of(c, b);
         const int64_t offset = c->offset ? c->offset[b] : 0;
@@ -227,10 +247,12 @@ static double visible_scores(const tfast_attention* c) {
             int64_t lo = 0, hi = l.lk;
             if (c->left != TFAST_UNLIMITED) lo = TFAST_MAX(lo, i + offset - c->left);
             if (c->right != TFAST_UNLIMITED) hi = TFAST_MIN(hi, i + offset + c->right + 1);
-            if (hi > lo) n += (double)(hi - lo);
+            if (lo >= hi) continue;
+            if (!c->ranges.list_of_row) n += (double)(hi - lo);
+            for (int64_t h = 0; c->ranges.list_of_row && h < heads; h++) n += (double)keys_of_list(c, b, h, i, lo, hi);
         }
     }
-    return n * (double)c->H;
+    return n * (double)(c->H / TFAST_MAX(heads, 1));
 }
 
 static int64_t rows_of_piece(const tfast_attention* call, const tfast_attention_kernels* kernels, int threads) {
@@ -294,7 +316,7 @@ static size_t scratch_bytes(const plan_t* p) {
 }
 
 tfast_status tfast_attention_run(const tfast_attention* call, int n_threads) {
-    const double ns = tfast_flops_ns(call_flops(call));
+    const double ns = tfast_flops_ns(seen_flops(call));
     plan_t p;
     begin_plan(&p, call, tfast_threads_for(ns, n_threads), NULL);
     if (p.n_pieces == 0) return TFAST_OK;
@@ -324,7 +346,7 @@ tfast_status tfast_attention_run(const tfast_attention* call, int n_threads) {
 
 void tfast_attention_explain(const tfast_attention* call, int n_threads, tfast_attention_plan* plan) {
     const double flops = call_flops(call), visible = visible_scores(call);
-    const int threads = tfast_threads_for(tfast_flops_ns(flops), n_threads);
+    const int threads = tfast_threads_for(tfast_flops_ns(seen_flops(call)), n_threads);
     const tfast_kernels* now = tfast_kernels_now();
     plan_t p;
     *plan = (tfast_attention_plan){.n_kinds = 0};

@@ -13,7 +13,7 @@ from cases import ATTENTION, AttentionCase, tagged
 from support import TOLERANCE, assert_close, assert_same_bits, both, normal, widened
 
 from transformer_fast import _core, functional, reference
-from transformer_fast.functional import scaled_dot_product_attention, varlen_attention
+from transformer_fast.functional import KeyRanges, scaled_dot_product_attention, varlen_attention
 
 
 def ids(case):
@@ -96,6 +96,7 @@ def test_the_short_way_knows_every_option(monkeypatch):
         "sinks": normal(2),
         "key_scale": np.ones((1, 2, 4), np.float32),
         "value_scale": np.ones((1, 2, 4), np.float32),
+        "mask": KeyRanges.from_dense(np.ones((4, 4), bool)),
         "return_weights": "mean",
         "return_lse": True,
         "out": np.empty((1, 2, 4, 8), np.float32),

@@ -26,6 +26,7 @@ _OPTIONS = {
     "sinks",
     "key_scale",
     "value_scale",
+    "mask",
     "return_weights",
     "return_lse",
     "out",
@@ -63,6 +64,7 @@ class _Call(_core.AttentionCall):
         sinks=None,
         key_scale=None,
         value_scale=None,
+        mask=None,
         return_weights=False,
         return_lse=False,
         out=None,
@@ -128,6 +130,8 @@ class _Call(_core.AttentionCall):
             self.alibi_slopes = arrays.vector(alibi_slopes, "alibi_slopes", H)
         if sinks is not None:
             self.sinks = arrays.vector(sinks, "sinks", H)
+        if mask is not None:
+            self.key_ranges = checks.ranges(mask, B, H, Lq, Lk)
 
     def finish(self, out):
         if out is None and self.weights is None and self.lse is None:
@@ -162,6 +166,7 @@ def scaled_dot_product_attention(
     sinks=None,
     key_scale=None,
     value_scale=None,
+    mask=None,
     return_weights=False,
     return_lse=False,
     out=None,
@@ -184,6 +189,8 @@ def scaled_dot_product_attention(
     relative_bias: (H or 1, Lq + Lk - 1); the bias of (i, j) is relative_bias[h, j - i + Lq - 1].
     alibi_slopes: (H,); slope * (j - (i + causal_offset)) is added. sinks: (H,); a logit that joins the denominator.
     key_scale, value_scale: of int8 key and value alone, (..., Hkv, Lk) float32: a row is integers times its scale.
+    mask: a structure of `transformer_fast.masks`, or the `KeyRanges` of one: which keys each query sees, as ranges, so
+    that the others cost nothing; it joins causality, window and kv_lengths. B and H are those of the call, or 1.
     return_weights: "mean" (..., Lq, Lk) over heads or "heads" (..., H, Lq, Lk).
     return_lse: log of the denominator, (..., H, Lq), float32.
     out: an array of the result's shape and type, any strides, no overlap with an input.
@@ -209,6 +216,7 @@ def scaled_dot_product_attention(
         and sinks is None
         and key_scale is None
         and value_scale is None
+        and mask is None
         and return_weights is False
         and return_lse is False
         and out is None
@@ -239,6 +247,7 @@ def scaled_dot_product_attention(
         sinks,
         key_scale,
         value_scale,
+        mask,
         return_weights,
         return_lse,
         out,
@@ -246,7 +255,7 @@ def scaled_dot_product_attention(
     if call.q_dtype == checks.FLOAT64:
         results = reference.scaled_dot_product_attention(
             *call.operands[2:],
-            attn_mask,
+            checks.with_ranges(attn_mask, mask, call.lead, query, key),
             dropout_p,
             is_causal,
             scale,
@@ -291,6 +300,7 @@ def varlen_attention(
     sinks=None,
     key_scale=None,
     value_scale=None,
+    mask=None,
     return_lse=False,
     out=None,
 ):
@@ -301,6 +311,7 @@ def varlen_attention(
     each sequence's own Lk - Lq. With Mq and Mk the longest Lq and Lk, relative_bias is (H or 1, Mq + Mk - 1) with
     j - i + Mq - 1 as index, and attn_mask broadcasts to (B, H, Mq, Mk), of which a sequence uses the top left corner.
     key_scale and value_scale of int8 key and value are (Tk, Hkv).
+    mask: `KeyRanges` of shape (1, 1 or H, Tq, at least the longest Lk), whose keys count within a query's own sequence.
     return_lse adds (H, Tq). The other options, types, guarantees and errors are those of scaled_dot_product_attention.
     Source: the packed form of FlashAttention (flash_attn_varlen_func).
 
@@ -365,6 +376,8 @@ def varlen_attention(
         call.value_scale = checks.scale(value_scale, "value_scale", value, None)
     if sinks is not None:
         call.sinks = arrays.vector(sinks, "sinks", H)
+    if mask is not None:
+        call.key_ranges = checks.packed_ranges(mask, H, starts_q, lengths_k)
     if call.q_dtype == checks.FLOAT64:
         results = reference.varlen_attention(
             query,
@@ -372,7 +385,7 @@ def varlen_attention(
             value,
             starts_q,
             starts_k,
-            attn_mask=attn_mask,
+            attn_mask=checks.with_packed_ranges(attn_mask, mask, starts_q, Mk),
             is_causal=is_causal,
             scale=scale,
             enable_gqa=enable_gqa,

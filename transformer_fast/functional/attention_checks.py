@@ -14,6 +14,7 @@ import numpy as np
 
 from transformer_fast._core import readable
 from transformer_fast.functional import arrays
+from transformer_fast.functional.key_ranges import KeyRanges
 
 UNLIMITED = 2**63 - 1
 _FARTHEST = 2**40  # a window this wide is unlimited: no array is that long
@@ -219,6 +220,63 @@ def mask(attn_mask, lead: tuple[int, ...], shape: tuple[int, int, int]) -> np.nd
     except ValueError:
         raise ValueError(f"attn_mask has shape {values.shape}; needed: one that broadcasts to {lead + shape}") from None
     return values.reshape(math.prod(lead), *shape)
+
+
+def _key_ranges(mask, Lq: int, Lk: int) -> KeyRanges:
+    if not isinstance(mask, KeyRanges):
+        if not hasattr(mask, "ranges"):
+            raise TypeError(
+                f"mask is a {type(mask).__name__}; needed: a structure of transformer_fast.masks, or its KeyRanges "
+                "(a dense array is attn_mask)"
+            )
+        mask = mask.ranges(Lq, Lk)
+    return mask
+
+
+def ranges(mask, B: int, H: int, Lq: int, Lk: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """What AttentionCall.key_ranges takes; visible pairs are those of all B and H."""
+    found = _key_ranges(mask, Lq, Lk)
+    if found.shape[2:] != (Lq, Lk) or found.shape[0] not in (1, B) or found.shape[1] not in (1, H):
+        raise ValueError(f"mask has shape {found.shape}; needed: ({B} or 1, {H} or 1, {Lq}, {Lk})")
+    copies = (B / found.shape[0] if found.shape[0] else 0) * (H / found.shape[1] if found.shape[1] else 0)
+    return found.list_of_row, found.begin, found.bounds, found.visible * copies
+
+
+def packed_ranges(mask, H: int, starts_q: np.ndarray, lengths_k: np.ndarray):
+    """What AttentionCall.key_ranges takes of packed sequences: lists (H or 1, Tq)."""
+    Tq, Mk = int(starts_q[-1]), int(lengths_k.max(initial=0))
+    if not isinstance(mask, KeyRanges):
+        raise TypeError(f"mask is a {type(mask).__name__}; needed for packed sequences: KeyRanges")
+    if mask.shape[0] != 1 or mask.shape[1] not in (1, H) or mask.shape[2:] != (Tq, Mk):
+        raise ValueError(f"mask has shape {mask.shape}; needed: (1, {H} or 1, {Tq}, {Mk})")
+    copies = H / mask.shape[1] if mask.shape[1] else 0
+    return mask.list_of_row[0], mask.begin, mask.bounds, mask.visible * copies
+
+
+def _both(attn_mask, seen: np.ndarray) -> np.ndarray:
+    if attn_mask is None:
+        return seen
+    given = np.asarray(attn_mask)
+    return given & seen if given.dtype == bool else np.where(seen, given, -np.inf)
+
+
+def with_packed_ranges(attn_mask, mask, starts_q: np.ndarray, Mk: int):
+    """attn_mask (B, H, Mq, Mk) and the structure together, as a dense array: what reference.py takes."""
+    if mask is None:
+        return attn_mask
+    packed, lengths = mask.dense()[0], np.diff(starts_q)
+    seen = np.zeros((len(lengths), len(packed), lengths.max(initial=0), Mk), bool)
+    for b, (start, length) in enumerate(zip(starts_q, lengths, strict=False)):
+        seen[b, :, :length] = packed[:, start : start + length]
+    return _both(attn_mask, seen)
+
+
+def with_ranges(attn_mask, mask, lead: tuple[int, ...], query: np.ndarray, key: np.ndarray):
+    """attn_mask and the structure together, as a dense array: what reference.py takes."""
+    if mask is None:
+        return attn_mask
+    seen = _key_ranges(mask, query.shape[-2], key.shape[-2]).dense()
+    return _both(attn_mask, seen.reshape(*lead, *seen.shape[1:]) if len(seen) > 1 else seen[0])
 
 
 def table(relative_bias, H: int, Lq: int, Lk: int) -> np.ndarray | None:

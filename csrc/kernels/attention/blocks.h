@@ -8,18 +8,31 @@
 
 static void begin_superblock(work_t* w, int64_t s0, int64_t end) {
     w->s0 = s0;
+    w->has_blocks = 0;
     const int64_t n = TFAST_MIN(w->l.superblock, end - s0);
-    if (w->staged) {
-        stage_k(w, n);
-        stage_v(w, n);
+    if (w->staged && !has_lists(w->c)) {
+        stage_k(w, 0, n);
+        stage_v(w, 0, n);
     }
     if (w->engine) engine_take_keys(w, n);
     w->ahead->parts = 0;
-    if (s0 + n < end)
+    if (s0 + n < end && !has_lists(w->c)) /* with lists nobody knows yet which keys come next */
         keys_ahead(w, &w->s, s0 + n, end);
     else
         next_piece_ahead(w);
 }
+
+/* With lists: the panel's keys [k0, k0 + n) of one block, and their copies, if K and V are copied. */
+static void enter_block(work_t* w, panel_t* t, int64_t k0, int64_t n) {
+    const int64_t block = (k0 - w->s0) / KEY_BLOCK;
+    panel_set_block(w->c, t, k0, n, w->seen);
+    if (!w->staged || w->has_blocks >> block & 1) return;
+    const int64_t from = block * KEY_BLOCK, end = TFAST_MIN(from + KEY_BLOCK, w->s.lk - w->s0);
+    stage_k(w, from, end);
+    stage_v(w, from, end);
+    w->has_blocks |= 1u << block;
+}
+_Static_assert(MAX_SUPERBLOCK_BLOCKS <= 32, "has_blocks has a bit for each block of a superblock");
 
 static void panel_block(const work_t* w, panel_t* t, const float* q, float* o, int64_t k0, int64_t n) {
     segment_t g[MAX_SEGMENTS];
@@ -36,20 +49,36 @@ static void panel_block(const work_t* w, panel_t* t, const float* q, float* o, i
     t->has_sums = 1;
 }
 
-/* Blocks begin at multiples of KEY_BLOCK of the sequence, so that a row's sums do not depend on the cut into
- * superblocks. */
-static void panel_superblock(const work_t* w, int64_t index) {
+/* Where the panel's block begins that holds its first key from `key` on; INT64_MAX: it sees no more. Blocks begin at
+ * multiples of KEY_BLOCK of the sequence, so that a row's sums do not depend on the cut into superblocks. */
+static int64_t next_block(const work_t* w, panel_t* t, int64_t key) {
+    if (has_lists(w->c)) {
+        key = panel_next_key(w->c, t, t->nv * V_LANES, key);
+        if (key == INT64_MAX) return key;
+    }
+    return TFAST_MAX(key, t->first) / KEY_BLOCK * KEY_BLOCK;
+}
+
+static void panel_superblock(work_t* w, int64_t index) {
     panel_t* t = w->panels + index;
     const int64_t end = TFAST_MIN(t->end, w->s0 + w->l.superblock);
-    int64_t k0 = TFAST_MAX(w->s0, t->first / KEY_BLOCK * KEY_BLOCK);
-    for (; k0 < end; k0 += KEY_BLOCK) {
+    for (int64_t k0 = next_block(w, t, w->s0); k0 < end; k0 = next_block(w, t, k0 + KEY_BLOCK)) {
         const int64_t from = TFAST_MAX(k0, w->p->key_begin), n = TFAST_MIN(KEY_BLOCK - (from - k0), end - from);
+        if (has_lists(w->c)) enter_block(w, t, from, n);
         panel_block(w, t, w->q + index * w->c->D * PANEL, w->o + index * tfast_round_up(w->c->Dv, V_LANES) * PANEL,
                     from, n);
     }
 }
 
-typedef void (*superblock_fn)(const work_t* w, int64_t index);
+typedef void (*superblock_fn)(work_t* w, int64_t index);
+
+/* The superblock after which nothing is left of what the panels [first, last) see: INT64_MAX. */
+static int64_t next_superblock(work_t* w, int64_t first, int64_t last, int64_t key) {
+    if (!has_lists(w->c)) return key;
+    int64_t next = INT64_MAX;
+    for (int64_t i = first; i < last; i++) next = TFAST_MIN(next, next_block(w, w->panels + i, key));
+    return next;
+}
 
 /* Runs fn for the panels [first, last) on every superblock that they see. */
 static void for_each_superblock(work_t* w, int64_t first, int64_t last, superblock_fn fn) {
@@ -57,10 +86,12 @@ static void for_each_superblock(work_t* w, int64_t first, int64_t last, superblo
     for (int64_t i = first; i < last; i++) {
         if (w->panels[i].end) begin = TFAST_MIN(begin, w->panels[i].first);
         end = TFAST_MAX(end, w->panels[i].end);
+        if (has_lists(w->c)) panel_rewind(w->panels + i, w->panels[i].nv * V_LANES);
     }
     if (!end) return;
     w->begin = begin;
-    for (int64_t s0 = begin / KEY_BLOCK * KEY_BLOCK; s0 < end; s0 += w->l.superblock) {
+    int64_t s0 = begin / KEY_BLOCK * KEY_BLOCK;
+    for (; s0 < end; s0 = next_superblock(w, first, last, s0 + w->l.superblock)) {
         begin_superblock(w, s0, end);
         for (int64_t i = first; i < last; i++) fn(w, i);
     }

@@ -35,6 +35,9 @@ enum { DECODE_KEY_BLOCK = 512 };
 enum { DECODE_ACCUMULATORS = V_LANES == 16 ? 16 : 8 };
 /* Vectors of V that one row takes together. */
 enum { ONE_ROW_VECTORS = 4 };
+/* With lists of ranges: so many keys that no row sees are not worth a step of their own: as many as are read together.
+ */
+enum { DECODE_GAP = 32 };
 /* Keys whose rows of V pass by all accumulators before the next: 16 KB at Dv = 128, so that they stay in L1. */
 enum { VALUE_KEYS = 32 };
 
@@ -56,6 +59,7 @@ typedef struct {
     int64_t first, end;       /* keys that any row sees */
     int64_t k_ahead, v_ahead; /* from a row to the one that is fetched meanwhile, bytes */
     int prefetch_into_l2;     /* of the piece */
+    int several;              /* with lists: a row sees several ranges of the keys at hand */
 } decode_t;
 
 /* How rows of K and V are loaded: whole vectors of one type need no test in the inner loop. A constant after inlining.
@@ -231,6 +235,13 @@ static void decode_part_of_rows(const decode_t* w, int64_t k0, int64_t n, const 
     }
 }
 
+/* Whether a row whose lo and hi hold `key` sees it; *at is its first range that may, and moves on. */
+V_INLINE int row_sees(const decode_t* w, int64_t key, int64_t* at) {
+    if (!w->several) return 1;
+    while (w->c->ranges.bounds[2 * *at + 1] <= key) ++*at;
+    return w->c->ranges.bounds[2 * *at] <= key;
+}
+
 /* Where a row does not see every key of a block: a key adds to the rows that see it and to no other, since 0 * NaN is
  * NaN. */
 static void decode_values_by_row(const decode_t* w, int64_t k0, int64_t n, const float* alpha) {
@@ -238,8 +249,9 @@ static void decode_values_by_row(const decode_t* w, int64_t k0, int64_t n, const
         float* o = w->o + r * w->dv_padded;
         for (int64_t d = 0; d < w->c->Dv; d += V_LANES) {
             vf acc = v_mul(v_load(o + d), v_set1(alpha[r]));
+            int64_t at = w->t->at[r];
             for (int64_t j = 0; j < n; j++) {
-                if (k0 + j < w->t->lo[r] || k0 + j >= w->t->hi[r]) continue;
+                if (k0 + j < w->t->lo[r] || k0 + j >= w->t->hi[r] || !row_sees(w, k0 + j, &at)) continue;
                 const vf x =
                     load_row(w->s.v + (k0 + j) * w->c->v_stride[2] * w->s.kv_bytes, d, w->c->Dv - d, w->c->kv_dtype);
                 acc = v_fma(v_set1(w->scores[r * DECODE_KEY_BLOCK + j]), x, acc);
@@ -300,6 +312,9 @@ static void decode_shape(const decode_t* w, int64_t r, int64_t k0, int64_t n, fl
     }
     for (int64_t j = 0; j < t->lo[r] - k0 && j < n; j++) S[j] = -INFINITY;
     for (int64_t j = TFAST_MAX(0, t->hi[r] - k0); j < n; j++) S[j] = -INFINITY;
+    int64_t at = t->at[r];
+    for (int64_t j = t->lo[r] - k0; w->several && j < t->hi[r] - k0; j++)
+        if (!row_sees(w, k0 + j, &at)) S[j] = -INFINITY;
 }
 
 /* One step of row r's online softmax over n keys, the last vector filled up with -infinity: S becomes weights. Returns
@@ -340,10 +355,31 @@ static void decode_block(const decode_t* w, int64_t k0, int64_t n, int rows) {
         if (w->s.v_scale) decode_scale(w->s.v_scale + k0 * vs, vs, n, S);
         ragged |= k0 < w->t->lo[r] || k0 + n > w->t->hi[r];
     }
+    ragged |= w->several;
     if (ragged)
         decode_values_by_row(w, k0, n, alpha);
     else
         decode_part_of_rows(w, k0, n, alpha, DECODE_VALUES, rows);
+}
+
+/* With lists: how far from k0 on, which some row sees, keys go together: to `limit` at most, and to the first
+ * DECODE_GAP keys that no row sees. Sets lo and hi of the rows to what they see of these keys. */
+static int64_t decode_enter(decode_t* w, int64_t k0, int64_t limit, int rows) {
+    const int32_t* bounds = w->c->ranges.bounds;
+    int64_t end = k0;
+    for (int grows = 1; grows;) {
+        grows = 0;
+        for (int r = 0; r < rows; r++)
+            for (int64_t i = w->t->at[r]; i < w->t->list_end[r] && bounds[2 * i] < end + DECODE_GAP; i++) {
+                const int64_t hi = TFAST_MIN(bounds[2 * i + 1], TFAST_MIN(limit, w->t->span_hi[r]));
+                if (hi <= end) continue;
+                end = hi;
+                grows = 1;
+            }
+    }
+    w->several = 0;
+    for (int r = 0; r < rows; r++) w->several |= lane_in_block(w->c, w->t, r, k0, end - k0, &w->t->lo[r], &w->t->hi[r]);
+    return end;
 }
 
 static void decode_store(const decode_t* w, const tfast_attention_piece* p) {
@@ -380,6 +416,7 @@ static void begin_decode(const tfast_attention* c, const tfast_attention_piece* 
     const int64_t far_bytes = c->Dv <= ONE_ROW_VECTORS * V_LANES ? FAR_VALUE_BYTES : VALUE_KEYS * c->Dv * element;
     const int64_t v_bytes = p->prefetch_into_l2 && rows == 1 ? far_bytes : k_bytes;
     w->prefetch_into_l2 = p->prefetch_into_l2;
+    w->several = 0;
     w->k_ahead = tfast_ceil_div(k_bytes, c->D * element) * c->k_stride[2] * element;
     w->v_ahead = tfast_ceil_div(v_bytes, TFAST_MAX(c->Dv, 1) * element) * c->v_stride[2] * element;
     w->d_padded = tfast_round_up(c->D, V_LANES);
@@ -416,7 +453,10 @@ static void KERNEL(attention_decode)(const tfast_attention* c, const tfast_atten
     begin_decode(c, p, scratch, rows, &w);
     load_queries(&w, p->n_rows, rows);
     for (int64_t k0 = w.first; k0 < w.end;) {
-        const int64_t next = TFAST_MIN((k0 / DECODE_KEY_BLOCK + 1) * DECODE_KEY_BLOCK, w.end);
+        if (has_lists(c)) k0 = panel_next_key(c, w.t, rows, k0);
+        if (k0 >= w.end) break;
+        int64_t next = TFAST_MIN((k0 / DECODE_KEY_BLOCK + 1) * DECODE_KEY_BLOCK, w.end);
+        if (has_lists(c)) next = decode_enter(&w, k0, next, rows);
         decode_block(&w, k0, next - k0, rows);
         k0 = next;
     }

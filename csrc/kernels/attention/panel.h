@@ -4,7 +4,8 @@
  * transposed (a row of the score block is one key, its lanes are queries), so that the softmax needs no horizontal
  * operation, structure is a comparison of lanes, and K and V are read in place; and by decode.h, for which a lane is
  * just a row's number. A new kind of structure: visible_range (the range of a lane; panel_set_lanes says when it is the
- * same for all) or, where it is no range, a term in scores.h. */
+ * same for all) or, where it is no range, a list of ranges, which panel_set_block cuts to the block at hand: in most
+ * blocks a lane sees one range, as without lists, and where it sees several, `seen` says which keys. */
 #ifndef TFAST_KERNELS_ATTENTION_PANEL_H
 #define TFAST_KERNELS_ATTENTION_PANEL_H
 
@@ -26,7 +27,11 @@ typedef struct {
     int64_t lo_max, hi_min; /* keys that every lane sees: [lo_max, hi_min) */
     int64_t query[PANEL], head[PANEL], lo[PANEL], hi[PANEL];
     int64_t v_first[TILE_VECTORS], v_end[TILE_VECTORS], v_lo_max[TILE_VECTORS],
-        v_hi_min[TILE_VECTORS];     /* the same for one vector */
+        v_hi_min[TILE_VECTORS]; /* the same for one vector */
+    /* With lists of ranges: all keys of a lane; lo, hi and what follows them are those of the block at hand. */
+    int64_t span_lo[PANEL], span_hi[PANEL];
+    int64_t list[PANEL], list_end[PANEL], at[PANEL]; /* its ranges; the first that the pass over keys has not left */
+    const uint8_t* seen; /* [key of the block][PANEL], where a lane sees several ranges of the block; else NULL */
     const char* bias_row[2][PANEL]; /* term of (lane, key 0) */
     int bias_uniform[2];            /* all lanes have the same row */
     float slope[PANEL];             /* ALiBi, times log2(e) */
@@ -47,6 +52,62 @@ static void visible_range(const tfast_attention* c, const sequence_t* s, const t
     if (c->right != TFAST_UNLIMITED) b = TFAST_MIN(b, at + c->right + 1);
     *lo = a < b ? a : 0;
     *hi = a < b ? b : 0;
+}
+
+static int has_lists(const tfast_attention* c) {
+    return c->ranges.list_of_row != NULL;
+}
+
+/* The list of a lane, and its first and last key within [*lo, *hi). */
+static void set_list(const tfast_attention* c, const sequence_t* s, const tfast_attention_piece* p, panel_t* t,
+                     int64_t lane, int64_t* lo, int64_t* hi) {
+    const tfast_key_ranges* r = &c->ranges;
+    const int64_t row = s->q_row0 + t->query[lane];
+    const int32_t list = r->list_of_row[p->batch * r->stride[0] + t->head[lane] * r->stride[1] + row * r->stride[2]];
+    t->list[lane] = t->at[lane] = r->begin[list];
+    t->list_end[lane] = r->begin[list + 1];
+    if (t->list[lane] < t->list_end[lane]) {
+        *lo = TFAST_MAX(*lo, r->bounds[2 * t->list[lane]]);
+        *hi = TFAST_MIN(*hi, r->bounds[2 * t->list_end[lane] - 1]);
+    }
+    if (*lo >= *hi || t->list[lane] == t->list_end[lane]) *lo = *hi = 0;
+    t->span_lo[lane] = *lo;
+    t->span_hi[lane] = *hi;
+}
+
+/* Before a pass over the keys from the first one on. */
+static void panel_rewind(panel_t* t, int64_t lanes) {
+    for (int64_t i = 0; i < lanes; i++) t->at[i] = t->list[i];
+}
+
+/* The first key from `from` on that any of the lanes sees; INT64_MAX: none. `from` does not fall within a pass. */
+static int64_t panel_next_key(const tfast_attention* c, panel_t* t, int64_t lanes, int64_t from) {
+    int64_t next = INT64_MAX;
+    for (int64_t i = 0; i < lanes; i++) {
+        const int64_t low = TFAST_MAX(from, t->span_lo[i]);
+        while (t->at[i] < t->list_end[i] && c->ranges.bounds[2 * t->at[i] + 1] <= low) t->at[i]++;
+        if (t->at[i] == t->list_end[i]) continue;
+        const int64_t key = TFAST_MAX(low, c->ranges.bounds[2 * t->at[i]]);
+        if (key < t->span_hi[i]) next = TFAST_MIN(next, key);
+    }
+    return next;
+}
+
+/* The keys [*lo, *hi) that hold what a lane sees of [k0, k0 + n), and whether that is several ranges. */
+static int lane_in_block(const tfast_attention* c, panel_t* t, int64_t lane, int64_t k0, int64_t n, int64_t* lo,
+                         int64_t* hi) {
+    const int32_t* bounds = c->ranges.bounds;
+    const int64_t a = TFAST_MAX(k0, t->span_lo[lane]), b = TFAST_MIN(k0 + n, t->span_hi[lane]);
+    int64_t i = t->at[lane], last;
+    *lo = *hi = 0;
+    if (a >= b) return 0;
+    while (i < t->list_end[lane] && bounds[2 * i + 1] <= a) i++;
+    t->at[lane] = i;
+    if (i == t->list_end[lane] || bounds[2 * i] >= b) return 0;
+    for (last = i; last + 1 < t->list_end[lane] && bounds[2 * (last + 1)] < b;) last++;
+    *lo = TFAST_MAX(a, bounds[2 * i]);
+    *hi = TFAST_MIN(b, bounds[2 * last + 1]);
+    return last > i;
 }
 
 /* Ranges of each vector and of the whole panel. A lane that sees nothing makes "every lane sees" empty. */
@@ -77,6 +138,34 @@ static void panel_set_bounds(panel_t* t) {
     t->first = t->end ? first : 0;
 }
 
+/* seen[key][lane] of the block's lanes, whose ranges begin at t->at: each end of a range turns what follows. */
+static void fill_seen(const tfast_attention* c, const panel_t* t, int64_t k0, int64_t n, uint8_t* seen) {
+    memset(seen, 0, (size_t)(n * PANEL));
+    for (int64_t i = 0; i < t->nv * V_LANES; i++)
+        for (int64_t r = t->at[i]; t->lo[i] < t->hi[i] && r < t->list_end[i]; r++) {
+            const int64_t a = TFAST_MAX(t->lo[i], c->ranges.bounds[2 * r]) - k0;
+            const int64_t b = TFAST_MIN(t->hi[i], c->ranges.bounds[2 * r + 1]) - k0;
+            if (a >= b) break;
+            seen[a * PANEL + i] ^= 1;
+            if (b < n) seen[b * PANEL + i] ^= 1;
+        }
+    for (int64_t j = 1; j < n; j++)
+        for (int64_t i = 0; i < PANEL; i++) seen[j * PANEL + i] ^= seen[(j - 1) * PANEL + i];
+}
+
+/* With lists: lo, hi and the bounds of the vectors for the keys [k0, k0 + n); `seen` has room for them. first and end
+ * stay those of all keys. */
+static void panel_set_block(const tfast_attention* c, panel_t* t, int64_t k0, int64_t n, uint8_t* seen) {
+    const int64_t first = t->first, end = t->end;
+    int several = 0;
+    for (int64_t i = 0; i < t->nv * V_LANES; i++) several |= lane_in_block(c, t, i, k0, n, &t->lo[i], &t->hi[i]);
+    panel_set_bounds(t);
+    t->first = first;
+    t->end = end;
+    t->seen = several ? seen : NULL;
+    if (several) fill_seen(c, t, k0, n, seen);
+}
+
 static void panel_set_bias(const tfast_attention* c, const tfast_attention_piece* p, panel_t* t, int64_t lanes) {
     for (int term = 0; term < 2; term++) {
         const tfast_bias* b = &c->bias[term];
@@ -96,11 +185,13 @@ static void panel_set_bias(const tfast_attention* c, const tfast_attention_piece
  * never stored. */
 static void panel_set_lanes(const tfast_attention* c, const tfast_attention_piece* p, const sequence_t* s, panel_t* t,
                             int64_t row, int64_t n, int64_t lanes) {
-    const int alike = c->left == TFAST_UNLIMITED && c->right == TFAST_UNLIMITED; /* every row sees the same keys */
+    /* every row sees the same keys */
+    const int alike = c->left == TFAST_UNLIMITED && c->right == TFAST_UNLIMITED && !has_lists(c);
     int64_t head = p->head, query = row, lo, hi;
     t->n = n;
     t->nv = tfast_ceil_div(n, V_LANES);
     t->has_sums = t->ragged = t->masked_fma = t->split_sum = 0;
+    t->seen = NULL;
     memset(t->nonfinite, 0, sizeof t->nonfinite);
     for (; query >= s->lq; query -= s->lq) head++; /* few heads: cheaper than a division */
     visible_range(c, s, p, query, &lo, &hi);
@@ -108,6 +199,7 @@ static void panel_set_lanes(const tfast_attention* c, const tfast_attention_piec
         t->head[i] = head;
         t->query[i] = query;
         if (!alike) visible_range(c, s, p, query, &lo, &hi);
+        if (has_lists(c)) set_list(c, s, p, t, i, &lo, &hi);
         t->lo[i] = lo;
         t->hi[i] = hi;
         t->max[i] = -INFINITY;

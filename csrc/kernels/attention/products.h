@@ -66,7 +66,8 @@ static void add_values_by_lane(const work_t* w, const panel_t* t, int64_t k0, co
             for (int64_t j = g->t0; j < g->t1; j++) {
                 const vf next =
                     v_fma(v_set1(a[j * values.key_stride]), v_load(w->scores + j * PANEL + v * V_LANES), acc);
-                acc = v_select(lane_sees(lo, hi, j), next, acc);
+                const vm sees = t->seen ? v_lt(v_set1(-INFINITY), seen_by(t, v, j)) : lane_sees(lo, hi, j);
+                acc = v_select(sees, next, acc);
             }
             if (end == END_ADD_C) acc = v_add(acc, v_load(x));
             if (end == END_SCALE_C) acc = v_fma(v_load(x), v_load(alpha + v * V_LANES), acc);

@@ -55,6 +55,7 @@ static work_t begin_work(const tfast_attention* c, const tfast_attention_piece* 
     w.scores = (float*)(base + w.l.scores);
     w.k_stage = (float*)(base + w.l.k);
     w.v_stage = (float*)(base + w.l.v);
+    w.seen = (uint8_t*)(base + w.l.seen);
     w.engine = engine_begin(&w, base + w.l.bytes);
     w.staged = c->kv_dtype != TFAST_F32 || (p->copy_kv && !w.engine);
     return w;

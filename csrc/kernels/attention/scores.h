@@ -30,13 +30,14 @@ static int add_segment(const panel_t* p, int64_t k0, int64_t t0, int64_t t1, seg
             s->v1 = v + 1;
         }
     for (int64_t v = s->v0; v < s->v1; v++) s->ragged |= k0 + t0 < p->v_lo_max[v] || k0 + t1 > p->v_hi_min[v];
+    s->ragged |= p->seen != NULL;
     return s->v0 < s->v1;
 }
 
 /* The segments of keys [k0, k0 + n), in order; how many. Along a diagonal this skips what lies outside it vector by
  * vector. */
 static int cut_segments(const panel_t* p, int64_t k0, int64_t n, segment_t* s) {
-    if (k0 >= p->lo_max && k0 + n <= p->hi_min) {
+    if (k0 >= p->lo_max && k0 + n <= p->hi_min && !p->seen) {
         *s = (segment_t){0, n, 0, p->nv, 0};
         return 1;
     }
@@ -174,8 +175,25 @@ V_INLINE vm lane_sees(vf lo, vf hi, int64_t t) {
     return v_and(v_le(lo, at), v_lt(at, hi));
 }
 
+/* 0 where lanes of vector v see key t of the block, -infinity where they do not. */
+V_INLINE vf seen_by(const panel_t* p, int64_t v, int64_t t) {
+    return v_from_mask_bytes(p->seen + t * PANEL + v * V_LANES, V_LANES);
+}
+
+static void mask_unseen(const panel_t* p, const segment_t* g, float* S) {
+    for (int64_t t = g->t0; t < g->t1; t++)
+        for (int64_t v = g->v0; v < g->v1; v++) {
+            float* s = S + t * PANEL + v * V_LANES;
+            v_store(s, biased(0, v_load(s), seen_by(p, v, t)));
+        }
+}
+
 static void mask_ragged(const panel_t* p, int64_t k0, const segment_t* g, float* S) {
     const vf nothing = v_set1(-INFINITY);
+    if (p->seen) {
+        mask_unseen(p, g, S);
+        return;
+    }
     for (int64_t v = g->v0; v < g->v1; v++) {
         vf lo, hi;
         lane_ranges(p, v, k0, &lo, &hi);

@@ -43,14 +43,16 @@ static void weights_tile(const work_t* w, const panel_t* t, int64_t v, int64_t k
 
 /* The weights of one superblock, from the final maxima (t->max) and factors (t->sum holds 1 / sum): a second pass over
  * Q K^T. */
-static void weights_superblock(const work_t* w, int64_t index) {
+static void weights_superblock(work_t* w, int64_t index) {
     const tfast_attention* c = w->c;
     panel_t* t = w->panels + index;
     const int64_t end = TFAST_MIN(t->end, w->s0 + w->l.superblock);
     const vf share = v_set1(c->weights_mean ? 1.0f / (float)c->H : 1.0f);
-    for (int64_t k0 = TFAST_MAX(w->s0, t->first / KEY_BLOCK * KEY_BLOCK); k0 < end; k0 += KEY_BLOCK) {
+    for (int64_t k0 = next_block(w, t, w->s0); k0 < end; k0 = next_block(w, t, k0 + KEY_BLOCK)) {
         segment_t g[MAX_SEGMENTS];
-        const int n_segments = cut_segments(t, k0, TFAST_MIN(KEY_BLOCK, end - k0), g);
+        const int64_t n = TFAST_MIN(KEY_BLOCK, end - k0);
+        if (has_lists(c)) enter_block(w, t, k0, n);
+        const int n_segments = cut_segments(t, k0, n, g);
         score_block(w, t, w->q + index * c->D * PANEL, k0, g, n_segments);
         for (int i = 0; i < n_segments; i++)
             for (int64_t v = g[i].v0; v < g[i].v1; v++) {

@@ -16,27 +16,31 @@
 /* A block of an additive bias is 48 rows of 8 lines, wanted within the 16 tiles of its product. */
 #define AHEAD_BIAS_LINES 24
 
+/* Blocks of a superblock at most. */
+enum { MAX_SUPERBLOCK_BLOCKS = 8 };
+
 /* Panels of a piece at most: their Q and O stay in L2 beside K and V of a superblock. */
 #define PIECE_PANELS 8
 
 typedef struct {
     int64_t panels, superblock;
-    size_t states, q, o, scores, k, v; /* offsets of the buffers */
-    size_t bytes;                      /* of all of them */
+    size_t states, q, o, scores, k, v, seen; /* offsets of the buffers */
+    size_t bytes;                            /* of all of them */
 } layout_t;
 
 /* Buffers in one scratch area. Padding to 64 bytes keeps every part on a cache line. */
 static layout_t layout_of(const tfast_attention* c, int64_t max_rows) {
     layout_t l = {.panels = TFAST_MAX(1, tfast_ceil_div(max_rows, PANEL))};
     const int64_t wide = c->D + c->Dv, fit = STAGE_FLOATS / wide / KEY_BLOCK * KEY_BLOCK;
-    l.superblock = tfast_clamp(fit, KEY_BLOCK, 8 * KEY_BLOCK);
+    l.superblock = tfast_clamp(fit, KEY_BLOCK, MAX_SUPERBLOCK_BLOCKS * KEY_BLOCK);
     const int64_t dv = tfast_round_up(c->Dv, V_LANES);
     size_t at = 0;
     const size_t part[] = {(size_t)l.panels * sizeof(panel_t),  (size_t)(l.panels * c->D * PANEL) * 4,
                            (size_t)(l.panels * dv * PANEL) * 4, (size_t)(KEY_BLOCK * PANEL) * 4,
-                           (size_t)(l.superblock * c->D) * 4,   (size_t)(l.superblock * dv) * 4};
-    size_t* offset[] = {&l.states, &l.q, &l.o, &l.scores, &l.k, &l.v};
-    for (int i = 0; i < 6; i++) {
+                           (size_t)(l.superblock * c->D) * 4,   (size_t)(l.superblock * dv) * 4,
+                           has_lists(c) ? KEY_BLOCK * PANEL : 0};
+    size_t* offset[] = {&l.states, &l.q, &l.o, &l.scores, &l.k, &l.v, &l.seen};
+    for (size_t i = 0; i < sizeof part / sizeof *part; i++) {
         *offset[i] = at;
         at += (part[i] + 63) / 64 * 64;
     }
@@ -61,9 +65,11 @@ typedef struct {
     layout_t l;
     panel_t* panels;
     float *q, *o, *scores, *k_stage, *v_stage;
-    int staged;    /* K and V are read from their copies k_stage and v_stage */
-    int64_t begin; /* the first key that any lane sees */
-    int64_t s0;    /* the first key of the superblock */
+    uint8_t* seen;       /* of panel_set_block */
+    int staged;          /* K and V are read from their copies k_stage and v_stage */
+    uint32_t has_blocks; /* with lists: which blocks of the superblock are there */
+    int64_t begin;       /* the first key that any lane sees */
+    int64_t s0;          /* the first key of the superblock */
     ahead_list* ahead;
     struct matrix_engine* engine; /* computes the products in place of the register tile; or NULL */
 } work_t;
@@ -74,9 +80,9 @@ V_INLINE vf load_kv(const char* row, int64_t d, int64_t n, tfast_dtype dtype, fl
     return dtype == TFAST_I8 ? v_mul(x, v_set1(scale)) : x;
 }
 
-/* Rows [s0, s0 + n) of K as float32. */
-static void stage_k(const work_t* w, int64_t n) {
-    for (int64_t j = 0; j < n; j++) {
+/* Rows [s0 + from, s0 + n) of K as float32. */
+static void stage_k(const work_t* w, int64_t from, int64_t n) {
+    for (int64_t j = from; j < n; j++) {
         const char* row = w->s.k + (w->s0 + j) * w->c->k_stride[2] * w->s.kv_bytes;
         float* to = w->k_stage + j * w->c->D;
         const float scale = w->s.k_scale ? w->s.k_scale[(w->s0 + j) * w->c->k_scale_stride[2]] : 1;
@@ -87,16 +93,17 @@ static void stage_k(const work_t* w, int64_t n) {
 }
 
 /* V as operand A of the second product: [Dv / V_LANES][key][V_LANES], so that a tile reads it in order. */
-static void stage_v(const work_t* w, int64_t n) {
+static void stage_v(const work_t* w, int64_t from, int64_t n) {
     const int64_t step = w->l.superblock * V_LANES, row_bytes = w->c->v_stride[2] * w->s.kv_bytes;
     const char* rows = w->s.v + w->s0 * row_bytes;
     for (int64_t d = 0; d < w->c->Dv; d += V_LANES) {
         const int64_t width = w->c->Dv - d;
         float* to = w->v_stage + d / V_LANES * step;
         if (width >= V_LANES && w->c->kv_dtype == TFAST_F32)
-            for (int64_t j = 0; j < n; j++) v_store(to + j * V_LANES, v_load((const float*)(rows + j * row_bytes) + d));
+            for (int64_t j = from; j < n; j++)
+                v_store(to + j * V_LANES, v_load((const float*)(rows + j * row_bytes) + d));
         else
-            for (int64_t j = 0; j < n; j++) {
+            for (int64_t j = from; j < n; j++) {
                 const float scale = w->s.v_scale ? w->s.v_scale[(w->s0 + j) * w->c->v_scale_stride[2]] : 1;
                 v_store(to + j * V_LANES, load_kv(rows + j * row_bytes, d, width, w->c->kv_dtype, scale));
             }

@@ -9,6 +9,7 @@ the zero key is a logit of 0 that joins the denominator. Options that torch does
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -96,6 +97,8 @@ class MultiheadAttention(Module):
         attn_mask: np.ndarray | None = None,
         average_attn_weights: bool = True,
         is_causal: bool = False,
+        *,
+        mask: Any = None,
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """(output, weights or None).
 
@@ -106,13 +109,15 @@ class MultiheadAttention(Module):
 
         The output has the query's shape. weights are (B, Lq, Lk), or (B, H, Lq, Lk) if not average_attn_weights;
         without a batch the first axis is missing. The bias key and the zero key are their last columns.
+        mask: a structure of `transformer_fast.masks` or `functional.KeyRanges`: **what it has is seen**, and all else
+        costs nothing. Torch has no such option.
         need_weights=False is faster and needs less memory.
 
         Raises:
-            ValueError, TypeError: shapes or types do not fit.
+            ValueError, TypeError: shapes or types do not fit, or a mask meets a bias key.
         """
         weights = ("mean" if average_attn_weights else "heads") if need_weights else False
-        return self._attend(query, key, value, key_padding_mask, attn_mask, is_causal, weights)
+        return self._attend(query, key, value, key_padding_mask, attn_mask, is_causal, weights, mask=mask)
 
     def _attend(
         self,
@@ -124,8 +129,11 @@ class MultiheadAttention(Module):
         is_causal=False,
         return_weights=False,
         residual=None,
+        mask=None,
     ):
         """`forward`, with functional's return_weights, and a residual that the output projection adds."""
+        if mask is not None and self.bias_k is not None:
+            raise ValueError("mask was given to a module with a bias key, which it does not know; needed: attn_mask")
         products = self._products(query, key, value)
         arrays = [np.asarray(array) for array in (query, key, value)]
         self._check_shapes(*arrays)
@@ -155,6 +163,7 @@ class MultiheadAttention(Module):
             causal_offset=front,
             kv_lengths=seen.kv_lengths,
             sinks=np.zeros(self.num_heads, np.float32) if self.add_zero_attn else None,
+            mask=mask,
             return_weights=return_weights,
             out=self._heads(context, axis),
         )

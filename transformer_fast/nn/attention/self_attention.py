@@ -95,6 +95,7 @@ class SelfAttention(Module):
         positions: np.ndarray | None = None,
         cache: KeyValueCache | None = None,
         residual: np.ndarray | None = None,
+        mask: Any = None,
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """input (B, L, E) or (L, E) -> (output of the same shape plus residual, weights or None).
 
@@ -104,6 +105,8 @@ class SelfAttention(Module):
         cache (`nn.KeyValueCache(B, num_kv_heads, head_dim, capacity)`): the tokens follow those that it holds, attend
         them too, and are appended; Lk is then all of them. Padding, at the end only, is not appended. A cache with a
         window needs positions.
+        mask: a structure of `transformer_fast.masks` or `functional.KeyRanges`, of L queries and all keys, those of the
+        cache first: **what it has is seen**, and all else costs nothing. It joins the other masks and the window.
 
         Raises:
             ValueError, TypeError: shapes or types do not fit, attn_mask or padding in the middle with a cache, or a
@@ -145,6 +148,7 @@ class SelfAttention(Module):
             causal_offset=offset,
             window=self.window,
             kv_lengths=lengths,
+            mask=mask,
             return_weights=("mean" if average_attn_weights else "heads") if need_weights else False,
             out=context.reshape(B, L, H, self.head_dim).swapaxes(1, 2),
             **scales,

@@ -1,0 +1,66 @@
+"""`mask=` of attention layers: lists of ranges of keys in place of dense masks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from support import assert_close, normal
+
+from transformer_fast import nn
+from transformer_fast.functional import KeyRanges
+
+
+def structure(Lq: int, Lk: int) -> np.ndarray:
+    return np.random.default_rng(0).random((Lq, Lk)) < 0.3
+
+
+def attention(**options) -> nn.MultiheadAttention:
+    np.random.seed(0)
+    return nn.MultiheadAttention(24, 3, batch_first=True, **options)
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_multihead(is_causal):
+    layer, x, memory, seen = attention(), normal(2, 30, 24), normal(2, 40, 24, seed=1), structure(30, 40)
+    padding = np.zeros((2, 40), bool)
+    padding[1, 33:] = True
+    options = {"key_padding_mask": padding, "is_causal": is_causal}
+    expected, weights = layer(x, memory, memory, attn_mask=~seen, **options)
+    got, got_weights = layer(x, memory, memory, mask=KeyRanges.from_dense(seen), **options)
+    assert_close(got, expected)
+    assert_close(got_weights, weights)
+    alone, _ = layer(x[0], memory[0], memory[0], mask=KeyRanges.from_dense(seen), is_causal=is_causal)
+    assert_close(alone, layer(x[0], memory[0], memory[0], attn_mask=~seen, is_causal=is_causal)[0])
+
+
+def test_multihead_refuses_a_mask_beside_a_bias_key():
+    x = normal(1, 8, 24)
+    with pytest.raises(ValueError, match="mask was given to a module with a bias key"):
+        attention(add_bias_kv=True)(x, x, x, mask=KeyRanges.from_dense(structure(8, 8)))
+
+
+def test_self_attention():
+    layer = nn.SelfAttention(32, 4, num_kv_heads=2, window=(12, 12), position=nn.RotaryEmbedding(8))
+    x, seen = normal(2, 50, 32), structure(50, 50)
+    expected, _ = layer(x, attn_mask=~seen, is_causal=True)
+    assert_close(layer(x, mask=KeyRanges.from_dense(seen), is_causal=True)[0], expected)
+
+
+def test_self_attention_behind_a_cache():
+    """A tree of tokens after a past that all of them see."""
+    layer = nn.SelfAttention(32, 4, position=nn.RotaryEmbedding(8))
+    past, nodes = normal(1, 20, 32), normal(1, 5, 32, seed=1)
+    parents, places = [-1, 0, 0, 1, 2], np.array([20, 21, 21, 22, 22])
+    seen = np.zeros((5, 25), bool)
+    seen[:, :20] = True
+    for node in range(5):
+        at = node
+        while at >= 0:
+            seen[node, 20 + at] = True
+            at = parents[at]
+    cache = nn.KeyValueCache(1, 4, 8, 30)
+    layer(past, cache=cache, is_causal=True)
+    got, _ = layer(nodes, cache=cache, positions=places, mask=KeyRanges.from_dense(seen))
+    for leaf, path in ((3, [0, 1, 3]), (4, [0, 2, 4])):
+        line = np.concatenate([past, nodes[:, path]], axis=1)
+        assert_close(got[:, leaf], layer(line, is_causal=True)[0][:, -1])
