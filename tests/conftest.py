@@ -25,6 +25,12 @@ import os
 
 import pytest
 
+# pytest-xdist's processes share the processors: a helper that spins until the next loop takes one from another process.
+# Here since the runtimes of OpenMP and OpenBLAS read it when they are loaded, with torch, NumPy and our module.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 ORACLES = ("torch", "onnx", "transformers")
 # Levels that have kernels for some weight formats alone: everything else is tested under the levels below.
 FORMAT_LEVELS = {"avxvnni": "int8", "avx512vnni": "int8", "avx512bf16": "bfloat16"}
