@@ -88,6 +88,9 @@ def pytest_collection_modifyitems(config, items):
     if left_out:
         config.hook.pytest_deselected(items=list(left_out))
         items[:] = [item for item in items if item not in left_out]
+    # pytest-xdist hands out files in this order (--no-loadscope-reorder): no process waits for a long one at the end.
+    long_files = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long_files)
     missing = [name for name in ORACLES if importlib.util.find_spec(name) is None]
     if missing:
         skip = pytest.mark.skip(reason=f"needs the extra `oracle`: {', '.join(missing)} not installed")
