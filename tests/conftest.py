@@ -25,6 +25,12 @@ import os
 
 import pytest
 
+# pytest-xdist's processes share the processors: a helper that spins until the next loop takes one from another process.
+# Here since the runtimes of OpenMP and OpenBLAS read it when they are loaded, with torch, NumPy and our module.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 ORACLES = ("torch", "onnx", "transformers")
 # Levels that have kernels for some weight formats alone: everything else is tested under the levels below.
 FORMAT_LEVELS = {"avxvnni": "int8", "avx512vnni": "int8", "avx512bf16": "bfloat16"}
@@ -82,6 +88,9 @@ def pytest_collection_modifyitems(config, items):
     if left_out:
         config.hook.pytest_deselected(items=list(left_out))
         items[:] = [item for item in items if item not in left_out]
+    # pytest-xdist hands out files in this order (--no-loadscope-reorder): no process waits for a long one at the end.
+    long_files = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long_files)
     missing = [name for name in ORACLES if importlib.util.find_spec(name) is None]
     if missing:
         skip = pytest.mark.skip(reason=f"needs the extra `oracle`: {', '.join(missing)} not installed")

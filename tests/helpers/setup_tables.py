@@ -54,6 +54,11 @@ def optional_isas() -> set[str]:
     return _setup_names()["OPTIONAL"]
 
 
+def optional_flags() -> set[str]:
+    """Of each such level a flag that the levels without which no build succeeds do not have."""
+    return {_setup_names()["ISA_FLAGS"][level][-1] for level in optional_isas()}
+
+
 def compile_command(source: Path, target: Path) -> list[str]:
     """The compiler and flags with which the build compiles a file of csrc/isa."""
     names = _setup_names()

@@ -332,6 +332,7 @@ def read_by(model, changes):
     return any(name in fields or name in ("output_attentions", "output_hidden_states") for name in changes)
 
 
+@pytest.mark.slow  # hundreds of models
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_field_is_followed_or_refused(torch, tmp_path, family):
     transformers = pytest.importorskip("transformers")
