@@ -87,7 +87,7 @@ def test_claims_are_about_cases_that_exist(load, question):
 def test_results_of_different_machines_go_to_different_files(load, machine, n, name):
     called = {"name": machine} if machine else {}
     result = {"benchmark": "linear", "machine": called, "isa": "avx512", "threads": n}
-    assert load("__main__")._place(result) == f"{name}.json"
+    assert load("runner").place(result) == f"{name}.json"
 
 
 def test_a_machine_without_a_name_for_its_files(load, monkeypatch, capsys):
