@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -41,7 +40,6 @@ _QUESTIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "low_precision": (low_precision, ("torch", "onnxruntime", "openvino", "ctranslate2", "sentence_transformers")),
     "decoders": (decoders, ("llama_cpp", "torch", "ctranslate2")),
 }
-_RESULTS = ROOT / "benchmarks" / "results"
 # Not among the results, where somebody might quote them.
 _QUICK_RESULTS = ROOT / "build" / "benchmarks" / "quick"
 
@@ -61,14 +59,14 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--machine", help='what titles and the folder call the machine: "Zen 4" (default: unnamed)')
     parser.add_argument("--folder", type=Path, help="of the machines' folders, where files without --out go")
     options = parser.parse_args()
-    options.folder = options.folder or (_QUICK_RESULTS if options.quick else _RESULTS)
+    options.folder = options.folder or (_QUICK_RESULTS if options.quick else runner.RESULTS)
     options.threads = [int(n) for n in options.threads.split(",")]
     options.question = list(_QUESTIONS) if options.question == "all" else [options.question]
     options.peers = list(backends.NAMES) if options.peers is None else options.peers.split(",")
     unknown = set(options.peers) - set(backends.NAMES)
     if unknown:
         parser.error(f"--peers names {', '.join(sorted(unknown))}; known: {', '.join(backends.NAMES[1:])}")
-    if options.machine is not None and not _for_file(options.machine):
+    if options.machine is not None and not runner.machine_folder(options.machine):
         parser.error(f"--machine is {options.machine!r}; letters or digits are needed, for the name of the folder")
     if options.only is not None and options.question != ["decoders"]:
         parser.error("--only is for the question decoders")
@@ -123,17 +121,6 @@ def _failed(result: dict[str, Any]) -> list[str]:
     ]
 
 
-def _for_file(machine: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", machine.lower())
-
-
-def _place(result: dict[str, Any]) -> str:
-    """The result's path in the folder of all: one current result a machine, question, level and number of threads."""
-    machine = _for_file(result["machine"].get("name", "")) or "unnamed"
-    threads = f"{result['threads']}thread{'s' * (result['threads'] > 1)}"
-    return f"{machine}/{result['benchmark']}-{result['isa']}-{threads}.json"
-
-
 def main() -> None:
     options = _arguments()
 
@@ -144,7 +131,7 @@ def main() -> None:
     for threads in options.threads:
         for question in options.question:
             result = _measure(question, threads, options, say)
-            path = options.out or options.folder / _place(result)
+            path = options.out or options.folder / runner.place(result)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(runner.to_text(result), encoding="utf-8")
             written.append(path)

@@ -420,6 +420,10 @@ def _to_quantised_gguf(checkpoint: Path, target: Path, kind: str) -> None:
     whole.unlink()
 
 
+def _to_gguf_f16(checkpoint: Path, target: Path) -> None:
+    _to_quantised_gguf(checkpoint, target, "F16")
+
+
 def _to_gguf_q8_0(checkpoint: Path, target: Path) -> None:
     _to_quantised_gguf(checkpoint, target, "Q8_0")
 
@@ -448,6 +452,8 @@ _FORMS = {
     "openvino_int8": (_to_int8_openvino, (*_TORCH, "openvino", "nncf"), "model.xml"),
     "openvino_int8_weights": (_to_int8_weights_openvino, (*_TORCH, "openvino", "nncf"), "model.xml"),
     "ctranslate2": (_to_ctranslate2, (*_TORCH, "ctranslate2"), "ctranslate2"),
+    "gguf_f32": (_to_gguf, ("gguf",), "model.gguf"),
+    "gguf_f16": (_to_gguf_f16, _GGUF, "model.gguf"),
     "gguf_q8_0": (_to_gguf_q8_0, _GGUF, "model.gguf"),
     "gguf_q4_0": (_to_gguf_q4_0, _GGUF, "model.gguf"),
     "gguf_q6_k": (_to_gguf_q6_k, _GGUF, "model.gguf"),

@@ -1,6 +1,6 @@
 """What has to be shown, held against what was measured.
 
-attention.py, linear.py, models.py, families.py and low_precision.py list their claims; `judge` makes verdicts of them
+Every question's file lists its claims; `judge` makes verdicts of them
 for the result file, which report.py prints. A claim that a run did not measure (a missing peer, another number of
 threads) is said to be unmeasured, never held.
 """
@@ -29,9 +29,10 @@ class Results:
         self.extra = result
         self.rows = {row["case"]["name"]: row for row in result["rows"]}
 
-    def entry(self, case: str, lane: str = "ours") -> dict[str, Any]:
+    def entry(self, case: str, lane: str = "ours", figure: str = "seconds") -> dict[str, Any]:
+        """What a lane has of a case, that figure among it."""
         entry = self.rows.get(case, {"lanes": {}})["lanes"].get(lane, {})
-        if "seconds" not in entry:
+        if figure not in entry:
             raise Unmeasured(f"{case} on {lane}: {entry.get('unsupported', 'not in this run')}")
         return entry
 
@@ -39,7 +40,7 @@ class Results:
         return self.entry(case, lane)["seconds"]
 
     def figure(self, case: str, name: str, lane: str = "ours") -> float:
-        return self.entry(case, lane)[name]
+        return self.entry(case, lane, name)[name]
 
     def pairs(self, lane: str, cases: Iterable[str] | None = None) -> list[tuple[float, str]]:
         """(that lane's time over ours, case) wherever both were measured."""

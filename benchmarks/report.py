@@ -154,13 +154,15 @@ def _section(path: Path) -> str:
 
 def _about(result: dict[str, Any], path: Path) -> str:
     machine = result["machine"]
+    start = f"`{path.name}`, {result['date']}: {machine['cpu']}, {machine['cpus']} processors, ISA {result['isa']}"
+    if "memory_read_gbs" not in result:  # nothing was timed
+        return f"{start}."
     reads = " / ".join(f"{gbs:.1f}" for gbs in result["memory_read_gbs"])
     peaks = [row["peaks"]["ours"]["gflops"] for row in result["rows"] if "ours" in row["peaks"]]
     peak = f"FMA peak {min(peaks):.0f} to {max(peaks):.0f} GFLOP/s, " if peaks else ""
     quick = " A quick run: its figures say that it works, not how fast." if result.get("quick") else ""
     return (
-        f"`{path.name}`, {result['date']}: {machine['cpu']}, {machine['cpus']} processors, ISA {result['isa']}; "
-        f"{peak}memory read {reads} GB/s before and after. "
+        f"{start}; {peak}memory read {reads} GB/s before and after. "
         f"Median of up to {result['rounds']} interleaved rounds.{quick}"
     )
 
@@ -301,6 +303,45 @@ def _cosines(row: dict[str, Any], label: str) -> str:
     return f"{entry['mean_cosine']:.5f} / {entry['least_cosine']:.5f}" if "least_cosine" in entry else ""
 
 
+def _perplexity_tables(result: dict[str, Any]) -> list[str]:
+    """The model that was trained, how formats change its perplexity, and whose greedy tokens agree."""
+    model, judged, greedy = result["model"], result["judged"], result["greedy"]
+    rows: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    for row in result["rows"]:
+        name = row["case"]["name"].removeprefix(f"{row['group']} ")
+        rows.setdefault(row["group"], []).append((name, row["lanes"]["ours"]))
+    about = (
+        f"A Llama of bytes, {model['num_hidden_layers']} layers of width {model['hidden_size']}, trained "
+        f"{model['steps']} steps on the standard library of Python {result['python']}, judged by {judged['rows']} x "
+        f"{judged['length']} bytes of files that it has not seen. Changes are those of float32's perplexity a byte, "
+        "with their standard error."
+    )
+    parts = [about]
+    for group, title in (("weights", "Compute types"), ("file", "GGUF files"), ("cache", "Keys and values")):
+        lines = [_perplexity_row(name, entry) for name, entry in rows.get(group, [])]
+        head = (title, "perplexity", "change", "standard error", "change, the file's values in float32")
+        if lines:
+            parts.append(f"### {title}\n\n{table(*_without_empty_columns(head, lines))}")
+    if "greedy" in rows:
+        head = ("File", "ours as llama.cpp", "ours as float32", "llama.cpp as float32", "largest gap")
+        names = ("ours_llama_cpp", "ours_float32", "llama_cpp_float32")
+        lines = [
+            (name, *(str(entry[key]) for key in names), f"{entry['largest_gap']:.2g}") for name, entry in rows["greedy"]
+        ]
+        note = (
+            f"Prompts of {greedy['prompts']}, each of {greedy['length']} bytes, after which all of {greedy['new']} "
+            "greedy tokens are the same. float32: the file's values, multiplied in float32. Gap: how far apart "
+            "float32's logits of the two tokens are where ours and llama.cpp's first differ, at most."
+        )
+        parts.append(f"### Greedy tokens\n\n{note}\n\n{table(head, lines)}")
+    return parts
+
+
+def _perplexity_row(name: str, entry: dict[str, Any]) -> tuple[str, ...]:
+    of_values = f"{entry['of_values']:+.3f} %" if "of_values" in entry else ""
+    return (name, f"{entry['perplexity']:.4f}", f"{entry['change']:+.3f} %", f"{entry['error']:.3f} %", of_values)
+
+
 _TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "attention": _speed_tables,
     "linear": _speed_tables,
@@ -308,6 +349,7 @@ _TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "families": _speed_tables,
     "low_precision": _narrow_tables,
     "decoders": _decoder_tables,
+    "perplexity": _perplexity_tables,
 }
 
 
@@ -321,12 +363,15 @@ def _peers(result: dict[str, Any]) -> str:
         versions = ", ".join(f"{name} {version}" for name, version in backend["versions"].items())
         shown = {k: v for k, v in backend["settings"].items() if k not in ("cpu", "cache_bytes", "version")}
         settings = ", ".join(f"{name}={value}" for name, value in shown.items())
-        lines.append(f"- {label}: {versions}; {settings}. {_doings(result, label)}")
+        lines.append(f"- {label}: {versions}; {settings}. {_doings(result, label)}".rstrip())
     return "### Peers\n\n" + "\n".join(lines)
 
 
 def _doings(result: dict[str, Any], label: str) -> str:
-    """The variants that a lane was measured in, its largest error, and how many processors it kept busy."""
+    """The variants that a lane was measured in, its largest error, and how many processors it kept busy; "" where
+    nothing was timed at all."""
+    if "memory_read_gbs" not in result:
+        return ""
     entries = [row["lanes"].get(label, {}) for row in result["rows"]]
     entries = [entry for entry in entries if "seconds" in entry]
     if not entries:

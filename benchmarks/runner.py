@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -29,6 +30,7 @@ import numpy as np
 from benchmarks import ROOT, wire
 from benchmarks.backends import FLOAT32
 
+RESULTS = ROOT / "benchmarks" / "results"
 _PEAK_SECONDS = 0.02
 _DRAM_BYTES = 256 << 20
 # A peer that does not answer for that long is ended, and is missing from then on.
@@ -265,23 +267,9 @@ class Run:
         for label in list(self.workers):
             answer = self.ask(label, "hello")
             self.backends[label] |= {name: answer[name] for name in ("versions", "settings") if name in answer}
-        ours = self.backends["ours"]
-        config = ours["settings"]
+        threads = next(lane.threads for lane in self.lanes if lane.label == "ours")
         return {
-            "benchmark": self.name,
-            "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-            "seconds": round(time.time() - self.started),
-            "version": ours["versions"]["transformer_fast"],
-            "machine": {
-                "cpu": config["cpu"],
-                "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-                "cache_bytes": config["cache_bytes"],
-                "system": f"{platform.system()} {platform.machine()}",
-                "load_average": list(os.getloadavg()),
-            },
-            "isa": config["isa"],
-            "threads": next(lane.threads for lane in self.lanes if lane.label == "ours"),
-            "python": platform.python_version(),
+            **head(self.name, self.backends["ours"], threads, self.started),
             "rounds": self.rounds,
             "sample_seconds": self.sample_seconds,
             "backends": self.backends,
@@ -327,6 +315,39 @@ class Run:
 
     def _sample_stream(self) -> None:
         self.stream.append(self.ask("ours", "streaming_read", nbytes=_DRAM_BYTES)["gbs"])
+
+
+def head(benchmark: str, ours: dict[str, Any], threads: int, started: float) -> dict[str, Any]:
+    """What every result file begins with. ours: our `versions` and `settings`; started: time.time() of the start."""
+    config = ours["settings"]
+    return {
+        "benchmark": benchmark,
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "seconds": round(time.time() - started),
+        "version": ours["versions"]["transformer_fast"],
+        "machine": {
+            "cpu": config["cpu"],
+            "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "cache_bytes": config["cache_bytes"],
+            "system": f"{platform.system()} {platform.machine()}",
+            "load_average": list(os.getloadavg()),
+        },
+        "isa": config["isa"],
+        "threads": threads,
+        "python": platform.python_version(),
+    }
+
+
+def machine_folder(machine: str) -> str:
+    """ "Zen 4" -> "zen4", the folder of a machine's results; "" where no letter or digit is left."""
+    return re.sub(r"[^a-z0-9]", "", machine.lower())
+
+
+def place(result: dict[str, Any]) -> str:
+    """The result's path in the folder of all: one current result a machine, question, level and number of threads."""
+    machine = machine_folder(result["machine"].get("name", "")) or "unnamed"
+    threads = f"{result['threads']}thread{'s' * (result['threads'] > 1)}"
+    return f"{machine}/{result['benchmark']}-{result['isa']}-{threads}.json"
 
 
 def to_text(result: dict[str, Any]) -> str:

@@ -30,7 +30,7 @@ class LlamaCpp(Backend):
         return {"n_threads": self.threads, "n_threads_batch": self.threads, "n_ubatch": _UBATCH, "system": system}
 
     def prefill(self, case: PrefillCase, artifacts: dict[str, Any]) -> list[Variant]:
-        session = _Session(converted(artifacts, _FORMS[self.compute_type]), self.threads, case.B, case.B * case.L)
+        session = Session(converted(artifacts, _FORMS[self.compute_type]), self.threads, case.B, case.B * case.L)
         ids = case.make_ids(artifacts["config"]["vocab_size"])
 
         def call() -> np.ndarray:
@@ -41,7 +41,7 @@ class LlamaCpp(Backend):
 
     def decode(self, case: DecodeCase, artifacts: dict[str, Any]) -> list[Variant]:
         room = case.B * (case.L + case.steps)
-        session = _Session(converted(artifacts, _FORMS[self.compute_type]), self.threads, case.B, room)
+        session = Session(converted(artifacts, _FORMS[self.compute_type]), self.threads, case.B, room)
         ids = case.make_ids(artifacts["config"]["vocab_size"])
         session.decode(ids[:, : case.L], np.zeros(case.B, np.int64), last=True)
 
@@ -54,10 +54,13 @@ class LlamaCpp(Backend):
         return [Variant("llama_decode", call, parts=case.steps)]
 
 
-class _Session:
-    """A model and a context for B sequences."""
+class Session:
+    """A model and a context for B sequences of `room` tokens in all.
 
-    def __init__(self, path: str, threads: int, B: int, room: int) -> None:
+    exact_attention: keys and values are kept as float32 (float16 by default), and attended without flash attention.
+    """
+
+    def __init__(self, path: str, threads: int, B: int, room: int, exact_attention: bool = False) -> None:
         llama_cpp.llama_log_set(_silent, ctypes.c_void_p())
         llama_cpp.llama_backend_init()
         self.model = llama_cpp.llama_model_load_from_file(path.encode(), llama_cpp.llama_model_default_params())
@@ -68,6 +71,9 @@ class _Session:
         options.n_batch, options.n_ubatch = max(_UBATCH, room), _UBATCH
         options.n_threads = options.n_threads_batch = threads
         options.kv_unified = True
+        if exact_attention:
+            options.type_k = options.type_v = llama_cpp.GGML_TYPE_F32
+            options.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
         self.context = llama_cpp.llama_init_from_model(self.model, options)
         if not self.context:
             raise RuntimeError("llama.cpp makes no context")

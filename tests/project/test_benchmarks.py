@@ -47,7 +47,9 @@ def test_names_are_unique_and_the_grid_is_large(load):
     assert {type(one.case) for one in measured if families.is_small(one)} == {type(one.case) for one in measured}
 
 
-@pytest.mark.parametrize("question", ["attention", "linear", "models", "families", "low_precision", "decoders"])
+@pytest.mark.parametrize(
+    "question", ["attention", "linear", "models", "families", "low_precision", "decoders", "perplexity"]
+)
 def test_claims_are_about_cases_that_exist(load, question):
     """A result in which everything lasts one second leaves no claim of its thread count unmeasured."""
     module, claims = load(question), load("claims")
@@ -63,9 +65,12 @@ def test_claims_are_about_cases_that_exist(load, question):
         works.append((load("models").texts_case().name, 0))
     elif question == "decoders":
         works = [(case.name, 1) for case in module.cases()]
+    elif question == "perplexity":
+        works = [(name, 0) for name in module.case_names()]
     else:
         works = [(case.name, 1) for case in module.CASES]
-    figures = {"seconds": 1.0, "of_peak": 1.0, "of_read": 1.0, "max_error": 0.0}
+    figures = {"seconds": 1.0, "of_peak": 1.0, "of_read": 1.0, "max_error": 0.0, "change": 0.0}
+    figures |= {"ours_llama_cpp": 100, "ours_float32": 100}
     labels = [*load("backends").NAMES, "ours, 1 thread", "ours, avx2"]
     isa, thread_counts = "avx512", (1, 2)
     if question in ("low_precision", "decoders"):
@@ -87,7 +92,7 @@ def test_claims_are_about_cases_that_exist(load, question):
 def test_results_of_different_machines_go_to_different_files(load, machine, n, name):
     called = {"name": machine} if machine else {}
     result = {"benchmark": "linear", "machine": called, "isa": "avx512", "threads": n}
-    assert load("__main__")._place(result) == f"{name}.json"
+    assert load("runner").place(result) == f"{name}.json"
 
 
 def test_a_machine_without_a_name_for_its_files(load, monkeypatch, capsys):
@@ -278,6 +283,29 @@ def test_narrow_models_and_peers_agree(load, tmp_path):
     # Missing, or without a converted model: either way it is said, and nothing is measured in its name.
     assert "unsupported" in entries["ctranslate2, int8"]
     assert any(line.lstrip().startswith("ctranslate2, int8") for line in said)
+
+
+def test_perplexity_through_caches(load, tmp_path):
+    """Token by token the losses are those of whole rows; a narrow cache changes them, and little."""
+    pytest.importorskip("safetensors")
+    from decoder_cases import write
+
+    from transformer_fast import load_model
+
+    perplexity = load("perplexity")
+    model = load_model(write(tmp_path, "llama"))
+    ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (perplexity._BATCH + 1, 8))
+    whole = perplexity.losses(model, ids)
+    assert whole.shape == (len(ids), 7)
+    found = {name: perplexity.losses_with_cache(model, ids, name) for name in perplexity.CACHES}
+    np.testing.assert_allclose(found["float32"], whole[:, 4:], rtol=0, atol=1e-5)
+    for name in ("bfloat16", "float16", "int8"):
+        assert 0 < np.abs(found[name] - found["float32"]).max() < 0.2, name
+    figures = perplexity.figures(whole + np.log(1.01), whole)
+    assert figures["change"] == pytest.approx(1) and figures["error"] == pytest.approx(0, abs=1e-9)
+    rows = [*perplexity.weight_rows(tmp_path, ids), *perplexity.cache_rows(tmp_path, ids)]
+    named = [row["case"]["name"] for row in rows]
+    assert named == perplexity.case_names()[: len(perplexity.WEIGHTS)] + [f"cache {name}" for name in perplexity.CACHES]
 
 
 def test_cosine_bounds(load):
