@@ -152,9 +152,8 @@ int tfast_has_openmp(void) {
 }
 
 int tfast_threads_for(double total_ns, int n_threads) {
-    int n = n_threads > 0 ? limit_by_openmp(n_threads) : tfast_get_num_threads();
-    if (total_ns < SERIAL_BELOW_NS) n = 1;
-    return n;
+    if (total_ns < SERIAL_BELOW_NS) return 1;
+    return n_threads > 0 ? limit_by_openmp(n_threads) : tfast_get_num_threads();
 }
 
 static size_t round_to_page(size_t bytes) {

@@ -115,7 +115,7 @@ def test_on_a_past_that_is_given(llama, eager):
 
 
 def test_with_the_clock(llama):
-    """As it runs: the first step is a plain one, then the time counts."""
+    """As it runs: the first steps are plain ones, then the time counts."""
     options = {"max_new_tokens": 40, "eos_token_id": None}
     expected = llama.generate(repeating(), **options)
     for speculative in ({"prompt_lookup_num_tokens": 10}, {"assistant_model": llama}):
@@ -221,13 +221,37 @@ def test_sampled_sequences_have_the_models_distribution():
     ],
 )
 def test_what_a_lookup_finds(ids, limit, expected):
-    assert PromptLookup(5, 2).draft(np.array(ids), limit).ids.tolist() == expected
+    draft = PromptLookup(5, 2).draft(np.array(ids), limit)
+    assert ([] if draft is None else draft.ids.tolist()) == expected
+
+
+@pytest.mark.parametrize("ngram", [1, 2, 3])
+def test_a_lookup_that_grows_finds_what_a_new_one_does(ngram):
+    ids = np.random.default_rng(0).integers(0, 6, 200)
+    growing, n = PromptLookup(9, ngram), 1
+    while n < len(ids):
+        got, new = growing.draft(ids[:n], 5), PromptLookup(9, ngram).draft(ids[:n], 5)
+        assert (got is None) == (new is None) == (ids[n - 1] not in ids[: n - 1])
+        if got is not None:
+            assert got.ids.tolist() == new.ids.tolist() == following(ids[:n], ngram, 5)
+        n += 1 + n % 3  # several tokens at once, as after a check
+
+
+def following(ids, ngram, limit):
+    """PromptLookup's rule, occurrence by occurrence."""
+    n = len(ids)
+    for size in range(min(ngram, n - 1), 0, -1):
+        ends = [e for e in range(size - 1, n - 1) if (ids[e + 1 - size : e + 1] == ids[n - size :]).all()]
+        if ends:
+            end = max([e for e in ends if e + limit < n], default=ends[0])
+            return ids[end + 1 : end + 1 + limit].tolist()
 
 
 def test_candidates_grow_while_they_pay_and_rest_when_not():
     pace = Pace(20, clock=True)
-    assert not pace.ready  # the first step is a plain one
-    pace.stepped(1.0)
+    for seconds in (3.0, 1.0):
+        assert not pace.ready and pace.rest == 1  # the first two steps are plain ones; the second one tells the time
+        pace.stepped(seconds)
     assert pace.ready and pace.size == 4
     pace.checked(4, 4, 1.5)
     assert pace.ready and pace.size == 8
@@ -235,10 +259,42 @@ def test_candidates_grow_while_they_pay_and_rest_when_not():
     assert pace.ready and pace.size == 8  # not all were right, but they paid
     pace.checked(8, 2, 4.18)  # one step was gained at most: 0.18 are lost
     assert not pace.ready and pace.size == 4
-    for _ in range(5):
+    for _ in range(8):  # 0.025 of a step each
         assert not pace.ready
         pace.stepped(1.0)
     assert pace.ready
+
+
+def test_candidates_that_are_right_and_do_not_pay_do_not_grow():
+    pace = Pace(20, clock=True)
+    pace.stepped(1.0), pace.stepped(1.0)
+    pace.checked(4, 4, 5.5)
+    assert not pace.ready and pace.size == 4
+
+
+def test_nothing_is_tried_before_a_guess_was_right():
+    pace = Pace(20, clock=True, guesses=True)
+    for _ in range(50):
+        pace.stepped(1.0)
+        pace.guessed([False])
+        assert not pace.ready
+    pace.guessed([False, True, False])
+    assert pace.ready
+    pace.checked(4, 0, 3.0)
+    pace.guessed([True, False, True])
+    assert not pace.ready  # two steps are lost
+    pace.stepped(1.0, 8)
+    pace.guessed([False, True, True])
+    assert pace.ready
+
+
+def test_plain_steps_of_a_rest_run_together():
+    pace = Pace(20, clock=True)
+    pace.stepped(1.0), pace.stepped(1.0)
+    pace.checked(4, 0, 1.29)
+    assert pace.rest == 8
+    pace.stepped(1.0, 8)
+    assert not pace.ready and pace.rest == 2  # of 0.29 that were lost 0.04 are left: the first steps had gained 0.05
 
 
 def test_drafts_that_never_help_cost_a_share_of_the_time():
@@ -250,6 +306,27 @@ def test_drafts_that_never_help_cost_a_share_of_the_time():
         else:
             pace.stepped(1.0)
     assert lost < 0.05 * 400
+
+
+def test_drafts_that_never_help_are_tried_ever_less_often():
+    pace, tried = Pace(10, clock=True), []
+    for step in range(4000):
+        if pace.ready and step:
+            tried.append(step)
+            pace.checked(pace.size, 0, 2.0)
+        else:
+            pace.stepped(1.0)
+    rests = np.diff(tried)
+    assert 38 <= rests[0] <= 42 and (rests[1:5] >= 1.9 * rests[:4]).all() and (rests[5:] <= 16 * 42).all()
+    while not pace.ready:
+        pace.stepped(1.0)
+    pace.checked(1, 1, 1.5)  # one that pays, and the next failure costs as little as the first
+    pace.checked(2, 0, 2.5)
+    rest = 0
+    while not pace.ready:
+        pace.stepped(1.0)
+        rest += 1
+    assert rest <= 42
 
 
 def test_without_a_clock_times_are_assumed():

@@ -51,17 +51,20 @@ def search(
     B, prompt = ids.shape
     past = np.empty((B, stop.max_length), np.int64)
     past[:, :prompt] = ids
-    running = np.ones(B, bool)
+    running, left = np.ones(B, bool), B
     for length in range(prompt, stop.max_length):
         scores = np.asarray(logits, np.float32)
         for step in steps:
             scores = step(past[:, :length], scores)
         chosen = choose(scores)
-        if pad is not None and not running.all():
+        if pad is not None and left < B:
             chosen = np.where(running, chosen, pad)
         past[:, length] = chosen
-        running &= ~stop(past[:, : length + 1])
+        ended = stop(past[:, : length + 1])
+        if np.count_nonzero(ended):
+            running &= ~ended
+            left = np.count_nonzero(running)
         yield chosen
-        if not running.any():
+        if not left:
             return
         logits = model.step(chosen, state)

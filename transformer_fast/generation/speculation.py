@@ -13,7 +13,9 @@ lookup decoding; transformers' candidate_generator.
 
 from __future__ import annotations
 
+import math
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -22,17 +24,28 @@ import numpy as np
 
 from transformer_fast.generation.config import RANGES, GenerationConfig
 from transformer_fast.generation.logits import Processor, softmax
-from transformer_fast.generation.search import greedy, sampler
+from transformer_fast.generation.search import Choice, greedy, sampler
 from transformer_fast.generation.stopping import Stop
 
-# Candidates at first: few, since nothing is known of how many will be accepted; then twice as many while all are.
-_FIRST = 4
-# What candidates may have cost more than they brought, as a share of the time of plain steps. It is what is asked of
-# speculation that never helps, 0.95 of the speed, with room for the look-up itself.
-_LOSS = 0.04
+# Candidates at first: few, since nothing is known of how many will be accepted; then twice as many while all are. Those
+# of an assistant cost one of its steps each.
+_FIRST, _FIRST_OF_ASSISTANT = 4, 2
+# What candidates may have cost more than they brought, as a share of the time of plain steps. Of speculation that never
+# helps 0.95 of the speed is asked: the other half is what plain steps take longer here (2 of 80 us, 1 M parameters).
+_LOSS = 0.025
 # Gains count as this many steps at most, so that candidates rest soon where they stop to help; losses as those that so
 # many plain steps make up for, so that one slow call does not end them for good.
-_MOST_GAIN, _LONGEST_REST = 1, 64
+_MOST_GAIN, _LONGEST_REST = 1, 128
+# After each check in a row that did not pay, plain steps make up for half as much, down to this part of _LOSS: what
+# never helps is tried ever less often, and after 2048 plain steps at the latest.
+_LEAST_PART = 1 / 16
+# A rest ends where so many look-ups in a row would have been right: text that is copied goes on being copied.
+_RIGHT_GUESSES = 2
+# Plain steps of a rest that run together: looking after each of them took 5 of 82 us for the look-up (its tables are no
+# longer in the caches) and 1 us for the clock.
+_STEPS_TOGETHER = 8
+# Plain steps before the first candidates: the first one finds cold caches (249 us, the next one 76, 1 M parameters).
+_TIMED_STEPS = 2
 # Without a clock: what a candidate costs, drafted and checked, as a share of a step.
 _CANDIDATE = 0.4
 # transformers' defaults.
@@ -125,25 +138,56 @@ class PromptLookup:
 
     def __init__(self, most: int, ngram: int = _NGRAM) -> None:
         self.most, self.ngram = most, ngram
+        self._ids: list[int] = []
+        # Tokens that follow each other, up to ngram, as (first, (second, ())) -> where they end, rising, but for an end
+        # at the last token of all. Such a tuple is made of the one before in a third of the time of a flat one.
+        self._ends: dict[tuple, list[int]] = {}
+        self._noted = 0  # tokens of _ids that are in _ends
 
     def begin(self, ids: np.ndarray) -> None:
         """The prompt (n,): there is nothing to do."""
 
-    def draft(self, ids: np.ndarray, limit: int) -> Draft:
-        """At most `limit` candidates for what follows ids (n,)."""
-        n = len(ids)
-        found = np.flatnonzero(ids[:-1] == ids[-1])  # where the last tokens end, one of them, then more
-        for size in range(2, min(self.ngram, n - 1) + 1):
-            longer = found[found >= size - 1]
-            longer = longer[ids[longer - size + 1] == ids[n - size]]
-            if not len(longer):
+    def draft(self, ids: np.ndarray, limit: int) -> Draft | None:
+        """At most `limit` candidates for what follows ids (n,), which begin with those of the last call; None: there is
+        no earlier occurrence."""
+        self.note(ids)
+        found, n = self._find(len(ids) - 1), len(ids)
+        if not found:
+            return None
+        enough = bisect_left(found, n - limit)
+        first = 1 + (found[enough - 1] if enough else found[0])
+        return Draft(ids[first : first + limit])
+
+    def note(self, ids: np.ndarray) -> list[bool]:
+        """Takes in ids (n,), which begin with those of the last call -> for each new one whether it would have been the
+        first candidate."""
+        known, ends, right = self._ids, self._ends, []
+        known += ids[len(known) :].tolist()
+        for end in range(self._noted, len(known) - 1):
+            key, candidate = (), None
+            for first in range(end, max(end - self.ngram, -1), -1):
+                key = known[first], key
+                found = ends.get(key)
+                if found is None:
+                    ends[key] = [end]
+                else:
+                    candidate = known[found[-1] + 1]
+                    found.append(end)
+            right.append(candidate == known[end + 1])
+        self._noted = max(self._noted, len(known) - 1)
+        return right
+
+    def _find(self, end: int) -> list[int]:
+        """Where the tokens up to `end`, as many as possible, have ended before."""
+        found: list[int] = []
+        key: tuple = ()
+        for first in range(end, max(end - self.ngram, -1), -1):
+            key = self._ids[first], key
+            longer = self._ends.get(key)
+            if longer is None:
                 break
             found = longer
-        if not len(found):
-            return Draft(ids[:0])
-        enough = found[found + limit < n]
-        first = 1 + (enough[-1] if len(enough) else found[0])
-        return Draft(ids[first : first + limit])
+        return found
 
 
 class Assistant:
@@ -166,13 +210,18 @@ class Assistant:
         self._tokens = np.zeros(0, bool) if tokens is None else tokens
         self._state: Any = None
         self._fed = np.zeros(0, np.int64)  # what the state holds
+        self._logits: np.ndarray | None = None  # after them, until more is fed
 
     def begin(self, ids: np.ndarray) -> None:
-        """The prompt (n,), which is computed before anything is drafted."""
+        """The prompt and what has followed it, (n,), which is computed before anything is drafted."""
         self._fed = self._without_padding(ids)
         # A past of its own kind, which forgets nothing: what was drafted in vain may lie further back than a window.
         own, capacity = self.model.empty_past(1), self.stop.max_length
-        _, self._state = self.model.start(self._fed[None], None, capacity=capacity, past_key_values=own)
+        self._logits, self._state = self.model.start(self._fed[None], None, capacity=capacity, past_key_values=own)
+
+    def note(self, ids: np.ndarray) -> list[bool]:
+        """Nothing: to know what a candidate would have been costs a step of the assistant."""
+        return []
 
     def draft(self, ids: np.ndarray, limit: int) -> Draft:
         """At most `limit` candidates for what follows ids (n,), fewer where one of them ends the row."""
@@ -201,6 +250,9 @@ class Assistant:
     def _catch_up(self, ids: np.ndarray) -> np.ndarray:
         """The logits (1, V) after ids; what was fed and is not theirs any more is forgotten."""
         fed, self._fed = self._fed, ids
+        logits, self._logits = self._logits, None
+        if logits is not None and len(fed) == len(ids):
+            return logits  # nothing has followed what `begin` was given
         both = min(len(fed), len(ids) - 1)
         differ = np.flatnonzero(fed[:both] != ids[:both])
         common = int(differ[0]) if len(differ) else both
@@ -215,10 +267,11 @@ def drawn(probabilities: np.ndarray, generator: np.random.Generator) -> int:
     return int(np.searchsorted(sums, generator.random() * sums[-1], "right"))
 
 
-Decision = Callable[[np.ndarray, "int | None", "np.ndarray | None"], int]
+# (scores (1, V), a candidate, the probabilities (V,) that it was drawn from or None) -> the token that is taken.
+Decision = Callable[[np.ndarray, int, "np.ndarray | None"], int]
 
 
-def deciding(choose: Callable[[np.ndarray], np.ndarray]) -> Decision:
+def deciding(choose: Choice) -> Decision:
     """The token that `choose` takes of scores (1, V), whatever the candidate is: a search's own choice."""
     return lambda scores, candidate, probabilities: int(choose(scores)[0])
 
@@ -230,10 +283,8 @@ def accepting(generator: np.random.Generator) -> Decision:
     with probabilities proportional to max(0, p - q) (Leviathan et al. 2023, theorem 3.5).
     """
 
-    def decide(scores: np.ndarray, candidate: int | None, probabilities: np.ndarray | None) -> int:
+    def decide(scores: np.ndarray, candidate: int, probabilities: np.ndarray) -> int:
         p = softmax(scores[0].astype(np.float64))
-        if candidate is None:
-            return drawn(p, generator)
         if generator.random() * probabilities[candidate] < p[candidate]:
             return candidate
         rest = np.maximum(p - probabilities, 0)
@@ -246,64 +297,101 @@ class Pace:
     """How many candidates to ask for: more while they are accepted, none for a while after they have not paid.
 
     Checks that bring fewer tokens than plain steps would in their time make a debt, which plain steps make up for with
-    a share of theirs. The first step is a plain one, to know the time of one. clock=False: times are assumed, so that a
-    generation by chance can be repeated.
+    a share of theirs, less and less of them from failure to failure. The first steps are plain ones, to know the time
+    of one. clock=False: times are assumed, so that a generation by chance can be repeated. first: candidates at first.
+    guesses: whether plain steps tell what a candidate would have been. Then nothing is tried before a guess was right,
+    at first and after each check that did not pay, and a rest ends where several in a row were right.
     """
 
-    def __init__(self, most: int, clock: bool) -> None:
-        self.size, self._most, self._clock = min(most, _FIRST), most, clock
-        self._step = 0.0 if clock else 1.0
+    def __init__(self, most: int, clock: bool, first: int = _FIRST, guesses: bool = False) -> None:
+        self.size, self._most, self._clock = min(most, first), most, clock
+        self._step, self._untimed = (0.0, _TIMED_STEPS) if clock else (1.0, 0)
+        self._guesses = guesses
+        self._hopeful = not guesses
         self._balance = 0.0  # steps that were gained, or lost
+        self._share = _LOSS  # of a plain step, that makes up for losses
+        self._failures = 0  # checks in a row that did not pay
 
     @property
     def ready(self) -> bool:
-        return self._step > 0 and self._balance >= 0
+        return self._hopeful and self._balance >= 0 and not self._untimed
 
-    def stepped(self, seconds: float) -> None:
-        """A plain step took so long."""
+    @property
+    def rest(self) -> int:
+        """Plain steps until there is something to decide."""
+        if self.ready or self._untimed:
+            return 1
+        debt = math.ceil(-self._balance / self._share)
+        return min(debt, _STEPS_TOGETHER) if debt > 0 else _STEPS_TOGETHER
+
+    def stepped(self, seconds: float, count: int = 1) -> None:
+        """The first of so many plain steps took so long."""
         if self._clock:
             # What disturbs a step only makes it slower: a shorter time is the better one.
             fastest = self._step == 0 or seconds < self._step
             self._step = seconds if fastest else 0.9 * self._step + 0.1 * seconds
-        self._balance = min(self._balance + _LOSS, _MOST_GAIN)
+            self._untimed = max(self._untimed - 1, 0)
+        self._balance = min(self._balance + count * self._share, _MOST_GAIN)
+
+    def guessed(self, right: Sequence[bool]) -> None:
+        """Plain steps have told whether the first of the candidates that there might have been were right."""
+        self._hopeful = self._hopeful or any(right)
+        if len(right) >= _RIGHT_GUESSES and all(right[-_RIGHT_GUESSES:]):
+            self._balance = max(self._balance, 0.0)
 
     def checked(self, candidates: int, accepted: int, seconds: float) -> None:
         """Drafting and checking so many candidates took so long; accepted of them were right."""
         gain = accepted + 1 - (seconds / self._step if self._clock else 1 + _CANDIDATE * candidates)
         self._balance = max(min(self._balance + gain, _MOST_GAIN), -_LOSS * _LONGEST_REST)
-        if accepted == candidates:
-            self.size = min(self._most, 2 * self.size)
-        elif gain < 0:
+        if accepted < candidates and gain < 0:
             self.size = max(1, self.size // 2)
+        elif accepted == candidates and gain >= 0:
+            self.size = min(self._most, 2 * self.size)
+        self._failures = self._failures + 1 if gain < 0 else 0
+        self._hopeful = gain >= 0 or not self._guesses
+        self._share = _LOSS * max(0.5 ** (self._failures - 1), _LEAST_PART) if self._failures else _LOSS
 
 
-@dataclass
 class _Row:
-    """The ids of a row as they are chosen, and how."""
+    """The ids of a row as they are chosen, and how: by choose without a candidate, by decide with one."""
 
-    past: np.ndarray  # (1, max_length)
-    length: int
-    steps: Sequence[Processor]
-    decide: Decision
-    stop: Stop
-    ended: bool = False
+    def __init__(
+        self, ids: np.ndarray, steps: Sequence[Processor], choose: Choice, decide: Decision, stop: Stop
+    ) -> None:
+        self.length = ids.shape[1]
+        self._past = np.empty((1, stop.max_length), np.int64)
+        self._past[:, : self.length] = ids
+        self._steps, self._choose, self._decide, self._stop = steps, choose, decide, stop
+        self.ended = False
 
-    def choose(self, logits: np.ndarray, draft: Draft) -> int:
+    @property
+    def ids(self) -> np.ndarray:
+        """(n,), a view."""
+        return self._past[0, : self.length]
+
+    def take(self, logits: np.ndarray, draft: Draft | None = None, i: int = 0) -> np.ndarray:
+        """Appends the id (1,) that is chosen with logits (1, V), candidate i of draft given or none, and returns it."""
+        scores = np.asarray(logits, np.float32)
+        for step in self._steps:
+            scores = step(self._past[:, : self.length], scores)
+        if draft is None:
+            chosen = self._choose(scores)
+        else:
+            probabilities = None if draft.probabilities is None else draft.probabilities[i]
+            chosen = np.array([self._decide(scores, int(draft.ids[i]), probabilities)])
+        self._past[:, self.length] = chosen
+        self.length += 1
+        self.ended = bool(self._stop(self._past[:, : self.length])[0])
+        return chosen
+
+    def check(self, logits: np.ndarray, draft: Draft) -> int:
         """Appends an id for each of logits (c + 1, V) as long as they are the draft's (c), and the first that is not;
         returns how many of the draft's were right."""
-        for i, row in enumerate(logits):
-            scores = np.asarray(row[None], np.float32)
-            for step in self.steps:
-                scores = step(self.past[:, : self.length], scores)
-            candidate = int(draft.ids[i]) if i < len(draft.ids) else None
-            by_chance = candidate is not None and draft.probabilities is not None
-            chosen = self.decide(scores, candidate, draft.probabilities[i] if by_chance else None)
-            self.past[0, self.length] = chosen
-            self.length += 1
-            self.ended = bool(self.stop(self.past[:, : self.length])[0])
-            if self.ended or chosen != candidate:
-                break
-        return i
+        for i, candidate in enumerate(draft.ids):
+            if self.take(logits[i : i + 1], draft, i) != candidate or self.ended:
+                return i
+        self.take(logits[-1:])
+        return len(draft.ids)
 
 
 def speculative_search(
@@ -312,6 +400,7 @@ def speculative_search(
     state: Any,
     ids: np.ndarray,
     steps: Sequence[Processor],
+    choose: Choice,
     decide: Decision,
     stop: Stop,
     drafter: PromptLookup | Assistant,
@@ -321,40 +410,41 @@ def speculative_search(
 
     Between the ids of one check the state already holds all of them but the last; otherwise all ids but the last.
     """
-    prompt = ids.shape[1]
-    row = _Row(np.empty((1, stop.max_length), np.int64), prompt, steps, decide, stop)
-    row.past[:, :prompt] = ids
-    row.choose(np.asarray(logits), Draft(ids[0, :0]))
-    drafter.begin(ids[0])
-    first = prompt
-    while True:
-        yield from row.past[0, first : row.length, None].copy()
-        if row.ended:
-            return
-        first, started = row.length, time.perf_counter()
-        draft = _draft(drafter, pace, row)
-        count = len(draft.ids)
-        last = row.past[:, first - 1]
-        if count:
-            logits = model.extend(np.concatenate([last, draft.ids])[None], state, every=True)
-        else:
-            logits = model.step(last, state)
-        right = row.choose(logits, draft)
+    row, begun, clock = _Row(ids, steps, choose, decide, stop), False, time.perf_counter
+    chosen = row.take(logits)
+    yield chosen
+    while not row.ended:
+        draft, first = None, row.length
+        # A check gives one more id than it has candidates.
+        limit = min(pace.size, stop.max_length - first - 1) if pace.ready else 0
+        if limit > 0 and not begun:
+            drafter.begin(row.ids)
+            begun = True
+        started = clock()
+        if limit > 0:
+            draft = drafter.draft(row.ids, limit)
+        if draft is None:
+            count = pace.rest
+            for i in range(count):
+                logits = model.step(chosen, state)
+                chosen = row.take(logits)
+                if i == 0:
+                    seconds = clock() - started
+                yield chosen
+                if row.ended:
+                    return
+            pace.stepped(seconds, count)
+            if not pace.ready:
+                pace.guessed(drafter.note(row.ids))
+            continue
+        logits = model.extend(np.concatenate([chosen, draft.ids])[None], state, every=True)
+        count, right = len(draft.ids), row.check(logits, draft)
         if right < count:
             state.crop(right - count)
-        seconds = time.perf_counter() - started
-        if count:
-            pace.checked(count, right, seconds)
-        else:
-            pace.stepped(seconds)
-
-
-def _draft(drafter: PromptLookup | Assistant, pace: Pace, row: _Row) -> Draft:
-    """At most one candidate fewer than ids may follow: a check gives one more id than it has candidates."""
-    limit = min(pace.size, row.stop.max_length - row.length - 1)
-    if not pace.ready or limit < 1:
-        return Draft(row.past[0, :0])
-    return drafter.draft(row.past[0, : row.length], limit)
+        pace.checked(count, right, clock() - started)
+        new = row.ids[first:, None].copy()
+        chosen = new[-1]
+        yield from new
 
 
 def run(
@@ -379,13 +469,16 @@ def run(
             "cannot be cropped; needed: neither"
         )
     generator = np.random.default_rng(config.seed) if config.do_sample else None
+    choose = greedy if generator is None else sampler(generator)
     if asked.assistant_model is None:
         drafter: PromptLookup | Assistant = PromptLookup(asked.prompt_lookup_num_tokens, asked.max_matching_ngram_size)
-        decide = deciding(greedy if generator is None else sampler(generator))
+        decide = deciding(choose)
     else:
         row = None if tokens is None else tokens[0]
         drafter = Assistant(asked.assistant_model, asked.num_assistant_tokens, row, steps, stop, generator)
-        decide = deciding(greedy) if generator is None else accepting(generator)
+        decide = deciding(choose) if generator is None else accepting(generator)
     # By chance, an assistant draws numbers of the same generator: a clock would decide how many.
-    pace = Pace(drafter.most, clock=asked.assistant_model is None or generator is None)
-    return speculative_search(model, logits, state, ids, steps, decide, stop, drafter, pace)
+    lookup = asked.assistant_model is None
+    first = _FIRST if lookup else _FIRST_OF_ASSISTANT
+    pace = Pace(drafter.most, clock=lookup or generator is None, first=first, guesses=lookup)
+    return speculative_search(model, logits, state, ids, steps, choose, decide, stop, drafter, pace)

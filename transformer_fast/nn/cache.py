@@ -203,7 +203,7 @@ class StackCache:
         """Counts what every layer has written: counts[b] (or as many each) positions of row b."""
         self.lengths = self.lengths + counts
         if isinstance(counts, int):
-            self._longest += counts if len(self) else 0
+            self._longest += counts if len(self.lengths) else 0
         else:
             self._count()
 

@@ -226,10 +226,10 @@ class Module:
         self._changed()
 
     def __getattr__(self, name: str) -> Any:
-        for table in ("_parameters", "_modules"):
-            found = self.__dict__.get(table, {})
-            if name in found:
-                return found[name]
+        tables = self.__dict__
+        # Nothing is there yet while a copy is being made.
+        if "_modules" in tables and (name in (found := tables["_modules"]) or name in (found := tables["_parameters"])):
+            return found[name]
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def _checked(self, name: str, value: Any) -> np.ndarray:

@@ -18,6 +18,7 @@ class PackedSequences:
 
     Attributes:
         tokens: (B, L), True for tokens. It must not change.
+        full: whether all places are tokens.
         cu_seqlens: (B + 1,) int64; the tokens of sequence b are the packed rows cu_seqlens[b]:cu_seqlens[b + 1].
 
     Example:
@@ -31,8 +32,11 @@ class PackedSequences:
 
     def __init__(self, tokens: np.ndarray) -> None:
         self.tokens = tokens
-        self.cu_seqlens = np.concatenate([[0], np.cumsum(tokens.sum(axis=1))])
-        self._full = self.cu_seqlens[-1] == tokens.size
+        self.full = bool(tokens.all())
+        if self.full:
+            self.cu_seqlens = np.arange(len(tokens) + 1) * tokens.shape[1]
+        else:
+            self.cu_seqlens = np.concatenate([[0], np.cumsum(tokens.sum(axis=1))])
 
     def __len__(self) -> int:
         """The number of sequences."""
@@ -41,7 +45,7 @@ class PackedSequences:
     @property
     def lengths(self) -> np.ndarray:
         """(B,): the number of tokens of each sequence."""
-        return np.diff(self.cu_seqlens)
+        return self.cu_seqlens[1:] - self.cu_seqlens[:-1]
 
     @property
     def longest(self) -> int:
@@ -54,12 +58,12 @@ class PackedSequences:
 
     def pack(self, array: np.ndarray) -> np.ndarray:
         """(B, L, ...) -> (T, ...); a view if there is no padding."""
-        return array.reshape(-1, *array.shape[2:]) if self._full else array[self.tokens]
+        return array.reshape(-1, *array.shape[2:]) if self.full else array[self.tokens]
 
     def unpack(self, rows: np.ndarray, *, copy: bool = False) -> np.ndarray:
         """(T, ...) -> (B, L, ...), zeros for padding; a view if there is none, unless copy."""
         shape = (*self.tokens.shape, *rows.shape[1:])
-        if self._full:
+        if self.full:
             return rows.reshape(shape).copy() if copy else rows.reshape(shape)
         array = np.zeros(shape, rows.dtype)
         array[self.tokens] = rows

@@ -204,21 +204,26 @@ class Decoder(PretrainedModel):
         seen = np.zeros((B, 0), bool) if state is None else state.tokens
         past = seen.shape[1]
         tokens = self.tokens(attention_mask, (B, L), seen)
-        positions = np.arange(past, past + L) if position_ids is None else position_ids
         sequences = PackedSequences(tokens)
-        positions = sequences.pack(integers("position_ids", positions, None, (B, L)))
+        if position_ids is None:
+            positions = np.zeros((B, 1), np.int64) + np.arange(past, past + L)
+        else:
+            positions = integers("position_ids", position_ids, None, (B, L))
+        positions = sequences.pack(positions)
         weights = [] if output_attentions else None
         states = [] if output_hidden_states else None
-        batch = DecoderBatch(sequences.cu_seqlens, state, weights)
         ids = sequences.pack(input_ids)
         if weights is None and states is None:
+            step = L == 1 and sequences.full and state is not None and state.holds_some()
+            batch = DecoderStep(state) if step else DecoderBatch(sequences.cu_seqlens, state)
             hidden = self.last_hidden(ids, positions, batch)
         else:
+            batch = DecoderBatch(sequences.cu_seqlens, state, weights)
             hidden = self.final_norm(self.run(ids, positions, batch, states))
         columns = np.concatenate([seen, tokens], axis=1)
         if state is not None:
             state.tokens = columns
-            state.positions = np.where(tokens.any(axis=1), past + L, state.positions)
+            state.positions = np.where(sequences.lengths > 0, past + L, state.positions)
         return BaseModelOutputWithPast(
             sequences.unpack(hidden),
             state if use_cache else None,
@@ -231,6 +236,8 @@ class Decoder(PretrainedModel):
     def tokens(self, attention_mask: Any, shape: tuple[int, int], seen: np.ndarray) -> np.ndarray:
         """The mask of the new tokens as booleans (B, L); seen (B, past) is that of the past."""
         past = seen.shape[1]
+        if attention_mask is None and seen.all():
+            return np.ones(shape, bool)
         if attention_mask is not None and past:
             attention_mask = as_array(attention_mask, "attention_mask")
             if attention_mask.shape == (shape[0], past + shape[1]):
@@ -321,14 +328,13 @@ class CausalLM(GenerationMixin, PretrainedModel):
         output = self.body(
             input_ids, attention_mask, position_ids, past_key_values, use_cache, output_attentions, output_hidden_states
         )
-        hidden = output.last_hidden_state
-        tokens = np.ones(hidden.shape[:2], bool)
-        if attention_mask is not None:
-            tokens = np.asarray(attention_mask)[:, -hidden.shape[1] :] != 0
-        if logits_to_keep:
-            hidden, tokens = hidden[:, -logits_to_keep:], tokens[:, -logits_to_keep:]
-        kept = PackedSequences(tokens)
-        logits = kept.unpack(self.logits(kept.pack(hidden)))
+        hidden = output.last_hidden_state[:, -logits_to_keep:]  # 0: all
+        if attention_mask is None:
+            logits = self.logits(hidden)
+        else:
+            L = output.last_hidden_state.shape[1]
+            kept = PackedSequences((np.asarray(attention_mask)[:, -L:] != 0)[:, -logits_to_keep:])
+            logits = kept.unpack(self.logits(kept.pack(hidden)))
         return CausalLMOutputWithPast(logits, output.past_key_values, output.hidden_states, output.attentions)
 
     def logits(self, hidden: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ padding or the past. Nothing here depends on a family.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,6 +83,10 @@ class DecoderState:
     def get_seq_length(self) -> int:
         """How many columns the rows have seen, padding counted (after a generation with padding: of the longest)."""
         return int(self.positions.max(initial=0)) if self.generating else self.tokens.shape[1]
+
+    def holds_some(self) -> bool:
+        """Whether a row has a past."""
+        return bool(self.caches) and np.count_nonzero(self.caches[0].lengths) > 0
 
     def crop(self, max_length: int) -> None:
         """Forget what follows the first max_length columns; negative: the last -max_length columns.
@@ -170,7 +175,8 @@ class DecoderBatch:
         counts = np.diff(cu_seqlens)
         caches = [] if state is None else state.caches
         self.stepwise = False
-        self.fresh = not caches or not caches[0].lengths[counts > 0].any()  # no row with tokens has a past
+        # No row with tokens has a past.
+        self.fresh = state is None or not state.holds_some() or not caches[0].lengths[counts > 0].any()
         self.kept = [cache.kept_of_prompts(counts) if self.fresh else counts for cache in caches]
         for cache, kept in zip(caches, self.kept, strict=True):
             cache.reserve(kept)
@@ -247,6 +253,14 @@ class DecoderBatch:
             self.weights.append(seen)
 
 
+@lru_cache(maxsize=64)
+def _of_a_step(rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """cu_seqlens of one token a row, and the numbers of positions that are kept of each; read-only."""
+    starts, ones = np.arange(rows + 1), np.ones(rows, np.int64)
+    starts.flags.writeable = ones.flags.writeable = False
+    return starts, ones
+
+
 class DecoderStep:
     """One more token of each row: a `DecoderBatch` with less to do, since it runs once a layer and token."""
 
@@ -260,11 +274,11 @@ class DecoderStep:
 
     @property
     def cu_seqlens(self) -> np.ndarray:
-        return np.arange(len(self.state.positions) + 1)
+        return _of_a_step(len(self.state.positions))[0]
 
     @property
     def kept(self) -> list[np.ndarray]:
-        return [np.ones(len(cache), np.int64) for cache in self.state.caches]
+        return [_of_a_step(len(self.state.positions))[1]] * len(self.state.caches)
 
     def finish(self) -> None:
         """As `DecoderBatch.finish`."""
