@@ -20,6 +20,7 @@ from transformer_fast.functional.copies import concat_heads, embedding, embeddin
 from transformer_fast.functional.decoder import CacheArrays, Decoder, DecoderLayer
 from transformer_fast.functional.encoder import Encoder, EncoderLayer
 from transformer_fast.functional.integer_weight import IntegerWeight
+from transformer_fast.functional.key_ranges import KeyRanges
 from transformer_fast.functional.linear import PackedWeight, linear, matmul, pack_weight
 from transformer_fast.functional.recurrent import gru, lstm
 from transformer_fast.functional.rotary import rotary_embedding
@@ -44,6 +45,7 @@ __all__ = [
     "Encoder",
     "EncoderLayer",
     "IntegerWeight",
+    "KeyRanges",
     "PackedWeight",
     "additive_attention",
     "available_isas",
