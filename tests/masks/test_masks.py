@@ -515,6 +515,5 @@ def test_long_mask_takes_little_time_and_memory(name):
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert found.n_ranges <= ranges * 1.07
-    print(name, most/1e6, seconds)
     assert most < 64e6 * max(1, ranges / 2**18)
     assert seconds < max(1, ranges / 2**18)

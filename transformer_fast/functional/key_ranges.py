@@ -7,6 +7,7 @@ without the constructor (`KeyRanges.trusted`) has to hold to the same rules.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,8 @@ class KeyRanges:
     def _set(self, list_of_row: np.ndarray, begin: np.ndarray, bounds: np.ndarray, Lk: int) -> None:
         for array in (list_of_row, begin, bounds):
             array.flags.writeable = False
+        # A view of what cannot be written cannot be made writable: the engine trusts these numbers.
+        list_of_row, begin, bounds = list_of_row.view(), begin.view(), bounds.view()
         ends = np.concatenate(([0], np.cumsum(bounds[:, 1] - bounds[:, 0], dtype=np.int64)))
         keys_of_list = np.diff(ends[begin])
         visible = int(keys_of_list[list_of_row].sum()) if list_of_row.size else 0
@@ -111,7 +114,7 @@ class KeyRanges:
             mask = mask[:, None]
         *lead, Lq, Lk = mask.shape
         shape = (*(lead or (1, 1)), Lq)
-        rows = np.ascontiguousarray(mask).reshape(-1, Lk)
+        rows = np.ascontiguousarray(mask).reshape(math.prod(shape), Lk)
         if len(rows) and Lk:
             # Rows as strings of bytes: one comparison each instead of one a column.
             packed = np.packbits(rows, axis=1)

@@ -43,10 +43,10 @@ def causal(offset=0) -> Mask:
 
     Example:
         >>> print(tf.visualize.mask_text(tf.masks.causal(), 4, 6))
-        #.....
-        ##....
-        ###...
-        ####..
+        #·····
+        ##····
+        ###···
+        ####··
     """
     return Causal(arguments.number(offset, "offset"))
 
@@ -92,17 +92,17 @@ def window(left, right, dilation=1, offset=0) -> Mask:
 
     Example:
         >>> print(tf.visualize.mask_text(tf.masks.window(1, 1), 4, 6))
-        ##....
-        ###...
-        .###..
-        ..###.
+        ##····
+        ###···
+        ·###··
+        ··###·
         >>> print(tf.visualize.mask_text(tf.masks.window(2, 0, dilation=2), 6, 6))
-        #.....
-        .#....
-        #.#...
-        .#.#..
-        #.#.#.
-        .#.#.#
+        #·····
+        ·#····
+        #·#···
+        ·#·#··
+        #·#·#·
+        ·#·#·#
     """
     return Window(
         arguments.number(left, "left", -1),
@@ -133,9 +133,9 @@ def prefix(n) -> Mask:
 
     Example:
         >>> print(tf.visualize.mask_text(tf.masks.causal() | tf.masks.prefix(2), 4, 4))
-        ##..
-        ##..
-        ###.
+        ##··
+        ##··
+        ###·
         ####
     """
     return Prefix(arguments.number(n, "n", 0))
@@ -176,10 +176,10 @@ def strided(stride, offset=0) -> Mask:
 
     Example:
         >>> print(tf.visualize.mask_text(tf.masks.strided(3), 4, 8))
-        #..#..#.
-        .#..#..#
-        ..#..#..
-        #..#..#.
+        #··#··#·
+        ·#··#··#
+        ··#··#··
+        #··#··#·
     """
     return Strided(arguments.number(stride, "stride", 1), arguments.number(offset, "offset"))
 
@@ -213,12 +213,12 @@ def block_local(size, neighbours=0) -> Mask:
 
     Example:
         >>> print(tf.visualize.mask_text(tf.masks.block_local(2, neighbours=(1, 0)), 6, 6))
-        ##....
-        ##....
-        ####..
-        ####..
-        ..####
-        ..####
+        ##····
+        ##····
+        ####··
+        ####··
+        ··####
+        ··####
     """
     sides = neighbours if isinstance(neighbours, tuple) else (neighbours, neighbours)
     if len(sides) != 2:
@@ -270,14 +270,14 @@ def global_tokens(positions, *, as_query: bool = True, as_key: bool = True) -> M
     Example:
         >>> print(tf.visualize.mask_text(tf.masks.global_tokens([0, 3]), 5, 5))
         #####
-        #..#.
-        #..#.
+        #··#·
+        #··#·
         #####
-        #..#.
+        #··#·
         >>> print(tf.visualize.mask_text(tf.masks.global_tokens(1, as_query=False), 3, 5))
-        #....
-        #....
-        #....
+        #····
+        #····
+        #····
     """
     for name, value in (("as_query", as_query), ("as_key", as_key)):
         if not isinstance(value, (bool, np.bool_)):

@@ -88,16 +88,16 @@ def documents(ids: Any = None, *, cu_seqlens: Any = None, key_ids: Any = None, k
 
     Example:
         >>> print(tf.visualize.mask_text(tf.masks.documents([0, 0, 1, 1, 1, -1]), 6, 6))
-        ##....
-        ##....
-        ..###.
-        ..###.
-        ..###.
-        ......
+        ##····
+        ##····
+        ··###·
+        ··###·
+        ··###·
+        ······
         >>> print(tf.visualize.mask_text(tf.masks.documents(cu_seqlens=[0, 1, 3], key_cu_seqlens=[0, 4, 5]), 3, 5))
-        ####.
-        ....#
-        ....#
+        ####·
+        ····#
+        ····#
     """
     of_queries = _document_ids(ids, cu_seqlens, "", "exactly one of them")
     if of_queries is None:
@@ -159,7 +159,8 @@ def tree(parents: Any, past: Any = 0) -> Mask:
     """The nodes of a tree see themselves and their ancestors, and the first `past` keys, which lie before the tree.
 
     Query i is node i; key j < past is seen by all, and key past + k is node k. Speculation checks a tree of drafted
-    tokens so in one call (SpecInfer, Miao et al. 2024; Medusa, Cai et al. 2024).
+    tokens so in one call (SpecInfer, Miao et al. 2024; Medusa, Cai et al. 2024). Rows count nodes, not keys: a window
+    beside it takes `offset=past`.
 
     parents: (N,), (B, N) or (B, H, N) integers: the node that a node hangs on, or -1. Nodes may have any order.
     past: keys before the tree, an integer from 0 on, (B,) or (B, H) integers.
@@ -171,11 +172,11 @@ def tree(parents: Any, past: Any = 0) -> Mask:
 
     Example:
         >>> print(tf.visualize.mask_text(tf.masks.tree([-1, 0, 0, 1, 2], past=3), 5, 8))
-        ####....
-        #####...
-        ####.#..
-        #####.#.
-        ####.#.#
+        ####····
+        #####···
+        ####·#··
+        #####·#·
+        ####·#·#
     """
     by_head = arguments.sequence(parents, "parents", "N")
     array = by_head.array

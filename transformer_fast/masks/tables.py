@@ -63,9 +63,9 @@ def rows(mask: Any) -> Mask:
 
     Example:
         >>> print(tf.visualize.mask_text(tf.masks.rows(np.eye(3, dtype=bool)) | tf.masks.prefix(1), 3, 3))
-        #..
-        ##.
-        #.#
+        #··
+        ##·
+        #·#
     """
     return Blocks(mask if isinstance(mask, KeyRanges) else KeyRanges.from_dense(mask), (1, 1))
 
@@ -97,20 +97,20 @@ def blocks(array: Any, size: Any, *, full: Any = None, mask: Mask | None = None)
     Example:
         >>> table = np.array([[True, False, False], [True, True, False], [False, True, True]])
         >>> print(tf.visualize.mask_text(tf.masks.blocks(table, 2), 6, 6))
-        ##....
-        ##....
-        ####..
-        ####..
-        ..####
-        ..####
+        ##····
+        ##····
+        ####··
+        ####··
+        ··####
+        ··####
         >>> near = np.eye(3, dtype=bool)
         >>> print(tf.visualize.mask_text(tf.masks.blocks(near, 2, full=table & ~near, mask=tf.masks.causal()), 6, 6))
-        #.....
-        ##....
-        ###...
-        ####..
-        ..###.
-        ..####
+        #·····
+        ##····
+        ###···
+        ####··
+        ··###·
+        ··####
     """
     size = arguments.pair(size, "size", 1)
     if mask is not None and not isinstance(mask, Mask):
@@ -172,11 +172,12 @@ def _of_sparse(array: Any, name: str) -> RowLists:
         raise ValueError(f"{name} has shape {array.shape}; needed: (R, C)")
     R, C = array.shape
     height, width = getattr(array, "blocksize", (1, 1))
+    stored = array.indptr[-1]  # the arrays may be longer
     row = np.repeat(np.arange(len(array.indptr) - 1), np.diff(array.indptr)) * height
-    column = np.asarray(array.indices, np.int64) * width
+    column = np.asarray(array.indices[:stored], np.int64) * width
     # Runs of visible entries within the rows of each stored block.
     edges = np.zeros((len(row), height, width + 2), bool)
-    np.not_equal(array.data.reshape(len(row), height, width), 0, out=edges[:, :, 1:-1])
+    np.not_equal(array.data[:stored].reshape(len(row), height, width), 0, out=edges[:, :, 1:-1])
     block, inner, at = np.nonzero(edges[:, :, 1:] != edges[:, :, :-1])
     of = (row[block] + inner)[::2]
     low, high = (column[block] + at).reshape(-1, 2).T

@@ -79,7 +79,7 @@ def mask_text(
     height: int = 32,
     width: int = 64,
 ) -> str:
-    """A mask as characters, a line a query and a column a key: `#` is seen, `.` is not. Needs no matplotlib.
+    """A mask as characters, a line a query and a column a key: `#` is seen, `·` is not. Needs no matplotlib.
 
     Beyond `height` queries or `width` keys a character stands for several pairs: `+` where some of them are visible.
     Arguments and errors as of `mask`.
@@ -87,17 +87,17 @@ def mask_text(
     Example:
         >>> from transformer_fast import masks, visualize
         >>> print(visualize.mask_text(masks.causal() & masks.window(100, 0), 512, height=8, width=16))
-        ++..............
-        +#++............
-        +++#++..........
-        ..+++#++........
-        ....+++#++......
-        ......+++#++....
-        ........+++#++..
-        ..........+++#++
+        ++··············
+        +#++············
+        +++#++··········
+        ··+++#++········
+        ····+++#++······
+        ······+++#++····
+        ········+++#++··
+        ··········+++#++
     """
     shares, _, _ = _shares(mask, Lq, Lk, offset, batch, head, (height, width))
-    characters = np.where(shares == 0, ".", np.where(shares == 1, "#", "+"))
+    characters = np.where(shares == 0, "·", np.where(shares == 1, "#", "+"))
     return "\n".join("".join(row) for row in characters)
 
 
