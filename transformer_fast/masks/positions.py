@@ -86,7 +86,8 @@ def window(left, right, dilation=1, offset=0) -> Mask:
     """Query i sees `left` keys before it, `right` keys after it and key i, at distances of `dilation`.
 
     It sees key j if d = j - (i + offset) is a multiple of dilation and -left * dilation <= d <= right * dilation. -1
-    is unlimited, as in attention's `window=`. Dilated windows are Longformer's (Beltagy et al. 2020).
+    is unlimited, as in attention's `window=`. Dilated windows are Longformer's (Beltagy et al. 2020); `window(r, r)` is
+    the local attention of LongT5 (Guo et al. 2021).
 
     left, right (-1 or more), dilation (1 or more), offset: integers, (B,) or (B, H) integers.
 
@@ -205,8 +206,8 @@ class BlockLocal(Structure):
 def block_local(size, neighbours=0) -> Mask:
     """Queries and keys are cut into blocks of `size`; query i sees the keys of its block and of those next to it.
 
-    It sees key j if i // size - before <= j // size <= i // size + after. One neighbour on each side is the local
-    attention of LongT5 (Guo et al. 2021) and of BigBird (Zaheer et al. 2020).
+    It sees key j if i // size - before <= j // size <= i // size + after. One neighbour on each side is the sliding
+    window of BigBird (Zaheer et al. 2020).
 
     size: an integer from 1 on, (B,) or (B, H) integers.
     neighbours: blocks on each side, 0 or more, or a tuple (before, after) of them; (B,) or (B, H) as size.

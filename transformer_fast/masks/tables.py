@@ -17,7 +17,7 @@ from transformer_fast.masks.arguments import PerHead
 from transformer_fast.masks.mask import Mask, Structure
 from transformer_fast.masks.row_lists import RowLists, joined, of_ranges
 
-# Random numbers that are drawn at once, in bytes of the order of a core's cache.
+# Random numbers of 8 bytes that are drawn at once: 1 MB, where a table of blocks of one position would need L x L.
 _DRAWN = 2**17
 
 
