@@ -52,7 +52,7 @@ from transformer_fast.functional import (
 )
 
 if TYPE_CHECKING:
-    from transformer_fast import models, nn, visualize
+    from transformer_fast import masks, models, nn, visualize
     from transformer_fast.generation import load_tokenizer
     from transformer_fast.models import load_model
     from transformer_fast.pipelines import SentenceEncoder
@@ -74,6 +74,7 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "lstm",
+    "masks",
     "matmul",
     "merge_attention",
     "models",
@@ -97,6 +98,7 @@ _LAZY = {
     "SentenceEncoder": ("transformer_fast.pipelines", "SentenceEncoder"),
     "load_model": ("transformer_fast.models", "load_model"),
     "load_tokenizer": ("transformer_fast.generation", "load_tokenizer"),
+    "masks": ("transformer_fast.masks", None),
     "models": ("transformer_fast.models", None),
     "nn": ("transformer_fast.nn", None),
     "visualize": ("transformer_fast.visualize", None),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from subprocesses import printed
 
-from transformer_fast import visualize
+from transformer_fast import masks, visualize
 from transformer_fast.visualize.inputs import LABEL_LENGTH, max_pooled
 from transformer_fast.visualize.lines import WIDEST
 
@@ -179,6 +179,49 @@ def test_image_that_nobody_attends():
     visualize.attention_on_image(np.zeros(4), np.zeros((8, 8)))
 
 
+# masks ---------------------------------------------------------------------------------------------------------------
+
+
+def test_picture_of_a_mask_is_the_mask():
+    mask = masks.window(3, 1) | masks.global_tokens([0, 9])
+    axes = visualize.mask(mask, 20, 30).axes[0]
+    np.testing.assert_array_equal(axes.images[0].get_array(), mask.dense(20, 30)[0, 0])
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("key", "query")
+    share = f"{100 * mask.dense(20, 30).mean():.1f} % visible"
+    assert axes.get_title() == f"{mask!r}\n{share}"
+    assert visualize.mask(mask, 5, title="costs $5_000").axes[0].get_title() == "costs $5_000"
+    assert visualize.mask(masks.documents(np.arange(500) // 3), 500).axes[0].get_title().startswith("Documents\n")
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (4, 64), (7, 5), (40, 40), (13, 33), (100, 100)])
+def test_text_of_a_mask_tells_cells_that_are_seen_in_part(height, width):
+    mask = masks.causal() & masks.documents(np.arange(40) // 9) | masks.strided(13) | masks.prefix(3)
+    dense = mask.dense(33, 40, offset=7)[0, 0]
+    rows, columns = -(-33 // height), -(-40 // width)
+    lines = visualize.mask_text(mask, 33, 40, offset=7, height=height, width=width).split("\n")
+    assert (len(lines), len(lines[0])) == (-(-33 // rows), -(-40 // columns))
+    for (i, j), expected in np.ndenumerate(np.array([list(line) for line in lines])):
+        block = dense[i * rows : (i + 1) * rows, j * columns : (j + 1) * columns]
+        assert expected == ("#" if block.all() else "+" if block.any() else "·")
+
+
+def test_large_mask_is_drawn_by_its_shares():
+    axes = visualize.mask(masks.window(1000, 0), 100_000, 100_000).axes[0]
+    cells = axes.images[0].get_array()
+    assert cells.shape == (1021, 1021)
+    size = np.full(1021, 98)
+    size[-1] = 100_000 - 1020 * 98
+    assert size @ cells @ size == pytest.approx(masks.window(1000, 0).ranges(100_000, 100_000).visible)
+    assert cells.max() == pytest.approx(1) and cells.min() == 0
+
+
+def test_picture_of_a_batch_entry_and_a_head():
+    mask = masks.prefix([[1, 2], [3, 4]])
+    found = [visualize.mask_text(mask, 1, 5, batch=b, head=h) for b in range(2) for h in range(2)]
+    assert found == ["#····", "##···", "###··", "####·"]
+    assert visualize.mask_text(masks.causal(), 1, 2, batch=3, head=7) == "#·", "shared by all"
+
+
 # errors --------------------------------------------------------------------------------------------------------------
 
 GREY = np.zeros((4, 4))
@@ -210,6 +253,10 @@ GREY = np.zeros((4, 4))
         (lambda: visualize.attention_on_image(softmax(4), np.zeros((8, 8), np.int64)), ["image", "int64", "uint8"]),
         (lambda: visualize.attention_on_image(softmax(4), np.full((8, 8), 255.0)), ["image", "255.0"]),
         (lambda: visualize.attention_on_image(-softmax(4), GREY), ["negative"]),
+        (lambda: visualize.mask(np.eye(3), 3), ["mask is a ndarray"]),
+        (lambda: visualize.mask_text(masks.causal(), 0), ["Lq is 0"]),
+        (lambda: visualize.mask_text(masks.prefix([1, 2]), 3, batch=2), ["batch is 2", "0 to 1"]),
+        (lambda: visualize.mask_text(masks.prefix([1, 2]), 3, head=-1), ["head is -1"]),
         (lambda: visualize.save(visualize.attention_heatmap([[1.0]]), "a.jpg"), ["a.jpg", ".png or .svg"]),
         (lambda: visualize.save(visualize.attention_heatmap([[1.0]]), io.BytesIO()), ["format is None", "BytesIO"]),
         (lambda: visualize.save(visualize.attention_heatmap([[1.0]]), "a.png", format="pdf"), ["'pdf'", ".svg"]),

@@ -1,4 +1,5 @@
-"""Every example in the package's docstrings runs and prints what stands there; every public block and op has one.
+"""Every example in the package's docstrings and in docs/ runs and prints what stands there; every public block and op
+has one.
 
 Examples are short because they may use what stands in `NAMES` without importing it. A module that cannot be imported,
 or whose examples cannot run, without something that is not installed gets a line in `NEEDS`.
@@ -13,9 +14,10 @@ from importlib import import_module
 
 import numpy as np
 import pytest
+from subprocesses import ROOT
 
 import transformer_fast
-from transformer_fast import functional, nn
+from transformer_fast import functional, masks, nn
 
 # What an example may use as it is.
 NAMES = {"np": np, "tf": transformer_fast, "nn": nn, "F": functional}
@@ -57,11 +59,25 @@ def test_examples_of_module(name):
     assert not runner.failures, "".join(report)
 
 
+PAGES = sorted(page.name for page in (ROOT / "docs").glob("*.md") if ">>> " in page.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_examples_of_page(page):
+    # A code block ends at its fence, which doctest would take for output.
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8").replace("```", "")
+    test = doctest.DocTestParser().get_doctest(text, dict(NAMES), page, page, 0)
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
+    report: list[str] = []
+    runner.run(test, out=report.append)
+    assert test.examples and not runner.failures, "".join(report)
+
+
 def test_needs_names_modules_that_are_there():
     assert set(NEEDS) <= set(MODULES)
 
 
-PUBLIC = [(module, name) for module in (nn, functional) for name in module.__all__]
+PUBLIC = [(module, name) for module in (nn, functional, masks) for name in module.__all__]
 
 
 @pytest.mark.parametrize(("module", "name"), PUBLIC, ids=lambda value: getattr(value, "__name__", value))

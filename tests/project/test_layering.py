@@ -49,6 +49,7 @@ PYTHON_ROOMS = {
     "files": {"files"},
     "nn": {"nn", "functional"},
     "functional": {"functional", "_core", "reference"},  # reference: float64, which only an oracle needs
+    "masks": {"masks", "functional"},
     "timing": set(),
     "reference": {"reference"},
     "weights": {"files"},
@@ -56,7 +57,7 @@ PYTHON_ROOMS = {
     "vision": {"files"},
     "tokenization": {"files"},
     "passages": {"files"},
-    "__init__": {"functional", "generation", "models", "nn", "pipelines", "visualize"},
+    "__init__": {"functional", "generation", "masks", "models", "nn", "pipelines", "visualize"},
 }
 # Imported by one room alone, whose files are imported by nobody else.
 FOREIGN_ROOM = "integrations"

@@ -46,6 +46,7 @@ __all__ = [
     "Encoder",
     "EncoderLayer",
     "IntegerWeight",
+    "KeyRanges",
     "PackedWeight",
     "additive_attention",
     "available_isas",

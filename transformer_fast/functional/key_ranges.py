@@ -7,6 +7,7 @@ without the constructor (`KeyRanges.trusted`) has to hold to the same rules.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -72,11 +73,13 @@ class KeyRanges:
         wrong = (list_of_row < 0) | (list_of_row >= n_lists)
         if wrong.any():
             raise ValueError(f"list_of_row holds {list_of_row[wrong][0]}; needed: 0 to {n_lists - 1}, a list of begin")
-        self._set(list_of_row.astype(np.int32), np.array(begin), bounds.astype(np.int32), Lk)
+        self._set(list_of_row.astype(np.int32), begin, bounds.astype(np.int32), Lk)
 
     def _set(self, list_of_row: np.ndarray, begin: np.ndarray, bounds: np.ndarray, Lk: int) -> None:
         for array in (list_of_row, begin, bounds):
             array.flags.writeable = False
+        # A view of what cannot be written cannot be made writable: the engine trusts these numbers.
+        list_of_row, begin, bounds = list_of_row.view(), begin.view(), bounds.view()
         ends = np.concatenate(([0], np.cumsum(bounds[:, 1] - bounds[:, 0], dtype=np.int64)))
         keys_of_list = np.diff(ends[begin])
         visible = int(keys_of_list[list_of_row].sum()) if list_of_row.size else 0
@@ -85,7 +88,7 @@ class KeyRanges:
 
     @classmethod
     def trusted(cls, list_of_row: np.ndarray, begin: np.ndarray, bounds: np.ndarray, Lk: int) -> KeyRanges:
-        """Of arrays that keep the rules and that nobody else holds: dense int32, int64 and int32, taken over as such."""
+        """Of arrays that keep the rules and that nobody else holds: dense int32, int64 and int32, not copied."""
         ranges = cls.__new__(cls)
         ranges._set(list_of_row, begin, bounds, Lk)
         return ranges
@@ -111,7 +114,7 @@ class KeyRanges:
             mask = mask[:, None]
         *lead, Lq, Lk = mask.shape
         shape = (*(lead or (1, 1)), Lq)
-        rows = np.ascontiguousarray(mask).reshape(-1, Lk)
+        rows = np.ascontiguousarray(mask).reshape(math.prod(shape), Lk)
         if len(rows) and Lk:
             # Rows as strings of bytes: one comparison each instead of one a column.
             packed = np.packbits(rows, axis=1)
@@ -198,7 +201,7 @@ def _integers(x: Any, name: str, ndim: int) -> np.ndarray:
         raise ValueError(f"{name} has shape {array.shape}; needed: {needed}")
     if array.dtype.kind == "u" and array.size and array.max() > MOST:
         raise ValueError(f"{name} reaches {array.max()}; needed: integers below 2**31")
-    return array.astype(np.int64)
+    return array.astype(np.int64, order="C")
 
 
 def _check_bounds(begin: np.ndarray, bounds: np.ndarray, Lk: int) -> None:
