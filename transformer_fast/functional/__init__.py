@@ -39,7 +39,6 @@ from transformer_fast.functional.settings import (
 
 __all__ = [
     "BlockWeight",
-    "KeyRanges",
     "CacheArrays",
     "Decoder",
     "DecoderLayer",
