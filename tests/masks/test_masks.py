@@ -233,23 +233,11 @@ def test_offset_moves_the_queries(case):
         check_ranges(mask.ranges(Lq, 160, offset=offset), expected(case, Lq, 160, offset))
 
 
-def fits(a: str, b: str) -> bool:
-    try:
-        np.broadcast_shapes(expected(a, 1, 1).shape, expected(b, 1, 1).shape)
-    except ValueError:
-        return False
-    return True
-
-
 @pytest.mark.parametrize("first", CASES)
 def test_every_two_structures_combine(first):
     lengths = 70, 93
     a = expected(first, *lengths)
     for second in CASES:
-        if not fits(first, second):
-            with pytest.raises(ValueError, match="batch, heads"):
-                (CASES[first][0] & CASES[second][0]).ranges(*lengths)
-            continue
         b = expected(second, *lengths)
         check_ranges((CASES[first][0] & CASES[second][0]).ranges(*lengths), a & b)
         check_ranges((CASES[first][0] | CASES[second][0]).ranges(*lengths), a | b)
@@ -272,7 +260,8 @@ def test_random_compositions(seed):
     Lq, Lk = rng.integers(1, 161, 2)
     mask, dense = composed(rng, 4, int(Lq), int(Lk))
     check_ranges(mask.ranges(Lq, Lk), dense)
-    assert eval(repr(mask), vars(masks).copy()) == mask if "<" not in repr(mask) else True
+    if "<" not in repr(mask):
+        assert eval(repr(mask), vars(masks).copy()) == mask
 
 
 # random_blocks -------------------------------------------------------------------------------------------------------
