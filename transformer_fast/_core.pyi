@@ -41,6 +41,7 @@ class AttentionCall:
     additive: ndarray | None
     attn_mask: ndarray | None
     relative_bias: ndarray | None
+    key_ranges: tuple[ndarray, ndarray, ndarray, float] | None
     alibi_slopes: ndarray | None
     sinks: ndarray | None
     lse: ndarray | None
