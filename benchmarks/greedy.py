@@ -24,11 +24,13 @@ from benchmarks import ROOT
 FORMATS = {"F32": "gguf_f32", "F16": "gguf_f16", "Q8_0": "gguf_q8_0", "Q4_0": "gguf_q4_0", "Q4_K": "gguf_q4_k"}
 
 
-def compare(path: str | Path, prompts: np.ndarray, new: int, threads: int) -> dict[str, Any]:
-    """How many rows of prompts (B, L) two have the same `new` greedy tokens for, of each two of the three.
+def compare(name: str, path: str | Path, prompts: np.ndarray, new: int, threads: int) -> dict[str, Any]:
+    """How many rows of prompts (B, L) two have the same `new` greedy tokens for; name: the file's, of `FORMATS`.
 
-    `largest_gap`: over the rows for which ours and llama.cpp's differ, how far apart float32's logits of the two
-    tokens are at the first difference, at most (0 if none differ): near-ties have a small one.
+    Of each two of ours, llama.cpp's and float32's; and, where the file has blocks, of ours with activations in 8 bits
+    ("auto_a8") and float32's. `largest_gap`: over the rows for which ours and llama.cpp's differ, how far apart
+    float32's logits of the two tokens are at the first difference, at most (0 if none differ): near-ties have a small
+    one.
 
     Raises:
         subprocess.CalledProcessError: llama.cpp's process failed.
@@ -42,13 +44,17 @@ def compare(path: str | Path, prompts: np.ndarray, new: int, threads: int) -> di
     def same(a: np.ndarray, b: np.ndarray) -> int:
         return int((a == b).all(axis=1).sum())
 
-    return {
+    found = {
         "prompts": len(prompts),
         "ours_llama_cpp": same(own, peer),
         "ours_float32": same(own, whole),
         "llama_cpp_float32": same(peer, whole),
         "largest_gap": max(_gaps(exact, prompts, own, peer), default=0.0),
     }
+    if name not in ("F32", "F16"):
+        own_a8 = _generated(tf.load_model(path, compute_type="auto_a8"), prompts, new)
+        found["ours_a8_float32"] = same(own_a8, whole)
+    return found
 
 
 def llama_cpp_tokens(path: str | Path, prompts: np.ndarray, new: int, threads: int) -> np.ndarray:

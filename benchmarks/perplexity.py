@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks import ROOT, artifacts, byte_model, claims, greedy, report, runner
 from benchmarks.claims import Claim
 
-WEIGHTS = ("float32", "bfloat16", "int8", "int8_a16", "int4")
+WEIGHTS = ("float32", "bfloat16", "int8", "int8_a16", "int4", "int4_a8")
 FILES = {"Q8_0": "gguf_q8_0", "Q6_K": "gguf_q6_k", "Q4_K": "gguf_q4_k", "Q4_0": "gguf_q4_0"}
 CACHES = ("float32", "bfloat16", "float16", "int8")
 _FOLDER = ROOT / "build" / "benchmarks" / "bytes"
@@ -101,15 +101,16 @@ def weight_rows(checkpoint: str | Path, ids: np.ndarray) -> Iterator[dict[str, A
 
 
 def file_rows(checkpoint: str | Path, forms: dict[str, str], ids: np.ndarray) -> Iterator[dict[str, Any]]:
-    """The same of GGUF files; `of_values`: the change by the file's values in float32, without rounded activations."""
+    """The same of GGUF files, as "auto" and as "auto_a8"; `of_values`: the change by the file's values in float32."""
     import transformer_fast as tf
 
     whole = losses(tf.load_model(checkpoint), ids)
     for name, form in FILES.items():
         if form in forms:
             values = figures(losses(tf.load_model(forms[form], compute_type="float32"), ids), whole)
-            own = figures(losses(tf.load_model(forms[form]), ids), whole)
-            yield _row("file", name, own | {"of_values": values["change"]})
+            for case, compute_type in ((name, "auto"), (f"{name} auto_a8", "auto_a8")):
+                own = figures(losses(tf.load_model(forms[form], compute_type=compute_type), ids), whole)
+                yield _row("file", case, own | {"of_values": values["change"]})
 
 
 def cache_rows(checkpoint: str | Path, ids: np.ndarray) -> Iterator[dict[str, Any]]:
@@ -126,12 +127,13 @@ def greedy_rows(forms: dict[str, str], prompts: np.ndarray, new: int, threads: i
     """Greedy tokens of each file: greedy.compare's figures."""
     for name, form in greedy.FORMATS.items():
         if form in forms:
-            yield _row("greedy", name, greedy.compare(forms[form], prompts, new, threads))
+            yield _row("greedy", name, greedy.compare(name, forms[form], prompts, new, threads))
 
 
 def case_names() -> list[str]:
     """The cases of a result that lacks nothing."""
-    groups = {"weights": WEIGHTS, "file": FILES, "cache": CACHES, "greedy": greedy.FORMATS}
+    files = [case for name in FILES for case in (name, f"{name} auto_a8")]
+    groups = {"weights": WEIGHTS, "file": files, "cache": CACHES, "greedy": greedy.FORMATS}
     return [_row(group, name, {})["case"]["name"] for group, names in groups.items() for name in names]
 
 

@@ -323,11 +323,18 @@ def _perplexity_tables(result: dict[str, Any]) -> list[str]:
         if lines:
             parts.append(f"### {title}\n\n{table(*_without_empty_columns(head, lines))}")
     if "greedy" in rows:
-        head = ("File", "ours as llama.cpp", "ours as float32", "llama.cpp as float32", "largest gap")
-        names = ("ours_llama_cpp", "ours_float32", "llama_cpp_float32")
-        lines = [
-            (name, *(str(entry[key]) for key in names), f"{entry['largest_gap']:.2g}") for name, entry in rows["greedy"]
-        ]
+        head = (
+            "File",
+            "ours as llama.cpp",
+            "ours as float32",
+            "auto_a8 as float32",
+            "llama.cpp as float32",
+            "largest gap",
+        )
+        names = ("ours_llama_cpp", "ours_float32", "ours_a8_float32", "llama_cpp_float32")
+        lines = []
+        for name, entry in rows["greedy"]:
+            lines.append((name, *(str(entry.get(key, "")) for key in names), f"{entry['largest_gap']:.2g}"))
         note = (
             f"Prompts of {greedy['prompts']}, each of {greedy['length']} bytes, after which all of {greedy['new']} "
             "greedy tokens are the same. float32: the file's values, multiplied in float32. Gap: how far apart "

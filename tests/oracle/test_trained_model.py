@@ -61,14 +61,8 @@ def test_perplexity(load, checkpoint):
     found = entries([*perplexity.weight_rows(checkpoint, ids), *perplexity.cache_rows(checkpoint, ids)])
     assert 2 < found["weights float32"]["perplexity"] < 16  # it has learnt: 256 without
     assert found["weights float32"]["change"] == found["cache float32"]["change"] == 0
-    for name in (
-        "weights bfloat16",
-        "weights int8",
-        "weights int8_a16",
-        "cache bfloat16",
-        "cache float16",
-        "cache int8",
-    ):
+    narrow = [f"weights {name}" for name in ("bfloat16", "int8", "int8_a16")]
+    for name in (*narrow, "cache bfloat16", "cache float16", "cache int8"):
         assert 0 < abs(found[name]["change"]) <= 0.3, (name, found[name])
 
 
@@ -76,8 +70,9 @@ def test_perplexity_of_files(load, checkpoint, forms):
     ids = load("byte_model").judged_rows(32, LENGTH, seed=1)
     found = entries(load("perplexity").file_rows(checkpoint, forms, ids))
     assert abs(found["file Q8_0"]["change"]) <= 0.3 and abs(found["file Q4_K"]["change"]) <= 2, found
-    for name, entry in found.items():  # what the file has lost is lost; the products lose nothing more
-        assert abs(entry["change"] - entry["of_values"]) <= 0.02, (name, entry)
+    for name, entry in found.items():  # what the file has lost is lost; products with x in 16 bits lose nothing more
+        bound = 0.3 if name.endswith("auto_a8") else 0.02
+        assert abs(entry["change"] - entry["of_values"]) <= bound, (name, entry)
 
 
 @pytest.mark.parametrize("name", ["F32", "F16", "Q8_0", "Q4_0", "Q4_K"])
@@ -90,5 +85,5 @@ def test_greedy_tokens(load, forms, name):
     whole = model.generate(prompts, max_new_tokens=NEW, eos_token_id=None)
     best = np.sort(model(whole[:, :-1]).logits[:, prompts.shape[1] - 1 :], axis=-1)[..., -2:]
     least_margins = np.diff(best)[..., 0].min(axis=1)
-    found = greedy.compare(path, prompts[np.argsort(-least_margins)[:100]], NEW, threads=1)
+    found = greedy.compare(name, path, prompts[np.argsort(-least_margins)[:100]], NEW, threads=1)
     assert found["ours_float32"] == 100 and found["ours_llama_cpp"] >= 95, found
