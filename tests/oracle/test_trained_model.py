@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.oracle, pytest.mark.slow]
 if not (ROOT / "benchmarks" / "__init__.py").exists():
     pytest.skip("the benchmarks are not part of this tree", allow_module_level=True)
 
-# 150 steps of 8 x 128 bytes: half a minute on two processors, a perplexity a byte of some 8.
+# 150 steps of 8 x 128 bytes: 18 s of processor time on Zen 4, and a perplexity a byte of 10.8.
 SMALL = {"intermediate_size": 256, "num_hidden_layers": 2}
 STEPS, LENGTH = 150, 128
 NEW = 32
@@ -85,5 +85,8 @@ def test_greedy_tokens(load, forms, name):
     whole = model.generate(prompts, max_new_tokens=NEW, eos_token_id=None)
     best = np.sort(model(whole[:, :-1]).logits[:, prompts.shape[1] - 1 :], axis=-1)[..., -2:]
     least_margins = np.diff(best)[..., 0].min(axis=1)
-    found = greedy.compare(name, path, prompts[np.argsort(-least_margins)[:100]], NEW, threads=1)
-    assert found["ours_float32"] == 100 and found["ours_llama_cpp"] >= 95, found
+    clear = np.argsort(-least_margins)[:100]
+    # No ties: the least margin is 1.3 to 1.4, where rounding x to 8 bits was seen to swap tokens 0.055 apart at most.
+    assert least_margins[clear].min() > 0.5
+    found = greedy.compare(name, path, prompts[clear], NEW, threads=1)
+    assert found["ours_float32"] == found["ours_llama_cpp"] == found.get("ours_a8_float32", 100) == 100, found
