@@ -53,9 +53,11 @@ def config_of(file: GgufFile) -> dict[str, Any]:
         own.required(key)
     config |= {field: own.get(key) for key, field in architecture.fields.items() if own.get(key) is not None}
     architecture.complete(own, config)
-    for number, field in (("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")):
-        if (found := file.metadata.get(f"tokenizer.ggml.{field}_token_id")) is not None:
-            config[number] = found
+    # A family's own defaults are not meant: a file without an end of text has none.
+    for number in ("bos_token_id", "eos_token_id"):
+        config[number] = file.metadata.get(f"tokenizer.ggml.{number}")
+    if (padding := file.metadata.get("tokenizer.ggml.padding_token_id")) is not None:
+        config["pad_token_id"] = padding
     known = {f"{name}.{key}" for key in (*architecture.fields, *architecture.checked)}
     return config | {
         key: plain(value) for key, value in file.metadata.items() if key not in known and not key.startswith(_ABOUT)

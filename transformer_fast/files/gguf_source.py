@@ -84,8 +84,8 @@ class GgufSource(ModelSource):
         ends = list(dict.fromkeys([*ends, *ends_of_turns(self._file)]))
         if not ends:
             return None
-        first = {"bos_token_id": self._config["bos_token_id"]} if "bos_token_id" in self._config else {}
-        return {"eos_token_id": ends} | first
+        first = self._config["bos_token_id"]
+        return {"eos_token_id": ends} | ({} if first is None else {"bos_token_id": first})
 
     def _content(self, name: str) -> Any | None:
         """The content of a file: only what is asked for is made."""
