@@ -122,6 +122,16 @@ def threads(request):
 
 
 @pytest.fixture
+def restored_threads():
+    """Whatever number of threads the test sets, the next one has that of before."""
+    from transformer_fast import functional
+
+    before = functional.get_num_threads()
+    yield
+    functional.set_num_threads(before)
+
+
+@pytest.fixture
 def torch():
     """torch, imported when an oracle test runs: a suite that was told ``-m "not oracle"`` never loads it."""
     return pytest.importorskip("torch")

@@ -94,13 +94,6 @@ WORK = {
 }
 
 
-@pytest.fixture
-def restored_threads():
-    before = functional.get_num_threads()
-    yield
-    functional.set_num_threads(before)
-
-
 @pytest.mark.parametrize("name", WORK)
 def test_the_same_bits_at_any_number_of_threads(name, isa, restored_threads):
     run = WORK[name]()

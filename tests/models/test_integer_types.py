@@ -30,7 +30,7 @@ def formats(model) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("compute_type", INTEGER_FORMATS)
-def test_bits_depend_neither_on_threads_nor_on_the_batch(tmp_path, compute_type, isa):
+def test_bits_depend_neither_on_threads_nor_on_the_batch(tmp_path, compute_type, isa, restored_threads):
     model = load_model(write_bert(tmp_path), compute_type=compute_type)
     set_num_threads(1)
     whole = model(IDS, MASK).last_hidden_state

@@ -282,18 +282,29 @@ def test_nothing_is_tried_before_a_guess_was_right():
     assert pace.ready
     pace.checked(4, 0, 3.0)
     pace.guessed([True, False, True])
-    assert not pace.ready  # two steps are lost
-    pace.stepped(1.0, 8)
+    assert not pace.ready  # one step is lost
     pace.guessed([False, True, True])
+    assert pace.ready
+    pace.checked(2, 0, 3.0)  # the second failure in a row: 160 steps of rest, and then a right guess is asked for
+    for _ in range(200):
+        pace.stepped(1.0)
+        assert not pace.ready
+    pace.guessed([True])
+    assert pace.ready
+    pace.checked(1, 0, 3.0)
+    for right in (True, True, True, False, True, True, True, True, True, True, True):
+        pace.guessed([right])
+        assert not pace.ready
+    pace.guessed([True])  # eight in a row, after three failures
     assert pace.ready
 
 
 def test_plain_steps_of_a_rest_run_together():
     pace = Pace(20, clock=True)
-    pace.stepped(1.0), pace.stepped(1.0)
-    pace.checked(4, 0, 1.29)
-    assert pace.rest == 8
-    pace.stepped(1.0, 8)
+    pace.stepped(1e-4), pace.stepped(1e-4)
+    pace.checked(4, 0, 1.29e-4)
+    assert pace.rest == 5  # looking after each would take 5 us of 100: after five it takes 1 %
+    pace.stepped(1e-4, 5), pace.stepped(1e-4, 3)
     assert not pace.ready and pace.rest == 2  # of 0.29 that were lost 0.04 are left: the first steps had gained 0.05
 
 

@@ -92,7 +92,7 @@ def test_packed_sequences(lengths_k, isa, threads):
 
 
 @pytest.mark.parametrize("Lq", [1, 2, 60])
-def test_bits_depend_on_neither_threads_nor_the_batch(Lq, isa):
+def test_bits_depend_on_neither_threads_nor_the_batch(Lq, isa, restored_threads):
     query = normal(3, 4, Lq, 64)
     narrow, scales, _ = integers(normal(3, 2, 1500, 64, seed=1), normal(3, 2, 1500, 64, seed=2))
     results = []

@@ -39,11 +39,11 @@ _MOST_GAIN, _LONGEST_REST = 1, 128
 # After each check in a row that did not pay, plain steps make up for half as much, down to this part of _LOSS: what
 # never helps is tried ever less often, and after 2048 plain steps at the latest.
 _LEAST_PART = 1 / 16
-# A rest ends where so many look-ups in a row would have been right: text that is copied goes on being copied.
-_RIGHT_GUESSES = 2
-# Plain steps of a rest that run together: looking after each of them took 5 of 82 us for the look-up (its tables are no
-# longer in the caches) and 1 us for the clock.
-_STEPS_TOGETHER = 8
+# After so many failures in a row a look-up must have been right before anything is tried.
+_FAILURES = 2
+# Plain steps of a rest run together, so many at most, as long as looking after each of them would take more than 1 % of
+# the time: it takes 5 us, since the look-up's tables are no longer in the caches (1 M parameters, a step takes 82 us).
+_STEPS_TOGETHER, _LOOK = 8, 5e-6 / 0.01
 # Plain steps before the first candidates: the first one finds cold caches (249 us, the next one 76, 1 M parameters).
 _TIMED_STEPS = 2
 # Without a clock: what a candidate costs, drafted and checked, as a share of a step.
@@ -300,13 +300,14 @@ class Pace:
     a share of theirs, less and less of them from failure to failure. The first steps are plain ones, to know the time
     of one. clock=False: times are assumed, so that a generation by chance can be repeated. first: candidates at first.
     guesses: whether plain steps tell what a candidate would have been. Then nothing is tried before a guess was right,
-    at first and after each check that did not pay, and a rest ends where several in a row were right.
+    at first and after checks in a row that did not pay, and a rest ends where guesses in a row were right: text that is
+    copied goes on being copied. It takes two of them after one failure, and twice as many after each more.
     """
 
     def __init__(self, most: int, clock: bool, first: int = _FIRST, guesses: bool = False) -> None:
         self.size, self._most, self._clock = min(most, first), most, clock
         self._step, self._untimed = (0.0, _TIMED_STEPS) if clock else (1.0, 0)
-        self._guesses = guesses
+        self._guesses, self._right = guesses, 0  # so many guesses in a row were right
         self._hopeful = not guesses
         self._balance = 0.0  # steps that were gained, or lost
         self._share = _LOSS  # of a plain step, that makes up for losses
@@ -321,8 +322,9 @@ class Pace:
         """Plain steps until there is something to decide."""
         if self.ready or self._untimed:
             return 1
+        together = min(math.ceil(_LOOK / self._step), _STEPS_TOGETHER) if self._clock else 1
         debt = math.ceil(-self._balance / self._share)
-        return min(debt, _STEPS_TOGETHER) if debt > 0 else _STEPS_TOGETHER
+        return min(debt, together) if debt > 0 else together
 
     def stepped(self, seconds: float, count: int = 1) -> None:
         """The first of so many plain steps took so long."""
@@ -336,7 +338,9 @@ class Pace:
     def guessed(self, right: Sequence[bool]) -> None:
         """Plain steps have told whether the first of the candidates that there might have been were right."""
         self._hopeful = self._hopeful or any(right)
-        if len(right) >= _RIGHT_GUESSES and all(right[-_RIGHT_GUESSES:]):
+        for one in right:
+            self._right = self._right + 1 if one else 0
+        if self._right >= 2**self._failures:
             self._balance = max(self._balance, 0.0)
 
     def checked(self, candidates: int, accepted: int, seconds: float) -> None:
@@ -348,7 +352,7 @@ class Pace:
         elif accepted == candidates and gain >= 0:
             self.size = min(self._most, 2 * self.size)
         self._failures = self._failures + 1 if gain < 0 else 0
-        self._hopeful = gain >= 0 or not self._guesses
+        self._hopeful, self._right = self._failures < _FAILURES or not self._guesses, 0
         self._share = _LOSS * max(0.5 ** (self._failures - 1), _LEAST_PART) if self._failures else _LOSS
 
 
