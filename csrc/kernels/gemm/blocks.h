@@ -1,4 +1,5 @@
-/* Weights in blocks: the format "int4" and those of GGUF files (Q8_0, Q4_K, ...), from one template.
+/* Weights in blocks: the format "int4", those of GGUF files (Q8_0, Q4_K, ...) and that of codes with a scale and a zero
+ * (Q4_Z: GPTQ, AWQ, compressed-tensors), from one template.
  *
  * Included by level.h and integers.h; the descriptors are made at the end. The layout, and what a format says of
  * itself: blocks_layout.h; rows of x: blocks_rows.h; packing: blocks_pack.h. A new format: its block_format there, its
@@ -62,6 +63,9 @@ V_INLINE vf block_min(const block_format f, const char* head, const char* sub, c
     const int at = BLOCK_PANEL + j * V_LANES;
     if (f.scales == SCALES_F16_MIN) return v_load_f16((const uint16_t*)sub + at);
     if (f.scales == SCALES_BF16_MIN) return v_load_bf16((const uint16_t*)sub + at);
+    if (f.scales == SCALES_F16_ZERO)
+        return v_mul(v_load_f16((const uint16_t*)sub + at - BLOCK_PANEL),
+                     v_from_int(vi_sub(vi_zero(), vi_load_u8(sub + BLOCK_PANEL + at))));
     return v_mul(v_load_f16((const uint16_t*)head + at), v_from_int(vi_load_u8(sub + at)));
 }
 
@@ -460,9 +464,10 @@ BLOCK_FORMAT(q4_k, TFAST_FORMAT_Q4_K, 4, 0, NULL, SCALES_K_MIN, with_min, 32, 25
 BLOCK_FORMAT(q5_k, TFAST_FORMAT_Q5_K, 5, 0, NULL, SCALES_K_MIN, with_min, 32, 256, 176)
 BLOCK_FORMAT(q6_k, TFAST_FORMAT_Q6_K, 6, 32, NULL, SCALES_K_16, of_16, 16, 256, 210)
 BLOCK_FORMAT(iq4_nl, TFAST_FORMAT_IQ4_NL, 4, 128, iq4_codes, SCALES_F16, of_32, 32, 32, 18)
+BLOCK_FORMAT(q4_z, TFAST_FORMAT_Q4_Z, 4, 0, NULL, SCALES_F16_ZERO, with_min, 32, 32, 19)
 BLOCK_FORMAT(mxfp4, TFAST_FORMAT_MXFP4, 4, 12, e2m1_codes, SCALES_BF16, of_32, 32, 32, 17)
 #define BLOCK_GEMMS                                                                                             \
     &int4_gemm, &q8_0_gemm, &q4_0_gemm, &q4_1_gemm, &q5_0_gemm, &q5_1_gemm, &q4_k_gemm, &q5_k_gemm, &q6_k_gemm, \
-        &iq4_nl_gemm, &mxfp4_gemm
+        &iq4_nl_gemm, &q4_z_gemm, &mxfp4_gemm
 
 #endif

@@ -24,7 +24,7 @@ from transformer_fast.files.source import ModelSource
 from transformer_fast.functional.integer_weight import as_floats, concatenated
 from transformer_fast.functional.linear import AS_STORED, INTEGER_FORMATS
 from transformer_fast.functional.stored_weight import StoredWeight
-from transformer_fast.models.common.blocks import holds_blocks, with_blocks
+from transformer_fast.models.common.blocks import with_blocks
 from transformer_fast.models.common.compute_types import ComputeType, formats_of_parameters, set_weight_formats
 from transformer_fast.models.common.config import read_config, without_fields
 from transformer_fast.models.common.known_fields import REPORTS
@@ -387,10 +387,8 @@ class PretrainedModel(Module):
         checkpoint = with_blocks(checkpoint, sources, model._names_of("_half_names"))
         in_file = {name: tensor.name for name, tensor in checkpoint.tensors.items()}
         theirs = {ours: [in_file.get(name, name) for name in source.names] for ours, source in sources.items()}
-        # One module may have parameters of both kinds, and one format: floats are float32 in either.
-        plain = AS_STORED if holds_blocks(checkpoint) else "float32"
         stored = {
-            ours: stored_format if cls._holds_integers(source, checkpoint) else plain
+            ours: stored_format if cls._holds_integers(source, checkpoint) else AS_STORED
             for ours, source in sources.items()
         }
         set_weight_formats(model, compute_type, theirs, stored)

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
-from transformer_fast.functional.linear import FORMATS
+from transformer_fast.functional.linear import AS_STORED, FORMATS
 from transformer_fast.nn import Module
 
 # A name, or names of parts of the model and "" for all others -> a name.
 ComputeType: TypeAlias = str | Mapping[str, str]
 
-# "auto": of floats.
-_FORMATS = {"auto": "float32"} | {name: name for name in FORMATS}
+# "auto": what a weight is stored in, but for integers.
+_FORMATS = {"auto": AS_STORED} | {name: name for name in FORMATS}
 
 
 def weight_format_of(compute_type: ComputeType) -> str:
