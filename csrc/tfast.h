@@ -140,11 +140,15 @@ void tfast_packed_begin(int64_t N, int64_t K, tfast_format format, int for_decod
 size_t tfast_packed_bytes(const tfast_packed* p);
 /* Whether the level in force can read its layout. */
 int tfast_packed_fits(const tfast_packed* p);
-/* The rows of all blocks, N together, -> p->data. dtype: of every block; I8 for the formats of integers alone, which
- * take the integers as they are; BLOCKS for those of a file's blocks, and for them alone. smoothing: K positive factors
- * of the weight, by which x is divided in every product; for format INT8, or NULL. */
-tfast_status tfast_pack(const tfast_row_block* blocks, int64_t n_blocks, tfast_dtype dtype, const float* smoothing,
-                        tfast_packed* p, int n_threads);
+/* The rows of all blocks -> those of the weight from `first` on. dtype: of every block; I8 for the formats of integers
+ * alone, which take the integers as they are, all N rows in one call; BLOCKS for those of a file's blocks, and for them
+ * alone. smoothing: K positive factors of the weight, by which x is divided in every product; for format INT8, or NULL.
+ * Rows come in any number of calls, in each a multiple of tfast_pack_step but for the last ones of the weight; then
+ * tfast_pack_end makes it whole. */
+int64_t tfast_pack_step(const tfast_packed* p);
+tfast_status tfast_pack_rows(const tfast_row_block* blocks, int64_t n_blocks, tfast_dtype dtype, const float* smoothing,
+                             int64_t first, tfast_packed* p, int n_threads);
+void tfast_pack_end(const float* smoothing, tfast_packed* p);
 /* The scale of each row of a format of integers; NULL for others. */
 const float* tfast_packed_scale(const tfast_packed* p);
 /* The values that products use -> w (N, K), dense. */

@@ -110,8 +110,10 @@ cdef extern from "tfast.h" nogil:
     void tfast_packed_begin(int64_t N, int64_t K, tfast_format format, int for_decode, tfast_packed *p)
     size_t tfast_packed_bytes(const tfast_packed *p)
     int tfast_packed_fits(const tfast_packed *p)
-    tfast_status tfast_pack(const tfast_row_block *blocks, int64_t n_blocks, tfast_dtype dtype,
-                            const float *smoothing, tfast_packed *p, int n_threads)
+    int64_t tfast_pack_step(const tfast_packed *p)
+    tfast_status tfast_pack_rows(const tfast_row_block *blocks, int64_t n_blocks, tfast_dtype dtype,
+                                 const float *smoothing, int64_t first, tfast_packed *p, int n_threads)
+    void tfast_pack_end(const float *smoothing, tfast_packed *p)
     const float *tfast_packed_scale(const tfast_packed *p)
     tfast_status tfast_unpack(const tfast_packed *p, float *w, int n_threads)
     tfast_status tfast_linear_run(const tfast_linear *call, int n_threads)

@@ -59,7 +59,7 @@ class PackedWeight:
     nbytes: int
     def __init__(
         self,
-        blocks: tuple[ndarray, ...],
+        blocks: Any,
         number: int,
         format: str,
         for_decode: bool,

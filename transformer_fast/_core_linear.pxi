@@ -24,6 +24,10 @@ cdef inline tfast_dtype weight_dtype(cnp.ndarray a) except *:
     return TFAST_I8 if number == cnp.NPY_INT8 else float_dtype(a)
 
 
+# Values of a weight that are made and packed together where it makes them on demand: some MB.
+cdef int64_t VALUES_TOGETHER = 1 << 20
+
+
 cdef class PackedWeight:
     """A weight (N, K) in the layout of a level; immutable, shared freely between threads.
 
@@ -40,15 +44,16 @@ cdef class PackedWeight:
     cdef readonly str isa, format
     cdef readonly size_t nbytes
 
-    def __cinit__(self, tuple blocks not None, int number, str format not None, bint for_decode, scale, smoothing,
+    def __cinit__(self, object blocks not None, int number, str format not None, bint for_decode, scale, smoothing,
                   int n_threads):
         """blocks: arrays (n, K) of one type with dense last axes, whose rows follow each other; number: of format.
 
         scale (N,) of int8 blocks, smoothing (K,): dense float32, or None. Blocks of uint8 are rows of a file's blocks.
         Or blocks: PackedWeights (n, K), whose rows follow each other in products; number then says nothing.
+        Or blocks: what has a shape (N, K) and makes such arrays of some rows at a time, `rows(first, last)`, not int8.
         """
         self.isa, self.format = get_isa(), format
-        if len(blocks) and isinstance(blocks[0], PackedWeight):
+        if isinstance(blocks, tuple) and len(blocks) and isinstance(blocks[0], PackedWeight):
             self.join(blocks)
         else:
             self.pack(blocks, number, for_decode, scale, smoothing, n_threads)
@@ -73,34 +78,65 @@ cdef class PackedWeight:
         self.nbytes = tfast_packed_bytes(&self.packed)
         return 0
 
-    cdef int pack(self, tuple blocks, int number, bint for_decode, scale, smoothing, int n_threads) except -1:
-        cdef tfast_row_block *c_blocks
-        cdef cnp.ndarray block = blocks[0]
-        cdef tfast_dtype dtype = weight_dtype(block)
-        cdef tfast_status status
+    cdef int pack(self, object blocks, int number, bint for_decode, scale, smoothing, int n_threads) except -1:
+        cdef cnp.ndarray block
         cdef void *memory = NULL
-        cdef Py_ssize_t i, n_blocks = len(blocks)
-        cdef int64_t N = 0, K = cnp.PyArray_DIM(block, 1), file_k = 0, file_bytes = 0
-        for block in blocks:
-            if (cnp.PyArray_NDIM(block) != 2 or cnp.PyArray_DIM(block, 1) != K or not readable(block)
-                    or weight_dtype(block) != dtype):
-                raise ValueError("blocks are not (n, K) of one type with dense last axes: pack_weight() makes them so")
-            N += cnp.PyArray_DIM(block, 0)
-        cdef const float *scales = floats(scale)
-        cdef const float *factors = floats(smoothing)
-        if (dtype == TFAST_I8) != (scale is not None) or (scale is not None and len(scale) != N) or (
-                smoothing is not None and len(smoothing) != K):
-            raise ValueError("scale or smoothing does not fit the blocks: pack_weight() sees to it")
+        cdef int64_t N = 0, K, file_k = 0, file_bytes = 0, first, last, together
+        cdef bint at_once = isinstance(blocks, tuple)
         tfast_file_block(<tfast_format>number, &file_k, &file_bytes)
-        if (dtype == TFAST_BLOCKS) != (file_bytes != 0) or (file_bytes and K % file_bytes):
-            raise ValueError("blocks are not of the format: pack_weight() sees to it")
-        if file_bytes:
-            K = K // file_bytes * file_k
+        if at_once:
+            for block in blocks:
+                N += cnp.PyArray_DIM(block, 0)
+            K = cnp.PyArray_DIM(<cnp.ndarray?>blocks[0], 1)
+            if file_bytes:
+                if K % file_bytes:
+                    raise ValueError("blocks are not of the format: pack_weight() sees to it")
+                K = K // file_bytes * file_k
+        else:
+            N, K = blocks.shape
+        cdef const float *factors = floats(smoothing)
+        if (scale is not None and len(scale) != N) or (smoothing is not None and len(smoothing) != K):
+            raise ValueError("scale or smoothing does not fit the blocks: pack_weight() sees to it")
         tfast_packed_begin(N, K, <tfast_format>number, for_decode, &self.packed)
         self.nbytes = tfast_packed_bytes(&self.packed)
         if posix_memalign(&memory, 64, self.nbytes + 64) != 0:
             raise MemoryError(f"packed weight {self.shape}: {self.nbytes} bytes could not be allocated")
         self.packed.data = memory
+        if at_once:
+            self.fill(blocks, 0, N, number, scale, factors, n_threads)
+        else:
+            together = tfast_pack_step(&self.packed)
+            together *= max(VALUES_TOGETHER // max(K * together, 1), 1)
+            for first in range(0, N, together):
+                last = min(first + together, N)
+                self.fill(blocks.rows(first, last), first, last, number, None, factors, n_threads)
+        tfast_pack_end(factors, &self.packed)
+        return 0
+
+    cdef int fill(self, tuple blocks, int64_t first, int64_t last, int number, scale, const float *factors,
+                  int n_threads) except -1:
+        """Packs the rows of all blocks as those from `first` to `last`."""
+        cdef tfast_row_block *c_blocks
+        cdef cnp.ndarray block = blocks[0]
+        cdef tfast_dtype dtype = weight_dtype(block)
+        cdef tfast_status status
+        cdef int64_t width = self.packed.K, file_k = 0, file_bytes = 0, rows = first
+        cdef Py_ssize_t i, n_blocks = len(blocks)
+        cdef const float *scales = floats(scale)
+        tfast_file_block(<tfast_format>number, &file_k, &file_bytes)
+        if (dtype == TFAST_BLOCKS) != (file_bytes != 0):
+            raise ValueError("blocks are not of the format: pack_weight() sees to it")
+        if (dtype == TFAST_I8) != (scale is not None):
+            raise ValueError("scale or smoothing does not fit the blocks: pack_weight() sees to it")
+        if file_bytes:
+            width = width // file_k * file_bytes
+        for block in blocks:
+            if (cnp.PyArray_NDIM(block) != 2 or cnp.PyArray_DIM(block, 1) != width or not readable(block)
+                    or weight_dtype(block) != dtype):
+                raise ValueError("blocks are not (n, K) of one type with dense last axes: pack_weight() makes them so")
+            rows += cnp.PyArray_DIM(block, 0)
+        if rows != last:
+            raise ValueError("blocks have other rows than were asked for")
         c_blocks = <tfast_row_block *>calloc(n_blocks, sizeof(tfast_row_block))
         if c_blocks == NULL:
             raise MemoryError("the list of row blocks could not be allocated")
@@ -110,7 +146,7 @@ cdef class PackedWeight:
             if scales != NULL:
                 scales += cnp.PyArray_DIM(block, 0)
         with nogil:
-            status = tfast_pack(c_blocks, n_blocks, dtype, factors, &self.packed, n_threads)
+            status = tfast_pack_rows(c_blocks, n_blocks, dtype, factors, first, &self.packed, n_threads)
         free(c_blocks)
         check(status)
         return 0

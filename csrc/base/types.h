@@ -30,7 +30,8 @@ typedef enum {
 } tfast_dtype;
 
 /* How the values of a packed weight are stored, and what meets them; INT8_UNBOUNDED is INT8 for integers of others,
- * which no bound holds (base/int8.h). */
+ * which no bound holds (base/int8.h). Products with BF16 round x where the processor multiplies bfloat16, those with
+ * BF16_A32 and F16 nowhere. */
 typedef enum {
     TFAST_FORMAT_F32 = 0,
     TFAST_FORMAT_BF16 = 1,
@@ -48,6 +49,9 @@ typedef enum {
     TFAST_FORMAT_Q6_K = 13,
     TFAST_FORMAT_IQ4_NL = 14,
     TFAST_FORMAT_MXFP4 = 15,
+    TFAST_FORMAT_Q4_Z = 16, /* of blocks, too: codes of 4 bits with a scale and a zero, from files of GPTQ and alike */
+    TFAST_FORMAT_F16 = 17,
+    TFAST_FORMAT_BF16_A32 = 18,
     TFAST_FORMAT_A8 = 64 /* added to a format of blocks: the same weight, met by x in 8 bits */
 } tfast_format;
 

@@ -14,8 +14,8 @@
 #include "../simd/math.h"
 
 #include "activation.h"
-#include "gemm/bf16.h"
 #include "gemm/f32.h"
+#include "gemm/half.h"
 #include "gemm/int8.h"
 
 #include "gemm/blocks.h"
@@ -44,22 +44,29 @@ static const tfast_gemm f32_gemm = {
     .unpack = KERNEL(f32_unpack),
 };
 
-static const tfast_gemm bf16_gemm = {
-    .layout = {TFAST_FORMAT_BF16, PANEL, BF16_K_GROUP, BF16_GROUP_BYTES},
-    .tile_rows = TILE_ROWS,
-    .k_unit = K_UNIT,
-    .max_k_block = MAX_K_BLOCK,
-    .min_row_block = MIN_ROW_BLOCK,
-    .panel = KERNEL(bf16_panel),
-    .max_small_m = SMALL_M,
-    .small_m = KERNEL(bf16_small_m),
-    .work_bytes = MAX_K_BLOCK * PANEL * sizeof(float),
-    .pack = KERNEL(bf16_pack),
-    .unpack = KERNEL(bf16_unpack),
-};
+_Static_assert(K_UNIT % BF16_K_GROUP == 0 && K_UNIT % HALF_PAIR == 0, "a block of k must not split a pair");
+#define HALF_GEMM(format_, k_group_, k_group_bytes_, name)    \
+    {                                                         \
+        .layout = {format_, PANEL, k_group_, k_group_bytes_}, \
+        .tile_rows = TILE_ROWS,                               \
+        .k_unit = K_UNIT,                                     \
+        .max_k_block = MAX_K_BLOCK,                           \
+        .min_row_block = MIN_ROW_BLOCK,                       \
+        .panel = KERNEL(name##_panel),                        \
+        .max_small_m = SMALL_M,                               \
+        .small_m = KERNEL(name##_small_m),                    \
+        .work_bytes = HALF_WORK_BYTES,                        \
+        .pack = KERNEL(name##_pack),                          \
+        .unpack = KERNEL(name##_unpack),                      \
+    }
 
-static const tfast_gemm* const gemms[] = {&f32_gemm,   &bf16_gemm, &int8_gemm, &int8_a16_gemm, &int8_unbounded_gemm,
-                                          BLOCK_GEMMS, NULL};
+static const tfast_gemm f16_gemm = HALF_GEMM(TFAST_FORMAT_F16, HALF_PAIR, F16_GROUP_BYTES, f16);
+static const tfast_gemm bf16_gemm = HALF_GEMM(TFAST_FORMAT_BF16, BF16_K_GROUP, BF16_GROUP_BYTES, bf16);
+static const tfast_gemm bf16_a32_gemm = HALF_GEMM(TFAST_FORMAT_BF16_A32, BF16_K_GROUP, BF16_GROUP_BYTES, bf16);
+
+static const tfast_gemm* const gemms[] = {&f32_gemm,  &f16_gemm,      &bf16_gemm,           &bf16_a32_gemm,
+                                          &int8_gemm, &int8_a16_gemm, &int8_unbounded_gemm, BLOCK_GEMMS,
+                                          NULL};
 
 static const tfast_attention_kernels attention_kernels = {
     .panel = PANEL,

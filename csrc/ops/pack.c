@@ -46,6 +46,7 @@ typedef struct {
     const float* smoothing;
     const tfast_packed* p;
     tfast_int8_side side;
+    int64_t first; /* row of the weight that is the first one of the blocks */
 } pack_t;
 
 /* Of what strides count. */
@@ -57,8 +58,8 @@ static int64_t row_bytes(const tfast_packed* p, tfast_dtype dtype) {
     return dtype == TFAST_BLOCKS ? p->K / p->gemm->file_k * p->gemm->file_bytes : p->K * element_bytes(dtype);
 }
 
-/* Rows [row, row + n) of the blocks as one piece: in place where one block holds them, else copied to scratch, which
- * has room for their scales behind them. */
+/* Rows [row, row + n) of all blocks together as one piece: in place where one block holds them, else copied to scratch,
+ * which has room for their scales behind them. */
 static tfast_weight_rows gather_rows(const pack_t* t, int64_t row, int64_t n, char* scratch) {
     const int64_t bytes = element_bytes(t->dtype), row_size = row_bytes(t->p, t->dtype);
     const tfast_row_block* b = t->blocks;
@@ -78,10 +79,12 @@ static tfast_weight_rows gather_rows(const pack_t* t, int64_t row, int64_t n, ch
 static void pack_panel(void* ctx, int64_t i, void* scratch) {
     const pack_t* t = ctx;
     const tfast_layout* layout = &t->p->gemm->layout;
-    const int64_t n = i * layout->panel_width, width = TFAST_MIN(layout->panel_width, t->p->N - n);
-    const tfast_weight_rows rows = gather_rows(t, n, width, scratch);
+    const int64_t row = i * layout->panel_width, n = t->first + row;
+    const int64_t width = TFAST_MIN(layout->panel_width, t->p->N - n);
+    const tfast_weight_rows rows = gather_rows(t, row, width, scratch);
     const tfast_int8_side side = tfast_int8_side_from(t->side, n);
-    t->p->gemm->pack(&rows, width, t->p->K, (char*)t->p->data + i * packed_panel_bytes(t->p), &side);
+    char* panel = (char*)t->p->data + n / layout->panel_width * packed_panel_bytes(t->p);
+    t->p->gemm->pack(&rows, width, t->p->K, panel, &side);
 }
 
 /* Packing moves some bytes a value: 0.5 ns. */
@@ -107,28 +110,34 @@ static int is_bounded(const tfast_row_block* blocks, int64_t n_blocks, int64_t K
     return 1;
 }
 
-/* What is known of x only once all panels are packed. */
-static void finish_side(const float* smoothing, const tfast_int8_side* side, tfast_packed* p) {
-    int32_t most = 0;
-    for (int64_t n = 0; n < p->N; n++) most = TFAST_MAX(most, side->magnitude[n]);
-    p->x_limit = tfast_int8_x_limit(most);
-    p->smoothed = smoothing != NULL;
-    for (int64_t k = 0; smoothing && k < p->K; k++) side->factor[k] = 1.0f / smoothing[k];
+int64_t tfast_pack_step(const tfast_packed* p) {
+    return p->gemm->layout.panel_width;
 }
 
-tfast_status tfast_pack(const tfast_row_block* blocks, int64_t n_blocks, tfast_dtype dtype, const float* smoothing,
-                        tfast_packed* p, int n_threads) {
+tfast_status tfast_pack_rows(const tfast_row_block* blocks, int64_t n_blocks, tfast_dtype dtype, const float* smoothing,
+                             int64_t first, tfast_packed* p, int n_threads) {
     if (dtype == TFAST_I8 && p->gemm->layout.format == TFAST_FORMAT_INT8 && !is_bounded(blocks, n_blocks, p->K))
         p->gemm = tfast_gemm_for(tfast_kernels_now(), TFAST_FORMAT_INT8_UNBOUNDED, 0);
-    pack_t t = {blocks, n_blocks, dtype, smoothing, p, packed_side(p)};
+    pack_t t = {blocks, n_blocks, dtype, smoothing, p, packed_side(p), first};
     const int64_t width = p->gemm->layout.panel_width;
+    int64_t n = 0;
+    for (int64_t i = 0; i < n_blocks; i++) n += blocks[i].n;
     const size_t gathered =
         n_blocks > 1 ? tfast_align64((size_t)(width * row_bytes(p, dtype))) + (size_t)width * sizeof(float) : 0;
     const tfast_parallel loop = {
-        .n_tasks = packed_panels(p), .task_ns = panel_ns(p), .n_threads = n_threads, .scratch_bytes = gathered};
-    const tfast_status status = tfast_parallel_for(&loop, pack_panel, &t);
-    if (status == TFAST_OK && p->gemm->integers) finish_side(smoothing, &t.side, p);
-    return status;
+        .n_tasks = tfast_ceil_div(n, width), .task_ns = panel_ns(p), .n_threads = n_threads, .scratch_bytes = gathered};
+    return tfast_parallel_for(&loop, pack_panel, &t);
+}
+
+/* What is known of x only once all panels are packed. */
+void tfast_pack_end(const float* smoothing, tfast_packed* p) {
+    if (!p->gemm->integers) return;
+    const tfast_int8_side side = packed_side(p);
+    int32_t most = 0;
+    for (int64_t n = 0; n < p->N; n++) most = TFAST_MAX(most, side.magnitude[n]);
+    p->x_limit = tfast_int8_x_limit(most);
+    p->smoothed = smoothing != NULL;
+    for (int64_t k = 0; smoothing && k < p->K; k++) side.factor[k] = 1.0f / smoothing[k];
 }
 
 typedef struct {

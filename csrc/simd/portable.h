@@ -203,22 +203,12 @@ V_LONG vf v_from_mask_bytes(const uint8_t* p, int64_t n) {
     return x;
 }
 V_LONG vf v_load_f16(const uint16_t* p) {
-    vf x;
-    for (int i = 0; i < V_LANES; i++) {
-        const uint32_t h = p[i], sign = (h & 0x8000u) << 16, rest = h & 0x7fffu;
-        uint32_t bits;
-        if (rest >= 0x7c00u) {
-            bits = sign | 0x7f800000u | (rest & 0x3ffu) << 13;
-        } else if (rest >= 0x400u) {
-            bits = sign | ((rest << 13) + (112u << 23));
-        } else {
-            const float tiny = (float)rest * 0x1p-24f; /* subnormal: the mantissa counts steps of 2^-24 */
-            memcpy(&bits, &tiny, 4);
-            bits |= sign;
-        }
-        memcpy((float*)&x + i, &bits, 4);
-    }
-    return x;
+    vm x;
+    for (int i = 0; i < V_LANES; i++) x[i] = p[i];
+    const vm rest = x & 0x7fff, tiny = rest < 0x400, special = rest >= 0x7c00; /* infinity, NaN */
+    const vm wide = (rest << 13) + (112 << 23) + (special & 112 << 23);
+    const vm counted = (vm)(__builtin_convertvector(rest, vf) * 0x1p-24f); /* subnormals count steps of 2^-24 */
+    return (vf)((wide & ~tiny) | (counted & tiny) | (vm)((vu_)(x & 0x8000) << 16));
 }
 V_LONG vf v_load_bf16(const uint16_t* p) {
     vm x;

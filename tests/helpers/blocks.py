@@ -1,9 +1,10 @@
-"""Blocks of GGUF's formats for tests: random bytes whose scales are numbers of a weight's size."""
+"""Blocks of all formats for tests: random bytes whose scales are numbers of a weight's size, and their values."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from transformer_fast.files.gguf_blocks import expand
 from transformer_fast.functional.block_weight import BLOCK_FORMATS, BlockWeight
 
 # Where a block has float16 numbers: scales, then what multiplies minima or is one.
@@ -21,3 +22,14 @@ def random_blocks(format: str, N: int, K: int, seed: int = 0) -> BlockWeight:
             scale = rng.uniform(-1, 1, (len(blocks), 1)) / (1000 if values == 256 else 100)
             blocks[:, at : at + 2] = scale.astype(np.float16).view(np.uint8)
     return BlockWeight(format, blocks.reshape(N, -1))
+
+
+def values_of(weight: BlockWeight) -> np.ndarray:
+    """(N, K) float32."""
+    if weight.format != "Q4_Z":
+        return expand(weight.format, weight.blocks.reshape(-1)).reshape(weight.shape)
+    blocks = weight.blocks.reshape(-1, 19)
+    scale = blocks[:, :2].copy().view(np.float16).astype(np.float32)
+    codes = np.concatenate([blocks[:, 3:] & 15, blocks[:, 3:] >> 4], axis=1).astype(np.float32)
+    minus_zero = np.float32(0) - blocks[:, 2:3]
+    return (codes * scale + minus_zero * scale).reshape(weight.shape)  # all exact; a 0 has the engine's sign

@@ -43,6 +43,32 @@ def test_bfloat16_file(tmp_path, case, isa):
     np.testing.assert_allclose(narrow(ids).logits, expected, rtol=0, atol=bound * np.abs(expected).max())
 
 
+@pytest.mark.parametrize(("dtype", "format"), [(np.float16, "float16"), (ml_dtypes.bfloat16, "bfloat16_a32")])
+@pytest.mark.parametrize("case", ["llama", "gpt2"])
+def test_auto_keeps_16_bits(tmp_path, case, dtype, format, isa):
+    """What the file has, in its bytes: the bits of float32 on every level, whether it multiplies bfloat16 or not."""
+    folder = write(tmp_path, case, replaced=halves(tensors(case), dtype))
+    ids = inputs(40)[0]
+    wide, narrow, named = (load_model(folder, compute_type=name) for name in ("float32", "auto", format))
+    assert narrow.lm_head.packed().format == named.lm_head.packed().format == format
+    assert narrow.lm_head.packed().nbytes < wide.lm_head.packed().nbytes
+    expected = wide(ids).logits
+    np.testing.assert_array_equal(narrow(ids).logits, expected)
+    np.testing.assert_array_equal(named(ids).logits, expected)
+
+
+def test_rounding_is_what_float16_changes(tmp_path, isa):
+    found = bert_tensors()
+    rounded = {
+        name: array.astype(np.float16) if array.ndim == 2 and "embed" not in name else array
+        for name, array in found.items()
+    }
+    ids = np.array([[2, 5, 9, 3]])
+    narrow = load_model(write_bert(tmp_path / "a", tensors=found), compute_type="float16")
+    expected = load_model(write_bert(tmp_path / "b", tensors=rounded), compute_type="float32")(ids).last_hidden_state
+    np.testing.assert_array_equal(narrow(ids).last_hidden_state, expected)
+
+
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32])
 def test_weights_stay_in_the_type_of_the_file(tmp_path, dtype):
     model = load_model(write_bert(tmp_path, tensors=halves(bert_tensors(), dtype)))
@@ -81,7 +107,7 @@ def test_saved_as_float32(tmp_path):
 
 
 def test_unknown_compute_type(tmp_path):
-    with pytest.raises(ValueError, match="compute_type is 'int3'; needed: one of auto, float32, bfloat16"):
+    with pytest.raises(ValueError, match="compute_type is 'int3'; needed: one of auto, auto_a8, float32, float16"):
         load_model(write_bert(tmp_path), compute_type="int3")
 
 
@@ -93,7 +119,7 @@ def test_set_weight_format(isa):
     assert linear.packed().format == "bfloat16" and not np.array_equal(linear(x), before)
     linear.set_weight_format("float32")
     np.testing.assert_array_equal(linear(x), before)
-    with pytest.raises(ValueError, match="name is 'int3'; needed: one of float32, bfloat16"):
+    with pytest.raises(ValueError, match="name is 'int3'; needed: one of float32, float16"):
         linear.set_weight_format("int3")
 
 

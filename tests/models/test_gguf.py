@@ -6,6 +6,7 @@ import copy
 import math
 import pickle
 
+import ml_dtypes
 import numpy as np
 import pytest
 from blocks import random_blocks
@@ -132,7 +133,7 @@ def test_blocks_beside_floats(tmp_path):
         model = load_model(write_gguf(tmp_path / "a.gguf", "llama", metadata_of(WIDE), stored))
         floats = load_model(write_gguf(tmp_path / "b.gguf", "llama", metadata_of(WIDE), values))
         packed, _ = model.model.layers[0].qkv_proj.packed()
-        assert packed.format == ("Q4_K+float32" if here == "attn_q" else "float32+Q4_K")
+        assert packed.format == ("Q4_K+float32+float16" if here == "attn_q" else "float16+float32+Q4_K")
         np.testing.assert_array_equal(packed.unpack(), floats.model.layers[0].qkv_proj.packed()[0].unpack())
         ids = inputs(40)[0]
         assert size(model(ids).logits - floats(ids).logits) < 1e-3 * size(floats(ids).logits)
@@ -166,12 +167,21 @@ def test_tied_head_in_blocks(tmp_path):
     assert size(model(ids).logits - floats(ids).logits) < 1e-3 * size(floats(ids).logits)
 
 
-def test_half_types(tmp_path):
-    halves = {n: a.astype(np.float16) if a.ndim == 2 else a for n, a in tensors("llama").items()}
+@pytest.mark.parametrize(("dtype", "format"), [(np.float16, "float16"), (ml_dtypes.bfloat16, "bfloat16_a32")])
+def test_half_types(tmp_path, dtype, format):
+    """Kept in 16 bits, with the bits of the same values in float32."""
+    halves = {n: a.astype(dtype) if a.ndim == 2 else a for n, a in tensors("llama").items()}
     folder = load_model(write(tmp_path / "a", "llama", replaced=halves))
-    model = load_model(case_file(tmp_path / "a.gguf", "llama", replaced=tensors_in_gguf(config("llama"), halves)))
+    stored = tensors_in_gguf(config("llama"), halves)
+    if format != "float16":
+        stored = {n: ("BF16", a.view(np.uint8)) if a.dtype == dtype else a for n, a in stored.items()}
+    model = load_model(case_file(tmp_path / "a.gguf", "llama", replaced=stored))
+    wide = load_model(tmp_path / "a.gguf", compute_type="float32")
+    assert model.lm_head.packed().format == model.model.layers[1].qkv_proj.packed()[0].format == format
+    assert wide.lm_head.packed().format == "float32"
     ids = inputs(40)[0]
     np.testing.assert_array_equal(model(ids).logits, folder(ids).logits)
+    np.testing.assert_array_equal(model(ids).logits, wide(ids).logits)
 
 
 def test_tied_embeddings(tmp_path):

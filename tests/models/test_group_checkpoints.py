@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import pickle
 import tracemalloc
 
 import group_files
@@ -12,11 +13,13 @@ import pytest
 from decoder_cases import LLAMA, inputs
 from gguf_files import tensors_of_llama
 from model_folders import write_json
+from support import normal
 
+from transformer_fast import functional as F
 from transformer_fast import load_model
 from transformer_fast.files.checkpoint import Checkpoint
 from transformer_fast.files.errors import CheckpointError
-from transformer_fast.models.common import quantised_groups
+from transformer_fast.models.common import group_weight
 from transformer_fast.models.common.quantised import read_integers
 
 save_file = pytest.importorskip("safetensors.numpy").save_file
@@ -91,7 +94,7 @@ def test_values(tmp_path, form):
     assert format == "float32" and "quantization_config" not in checkpoint.config
     assert checkpoint.tensors.keys() == expected.keys()
     for name, values in expected.items():
-        got = checkpoint.tensors[name].floating()
+        got = np.asarray(checkpoint.tensors[name].floating())
         assert got.dtype == np.float32
         np.testing.assert_array_equal(got, values)
 
@@ -121,7 +124,7 @@ def test_one_scale_for_a_matrix(tmp_path):
     got = checkpoint.tensors["model.layers.0.self_attn.q_proj.weight"].floating()
     other = quantised(FORMS["compressed_symmetric"][0], symmetric=True, group_size=None)[1]
     expected = other["model.layers.0.self_attn.q_proj.weight"] / column.astype(np.float64) * np.float64(column[0, 0])
-    np.testing.assert_allclose(got, expected, rtol=1e-12)
+    np.testing.assert_allclose(np.asarray(got), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("form", ["gptq_3", "awq", "compressed_3"])
@@ -130,20 +133,21 @@ def test_parts_of_a_tensor(tmp_path, monkeypatch, form, together):
     """However few rows are computed at a time: one, 5, all."""
     stored, expected, settings = made(form)
     checkpoint, _ = read_integers(Checkpoint.open(write(tmp_path, stored, settings)))
-    monkeypatch.setattr(quantised_groups, "_TOGETHER", together)
+    monkeypatch.setattr(group_weight, "_TOGETHER", together)
     name = "model.layers.1.self_attn.q_proj.weight"
-    np.testing.assert_array_equal(checkpoint.tensors[name].floating(), expected[name])
+    np.testing.assert_array_equal(np.asarray(checkpoint.tensors[name].floating()), expected[name])
 
 
 @pytest.mark.parametrize("form", ["gptq_4", "awq", "compressed_4", "gptq_3"])
-def test_memory(tmp_path, form):
-    """A matrix takes its values and temporaries of some MB, however large it is; the headers take nothing."""
+@pytest.mark.parametrize("format", ["blocks", "float32", "int8"])
+def test_memory(tmp_path, form, format):
+    """Packing takes temporaries of some MB beside the packed weight, however large it is; loading takes nothing."""
     make, options, settings = FORMS[form]
     integers, zeros, scales, groups = group_files.layer(
         np.random.default_rng(0), (256, 512), options.get("bits", 4), 128
     )
-    many = (np.tile(integers, (8, 2)), np.tile(zeros, (8, 2)), np.tile(scales, (8, 2)))  # groups of 128 columns
-    stored = make("a", *many, np.arange(1024, dtype=np.int32) // 128, bits=options.get("bits", 4))
+    many = (np.tile(integers, (32, 4)), np.tile(zeros, (32, 4)), np.tile(scales, (32, 4)))  # groups of 128 columns
+    stored = make("a", *many, np.arange(2048, dtype=np.int32) // 128, bits=options.get("bits", 4))
     settings = copy.deepcopy(settings)
     where = settings["config_groups"]["group_0"]["weights"] if "config_groups" in settings else settings
     where["group_size"] = 128
@@ -152,17 +156,141 @@ def test_memory(tmp_path, form):
     try:
         checkpoint, _ = read_integers(Checkpoint.open(folder))
         assert tracemalloc.get_traced_memory()[1] < 1 << 19
-        got = checkpoint.tensors["a.weight"].floating()
-        assert tracemalloc.get_traced_memory()[1] < got.nbytes + 24 * quantised_groups._TOGETHER
+        weight = checkpoint.tensors["a.weight"].floating()
+        packed = F.pack_weight(weight, format=format)
+        assert tracemalloc.get_traced_memory()[1] < 24 * group_weight._TOGETHER < 2 * packed.shape[0] * packed.shape[1]
     finally:
         tracemalloc.stop()
-    np.testing.assert_array_equal(got, group_files.values(*many, np.arange(1024) // 128))
+    values = group_files.values(*many, np.arange(2048) // 128)
+    if format == "int8":
+        np.testing.assert_array_equal(packed.unpack(), F.pack_weight(values.astype(np.float32), format=format).unpack())
+    else:
+        np.testing.assert_array_equal(packed.unpack(), values)
+        assert packed.format == ("Q4_Z" if format == "blocks" and "3" not in form else "float32")
+
+
+# --- kept in 4 bits ---------------------------------------------------------------------------------------------------
+
+
+def matrix_of(tmp_path, make, settings, size, change=None, shape=(48, 192), **options):
+    """(weight, its values) of one layer in groups of `size` columns."""
+    layer = list(group_files.layer(np.random.default_rng(1), shape, group_size=size, **options))
+    if change:
+        change(layer)
+    settings = copy.deepcopy(settings)
+    where = settings["config_groups"]["group_0"]["weights"] if "config_groups" in settings else settings
+    where["group_size"] = -1 if size is None else size
+    if size is None and where is not settings:
+        where["strategy"] = "channel"
+    folder = write(tmp_path, make("a", *layer), settings)
+    return read_integers(Checkpoint.open(folder))[0].tensors["a.weight"].floating(), group_files.values(*layer)
+
+
+def small_scales(layer):
+    layer[2] = layer[2].astype(np.float32) * np.float32(2.0**-20)  # beyond float16's steps
+
+
+def float32_scales(layer):
+    layer[2] = layer[2].astype(np.float32)
+
+
+def groups_backwards(layer):
+    layer[3] = layer[3][::-1].copy()
+
+
+def swapped_columns(layer):
+    layer[3][[0, 100]] = layer[3][[100, 0]]
+
+
+COMPRESSED, SYMMETRIC = (group_files.compressed_settings(symmetric=symmetric) for symmetric in (False, True))
+KEPT = {
+    "gptq_32": ("Q4_Z", group_files.gptq, GPTQ, 32, None, {}),
+    "gptq_64": ("Q4_Z", group_files.gptq, GPTQ, 64, None, {}),
+    "gptq_rows": ("Q4_Z", group_files.gptq, GPTQ, None, None, {}),
+    "gptq_symmetric": ("Q4_0", group_files.gptq, GPTQ, 32, None, {"symmetric": True}),
+    "gptq_sorted": ("Q4_Z", group_files.gptq, GPTQ | {"desc_act": True}, 32, groups_backwards, {}),
+    "gptq_order": (None, group_files.gptq, GPTQ | {"desc_act": True}, 32, None, {"ordered": True}),
+    "gptq_swapped": (None, group_files.gptq, GPTQ | {"desc_act": True}, 32, swapped_columns, {}),
+    "gptq_16": (None, group_files.gptq, GPTQ, 16, None, {}),
+    "awq_96": ("Q4_Z", group_files.awq, AWQ, 96, None, {}),
+    "compressed_128": ("Q4_Z", group_files.compressed, COMPRESSED, 128, None, {}),
+    "compressed_rows": ("Q4_Z", group_files.compressed, COMPRESSED, None, None, {}),
+    "compressed_float32": ("Q4_Z", group_files.compressed, COMPRESSED, 64, float32_scales, {}),
+    "compressed_small": (None, group_files.compressed, COMPRESSED, 64, small_scales, {}),
+    "compressed_symmetric": (
+        "Q4_0",
+        lambda *layer: group_files.compressed(*layer, symmetric=True),
+        SYMMETRIC,
+        64,
+        None,
+        {"symmetric": True},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", KEPT)
+def test_what_is_kept(tmp_path, case):
+    """Blocks of 32 columns with a scale and a zero have the file's values, to the bit, or there are none."""
+    format, *made_of, options = KEPT[case]
+    weight, values = matrix_of(tmp_path, *made_of, shape=(96, 192), **options)
+    assert weight.format == format and weight.shape == values.shape
+    packed = F.pack_weight(weight, format="blocks")
+    assert packed.format == (format or "float32")
+    assert packed.nbytes * 8 <= values.size * (32 if format is None else 5)
+    np.testing.assert_array_equal(packed.unpack(), values)
+    if format:
+        np.testing.assert_array_equal(F.BlockWeight(format, weight.blocks).dequantised(), values)
+    np.testing.assert_array_equal(F.pack_weight(weight, format="float32").unpack(), values)
+
+
+def test_rows_of_a_weight(tmp_path):
+    """Slices, other orders, several weights as one, and copies by pickle."""
+    one, values = matrix_of(tmp_path / "a", group_files.awq, AWQ, 32)
+    other, more = matrix_of(tmp_path / "b", group_files.gptq, GPTQ, 64, symmetric=True)
+    both, all_values = one.joined([other, one[5:7]]), np.concatenate([values, more, values[5:7]])
+    assert (both.format, both.shape) == ("Q4_Z", all_values.shape)
+    orders = [slice(None), slice(3, 50), slice(40, 60, 3), slice(0, 0), np.array([97, 0, 60, 1, 61]), slice(96, 98)]
+    for order in orders:
+        for weight, expected in ((both, all_values), (pickle.loads(pickle.dumps(both)), all_values)):
+            np.testing.assert_array_equal(weight[order].dequantised(), expected[order])
+            if len(expected[order]):
+                np.testing.assert_array_equal(F.pack_weight(weight[order], format="blocks").unpack(), expected[order])
+    assert one.joined([values]) is None
+    parts = F.pack_weight([one, normal(5, 192), other], format="blocks")
+    assert parts.format == "Q4_Z+float32+Q4_0"
+    np.testing.assert_array_equal(parts.unpack(), np.concatenate([values, normal(5, 192), more]))
+
+
+@pytest.mark.parametrize("form", ["gptq_4", "awq", "compressed_4", "compressed_symmetric"])
+def test_models_in_4_bits(tmp_path, form):
+    """ "auto" keeps the codes: products round x to 16 bits, and nothing else differs from the values in float32."""
+    make, options, settings = FORMS[form]
+    stored, expected = quantised(make, **options | {"group_size": 32})
+    settings = copy.deepcopy(settings)
+    where = settings["config_groups"]["group_0"]["weights"] if "config_groups" in settings else settings
+    where["group_size"] = 32
+    model = load_model(write(tmp_path / "a", stored, settings))
+    floats = {name: array.astype(np.float32) for name, array in expected.items()}
+    folder, ids = load_model(write(tmp_path / "b", floats, None)), inputs(40)[0]
+    format = "Q4_0" if "symmetric" in form else "Q4_Z"
+    state = model.state_dict()
+    kept = [name for name, weight in state.items() if getattr(weight, "format", None) == format]
+    assert len(kept) == 2 * 7
+    for name in kept:
+        np.testing.assert_array_equal(np.asarray(state[name]), folder.state_dict()[name])
+    exact, got = folder(ids).logits, model(ids).logits
+    assert 0 < np.abs(got - exact).max() < 1e-3 * np.abs(exact).max()
+    wide = load_model(tmp_path / "a", compute_type="float32")
+    np.testing.assert_array_equal(wide(ids).logits, exact)
+    for same in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        np.testing.assert_array_equal(same(ids).logits, got)
+    model.save_pretrained(tmp_path / "c")
+    np.testing.assert_array_equal(load_model(tmp_path / "c")(ids).logits, exact)
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 Q = "model.layers.0.self_attn.q_proj"
-COMPRESSED = group_files.compressed_settings()
 
 
 def changed(settings, path, value):
@@ -308,7 +436,7 @@ def test_mutated_tensors(tmp_path, form):
                 some[name] = array
         try:
             checkpoint, _ = read_integers(Checkpoint.open(write(tmp_path, some, settings)))
-            checkpoint.tensors[f"{Q}.weight"].floating()
+            checkpoint.tensors[f"{Q}.weight"].array()
         except KeyError:
             assert not any(name in some for name in names)
         except CheckpointError as error:

@@ -19,7 +19,10 @@ pytestmark = pytest.mark.formats("bfloat16")
 
 FORMATS = [name for name in ALL_FORMATS if name != "float32"]
 # Of the largest result: products and sums are float32. Formats of integers round x, too: test_integer_formats.py.
-BOUND = {"bfloat16": 2e-6}
+BOUND = {"float16": 2e-6, "bfloat16": 2e-6, "bfloat16_a32": 2e-6}
+# Formats of 16 bits; those whose products have the bits of float32 everywhere.
+HALVES = ("float16", "bfloat16", "bfloat16_a32")
+EXACT = ("float16", "bfloat16_a32")
 TYPES = ("float32", "float16", "bfloat16")
 # (M, N, K): one row, the kernel of small M, tiles, more than a block of k, odd k, panels that are not full, nothing.
 SHAPES = [(1, 50, 33), (2, 48, 200), (3, 70, 1), (4, 33, 7), (5, 100, 777), (33, 97, 200), (150, 49, 513), (4, 24, 0)]
@@ -41,21 +44,86 @@ def test_products(shape, dtype, format, isa, threads):
     got = F.linear(x, packed, bias, **options)
     rounded = reference.rounded_weight(weight.astype(np.float32), format)
     assert_same_bits(packed.unpack(), rounded)
-    if rounds_x(isa):
+    if format == "bfloat16" and rounds_x(isa):
         x = reference.rounded_weight(x, format)
     expected = reference.linear(*widened([x, rounded, bias]), **widened(options))
     assert np.abs(got - expected).max(initial=0) <= BOUND[format] * max(1, np.abs(expected).max(initial=0))
 
 
+@pytest.mark.parametrize("for_decode", [True, False])
+@pytest.mark.parametrize("format", HALVES)
 @pytest.mark.parametrize("M", [1, 2, 3, 4, 5, 40, 120])
-def test_bfloat16_has_the_bits_of_float32_on_the_rounded_weight(M, isa, threads):
-    if rounds_x(isa):
+def test_the_bits_of_float32_on_the_rounded_weight(M, format, for_decode, isa, threads):
+    if format == "bfloat16" and rounds_x(isa):
         pytest.skip("this level rounds x, too")
     x, weight, bias = normal(M, 421), normal(75, 421) / 20, normal(75)
-    rounded = weight.astype(ml_dtypes.bfloat16)
-    narrow = F.linear(x, F.pack_weight(rounded, format="bfloat16", for_decode=True), bias, activation="silu")
-    wide = F.linear(x, F.pack_weight(rounded, for_decode=True), bias, activation="silu")
+    rounded = stored(weight, "float16" if format == "float16" else "bfloat16")
+    narrow = F.linear(x, F.pack_weight(rounded, format=format, for_decode=for_decode), bias, activation="silu")
+    wide = F.linear(x, F.pack_weight(rounded, for_decode=for_decode), bias, activation="silu")
     assert_same_bits(narrow, wide)
+
+
+@pytest.mark.parametrize("for_decode", [True, False])
+@pytest.mark.parametrize("format", EXACT)
+def test_the_bits_of_float32_where_numbers_are_not_finite(format, for_decode, isa):
+    """Infinity and NaN in rows of x and of the weight, in several blocks of k, and products beyond the range."""
+    x, weight = normal(70, 301), stored(normal(75, 301), "float16" if format == "float16" else "bfloat16")
+    x[3, 200], x[9, 5], x[12], x[40, 299], x[69, 0] = np.inf, np.nan, 3e38, -np.inf, np.inf
+    for bad in (None, (7, 150, np.inf), (40, 300, np.nan), (74, 0, -np.inf)):
+        if bad is not None:
+            weight = weight.copy()
+            weight[bad[0], bad[1]] = bad[2]
+        narrow, wide = (
+            F.linear(x, F.pack_weight(weight, format=name, for_decode=for_decode)) for name in (format, "float32")
+        )
+        assert np.array_equal(narrow, wide, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_arrays_are_stored_in_their_type(dtype, isa):
+    """The format "blocks" of arrays: no bit is lost, in the weight or in a product."""
+    weight, x = stored(normal(70, 130), dtype), normal(9, 130)
+    packed = F.pack_weight(weight, format="blocks")
+    assert packed.format == {"bfloat16": "bfloat16_a32"}.get(dtype, dtype)
+    assert_same_bits(packed.unpack(), weight.astype(np.float32))
+    assert_same_bits(F.linear(x, packed), F.linear(x, F.pack_weight(weight)))
+    mixed = F.pack_weight([weight, normal(5, 130), weight[:3], weight[3:9]], format="blocks")
+    assert mixed.format == ("float32" if dtype == "float32" else f"{packed.format}+float32")
+    expected = F.linear(x, F.pack_weight([weight.astype(np.float32), normal(5, 130), weight[:9].astype(np.float32)]))
+    assert_same_bits(F.linear(x, mixed), expected)
+
+
+def test_rounding_of_float16(isa):
+    """Ties, both ends of the range, subnormal numbers, infinity, as NumPy rounds them; NaN stays NaN."""
+    bits = [0x3F801000, 0x3F803000, 0x3F800FFF, 0x3F801001, 0x477FEFFF, 0x477FF000, 0xC77FF000, 0x7F800000]
+    bits += [0x38800000, 0x387FFFFF, 0x33800000, 0x33000000, 0x33000001, 0x33C00000, 0x80000001, 0x80000000]
+    weight = np.array(bits, np.uint32).view(np.float32).reshape(2, 8)
+    with np.errstate(over="ignore"):
+        expected = weight.astype(np.float16).astype(np.float32)
+    assert_same_bits(F.pack_weight(weight, format="float16").unpack(), expected)
+    assert_same_bits(reference.rounded_weight(weight, "float16"), expected)
+    quiet = np.array([[0x7F800001, 0xFFC00000, 0x7FFFFFFF]], np.uint32).view(np.float32)
+    assert np.isnan(F.pack_weight(quiet, format="float16").unpack()).all()
+
+
+def test_every_float16_is_read_as_it_is(isa):
+    """All 63,488 numbers and both infinities, in panels and by the kernel of few rows."""
+    numbers = np.arange(1 << 16, dtype=np.uint32).astype(np.uint16)
+    numbers[(numbers & 0x7FFF) > 0x7C00] = 0x3C00  # NaN
+    weight = numbers.view(np.float16).reshape(-1, 16)
+    packed = F.pack_weight(weight, format="float16")
+    assert_same_bits(packed.unpack(), weight.astype(np.float32))
+    finite = np.where(np.isinf(weight), np.float16(0), weight)
+    packed = F.pack_weight(finite, format="float16")
+    for rows in (1, 7):
+        for k in (0, 15):
+            x = np.zeros((rows, 16), np.float32)
+            x[:, k] = 1
+            got = F.linear(x, packed)
+            exact = finite[:, k].astype(np.float32) + np.float32(0)
+            if isa == "amx":  # denormals count as 0 in tiles, which those of float16 are not in float32
+                exact = F.linear(x, F.pack_weight(finite))[0]
+            assert all(np.array_equal(row, exact) for row in got)
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -126,11 +194,14 @@ def test_what_is_not_finite_stays_in_its_row_and_column(format, isa):
 
 def test_half_the_bytes(isa):
     weight = normal(96, 192)  # whole panels and groups of k everywhere
-    assert F.pack_weight(weight, format="bfloat16").nbytes * 2 == F.pack_weight(weight).nbytes
+    for format in HALVES:
+        assert F.pack_weight(weight, format=format).nbytes * 2 == F.pack_weight(weight).nbytes
 
 
 def test_refusals():
-    with pytest.raises(ValueError, match="format is 'int3'; needed: one of float32, bfloat16, int8, int8_a16"):
+    with pytest.raises(
+        ValueError, match="format is 'int3'; needed: one of float32, float16, bfloat16, bfloat16_a32, int8"
+    ):
         F.pack_weight(normal(2, 3), format="int3")
     with pytest.raises(TypeError, match="weight has dtype float64; needed: float32, float16 or bfloat16"):
         F.pack_weight(normal(2, 3).astype(np.float64))

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from transformer_fast.pipelines import SentenceEncoder
 
 # "auto" and functional.linear.FORMATS, which --help should not have to import.
-COMPUTE_TYPES = ("auto", "float32", "bfloat16", "int8", "int8_a16", "int4", "int4_a8", "auto_a8")
+COMPUTE_TYPES = ("auto", "auto_a8", "float32", "float16", "bfloat16", "bfloat16_a32")
+COMPUTE_TYPES += ("int8", "int8_a16", "int4", "int4_a8")
 
 
 class UsageError(ValueError):
@@ -60,8 +61,8 @@ def _add_compute_type(command: argparse.ArgumentParser) -> None:
         "--compute-type",
         choices=COMPUTE_TYPES,
         default="auto",
-        help="how weights are kept: bfloat16 takes half the memory, int8 and int8_a16 a quarter (default: auto, the"
-        " values of the file)",
+        help="how weights are kept: float16 and bfloat16 take half the memory, int8 and int8_a16 a quarter (default:"
+        " auto, the values of the file)",
     )
 
 

@@ -1,4 +1,4 @@
-"""`BlockWeight`: a weight in the blocks of a GGUF file.
+"""`BlockWeight`: a weight in the blocks of a file.
 
 Models read it where a file has one (models/common/blocks.py); modules keep it as a parameter, pack it as it is, and
 look rows up in it. A new format: its line in `BLOCK_FORMATS`, and the rest of docs/adding_a_weight_format.md.
@@ -6,7 +6,8 @@ look rows up in it. A new format: its line in `BLOCK_FORMATS`, and the rest of d
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,7 +23,8 @@ class BlockFormat(NamedTuple):
     nbytes: int
 
 
-# GGUF's name -> tfast_format of csrc/base/types.h, and the block; csrc/kernels/gemm/blocks.h has the same lengths.
+# GGUF's name -> tfast_format of csrc/base/types.h, and the block; csrc/kernels/gemm/blocks.h has the same lengths. Q4_Z
+# is not GGUF's: a float16 scale, a byte, the zero, and 32 codes as Q4_0 has them; value = (code - zero) * scale.
 BLOCK_FORMATS = {
     "Q8_0": BlockFormat(6, 32, 34),
     "Q4_0": BlockFormat(7, 32, 18),
@@ -34,18 +36,20 @@ BLOCK_FORMATS = {
     "Q6_K": BlockFormat(13, 256, 210),
     "IQ4_NL": BlockFormat(14, 32, 18),
     "MXFP4": BlockFormat(15, 32, 17),
+    "Q4_Z": BlockFormat(16, 32, 19),
 }
 # Rows that are expanded together, of some thousand values: the packed form that they pass through stays within some MB.
 _TOGETHER = 1024
 
 
 class BlockWeight(StoredWeight):
-    """blocks (N, bytes of a row) uint8: the rows of a weight (N, K) as a GGUF file has them. Immutable.
+    """blocks (N, bytes of a row) uint8: the rows of a weight (N, K) as a GGUF file has them, or Q4_Z. Immutable.
 
     It is what `state_dict` has for such a parameter; np.asarray gives its values. `functional.pack_weight` with format
     "blocks" packs it without loss; `functional.embedding` takes it for a table.
 
-    format: Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K, IQ4_NL or MXFP4.
+    format: Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K, IQ4_NL or MXFP4; or Q4_Z: of 32 values a float16 scale, a
+    zero (a byte) and codes in the order of Q4_0, for (code - zero) * scale.
 
     Attributes: format, blocks, shape, ndim, nbytes.
 
@@ -60,7 +64,7 @@ class BlockWeight(StoredWeight):
         ((1, 32), array([[0., 1., 2., 3.]], dtype=float32))
     """
 
-    __slots__ = ("blocks", "format")
+    __slots__ = ("_format", "blocks")
 
     def __init__(self, format: str, blocks: np.ndarray) -> None:
         if format not in BLOCK_FORMATS:
@@ -73,9 +77,13 @@ class BlockWeight(StoredWeight):
                 f"blocks has shape {blocks.shape}; needed for {format}: (N, a multiple of "
                 f"{BLOCK_FORMATS[format].nbytes} bytes)"
             )
-        self.format = format
+        self._format = format
         self.blocks = blocks.view() if blocks.strides[1] == 1 else np.ascontiguousarray(blocks)
         self.blocks.flags.writeable = False
+
+    @property
+    def format(self) -> str:
+        return self._format
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -89,6 +97,12 @@ class BlockWeight(StoredWeight):
     def __getitem__(self, rows: slice | np.ndarray) -> BlockWeight:
         """Some of the rows, in any order."""
         return BlockWeight(self.format, self.blocks[rows])
+
+    def joined(self, others: Sequence[Any]) -> BlockWeight | None:
+        parts = [self, *others]
+        if not all(isinstance(part, BlockWeight) and part.format == self.format for part in parts):
+            return None
+        return BlockWeight(self.format, np.concatenate([part.blocks for part in parts]))
 
     def dequantised(self) -> np.ndarray:
         """The values, (N, K) float32."""

@@ -7,10 +7,10 @@ it is.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from transformer_fast.functional.block_weight import BlockWeight
 from transformer_fast.functional.stored_weight import StoredWeight
 
 
@@ -50,6 +50,13 @@ class IntegerWeight(StoredWeight):
         """Some of the rows."""
         return IntegerWeight(self.integers[rows], self.scale[rows])
 
+    def joined(self, others: Sequence[Any]) -> IntegerWeight | None:
+        parts = [self, *others]
+        if not all(isinstance(part, IntegerWeight) for part in parts):
+            return None
+        integers, scales = zip(*((part.integers, part.scale) for part in parts), strict=True)
+        return IntegerWeight(np.concatenate(integers), np.concatenate(scales))
+
     def dequantised(self) -> np.ndarray:
         """The values, (N, K) float32."""
         return self.integers * self.scale[:, None]
@@ -59,15 +66,12 @@ class IntegerWeight(StoredWeight):
 
 
 def concatenated(parts: Sequence[np.ndarray | StoredWeight]) -> np.ndarray | StoredWeight:
-    """Rows one after the other; floats where not all of them are integers, or blocks of one format."""
-    if len(parts) == 1:
-        return parts[0]
-    if all(isinstance(part, BlockWeight) for part in parts) and len({part.format for part in parts}) == 1:
-        return BlockWeight(parts[0].format, np.concatenate([part.blocks for part in parts]))
-    if all(isinstance(part, IntegerWeight) for part in parts):
-        integers, scales = zip(*((part.integers, part.scale) for part in parts), strict=True)
-        return IntegerWeight(np.concatenate(integers), np.concatenate(scales))
-    return np.concatenate([as_floats(part) for part in parts])
+    """Rows one after the other; floats where they are not all of one form of StoredWeight."""
+    first, *others = parts
+    if not others:
+        return first
+    joined = first.joined(others) if isinstance(first, StoredWeight) else None
+    return np.concatenate([as_floats(part) for part in parts]) if joined is None else joined
 
 
 def as_floats(weight: np.ndarray | StoredWeight) -> np.ndarray:

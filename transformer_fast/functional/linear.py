@@ -6,6 +6,9 @@ Called by users and nn.linear; the kernels are csrc/kernels/gemm/, the blocking 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+from typing import Any
 
 import numpy as np
 
@@ -13,14 +16,26 @@ from transformer_fast import _core
 from transformer_fast.functional import arrays
 from transformer_fast.functional.block_weight import BLOCK_FORMATS, BlockWeight
 from transformer_fast.functional.integer_weight import as_floats
+from transformer_fast.functional.stored_weight import StoredWeight
 
 PackedWeight = _core.PackedWeight
 
 # tfast_format of csrc/base/types.h; a new weight format has its line here (docs/adding_a_weight_format.md)
 _A8 = 64  # TFAST_FORMAT_A8
-FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2, "int8_a16": 3, "int4": 5, "int4_a8": 5 + _A8}
-# The blocks of a BlockWeight as they are; whatever else is packed is float32. _a8: x has 8 bits, not 16.
+FORMATS = {
+    "float32": 0,
+    "float16": 17,
+    "bfloat16": 1,
+    "bfloat16_a32": 18,
+    "int8": 2,
+    "int8_a16": 3,
+    "int4": 5,
+    "int4_a8": 5 + _A8,
+}
+# Blocks as they are, and arrays in their type; other forms of StoredWeight as float32. _a8: x has 8 bits, not 16.
 AS_STORED, AS_STORED_A8 = "blocks", "blocks_a8"
+# The format of an array's type: without loss, and with the bits that the array as float32 gives.
+_FORMAT_OF_TYPE = {"float32": "float32", "float16": "float16", "bfloat16": "bfloat16_a32"}
 # Formats of integers, and the most k that their sums may have (csrc/base/int8.h).
 INTEGER_FORMATS = ("int8", "int8_a16")
 _MAX_K = 65536
@@ -34,12 +49,15 @@ def pack_weight(weight, *, format="float32", for_decode=False, scale=None, smoot
 
     weight: float32, float16 or bfloat16, packed from that type without a float32 copy; or a sequence of such arrays
     (n_i, K), whose rows follow each other: a fused projection. The result holds a copy and goes wherever a weight goes;
-    it has shape, format, nbytes, isa, and unpack() gives the values that products use.
+    it has shape, format, nbytes, isa, and unpack() gives the values that products use. Of a weight that computes its
+    values (a StoredWeight) some rows are computed at a time.
 
-    format: "float32", or "bfloat16" for half the bytes. bfloat16 rounds a weight to 8 significant bits (to the nearest,
-    ties to even; a relative error of at most 2^-8); products and sums are float32, with the bits that a float32 weight
-    of the rounded values gives, but on the levels avx512bf16 and amx, whose products round x so, too. One row of a
-    weight that comes from memory takes about half the time.
+    format: "float32", or one of half the bytes, whose products and sums are float32, with the bits that a float32
+    weight of the rounded values gives; one row of a weight that comes from memory takes about half the time.
+    "float16" rounds a weight to 11 significant bits (to the nearest, ties to even), numbers below 2^-14 to multiples of
+    2^-24; from 65,520 on they become infinity. "bfloat16_a32" rounds it to 8 significant bits, an error of at most 2^-8
+    of a number; what rounds beyond float32's range becomes infinity. "bfloat16": the same, but on the levels avx512bf16
+    and amx, whose products round x so, too.
     "int8": a quarter of the bytes, 8-bit integers with a scale a row; each row of x is rounded to 8 bits in every
     product, whose sums are exact: the same bits under every instruction set (docs/low_precision.md). "int8_a16": the
     same with x in 16 bits, in 1.5 times the time. K is 65,536 at most.
@@ -49,9 +67,9 @@ def pack_weight(weight, *, format="float32", for_decode=False, scale=None, smoot
     sums of 32 products, added in float32 in the order of k: the same bits under every instruction set.
     "int4_a8": the same weights; x in 8 bits, rounded in each 32 by itself: many rows take about half the time.
     "blocks": for a BlockWeight, whose blocks are kept without loss and multiplied as those of "int4" are; the result
-    has the blocks' format. "blocks_a8": the same with x as for "int4_a8", and "_a8" in the name. In a sequence, parts
-    of other formats, and arrays, which become float32, are products of their own. With any other format the values of a
-    BlockWeight are packed.
+    has the blocks' format. "blocks_a8": the same with x as for "int4_a8", and "_a8" in the name. Arrays keep their type
+    (bfloat16 as "bfloat16_a32"); in a sequence, parts of other formats are products of their own. With any other format
+    the values of a BlockWeight are packed.
     weight may be int8 itself, for the formats of integers: with `scale` (N,), by which its rows are multiplied.
     for_decode: the weight will meet a few dozen rows at a time at most, as in a decoder that writes token by token; on
     machines with a matrix engine (AMX) that is another layout, elsewhere the same.
@@ -75,52 +93,96 @@ def pack_weight(weight, *, format="float32", for_decode=False, scale=None, smoot
         if scale is not None or smoothing is not None:
             raise ValueError(f"scale or smoothing is given and format is {format!r}; needed: a format of integers")
         return _pack_as_stored(given, for_decode, a8=format == AS_STORED_A8)
-    blocks = tuple(arrays.weight(as_floats(block), "weight", integers=scale is not None) for block in given)
-    if len({block.shape[1] for block in blocks}) > 1:
-        raise ValueError(f"weight has blocks of shapes {[block.shape for block in blocks]}; needed: one width")
-    if len({block.dtype for block in blocks}) > 1:
-        blocks = tuple(block.astype(np.float32) for block in blocks)
-    K = blocks[0].shape[1]
+    weights = [_checked(block, integers=scale is not None) for block in given]
+    if len({block.shape[1] for block in weights}) > 1:
+        raise ValueError(f"weight has blocks of shapes {[block.shape for block in weights]}; needed: one width")
+    K = weights[0].shape[1]
     if format in INTEGER_FORMATS and K > _MAX_K:
         raise ValueError(f"weight has K={K}; needed for {format!r}: at most {_MAX_K}")
     if scale is not None:
         if format not in INTEGER_FORMATS:
             raise ValueError(f"scale is given and format is {format!r}; needed: one of {', '.join(INTEGER_FORMATS)}")
-        scale = arrays.vector(scale, "scale", sum(len(block) for block in blocks))
+        scale = arrays.vector(scale, "scale", sum(len(block) for block in weights))
     if smoothing is not None:
         if format != "int8":
             raise ValueError(f"smoothing is given and format is {format!r}; needed: 'int8'")
         smoothing = arrays.vector(smoothing, "smoothing", K)
         if not (np.isfinite(smoothing) & (smoothing > 0)).all():
             raise ValueError("smoothing holds numbers that are not positive and finite; needed: only such")
-    return PackedWeight(blocks, FORMATS[format], format, for_decode, scale, smoothing, 0)
+    return PackedWeight(_blocks(weights), FORMATS[format], format, for_decode, scale, smoothing, 0)
 
 
-def _pack_as_stored(weights, for_decode: bool, a8: bool) -> PackedWeight:
+def _checked(weight: Any, integers: bool = False) -> np.ndarray | StoredWeight:
+    if isinstance(weight, StoredWeight) and not integers:
+        return weight
+    return arrays.weight(as_floats(weight), "weight", integers)
+
+
+class _Rows:
+    """The rows of several weights, which the engine asks for when it packs them: some MB at a time.
+
+    take: weight -> array; arrays of several types become float32.
+    """
+
+    def __init__(self, weights: Sequence[Any], take: Callable[[Any], np.ndarray]) -> None:
+        self._weights, self._take = weights, take
+        self.shape = sum(len(weight) for weight in weights), weights[0].shape[1]
+
+    def rows(self, first: int, last: int) -> tuple[np.ndarray, ...]:
+        """Rows [first, last): arrays whose rows follow each other."""
+        found = []
+        for weight in self._weights:
+            if first < len(weight) and last > 0:
+                found.append(self._take(weight[max(first, 0) : min(last, len(weight))]))
+            first, last = first - len(weight), last - len(weight)
+        return _of_one_type(found)
+
+
+def _of_one_type(blocks: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+    if len({block.dtype for block in blocks}) > 1:
+        return tuple(block.astype(np.float32) for block in blocks)
+    return tuple(blocks)
+
+
+def _blocks(weights: Sequence[np.ndarray | StoredWeight]) -> tuple[np.ndarray, ...] | _Rows:
+    """What PackedWeight takes: arrays, or what makes them of weights whose values are computed."""
+    if any(isinstance(weight, StoredWeight) for weight in weights):
+        return _Rows(weights, as_floats)
+    return _of_one_type(weights)
+
+
+def _pack_as_stored(given: Sequence[Any], for_decode: bool, a8: bool) -> PackedWeight:
     """Neighbours of one format as one weight."""
-    packed: list[PackedWeight] = []
-    runs: list[list] = []
+    weights = [_checked(weight) for weight in given]
+    if len({weight.shape[1] for weight in weights}) > 1:
+        raise ValueError(f"weight has blocks of shapes {[weight.shape for weight in weights]}; needed: one width")
+    runs: list[tuple[str, list]] = []
     for weight in weights:
-        format = weight.format if isinstance(weight, BlockWeight) else None
-        if runs and runs[-1][0] == format:
-            runs[-1].append(weight)
+        format = _stored_format(weight)
+        if not runs or runs[-1][0] != format:
+            runs.append((format, []))
+        runs[-1][1].append(weight)
+    packed = []
+    for format, run in runs:
+        if format in FORMATS:
+            blocks, number = _blocks(run), FORMATS[format]
+        elif all(isinstance(weight, BlockWeight) for weight in run):
+            blocks, number = tuple(weight.blocks for weight in run), BLOCK_FORMATS[format].number
         else:
-            runs.append([format, weight])
-    for format, *run in runs:
-        if format is None:
-            packed.append(pack_weight(run, for_decode=for_decode))
-            continue
-        if len({weight.shape[1] for weight in run}) > 1:
-            raise ValueError(f"weight has blocks of shapes {[weight.shape for weight in run]}; needed: one width")
-        blocks = tuple(weight.blocks for weight in run)
-        number, name = BLOCK_FORMATS[format].number + a8 * _A8, format + a8 * "_a8"
-        packed.append(PackedWeight(blocks, number, name, for_decode, None, None, 0))
+            blocks, number = _Rows(run, attrgetter("blocks")), BLOCK_FORMATS[format].number
+        if a8 and format not in FORMATS:
+            number, format = number + _A8, f"{format}_a8"
+        packed.append(PackedWeight(blocks, number, format, for_decode, None, None, 0))
     if len(packed) == 1:
         return packed[0]
-    if len({part.shape[1] for part in packed}) > 1:
-        raise ValueError(f"weight has blocks of shapes {[part.shape for part in packed]}; needed: one width")
     formats = "+".join(dict.fromkeys(part.format for part in packed))
     return PackedWeight(tuple(packed), 0, formats, for_decode, None, None, 0)
+
+
+def _stored_format(weight: np.ndarray | StoredWeight) -> str:
+    if isinstance(weight, StoredWeight):
+        return weight.format or "float32"
+    return _FORMAT_OF_TYPE[weight.dtype.name]
 
 
 def linear(x, weight, bias=None, *, activation=None, multiply=None, residual=None, out=None) -> np.ndarray:

@@ -1,12 +1,14 @@
 """`StoredWeight`: a weight that a checkpoint holds in a form of its own, and computes when its values are asked for.
 
-Modules keep them as parameters. Integers (`integer_weight`) and blocks (`block_weight`) are packed as they are, others
-(models/common/mxfp4.py) by their values. A further form derives from it where it is read.
+Modules keep them as parameters. Integers (`integer_weight`) and blocks (`block_weight`, models/common/group_weight.py)
+are packed as they are, others (models/common/mxfp4.py) by their values, some rows at a time. A further form derives
+from it where it is read.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,16 @@ class StoredWeight(ABC):
     @abstractmethod
     def __getitem__(self, rows: slice | np.ndarray) -> StoredWeight:
         """Some of the rows."""
+
+    @property
+    def format(self) -> str | None:
+        """Of `block_weight.BLOCK_FORMATS`: `blocks`, (N, bytes) uint8, are its rows in it, without loss. None: it has
+        none."""
+        return None
+
+    def joined(self, others: Sequence[Any]) -> StoredWeight | None:
+        """Its rows and those of others, one after the other, as such a weight; None: their values must be joined."""
+        return None
 
     @abstractmethod
     def dequantised(self) -> np.ndarray:

@@ -117,13 +117,15 @@ def load_model(
     Weights are packed from the type that the file has, without a float32 copy; embedding tables stay in the file.
 
     compute_type: how weights are kept for products. "float32" and, for checkpoints of floating-point numbers, "auto"
-    keep the file's values. "bfloat16" takes half the memory and rounds weights to 8 significant bits; sums
-    are float32 with either, and so are activations, but on the levels avx512bf16 and amx, whose products with bfloat16
-    round them, too. "int8" and "int8_a16" take a quarter: weights in 8 bits, activations rounded to 8 or
+    keep the file's values, "auto" in the bytes of the file: the same results. It keeps 8-bit integers, the blocks of
+    GGUF files and the 4 bits of GPTQ, AWQ and compressed-tensors, too, whose products round activations. "float16" and
+    "bfloat16" take half the memory and round weights to 11 (up to 65,504) or 8 significant bits; sums are float32, and
+    so are activations, but on the levels avx512bf16 and amx, whose products with bfloat16 round them, too;
+    "bfloat16_a32" does not. "int8" and "int8_a16" take a quarter: weights in 8 bits, activations rounded to 8 or
     16 bits in every product, sums exact (docs/low_precision.md says how accurate and how fast). "int4" takes a sixth,
-    with activations in 16 bits, "int4_a8" in 8. "auto" on a GGUF file keeps its blocks, with activations in 16 bits;
-    "auto_a8" rounds those to 8 bits, as llama.cpp does, and takes about half the time for prompts. Convolutions, norms
-    and embeddings stay as they are. A mapping gives parts another type than the rest, which is "": {"": "int8",
+    with activations in 16 bits, "int4_a8" in 8; "auto_a8" is "auto" with activations in 8 bits for the blocks of a
+    file, as llama.cpp has them: prompts take about half the time. Convolutions, norms and embeddings stay as they are.
+    A mapping gives parts another type than the rest, which is "": {"": "int8",
     "lm_head": "float32"}; parts have our names or the checkpoint's.
     ignore_fields: names of fields of config.json that are as if they were not there. A field that the family does not
     know is refused, since it may choose another computation; here the caller says that it does not.

@@ -17,7 +17,7 @@ import numpy as np
 
 from transformer_fast import functional as F
 from transformer_fast.functional.integer_weight import as_floats
-from transformer_fast.functional.linear import AS_STORED, AS_STORED_A8, INTEGER_FORMATS
+from transformer_fast.functional.linear import INTEGER_FORMATS
 from transformer_fast.nn.smoothing import smoothing_factors
 
 if TYPE_CHECKING:
@@ -92,10 +92,8 @@ class PackedParameters:
         if options["format"] in INTEGER_FORMATS and all(isinstance(block, F.IntegerWeight) for block in blocks):
             given["scale"] = np.concatenate([block.scale for block in blocks])
             blocks, norm = [block.integers for block in blocks], None  # integers are taken as they are
-        elif options["format"] not in (AS_STORED, AS_STORED_A8):
-            blocks = [as_floats(block) for block in blocks]
         if norm is not None:
-            rows = [part for block in blocks for part in np.array_split(block, parts)]
+            rows = [block[i * (n := len(block) // parts) : (i + 1) * n] for block in blocks for i in range(parts)]
             given["smoothing"] = smoothing_factors(norm, rows)
         packed = F.pack_weight(blocks if len(blocks) > 1 else blocks[0], **options, **given)
         return _Kept(version, made_from, packed.isa, options, packed)

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from transformer_fast.functional.integer_weight import as_floats
+from transformer_fast.functional.stored_weight import StoredWeight
+
 if TYPE_CHECKING:
     from transformer_fast.nn.module import Module
 
@@ -26,7 +29,7 @@ _LEAST = 1e-3
 _BLOCK_ROWS = 1024
 
 
-def smoothing_factors(norm: Module, parts: Sequence[np.ndarray]) -> np.ndarray | None:
+def smoothing_factors(norm: Module, parts: Sequence[np.ndarray | StoredWeight]) -> np.ndarray | None:
     """(K,) positive float32: the weight's columns times it, those of its input divided by it; None: no sense in it.
 
     a^0.6 / w^1.4, with a the size of the norm's outputs (`output_range`) and w, for each of the parts (n, K), the mean
@@ -49,11 +52,11 @@ def smoothing_factors(norm: Module, parts: Sequence[np.ndarray]) -> np.ndarray |
     return np.exp(logarithms - logarithms.mean()).astype(np.float32)
 
 
-def _relative_size(part: np.ndarray) -> np.ndarray:
+def _relative_size(part: np.ndarray | StoredWeight) -> np.ndarray:
     """(K,): the mean over the rows of |W| / the largest of the row, some rows at a time."""
     total = np.zeros(part.shape[1])
     for first in range(0, len(part), _BLOCK_ROWS):
-        rows = np.abs(part[first : first + _BLOCK_ROWS].astype(np.float32))
+        rows = np.abs(as_floats(part[first : first + _BLOCK_ROWS]).astype(np.float32))
         largest = rows.max(axis=1, keepdims=True, initial=0)
         rows /= np.where(largest > 0, largest, 1)
         total += rows.sum(axis=0)

@@ -24,7 +24,8 @@ _INT4_LEAST, _INT4_RANGE = np.float32(2.0**-100), np.float32(2.0**-20)
 def rounded_weight(weight, format, smoothing=None):
     """The values that products use of a weight (N, K) packed in a format of pack_weight, in weight's own type.
 
-    bfloat16: 8 significant bits, to the nearest, ties to even; what rounds beyond the range becomes infinity.
+    float16: 11 significant bits, to the nearest, ties to even; what rounds beyond the range (65,520) becomes infinity.
+    bfloat16, bfloat16_a32: 8 significant bits, likewise.
     int8, int8_a16: integers of at most 127, times a scale a row; see `weight_integers`. int4, int4_a8: `int4_codes`.
     """
     weight = np.asarray(weight)
@@ -39,8 +40,13 @@ def rounded_weight(weight, format, smoothing=None):
         with np.errstate(over="ignore"):
             values = codes.astype(np.float32) * scale[:, :, None] + least[:, :, None]
         return values.reshape(len(weight), 32 * scale.shape[1])[:, : weight.shape[1]].astype(weight.dtype)
-    if format != "bfloat16":
-        raise ValueError(f"format is {format!r}; needed: float32, bfloat16, int8, int8_a16, int4 or int4_a8")
+    if format == "float16":
+        with np.errstate(over="ignore"):
+            return weight.astype(np.float32).astype(np.float16).astype(weight.dtype)
+    if format not in ("bfloat16", "bfloat16_a32"):
+        raise ValueError(
+            f"format is {format!r}; needed: float32, float16, bfloat16, bfloat16_a32, int8, int8_a16, int4 or int4_a8"
+        )
     return _bfloat16(weight).astype(weight.dtype)
 
 

@@ -26,13 +26,15 @@
 #include "../../simd/math.h"
 
 #include "../../kernels/activation.h"
-#include "../../kernels/gemm/bf16_pack.h"
+#include "../../kernels/gemm/half_pack.h"
+
 #include "../../kernels/gemm/bf16_rows.h"
 #include "../../kernels/gemm/f32.h"
 #include "../../kernels/gemm/int8.h"
 
 #include "gemm.h"
 #include "gemm_bf16.h"
+#include "gemm_half.h"
 #include "gemm_int8.h"
 
 #include "attention.h"
@@ -73,6 +75,29 @@ static const tfast_gemm bf16_tiles_gemm = {
     .unpack = KERNEL(bf16_unpack),
 };
 
+#define HALF_TILES_GEMM(format_, k_group_, k_group_bytes_, panel_, pack_, unpack_) \
+    {                                                                              \
+        .layout = {format_, PANEL, k_group_, k_group_bytes_},                      \
+        .many_rows = 1,                                                            \
+        .tile_rows = T_ROWS,                                                       \
+        .k_unit = T_K,                                                             \
+        .max_k_block = MAX_STEPS * T_K,                                            \
+        .min_row_block = MIN_MATRIX_ENGINE_ROWS,                                   \
+        .panel = KERNEL(panel_),                                                   \
+        .work_bytes = sizeof(tile_work) + HALF_WORK_BYTES,                         \
+        .begin = KERNEL(begin_tiles),                                              \
+        .end = KERNEL(end_tiles),                                                  \
+        .prepared_bytes = KERNEL(split_rows_bytes),                                \
+        .prepare = KERNEL(split_rows),                                             \
+        .pack = KERNEL(pack_),                                                     \
+        .unpack = KERNEL(unpack_),                                                 \
+    }
+
+static const tfast_gemm f16_tiles_gemm =
+    HALF_TILES_GEMM(TFAST_FORMAT_F16, HALF_PAIR, F16_GROUP_BYTES, f16_panel_tiles, f16_pack, f16_unpack);
+static const tfast_gemm bf16_a32_tiles_gemm = HALF_TILES_GEMM(TFAST_FORMAT_BF16_A32, BF16_K_GROUP, BF16_GROUP_BYTES,
+                                                              bf16_a32_panel_tiles, bf16_pack, bf16_unpack);
+
 /* Integers that no bound holds are as good. */
 #define INT8_TILES_GEMM(format_, pack_)                                           \
     {                                                                             \
@@ -96,8 +121,13 @@ static const tfast_gemm bf16_tiles_gemm = {
 static const tfast_gemm int8_tiles_gemm = INT8_TILES_GEMM(TFAST_FORMAT_INT8, int8_pack);
 static const tfast_gemm int8_unbounded_tiles_gemm = INT8_TILES_GEMM(TFAST_FORMAT_INT8_UNBOUNDED, int8_pack_unbounded);
 
-static const tfast_gemm* const gemms[] = {&f32_tiles_gemm, &bf16_tiles_gemm, &int8_tiles_gemm,
-                                          &int8_unbounded_tiles_gemm, NULL};
+static const tfast_gemm* const gemms[] = {&f32_tiles_gemm,
+                                          &f16_tiles_gemm,
+                                          &bf16_tiles_gemm,
+                                          &bf16_a32_tiles_gemm,
+                                          &int8_tiles_gemm,
+                                          &int8_unbounded_tiles_gemm,
+                                          NULL};
 
 static const tfast_attention_kernels attention_kernels = {
     .panel = PANEL,

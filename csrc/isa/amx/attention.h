@@ -96,7 +96,7 @@ static void engine_take_query(const work_t* w, int64_t index) {
     panel_t* t = w->panels + index;
     t->split_sum = 1;
     split_t split = begin_split(q, w->c->D, NULL, w->engine->q + index * w->engine->d_steps * B_STEP_BYTES);
-    if (end_split(&split)) return;
+    if (end_split(load_f32_row, sizeof(float), &split)) return;
     for (int64_t d = 0; d < w->c->D; d++)
         for (int64_t i = 0; i < t->nv * V_LANES; i++) t->nonfinite[i] |= !(fabsf(q[d * PANEL + i]) < INFINITY);
 }
@@ -194,7 +194,7 @@ static void engine_scores(const work_t* w, const panel_t* t, int64_t k0, int64_t
     const int64_t a_tile = u->d_steps * A_STEP_BYTES, first = t0 / T_ROWS * T_ROWS;
     const char* a = u->k + (k0 - w->s0 + first) / T_ROWS * a_tile;
     const char* b = u->q + (t - w->panels) * u->d_steps * B_STEP_BYTES;
-    const meanwhile_t meanwhile = {NULL, 0, w->ahead};
+    const meanwhile_t meanwhile = {NULL, 0, load_f32_row, sizeof(float), w->ahead};
     for (int64_t j = first; j < t1; j += 2 * T_ROWS, a += 2 * a_tile) {
         const tiles_to to = {w->scores + j * PANEL, PANEL, V_LANES, T_ROWS * PANEL};
         if (t1 - j > T_ROWS)
@@ -240,12 +240,13 @@ static void engine_values(const work_t* w, const panel_t* t, int64_t k0, const s
     const float* scale = t->has_sums ? alpha : NULL;
     clear_outside(t, g, n_segments, t0, t1, w->scores);
     split_t split = begin_split(w->scores + t0 * PANEL, t1 - t0, NULL, u->weights);
-    split_some(&split, T_K / 2);
+    split_some(load_f32_row, sizeof(float), &split, T_K / 2);
     int now = 0;
     for (int64_t d = 0; d < dv; d += 2 * T_ROWS, a += 2 * a_tile, now = !now) {
         const tiles_to to = {sums[now][0], 16, 256, 512};
-        const meanwhile_t first = {&split, tfast_ceil_div(T_K / 2, SMALL_PRODUCTS), w->ahead},
-                          later = {NULL, 0, w->ahead};
+        const meanwhile_t first = {&split, tfast_ceil_div(T_K / 2, SMALL_PRODUCTS), load_f32_row, sizeof(float),
+                                   w->ahead},
+                          later = {NULL, 0, load_f32_row, sizeof(float), w->ahead};
         if (dv - d == T_ROWS && d == 0)
             multiply_lanes(t->nv, a, a_tile, u->weights, steps, to, first, 1);
         else if (dv - d == T_ROWS)

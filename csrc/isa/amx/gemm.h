@@ -21,6 +21,8 @@
  * 339, with blocks of 192 285; FMAs alone reach 190 there. The order of the sums depends on k alone: a row has the same
  * bits alone and among others.
  *
+ * Panels of 16-bit formats are widened while they are split (gemm_half.h).
+ *
  * Infinities and NaN: inf * 0 would give NaN wherever the other factor has an empty part. Rows of A that hold one (or a
  * number that rounds to infinity as bfloat16) are computed by gemm/f32.h, and all rows where the block of B holds one.
  * So are rows whose products leave the range of fp32: those of the parts may be infinities of both signs. Denormals
@@ -38,9 +40,16 @@ _Static_assert(PARTS == 3, "split_nearest(), split_pair() and multiply_tiles() a
 _Static_assert(MAX_STEPS* B_STEP_BYTES + 2 * A_STEP_BYTES <= 32 * 1024,
                "a split block of B and a step of A must fit in L1");
 
+/* V_LANES floats of a packed panel: of row k, from column half * V_LANES on. half is a constant. */
+typedef vf (*load_row_fn)(const void* panel, int64_t k, const int half);
+
+V_INLINE vf load_f32_row(const void* panel, int64_t k, const int half) {
+    return v_load((const float*)panel + k * PANEL + half * V_LANES);
+}
+
 /* What a thread keeps from one block to the next: parts of the block at hand, and of the one after it. */
 typedef struct {
-    const float* of; /* the block they are made of, or NULL */
+    const void* of; /* the block they are made of, or NULL */
     int finite;
     char parts[MAX_STEPS * B_STEP_BYTES] __attribute__((aligned(64)));
 } split_block;
@@ -150,36 +159,37 @@ V_INLINE void split_pair(vf first, vf second, char* to, vf* left) {
 
 /* A block on its way into parts: pairs of k [at, end), both halves of the columns each. */
 typedef struct {
-    const float *from, *ahead; /* ahead: what is wanted after it, fetched into L2 on the way, or NULL */
+    const char *from, *ahead; /* ahead: what is wanted after it, fetched into L2 on the way, or NULL */
     int64_t k, at, end;
     char* to;
     vf left;
 } split_t;
 
-static split_t begin_split(const float* from, int64_t k, const float* ahead, char* to) {
+static split_t begin_split(const void* from, int64_t k, const void* ahead, char* to) {
     return (split_t){from, ahead, k, 0, tfast_ceil_div(k, T_K) * T_K / 2, to, v_zero()};
 }
 
-V_INLINE void split_some(split_t* s, int64_t pairs) {
+/* value_bytes: of a value in the panel. It is a constant, as load is. */
+V_INLINE void split_some(const load_row_fn load, const int value_bytes, split_t* s, int64_t pairs) {
     for (const int64_t end = TFAST_MIN(s->at + pairs, s->end); s->at < end; s->at++) {
         const int64_t step = s->at / (T_K / 2), i = s->at % (T_K / 2), k = step * T_K + i;
         char* to = s->to + step * B_STEP_BYTES + i * 64;
 #pragma GCC unroll 2
         for (int half = 0; half < 2; half++) {
-            const float *x = s->from + k * PANEL + half * V_LANES, *y = x + T_K / 2 * PANEL;
             if (s->ahead) {
-                __builtin_prefetch(s->ahead + (x - s->from), 0, 2);
-                __builtin_prefetch(s->ahead + (y - s->from), 0, 2);
+                const char* x = s->ahead + (k * PANEL + half * V_LANES) * value_bytes;
+                __builtin_prefetch(x, 0, 2);
+                __builtin_prefetch(x + T_K / 2 * PANEL * value_bytes, 0, 2);
             }
-            split_pair(k < s->k ? v_load(x) : v_zero(), k + T_K / 2 < s->k ? v_load(y) : v_zero(), to + half * T_BYTES,
-                       &s->left);
+            split_pair(k < s->k ? load(s->from, k, half) : v_zero(),
+                       k + T_K / 2 < s->k ? load(s->from, k + T_K / 2, half) : v_zero(), to + half * T_BYTES, &s->left);
         }
     }
 }
 
 /* The rest of it; whether all of the block is finite. */
-static int end_split(split_t* s) {
-    split_some(s, s->end);
+V_INLINE int end_split(const load_row_fn load, const int value_bytes, split_t* s) {
+    split_some(load, value_bytes, s, s->end);
     return !v_nan_lanes(s->left);
 }
 
@@ -206,11 +216,13 @@ static void fetch_ahead(ahead_list* list) {
 typedef struct {
     split_t* split;
     int64_t pairs;
+    load_row_fn load; /* of the block, a constant, as value_bytes is */
+    int value_bytes;
     ahead_list* ahead;
 } meanwhile_t;
 
 V_INLINE void do_meanwhile(const meanwhile_t* m) {
-    if (m->split) split_some(m->split, m->pairs);
+    if (m->split) split_some(m->load, m->value_bytes, m->split, m->pairs);
     if (m->ahead) fetch_ahead(m->ahead);
 }
 
@@ -306,8 +318,16 @@ V_INLINE int row_is_finite(float sums[4][256], int64_t r) {
     return v_both_finite(v_load(tile[0] + r % T_ROWS * 16), v_load(tile[1] + r % T_ROWS * 16));
 }
 
-/* The same row by gemm/f32.h. */
-static void nonfinite_row(const tfast_gemm_call* p, int64_t row) {
+/* By FMAs, whatever the numbers are. The work of formats that are widened for it lies behind that of the tiles. */
+typedef void (*panel_fn)(const tfast_gemm_call* p);
+static void multiply_nonfinite(const tfast_gemm_call* p, panel_fn simple) {
+    tfast_gemm_call call = *p;
+    call.work = (tile_work*)p->work + 1;
+    simple(&call);
+}
+
+/* The same row by FMAs. */
+static void nonfinite_row(const tfast_gemm_call* p, panel_fn simple, int64_t row) {
     tfast_gemm_call one = *p;
     one.m = 1;
     one.a += row * p->a_stride;
@@ -315,13 +335,13 @@ static void nonfinite_row(const tfast_gemm_call* p, int64_t row) {
     one.y += row * p->y_stride;
     if (p->multiply) one.multiply += row * p->multiply_stride;
     if (p->residual) one.residual += row * p->residual_stride;
-    KERNEL(f32_panel)(&one);
+    multiply_nonfinite(&one, simple);
 }
 
 /* Rows [row, row + m), m <= 32, whose products stand in `sums`. `nonfinite`, one byte a row: numbers are in parts,
- * whose products are not those of infinities; NULL: products are what they are. */
-static void finish_rows(const tfast_gemm_call* p, float sums[4][256], int64_t row, int64_t m,
-                        const uint8_t* nonfinite) {
+ * whose products are not those of infinities, and `simple` computes such rows; NULL: products are what they are. */
+static void finish_rows(const tfast_gemm_call* p, float sums[4][256], int64_t row, int64_t m, const uint8_t* nonfinite,
+                        panel_fn simple) {
     const int epilogue = p->last && has_epilogue(p);
     const int direct = p->last && !epilogue;
     float* to = direct ? p->y + row * p->y_stride : p->sums + row * PANEL;
@@ -329,7 +349,7 @@ static void finish_rows(const tfast_gemm_call* p, float sums[4][256], int64_t ro
     const int64_t to_step = direct ? p->y_stride : PANEL, before_step = p->first ? 0 : PANEL;
     for (int64_t i = 0; i < m; i++, to += to_step, before = before ? before + before_step : NULL) {
         if (nonfinite && (nonfinite[row + i] || !row_is_finite(sums, i))) {
-            nonfinite_row(p, row + i);
+            nonfinite_row(p, simple, row + i);
             continue;
         }
         if (p->n == PANEL)
@@ -341,30 +361,34 @@ static void finish_rows(const tfast_gemm_call* p, float sums[4][256], int64_t ro
 }
 
 /* Parts of the block at hand, from the call before or made now. */
-static const split_block* block_at_hand(const tfast_gemm_call* p, tile_work* w) {
+V_INLINE const split_block* block_at_hand(const load_row_fn load, const int value_bytes, const tfast_gemm_call* p,
+                                          tile_work* w) {
     if (w->block[0].of == p->b) return &w->block[0];
     if (w->block[1].of == p->b) return &w->block[1];
     split_t split = begin_split(p->b, p->k, p->next, w->block[0].parts);
     w->block[0].of = p->b;
-    w->block[0].finite = end_split(&split);
+    w->block[0].finite = end_split(load, value_bytes, &split);
     return &w->block[0];
 }
 
-static void KERNEL(f32_panel_tiles)(const tfast_gemm_call* p) {
+/* The contract of `panel` for panels of floats, and of what `load` makes floats of: the same bits for the same values.
+ * `simple` is the format's own panel of the level's FMAs. load and value_bytes are constants. */
+V_INLINE void multiply_split_panel(const load_row_fn load, const int value_bytes, const tfast_gemm_call* p,
+                                   panel_fn simple) {
     /* Two of them: one is finished while the tile unit works on the other. */
     float sums[2][4][256] __attribute__((aligned(64)));
     tile_work* w = p->work;
     if (p->k == 0) {
-        KERNEL(f32_panel)(p);
+        multiply_nonfinite(p, simple);
         return;
     }
-    const split_block* b = block_at_hand(p, w);
+    const split_block* b = block_at_hand(load, value_bytes, p, w);
     split_block* other = &w->block[b == &w->block[0]];
-    const float* following = p->next;
-    split_t next = begin_split(following, p->next_k, following + (following - (const float*)p->b), other->parts);
+    const char* following = p->next;
+    split_t next = begin_split(following, p->next_k, following + (following - (const char*)p->b), other->parts);
     const int64_t steps = tfast_ceil_div(p->k, T_K), tiles = tfast_ceil_div(p->m, T_ROWS);
     const int64_t pairs = tfast_ceil_div(next.end, steps * PRODUCTS_PER_STEP * tfast_ceil_div(tiles, 2));
-    const meanwhile_t meanwhile = {&next, pairs, NULL};
+    const meanwhile_t meanwhile = {&next, pairs, load, value_bytes, NULL};
     const char* a = p->rows;
     const uint8_t* nonfinite = (const uint8_t*)a + tiles * steps * A_STEP_BYTES;
     int64_t i = 0, now = 0;
@@ -374,16 +398,20 @@ static void KERNEL(f32_panel_tiles)(const tfast_gemm_call* p) {
             multiply_tiles(a, steps * A_STEP_BYTES, b->parts, steps, to, meanwhile, 2, 2);
         else
             multiply_tiles(a, steps * A_STEP_BYTES, b->parts, steps, to, meanwhile, 1, 2);
-        if (i) finish_rows(p, sums[!now], i - 2 * T_ROWS, 2 * T_ROWS, nonfinite);
+        if (i) finish_rows(p, sums[!now], i - 2 * T_ROWS, 2 * T_ROWS, nonfinite, simple);
     }
     if (b->finite) {
         i -= 2 * T_ROWS;
-        finish_rows(p, sums[!now], i, p->m - i, nonfinite);
+        finish_rows(p, sums[!now], i, p->m - i, nonfinite, simple);
     } else {
-        KERNEL(f32_panel)(p);
+        multiply_nonfinite(p, simple);
     }
     other->of = p->next_k ? following : NULL;
-    other->finite = end_split(&next);
+    other->finite = end_split(load, value_bytes, &next);
+}
+
+static void KERNEL(f32_panel_tiles)(const tfast_gemm_call* p) {
+    multiply_split_panel(load_f32_row, sizeof(float), p, KERNEL(f32_panel));
 }
 
 #endif

@@ -1,7 +1,7 @@
 /* Products with weights in bfloat16 on AMX: the tile unit's own type. x is rounded to it, too.
  *
  * Included by isa/amx/amx.c alone, after isa/amx/gemm.h, whose rules for tiles and end of a row it shares. Its
- * descriptor stands in amx.c; weights and rows of x are laid out as elsewhere (gemm/bf16_pack.h, gemm/bf16_rows.h): 16
+ * descriptor stands in amx.c; weights and rows of x are laid out as elsewhere (gemm/half_pack.h, gemm/bf16_rows.h): 16
  * pairs of a panel are the B operand of two tiles as they lie in memory, 16 rows of x an A operand.
  *
  *     C: 32 rows x 32 columns in 0 to 3 | A: two tiles of rows in 4, 5 | B: columns 0-15, 16-31 in 6, 7
@@ -72,10 +72,10 @@ static void KERNEL(bf16_panel_tiles)(const tfast_gemm_call* p) {
             multiply_bf16_tiles(x, x_stride, p->b, steps, sums[now], &ahead, 2);
         else
             multiply_bf16_tiles(x, x_stride, p->b, steps, sums[now], &ahead, 1);
-        if (i) finish_rows(p, sums[!now], i - 2 * T_ROWS, 2 * T_ROWS, NULL);
+        if (i) finish_rows(p, sums[!now], i - 2 * T_ROWS, 2 * T_ROWS, NULL, NULL);
     }
     i -= 2 * T_ROWS;
-    finish_rows(p, sums[!now], i, p->m - i, NULL);
+    finish_rows(p, sums[!now], i, p->m - i, NULL, NULL);
 }
 
 #endif

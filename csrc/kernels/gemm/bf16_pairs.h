@@ -1,6 +1,6 @@
 /* The weight format "bfloat16" where the processor multiplies pairs of it (VDPBF16PS): x is rounded to bfloat16, too.
  *
- * Used by isa/avx512bf16.c, which makes the descriptor. Weights are laid out as on the level below (bf16_pack.h), rows
+ * Used by isa/avx512bf16.c, which makes the descriptor. Weights are laid out as on the level below (half_pack.h), rows
  * of x in pairs (bf16_rows.h). A pair is as long as a float, so panels and few rows go through the tiles of float32
  * with another product: half as many steps of k. Sums are fp32; the odd element of a pair is added first, then the even
  * one, each rounded; denormals count as 0. Blocks of k are twice as long as those of float32: as many bytes, as many
@@ -14,23 +14,23 @@
 
 #define TILE_PRODUCT(a, b, c) v_dot_bf16(c, a, b)
 
-#include "bf16_pack.h"
+#include "half_pack.h"
 #include "bf16_rows.h"
 #include "panel.h"
 #include "small_m.h"
 
-enum { MAX_PAIRS_K_BLOCK = BF16_PAIR * MAX_K_BLOCK };
+enum { MAX_PAIRS_K_BLOCK = HALF_PAIR * MAX_K_BLOCK };
 _Static_assert(MAX_PAIRS_K_BLOCK % K_UNIT == 0 && K_UNIT % BF16_K_GROUP == 0, "a block of k must be whole pairs");
-_Static_assert(BF16_PAIR * sizeof(uint16_t) == sizeof(float), "a pair must be as long as a float");
+_Static_assert(HALF_PAIR * sizeof(uint16_t) == sizeof(float), "a pair must be as long as a float");
 
 /* The same call with pairs for floats. */
 static tfast_gemm_call in_pairs(const tfast_gemm_call* p) {
     tfast_gemm_call pairs = *p;
     pairs.a = p->rows;
     pairs.a_stride = bf16_row_stride(p->k) / (int64_t)sizeof(float);
-    pairs.k = tfast_ceil_div(p->k, BF16_PAIR);
-    pairs.next_k = tfast_ceil_div(p->next_k, BF16_PAIR);
-    pairs.k_block = p->k_block / BF16_PAIR;
+    pairs.k = tfast_ceil_div(p->k, HALF_PAIR);
+    pairs.next_k = tfast_ceil_div(p->next_k, HALF_PAIR);
+    pairs.k_block = p->k_block / HALF_PAIR;
     return pairs;
 }
 

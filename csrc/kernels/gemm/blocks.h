@@ -1,4 +1,5 @@
-/* Weights in blocks: the format "int4" and those of GGUF files (Q8_0, Q4_K, ...), from one template.
+/* Weights in blocks: the format "int4", those of GGUF files (Q8_0, Q4_K, ...) and that of codes with a scale and a zero
+ * (Q4_Z: GPTQ, AWQ, compressed-tensors), from one template.
  *
  * Included by level.h and integers.h; the descriptors are made at the end. The layout, and what a format says of
  * itself: blocks_layout.h; rows of x: blocks_rows.h; packing: blocks_pack.h. A new format: its block_format there, its
@@ -577,10 +578,12 @@ BLOCK_FORMAT(q4_k, TFAST_FORMAT_Q4_K, 4, 0, NULL, 15, SCALES_K_MIN, with_min, 32
 BLOCK_FORMAT(q5_k, TFAST_FORMAT_Q5_K, 5, 0, NULL, 31, SCALES_K_MIN, with_min, 32, 4, A8_BYTES, 256, 176)
 BLOCK_FORMAT(q6_k, TFAST_FORMAT_Q6_K, 6, 32, NULL, 63, SCALES_K_16, of_16, 16, 2, A8_BYTES, 256, 210)
 BLOCK_FORMAT(iq4_nl, TFAST_FORMAT_IQ4_NL, 4, 128, iq4_codes, 241, SCALES_F16, of_32, 32, 8, A8_LARGE, 32, 18)
+BLOCK_FORMAT(q4_z, TFAST_FORMAT_Q4_Z, 4, 0, NULL, 15, SCALES_F16_ZERO, with_min, 32, 8, A8_BYTES, 32, 19)
 BLOCK_FORMAT(mxfp4, TFAST_FORMAT_MXFP4, 4, 12, e2m1_codes, 24, SCALES_BF16, of_32, 32, 4, A8_BYTES, 32, 17)
-#define BLOCK_GEMMS                                                                                             \
-    &int4_gemm, &q8_0_gemm, &q4_0_gemm, &q4_1_gemm, &q5_0_gemm, &q5_1_gemm, &q4_k_gemm, &q5_k_gemm, &q6_k_gemm, \
-        &iq4_nl_gemm, &mxfp4_gemm, &int4_a8_gemm, &q8_0_a8_gemm, &q4_0_a8_gemm, &q4_1_a8_gemm, &q5_0_a8_gemm,   \
-        &q5_1_a8_gemm, &q4_k_a8_gemm, &q5_k_a8_gemm, &q6_k_a8_gemm, &iq4_nl_a8_gemm, &mxfp4_a8_gemm
+#define BLOCK_GEMMS                                                                                                \
+    &int4_gemm, &q8_0_gemm, &q4_0_gemm, &q4_1_gemm, &q5_0_gemm, &q5_1_gemm, &q4_k_gemm, &q5_k_gemm, &q6_k_gemm,    \
+        &iq4_nl_gemm, &q4_z_gemm, &mxfp4_gemm, &int4_a8_gemm, &q8_0_a8_gemm, &q4_0_a8_gemm, &q4_1_a8_gemm,         \
+        &q5_0_a8_gemm, &q5_1_a8_gemm, &q4_k_a8_gemm, &q5_k_a8_gemm, &q6_k_a8_gemm, &iq4_nl_a8_gemm, &q4_z_a8_gemm, \
+        &mxfp4_a8_gemm
 
 #endif

@@ -8,7 +8,7 @@
  * each block of 32 or 256 k, so that a kernel reads it from end to end:
  *
  *     of formats of 256 k:  d, 16 bits [P] | d of the minima, negated [P]
- *     for each 32 k:        scales [P] | minima [P] | high bits of the codes | low bits of the codes
+ *     for each 32 k:        scales [P] | minima or zeros [P] | high bits of the codes | low bits of the codes
  *
  * Low bits, 4: for each 8 k, a 32-bit word [P]; its upper half is of the odd k, its lower half of the even ones, and
  * nibble i of a half is pair i (k = 8 c + 2 i + half). So masks and shifts give pairs of 16-bit codes, side by side in
@@ -27,6 +27,7 @@ typedef enum {
     SCALES_F16_MIN,  /* and a minimum */
     SCALES_BF16,     /* bfloat16 a group */
     SCALES_BF16_MIN, /* and a minimum */
+    SCALES_F16_ZERO, /* float16, and a zero, a byte: the minimum is -zero * scale, exact */
     SCALES_K_MIN,    /* 6 bits a group times d of 256 k, and a minimum likewise */
     SCALES_K_16      /* 8 signed bits a group of 16 times d of 256 k */
 } block_scales;
@@ -50,14 +51,17 @@ static const uint8_t e2m1_codes[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 1
 #define SPAN_OF(scales)  ((scales) >= SCALES_K_MIN ? BLOCK_MOST_K : BLOCK_SUB)
 #define GROUP_OF(scales) ((scales) == SCALES_K_16 ? BLOCK_LEAST_GROUP : BLOCK_SUB)
 /* Bytes of a column: before the 32 k of a block; in 32 k scales and minima, high bits, low bits. */
-#define HEAD_BYTES_OF(scales)        ((scales) == SCALES_K_MIN ? 4 : (scales) == SCALES_K_16 ? 2 : 0)
-#define SCALE_BYTES_OF(scales)       ((scales) == SCALES_F16_MIN || (scales) == SCALES_BF16_MIN ? 4 : 2)
+#define HEAD_BYTES_OF(scales) ((scales) == SCALES_K_MIN ? 4 : (scales) == SCALES_K_16 ? 2 : 0)
+#define SCALE_BYTES_OF(scales) \
+    ((scales) == SCALES_F16_MIN || (scales) == SCALES_BF16_MIN ? 4 : (scales) == SCALES_F16_ZERO ? 3 : 2)
 #define HIGH_BYTES_OF(bits)          ((bits) == 5 ? 4 : (bits) == 6 ? 8 : 0)
 #define LOW_BYTES_OF(bits)           ((bits) == 8 ? 32 : 16)
 #define SUB_BYTES_OF(bits, scales)   (SCALE_BYTES_OF(scales) + HIGH_BYTES_OF(bits) + LOW_BYTES_OF(bits))
 #define BLOCK_BYTES_OF(bits, scales) (HEAD_BYTES_OF(scales) + SPAN_OF(scales) / BLOCK_SUB * SUB_BYTES_OF(bits, scales))
 
-#define BLOCK_HAS_MIN(f)     ((f).scales == SCALES_F16_MIN || (f).scales == SCALES_BF16_MIN || (f).scales == SCALES_K_MIN)
+#define BLOCK_HAS_MIN(f)                                                                               \
+    ((f).scales == SCALES_F16_MIN || (f).scales == SCALES_BF16_MIN || (f).scales == SCALES_F16_ZERO || \
+     (f).scales == SCALES_K_MIN)
 #define BLOCK_GROUP(f)       GROUP_OF((f).scales)
 #define FORMAT_K(f)          SPAN_OF((f).scales)
 #define BLOCK_HEAD_BYTES(f)  HEAD_BYTES_OF((f).scales)

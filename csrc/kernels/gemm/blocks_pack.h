@@ -1,8 +1,9 @@
-/* Packing of weights in blocks: from the blocks of a GGUF file, as they are, and of "int4" from floats.
+/* Packing of weights in blocks: from blocks of files, as they are, and of "int4" from floats.
  *
  * Used by gemm/blocks.h. A reader takes one block of a row apart (`file_block`), `put_block` puts it into the column of
  * a panel; no value is computed, so that what products use is what the file says. Formats of the blocks:
- * https://github.com/ggml-org/ggml (ggml-common.h); transformer_fast/files/gguf_blocks.py has them in NumPy. */
+ * https://github.com/ggml-org/ggml (ggml-common.h); transformer_fast/files/gguf_blocks.py has them in NumPy. Those of
+ * Q4_Z are made by functional/block_weight.py. */
 #ifndef TFAST_KERNELS_GEMM_BLOCKS_PACK_H
 #define TFAST_KERNELS_GEMM_BLOCKS_PACK_H
 
@@ -49,7 +50,10 @@ V_INLINE void put_codes(const block_format f, const uint8_t code[BLOCK_SUB], int
 V_INLINE void put_block(const block_format f, const file_block* b, int64_t column, char* to) {
     uint16_t* d = (uint16_t*)to; /* of 256 k, or of the 32 */
     d[column] = b->scale;
-    if (BLOCK_HAS_MIN(f)) d[BLOCK_PANEL + column] = b->least;
+    if (f.scales == SCALES_F16_ZERO)
+        to[2 * BLOCK_PANEL + column] = (char)b->minima[0];
+    else if (BLOCK_HAS_MIN(f))
+        d[BLOCK_PANEL + column] = b->least;
     to += BLOCK_HEAD_BYTES(f) * BLOCK_PANEL;
     for (int g = 0; g < FORMAT_K(f) / BLOCK_SUB; g++, to += BLOCK_SUB_BYTES(f) * BLOCK_PANEL) {
         if (f.scales == SCALES_K_MIN) {
@@ -108,6 +112,13 @@ V_INLINE void read_q5_1(const uint8_t* p, file_block* b) {
     b->least = half_at(p + 2);
     split_nibbles(p + 8, 16, b->code);
     add_fifth_bits(p + 4, b->code);
+}
+
+/* A scale, a zero, and codes as those of Q4_0. */
+V_INLINE void read_q4_z(const uint8_t* p, file_block* b) {
+    b->scale = half_at(p);
+    b->minima[0] = p[2];
+    split_nibbles(p + 3, 16, b->code);
 }
 
 /* A power of two from 2^-128 on, half of what e stands for, since codes are twice their values; as bfloat16. */
@@ -179,6 +190,7 @@ PACK_BLOCKS(q5_1, 32, 24)
 PACK_BLOCKS(q4_k, 256, 144)
 PACK_BLOCKS(q5_k, 256, 176)
 PACK_BLOCKS(q6_k, 256, 210)
+PACK_BLOCKS(q4_z, 32, 19)
 PACK_BLOCKS(mxfp4, 32, 17)
 #define pack_iq4_nl pack_q4_0
 

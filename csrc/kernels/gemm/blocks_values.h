@@ -27,6 +27,9 @@ V_INLINE vf block_min(const block_format f, const char* head, const char* sub, c
     const int at = BLOCK_PANEL + j * V_LANES;
     if (f.scales == SCALES_F16_MIN) return v_load_f16((const uint16_t*)sub + at);
     if (f.scales == SCALES_BF16_MIN) return v_load_bf16((const uint16_t*)sub + at);
+    if (f.scales == SCALES_F16_ZERO)
+        return v_mul(v_load_f16((const uint16_t*)sub + at - BLOCK_PANEL),
+                     v_from_int(vi_sub(vi_zero(), vi_load_u8(sub + BLOCK_PANEL + at))));
     return v_mul(v_load_f16((const uint16_t*)head + at), v_from_int(vi_load_u8(sub + at)));
 }
 

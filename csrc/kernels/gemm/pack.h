@@ -31,16 +31,20 @@ static inline tfast_weight_rows rows_from(const tfast_weight_rows* w, int64_t ro
     return from;
 }
 
-/* Values of row i from d on, as bfloat16: those of a bfloat16 file keep their bits. */
-static inline void round_row(const tfast_weight_rows* w, int64_t i, int64_t d, int64_t n, uint16_t to[V_LANES]) {
+/* Values of row i from d on, as F16 or BF16 (`to_dtype`, a constant): those of a file of that type keep their bits. */
+static inline void round_row(const tfast_weight_rows* w, const tfast_dtype to_dtype, int64_t i, int64_t d, int64_t n,
+                             uint16_t to[V_LANES]) {
     const int64_t at = i * w->stride + d;
-    if (w->dtype == TFAST_BF16) {
+    if (w->dtype == to_dtype) {
         memcpy(to, (const uint16_t*)w->data + at, (size_t)n * sizeof *to);
         return;
     }
     float wide[V_LANES];
-    v_store(wide, w->dtype == TFAST_F32 ? load_weight_n(w, TFAST_F32, i, d, n) : load_weight_n(w, TFAST_F16, i, d, n));
-    for (int64_t j = 0; j < n; j++) to[j] = tfast_bf16_from_f32(wide[j]);
+    v_store(wide, w->dtype == TFAST_F32   ? load_weight_n(w, TFAST_F32, i, d, n)
+                  : w->dtype == TFAST_F16 ? load_weight_n(w, TFAST_F16, i, d, n)
+                                          : load_weight_n(w, TFAST_BF16, i, d, n));
+    for (int64_t j = 0; j < n; j++)
+        to[j] = to_dtype == TFAST_F16 ? tfast_f16_from_f32(wide[j]) : tfast_bf16_from_f32(wide[j]);
 }
 
 #endif

@@ -1,7 +1,7 @@
 /* A block of k of one panel times any number of rows, through the register tile: the contract of `panel`
  * (kernels/api.h) for formats whose values are floats, or as long as floats, when the tile reads them.
  *
- * Used by f32.h, bf16.h and bf16_pairs.h, which say what stands in B. */
+ * Used by f32.h, half.h and bf16_pairs.h, which say what stands in B. */
 #ifndef TFAST_KERNELS_GEMM_PANEL_H
 #define TFAST_KERNELS_GEMM_PANEL_H
 

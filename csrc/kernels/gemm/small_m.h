@@ -1,6 +1,6 @@
 /* Products of a few rows (small M) with packed weights: one pass over the panels, each read once, from end to end.
  *
- * Used by the formats that multiply floats, or what is as long (f32.h, bf16.h, bf16_pairs.h), for their `small_m`, up
+ * Used by the formats that multiply floats, or what is as long (f32.h, half.h, bf16_pairs.h), for their `small_m`, up
  * to SMALL_M rows; more rows go through `panel`, whose tile leaves the sums of a block of k in memory. Here they stay
  * in registers beside the total: a token of a decoder waits for nothing but the weights. The order of every sum is that
  * of `panel`: block by block, each from 0, so that a row has the same bits whatever comes with it.

@@ -25,7 +25,12 @@ from transformer_fast.functional.integer_weight import as_floats, concatenated
 from transformer_fast.functional.linear import AS_STORED, INTEGER_FORMATS
 from transformer_fast.functional.stored_weight import StoredWeight
 from transformer_fast.models.common.blocks import holds_blocks, with_blocks
-from transformer_fast.models.common.compute_types import ComputeType, formats_of_parameters, set_weight_formats
+from transformer_fast.models.common.compute_types import (
+    ComputeType,
+    check_meets_blocks,
+    formats_of_parameters,
+    set_weight_formats,
+)
 from transformer_fast.models.common.config import read_config, without_fields
 from transformer_fast.models.common.known_fields import REPORTS
 from transformer_fast.models.common.mxfp4 import read_mxfp4
@@ -395,12 +400,12 @@ class PretrainedModel(Module):
         checkpoint = with_blocks(checkpoint, sources, model._names_of("_half_names"))
         in_file = {name: tensor.name for name, tensor in checkpoint.tensors.items()}
         theirs = {ours: [in_file.get(name, name) for name in source.names] for ours, source in sources.items()}
-        # One module may have parameters of both kinds, and one format: floats are float32 in either.
-        plain = AS_STORED if holds_blocks(checkpoint) else "float32"
         stored = {
-            ours: stored_format if cls._holds_integers(source, checkpoint) else plain
+            ours: stored_format if cls._holds_integers(source, checkpoint) else AS_STORED
             for ours, source in sources.items()
         }
+        if not holds_blocks(checkpoint):
+            check_meets_blocks(compute_type, source)
         set_weight_formats(model, compute_type, theirs, stored)
         expected: dict[str, tuple[int, ...]] = {}
         for ours, parameter in own.items():

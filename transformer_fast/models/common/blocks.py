@@ -1,7 +1,7 @@
-"""Tensors in blocks, as GGUF files have them: kept as blocks where the engine has kernels for them.
+"""Tensors in blocks, as GGUF files have them, or in groups: kept as they are where products can take them so.
 
 `PretrainedModel.from_checkpoint` calls `with_blocks`; no family knows of it. Formats without kernels (Q2_K, Q3_K) and
-tensors that a parameter needs transposed or reshaped are expanded to float32, as `Tensor.floating` does it.
+tensors that a parameter needs transposed or reshaped are expanded to float32, as `Tensor.array` does it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from transformer_fast.files.checkpoint import Checkpoint
 from transformer_fast.files.source import Tensor
 from transformer_fast.functional.block_weight import BLOCK_FORMATS, BlockWeight
+from transformer_fast.models.common.quantised_groups import GroupTensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,8 @@ class BlockWeightTensor(Tensor):
 
 
 def with_blocks(checkpoint: Checkpoint, sources: Mapping[str, Any], takes_blocks: Collection[str]) -> Checkpoint:
-    """The checkpoint with `BlockWeightTensor`s for the matrices of which all parameters are taken as they are.
+    """The checkpoint with `BlockWeightTensor`s for the matrices of which all parameters are taken as they are, and
+    `GroupTensor`s for no others.
 
     sources: parameter -> its `Source`; takes_blocks: the parameters that may be blocks.
     """
@@ -43,18 +45,19 @@ def with_blocks(checkpoint: Checkpoint, sources: Mapping[str, Any], takes_blocks
         for name in source.names
     }
     used = {name for source in sources.values() for name in source.names} - expanded
-    tensors = {
-        name: _as_blocks(tensor)
-        if name in used and tensor.code in BLOCK_FORMATS and hasattr(tensor, "blocks") and len(tensor.shape) == 2
-        else tensor
-        for name, tensor in checkpoint.tensors.items()
-    }
+    tensors = {name: _taken(tensor, name in used) for name, tensor in checkpoint.tensors.items()}
     return dataclasses.replace(checkpoint, tensors=tensors)
 
 
 def holds_blocks(checkpoint: Checkpoint) -> bool:
-    """Is one of its tensors a `BlockWeightTensor`?"""
-    return any(isinstance(tensor, BlockWeightTensor) for tensor in checkpoint.tensors.values())
+    """Whether any weight of what `with_blocks` gave meets activations that are rounded."""
+    return any(isinstance(tensor, (BlockWeightTensor, GroupTensor)) for tensor in checkpoint.tensors.values())
+
+
+def _taken(tensor: Tensor, as_it_is: bool) -> Tensor:
+    if as_it_is and tensor.code in BLOCK_FORMATS and hasattr(tensor, "blocks") and len(tensor.shape) == 2:
+        return _as_blocks(tensor)
+    return tensor if as_it_is or not isinstance(tensor, GroupTensor) else tensor.expanded()
 
 
 def _as_blocks(tensor: Tensor) -> BlockWeightTensor:

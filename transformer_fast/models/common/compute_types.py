@@ -15,9 +15,9 @@ from transformer_fast.nn import Module
 # A name, or names of parts of the model and "" for all others -> a name.
 ComputeType: TypeAlias = str | Mapping[str, str]
 
-# "auto": of floats. "auto_a8": the same, but for blocks of a file, which meet activations of 8 bits.
+# "auto": what a weight is stored in, but for integers. "auto_a8": the same, with activations of 8 bits for blocks.
 _AUTO_A8 = "auto_a8"
-_FORMATS = {"auto": "float32", _AUTO_A8: "float32"} | {name: name for name in FORMATS}
+_FORMATS = {"auto": AS_STORED, _AUTO_A8: AS_STORED_A8} | {name: name for name in FORMATS}
 
 
 def weight_format_of(compute_type: ComputeType) -> str:
@@ -76,11 +76,6 @@ def formats_of_parameters(
                 formats[parameter] = AS_STORED_A8 if as_in_file == AS_STORED else as_in_file
             else:
                 formats[parameter] = as_in_file if name == "auto" else _FORMATS[name]
-    if _AUTO_A8 in (rest, *named.values()) and AS_STORED_A8 not in formats.values():
-        raise ValueError(
-            f"compute_type is {_AUTO_A8!r}, which is for weights in blocks (GGUF files), and {type(model).__name__} "
-            f"has none there; needed: 'auto', or another of {', '.join(FORMATS)}"
-        )
     if unknown:
         parts = sorted({name.partition(".")[0] for name, _ in model.named_parameters()})
         raise ValueError(
@@ -88,6 +83,19 @@ def formats_of_parameters(
             f"needed: parts of it, like {', '.join(parts)}, or the beginnings of its tensors' names"
         )
     return formats
+
+
+def check_meets_blocks(compute_type: ComputeType, where: object) -> None:
+    """Refuses what is for blocks alone; `where` is what holds none.
+
+    Raises:
+        ValueError: compute_type has "auto_a8".
+    """
+    if _AUTO_A8 in _named(compute_type).values():
+        raise ValueError(
+            f"compute_type is {_AUTO_A8!r}, which is for weights in blocks (GGUF files), and {where} has none; needed: "
+            f"'auto', or another of {', '.join(FORMATS)}"
+        )
 
 
 def _named(compute_type: ComputeType) -> dict[str, str]:

@@ -1,10 +1,9 @@
 """Weights of few bits with a scale and a zero for each group of a row: GPTQ, AWQ, compressed-tensors' "pack-quantized".
 
 `quantised.read_integers` calls `read_groups` where `is_grouped` says so. A layer's tensors become one `GroupTensor`
-under the name of its weight, whose values are float32: they are computed when the tensor is used, some rows at a time.
-All three store W[n, k] = (q[n, k] - zero[n, g(k)]) * scale[n, g(k)]; they differ in names, in the order of the bits, in
-what zero is stored as and in which axis comes first. Another such form is a function beside `_gptq`, and its line in
-`_METHODS`.
+under the name of its weight, which is read as a `GroupWeight`: its rows are computed when they are packed. All three
+store W[n, k] = (q[n, k] - zero[n, g(k)]) * scale[n, g(k)]; they differ in names, in the order of the bits, in what zero
+is stored as and in which axis comes first. Another such form is a function beside `_gptq`, and its line in `_METHODS`.
 
 Formats: AutoGPTQ and GPTQModel (nn_modules/qlinear), AutoAWQ (awq/utils/packing_utils.py),
 https://github.com/vllm-project/compressed-tensors (compressors/pack_quantized).
@@ -14,17 +13,17 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from transformer_fast.files.errors import CheckpointError
 from transformer_fast.files.source import Tensor
+from transformer_fast.models.common.group_weight import GroupMatrix, GroupWeight
 from transformer_fast.models.common.quantised_settings import Place
 
-# Values that are computed together: temporaries of some MB, whatever a tensor's size.
-_TOGETHER = 1 << 20
 _BITS = (2, 3, 4, 8)
 # The columns that AWQ's eight numbers of a word belong to.
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
@@ -34,40 +33,23 @@ _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 class GroupTensor(Tensor):
     """A weight (N, K) whose tensors are those of groups.
 
-    integers: rows of it, (n, K), of whole numbers. scales, zeros: (N, G). groups: the group of each column (K,).
+    matrix: what they say, read once it is used. expands: is it read as an array?
     """
 
-    integers: Callable[[slice], np.ndarray] | None = None
-    scales: Callable[[], np.ndarray] | None = None
-    zeros: Callable[[], np.ndarray] | None = None
-    groups: Callable[[], np.ndarray] | None = None
+    matrix: Callable[[], GroupMatrix] | None = None
+    expands: bool = False
 
     def array(self) -> np.ndarray:
         """The values, a copy: float32."""
-        rows, columns = self.shape
-        found = np.empty(self.shape, np.float32)
-        scales, zeros, groups = self.scales(), self.zeros(), self.groups()
-        count = scales.shape[1]
-        # Groups of as many columns each, one after the other, need no table of a number for each column.
-        regular = (
-            count > 0 and columns % count == 0 and np.array_equal(groups, np.arange(columns) // (columns // count))
-        )
-        together = max(_TOGETHER // max(columns, 1), 1)
-        for first in range(0, rows, together):
-            some = slice(first, min(first + together, rows))
-            out, integers = found[some], self.integers(some)
-            if regular:
-                grouped = (len(out), count, columns // count)
-                out, integers = out.reshape(grouped), integers.reshape(grouped)
-                zero, scale = zeros[some][:, :, None], scales[some][:, :, None]
-            else:
-                zero, scale = zeros[some][:, groups], scales[some][:, groups]
-            np.subtract(integers, zero, out=out, dtype=np.float32)
-            out *= scale
-        return found
+        return GroupWeight.of(self.matrix()).dequantised()
 
-    def floating(self) -> np.ndarray:
-        return self.array()
+    def floating(self) -> Any:
+        """The weight, a GroupWeight; an array where `expands`."""
+        return self.array() if self.expands else GroupWeight.of(self.matrix())
+
+    def expanded(self) -> GroupTensor:
+        """The same, read as an array."""
+        return dataclasses.replace(self, expands=True)
 
 
 def is_grouped(settings: Mapping[str, Any]) -> bool:
@@ -122,7 +104,7 @@ class _Layer:
         return tensor
 
     def scales(self, part: str, shape: tuple[int, ...]) -> Callable[[], np.ndarray]:
-        """Reads the scales as they are stored, float32."""
+        """Reads the scales as they are stored."""
         tensor = self.parts[part]
         if tensor.shape != shape:
             raise CheckpointError(
@@ -131,8 +113,8 @@ class _Layer:
             )
 
         def read() -> np.ndarray:
-            found = tensor.floating().astype(np.float32)
-            if not np.isfinite(found).all():
+            found = tensor.floating()
+            if not np.isfinite(found.astype(np.float32)).all():
                 raise CheckpointError(f"{tensor.file}: tensor {tensor.name!r} holds NaN or infinity; needed: scales")
             return found
 
@@ -157,8 +139,14 @@ class _Layer:
 
         return read
 
-    def tensor(self, packed: Tensor, shape: tuple[int, int], **values: Any) -> GroupTensor:
-        return GroupTensor(packed.name, packed.file, packed.code, shape, packed.data, **values)
+    def tensor(self, packed: Tensor, shape: tuple[int, int], **matrix: Callable[[], Any]) -> GroupTensor:
+        """matrix: the fields of `GroupMatrix`, as what reads them."""
+        bits = self.settings.bits
+
+        def read() -> GroupMatrix:
+            return GroupMatrix(bits, **{name: field() for name, field in matrix.items()})
+
+        return GroupTensor(packed.name, packed.file, packed.code, shape, packed.data, matrix=read)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -323,17 +311,37 @@ def _gptq_weight(layer: _Layer) -> GroupTensor:
     read_scales = layer.scales("scales", (count, rows))
     zeros = layer.needed("qzeros", "I32", (count, _words(rows, bits)), "zeros of all groups")
 
-    def integers(some: slice) -> np.ndarray:
-        return _unpacked(packed.array()[:, some].T, bits, columns)
-
     return layer.tensor(
         packed,
         (rows, columns),
-        integers=integers,
+        integers=lambda: partial(_rows_of_columns, packed.array(), bits, columns),
+        zeros=lambda: partial(_zeros, zeros.array(), bits, own.first_zero),
         scales=lambda: read_scales().T,
-        zeros=lambda: _unpacked(zeros.array(), bits, rows).T.astype(np.float32) + np.float32(own.first_zero),
         groups=layer.groups("g_idx", columns, count),
     )
+
+
+def _rows_of_columns(words: np.ndarray, bits: int, count: int, rows: np.ndarray) -> np.ndarray:
+    """Rows (n, count) whose numbers follow each other in the columns of the words."""
+    return _unpacked(words[:, rows].T, bits, count)
+
+
+def _columns_of_rows(words: np.ndarray, bits: int, order: Sequence[int], columns: np.ndarray) -> np.ndarray:
+    """Columns, as rows, of numbers that follow each other in the rows of the words: uint8.
+
+    order: the column of each number of a word, where that is not its place.
+    """
+    if 32 % bits:
+        return np.ascontiguousarray(_unpacked(words, bits, words.shape[1] * 32 // bits)[:, columns].T)
+    count = 32 // bits
+    places = np.argsort(order) if order else np.arange(count)
+    shifts = (bits * places).astype(np.int32)[columns % count]
+    return (words[:, columns // count] >> shifts & np.int32((1 << bits) - 1)).T.astype(np.uint8, order="C")
+
+
+def _zeros(words: np.ndarray, bits: int, first: int, columns: np.ndarray) -> np.ndarray:
+    """The same of zeros, where a 0 stands for `first`."""
+    return _columns_of_rows(words, bits, (), columns).astype(np.int16) + np.int16(first)
 
 
 # --- AWQ --------------------------------------------------------------------------------------------------------------
@@ -370,22 +378,12 @@ def _awq_weight(layer: _Layer) -> GroupTensor:
     rows, count = words * 8, _group_count(layer.settings, columns)
     read_scales = layer.scales("scales", (count, rows))
     zeros = layer.needed("qzeros", "I32", (count, words), "zeros of all groups")
-    places = np.argsort(_AWQ_ORDER)
-
-    def in_order(words: np.ndarray) -> np.ndarray:
-        numbers = _unpacked(words, 4, words.shape[1] * 8).reshape(len(words), -1, 8)
-        return numbers[:, :, places].reshape(len(words), -1).T
-
-    def integers(some: slice) -> np.ndarray:
-        first, last = some.start // 8, -(-some.stop // 8)
-        return in_order(packed.array()[:, first:last])[some.start - 8 * first : some.stop - 8 * first]
-
     return layer.tensor(
         packed,
         (rows, columns),
-        integers=integers,
+        integers=lambda: partial(_columns_of_rows, packed.array(), 4, _AWQ_ORDER),
+        zeros=lambda: partial(_columns_of_rows, zeros.array(), 4, _AWQ_ORDER),
         scales=lambda: read_scales().T,
-        zeros=lambda: in_order(zeros.array()).astype(np.float32),
         groups=layer.groups("g_idx", columns, count),
     )
 
@@ -496,19 +494,27 @@ def _compressed_weight(layer: _Layer) -> GroupTensor:
     if zeros is not None:
         layer.needed("weight_zero_point", "I32", (_words(rows, bits), count), "zeros of all groups")
 
-    def read_zeros() -> np.ndarray:
+    def read_zeros() -> Callable[[np.ndarray], np.ndarray]:
         if zeros is None:
-            return np.full((rows, count), half, np.float32)
-        return _unpacked(zeros.array().T, bits, rows).T.astype(np.float32)
+            return partial(_one_zero, half, count)
+        return partial(_zeros, zeros.array().T, bits, 0)
 
     return layer.tensor(
         packed,
         (rows, columns),
-        integers=lambda some: _unpacked(packed.array()[some], bits, columns),
-        scales=lambda: np.broadcast_to(read_scales().reshape(-1, count), (rows, count)),
+        integers=lambda: partial(_rows_of_rows, packed.array(), bits, columns),
         zeros=read_zeros,
+        scales=lambda: np.broadcast_to(read_scales().reshape(-1, count), (rows, count)),
         groups=layer.groups("weight_g_idx", columns, count),
     )
+
+
+def _rows_of_rows(words: np.ndarray, bits: int, count: int, rows: np.ndarray) -> np.ndarray:
+    return _unpacked(words[rows], bits, count)
+
+
+def _one_zero(zero: int, count: int, rows: np.ndarray) -> np.ndarray:
+    return np.full((len(rows), count), zero, np.int16)
 
 
 def _shape(layer: _Layer, packed: Tensor) -> tuple[int, int]:
