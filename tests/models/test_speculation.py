@@ -301,10 +301,10 @@ def test_nothing_is_tried_before_a_guess_was_right():
 
 def test_plain_steps_of_a_rest_run_together():
     pace = Pace(20, clock=True)
-    pace.stepped(1e-4), pace.stepped(1e-4)
-    pace.checked(4, 0, 1.29e-4)
-    assert pace.rest == 5  # looking after each would take 5 us of 100: after five it takes 1 %
-    pace.stepped(1e-4, 5), pace.stepped(1e-4, 3)
+    pace.stepped(2.5e-4), pace.stepped(2.5e-4)
+    pace.checked(4, 0, 1.29 * 2.5e-4)
+    assert pace.rest == 4  # looking after each would take 10 us of 250: after four it takes 1 %
+    pace.stepped(2.5e-4, 4), pace.stepped(2.5e-4, 4)
     assert not pace.ready and pace.rest == 2  # of 0.29 that were lost 0.04 are left: the first steps had gained 0.05
 
 

@@ -42,8 +42,9 @@ _LEAST_PART = 1 / 16
 # After so many failures in a row a look-up must have been right before anything is tried.
 _FAILURES = 2
 # Plain steps of a rest run together, so many at most, as long as looking after each of them would take more than 1 % of
-# the time: it takes 5 us, since the look-up's tables are no longer in the caches (1 M parameters, a step takes 82 us).
-_STEPS_TOGETHER, _LOOK = 8, 5e-6 / 0.01
+# the time: it takes some 10 us, and then 1 us a token, since the look-up's tables are no longer in the caches: 14 us
+# for 7 tokens (1 M parameters, where a step takes 82).
+_STEPS_TOGETHER, _LOOK = 16, 10e-6 / 0.01
 # Plain steps before the first candidates: the first one finds cold caches (249 us, the next one 76, 1 M parameters).
 _TIMED_STEPS = 2
 # Without a clock: what a candidate costs, drafted and checked, as a share of a step.
