@@ -202,7 +202,7 @@ def test_other_kinds_are_refused(tmp_path, config):
 @pytest.mark.parametrize(
     "arguments, options, error, text",
     [
-        (("int3", TEXTS), {}, ValueError, "compute_type is 'int3'; needed: one of auto, float32"),
+        (("int3", TEXTS), {}, ValueError, "compute_type is 'int3'; needed: one of auto, auto_a8, float32"),
         (("int8", []), {}, ValueError, "texts is empty; needed: at least one text"),
         (("int8", ["a", 3]), {}, TypeError, r"texts\[1\] is a int; needed: a string"),
         (("int8", TEXTS), {"batch_size": 0}, ValueError, "batch_size is 0; needed: an integer >= 1"),

@@ -280,12 +280,24 @@ def test_models_in_4_bits(tmp_path, form):
         np.testing.assert_array_equal(np.asarray(state[name]), folder.state_dict()[name])
     exact, got = folder(ids).logits, model(ids).logits
     assert 0 < np.abs(got - exact).max() < 1e-3 * np.abs(exact).max()
-    wide = load_model(tmp_path / "a", compute_type="float32")
+    wide, coarse = (load_model(tmp_path / "a", compute_type=name) for name in ("float32", "auto_a8"))
     np.testing.assert_array_equal(wide(ids).logits, exact)
+    assert coarse.model.layers[0].up_proj.packed().format == f"{format}_a8"
+    errors = [np.linalg.norm(logits - exact) / np.linalg.norm(exact) for logits in (got, coarse(ids).logits)]
+    assert 20 * errors[0] < errors[1] < 0.05
     for same in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         np.testing.assert_array_equal(same(ids).logits, got)
     model.save_pretrained(tmp_path / "c")
     np.testing.assert_array_equal(load_model(tmp_path / "c")(ids).logits, exact)
+
+
+def test_8_bit_activations_need_blocks(tmp_path):
+    stored, _, settings = made("gptq_8")
+    said = "compute_type is 'auto_a8', which is for weights in blocks"
+    with pytest.raises(ValueError, match=said):
+        load_model(write(tmp_path, stored, settings), compute_type="auto_a8")
+    with pytest.raises(ValueError, match=said):
+        load_model(tmp_path).save_pretrained(tmp_path / "b", compute_type="auto_a8")
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------

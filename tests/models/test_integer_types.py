@@ -80,7 +80,7 @@ def test_parts_of_another_type(tmp_path):
     assert set(formats(load_model(folder, compute_type={"lm_head": "int8"})).values()) == {"float32", "int8"}
     with pytest.raises(ValueError, match=r"compute_type names 'head', which LlamaForCausalLM does not have; needed"):
         load_model(folder, compute_type={"": "int8", "head": "float32"})
-    with pytest.raises(ValueError, match="compute_type is 'int3'; needed: one of auto, float32, float16, bfloat16"):
+    with pytest.raises(ValueError, match="compute_type is 'int3'; needed: one of auto, auto_a8, float32, float16"):
         load_model(folder, compute_type={"": "int8", "lm_head": "int3"})
     with pytest.raises(TypeError, match="compute_type is 8; needed: a name, or a mapping"):
         load_model(folder, compute_type=8)

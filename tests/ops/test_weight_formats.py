@@ -14,6 +14,7 @@ from support import assert_same_bits, normal, rounds_x, widened
 from transformer_fast import functional as F
 from transformer_fast import reference
 from transformer_fast.functional.linear import FORMATS as ALL_FORMATS
+from transformer_fast.functional.stored_weight import StoredWeight
 
 pytestmark = pytest.mark.formats("bfloat16")
 
@@ -146,6 +147,49 @@ def test_row_blocks_are_one_weight(dtype, format, isa):
     packed = F.pack_weight(blocks, format=format)
     assert packed.shape == (101, 37)
     assert_same_bits(packed.unpack(), F.pack_weight(whole, format=format).unpack())
+
+
+class Computed(StoredWeight):
+    """Rows that are made when they are asked for; most: of how many values at a time."""
+
+    def __init__(self, values, most):
+        self.values, self.most = values, most
+
+    @property
+    def shape(self):
+        return self.values.shape
+
+    def __getitem__(self, rows):
+        return Computed(self.values[rows], self.most)
+
+    def dequantised(self):
+        assert self.values.size <= self.most
+        return self.values
+
+
+@pytest.mark.parametrize("format", ["float32", *FORMATS])
+@pytest.mark.parametrize("dtype", TYPES)
+def test_rows_that_are_computed_while_they_are_packed(format, dtype, isa):
+    """A million values at a time, alone and among arrays: the weight is that of all values at once."""
+    values, more = stored(normal(1300, 1700), dtype), normal(3, 1700, seed=1)
+    weight = Computed(values, 1 << 20)
+    x = normal(2, 1700)
+    for given, whole in ((weight, values), ([more, weight, more], [more, values.astype(np.float32), more])):
+        packed, expected = F.pack_weight(given, format=format), F.pack_weight(whole, format=format)
+        assert (packed.shape, packed.nbytes) == (expected.shape, expected.nbytes)
+        assert_same_bits(packed.unpack(), expected.unpack())
+        assert_same_bits(F.linear(x, packed), F.linear(x, expected))
+
+
+def test_rows_on_demand_are_counted():
+    class Short:
+        shape = (5, 3)
+
+        def rows(self, first, last):
+            return (np.zeros((4, 3), np.float32),)
+
+    with pytest.raises(ValueError, match="blocks have other rows than were asked for"):
+        F.PackedWeight(Short(), 0, "float32", False, None, None, 0)
 
 
 def test_row_blocks_of_several_types():

@@ -24,10 +24,10 @@ from transformer_fast.files.source import ModelSource
 from transformer_fast.functional.integer_weight import as_floats, concatenated
 from transformer_fast.functional.linear import AS_STORED, INTEGER_FORMATS
 from transformer_fast.functional.stored_weight import StoredWeight
-from transformer_fast.models.common.blocks import holds_blocks, with_blocks
+from transformer_fast.models.common.blocks import with_blocks
 from transformer_fast.models.common.compute_types import (
     ComputeType,
-    check_meets_blocks,
+    check_blocks,
     formats_of_parameters,
     set_weight_formats,
 )
@@ -404,8 +404,6 @@ class PretrainedModel(Module):
             ours: stored_format if cls._holds_integers(source, checkpoint) else AS_STORED
             for ours, source in sources.items()
         }
-        if not holds_blocks(checkpoint):
-            check_meets_blocks(compute_type, source)
         set_weight_formats(model, compute_type, theirs, stored)
         expected: dict[str, tuple[int, ...]] = {}
         for ours, parameter in own.items():
@@ -414,6 +412,7 @@ class PretrainedModel(Module):
                     raise CheckpointError(f"{source}: tensor {name!r} would have to be {shape} and {expected[name]}")
         check_used(checkpoint, expected, cls)
         tensors = checkpoint.take(expected, cls.ignored)
+        check_blocks(model, compute_type, tensors.values())
         model.load_state_dict({ours: sources[ours].read(tensors, array.shape) for ours, array in own.items()})
         checkpoint.source.release()
         model._content, model._names, model._reports = dict(checkpoint.config), frozenset(names), reports

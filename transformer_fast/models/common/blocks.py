@@ -49,11 +49,6 @@ def with_blocks(checkpoint: Checkpoint, sources: Mapping[str, Any], takes_blocks
     return dataclasses.replace(checkpoint, tensors=tensors)
 
 
-def holds_blocks(checkpoint: Checkpoint) -> bool:
-    """Whether any weight of what `with_blocks` gave meets activations that are rounded."""
-    return any(isinstance(tensor, (BlockWeightTensor, GroupTensor)) for tensor in checkpoint.tensors.values())
-
-
 def _taken(tensor: Tensor, as_it_is: bool) -> Tensor:
     if as_it_is and tensor.code in BLOCK_FORMATS and hasattr(tensor, "blocks") and len(tensor.shape) == 2:
         return _as_blocks(tensor)

@@ -7,9 +7,10 @@ alone (docs/adding_a_weight_format.md); what a model does with a name is here.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from transformer_fast.functional.linear import AS_STORED, AS_STORED_A8, FORMATS
+from transformer_fast.functional.stored_weight import StoredWeight
 from transformer_fast.nn import Module
 
 # A name, or names of parts of the model and "" for all others -> a name.
@@ -76,6 +77,8 @@ def formats_of_parameters(
                 formats[parameter] = AS_STORED_A8 if as_in_file == AS_STORED else as_in_file
             else:
                 formats[parameter] = as_in_file if name == "auto" else _FORMATS[name]
+    if AS_STORED not in stored.values():
+        check_blocks(model, compute_type, ())
     if unknown:
         parts = sorted({name.partition(".")[0] for name, _ in model.named_parameters()})
         raise ValueError(
@@ -85,16 +88,18 @@ def formats_of_parameters(
     return formats
 
 
-def check_meets_blocks(compute_type: ComputeType, where: object) -> None:
-    """Refuses what is for blocks alone; `where` is what holds none.
+def check_blocks(model: Module, compute_type: ComputeType, weights: Iterable[Any]) -> None:
+    """weights: what the model's parameters are made of.
 
     Raises:
-        ValueError: compute_type has "auto_a8".
+        ValueError: "auto_a8" is asked for, and no weight is in blocks.
     """
-    if _AUTO_A8 in _named(compute_type).values():
+    if _AUTO_A8 not in _named(compute_type).values():
+        return
+    if not any(isinstance(weight, StoredWeight) and weight.format for weight in weights):
         raise ValueError(
-            f"compute_type is {_AUTO_A8!r}, which is for weights in blocks (GGUF files), and {where} has none; needed: "
-            f"'auto', or another of {', '.join(FORMATS)}"
+            f"compute_type is {_AUTO_A8!r}, which is for weights in blocks (GGUF files, folders of 4 bits), and "
+            f"{type(model).__name__} has none there; needed: 'auto', or another of {', '.join(FORMATS)}"
         )
 
 
