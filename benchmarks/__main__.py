@@ -51,7 +51,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--isa", help="instruction set of ours (default: the best that the machine has)")
     parser.add_argument("--peers", help="comma-separated, of " + ", ".join(backends.NAMES[1:]) + " (default: all)")
     parser.add_argument("--compute-types", help="comma-separated: no lanes of other narrow types (default: all)")
-    parser.add_argument("--only", help="the cases whose names hold this text (decoders alone)")
+    parser.add_argument("--only", help="comma-separated: cases whose names hold one of these (decoders alone)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each peer a case (default: 5)")
     parser.add_argument("--sample", type=float, default=0.02, help="seconds a turn lasts at least (default: 0.02)")
     parser.add_argument("--quick", action="store_true", help="small cases, two short rounds: does everything work?")

@@ -159,7 +159,7 @@ CLAIMS: tuple[Claim, ...] = tuple(_claims())
 
 def run(session: Run, quick: bool, only: str = "") -> None:
     for case in cases(quick):
-        if only not in case.name:
+        if not any(text in case.name for text in only.split(",")):
             continue
         found = artifacts.prepare(case.model, _forms(session), session.report)
         if not found:
