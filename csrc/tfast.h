@@ -138,6 +138,8 @@ void tfast_file_block(tfast_format format, int64_t* values, int64_t* bytes);
  * dozens of rows at most, or one. */
 void tfast_packed_begin(int64_t N, int64_t K, tfast_format format, int for_decode, tfast_packed* p);
 size_t tfast_packed_bytes(const tfast_packed* p);
+/* Memory for packed weights, aligned to a cache line, to be freed by free(); NULL: there is none. */
+void* tfast_weight_memory(size_t bytes);
 /* Whether the level in force can read its layout. */
 int tfast_packed_fits(const tfast_packed* p);
 /* The rows of all blocks -> those of the weight from `first` on. dtype: of every block; I8 for the formats of integers

@@ -109,6 +109,7 @@ cdef extern from "tfast.h" nogil:
     void tfast_file_block(tfast_format format, int64_t *values, int64_t *nbytes)
     void tfast_packed_begin(int64_t N, int64_t K, tfast_format format, int for_decode, tfast_packed *p)
     size_t tfast_packed_bytes(const tfast_packed *p)
+    void *tfast_weight_memory(size_t bytes)
     int tfast_packed_fits(const tfast_packed *p)
     int64_t tfast_pack_step(const tfast_packed *p)
     tfast_status tfast_pack_rows(const tfast_row_block *blocks, int64_t n_blocks, tfast_dtype dtype,

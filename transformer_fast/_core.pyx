@@ -10,7 +10,6 @@ from libc.math cimport sqrt
 from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
-from posix.stdlib cimport posix_memalign
 
 cimport numpy as cnp
 

@@ -99,7 +99,8 @@ cdef class PackedWeight:
             raise ValueError("scale or smoothing does not fit the blocks: pack_weight() sees to it")
         tfast_packed_begin(N, K, <tfast_format>number, for_decode, &self.packed)
         self.nbytes = tfast_packed_bytes(&self.packed)
-        if posix_memalign(&memory, 64, self.nbytes + 64) != 0:
+        memory = tfast_weight_memory(self.nbytes + 64)
+        if memory is NULL:
             raise MemoryError(f"packed weight {self.shape}: {self.nbytes} bytes could not be allocated")
         self.packed.data = memory
         if at_once:
