@@ -118,24 +118,15 @@ def _over_float32(compute_type: str, bound: float) -> Claim:
     return Claim(f"{_LARGE}, one step, {compute_type}: times as fast as our float32", value, bound, threads=1)
 
 
-def _over_llama_cpp(
-    case: str,
-    compute_type: str,
-    bound: float,
-    text: str,
-    threads: int | None = None,
-    isas: tuple[str, ...] | None = None,
-) -> Claim:
-    """Of the same file: llama.cpp rounds activations to 8 bits, too, where compute_type is one of `A8`."""
+def _over_llama_cpp(case: str, compute_type: str, bound: float, text: str, **runs: Any) -> Claim:
+    """Of the same file: llama.cpp rounds activations to 8 bits, too, where compute_type is one of `A8`. runs: threads
+    and isas of the claim."""
 
     def value(results: Results) -> float:
-        return results.seconds(case, label("llama_cpp", compute_type.removesuffix("_a8"))) / results.seconds(
-            case, label("ours", compute_type)
-        )
+        theirs = results.seconds(case, label("llama_cpp", compute_type.removesuffix("_a8")))
+        return theirs / results.seconds(case, label("ours", compute_type))
 
-    return Claim(
-        f"{_LARGE}, {text}, {compute_type}: times as fast as llama.cpp", value, bound, threads=threads, isas=isas
-    )
+    return Claim(f"{_LARGE}, {text}, {compute_type}: times as fast as llama.cpp", value, bound, **runs)
 
 
 def _claims():
@@ -149,8 +140,8 @@ def _claims():
         yield _over_float32(name, bound)
     for name, bound in (("Q8_0", 1.3), ("Q4_0", 1.2), ("Q4_K", 1.2)):
         for ours in (name, f"{name}_a8"):
-            yield _over_llama_cpp(step, ours, bound, "one step", 1)
-            yield _over_llama_cpp(step, ours, 1.1, "one step", 2)
+            yield _over_llama_cpp(step, ours, bound, "one step", threads=1)
+            yield _over_llama_cpp(step, ours, 1.1, "one step", threads=2)
             yield _over_llama_cpp(prompt, ours, 2.0, "prompt of 512", isas=("avx2", "avxvnni"))
             yield _over_llama_cpp(prompt, ours, 1.3, "prompt of 512", isas=AVX512)
             yield _over_llama_cpp(rows, ours, 1.5, "step of 8 rows")
