@@ -56,7 +56,7 @@ typedef struct {
     int64_t next_k;   /* and its k: fetched or prepared while this one runs; 0: nothing */
     void* work;       /* `panel` alone: work_bytes that `begin` has seen, 64-byte aligned */
     int64_t k_block;  /* `small_m` alone: the length of a block of k */
-    int prefetch_b;   /* `small_m` alone: whether B is fetched ahead of its loads */
+    int prefetch_b;   /* `small_m` alone, of floats: whether B is fetched ahead of its loads; integers always are */
 } tfast_gemm_call;
 
 /* Rows of a weight as the caller has them: n rows of k values. */

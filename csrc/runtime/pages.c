@@ -2,9 +2,8 @@
  *
  * Called by transformer_fast/_core_linear.pxi. A step of a decoder reads every weight once, from end to end: with pages
  * of 4 KB it waits for a translation every 64 lines. NumPy asks for huge pages for its arrays, so the probe of the
- * streaming read, and what it is compared with, has them. Zen 4, one thread, a step
- * of Llama-3.2-1B's shape with and without, in turns: float32 147 and 166 ms, Q4_0 26.6 and 29.8. Another trick of
- * pages: here. */
+ * streaming read, and what it is compared with, has them. Zen 4, one thread, a step of Llama-3.2-1B's shape with and
+ * without, in turns: float32 147 and 166 ms, Q4_0 26.6 and 29.8. Another trick of pages: here. */
 #include "../tfast.h"
 
 #include <stdlib.h>

@@ -9,7 +9,7 @@
 
 typedef struct {
     const char* name;
-    int small_m_prefetches;        /* small_m of a gemm fetches weights ahead of its loads */
+    int small_m_prefetches; /* small_m of floats fetches weights ahead of its loads; that of integers always does */
     int decode_prefetches_into_l2; /* attention's decode fetches K and V into L2 instead of L1 */
     /* Attention copies K and V before it reads them where at least so many panels of queries read them: rows side by
      * side, rows apart; 0: never. */

@@ -72,7 +72,8 @@ static void panel_superblock(work_t* w, int64_t index) {
 
 typedef void (*superblock_fn)(work_t* w, int64_t index);
 
-/* The superblock after which nothing is left of what the panels [first, last) see: INT64_MAX. */
+/* Where the next superblock begins, from `key` on, of which the panels [first, last) see something; INT64_MAX: there is
+ * none. Without lists it is `key`. */
 static int64_t next_superblock(work_t* w, int64_t first, int64_t last, int64_t key) {
     if (!has_lists(w->c)) return key;
     int64_t next = INT64_MAX;

@@ -2,8 +2,8 @@
  * (Q4_Z: GPTQ, AWQ, compressed-tensors), from one template.
  *
  * Included by level.h and integers.h; the descriptors are made at the end. The layout, and what a format says of
- * itself: blocks_layout.h; rows of x: blocks_rows.h; packing: blocks_pack.h. A new format: its block_format there, its
- * reader in blocks_pack.h, its line in BLOCK_FORMATS.
+ * itself: blocks_layout.h; rows of x: blocks_rows.h; codes as vectors: blocks_values.h; packing: blocks_pack.h. A new
+ * format: its reader in blocks_pack.h, its BLOCK_FORMAT and its names in BLOCK_GEMMS below.
  *
  *     y = (sum over groups, in order of k, of float(sum of integer products) * scale + float(sum of x) * minimum)
  *         * scale of the row + bias
@@ -13,11 +13,14 @@
  * bits. An offset is taken from the sum beforehand: offset times the sum of x, which every column shares.
  *
  *   up to BLOCK_SMALL_M rows   codes become pairs of 16 bits in registers and meet x there: for 64 products of a column
- *                              vector of 4-bit codes a load, 6 masks and shifts, 4 vpmaddwd and 4 vpaddd. One or two
- *                              rows take all vectors of a panel at once, so that they share each broadcast of x; more
- *                              rows take a vector after the other, so that sums stay in registers
+ *                              vector of 4-bit codes a load, 6 masks and shifts, 4 vpmaddwd and 4 vpaddd. Up to
+ *                              BLOCK_WIDE_ROWS rows take all vectors of a panel at once, so that they share each
+ *                              broadcast of x; more take a vector after the other, so that sums stay in registers
  *   more rows                  256 k of a panel are expanded once to pairs, float scales and minima in scratch (L1); a
- *                              tile of BLOCK_TILE_ROWS rows reads them, and leaves its float sums in `sums` */
+ *                              tile of BLOCK_TILE_ROWS rows reads them, and leaves its float sums in `sums`
+ *
+ * With x in 8 bits (formats with TFAST_FORMAT_A8) codes stay bytes in both (vi_dot_codes), and the sum of a group is
+ * shifted by what its x was; the layout of the weight is the same. */
 #ifndef TFAST_KERNELS_GEMM_BLOCKS_H
 #define TFAST_KERNELS_GEMM_BLOCKS_H
 

@@ -1,7 +1,7 @@
 /* Values of a panel of a weight in blocks: scales, minima and codes as vectors of columns.
  *
- * Used by gemm/blocks.h (codes as pairs of 16 bits) and blocks_bytes.h (as bytes). `head` and `sub`: the bytes of a
- * block, and of 32 k of it. f, c, half are constants; j: the vector of columns. The layout: blocks_layout.h. */
+ * Used by gemm/blocks.h: codes as pairs of 16 bits for x in 16 bits, as bytes for x in 8. `head` and `sub`: the bytes
+ * of a block, and of 32 k of it. f, c, half are constants; j: the vector of columns. The layout: blocks_layout.h. */
 #ifndef TFAST_KERNELS_GEMM_BLOCKS_VALUES_H
 #define TFAST_KERNELS_GEMM_BLOCKS_VALUES_H
 
