@@ -80,8 +80,8 @@ static void panel_rewind(panel_t* t, int64_t lanes) {
     for (int64_t i = 0; i < lanes; i++) t->at[i] = t->list[i];
 }
 
-/* The first key from `from` on that any of the lanes sees; INT64_MAX: none. Within a pass
- * `from` never goes back. */
+/* The first key from `from` on that any of the lanes sees; INT64_MAX: none. Within a pass `from`
+ * never goes back. */
 static int64_t panel_next_key(const tfast_attention* c, panel_t* t, int64_t lanes, int64_t from) {
     int64_t next = INT64_MAX;
     for (int64_t i = 0; i < lanes; i++) {

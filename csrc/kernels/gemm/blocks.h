@@ -291,7 +291,7 @@ typedef struct {
     const char* x;
     int64_t x_stride;
     const void* sums;      /* float where there are minima; int32_t with bytes and an offset */
-    const int32_t* shifts; /* of bytes */
+    const int32_t* shifts; /* of bytes; else not read */
     int64_t sums_stride;   /* of both */
     int32_t offset;        /* of bytes */
     float* total;          /* (m, BLOCK_PANEL) */
@@ -468,7 +468,7 @@ static void multiply_blocks(const tfast_gemm_call* p, expand_blocks_fn expand, c
                              .x = r.x + bytes * k,
                              .x_stride = r.stride,
                              .sums = (const float*)r.sums + k / group,
-                             .shifts = bytes == 1 ? r.shifts + k / group : NULL,
+                             .shifts = r.shifts + k / group,
                              .sums_stride = r.groups,
                              .offset = offset,
                              .total = p->sums};
@@ -476,7 +476,7 @@ static void multiply_blocks(const tfast_gemm_call* p, expand_blocks_fn expand, c
             tiles[TFAST_MIN(BLOCK_TILE_ROWS, p->m - i) - 1](&t);
             t.x += BLOCK_TILE_ROWS * r.stride;
             t.sums = (const float*)t.sums + BLOCK_TILE_ROWS * r.groups;
-            if (bytes == 1) t.shifts += BLOCK_TILE_ROWS * r.groups;
+            t.shifts += BLOCK_TILE_ROWS * r.groups;
             t.total += BLOCK_TILE_ROWS * BLOCK_PANEL;
         }
     }

@@ -22,7 +22,7 @@ typedef struct {
     const char* x;
     int64_t stride;        /* bytes */
     const void* sums;      /* int32_t or float */
-    const int32_t* shifts; /* of bytes */
+    const int32_t* shifts; /* of bytes; else not read */
     int64_t groups;        /* sums of a row */
     const float* scale;
 } block_rows;
@@ -35,7 +35,7 @@ static block_rows block_rows_at(const void* rows, int64_t m, int64_t k, int grou
     block_rows r = {.x = rows, .stride = tfast_round_up(k, BLOCK_SUB) * bytes};
     r.groups = r.stride / bytes / group;
     r.sums = r.x + m * r.stride;
-    r.shifts = bytes == 1 ? (const int32_t*)r.sums + m * r.groups : NULL;
+    r.shifts = (const int32_t*)r.sums + (bytes == 1 ? m * r.groups : 0);
     r.scale = (const float*)r.sums + (bytes == 1 ? 2 : 1) * m * r.groups;
     return r;
 }
@@ -43,15 +43,15 @@ static block_rows block_rows_at(const void* rows, int64_t m, int64_t k, int grou
 static block_rows block_rows_from(block_rows r, int64_t row) {
     r.x += row * r.stride;
     r.sums = (const float*)r.sums + row * r.groups;
-    if (r.shifts) r.shifts += row * r.groups;
+    r.shifts += row * r.groups;
     r.scale += row;
     return r;
 }
 
 /* Behind rows of bytes stands one of 16 bits, which they are made of. */
 static int64_t block_scratch_row(int64_t m, int64_t k, int group) {
-    const block_rows r = block_rows_at(NULL, m, k, group, 1);
-    return tfast_round_up(m * (r.stride + (2 * r.groups + 1) * (int64_t)sizeof(float)), 64);
+    const int64_t stride = tfast_round_up(k, BLOCK_SUB), groups = stride / group;
+    return tfast_round_up(m * (stride + (2 * groups + 1) * (int64_t)sizeof(float)), 64);
 }
 
 static size_t block_rows_bytes(int64_t m, int64_t k, int group, int bytes) {
