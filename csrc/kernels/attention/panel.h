@@ -18,7 +18,6 @@ _Static_assert(KEY_BLOCK % V_LANES == 0, "blocks of scores and biases are transp
 /* A last panel of no more rows than this takes as many from the one before: with a single vector the tile would have
  * too few accumulators. */
 #define MIN_TAIL_ROWS (TILE_VECTORS == 3 ? V_LANES : 0)
-_Static_assert(KEY_BLOCK % V_LANES == 0, "a block of keys must be whole vectors");
 _Static_assert(2 * MIN_TAIL_ROWS < PANEL, "the panel before a short last one must keep more rows than it gives");
 
 typedef struct {

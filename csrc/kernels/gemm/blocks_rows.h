@@ -79,6 +79,7 @@ V_INLINE int32_t sum_group(const char* x, const int group) {
 
 typedef int16_t shorts_of_16 __attribute__((vector_size(32)));
 enum { SHORTS_OF_16 = 16 };
+_Static_assert(BLOCK_LEAST_GROUP % SHORTS_OF_16 == 0, "round_group() takes whole vectors");
 
 /* Rounds a group to 8 significant bits, integers >> shift; the shift. */
 V_INLINE int32_t round_group(int16_t* a, const int group) {
