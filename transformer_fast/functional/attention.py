@@ -311,7 +311,7 @@ def varlen_attention(
     each sequence's own Lk - Lq. With Mq and Mk the longest Lq and Lk, relative_bias is (H or 1, Mq + Mk - 1) with
     j - i + Mq - 1 as index, and attn_mask broadcasts to (B, H, Mq, Mk), of which a sequence uses the top left corner.
     key_scale and value_scale of int8 key and value are (Tk, Hkv).
-    mask: `KeyRanges` of shape (1, 1 or H, Tq, at least the longest Lk), whose keys count within a query's own sequence.
+    mask: `KeyRanges` of shape (1, 1 or H, Tq, the longest Lk), whose keys count within a query's own sequence.
     return_lse adds (H, Tq). The other options, types, guarantees and errors are those of scaled_dot_product_attention.
     Source: the packed form of FlashAttention (flash_attn_varlen_func).
 
