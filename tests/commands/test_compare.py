@@ -36,7 +36,7 @@ def lines(tmp_path):
 
 
 def test_compute_types_are_those_of_the_engine():
-    assert common.COMPUTE_TYPES == ("auto", *FORMATS)
+    assert common.COMPUTE_TYPES == ("auto", "auto_a8", *FORMATS)
 
 
 @pytest.mark.parametrize("command", ["embed", "search", "similarity", "classify", "tag", "generate", "compare"])

@@ -375,6 +375,17 @@ def test_masks_are_for_operators_of_their_own():
             wrong()
 
 
+def test_bools_are_no_numbers():
+    for wrong in (
+        lambda: global_tokens(True),
+        lambda: random_blocks(2, count=True, seed=0),
+        lambda: causal(True),
+        lambda: causal().dense(True, 3),
+    ):
+        with pytest.raises(TypeError, match="needed: (an integer|integers)"):
+            wrong()
+
+
 def test_many_threads_compile_one_mask():
     mask = (window(20, 3) | global_tokens(5)) & documents(DOCUMENTS)
     dense = mask.dense(LONGEST, LONGEST)

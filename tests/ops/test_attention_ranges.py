@@ -169,6 +169,18 @@ def test_one_range_a_row_has_the_bits_of_the_window(isa):
     assert_same_bits(scaled_dot_product_attention(q, k, v, mask=whole), scaled_dot_product_attention(q, k, v))
 
 
+@pytest.mark.parametrize("Lq", [1, 4, 40])
+def test_a_window_that_begins_within_a_range(Lq, isa):
+    """What a list has before the window is not read, whatever stands there."""
+    q, k, v = normal(1, 2, Lq, 16), normal(1, 2, 900, 16, seed=1), normal(1, 2, 900, 16, seed=2)
+    seen = np.ones((Lq, 900), bool)
+    seen[:, 100:120] = False
+    options = {"window": (30, 5), "causal_offset": 880 - Lq}
+    expected = expectation(q, k, v, seen, **options)
+    k[:, :, :800], v[:, :, :800] = np.nan, np.nan
+    assert_close(scaled_dot_product_attention(q, k, v, mask=KeyRanges.from_dense(seen), **options), expected)
+
+
 @pytest.mark.parametrize("structure", STRUCTURES, ids=lambda f: f.__name__)
 def test_bits_do_not_depend_on_threads_or_company(structure, isa, request):
     q, k, v = normal(3, 4, 200, 16), normal(3, 4, 500, 16, seed=1), normal(3, 4, 500, 16, seed=2)

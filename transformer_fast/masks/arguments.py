@@ -90,6 +90,8 @@ def sequence(x: Any, name: str, length: str = "L") -> PerHead:
 
 def whole(x: Any, name: str, least: int) -> int:
     """An int from `least` on, the same for all heads."""
+    if isinstance(x, (bool, np.bool_)):
+        raise TypeError(f"{name} is {x!r}; needed: an integer")
     x = arrays.integer(x, name)
     if not least <= x <= MOST:
         raise ValueError(f"{name} is {x}; needed: {least} to {MOST}")

@@ -35,11 +35,10 @@ enum { DECODE_KEY_BLOCK = 512 };
 enum { DECODE_ACCUMULATORS = V_LANES == 16 ? 16 : 8 };
 /* Vectors of V that one row takes together. */
 enum { ONE_ROW_VECTORS = 4 };
-/* With lists of ranges: so many keys that no row sees are not worth a step of their own: as many as are read together.
- */
-enum { DECODE_GAP = 32 };
 /* Keys whose rows of V pass by all accumulators before the next: 16 KB at Dv = 128, so that they stay in L1. */
 enum { VALUE_KEYS = 32 };
+/* With lists of ranges: so many keys that no row sees are not worth a step of their own: less than a turn of V. */
+enum { DECODE_GAP = VALUE_KEYS };
 
 _Static_assert(DECODE_ROWS == 4 || DECODE_ROWS == 8,
                "decode_part_of_rows() has cases for 1, 2, 4 or for 1, 2, 4, 8 rows: DECODE_ROWS must be 4 or 8");
@@ -371,6 +370,7 @@ static int64_t decode_enter(decode_t* w, int64_t k0, int64_t limit, int rows) {
         grows = 0;
         for (int r = 0; r < rows; r++)
             for (int64_t i = w->t->at[r]; i < w->t->list_end[r] && bounds[2 * i] < end + DECODE_GAP; i++) {
+                if (w->t->span_lo[r] >= end + DECODE_GAP) break; /* what stands before it is not seen */
                 const int64_t hi = TFAST_MIN(bounds[2 * i + 1], TFAST_MIN(limit, w->t->span_hi[r]));
                 if (hi <= end) continue;
                 end = hi;
