@@ -199,14 +199,20 @@ def test_experts_in_four_bits(tmp_path):
     expected = load_model(write(tmp_path / "floats", "gpt_oss", SIZES, expert_tensors()[0]))
     folder = write_four_bits(tmp_path / "packed")
     ids = inputs(40)[0]
-    for compute_type in ("auto", "bfloat16", "int8_a16"):
+    for compute_type in ("float32", "bfloat16", "int8_a16"):
         got = load_model(folder, compute_type=compute_type)
         other = load_model(tmp_path / "floats", compute_type=compute_type)
         assert np.array_equal(got(ids).logits, other(ids).logits)
     gate = got.model.layers[0].experts.experts[1].gate_proj.weight
     assert isinstance(gate, StoredWeight) and gate.shape == (32, 32)  # the file's blocks, and no copy of their values
     assert np.array_equal(np.asarray(gate, np.float32), other.model.layers[0].experts.experts[1].gate_proj.weight)
-    load_model(folder).save_pretrained(tmp_path / "again")
+    kept = load_model(folder)
+    assert kept.model.layers[0].experts.experts[1].gate_proj.packed().format == "MXFP4"
+    error = np.abs(kept(ids).logits - expected(ids).logits).max() / np.abs(expected(ids).logits).max()
+    assert 0 < error < 1e-4  # activations in 16 bits
+    coarse = load_model(folder, compute_type="auto_a8")
+    assert coarse.model.layers[0].experts.experts[1].down_proj.packed().format == "MXFP4_a8"
+    kept.save_pretrained(tmp_path / "again")
     assert np.array_equal(load_model(tmp_path / "again")(ids).logits, expected(ids).logits)
 
 

@@ -147,14 +147,17 @@ def test_mxfp4_of_a_folder_and_of_a_file(tmp_path):
                 stored[f"blk.{i}.ffn_gate_exps.weight"] = "MXFP4", blocks[:, ::2]
                 stored[f"blk.{i}.ffn_up_exps.weight"] = "MXFP4", blocks[:, 1::2]
     quantised = settings | {"quantization_config": {"quant_method": "mxfp4"}}
-    folder = load_model(write_folder(tmp_path / "a", quantised, arrays), compute_type="float32")
-    model = load_model(write_experts(tmp_path / "a.gguf", settings, stored), compute_type="float32")
-    for name, parameter in model.named_parameters():
-        np.testing.assert_array_equal(
-            np.asarray(parameter, np.float32), np.asarray(folder.state_dict()[name], np.float32)
-        )
-    ids = inputs(40)[0]
-    np.testing.assert_array_equal(model(ids).logits, folder(ids).logits)
+    write_folder(tmp_path / "a", quantised, arrays)
+    write_experts(tmp_path / "a.gguf", settings, stored)
+    for compute_type in ("float32", "auto"):
+        folder = load_model(tmp_path / "a", compute_type=compute_type)
+        model = load_model(tmp_path / "a.gguf", compute_type=compute_type)
+        for name, parameter in model.named_parameters():
+            np.testing.assert_array_equal(
+                np.asarray(parameter, np.float32), np.asarray(folder.state_dict()[name], np.float32)
+            )
+        ids = inputs(40)[0]
+        np.testing.assert_array_equal(model(ids).logits, folder(ids).logits)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -1,8 +1,8 @@
 """`StoredWeight`: a weight that a checkpoint holds in a form of its own, and computes when its values are asked for.
 
-Modules keep them as parameters. Integers (`integer_weight`) and blocks (`block_weight`, models/common/group_weight.py)
-are packed as they are, others (models/common/mxfp4.py) by their values, some rows at a time. A further form derives
-from it where it is read.
+Modules keep them as parameters. Integers (`integer_weight`) and blocks (`block_weight`, models/common/group_weight.py
+and mxfp4.py) are packed as they are where the format allows it, else by their values, some rows at a time. A further
+form derives from it where it is read.
 """
 
 from __future__ import annotations

@@ -412,8 +412,8 @@ class PretrainedModel(Module):
                     raise CheckpointError(f"{source}: tensor {name!r} would have to be {shape} and {expected[name]}")
         check_used(checkpoint, expected, cls)
         tensors = checkpoint.take(expected, cls.ignored)
-        check_blocks(model, compute_type, tensors.values())
         model.load_state_dict({ours: sources[ours].read(tensors, array.shape) for ours, array in own.items()})
+        check_blocks(model, compute_type)
         checkpoint.source.release()
         model._content, model._names, model._reports = dict(checkpoint.config), frozenset(names), reports
         return model

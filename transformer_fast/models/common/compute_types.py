@@ -78,7 +78,7 @@ def formats_of_parameters(
             else:
                 formats[parameter] = as_in_file if name == "auto" else _FORMATS[name]
     if AS_STORED not in stored.values():
-        check_blocks(model, compute_type, ())
+        _check_blocks(model, compute_type, ())
     if unknown:
         parts = sorted({name.partition(".")[0] for name, _ in model.named_parameters()})
         raise ValueError(
@@ -88,12 +88,16 @@ def formats_of_parameters(
     return formats
 
 
-def check_blocks(model: Module, compute_type: ComputeType, weights: Iterable[Any]) -> None:
-    """weights: what the model's parameters are made of.
+def check_blocks(model: Module, compute_type: ComputeType) -> None:
+    """Of a model that has its parameters.
 
     Raises:
         ValueError: "auto_a8" is asked for, and no weight is in blocks.
     """
+    _check_blocks(model, compute_type, (weight for _, weight in model.named_parameters()))
+
+
+def _check_blocks(model: Module, compute_type: ComputeType, weights: Iterable[Any]) -> None:
     if _AUTO_A8 not in _named(compute_type).values():
         return
     if not any(isinstance(weight, StoredWeight) and weight.format for weight in weights):

@@ -2,8 +2,8 @@
 
 `PretrainedModel.from_checkpoint` calls `read_mxfp4` first of all: the two tensors of a weight are put together under
 the name that the weight has in files of floats, and config.json is as if it said nothing of it. Parameters are views of
-the blocks, which are expanded, matrix by matrix, while they are packed. GGUF files have blocks of the same numbers in
-another order, which `files.gguf_blocks` reads.
+the blocks, which are packed as they are ("MXFP4"), or expanded, some rows at a time, for another format. GGUF files
+have blocks of the same numbers in another order, which `files.gguf_blocks` reads and the engine takes.
 
 Format: OCP Microscaling Formats (MX) Specification 1.0, and transformers' integrations.mxfp4.
 """
@@ -61,6 +61,20 @@ class Mxfp4Weight(StoredWeight):
 
     def __getitem__(self, rows: slice | np.ndarray) -> Mxfp4Weight:
         return Mxfp4Weight(self._blocks[rows], self._scales[rows])
+
+    @property
+    def format(self) -> str:
+        return "MXFP4"
+
+    @property
+    def blocks(self) -> np.ndarray:
+        """The rows as a GGUF file has them: the scale, then number i under number i + 16, (N, 17 K / 32)."""
+        N, n = self._scales.shape
+        numbers = np.stack([self._blocks & 15, self._blocks >> 4], axis=-1).reshape(N, n, 2, _BYTES)
+        found = np.empty((N, n, 1 + _BYTES), np.uint8)
+        found[:, :, 0] = self._scales
+        found[:, :, 1:] = numbers[:, :, 0] | numbers[:, :, 1] << 4
+        return found.reshape(N, -1)
 
     def dequantised(self) -> np.ndarray:
         """The values, (N, K) bfloat16, which has them all."""
