@@ -254,6 +254,12 @@ def composed(rng: np.random.Generator, depth: int, Lq: int, Lk: int) -> tuple[ma
     return (a & b, dense_a & dense_b) if rng.random() < 0.5 else (a | b, dense_a | dense_b)
 
 
+def test_a_table_of_no_columns():
+    """A BlockMask of no keys, by its arrays."""
+    empty = np.zeros((2, 1, 3), int), np.zeros((2, 1, 3, 0), int)
+    assert masks.blocks(empty, 4).ranges(12, 0).shape == (2, 1, 12, 0)
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_random_compositions(seed):
     rng = np.random.default_rng(seed)

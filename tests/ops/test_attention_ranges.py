@@ -137,6 +137,18 @@ def test_float64_takes_the_dense_mask(isa):
     biased = scaled_dot_product_attention(q, k, v, normal(30, 40), mask=KeyRanges.from_dense(seen))
     expected = reference.scaled_dot_product_attention(q, k, v, np.where(seen, normal(30, 40), -np.inf))
     np.testing.assert_array_equal(biased, expected)
+    one = q.tolist(), k.tolist(), v.tolist()  # nested lists are float64, too
+    np.testing.assert_array_equal(scaled_dot_product_attention(*one, mask=KeyRanges.from_dense(seen)), got)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("lead", [(0,), (0, 2), (2, 0)], ids=str)
+def test_an_empty_batch(lead, dtype, isa):
+    x = np.zeros((*lead, 2, 3, 4), dtype)
+    for shape in ((0, 1, 3, 3), (0, 2, 3, 3), (1, 1, 3, 3)):
+        mask = KeyRanges.from_dense(np.ones(shape, bool))
+        got, weights = scaled_dot_product_attention(x, x, x, mask=mask, return_weights="heads")
+        assert (got.shape, weights.shape) == (x.shape, (*lead, 2, 3, 3))
 
 
 @pytest.mark.parametrize("Lq", [1, 6, 90])

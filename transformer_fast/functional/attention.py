@@ -255,7 +255,7 @@ def scaled_dot_product_attention(
     if call.q_dtype == checks.FLOAT64:
         results = reference.scaled_dot_product_attention(
             *call.operands[2:],
-            checks.with_ranges(attn_mask, mask, call.lead, query, key),
+            checks.with_ranges(attn_mask, mask, call.lead, *call.operands[2:4]),
             dropout_p,
             is_causal,
             scale,

@@ -276,7 +276,7 @@ def with_ranges(attn_mask, mask, lead: tuple[int, ...], query: np.ndarray, key: 
     if mask is None:
         return attn_mask
     seen = _key_ranges(mask, query.shape[-2], key.shape[-2]).dense()
-    return _both(attn_mask, seen.reshape(*lead, *seen.shape[1:]) if len(seen) > 1 else seen[0])
+    return _both(attn_mask, seen[0] if len(seen) == 1 else seen.reshape(*lead, *seen.shape[1:]))
 
 
 def table(relative_bias, H: int, Lq: int, Lk: int) -> np.ndarray | None:

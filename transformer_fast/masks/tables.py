@@ -203,7 +203,7 @@ def _of_indices(pair: tuple, name: str) -> KeyRanges:
         count = count[:, None]
     count = count.reshape(*(1,) * (3 - count.ndim), *count.shape)
     used = np.arange(C) < count.reshape(-1, 1)
-    column = indices.reshape(-1, C)[used].astype(np.int64)
+    column = indices.reshape(count.size, C)[used].astype(np.int64)
     if column.size and not 0 <= column.min() <= column.max() < C:
         wrong = column.min() if column.min() < 0 else column.max()
         raise ValueError(f"kv_indices of {name} holds {wrong}; needed: 0 to {C - 1}, its last axis being all columns")
