@@ -64,3 +64,21 @@ def test_self_attention_behind_a_cache():
     for leaf, path in ((3, [0, 1, 3]), (4, [0, 2, 4])):
         line = np.concatenate([past, nodes[:, path]], axis=1)
         assert_close(got[:, leaf], layer(line, is_causal=True)[0][:, -1])
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_a_call_that_is_refused_leaves_the_cache(window):
+    layer, x = nn.SelfAttention(32, 4), normal(2, 9, 32)
+    cache, other = (nn.KeyValueCache(2, 4, 8, 4, window=window) for _ in range(2))
+    padding = np.arange(5) >= np.array([[5], [3]])  # rows of different lengths
+    for one in (cache, other):
+        layer(x[:, :5], padding, is_causal=True, cache=one)
+    for wrong in (KeyRanges.from_dense(np.ones((1, 99), bool)), np.ones((1, 6), bool)):
+        with pytest.raises((ValueError, TypeError), match="mask"):
+            layer(x[:, 5:6], is_causal=True, cache=cache, mask=wrong)
+    with pytest.raises(ValueError, match="reshape"):
+        layer(x[:, 5:6], is_causal=True, cache=cache, residual=np.zeros(3, np.float32))
+    for at in (6, 7, 8):
+        step = x[:, at : at + 1]
+        got, expected = (layer(step, is_causal=True, cache=one)[0] for one in (cache, other))
+        np.testing.assert_array_equal(got, expected)

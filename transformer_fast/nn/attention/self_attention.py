@@ -106,7 +106,9 @@ class SelfAttention(Module):
         them too, and are appended; Lk is then all of them. Padding, at the end only, is not appended. A cache with a
         window needs positions.
         mask: a structure of `transformer_fast.masks` or `functional.KeyRanges`, of L queries and all keys, those of the
-        cache first: **what it has is seen**, and all else costs nothing. It joins the other masks and the window.
+        cache first: **what it has is seen**, and all else costs nothing. It joins the other masks and the window. Row 0
+        is the first new token, with a cache, too: a structure that counts positions is given as its `ranges(L, Lk,
+        offset=past)`. A call that is refused leaves the cache as it was.
 
         Raises:
             ValueError, TypeError: shapes or types do not fit, attn_mask or padding in the middle with a cache, or a
@@ -136,26 +138,31 @@ class SelfAttention(Module):
             # A cache with a window may have dropped what came first.
             offset = cache.lengths - (L if lengths is None else lengths)
             key, value, lengths, scales = cache.keys, cache.values, cache.lengths, cache.scales()
-        context = np.empty((B, L, H * self.head_dim), np.float32)
-        result = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            seen.attn_mask,
-            is_causal=seen.is_causal,
-            scale=self.scale,
-            enable_gqa=True,
-            causal_offset=offset,
-            window=self.window,
-            kv_lengths=lengths,
-            mask=mask,
-            return_weights=("mean" if average_attn_weights else "heads") if need_weights else False,
-            out=context.reshape(B, L, H, self.head_dim).swapaxes(1, 2),
-            **scales,
-            **self._position_options(L, key.shape[2], offset, seen.is_causal),
-        )
-        residual = None if residual is None else np.asarray(residual).reshape(x.shape)
-        output = self.out_proj(context, residual=residual).reshape(np.shape(input))
+        try:
+            context = np.empty((B, L, H * self.head_dim), np.float32)
+            result = F.scaled_dot_product_attention(
+                query,
+                key,
+                value,
+                seen.attn_mask,
+                is_causal=seen.is_causal,
+                scale=self.scale,
+                enable_gqa=True,
+                causal_offset=offset,
+                window=self.window,
+                kv_lengths=lengths,
+                mask=mask,
+                return_weights=("mean" if average_attn_weights else "heads") if need_weights else False,
+                out=context.reshape(B, L, H, self.head_dim).swapaxes(1, 2),
+                **scales,
+                **self._position_options(L, key.shape[2], offset, seen.is_causal),
+            )
+            residual = None if residual is None else np.asarray(residual).reshape(x.shape)
+            output = self.out_proj(context, residual=residual).reshape(np.shape(input))
+        except BaseException:
+            if cache is not None:
+                cache.crop(offset)  # as if the call had not been: it may be made again
+            raise
         if not need_weights:
             return output, None
         return output, result[1] if np.ndim(input) == 3 else result[1][0]
