@@ -255,6 +255,7 @@ GREY = np.zeros((4, 4))
         (lambda: visualize.attention_on_image(-softmax(4), GREY), ["negative"]),
         (lambda: visualize.mask(np.eye(3), 3), ["mask is a ndarray"]),
         (lambda: visualize.mask_text(masks.causal(), 0), ["Lq is 0"]),
+        (lambda: visualize.mask_text(masks.causal(), 4, height=0), ["height is 0"]),
         (lambda: visualize.mask_text(masks.prefix([1, 2]), 3, batch=2), ["batch is 2", "0 to 1"]),
         (lambda: visualize.mask_text(masks.prefix([1, 2]), 3, head=-1), ["head is -1"]),
         (lambda: visualize.save(visualize.attention_heatmap([[1.0]]), "a.jpg"), ["a.jpg", ".png or .svg"]),

@@ -96,6 +96,8 @@ def mask_text(
         ········+++#++··
         ··········+++#++
     """
+    if height < 1 or width < 1:
+        raise ValueError(f"height is {height} and width is {width}; needed: at least 1 of each")
     shares, _, _ = _shares(mask, Lq, Lk, offset, batch, head, (height, width))
     characters = np.where(shares == 0, "·", np.where(shares == 1, "#", "+"))
     return "\n".join("".join(row) for row in characters)
