@@ -33,6 +33,7 @@ SIZES = ((21, 19), (5, 1), (16, 16), (64, 64), (13, 47), (97, 33))  # rows, widt
 
 
 NARROW = "weights in narrow formats"
+_NARROW_FORMATS = ("int8", "int8_a16", "bfloat16", "float16", "bfloat16_a32", "int4", "int4_a8")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -138,6 +139,27 @@ def keys_that_do_not_exist(guarded):
         )
 
 
+def lists_of_ranges(guarded):
+    """The arrays of a mask's KeyRanges, and all operands beside them."""
+    from support import assert_close, normal
+
+    from transformer_fast import functional, reference
+
+    for Lq, Lk, D in ((1, 700, 16), (5, 33, 21), (50, 300, 32), (130, 131, 64)):
+        q, k, v = normal(2, 2, Lq, D), normal(2, 2, Lk, D, seed=1), normal(2, 2, Lk, D, seed=2)
+        for share in (0, 0.02, 0.5, 1):
+            seen = np.random.default_rng(Lq).random((2, 2, Lq, Lk)) < share
+            seen[..., -1] = share > 0
+            expected = reference.scaled_dot_product_attention(*(x.astype(float) for x in (q, k, v)), seen)
+            plain = functional.KeyRanges.from_dense(seen)
+            for end in (False, True):
+                print("lists of ranges:", Lq, Lk, D, share, f"{end=}", flush=True)
+                arrays = (guarded(x, end) for x in (plain.list_of_row, plain.begin, plain.bounds))
+                mask = functional.KeyRanges.trusted(*arrays, Lk)
+                got = functional.scaled_dot_product_attention(*(guarded(x, end) for x in (q, k, v)), mask=mask)
+                assert_close(got, expected)
+
+
 def recurrent_outputs(place, guarded, end):
     """The rows that lstm and gru write, and those they read: `out` and x between the pages at once."""
     from support import assert_close, every_call
@@ -165,7 +187,7 @@ def narrow_weights(place, guarded, end) -> int:
         x, weight, bias, other = normal(rows, width), normal(rows + 8, width), normal(rows + 8), normal(rows, rows + 8)
         floats, halves = {"weight": weight}, {"weight": weight.astype(ml_dtypes.bfloat16)}
         integers = {"weight": np.clip(weight * 40, -128, 127).astype(np.int8), "scale": np.abs(bias)}
-        for format in ("int8", "int8_a16", "bfloat16", "int4", "int4_a8"):
+        for format in _NARROW_FORMATS:
             for given in (floats, integers if format.startswith("int8") else halves):
                 print(NARROW, format, rows, width, place.__name__, f"{end=}", flush=True)
                 expected = functional.linear(x, functional.pack_weight(**given, format=format), bias, residual=other)
@@ -181,10 +203,11 @@ def narrow_weights(place, guarded, end) -> int:
         print(NARROW, format, rows, place.__name__, f"{end=}", flush=True)
         x, weight = normal(rows, 512), random_blocks(format, rows + 8, 512)
         blocks = functional.BlockWeight(format, place(weight.blocks, guarded, end))
-        out = place(np.full((rows, rows + 8), np.nan, np.float32), guarded, end, writable=True)
-        functional.linear(place(x, guarded, end), functional.pack_weight(blocks, format="blocks"), out=out)
-        assert_same_bits(np.array(out), functional.linear(x, functional.pack_weight(weight, format="blocks")))
-    return len(SIZES) * 8 + len(BLOCK_FORMATS)
+        for kept in ("blocks", "blocks_a8"):
+            out = place(np.full((rows, rows + 8), np.nan, np.float32), guarded, end, writable=True)
+            functional.linear(place(x, guarded, end), functional.pack_weight(blocks, format=kept), out=out)
+            assert_same_bits(np.array(out), functional.linear(x, functional.pack_weight(weight, format=kept)))
+    return len(SIZES) * 2 * len(_NARROW_FORMATS) + 2 * len(BLOCK_FORMATS)
 
 
 def child(family: str, isa: str):
@@ -213,6 +236,7 @@ def child(family: str, isa: str):
                         count += 1
     if family == "attention":
         keys_that_do_not_exist(guarded)
+        lists_of_ranges(guarded)
     if family == NARROW:
         for place in (plain, tight):
             for end in (False, True):
