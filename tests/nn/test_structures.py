@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from support import assert_close, normal
 
-from transformer_fast import nn
+from transformer_fast import masks, nn
 from transformer_fast.functional import KeyRanges
 
 
@@ -82,3 +82,14 @@ def test_a_call_that_is_refused_leaves_the_cache(window):
         step = x[:, at : at + 1]
         got, expected = (layer(step, is_causal=True, cache=one)[0] for one in (cache, other))
         np.testing.assert_array_equal(got, expected)
+
+
+def test_a_structure_behind_a_cache_says_where_it_counts_from():
+    layer, x = nn.SelfAttention(32, 4), normal(1, 6, 32)
+    cache = nn.KeyValueCache(1, 4, 8, 30)
+    with pytest.raises(TypeError, match="mask is a Causal and a cache was given; needed: KeyRanges"):
+        layer(x, cache=cache, mask=masks.causal())
+    assert cache.lengths.tolist() == [0]
+    layer(x[:, :4], cache=cache, mask=masks.causal().ranges(4, 4))
+    got, _ = layer(x[:, 4:], cache=cache, mask=masks.causal().ranges(2, 6, offset=4))
+    assert_close(got, layer(x, is_causal=True)[0][:, 4:])

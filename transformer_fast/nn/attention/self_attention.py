@@ -107,8 +107,9 @@ class SelfAttention(Module):
         window needs positions.
         mask: a structure of `transformer_fast.masks` or `functional.KeyRanges`, of L queries and all keys, those of the
         cache first: **what it has is seen**, and all else costs nothing. It joins the other masks and the window. Row 0
-        is the first new token, with a cache, too: a structure that counts positions is given as its `ranges(L, Lk,
-        offset=past)`. A call that is refused leaves the cache as it was.
+        is the first new token; with a cache, which does not know whether a structure counts from there, KeyRanges are
+        needed: its `ranges(L, Lk, offset=past)`, of a tree `ranges(L, Lk)`. A call that is refused leaves the cache as
+        it was.
 
         Raises:
             ValueError, TypeError: shapes or types do not fit, attn_mask or padding in the middle with a cache, or a
@@ -130,6 +131,10 @@ class SelfAttention(Module):
         offset, lengths, scales = 0, seen.kv_lengths, {}
         if cache is not None:
             self._check_cache(cache, seen, attn_mask is not None, positions)
+            if mask is not None and not isinstance(mask, F.KeyRanges):
+                raise TypeError(
+                    f"mask is a {type(mask).__name__} and a cache was given; needed: KeyRanges, its ranges(Lq, Lk, ...)"
+                )
             offset = cache.lengths.copy()
         if isinstance(self.position, RotaryEmbedding):
             self._rotate(heads[:, : H + Hkv], positions, offset)
