@@ -124,7 +124,7 @@ def load_model(
     "bfloat16_a32" does not. "int8" and "int8_a16" take a quarter: weights in 8 bits, activations rounded to 8 or
     16 bits in every product, sums exact (docs/low_precision.md says how accurate and how fast). "int4" takes a sixth,
     with activations in 16 bits, "int4_a8" in 8; "auto_a8" is "auto" with activations in 8 bits for the blocks of a
-    file, as llama.cpp has them: prompts take about half the time. Convolutions, norms and embeddings stay as they are.
+    file, as llama.cpp has them: prompts take 0.6 of the time. Convolutions, norms and embeddings stay as they are.
     A mapping gives parts another type than the rest, which is "": {"": "int8",
     "lm_head": "float32"}; parts have our names or the checkpoint's.
     ignore_fields: names of fields of config.json that are as if they were not there. A field that the family does not
