@@ -17,6 +17,11 @@ cdef extern from "tfast.h" nogil:
         tfast_bias_kind kind
         const void *data
         int64_t stride[4]
+    int TFAST_PAGE_UNIT
+    ctypedef struct tfast_pages:
+        const int32_t *table
+        int64_t stride
+        int64_t size
     ctypedef struct tfast_key_ranges:
         const int32_t *list_of_row
         int64_t stride[3]
@@ -40,7 +45,9 @@ cdef extern from "tfast.h" nogil:
         int64_t v_scale_stride[3]
         const int64_t *cu_q
         const int64_t *cu_k
+        tfast_pages pages
         const int64_t *kv_length
+        const int64_t *shared
         const int64_t *offset
         int64_t left, right
         tfast_key_ranges ranges
@@ -183,6 +190,8 @@ cdef extern from "tfast.h" nogil:
         float *const *v_scale
         const int64_t *lengths
         const int64_t *kept
+        tfast_pages pages
+        const int64_t *shared
     ctypedef struct tfast_rotation:
         int64_t half
         const float *cos

@@ -10,13 +10,10 @@ static void begin_superblock(work_t* w, int64_t s0, int64_t end) {
     w->s0 = s0;
     w->has_blocks = 0;
     const int64_t n = TFAST_MIN(w->l.superblock, end - s0);
-    if (w->staged && !has_lists(w->c)) {
-        stage_k(w, 0, n);
-        stage_v(w, 0, n);
-    }
+    if (w->staged && !has_lists(w->c)) stage_keys(w, 0, n);
     if (w->engine) engine_take_keys(w, n);
     w->ahead->parts = 0;
-    if (s0 + n < end && !has_lists(w->c)) /* with lists nobody knows yet which keys come next */
+    if (s0 + n < end && !has_lists(w->c) && !w->s.table) /* with lists nobody knows yet which keys come next */
         keys_ahead(w, &w->s, s0 + n, end);
     else
         next_piece_ahead(w);
@@ -28,16 +25,21 @@ static void enter_block(work_t* w, panel_t* t, int64_t k0, int64_t n) {
     panel_set_block(w->c, t, k0, n, w->seen);
     if (!w->staged || w->has_blocks >> block & 1) return;
     const int64_t from = block * KEY_BLOCK, end = TFAST_MIN(from + KEY_BLOCK, w->s.lk - w->s0);
-    stage_k(w, from, end);
-    stage_v(w, from, end);
+    stage_keys(w, from, end);
     w->has_blocks |= 1u << block;
 }
 _Static_assert(MAX_SUPERBLOCK_BLOCKS <= 32, "has_blocks has a bit for each block of a superblock");
 
+/* The segments of the panel's keys [k0, k0 + n), each of keys that follow each other where they are read. */
+static int block_segments(const work_t* w, const panel_t* t, int64_t k0, int64_t n, segment_t* g) {
+    const int count = cut_segments(t, k0, n, g);
+    return w->s.table && !w->staged ? cut_at_pages(k0, w->c->pages.size, g, count) : count;
+}
+
 static void panel_block(const work_t* w, panel_t* t, const float* q, float* o, int64_t k0, int64_t n) {
     segment_t g[MAX_SEGMENTS];
     float alpha[PANEL] __attribute__((aligned(64)));
-    const int n_segments = cut_segments(t, k0, n, g);
+    const int n_segments = block_segments(w, t, k0, n, g);
     if (n_segments == 0) return;
     for (int i = 0; i < n_segments; i++) t->ragged |= g[i].ragged;
     score_block(w, t, q, k0, g, n_segments);

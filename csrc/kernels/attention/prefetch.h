@@ -22,7 +22,7 @@ static void next_operands_ahead(const work_t* w, const tfast_attention_piece* p)
         const int64_t qs = c->q_stride[2] * s.q_bytes;
         add_ahead(w->ahead, s.q + p->head * c->q_stride[1] * s.q_bytes + p->row * qs, p->n_rows, c->D * s.q_bytes, qs);
     }
-    if (p->batch != w->p->batch || p->kv_head != w->p->kv_head)
+    if (!s.table && (p->batch != w->p->batch || p->kv_head != w->p->kv_head))
         keys_ahead(w, &s, p->key_begin, TFAST_MIN(s.lk, p->key_end));
 }
 

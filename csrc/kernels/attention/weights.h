@@ -52,7 +52,7 @@ static void weights_superblock(work_t* w, int64_t index) {
         segment_t g[MAX_SEGMENTS];
         const int64_t n = TFAST_MIN(KEY_BLOCK, end - k0);
         if (has_lists(c)) enter_block(w, t, k0, n);
-        const int n_segments = cut_segments(t, k0, n, g);
+        const int n_segments = block_segments(w, t, k0, n, g);
         score_block(w, t, w->q + index * c->D * PANEL, k0, g, n_segments);
         for (int i = 0; i < n_segments; i++)
             for (int64_t v = g[i].v0; v < g[i].v1; v++) {
