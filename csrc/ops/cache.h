@@ -1,5 +1,5 @@
 /* Keys and values of decoders: where they lie, and how new ones are stored. Included by ops/decoder.c; its Python twin,
- * to the bit, is transformer_fast/nn/cache.py. Another type of a cache: its case in store_values here, `_store` there.
+ * to the bit, is transformer_fast/nn/cache.py. Another type of a cache: its case in store_values here, `Store` there.
  */
 #ifndef TFAST_OPS_CACHE_H
 #define TFAST_OPS_CACHE_H

@@ -43,19 +43,19 @@ def paged_attention(
     """Attention of B sequences whose keys and values lie in pages of S positions.
 
     query (B, H, Lq, D), or packed (Tq, H, D) with cu_seqlens_q (B + 1,); key_pages (N, Hkv, S, D) and value_pages
-    (N, Hkv, S, Dv), where S is a multiple of 16 -> (B, H, Lq, Dv) or (Tq, H, Dv) of the query's type. Any strides with a
-    dense last axis: pages (N, S, Hkv, D) are passed as pages.swapaxes(1, 2), without a copy.
+    (N, Hkv, S, Dv), S a multiple of 16 -> (B, H, Lq, Dv) or (Tq, H, Dv) of the query's type. Any strides with a dense
+    last axis: pages (N, S, Hkv, D) are passed as pages.swapaxes(1, 2), without a copy.
     page_table: (B, n) integers; key j of sequence b is position j % S of page page_table[b, j // S]. kv_lengths: (B,)
     integers, how many keys each has; entries of the table beyond them are never read, and may be anything.
     shared_keys: an integer or (B,) of them, multiples of S: so many first keys of a sequence may be those of others.
     Sequences with the same number and the same first page have the same pages for them (checked); these are read once
     for all of their queries, which see all of those keys. A row has the same bits whichever sequences share its keys,
     but other ones than with shared_keys=0, which sums in another order.
-    causal_offset: an integer, (B,) of them, or "bottom_right": kv_lengths[b] - Lq, the default, which is that of a cache
-    that holds the queries' own keys already. key_scale and value_scale of int8 pages: (N, Hkv, S) float32.
-    mask: `KeyRanges` of shape (B or 1, H or 1, Lq, the longest of kv_lengths), or packed as in varlen_attention. The other options, types and guarantees are those of scaled_dot_product_attention. Where
-    S < 64, for types other than float32, and with a matrix engine, pages are copied by blocks where there are more than
-    some 8 query rows; else they are read in place.
+    causal_offset: an integer, (B,) of them, or "bottom_right", kv_lengths[b] - Lq: the default, which is that of a
+    cache that holds the queries' own keys already. key_scale, value_scale: of int8 pages, (N, Hkv, S) float32.
+    mask: `KeyRanges` of shape (B or 1, H or 1, Lq, the longest of kv_lengths), or packed as in varlen_attention.
+    The other options, types and guarantees are those of scaled_dot_product_attention. Few query rows read pages in
+    place, as do more of float32 where S >= 64; else pages are copied, some hundreds of keys at a time.
 
     Raises:
         TypeError: a type does not fit.
@@ -83,8 +83,8 @@ def paged_attention(
             raise ValueError(f"{name} has shape {array.shape}; needed: (pages, Hkv, positions, head size)")
     if key.shape[:3] != value.shape[:3] or query.shape[-1] != key.shape[3]:
         raise ValueError(
-            f"key_pages has shape {key.shape} and value_pages {value.shape}; needed: (N, Hkv, S, {query.shape[-1]}) and "
-            "(N, Hkv, S, Dv)"
+            f"key_pages has shape {key.shape} and value_pages {value.shape}; needed: (N, Hkv, S, "
+            f"{query.shape[-1]}) and (N, Hkv, S, Dv)"
         )
     (N, Hkv, S, Dv), H, D = value.shape, query.shape[1], query.shape[-1]
     if S == 0 or S % PAGE_UNIT:
