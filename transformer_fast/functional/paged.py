@@ -193,9 +193,7 @@ def _shared(shared_keys, table: np.ndarray, lengths: np.ndarray, S: int) -> np.n
 def _check_shared(shared, call, offsets, rows, ranges, starts, alibi_slopes) -> None:
     """Whether all queries see what their sequence shares, which is then never asked again."""
     if call.left != checks.UNLIMITED:
-        raise ValueError(
-            "window has a left side, with shared_keys; needed: one of them, since shared keys are seen by all"
-        )
+        raise ValueError("window has a left side with shared_keys, which all queries see; needed: one of them")
     if alibi_slopes is not None:
         raise ValueError("alibi_slopes is given with shared_keys; needed: one of them")
     if call.right != checks.UNLIMITED:
