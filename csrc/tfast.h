@@ -50,6 +50,16 @@ typedef struct {
     double visible;             /* pairs of query and key in all batches and heads, for the plan */
 } tfast_key_ranges;
 
+/* Weights as the data of CSR matrices, one for each batch entry and head: a row holds its visible keys in rising order.
+ * The weight of a key of range r is weights[row_begin + before[r] + key - low[r]], for the keys that the row's bounds
+ * leave of the range. */
+typedef struct {
+    tfast_key_ranges ranges;  /* what a row stores: what it sees, with weights_mean what any head sees; or NULL lists */
+    const int64_t* before;    /* keys of all ranges before each */
+    const int64_t* row_begin; /* of each batch entry, head and query */
+    int64_t row_stride[3];
+} tfast_sparse_weights;
+
 /* One attention call. The order of operations on a score: q.k * scale, soft cap, bias terms, ALiBi, structure; then
  * softmax with sink. Key j is visible to query i of batch b iff  j < kv_length[b]  and  offset - left <= j - i <=
  * offset + right  (right is 0 when causal; TFAST_UNLIMITED: no bound), offset = offset[b]. Packed sequences: cu_q and
@@ -73,11 +83,12 @@ typedef struct {
     const float* additive; /* D values, or NULL: the score is then additive . tanh(q + k) (Bahdanau) in place of q . k;
                               scale 1, no soft cap */
     tfast_bias bias[2];
-    const float *alibi_slopes, *sinks; /* H values or NULL */
-    float* lse;                        /* natural logarithm, or NULL */
-    int64_t lse_stride[2];             /* batch, head; positions are dense */
-    float* weights;                    /* or NULL: zeroed by the caller; what is invisible is not written */
-    int64_t weights_stride[4];         /* batch, head, query, key */
+    const float *alibi_slopes, *sinks;   /* H values or NULL */
+    float* lse;                          /* natural logarithm, or NULL */
+    int64_t lse_stride[2];               /* batch, head; positions are dense */
+    float* weights;                      /* or NULL: zeroed by the caller; what is invisible is not written */
+    int64_t weights_stride[4];           /* batch, head, query, key, where they are dense */
+    tfast_sparse_weights sparse_weights; /* where weights are not dense; the call has ranges then */
     int weights_mean; /* add weight / H of every head into one matrix: the pieces of a batch then run in one task */
 } tfast_attention;
 

@@ -57,12 +57,18 @@ static int has_lists(const tfast_attention* c) {
     return c->ranges.list_of_row != NULL;
 }
 
+/* The number of the list of a lane; r: lists of the call. */
+static int32_t list_of_lane(const tfast_key_ranges* r, const sequence_t* s, const tfast_attention_piece* p,
+                            const panel_t* t, int64_t lane) {
+    const int64_t row = s->q_row0 + t->query[lane];
+    return r->list_of_row[p->batch * r->stride[0] + t->head[lane] * r->stride[1] + row * r->stride[2]];
+}
+
 /* The list of a lane, and its first and last key within [*lo, *hi). */
 static void set_list(const tfast_attention* c, const sequence_t* s, const tfast_attention_piece* p, panel_t* t,
                      int64_t lane, int64_t* lo, int64_t* hi) {
     const tfast_key_ranges* r = &c->ranges;
-    const int64_t row = s->q_row0 + t->query[lane];
-    const int32_t list = r->list_of_row[p->batch * r->stride[0] + t->head[lane] * r->stride[1] + row * r->stride[2]];
+    const int32_t list = list_of_lane(r, s, p, t, lane);
     t->list[lane] = t->at[lane] = r->begin[list];
     t->list_end[lane] = r->begin[list + 1];
     if (t->list[lane] < t->list_end[lane]) {
