@@ -59,6 +59,16 @@ typedef struct {
 } tfast_pages;
 enum { TFAST_PAGE_UNIT = 16 };
 
+/* Weights as the data of CSR matrices, one for each batch entry and head: a row holds its visible keys in rising order.
+ * The weight of a key of range r is weights[row_begin + before[r] + key - low[r]], for the keys that the row's bounds
+ * leave of the range. */
+typedef struct {
+    tfast_key_ranges ranges;  /* what a row stores: what it sees, with weights_mean what any head sees; or NULL lists */
+    const int64_t* before;    /* keys of all ranges before each */
+    const int64_t* row_begin; /* of each batch entry, head and query */
+    int64_t row_stride[3];
+} tfast_sparse_weights;
+
 /* One attention call. The order of operations on a score: q.k * scale, soft cap, bias terms, ALiBi, structure; then
  * softmax with sink. Key j is visible to query i of batch b iff  j < kv_length[b]  and  offset - left <= j - i <=
  * offset + right  (right is 0 when causal; TFAST_UNLIMITED: no bound), offset = offset[b]. Packed sequences: cu_q and
@@ -93,7 +103,8 @@ typedef struct {
     float* max_sum;                    /* or NULL: each row's maximum (base 2) and sum, a pair where lse has a value */
     int64_t lse_stride[2];             /* batch, head; positions are dense */
     float* weights;                    /* or NULL: zeroed by the caller; what is invisible is not written */
-    int64_t weights_stride[4];         /* batch, head, query, key */
+    int64_t weights_stride[4];         /* batch, head, query, key, where they are dense */
+    tfast_sparse_weights sparse_weights; /* where weights are not dense; the call has ranges then */
     int weights_mean; /* add weight / H of every head into one matrix: the pieces of a batch then run in one task */
     /* Of ops/shared_keys.c alone: */
     const int64_t* first_key; /* B values or NULL: keys before it are done elsewhere */

@@ -28,6 +28,11 @@ cdef extern from "tfast.h" nogil:
         const int64_t *begin
         const int32_t *bounds
         double visible
+    ctypedef struct tfast_sparse_weights:
+        tfast_key_ranges ranges
+        const int64_t *before
+        const int64_t *row_begin
+        int64_t row_stride[3]
     ctypedef struct tfast_attention:
         tfast_dtype q_dtype, kv_dtype
         int64_t B, H, Hkv, Lq, Lk, D, Dv
@@ -60,6 +65,7 @@ cdef extern from "tfast.h" nogil:
         int64_t lse_stride[2]
         float *weights
         int64_t weights_stride[4]
+        tfast_sparse_weights sparse_weights
         int weights_mean
     ctypedef enum tfast_attention_kernel:
         TFAST_KERNEL_FULL_ROW, TFAST_KERNEL_ONLINE, TFAST_KERNEL_DECODE

@@ -50,6 +50,7 @@ class AttentionCall:
     sinks: ndarray | None
     lse: ndarray | None
     weights: ndarray | None
+    sparse_weights: tuple[tuple[ndarray, ndarray, ndarray, float], ndarray, ndarray] | None
     weights_mean: bool
     def set_operands(self, query: ndarray, key: ndarray, value: ndarray, out: ndarray) -> None: ...
     def run(self, n_threads: int) -> None: ...

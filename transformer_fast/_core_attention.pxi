@@ -77,6 +77,20 @@ cdef int set_pages(object table, int64_t size, tfast_pages *pages) except -1:
     return 0
 
 
+cdef int set_sparse_weights(object places, tfast_sparse_weights *s) except -1:
+    """(what set_ranges takes, before (n_ranges,) int64, row_begin (B, H, Lq) int64, broadcast by strides of 0)."""
+    cdef cnp.ndarray row_begin = places[2]
+    cdef int i
+    if cnp.PyArray_TYPE(row_begin) != cnp.NPY_INT64:
+        raise TypeError("int64 row_begin needed")
+    set_ranges(places[0], 0, &s.ranges)
+    s.before = integers(places[1])
+    s.row_begin = <const int64_t *>cnp.PyArray_DATA(row_begin)
+    for i in range(3):
+        s.row_stride[i] = step(row_begin, i)
+    return 0
+
+
 cdef int set_table(object table, int64_t centre, tfast_bias *bias) except -1:
     """A table over offsets, (H or 1, n), dense.
 
@@ -115,6 +129,7 @@ cdef class AttentionCall:
     cdef public object key_ranges  # what set_ranges takes
     cdef public object alibi_slopes, sinks  # (H,) float32
     cdef public object lse, weights  # float32 results
+    cdef public object sparse_weights  # what set_sparse_weights takes; weights is then (visible pairs,)
     cdef public bint weights_mean
 
     def __cinit__(self):
@@ -177,7 +192,9 @@ cdef class AttentionCall:
             c.lse_stride[1] = step(x, 0 if packed else 1)
         c.weights = <float *>floats(self.weights)
         c.weights_mean = self.weights_mean
-        if self.weights is not None:
+        if self.sparse_weights is not None:
+            set_sparse_weights(self.sparse_weights, &c.sparse_weights)
+        elif self.weights is not None:
             x = self.weights
             for i in range(4):
                 # The mean over heads is one matrix a batch entry: every head adds to the same place.

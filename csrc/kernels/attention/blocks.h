@@ -13,7 +13,8 @@ static void begin_superblock(work_t* w, int64_t s0, int64_t end) {
     if (w->staged && !has_lists(w->c)) stage_keys(w, 0, n);
     if (w->engine) engine_take_keys(w, n);
     w->ahead->parts = 0;
-    if (s0 + n < end && !has_lists(w->c) && !w->s.table) /* with lists nobody knows yet which keys come next */
+    if (has_lists(w->c)) return; /* which keys come next each panel says for itself */
+    if (s0 + n < end)
         keys_ahead(w, &w->s, s0 + n, end);
     else
         next_piece_ahead(w);
@@ -51,22 +52,41 @@ static void panel_block(const work_t* w, panel_t* t, const float* q, float* o, i
     t->has_sums = 1;
 }
 
-/* Where the panel's block begins that holds its first key from `key` on; INT64_MAX: it sees no more. Blocks begin at
- * multiples of KEY_BLOCK of the sequence, so that a row's sums do not depend on the cut into superblocks. */
+/* Where the panel's block begins that holds `key`, or its first key, if that is behind it; INT64_MAX: it sees no more.
+ * Blocks begin at multiples of KEY_BLOCK of the sequence, so that a row's sums do not depend on the cut into
+ * superblocks. */
+static int64_t block_of(const panel_t* t, int64_t key) {
+    return key == INT64_MAX ? key : TFAST_MAX(key, t->first) / KEY_BLOCK * KEY_BLOCK;
+}
+
+/* The panel's first block with keys from `key` on. */
 static int64_t next_block(const work_t* w, panel_t* t, int64_t key) {
-    if (has_lists(w->c)) {
-        key = panel_next_key(w->c, t, t->nv * V_LANES, key);
-        if (key == INT64_MAX) return key;
-    }
-    return TFAST_MAX(key, t->first) / KEY_BLOCK * KEY_BLOCK;
+    return block_of(t, has_lists(w->c) ? panel_next_key(w->c, t, t->nv * V_LANES, key) : key);
+}
+
+/* With lists: next_block, and fetches its first range, be it in another superblock; after a panel's last block what the
+ * next piece reads, if this is the last panel. */
+static int64_t listed_block_ahead(work_t* w, panel_t* t, int64_t key, int is_last) {
+    int64_t end;
+    const int64_t from = panel_next_range(w->c, t, t->nv * V_LANES, key, &end), k0 = block_of(t, from);
+    w->ahead->parts = 0;
+    if (from != INT64_MAX)
+        keys_ahead(w, &w->s, from, TFAST_MIN(end, k0 + KEY_BLOCK));
+    else if (is_last)
+        next_piece_ahead(w);
+    return k0;
 }
 
 static void panel_superblock(work_t* w, int64_t index) {
     panel_t* t = w->panels + index;
     const int64_t end = TFAST_MIN(t->end, w->s0 + w->l.superblock);
-    for (int64_t k0 = next_block(w, t, w->s0); k0 < end; k0 = next_block(w, t, k0 + KEY_BLOCK)) {
+    for (int64_t k0 = next_block(w, t, w->s0), next; k0 < end; k0 = next) {
         const int64_t from = TFAST_MAX(k0, w->p->key_begin), n = TFAST_MIN(KEY_BLOCK - (from - k0), end - from);
-        if (has_lists(w->c)) enter_block(w, t, from, n);
+        if (has_lists(w->c)) {
+            enter_block(w, t, from, n);
+            next = listed_block_ahead(w, t, k0 + KEY_BLOCK, index == w->l.panels - 1);
+        } else
+            next = next_block(w, t, k0 + KEY_BLOCK);
         panel_block(w, t, w->q + index * w->c->D * PANEL, w->o + index * tfast_round_up(w->c->Dv, V_LANES) * PANEL,
                     from, n);
     }

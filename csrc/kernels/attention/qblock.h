@@ -70,7 +70,8 @@ static work_t begin_work(const tfast_attention* c, const tfast_attention_piece* 
 }
 
 static void KERNEL(attention_qblock)(const tfast_attention* c, const tfast_attention_piece* p, void* scratch) {
-    ahead_list ahead = {.lines_per_tile = AHEAD_LINES + (bias_rows_are_strided(&c->bias[0]) ? AHEAD_BIAS_LINES : 0)};
+    const int64_t key_lines = has_lists(c) ? AHEAD_LIST_LINES : AHEAD_LINES;
+    ahead_list ahead = {.lines_per_tile = key_lines + (bias_rows_are_strided(&c->bias[0]) ? AHEAD_BIAS_LINES : 0)};
     work_t w = begin_work(c, p, scratch, &ahead);
     for (int64_t i = 0; i < w.l.panels; i++) {
         const int64_t row = panel_begin(p->n_rows, i);

@@ -13,6 +13,9 @@
  * GFLOP/s for 8 x 12 heads of L = 128; 206, 213 and 206 in a fused projection; 214, 219 and 212 for L = 512 with an
  * additive mask. */
 #define AHEAD_LINES 24
+/* With lists of ranges the next block alone is fetched while the one at hand is computed: 64 keys of D = 64 are 512
+ * lines of K and V, and as many keys at hand are 16 tiles. */
+#define AHEAD_LIST_LINES 32
 /* A block of an additive bias is 48 rows of 8 lines, wanted within the 16 tiles of its product. */
 #define AHEAD_BIAS_LINES 24
 
