@@ -1,5 +1,5 @@
-"""Live comparisons (marker `oracle`): T5, BART, Marian and Whisper with transformers' eager float32, and log-mel
-features. What they found once stands in golden/seq2seq for suites without torch."""
+"""Live comparisons (marker `oracle`): T5, LongT5, BART, Marian and Whisper with transformers' eager float32, and
+log-mel features. What they found once stands in golden/seq2seq for suites without torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from seq2seq_models import (
     VOCAB,
+    long_inputs,
     make_bart,
+    make_longt5,
     make_marian,
     make_mt5,
     make_t5,
@@ -48,6 +50,14 @@ MODELS = {
         {"relative_attention_num_buckets": 32, "relative_attention_max_distance": 128, "layer_norm_epsilon": 1e-3},
     ),
     "mt5": (make_mt5, {}),
+    "longt5": (make_longt5, {}),
+    "longt5-local": (make_longt5, {"encoder_attention_type": "local", "feed_forward_proj": "gated-gelu"}),
+    "longt5-wide": (make_longt5, {"local_radius": 30, "global_block_size": 7, "feed_forward_proj": "silu"}),
+    "longt5-single": (make_longt5, {"local_radius": 0, "global_block_size": 1, "num_decoder_layers": 1}),
+    "longt5-no-block": (
+        make_longt5,
+        {"local_radius": 6, "global_block_size": 24, "num_heads": 3, "tie_word_embeddings": False},
+    ),
     "bart": (make_bart, {}),
     "bart-scaled": (make_bart, {"scale_embedding": True, "activation_function": "relu", "encoder_layers": 2}),
     "bart-heads": (make_bart, {"d_model": 12, "encoder_attention_heads": 3, "decoder_attention_heads": 4}),
@@ -71,8 +81,9 @@ def pair(request, tmp_path_factory):
     theirs = make(**options)
     folder = tmp_path_factory.mktemp("model")
     theirs.save_pretrained(folder)
-    inputs = speech_inputs() if request.param.startswith("whisper") else text_inputs()
-    return theirs, load_model(folder), inputs
+    special = {"whisper": speech_inputs, "longt5": long_inputs}
+    inputs = special.get(request.param.split("-")[0], text_inputs)
+    return theirs, load_model(folder), inputs()
 
 
 def tensors(torch, arrays):

@@ -36,7 +36,11 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class LongT5Config(T5Config):
-    """As T5Config. A token sees those at a distance of up to local_radius; global_block_size tokens make a side token."""
+    """As T5Config, and what the encoder's tokens see.
+
+    encoder_attention_type: "local", tokens at a distance of up to local_radius, or "transient-global", these and sums
+    of blocks of global_block_size tokens.
+    """
 
     local_radius: Index = 127
     global_block_size: int = 16
@@ -95,9 +99,7 @@ class _LongEncoding(SourceEncoder):
         run = packing if gaps is None else PackedSequences(gaps)
         options = tokens, run, config.local_radius, self.encoder_bias, output_attentions
         if config.has_side_tokens:
-            attend = TransientGlobalAttention(
-                *options, size=config.global_block_size, side_bias=self.encoder_side_bias
-            )
+            attend = TransientGlobalAttention(*options, size=config.global_block_size, side_bias=self.encoder_side_bias)
         else:
             attend = LocalAttention(*options)
         collected = [] if output_hidden_states else None

@@ -186,7 +186,7 @@ class TransientGlobalAttention(LocalAttention):
         return groups
 
     def _side_scores(self, query: np.ndarray, side_key: np.ndarray) -> np.ndarray:
-        """(B, blocks, H, length, L // size): -inf where a query is padding, and for what is no side token of its row."""
+        """(B, blocks, H, length, L // size): -inf where a query is padding, or a key no side token of its row."""
         (B, L), (H, D) = self.tokens.shape, query.shape[1:]
         counts, numbers = np.diff(self._side_starts), np.arange(L // self.size)
         exists = numbers < counts[:, None]
@@ -214,9 +214,7 @@ class _Group:
     places: np.ndarray
     bias: dict[str, np.ndarray]
 
-    def attend(
-        self, query: np.ndarray, keys: np.ndarray, values: np.ndarray, out: np.ndarray, lse: np.ndarray
-    ) -> None:
+    def attend(self, query: np.ndarray, keys: np.ndarray, values: np.ndarray, out: np.ndarray, lse: np.ndarray) -> None:
         """Writes their rows of out (T, H, D) and lse (T, H); keys and values (H, S, D)."""
         n, w = self.places.shape
         first = self.places[0, 0]
