@@ -231,6 +231,25 @@ def test_buckets_far_away(torch, buckets, distance):
         assert np.array_equal(relative_position_bucket(distances, both, buckets, distance), expected)
 
 
+@pytest.mark.parametrize("size", [1, 3, 7, 16, 20, 100])
+@pytest.mark.parametrize("length", [1, 15, 16, 17, 5000])
+def test_block_ids_of_longt5(torch, length, size):
+    """Also where transformers' float32 rounds a column into another block, as for 100 in long rows."""
+    from transformers.models.longt5.modeling_longt5 import _make_global_fixed_block_ids
+
+    from transformer_fast.models.common.local_attention import block_ids
+
+    tokens = np.random.default_rng(length).random((5, length)) < 0.9
+    tokens[0], tokens[1, : length // 2], tokens[2, length // 3 :], tokens[3] = True, False, False, False
+    for mask in (tokens.astype(np.int64), tokens.astype(np.float32)):
+        ids, exists = _make_global_fixed_block_ids(torch.from_numpy(mask), size)
+        found = block_ids(tokens, size)
+        assert np.array_equal(found, ids.numpy())
+        # A row's side tokens are the first ones, and as many as its largest id says.
+        counts = np.minimum(found.max(axis=1) + 1, length // size)
+        assert np.array_equal(exists.numpy(), np.arange(length // size) < counts[:, None])
+
+
 @pytest.mark.parametrize(
     "settings", [{}, {"feature_size": 128}, {"chunk_length": 2, "hop_length": 100, "n_fft": 256}], ids=str
 )
