@@ -108,7 +108,7 @@ def test_encoder_alone(name, tmp_path):
 
 
 def test_long_rows_take_memory_of_their_length(model):
-    """3000 x 3000 scores of two heads would be 72 MB; side tokens here are an eighth of that, in no array either."""
+    """3000 x 3000 scores of two heads would be 72 MB; those of the side tokens are a quarter of that."""
     import tracemalloc
 
     ids = np.full((1, 3000), 3)
@@ -220,6 +220,28 @@ def test_attention(L, size, radius, isa):
         )
         np.testing.assert_allclose(out[place], exact.swapaxes(0, 1), atol=1e-5)
     assert np.isfinite(out).all()
+
+
+@pytest.mark.parametrize("L, radius", [(130, 30), (300, 5), (1000, 127)])
+def test_bits_of_a_row_do_not_depend_on_the_batch(L, radius, isa):
+    """A gap in one row makes lists of ranges of the window of all rows."""
+    tokens = row_kinds(L)
+    arrays = np.random.default_rng(0).standard_normal((3, *tokens.shape, H, 64), dtype=np.float32)
+    side = np.random.default_rng(1).standard_normal((L // 16, H, 64), dtype=np.float32)
+
+    def run(rows: slice) -> np.ndarray:
+        packing = PackedSequences(spans(tokens[rows]))
+        query, key, value = (packing.pack(array[rows]) for array in arrays)
+        out, options = np.empty_like(query), {"size": 16, "side_bias": make_bias(2)}
+        attend = TransientGlobalAttention(tokens[rows], packing, radius, make_bias(1), **options)
+        counts = block_ids(tokens[rows], 16).max(axis=1) + 1
+        own = np.concatenate([side[:count] for count in counts])
+        attend(query, key, value, out, own, own)
+        return packing.unpack(out)
+
+    whole = run(slice(None))
+    for b in range(len(tokens)):
+        assert np.array_equal(run(slice(b, b + 1))[0], whole[b])
 
 
 def test_hidden_rows_are_never_looked_at():

@@ -129,9 +129,10 @@ class LongT5Model(_LongEncoding, T5Model):
     """The encoder and the decoder, without a head.
 
     attention_mask may be 0 anywhere: distances and blocks count the places between and before a row's tokens, as in
-    transformers, so with "transient-global" a row with padding in front has other states than without. The decoder's
-    padding is before or after a row's tokens. encoder_attentions have transformers' form: (B, blocks, H, r + 1,
-    3 * (r + 1)) with r = local_radius, and L // global_block_size more keys with "transient-global".
+    transformers, so with "transient-global" a row with padding in front has other states than without. Padding between
+    tokens costs what tokens cost. The decoder's padding is before or after a row's tokens.
+    encoder_attentions have transformers' form: (B, blocks, H, r + 1, 3 * (r + 1)) with r = local_radius, and
+    L // global_block_size more keys with "transient-global".
 
     Example:
         >>> model = load_model("google/long-t5-tglobal-base", head=False)                             # doctest: +SKIP
