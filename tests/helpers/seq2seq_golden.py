@@ -1,6 +1,6 @@
 """The golden folders of encoder-decoder models (golden/make_seq2seq.py), and what is tested with each family's.
 
-Called by models/test_t5.py, test_bart.py, test_marian.py, test_whisper.py and test_seq2seq.py.
+Called by models/test_t5.py, test_longt5.py, test_bart.py, test_marian.py, test_whisper.py and test_seq2seq.py.
 """
 
 from __future__ import annotations

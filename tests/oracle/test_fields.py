@@ -79,6 +79,10 @@ FAMILIES = {
     "Granite": (GATED | {"attention_multiplier": 0.4}, ("ForCausalLM",)),
     "Gemma3Text": (GATED | WINDOWS | {"sliding_window_pattern": 2, "query_pre_attn_scalar": 4}, ("ForCausalLM",)),
     "Llama": (GATED, ("ForCausalLM", "ForSequenceClassification")),
+    "LongT5": (
+        T5 | {"local_radius": 3, "global_block_size": 2, "encoder_attention_type": "transient-global"},
+        ("ForConditionalGeneration", "EncoderModel"),
+    ),
     "MPNet": (BERT, ("ForMaskedLM", "ForSequenceClassification")),
     "MT5": (T5, ("ForConditionalGeneration", "EncoderModel")),
     "Marian": (BART, ("MTModel",)),
@@ -114,6 +118,7 @@ NAMED = {
     "classifier_pooling": ("mean", "max"),
     "dense_act_fn": ACTIVATIONS,
     "dtype": ("float16",),
+    "encoder_attention_type": ("local", "transient-global"),
     "feed_forward_proj": ("silu", "gated-gelu", "gated-silu"),
     "hidden_act": ACTIVATIONS,
     "hidden_activation": ACTIVATIONS,
@@ -255,7 +260,7 @@ def inputs_of(config):
         return {"input_ids": ids, "pixel_values": pixels}
     if kind == "whisper":
         return {"input_features": rng.standard_normal((2, 6, 16)).astype(np.float32), "decoder_input_ids": ids[:, :7]}
-    decoder = {"decoder_input_ids": ids[:, 3:10]} if kind in ("bart", "marian", "mt5", "t5") else {}
+    decoder = {"decoder_input_ids": ids[:, 3:10]} if kind in ("bart", "longt5", "marian", "mt5", "t5") else {}
     return {"input_ids": ids} | decoder
 
 

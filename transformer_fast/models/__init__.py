@@ -62,6 +62,7 @@ _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
     "gpt_oss": ("gpt_oss", _decoder_heads("GptOssForCausalLM", "GptOss"), "GptOssModel"),
     "granite": ("granite", _named("GraniteForCausalLM"), "GraniteModel"),
     "llama": ("llama", _decoder_heads("LlamaForCausalLM", "Llama"), "LlamaModel"),
+    "longt5": ("longt5", _named("LongT5ForConditionalGeneration", "LongT5EncoderModel"), "LongT5Model"),
     "marian": ("marian", {"MarianMTModel": "MarianMTModel"}, "MarianModel"),
     "mistral": ("mistral", _decoder_heads("MistralForCausalLM", "Mistral"), "MistralModel"),
     "mixtral": ("mixtral", _decoder_heads("MixtralForCausalLM", "Mixtral"), "MixtralModel"),
@@ -90,7 +91,7 @@ _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
 }
 
 # Of the classes above, those that are a part of a family's model and have no head: head=False takes them as well.
-_PARTS = ("CLIPTextModel", "CLIPVisionModel", "MT5EncoderModel", "T5EncoderModel")
+_PARTS = ("CLIPTextModel", "CLIPVisionModel", "LongT5EncoderModel", "MT5EncoderModel", "T5EncoderModel")
 
 # Public class -> file in models/. A config is in the file of its model.
 _FILES = {name: file for file, classes, base in _FAMILIES.values() for name in (*classes.values(), base)}
