@@ -164,8 +164,8 @@ class KeyRanges:
             max((one.Lk for one in sequences), default=0),
         )
 
-    def of_rows(self, rows: np.ndarray) -> KeyRanges:
-        """What these query rows see: integers (n,) -> shape (B, H, n, Lk).
+    def of_rows(self, rows: np.ndarray | slice) -> KeyRanges:
+        """What these query rows see: integers (n,), or a slice of n rows -> shape (B, H, n, Lk).
 
         Example:
             >>> F.KeyRanges.from_dense(np.tri(3, dtype=bool)).of_rows(np.array([2, 0])).dense()[0, 0].astype(int)

@@ -66,10 +66,11 @@ class Collector:
             return
         longest, weights = self._queries.longest, []
         for b in range(len(self._keys)):
-            q = query[slice(*self._queries.cu_seqlens[b : b + 2])].swapaxes(0, 1)
+            rows = slice(*self._queries.cu_seqlens[b : b + 2])
+            q = query[rows].swapaxes(0, 1)
             k = key[slice(*self._keys.cu_seqlens[b : b + 2])].swapaxes(0, 1)
             if k.shape[1]:
-                own = _for_sequence(options, b, longest, q.shape[1], k.shape[1])
+                own = _for_sequence(options, b, longest, rows, k.shape[1])
                 _, found = F.scaled_dot_product_attention(q, k, k, return_weights="heads", **own)
                 weights.append(found)
             else:
@@ -91,15 +92,17 @@ class Collector:
         return self._keys.unpack(hidden, copy=True)
 
 
-def _for_sequence(options: dict[str, Any], b: int, longest: int, Lq: int, Lk: int) -> dict[str, Any]:
-    """Options of varlen_attention as scaled_dot_product_attention needs them for sequence b; longest: of Lq."""
-    own = dict(options)
+def _for_sequence(options: dict[str, Any], b: int, longest: int, rows: slice, Lk: int) -> dict[str, Any]:
+    """Options of varlen_attention as scaled_dot_product_attention needs them for sequence b; longest: of all."""
+    own, Lq = dict(options), rows.stop - rows.start
     if own.get("relative_bias") is not None:
         first = longest - Lq
         own["relative_bias"] = own["relative_bias"][:, first : first + Lq + Lk - 1]
     if own.get("attn_mask") is not None:
         mask = own["attn_mask"]
         own["attn_mask"] = mask[b if len(mask) > 1 else 0][:, :Lq, :Lk]
+    if own.get("mask") is not None:
+        own["mask"] = F.KeyRanges.from_dense(own["mask"].of_rows(rows).dense()[..., :Lk])
     return own
 
 
@@ -112,8 +115,8 @@ def for_pooled_rows(
     """The row of each sequence that a last layer computes, (B,), counted from row 0, and the options of these rows.
 
     pooled_rows, cu_seqlens and keys: of `PackedEncoder`. options: of varlen_attention, for all rows, attn_mask with
-    all its axes, mask as KeyRanges. All but pooled_rows is checked already. A relative bias becomes a mask, since the rows may be at
-    different places.
+    all its axes, mask as KeyRanges. All but pooled_rows is checked already. A relative bias becomes a mask, since the
+    rows may be at different places.
     """
     B, lengths = len(cu_seqlens) - 1, np.diff(cu_seqlens)
     places = checks.rows_within(pooled_rows, "pooled_rows", lengths)
@@ -269,9 +272,8 @@ class PackedEncoder(ModuleList):
 
         keys = (rows, cu_seqlens_k) attends only those rows; by default all. is_causal, relative_bias (H or 1,
         Mq + Mk - 1), attn_mask (B or 1, H or 1, Mq, Mk) and mask (KeyRanges): of varlen_attention, the same in every
-        layer. collect keeps attentions and hidden states, the input among them; attentions with a mask need a collect
-        of the caller's, since what the mask's keys are is its matter. out may be hidden itself. pooled_rows: of
-        functional.Encoder, the one row of each sequence that is wanted -> (B, h), not over hidden.
+        layer. collect keeps attentions and hidden states, the input among them. out may be hidden itself. pooled_rows:
+        of functional.Encoder, the one row of each sequence that is wanted -> (B, h), not over hidden.
 
         Raises:
             ValueError, TypeError: shapes or types do not fit.
