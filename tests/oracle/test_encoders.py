@@ -55,8 +55,13 @@ FAMILIES = {
     "BigBird": (
         BIG_BIRD,
         {"use_bias": False, "rescale_embeddings": True, "num_random_blocks": 2, "tie_word_embeddings": False},
-        {"attention_type": "original_full", "hidden_act": "relu", "hidden_size": 21},
-        {"num_random_blocks": 5, "layer_norm_eps": 1e-5, "type_vocab_size": 4, "num_labels": 3},
+        {
+            "attention_type": "original_full",
+            "hidden_act": "relu",
+            "hidden_size": 21,
+            "type_vocab_size": 4,
+            "num_labels": 3,
+        },
     ),
     "NomicBert": (
         NOMIC,
