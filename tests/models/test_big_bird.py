@@ -228,6 +228,8 @@ def test_texts_alone_and_together(isa):
         assert np.array_equal(model.encode_packed(own, [0, len(own)]), together[first:end])
         assert np.array_equal(model(own[None]).last_hidden_state[0], together[first:end])
         assert np.array_equal(model.encode_packed(own, [0, len(own)], pooled_rows=place)[0], row)
+    with pytest.raises(ValueError, match="pooled_rows"):
+        model.encode_packed(ids, starts, pooled_rows=np.zeros(3, int))
     with ThreadPoolExecutor(4) as pool:
         for found in pool.map(lambda _: model.encode_packed(ids, cu_seqlens), range(8)):
             assert np.array_equal(found, together)

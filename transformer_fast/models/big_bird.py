@@ -22,6 +22,7 @@ from transformer_fast.models.common.encoder import Encoded, EncoderBatch
 from transformer_fast.models.common.inputs import integers, token_mask
 from transformer_fast.models.common.output import BigBirdForPreTrainingOutput, QuestionAnsweringModelOutput
 from transformer_fast.nn import Collector, FeedForward, LayerNorm, Linear
+from transformer_fast.nn.packed import for_pooled_rows
 
 _ATTENTION_TYPES = ("block_sparse", "original_full")
 
@@ -60,18 +61,18 @@ _POOLER = {f"pooler.{kind}": f"pooler.{kind}" for kind in ("weight", "bias")}
 class BigBirdModel(bert.BertModel):
     """The encoder, with the pooler if add_pooling_layer.
 
-    With attention_type "block_sparse" a text of more than (5 + 2 num_random_blocks) block_size places is cut into
-    blocks, and a token sees its block, the two beside it, the first and the last one; tokens of these two see
-    everything. Transformers draws random blocks in training only: in inference each of them is the first block, which
-    so counts num_random_blocks + 1 times. That is followed.
+    With attention_type "block_sparse" a text of more than (5 + 2 num_random_blocks) block_size tokens is cut into
+    blocks. A token sees its own block, the two beside it, the first and the last one; tokens of these two see all.
+    Random blocks are drawn in training only: in inference transformers takes the first block for each of them, which
+    therefore counts num_random_blocks + 1 times. That is followed here.
 
-    The places of a padded call are those of input_ids, (B, L), padding counted, as in transformers: L decides whether
-    a call is sparse, and the block that holds place L - 1 is the last one of every row, so that more padding may change
-    results. `encode_packed` (and so pipelines) take each text by its own length, whatever else is in the batch, as
-    transformers does without padding. A call that is too short to be sparse has no effect on later ones;
-    transformers' model stays with full attention from then on.
-    The attention weights that are reported are transformers': those of the first block count once, though it is
-    there several times, so a row's sum is less than 1.
+    A call on (B, L) takes L for the length of each row, padding counted, as transformers does: L decides whether the
+    call is sparse, and place L - 1 is in the last block. So a row's results depend on how far it is padded.
+    `encode_packed`, and with it the pipelines, take each text by its own length: the results that transformers has for
+    it alone, in any batch. After a call that is too short for blocks, transformers' model keeps to full attention; here
+    each call decides anew.
+
+    Attention weights are reported as by transformers, those of the first block once: a sparse row's sum is below 1.
 
     Example:
         >>> import numpy as np
@@ -129,12 +130,14 @@ class BigBirdModel(bert.BertModel):
     def _in_two_calls(self, hidden: np.ndarray, batch: EncoderBatch, sparse: np.ndarray) -> np.ndarray:
         """`_run` of a packed batch, once for the texts that are sparse (B,) and once for the others."""
         lengths, pooled = np.diff(batch.cu_seqlens), batch.pooled_rows
+        if pooled is not None:
+            pooled = for_pooled_rows(pooled, batch.cu_seqlens, None, {})[0] - batch.cu_seqlens[:-1]
         result = np.empty_like(hidden if pooled is None else hidden[: len(lengths)])
         for chosen in (sparse, ~sparse):
             rows = np.repeat(chosen, lengths)
             own = EncoderBatch(np.cumsum([0, *lengths[chosen]]), batch.positions[rows], None)
             if pooled is not None:
-                own = replace(own, pooled_rows=np.broadcast_to(pooled, len(lengths))[chosen])
+                own = replace(own, pooled_rows=pooled[chosen])
             result[rows if pooled is None else chosen] = self._run(hidden[rows], own, None)
         return result
 
