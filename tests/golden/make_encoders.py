@@ -26,6 +26,8 @@ BERT = SMALL | {"max_position_embeddings": 12, "pad_token_id": 1}
 DISTIL = {"vocab_size": 30, "n_layers": 2, "dim": 15, "n_heads": 3, "hidden_dim": 17, "max_position_embeddings": 12}
 MODERN = SMALL | {"hidden_size": 12, "num_attention_heads": 2, "local_attention": 4, "max_position_embeddings": 16}
 MODERN |= {f"{name}_token_id": i for i, name in enumerate(("pad", "eos", "bos", "cls", "sep"))}
+# Longer than 7 places is sparse, in blocks of one place.
+BIG_BIRD = BERT | {"block_size": 1, "num_random_blocks": 1, "sep_token_id": 9}
 NOMIC = SMALL | {"hidden_size": 12, "num_attention_heads": 2, "max_position_embeddings": 16}
 LABELS = {0: "low", 1: "middle", 2: "high"}
 
@@ -38,6 +40,8 @@ MODELS = {
     "electra": ("Electra", "ForPreTraining", BERT | {"embedding_size": 15, "hidden_act": "gelu_new"}),
     "electra-generator": ("Electra", "ForMaskedLM", BERT | {"embedding_size": 20, "hidden_act": "relu"}),
     "mpnet": ("MPNet", "ForMaskedLM", BERT | {"hidden_act": "gelu_pytorch_tanh"}),
+    "big-bird": ("BigBird", "ForMaskedLM", BIG_BIRD | {"use_bias": False, "rescale_embeddings": True}),
+    "big-bird-answers": ("BigBird", "ForQuestionAnswering", BIG_BIRD | {"hidden_act": "relu"}),
     "nomic-bert": (
         "NomicBert",
         "ForMaskedLM",

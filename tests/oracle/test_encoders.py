@@ -20,6 +20,9 @@ MODERN = SMALL | {"num_attention_heads": 2, "local_attention": 6, "max_position_
 # Only values that the tests may use; the defaults lie outside of a small vocabulary.
 MODERN |= {f"{name}_token_id": i for i, name in enumerate(("pad", "eos", "bos", "cls", "sep"))}
 
+# In blocks of one place, since transformers reports the states of blocks that it fills up.
+BIG_BIRD = BERT | {"block_size": 1, "num_random_blocks": 1, "sep_token_id": 9}
+
 NOMIC = {name: value for name, value in BERT.items() if name != "pad_token_id"} | {"num_attention_heads": 2}
 
 # transformers' family -> its config classes and further configs, beside the first.
@@ -49,6 +52,17 @@ FAMILIES = {
         {"embedding_size": 40, "hidden_act": "gelu_new", "hidden_size": 21, "type_vocab_size": 4, "num_labels": 3},
     ),
     "MPNet": (BERT, {"hidden_act": "relu", "tie_word_embeddings": False}, {"hidden_size": 21, "num_labels": 3}),
+    "BigBird": (
+        BIG_BIRD,
+        {"use_bias": False, "rescale_embeddings": True, "num_random_blocks": 2, "tie_word_embeddings": False},
+        {
+            "attention_type": "original_full",
+            "hidden_act": "relu",
+            "hidden_size": 21,
+            "type_vocab_size": 4,
+            "num_labels": 3,
+        },
+    ),
     "NomicBert": (
         NOMIC,
         {"hidden_act": "gelu", "tie_word_embeddings": False, "head_dim": 10, "type_vocab_size": 3},
@@ -169,6 +183,7 @@ def test_family(torch, isa, tmp_path, family, which, task):
 OWN_HEADS = [
     ("Bert", "ForPreTraining", {}),
     ("Bert", "ForNextSentencePrediction", {}),
+    ("BigBird", "ForPreTraining", {}),
     ("Electra", "ForPreTraining", {}),
     ("Electra", "ForPreTraining", {"embedding_size": 24, "hidden_act": "tanh"}),
 ]
@@ -187,7 +202,17 @@ def test_heads_of_one_family(torch, isa, tmp_path, family, task, changes):
 
 
 # Families with a head for choices, and options that this head alone reads.
-WITH_CHOICES = ("Bert", "Roberta", "XLMRoberta", "Camembert", "Data2VecText", "DistilBert", "Electra", "MPNet")
+WITH_CHOICES = (
+    "Bert",
+    "Roberta",
+    "XLMRoberta",
+    "Camembert",
+    "Data2VecText",
+    "DistilBert",
+    "Electra",
+    "MPNet",
+    "BigBird",
+)
 CHOICES = [(family, {}) for family in WITH_CHOICES]
 CHOICES += [("Electra", {"summary_activation": name}) for name in ("tanh", "")]
 

@@ -62,6 +62,10 @@ FAMILIES = {
     "CLIP": (CLIP, ("Model",)),
     "CLIPText": (TEXT, ("ModelWithProjection",)),
     "CLIPVision": (SIGHT, ("ModelWithProjection",)),
+    "BigBird": (
+        BERT | {"block_size": 1, "num_random_blocks": 1, "sep_token_id": 5},
+        ("ForMaskedLM", "ForQuestionAnswering", "ForSequenceClassification"),
+    ),
     "Camembert": (BERT, ("ForMaskedLM",)),
     "Data2VecText": (BERT, ("ForMaskedLM",)),
     "DeiT": (VIT, ("ForImageClassificationWithTeacher", "Model")),
@@ -113,6 +117,7 @@ ACTIVATIONS = ("relu", "silu", "gelu_new", "mish")
 NAMED = {
     "activation": ACTIVATIONS,
     "activation_function": ACTIVATIONS,
+    "attention_type": ("block_sparse", "original_full", "dense"),
     "attn_implementation": ("eager",),
     "classifier_activation": ACTIVATIONS,
     "classifier_pooling": ("mean", "max"),

@@ -42,6 +42,7 @@ def _named(*names: str) -> dict[str, str]:
 _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
     "bart": ("bart", {"BartForConditionalGeneration": "BartForConditionalGeneration"}, "BartModel"),
     "bert": ("bert", _heads("Bert", "MultipleChoice", "NextSentencePrediction", "PreTraining"), "BertModel"),
+    "big_bird": ("big_bird", _heads("BigBird", "MultipleChoice", "PreTraining"), "BigBirdModel"),
     "camembert": ("roberta", _heads("Camembert", "MultipleChoice"), "CamembertModel"),
     "clip": (
         "clip",

@@ -8,6 +8,7 @@ of `functional.Encoder`; else layer by layer, to the same bits. An option of att
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -63,18 +64,26 @@ class Collector:
         """query (T, H, D) of the rows of `computed`, key (Tk, H, D) of `tokens`; options of varlen_attention."""
         if self.attentions is None:
             return
-        tokens, longest, weights = self._keys.tokens, self._queries.longest, []
-        for b in range(len(tokens)):
-            q = query[slice(*self._queries.cu_seqlens[b : b + 2])].swapaxes(0, 1)
+        longest, weights = self._queries.longest, []
+        for b in range(len(self._keys)):
+            rows = slice(*self._queries.cu_seqlens[b : b + 2])
+            q = query[rows].swapaxes(0, 1)
             k = key[slice(*self._keys.cu_seqlens[b : b + 2])].swapaxes(0, 1)
-            reported = tokens[b][self._queries.tokens[b]]
             if k.shape[1]:
-                own = _for_sequence(options, b, longest, q.shape[1], k.shape[1])
+                own = _for_sequence(options, b, longest, rows, k.shape[1])
                 _, found = F.scaled_dot_product_attention(q, k, k, return_weights="heads", **own)
-                weights.append(found[:, reported])
+                weights.append(found)
             else:
-                weights.append(np.zeros((len(q), reported.sum(), 0), np.float32))
-        self.attentions += (unpack_weights(weights, tokens, tokens, query.shape[1]),)
+                weights.append(np.zeros((*q.shape[:2], 0), np.float32))
+        self.add_found(weights, query.shape[1])
+
+    def add_found(self, weights: Sequence[np.ndarray], num_heads: int) -> None:
+        """weights: those of each sequence, (num_heads, its rows of `computed`, its tokens), if they are asked for."""
+        if self.attentions is None:
+            return
+        tokens, computed = self._keys.tokens, self._queries.tokens
+        reported = [found[:, tokens[b][computed[b]]] for b, found in enumerate(weights)]
+        self.attentions += (unpack_weights(reported, tokens, tokens, num_heads),)
 
     def unpacked(self, hidden: np.ndarray) -> np.ndarray:
         """hidden (T, h) of the rows of `computed` -> (B, L, h) of its own."""
@@ -83,15 +92,17 @@ class Collector:
         return self._keys.unpack(hidden, copy=True)
 
 
-def _for_sequence(options: dict[str, Any], b: int, longest: int, Lq: int, Lk: int) -> dict[str, Any]:
-    """Options of varlen_attention as scaled_dot_product_attention needs them for sequence b; longest: of Lq."""
-    own = dict(options)
+def _for_sequence(options: dict[str, Any], b: int, longest: int, rows: slice, Lk: int) -> dict[str, Any]:
+    """Options of varlen_attention as scaled_dot_product_attention needs them for sequence b; longest: of all."""
+    own, Lq = dict(options), rows.stop - rows.start
     if own.get("relative_bias") is not None:
         first = longest - Lq
         own["relative_bias"] = own["relative_bias"][:, first : first + Lq + Lk - 1]
     if own.get("attn_mask") is not None:
         mask = own["attn_mask"]
         own["attn_mask"] = mask[b if len(mask) > 1 else 0][:, :Lq, :Lk]
+    if own.get("mask") is not None:
+        own["mask"] = F.KeyRanges.from_dense(own["mask"].of_rows(rows).dense()[..., :Lk])
     return own
 
 
@@ -104,8 +115,8 @@ def for_pooled_rows(
     """The row of each sequence that a last layer computes, (B,), counted from row 0, and the options of these rows.
 
     pooled_rows, cu_seqlens and keys: of `PackedEncoder`. options: of varlen_attention, for all rows, attn_mask with
-    all its axes. All but pooled_rows is checked already. A relative bias becomes a mask, since the rows may be at
-    different places.
+    all its axes, mask as KeyRanges. All but pooled_rows is checked already. A relative bias becomes a mask, since the
+    rows may be at different places.
     """
     B, lengths = len(cu_seqlens) - 1, np.diff(cu_seqlens)
     places = checks.rows_within(pooled_rows, "pooled_rows", lengths)
@@ -126,7 +137,10 @@ def for_pooled_rows(
             mask = np.where(mask, bias, np.float32(-np.inf)) if mask.dtype == bool else mask + bias
     if mask is not None:
         own["attn_mask"] = np.ascontiguousarray(mask[:, :, None])
-    return cu_seqlens[:-1] + places, own
+    rows = cu_seqlens[:-1] + places
+    if own.get("mask") is not None:
+        own["mask"] = own["mask"].of_rows(rows)
+    return rows, own
 
 
 class PackedEncoderLayer(Module):
@@ -249,6 +263,7 @@ class PackedEncoder(ModuleList):
         is_causal: bool = False,
         relative_bias: np.ndarray | None = None,
         attn_mask: np.ndarray | None = None,
+        mask: F.KeyRanges | None = None,
         pooled_rows: int | np.ndarray | None = None,
         collect: Collector | None = None,
         out: np.ndarray | None = None,
@@ -256,17 +271,17 @@ class PackedEncoder(ModuleList):
         """hidden (T, h), sequence b in the rows cu_seqlens[b]:cu_seqlens[b + 1] -> (T, h).
 
         keys = (rows, cu_seqlens_k) attends only those rows; by default all. is_causal, relative_bias (H or 1,
-        Mq + Mk - 1) and attn_mask (B or 1, H or 1, Mq, Mk): of varlen_attention, the same in every layer. collect
-        keeps attentions and hidden states, the input among them. out may be hidden itself. pooled_rows: of
-        functional.Encoder, the one row of each sequence that is wanted -> (B, h), not over hidden.
+        Mq + Mk - 1), attn_mask (B or 1, H or 1, Mq, Mk) and mask (KeyRanges): of varlen_attention, the same in every
+        layer. collect keeps attentions and hidden states, the input among them. out may be hidden itself. pooled_rows:
+        of functional.Encoder, the one row of each sequence that is wanted -> (B, h), not over hidden.
 
         Raises:
             ValueError, TypeError: shapes or types do not fit.
         """
         hidden = np.ascontiguousarray(hidden, np.float32)
-        options = {"is_causal": is_causal, "relative_bias": relative_bias, "attn_mask": attn_mask}
+        options = {"is_causal": is_causal, "relative_bias": relative_bias, "attn_mask": attn_mask, "mask": mask}
         options = {name: value for name, value in options.items() if value is not None and value is not False}
-        if keys is None and relative_bias is None and attn_mask is None and collect is None and len(self):
+        if keys is None and collect is None and not options.keys() - {"is_causal"} and len(self):
             return self._encoder.get(self, self._spec, is_causal)(hidden, cu_seqlens, pooled_rows=pooled_rows, out=out)
         if hidden.ndim != 2 or hidden.shape[1] != self.h:
             raise ValueError(f"hidden has shape {hidden.shape}; needed: (T, {self.h})")

@@ -31,7 +31,7 @@ _ALIASES = {
 _OTHERS = frozenset(
     f"{name}Tokenizer"
     for name in """
-    Albert Barthez Bartpho Basic BertGeneration BertJapanese Bertweet BigBird BioGpt BlenderbotSmall Blenderbot
+    Albert Barthez Bartpho Basic BertGeneration BertJapanese Bertweet BioGpt BlenderbotSmall Blenderbot
     ByT5 CTRL Canine Character Clvp CodeLlama Cohere ConvBert CpmAnt Cpm DPRContextEncoder
     DPRQuestionEncoder DPRReader Deberta DebertaV2 Dia Esm Esmc FNet FSMT FastSpeech2Conformer Flaubert Funnel
     GPTNeoXJapanese GPTSw3 Herbert Lasr LayoutLMv2 LayoutLMv3 LayoutXLM Luke M2M100 MBart50 MBart MLuke
@@ -45,6 +45,7 @@ _OTHERS = frozenset(
 _OF_TYPE = {
     "bart": "RobertaTokenizer",
     "bert": "BertTokenizer",
+    "big_bird": "BigBirdTokenizer",
     "camembert": "CamembertTokenizer",
     "clip": "CLIPTokenizer",
     "data2vec-text": "RobertaTokenizer",

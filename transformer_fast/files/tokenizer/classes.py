@@ -269,19 +269,24 @@ def _gemma(vocabulary: Vocabulary, tokens: Tokens, settings: TokenizerSettings) 
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# SentencePiece as Unigram: T5, XLM-RoBERTa, CamemBERT
+# SentencePiece as Unigram: T5, XLM-RoBERTa, CamemBERT, BigBird
 
 
-def _unigram(vocabulary: Vocabulary, unknown: int, scheme: str) -> Any:
+def _unigram_model(vocabulary: Vocabulary, unknown: int) -> Any:
     library = optional_import("tokenizers")
-    pre = library.pre_tokenizers
     try:
         model = library.models.Unigram(vocabulary.pieces, unk_id=unknown, byte_fallback=False)
     except CheckpointError:
         raise
     except Exception as error:  # the package raises nothing more specific
         raise CheckpointError(f"{vocabulary.place}: not a vocabulary of Unigram: {error}") from None
-    tokenizer = library.Tokenizer(model)
+    return library.Tokenizer(model)
+
+
+def _unigram(vocabulary: Vocabulary, unknown: int, scheme: str) -> Any:
+    library = optional_import("tokenizers")
+    pre = library.pre_tokenizers
+    tokenizer = _unigram_model(vocabulary, unknown)
     if vocabulary.charsmap is not None:
         tokenizer.normalizer = library.normalizers.Precompiled(vocabulary.charsmap)
     spaces = pre.Metaspace(replacement=SPACE, prepend_scheme=scheme, split=True)
@@ -346,6 +351,29 @@ def _camembert(vocabulary: Vocabulary, tokens: Tokens, settings: TokenizerSettin
 def _camembert_pieces(pieces: Pieces, tokens: Tokens, settings: TokenizerSettings) -> Pieces:
     first = [("<s>NOTUSED", 0.0), (tokens["pad_token"], 0.0), ("</s>NOTUSED", 0.0), (tokens["unk_token"], 0.0)]
     return [*first, ("<unk>NOTUSED", -100.0), *pieces[1:], (tokens["mask_token"], 0.0)]
+
+
+_BIG_BIRD_UNKNOWN = 100  # the class' own number where the vocabulary has no such piece
+
+
+def _big_bird(vocabulary: Vocabulary, tokens: Tokens, settings: TokenizerSettings) -> Any:
+    """Without the normalizer of the SentencePiece model, which the class leaves out."""
+    library = optional_import("tokenizers")
+    pieces, unknown = [tuple(piece) for piece in vocabulary.pieces], (tokens["unk_token"], 0.0)
+    tokenizer = _unigram_model(vocabulary, pieces.index(unknown) if unknown in pieces else _BIG_BIRD_UNKNOWN)
+    runs_of_spaces = library.normalizers.Replace(library.Regex(" {2,}"), SPACE)
+    tokenizer.normalizer = library.normalizers.Sequence([runs_of_spaces])
+    scheme = "always" if settings.flag("add_prefix_space", True) else "never"
+    spaces = {"replacement": SPACE, "prepend_scheme": scheme, "split": True}
+    tokenizer.pre_tokenizer = library.pre_tokenizers.Metaspace(**spaces)
+    tokenizer.decoder = library.decoders.Metaspace(**spaces)
+    return tokenizer
+
+
+def _finish_big_bird(tokenizer: Any, tokens: Tokens, settings: TokenizerSettings) -> None:
+    first, last = tokens["cls_token"], tokens["sep_token"]
+    pair = f"{first}:0 $A:0 {last}:0 $B:1 {last}:1"
+    _set_template(tokenizer, tokens, f"{first}:0 $A:0 {last}:0", pair, (first, last))
 
 
 def _finish_xlm_roberta(tokenizer: Any, tokens: Tokens, settings: TokenizerSettings) -> None:
@@ -467,6 +495,7 @@ _ROBERTA_TOKENS = {
     "pad_token": "<pad>",
     "mask_token": "<mask>",
 }
+_BIG_BIRD_TOKENS = _S | {"pad_token": "<pad>", "sep_token": "[SEP]", "cls_token": "[CLS]"}
 _GPT2_TOKENS = {"unk_token": "<|endoftext|>", "bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
 _PLAIN = {"lstrip": False, "rstrip": False}
 
@@ -565,6 +594,14 @@ CLASSES: dict[str, TokenizerClass] = {
             ["<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED"] if settings.additional is None else settings.additional
         ),
         spm=_camembert_pieces,
+    ),
+    "BigBirdTokenizer": TokenizerClass(
+        ("spiece.model",),
+        "Unigram",
+        {name: {"content": text, **_PLAIN} for name, text in _BIG_BIRD_TOKENS.items()}
+        | {"mask_token": {"content": "[MASK]", "lstrip": True}},
+        _big_bird,
+        _finish_big_bird,
     ),
     MARIAN: TokenizerClass(
         ("source.spm", "target.spm", "vocab.json"),

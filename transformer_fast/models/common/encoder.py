@@ -1,9 +1,9 @@
 """`TextEncoder`: the base of encoders of text. It checks inputs, drops padding, fills it again, and collects outputs.
 
-BERT, RoBERTa, DistilBERT, ELECTRA, MPNet, ModernBERT and NomicBERT derive from it and say how tokens become rows
-(`_embed`) and how rows run through the layers (`_run`); `heads` puts heads on them; `pipelines.SentenceEncoder` calls
-`encode_packed`. Tokens run packed, (T, h) without padding, through everything. A new kind of input to all of them is a
-new argument of `encode`.
+BERT, RoBERTa, DistilBERT, ELECTRA, MPNet, BigBird, ModernBERT and NomicBERT derive from it and say how tokens become
+rows (`_embed`) and how rows run through the layers (`_run`); `heads` puts heads on them; `pipelines.SentenceEncoder`
+calls `encode_packed`. Tokens run packed, (T, h) without padding, through everything. A new kind of input to all of them
+is a new argument of `encode`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class EncoderBatch:
     positions (T,): what the family makes of input_ids, or the caller's. places (T,): the place of each row in its
     sequence, padding counted; None means that there is no padding. keys: rows that are attended and their offsets, as
     in nn.PackedSelfAttention; None means all. pooled_rows: of nn.PackedEncoder, the one row of each sequence that is
-    wanted; None means all.
+    wanted; None means all. width: L of a padded call; None means that each sequence came in its own length.
     """
 
     cu_seqlens: np.ndarray
@@ -50,6 +50,7 @@ class EncoderBatch:
     places: np.ndarray | None
     keys: tuple[np.ndarray, np.ndarray] | None = None
     pooled_rows: int | np.ndarray | None = None
+    width: int | None = None
 
     def dense(self) -> bool:
         """Are all rows attended, and neighbours in their sequence neighbours here?"""
@@ -132,6 +133,10 @@ class TextEncoder(PretrainedModel):
         """Positions (T,) of packed input_ids: 0, 1, ... in each sequence."""
         return np.arange(len(input_ids)) - np.repeat(cu_seqlens[:-1], np.diff(cu_seqlens))
 
+    def _own_types(self, input_ids: np.ndarray, cu_seqlens: np.ndarray) -> np.ndarray | None:
+        """Types (T,) of packed input_ids where the caller gives none; None: they are all 0, or there are none."""
+        return None
+
     def _token_types(self, token_type_ids, shape: tuple[int, ...]) -> np.ndarray:
         """token_type_ids, checked."""
         raise ValueError(f"token_type_ids is given, but {type(self).__name__} knows no token types; needed: None")
@@ -172,10 +177,13 @@ class TextEncoder(PretrainedModel):
             runs[:, 0] = True
             computed = PackedSequences(runs)
             keys = np.flatnonzero(computed.pack(tokens.tokens)), tokens.cu_seqlens
+        if token_type_ids is None:
+            token_type_ids = self._own_types(input_ids.reshape(-1), np.arange(B + 1) * L)
+            token_type_ids = None if token_type_ids is None else token_type_ids.reshape(B, L)
         if token_type_ids is not None:
             token_type_ids = computed.pack(self._token_types(token_type_ids, (B, L)))
         positions = computed.pack(position_ids)
-        batch = EncoderBatch(computed.cu_seqlens, positions, computed.columns, keys, None if rows else 0)
+        batch = EncoderBatch(computed.cu_seqlens, positions, computed.columns, keys, None if rows else 0, L)
         collect = None
         if output_attentions or output_hidden_states:
             kept = {"hidden_states": output_hidden_states, "attentions": output_attentions}
@@ -214,6 +222,8 @@ class TextEncoder(PretrainedModel):
             raise ValueError(f"cu_seqlens ends at {cu_seqlens[-1]}; needed: T={len(input_ids)}")
         positions = self._positions(input_ids, cu_seqlens)
         self._check_length(positions)
+        if token_type_ids is None:
+            token_type_ids = self._own_types(input_ids, cu_seqlens)
         if token_type_ids is not None:
             token_type_ids = self._token_types(token_type_ids, input_ids.shape)
         hidden = self._embed(input_ids, positions, token_type_ids)

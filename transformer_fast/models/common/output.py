@@ -136,6 +136,11 @@ class BertForPreTrainingOutput(ModelOutput):
 
 
 @dataclasses.dataclass(eq=False)
+class BigBirdForPreTrainingOutput(BertForPreTrainingOutput):
+    """As `BertForPreTrainingOutput`."""
+
+
+@dataclasses.dataclass(eq=False)
 class ElectraForPreTrainingOutput(ModelOutput):
     """logits (B, L): of each place, that its word was replaced."""
 
