@@ -106,7 +106,7 @@ def paged_attention(
     if mask is not None and packed:
         ranges = checks.packed_ranges(mask, H, starts, lengths)
     elif mask is not None:
-        ranges = checks.ranges(mask, B, H, query.shape[2], int(lengths.max(initial=0)))
+        ranges = checks.ranges(checks.key_ranges(mask, B, H, query.shape[2], int(lengths.max(initial=0))), B, H)
     shared = _shared(shared_keys, table, lengths, S)
     if shared is not None:
         _check_shared(shared, call, offsets, rows, ranges, starts, alibi_slopes)
