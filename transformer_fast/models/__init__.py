@@ -51,6 +51,7 @@ _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
     "clip_text_model": ("clip", _named("CLIPTextModelWithProjection"), "CLIPTextModel"),
     "clip_vision_model": ("clip", _named("CLIPVisionModelWithProjection"), "CLIPVisionModel"),
     "data2vec-text": ("roberta", _heads("Data2VecText", "MultipleChoice"), "Data2VecTextModel"),
+    "deberta-v2": ("deberta_v2", _heads("DebertaV2", "MultipleChoice"), "DebertaV2Model"),
     "deit": ("vit", _named("DeiTForImageClassification", "DeiTForImageClassificationWithTeacher"), "DeiTModel"),
     "distilbert": ("distilbert", _heads("DistilBert", "MultipleChoice"), "DistilBertModel"),
     "electra": ("electra", _heads("Electra", "MultipleChoice", "PreTraining"), "ElectraModel"),
