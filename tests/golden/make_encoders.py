@@ -27,6 +27,7 @@ DISTIL = {"vocab_size": 30, "n_layers": 2, "dim": 15, "n_heads": 3, "hidden_dim"
 MODERN = SMALL | {"hidden_size": 12, "num_attention_heads": 2, "local_attention": 4, "max_position_embeddings": 16}
 MODERN |= {f"{name}_token_id": i for i, name in enumerate(("pad", "eos", "bos", "cls", "sep"))}
 NOMIC = SMALL | {"hidden_size": 12, "num_attention_heads": 2, "max_position_embeddings": 16}
+DEBERTA = SMALL | {"max_position_embeddings": 12, "relative_attention": True, "norm_rel_ebd": "layer_norm"}
 LABELS = {0: "low", 1: "middle", 2: "high"}
 
 # Folder -> transformers' family and task, config.
@@ -42,6 +43,20 @@ MODELS = {
         "NomicBert",
         "ForMaskedLM",
         NOMIC | {"rope_parameters": {"rope_type": "default", "rope_theta": 50.0}},
+    ),
+    "deberta-v2": (
+        "DebertaV2",
+        "ForTokenClassification",
+        DEBERTA
+        | {"pos_att_type": ["c2p", "p2c"], "max_relative_positions": 5, "type_vocab_size": 3, "embedding_size": 10}
+        | {"conv_kernel_size": 3, "conv_groups": 3, "id2label": LABELS},
+    ),
+    "deberta-v3": (
+        "DebertaV2",
+        "ForMaskedLM",
+        DEBERTA
+        | {"pos_att_type": "p2c|c2p", "position_buckets": 4, "share_att_key": True, "position_biased_input": False}
+        | {"legacy": False},
     ),
     "modernbert": ("ModernBert", "ForMaskedLM", MODERN | {"norm_bias": True, "classifier_activation": "silu"}),
 }

@@ -92,6 +92,10 @@ FOLDERS = {
     "BertModel": (BERT, GOOGLE),
     "CLIPTextModel": ({}, {"dropout": 0.0, "initializer_factor": 1.0}),
     "CLIPVisionModel": ({}, {"dropout": 0.0, "initializer_factor": 1.0}),
+    "DebertaV2Model": (
+        SIZES | {"pos_att_type": "p2c|c2p", "max_relative_positions": -1, "position_buckets": 256},
+        {"pooler_dropout": 0, "cls_dropout": 0.15, "pad_token_id": 0},
+    ),
     "DistilBertModel": (
         {"vocab_size": 20, "dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 8},
         {"tie_weights_": True, "sinusoidal_pos_embds": False, "qa_dropout": 0.1, "output_past": True},

@@ -55,6 +55,9 @@ WINDOWS = {"sliding_window": 5}
 MODERN = SIZES | {"local_attention": 6, "max_position_embeddings": 24, "initializer_range": 0.3} | IDS
 MODERN |= {"cls_token_id": 2, "sep_token_id": 3}
 
+DEBERTA = BERT | {"relative_attention": True, "position_buckets": 8, "norm_rel_ebd": "layer_norm"}
+DEBERTA |= {"share_att_key": True, "pos_att_type": ["p2c", "c2p"], "pooler_hidden_size": 16, "conv_kernel_size": 3}
+
 # transformers' prefix of the family's classes -> its config and the models that are compared.
 FAMILIES = {
     "Bart": (BART, ("ForConditionalGeneration",)),
@@ -64,6 +67,7 @@ FAMILIES = {
     "CLIPVision": (SIGHT, ("ModelWithProjection",)),
     "Camembert": (BERT, ("ForMaskedLM",)),
     "Data2VecText": (BERT, ("ForMaskedLM",)),
+    "DebertaV2": (DEBERTA, ("ForMaskedLM", "ForSequenceClassification")),
     "DeiT": (VIT, ("ForImageClassificationWithTeacher", "Model")),
     "DistilBert": (
         {"vocab_size": V, "n_layers": 2, "dim": 16, "n_heads": 4, "hidden_dim": 20, "max_position_embeddings": 24}
@@ -111,6 +115,7 @@ NAMED = {
     "activation_function": ACTIVATIONS,
     "attn_implementation": ("eager",),
     "classifier_activation": ACTIVATIONS,
+    "conv_act": ACTIVATIONS,
     "classifier_pooling": ("mean", "max"),
     "dense_act_fn": ACTIVATIONS,
     "dtype": ("float16",),
@@ -119,7 +124,10 @@ NAMED = {
     "hidden_activation": ACTIVATIONS,
     "id2label": ({"0": "a", "1": "b"}, {"0": "a", "1": "b", "2": "c"}),
     "label2id": ({"a": 0, "b": 1},),
+    "norm_rel_ebd": ("none", "layer_norm|other", "batch_norm"),
     "pooler_act": ACTIVATIONS,
+    "pooler_hidden_act": ACTIVATIONS,
+    "pos_att_type": ("c2p", "P2C | c2p", ["p2c"], ["p2p", "c2p"], None),
     "problem_type": ("regression", "single_label_classification", "multi_label_classification"),
     "summary_activation": ("tanh", "relu"),
     "summary_type": ("last", "mean", "cls_index"),

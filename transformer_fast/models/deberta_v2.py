@@ -44,7 +44,8 @@ _KEY_POSITIONS, _QUERY_POSITIONS = "c2p", "p2c"
 class DebertaV2Config(Labels):
     """The fields of config.json that have an effect; the defaults are transformers'.
 
-    The pooler_... fields, and legacy, have an effect in the heads alone, which check their values.
+    The pooler_... fields, and legacy, have an effect in the heads alone, which check their values. Sizes that are None
+    become those of the other fields.
     """
 
     vocab_size: int = 128100
@@ -91,7 +92,11 @@ class DebertaV2Config(Labels):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; needed: an integer")
         self._check_kinds()
         width = self.hidden_size // self.num_attention_heads
-        if self.attention_head_size not in (None, width):
+        sizes = (("embedding_size", self.hidden_size), ("pooler_hidden_size", self.hidden_size))
+        for name, default in (*sizes, ("attention_head_size", width)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, default)
+        if self.attention_head_size != width:
             raise ValueError(
                 f"attention_head_size is {self.attention_head_size}; needed: {width}, which is "
                 "hidden_size / num_attention_heads"
@@ -152,11 +157,7 @@ class DebertaV2Config(Labels):
     @property
     def scale(self) -> float:
         """Of scores: as many terms as there are make them as much larger, whether distances count or not."""
-        return ((self.hidden_size // self.num_attention_heads) * (1 + len(set(self.position_terms)))) ** -0.5
-
-    @property
-    def width_of_embeddings(self) -> int:
-        return self.hidden_size if self.embedding_size is None else self.embedding_size
+        return (self.attention_head_size * (1 + len(set(self.position_terms)))) ** -0.5
 
 
 class DebertaV2Attention(Module):
@@ -337,7 +338,7 @@ class DebertaV2Model(TextEncoder):
 
     def __init__(self, config: DebertaV2Config) -> None:
         super().__init__(config)
-        e, h, types = config.width_of_embeddings, config.hidden_size, config.type_vocab_size
+        e, h, types = config.embedding_size, config.hidden_size, config.type_vocab_size
         self.word_embeddings = Embedding(config.vocab_size, e)
         self.position_embeddings = (
             Embedding(config.max_position_embeddings, e) if config.position_biased_input else None
@@ -464,7 +465,7 @@ class DebertaV2ForMaskedLM(heads.ForMaskedLM):
 
     def __init__(self, config: DebertaV2Config) -> None:
         super().__init__(config)
-        h, e = config.hidden_size, config.width_of_embeddings
+        h, e = config.hidden_size, config.embedding_size
         if not config.legacy and e != h:
             raise ValueError(f"embedding_size is {e}; needed without legacy: hidden_size={h}")
         self.transform = heads.PredictionHead(h, ACTIVATIONS[config.hidden_act], config.layer_norm_eps, width=e)
@@ -497,7 +498,7 @@ def _pooler(config: DebertaV2Config) -> Linear:
     """transformers' ContextPooler, which is of the heads."""
     check_activation(config, "pooler_hidden_act")
     h = config.hidden_size
-    if config.pooler_hidden_size not in (None, h):
+    if config.pooler_hidden_size != h:
         raise ValueError(f"pooler_hidden_size is {config.pooler_hidden_size}; needed: hidden_size={h}")
     return Linear(h, h)
 

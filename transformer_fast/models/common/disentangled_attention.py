@@ -217,10 +217,11 @@ class DisentangledAttention:
 
         tables: None where the model has no terms of distance.
         """
-        context = np.empty(query.shape, np.float32)
+        T, H, D = query.shape
+        context = np.empty((T, H, D), np.float32)
         if tables is None:
             F.varlen_attention(query, key, value, self._cu_queries, self._cu_keys, scale=self.scale, out=context)
-            return context.reshape(len(query), -1)
+            return context.reshape(T, H * D)
         tables = tables.of(self._rows)
         for queries, keys in self._sequences:
             own_key, own_value = (packed[keys.rows].swapaxes(0, 1) for packed in (key, value))
@@ -229,7 +230,7 @@ class DisentangledAttention:
                 F.scaled_dot_product_attention(
                     query[rows].swapaxes(0, 1), own_key, own_value, scores, scale=self.scale, out=out
                 )
-        return context.reshape(len(query), -1)
+        return context.reshape(T, H * D)
 
     def report(self, collect: Collector, query: np.ndarray, key: np.ndarray, tables: Tables | None) -> None:
         """Tell `collect` the attention's weights; arguments as in `run`."""
