@@ -28,6 +28,7 @@ MODERN = SMALL | {"hidden_size": 12, "num_attention_heads": 2, "local_attention"
 MODERN |= {f"{name}_token_id": i for i, name in enumerate(("pad", "eos", "bos", "cls", "sep"))}
 NOMIC = SMALL | {"hidden_size": 12, "num_attention_heads": 2, "max_position_embeddings": 16}
 DEBERTA = SMALL | {"max_position_embeddings": 12, "relative_attention": True, "norm_rel_ebd": "layer_norm"}
+ALBERT = BERT | {"num_hidden_layers": 3, "embedding_size": 10}
 LABELS = {0: "low", 1: "middle", 2: "high"}
 
 # Folder -> transformers' family and task, config.
@@ -44,6 +45,8 @@ MODELS = {
         "ForMaskedLM",
         NOMIC | {"rope_parameters": {"rope_type": "default", "rope_theta": 50.0}},
     ),
+    "albert": ("Albert", "ForMaskedLM", ALBERT | {"num_hidden_groups": 2, "inner_group_num": 2}),
+    "albert-labels": ("Albert", "ForSequenceClassification", ALBERT | {"hidden_act": "relu", "id2label": LABELS}),
     "deberta-v2": (
         "DebertaV2",
         "ForTokenClassification",

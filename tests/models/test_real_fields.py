@@ -88,6 +88,11 @@ FAIRSEQ = {
 }
 # Class -> (the fields that count, further ones of real files).
 FOLDERS = {
+    "AlbertModel": (
+        BERT,
+        {"down_scale_factor": 1, "gap_size": 0, "net_structure_type": 0, "num_memory_blocks": 0}
+        | {"classifier_dropout_prob": 0.1, "position_embedding_type": "absolute"},
+    ),
     "BartModel": ({}, FAIRSEQ | {"num_hidden_layers": 12, "normalize_embedding": True}),
     "BertModel": (BERT, GOOGLE),
     "CLIPTextModel": ({}, {"dropout": 0.0, "initializer_factor": 1.0}),

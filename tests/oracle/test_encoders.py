@@ -47,6 +47,11 @@ FAMILIES = {
     "XLMRoberta": (BERT, {"hidden_act": "quick_gelu", "type_vocab_size": 1}),
     "Camembert": (BERT, {"pad_token_id": 0, "tie_word_embeddings": False, "num_labels": 3}),
     "Data2VecText": (BERT, {"pad_token_id": 0, "tie_word_embeddings": False, "num_labels": 3}),
+    "Albert": (
+        BERT | {"embedding_size": 10},
+        {"num_hidden_layers": 5, "num_hidden_groups": 3, "inner_group_num": 2, "tie_word_embeddings": False},
+        {"embedding_size": 24, "hidden_act": "relu", "num_hidden_groups": 3, "type_vocab_size": 4, "num_labels": 3},
+    ),
     "DebertaV2": (
         DEBERTA,
         {"share_att_key": False, "position_biased_input": True, "type_vocab_size": 2, "tie_word_embeddings": False},
@@ -190,6 +195,7 @@ def test_family(torch, isa, tmp_path, family, which, task):
 OWN_HEADS = [
     ("Bert", "ForPreTraining", {}),
     ("Bert", "ForNextSentencePrediction", {}),
+    ("Albert", "ForPreTraining", {"num_labels": 3}),
     ("Electra", "ForPreTraining", {}),
     ("Electra", "ForPreTraining", {"embedding_size": 24, "hidden_act": "tanh"}),
 ]
@@ -209,7 +215,7 @@ def test_heads_of_one_family(torch, isa, tmp_path, family, task, changes):
 
 # Families with a head for choices, and options that this head alone reads.
 WITH_CHOICES = ("Bert", "Roberta", "XLMRoberta", "Camembert", "Data2VecText", "DistilBert", "Electra", "MPNet")
-WITH_CHOICES += ("DebertaV2",)
+WITH_CHOICES += ("Albert", "DebertaV2")
 CHOICES = [(family, {}) for family in WITH_CHOICES]
 CHOICES += [("Electra", {"summary_activation": name}) for name in ("tanh", "")]
 

@@ -60,6 +60,7 @@ DEBERTA |= {"share_att_key": True, "pos_att_type": ["p2c", "c2p"], "pooler_hidde
 
 # transformers' prefix of the family's classes -> its config and the models that are compared.
 FAMILIES = {
+    "Albert": (BERT | {"embedding_size": 8, "num_hidden_groups": 2}, ("ForPreTraining", "ForSequenceClassification")),
     "Bart": (BART, ("ForConditionalGeneration",)),
     "Bert": (BERT, ("ForMaskedLM", "ForSequenceClassification", "Model")),
     "CLIP": (CLIP, ("Model",)),

@@ -10,6 +10,7 @@ import pytest
 from model_folders import WORDS, write_json, write_sentence_model, write_tokenizer
 
 from transformer_fast import nn
+from transformer_fast.models.albert import AlbertConfig, AlbertModel
 from transformer_fast.models.deberta_v2 import DebertaV2Config, DebertaV2Model
 from transformer_fast.models.distilbert import DistilBertConfig, DistilBertModel
 from transformer_fast.models.electra import ElectraConfig, ElectraModel
@@ -26,6 +27,7 @@ SIZES = (len(WORDS), 24, 2, 3, 40, 16)
 MODELS = {
     "roberta": (RobertaModel, RobertaConfig(*SIZES, pad_token_id=0), 15),
     "xlm-roberta": (XLMRobertaModel, RobertaConfig(*SIZES, pad_token_id=0, type_vocab_size=1), 15),
+    "albert": (AlbertModel, AlbertConfig(*SIZES, embedding_size=10), 16),
     "deberta-v2": (
         DebertaV2Model,
         DebertaV2Config(
@@ -45,7 +47,7 @@ MODELS = {
     "modernbert": (ModernBertModel, ModernBertConfig(len(WORDS), 24, 40, 3, 3, local_attention=4, pad_token_id=0), 20),
     "nomic_bert": (NomicBertModel, NomicBertConfig(len(WORDS), 24, 40, 2, 3, max_position_embeddings=16), 16),
 }
-TYPED = ("deberta-v2", "roberta", "xlm-roberta", "electra", "nomic_bert")  # families with token types
+TYPED = ("albert", "deberta-v2", "roberta", "xlm-roberta", "electra", "nomic_bert")  # families with token types
 TEXTS = ["the cat sat on the mat.", "", "dog", "the dog ran far! " * 5]
 
 

@@ -40,6 +40,7 @@ def _named(*names: str) -> dict[str, str]:
 # model_type in config.json -> file in models/, {name in its "architectures": class}, class without a head, which is
 # taken for architectures that are not listed.
 _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
+    "albert": ("albert", _heads("Albert", "MultipleChoice", "PreTraining"), "AlbertModel"),
     "bart": ("bart", {"BartForConditionalGeneration": "BartForConditionalGeneration"}, "BartModel"),
     "bert": ("bert", _heads("Bert", "MultipleChoice", "NextSentencePrediction", "PreTraining"), "BertModel"),
     "camembert": ("roberta", _heads("Camembert", "MultipleChoice"), "CamembertModel"),

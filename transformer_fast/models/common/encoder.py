@@ -1,13 +1,14 @@
 """`TextEncoder`: the base of encoders of text. It checks inputs, drops padding, fills it again, and collects outputs.
 
-BERT, RoBERTa, DeBERTa, DistilBERT, ELECTRA, MPNet, ModernBERT and NomicBERT derive from it and say how tokens become
-rows (`_embed`) and how rows run through the layers (`_run`); `heads` puts heads on them; `pipelines.SentenceEncoder`
-calls `encode_packed`. Tokens run packed, (T, h) without padding, through everything. A new kind of input to all of them
-is a new argument of `encode`.
+BERT, RoBERTa, ALBERT, DeBERTa, DistilBERT, ELECTRA, MPNet, ModernBERT and NomicBERT derive from it and say how tokens
+become rows (`_embed`) and how rows run through the layers (`_run`); `heads` puts heads on them;
+`pipelines.SentenceEncoder` calls `encode_packed`. Tokens run packed, (T, h) without padding, through everything. A new
+kind of input to all of them is a new argument of `encode`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,13 +26,20 @@ def layer_sources(count: int, prefix: str, projections: tuple[str, ...], parts: 
 
     projections: the names of query, key and value; parts: name in nn.PackedEncoderLayer -> name of the rest.
     """
+    return sources_of_layers([f"{prefix}{i}." for i in range(count)], projections, parts)
+
+
+def sources_of_layers(
+    prefixes: Iterable[str], projections: tuple[str, ...], parts: dict[str, str]
+) -> dict[str, Source]:
+    """As `layer_sources`, with the prefix of the tensors of each layer."""
     sources = {}
-    for i in range(count):
+    for i, prefix in enumerate(prefixes):
         for kind in ("weight", "bias"):
-            rows = (f"{prefix}{i}.{name}.{kind}" for name in projections)
+            rows = (f"{prefix}{name}.{kind}" for name in projections)
             sources[f"layers.{i}.attention.in_proj.{kind}"] = Source(*rows)
             for ours, theirs in parts.items():
-                sources[f"layers.{i}.{ours}.{kind}"] = Source(f"{prefix}{i}.{theirs}.{kind}")
+                sources[f"layers.{i}.{ours}.{kind}"] = Source(f"{prefix}{theirs}.{kind}")
     return sources
 
 
