@@ -29,6 +29,7 @@ MODERN |= {f"{name}_token_id": i for i, name in enumerate(("pad", "eos", "bos", 
 NOMIC = SMALL | {"hidden_size": 12, "num_attention_heads": 2, "max_position_embeddings": 16}
 DEBERTA = SMALL | {"max_position_embeddings": 12, "relative_attention": True, "norm_rel_ebd": "layer_norm"}
 ALBERT = BERT | {"num_hidden_layers": 3, "embedding_size": 10}
+GTE = NOMIC | {"rope_parameters": {"rope_type": "default", "rope_theta": 50.0}}
 LABELS = {0: "low", 1: "middle", 2: "high"}
 
 # Folder -> transformers' family and task, config.
@@ -61,6 +62,7 @@ MODELS = {
         | {"pos_att_type": "p2c|c2p", "position_buckets": 4, "share_att_key": True, "position_biased_input": False}
         | {"legacy": False},
     ),
+    "gte": ("Gte", "ForSequenceClassification", GTE | {"type_vocab_size": 0, "id2label": LABELS}),
     "modernbert": ("ModernBert", "ForMaskedLM", MODERN | {"norm_bias": True, "classifier_activation": "silu"}),
 }
 SHARDED = "xlm-roberta"

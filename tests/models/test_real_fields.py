@@ -120,6 +120,17 @@ FOLDERS = {
         | {"output_router_logits": False},
     ),
     "GraniteModel": ({}, {"attention_dropout": 0.1}),
+    "GteModel": (
+        {},
+        {
+            "pack_qkv": True,
+            "unpad_inputs": False,
+            "use_memory_efficient_attention": False,
+            "layer_norm_type": "layer_norm",
+        }
+        | {"logn_attention_scale": False, "logn_attention_clip1": False, "position_embedding_type": "rope"}
+        | {"classifier_dropout": 0.1, "matryoshka_dimensions": [256]},
+    ),
     "LlamaModel": ({}, {"is_llama_config": True, "rope_interleaved": False, "pretraining_tp": 1}),
     "MPNetModel": (BERT, {"gradient_checkpointing": False}),
     "MarianModel": ({}, FAIRSEQ | {"num_hidden_layers": 12, "static_position_embeddings": True}),

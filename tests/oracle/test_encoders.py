@@ -71,6 +71,12 @@ FAMILIES = {
         {"embedding_size": 24, "hidden_act": "relu", "tie_word_embeddings": False},
         {"embedding_size": 40, "hidden_act": "gelu_new", "hidden_size": 21, "type_vocab_size": 4, "num_labels": 3},
     ),
+    "Gte": (
+        NOMIC,
+        {"hidden_act": "silu", "tie_word_embeddings": False, "type_vocab_size": 3},
+        {"hidden_size": 20, "type_vocab_size": 0, "rope_parameters": {"rope_type": "default", "rope_theta": 90.0}},
+        {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 100.0}, "num_labels": 3},
+    ),
     "MPNet": (BERT, {"hidden_act": "relu", "tie_word_embeddings": False}, {"hidden_size": 21, "num_labels": 3}),
     "NomicBert": (
         NOMIC,
@@ -97,7 +103,7 @@ FAMILIES = {
 }
 CONFIGS = [(family, i) for family, configs in FAMILIES.items() for i in range(len(configs))]
 # transformers has no head of these for the family.
-LACKING = [("NomicBert", "ForQuestionAnswering")]
+LACKING = [("Gte", "ForQuestionAnswering"), ("NomicBert", "ForQuestionAnswering")]
 TASKS = ("Model", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 
 # The first place of a row with padding on the left sees padding only, there (an average). Here it is zeros in

@@ -83,6 +83,7 @@ FAMILIES = {
     "GptOss": (GATED | WINDOWS | {"num_local_experts": 4, "num_experts_per_tok": 2}, ("ForCausalLM",)),
     "Granite": (GATED | {"attention_multiplier": 0.4}, ("ForCausalLM",)),
     "Gemma3Text": (GATED | WINDOWS | {"sliding_window_pattern": 2, "query_pre_attn_scalar": 4}, ("ForCausalLM",)),
+    "Gte": (BERT | {"type_vocab_size": 2}, ("ForMaskedLM", "ForSequenceClassification")),
     "Llama": (GATED, ("ForCausalLM", "ForSequenceClassification")),
     "MPNet": (BERT, ("ForMaskedLM", "ForSequenceClassification")),
     "MT5": (T5, ("ForConditionalGeneration", "EncoderModel")),
@@ -107,7 +108,7 @@ FAMILIES = {
 }
 CLASSES = {"Gemma3Text": "Gemma3", "Marian": "Marian"}  # of the models, where it is not that of the config
 ROPE = ("GPTNeoX", "Gemma2", "Gemma3Text", "Granite", "Llama", "Mistral", "ModernBert", "Olmo2", "Phi", "Phi3", "Qwen2")
-ROPE += ("GptOss", "Mixtral", "NomicBert", "Qwen3", "Qwen3Moe", "SmolLM3", "Starcoder2")
+ROPE += ("GptOss", "Gte", "Mixtral", "NomicBert", "Qwen3", "Qwen3Moe", "SmolLM3", "Starcoder2")
 
 GONE = object()  # a field that is taken out
 ACTIVATIONS = ("relu", "silu", "gelu_new", "mish")

@@ -37,6 +37,9 @@ def _named(*names: str) -> dict[str, str]:
     return {name: name for name in names}
 
 
+# GTE's classes in the code that its folders came with -> ours, which have transformers' names.
+_GTE = {f"NewFor{task}": f"GteFor{task}" for task in ("MaskedLM", "SequenceClassification", "TokenClassification")}
+
 # model_type in config.json -> file in models/, {name in its "architectures": class}, class without a head, which is
 # taken for architectures that are not listed.
 _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
@@ -63,6 +66,7 @@ _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
     "gptj": ("gptj", _decoder_heads("GPTJForCausalLM", "GPTJ"), "GPTJModel"),
     "gpt_oss": ("gpt_oss", _decoder_heads("GptOssForCausalLM", "GptOss"), "GptOssModel"),
     "granite": ("granite", _named("GraniteForCausalLM"), "GraniteModel"),
+    "gte": ("gte", _GTE | _named(*_GTE.values()), "GteModel"),
     "llama": ("llama", _decoder_heads("LlamaForCausalLM", "Llama"), "LlamaModel"),
     "marian": ("marian", {"MarianMTModel": "MarianMTModel"}, "MarianModel"),
     "mistral": ("mistral", _decoder_heads("MistralForCausalLM", "Mistral"), "MistralModel"),
@@ -70,6 +74,7 @@ _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
     "modernbert": ("modernbert", _heads("ModernBert"), "ModernBertModel"),
     "mpnet": ("mpnet", _heads("MPNet", "MultipleChoice"), "MPNetModel"),
     "mt5": ("t5", _named("MT5ForConditionalGeneration", "MT5EncoderModel"), "MT5Model"),
+    "new": ("gte", _GTE, "GteModel"),
     "nomic_bert": (
         "nomic_bert",
         _named("NomicBertForMaskedLM", "NomicBertForSequenceClassification", "NomicBertForTokenClassification")
