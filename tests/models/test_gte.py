@@ -119,6 +119,8 @@ def test_folders_of_the_first_code(tmp_path):
     got = load_model(folder_of(tmp_path / "a", named, **changes))
     assert type(got) is GteForSequenceClassification
     np.testing.assert_array_equal(got(IDS, MASK).logits, expected.logits)
+    got.save_pretrained(tmp_path / "c")
+    assert type(load_model(tmp_path / "c")) is GteForSequenceClassification
     bare = {n.removeprefix("gte."): a for n, a in tensors.items() if n.startswith("gte.") and "pooler" not in n}
     got = load_model(folder_of(tmp_path / "b", bare, **changes | {"architectures": ["NewModel"]}))
     assert type(got) is GteModel

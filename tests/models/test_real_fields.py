@@ -131,6 +131,11 @@ FOLDERS = {
         | {"logn_attention_scale": False, "logn_attention_clip1": False, "position_embedding_type": "rope"}
         | {"classifier_dropout": 0.1, "matryoshka_dimensions": [256]},
     ),
+    "JinaBertModel": (
+        BERT,
+        {"attn_implementation": "torch", "emb_pooler": "mean", "feed_forward_type": "geglu", "model_max_length": 8192}
+        | {"position_embedding_type": "alibi"},
+    ),
     "LlamaModel": ({}, {"is_llama_config": True, "rope_interleaved": False, "pretraining_tp": 1}),
     "MPNetModel": (BERT, {"gradient_checkpointing": False}),
     "MarianModel": ({}, FAIRSEQ | {"num_hidden_layers": 12, "static_position_embeddings": True}),

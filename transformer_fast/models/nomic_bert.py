@@ -23,7 +23,6 @@ from transformer_fast.models.common.inputs import integers
 from transformer_fast.models.common.rotary_attention import rotary_attention
 from transformer_fast.models.common.rotary_config import RotaryConfig
 from transformer_fast.nn import Collector, Embedding, LayerNorm, Linear, Module, ModuleList
-from transformer_fast.nn.packed import for_pooled_rows
 
 # Names of fields in the first folders -> transformers'.
 _FIRST_NAMES = {
@@ -249,23 +248,11 @@ class NomicBertModel(PoolingEncoder):
 
     def _run(self, hidden: np.ndarray, batch: EncoderBatch, collect: Collector | None) -> np.ndarray:
         angles = self._rotation.tables(batch.positions)
-        *layers, last = self.layers
-        if collect is not None:
-            collect.add_hidden(hidden)
-        for layer in layers:
-            hidden = layer(hidden, batch, angles, {}, collect)
-            if collect is not None:
-                collect.add_hidden(hidden)
-        if batch.pooled_rows is None:
-            pooled, options = None, {}
-        else:
-            pooled, options = for_pooled_rows(batch.pooled_rows, batch.cu_seqlens, batch.keys, {})
-        if collect is not None:  # all rows of the last layer are only reported: the result has the bits as without
-            state = last(hidden, batch, angles, {}, collect)
-            collect.add_hidden(state)
-            if pooled is None:
-                return state
-        return last(hidden, batch, angles, options, None, pooled)
+
+        def step(layer, hidden, options, collect, pooled=None):
+            return layer(hidden, batch, angles, options, collect, pooled)
+
+        return self._run_layers(step, hidden, batch, {}, collect)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
