@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from transformer_fast import functional as F
-from transformer_fast.functional import attention_checks as checks
 from transformer_fast.models.common import heads
 from transformer_fast.models.common.base import Source, under
 from transformer_fast.models.common.config import (
@@ -398,31 +397,19 @@ class DebertaV2Model(TextEncoder):
 
     def _run(self, hidden: np.ndarray, batch: EncoderBatch, collect: Collector | None) -> np.ndarray:
         keys = None if batch.keys is None else batch.keys[0]
-        tables = self._tables.get(self, self._read_tables)
+        tables = dict(zip(self.layers, self._tables.get(self, self._read_tables), strict=True))
         convolved = None if self.convolution is None else self.convolution(hidden, batch)
         options = (self.config.distances, self.config.scale)
-        attention = DisentangledAttention(batch, *options)
-        last = len(self.layers) - 1
-        if collect is not None:
-            collect.add_hidden(hidden)
-        for i, layer in enumerate(self.layers):
-            if i == last and batch.pooled_rows is not None:
-                before = hidden
-                if collect is None:
-                    break
-            # With pooled rows all of the last layer's are only reported: the result has the bits as without.
-            hidden = layer(hidden, keys, attention, tables[i], collect)
-            if i == 0 and convolved is not None:
-                hidden = self.convolution.added(convolved, hidden)
-            if collect is not None:
-                collect.add_hidden(hidden)
-        if batch.pooled_rows is None:
-            return hidden
-        lengths = np.diff(batch.cu_seqlens)
-        pooled = batch.cu_seqlens[:-1] + checks.rows_within(batch.pooled_rows, "pooled_rows", lengths)
-        attention = DisentangledAttention(batch, *options, pooled=pooled)
-        hidden = self.layers[last](before, keys, attention, tables[last], pooled=pooled)
-        return hidden if last or convolved is None else self.convolution.added(convolved[pooled], hidden)
+        of_all_rows = DisentangledAttention(batch, *options)
+
+        def step(layer, hidden, _, collect, pooled=None):
+            attention = of_all_rows if pooled is None else DisentangledAttention(batch, *options, pooled)
+            hidden = layer(hidden, keys, attention, tables[layer], collect, pooled)
+            if convolved is None or layer is not self.layers[0]:
+                return hidden
+            return self.convolution.added(convolved if pooled is None else convolved[pooled], hidden)
+
+        return self._run_layers(step, hidden, batch, {}, collect)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
