@@ -180,7 +180,7 @@ def test_vocab_json_with_merges(tmp_path):
 @pytest.mark.parametrize(
     "config, message",
     [
-        ({"tokenizer_class": "BertJapaneseTokenizer"}, "tokenizer_class is 'BertJapaneseTokenizer'; supported: Bert"),
+        ({"tokenizer_class": "BertJapaneseTokenizer"}, "tokenizer_class is 'BertJapaneseTokenizer'; supported: AlbertTokenizer, Bert"),
         (
             {"tokenizer_class": "T5Tokenizer"},
             "holds a WordPiece model, and the folder's tokenizer_class is T5Tokenizer",
