@@ -29,8 +29,8 @@ from transformer_fast.models.common.encoder import EncoderBatch
 from transformer_fast.nn import Collector, Module
 
 # Query rows of a block: at most so many, and fewer where the block's scores of all heads would be more numbers than
-# that (16 MiB). Keys of a step: 64 rows of the table's product are 64 lines of memory, which the first level holds.
-_ROWS, _LEAST_ROWS, _NUMBERS = 256, 16, 2**22
+# that (32 MiB). Keys of a step: 64 rows of the table's product are 64 lines of memory, which the first level holds.
+_ROWS, _LEAST_ROWS, _NUMBERS = 256, 16, 2**23
 _KEYS = 64
 
 
