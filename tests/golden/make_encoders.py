@@ -29,6 +29,9 @@ MODERN |= {f"{name}_token_id": i for i, name in enumerate(("pad", "eos", "bos", 
 # Longer than 7 places is sparse, in blocks of one place.
 BIG_BIRD = BERT | {"block_size": 1, "num_random_blocks": 1, "sep_token_id": 9}
 NOMIC = SMALL | {"hidden_size": 12, "num_attention_heads": 2, "max_position_embeddings": 16}
+DEBERTA = SMALL | {"max_position_embeddings": 12, "relative_attention": True, "norm_rel_ebd": "layer_norm"}
+ALBERT = BERT | {"num_hidden_layers": 3, "embedding_size": 10}
+GTE = NOMIC | {"rope_parameters": {"rope_type": "default", "rope_theta": 50.0}}
 LABELS = {0: "low", 1: "middle", 2: "high"}
 
 # Folder -> transformers' family and task, config.
@@ -47,6 +50,23 @@ MODELS = {
         "ForMaskedLM",
         NOMIC | {"rope_parameters": {"rope_type": "default", "rope_theta": 50.0}},
     ),
+    "albert": ("Albert", "ForMaskedLM", ALBERT | {"num_hidden_groups": 2, "inner_group_num": 2}),
+    "albert-labels": ("Albert", "ForSequenceClassification", ALBERT | {"hidden_act": "relu", "id2label": LABELS}),
+    "deberta-v2": (
+        "DebertaV2",
+        "ForTokenClassification",
+        DEBERTA
+        | {"pos_att_type": ["c2p", "p2c"], "max_relative_positions": 5, "type_vocab_size": 3, "embedding_size": 10}
+        | {"conv_kernel_size": 3, "conv_groups": 3, "id2label": LABELS},
+    ),
+    "deberta-v3": (
+        "DebertaV2",
+        "ForMaskedLM",
+        DEBERTA
+        | {"pos_att_type": "p2c|c2p", "position_buckets": 4, "share_att_key": True, "position_biased_input": False}
+        | {"legacy": False},
+    ),
+    "gte": ("Gte", "ForSequenceClassification", GTE | {"type_vocab_size": 0, "id2label": LABELS}),
     "modernbert": ("ModernBert", "ForMaskedLM", MODERN | {"norm_bias": True, "classifier_activation": "silu"}),
 }
 SHARDED = "xlm-roberta"

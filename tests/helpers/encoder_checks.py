@@ -154,8 +154,8 @@ def fresh(model_class: type, config: dict) -> None:
         assert np.shares_memory(model.decoder.weight, model.base.word_embeddings.weight)
 
 
-def broken_tensors(name: str, folder: Path, ours: str) -> None:
-    """Missing, unused and misshapen tensors are named, and so is a wrong number of layers."""
+def broken_tensors(name: str, folder: Path, ours: str, layers: str = "num_hidden_layers") -> None:
+    """Missing, unused and misshapen tensors are named, and so is a wrong number of layers; layers: the field of it."""
     from safetensors.numpy import save_file
 
     load_model(GOLDEN / name).save_pretrained(folder)
@@ -172,6 +172,6 @@ def broken_tensors(name: str, folder: Path, ours: str) -> None:
     fails({k: v for k, v in tensors.items() if k != ours}, f"missing tensors: '.*{re.escape(ours.split('.', 1)[1])}'")
     fails(tensors | {"surprise": tensors[ours]}, "does not use: 'surprise'")
     fails(tensors | {ours: np.zeros((2, 2), np.float32)}, rf"{re.escape(ours)}' has shape \(2, 2\)")
-    layers = "n_layers" if "n_layers" in config else "num_hidden_layers"
+    layers = "n_layers" if "n_layers" in config else layers
     more = {layers: 2**29} if "layer_types" not in config else {layers: 3, "layer_types": ["full_attention"] * 3}
     fails(tensors, f"{layers} is .*, but .* holds 2 layers", **more)

@@ -25,6 +25,15 @@ BIG_BIRD = BERT | {"block_size": 1, "num_random_blocks": 1, "sep_token_id": 9}
 
 NOMIC = {name: value for name, value in BERT.items() if name != "pad_token_id"} | {"num_attention_heads": 2}
 
+DEBERTA = {name: value for name, value in BERT.items() if name != "pad_token_id"} | {
+    "relative_attention": True,
+    "position_buckets": 8,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "pos_att_type": "p2c|c2p",
+    "position_biased_input": False,
+}
+
 # transformers' family -> its config classes and further configs, beside the first.
 FAMILIES = {
     "Bert": (
@@ -41,6 +50,20 @@ FAMILIES = {
     "XLMRoberta": (BERT, {"hidden_act": "quick_gelu", "type_vocab_size": 1}),
     "Camembert": (BERT, {"pad_token_id": 0, "tie_word_embeddings": False, "num_labels": 3}),
     "Data2VecText": (BERT, {"pad_token_id": 0, "tie_word_embeddings": False, "num_labels": 3}),
+    "Albert": (
+        BERT | {"embedding_size": 10},
+        {"num_hidden_layers": 5, "num_hidden_groups": 3, "inner_group_num": 2, "tie_word_embeddings": False},
+        {"embedding_size": 24, "hidden_act": "relu", "num_hidden_groups": 3, "type_vocab_size": 4, "num_labels": 3},
+    ),
+    "DebertaV2": (
+        DEBERTA,
+        {"share_att_key": False, "position_biased_input": True, "type_vocab_size": 2, "tie_word_embeddings": False},
+        {"share_att_key": False, "pos_att_type": ["c2p"], "legacy": False, "hidden_act": "gelu_new", "num_labels": 3},
+        {"pos_att_type": "p2c", "position_buckets": -1, "max_relative_positions": 5, "pooler_hidden_act": "tanh"},
+        {"conv_kernel_size": 3, "conv_act": "gelu", "attention_head_size": 8, "norm_rel_ebd": "none"},
+        {"conv_kernel_size": 5, "conv_groups": 2, "num_hidden_layers": 1, "pos_att_type": None},
+        {"embedding_size": 10, "position_biased_input": True, "relative_attention": False, "layer_norm_eps": 1e-5},
+    ),
     "DistilBert": (
         DISTIL,
         {"activation": "relu", "tie_word_embeddings": False, "sinusoidal_pos_embds": True},
@@ -50,6 +73,12 @@ FAMILIES = {
         BERT | {"embedding_size": 10},
         {"embedding_size": 24, "hidden_act": "relu", "tie_word_embeddings": False},
         {"embedding_size": 40, "hidden_act": "gelu_new", "hidden_size": 21, "type_vocab_size": 4, "num_labels": 3},
+    ),
+    "Gte": (
+        NOMIC,
+        {"hidden_act": "silu", "tie_word_embeddings": False, "type_vocab_size": 3},
+        {"hidden_size": 20, "type_vocab_size": 0, "rope_parameters": {"rope_type": "default", "rope_theta": 90.0}},
+        {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 100.0}, "num_labels": 3},
     ),
     "MPNet": (BERT, {"hidden_act": "relu", "tie_word_embeddings": False}, {"hidden_size": 21, "num_labels": 3}),
     "BigBird": (
@@ -88,8 +117,12 @@ FAMILIES = {
 }
 CONFIGS = [(family, i) for family, configs in FAMILIES.items() for i in range(len(configs))]
 # transformers has no head of these for the family.
-LACKING = [("NomicBert", "ForQuestionAnswering")]
+LACKING = [("Gte", "ForQuestionAnswering"), ("NomicBert", "ForQuestionAnswering")]
 TASKS = ("Model", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
+
+# The first place of a row with padding on the left sees padding only, there (an average). Here it is zeros in
+# ModernBERT, and attends the tokens in DeBERTa.
+SEES_PADDING = ("DebertaV2", "ModernBert")
 
 LENGTH = 19
 MASK = np.ones((5, LENGTH), np.int64)
@@ -122,7 +155,7 @@ def inputs_of(config):
     ids[MASK == 0] = padding
     ids[0, 5] = padding  # an id that is padding's own, but attended: RoBERTa does not count it
     inputs = {"input_ids": ids, "attention_mask": MASK}
-    if hasattr(config, "type_vocab_size"):
+    if getattr(config, "type_vocab_size", 0):
         inputs["token_type_ids"] = rng.integers(0, config.type_vocab_size, MASK.shape)
     return inputs
 
@@ -168,8 +201,7 @@ def test_family(torch, isa, tmp_path, family, which, task):
     theirs, ours = made(torch, tmp_path, family, changes, task)
     assert type(ours).__name__ == family + task
     inputs = inputs_of(theirs.config)
-    if family == "ModernBert" and task == "ForSequenceClassification":
-        # The first place of the row with padding on the left sees padding only: zeros here, an average there.
+    if family in SEES_PADDING and task == "ForSequenceClassification":
         inputs = {name: array[[0, 1, 3, 4]] for name, array in inputs.items()}
     mask = inputs["attention_mask"]
     agree(ours(**inputs, output_attentions=True, output_hidden_states=True), answers(torch, theirs, inputs), mask)
@@ -184,6 +216,7 @@ OWN_HEADS = [
     ("Bert", "ForPreTraining", {}),
     ("Bert", "ForNextSentencePrediction", {}),
     ("BigBird", "ForPreTraining", {}),
+    ("Albert", "ForPreTraining", {"num_labels": 3}),
     ("Electra", "ForPreTraining", {}),
     ("Electra", "ForPreTraining", {"embedding_size": 24, "hidden_act": "tanh"}),
 ]
@@ -212,6 +245,8 @@ WITH_CHOICES = (
     "Electra",
     "MPNet",
     "BigBird",
+    "Albert",
+    "DebertaV2",
 )
 CHOICES = [(family, {}) for family in WITH_CHOICES]
 CHOICES += [("Electra", {"summary_activation": name}) for name in ("tanh", "")]
@@ -222,7 +257,8 @@ def test_multiple_choice(torch, tmp_path, family, changes):
     transformers = pytest.importorskip("transformers")
     theirs, ours = made(torch, tmp_path / "theirs", family, changes, "ForMultipleChoice")
     inputs = inputs_of(theirs.config)
-    inputs = {name: array[:4].reshape(2, 2, -1) for name, array in inputs.items()}
+    rows = [0, 1, 3, 4] if family in SEES_PADDING else [0, 1, 2, 3]
+    inputs = {name: array[rows].reshape(2, 2, -1) for name, array in inputs.items()}
     found = ours(**inputs, output_attentions=True, output_hidden_states=True)
     agree(found, answers(torch, theirs, inputs), inputs["attention_mask"].reshape(4, -1))
     ours.save_pretrained(tmp_path / "ours")
@@ -263,7 +299,8 @@ def test_transformers_loads_what_we_save(torch, tmp_path, family, which, task):
     again, info = getattr(transformers, family + task).from_pretrained(tmp_path / "ours", **options)
     assert not any(info.values()), info
     for (name, one), (other_name, other) in zip(theirs.named_parameters(), again.named_parameters(), strict=True):
-        unused = name in ("cls.predictions.bias", "lm_head.bias")  # by untied models, which have one behind it
+        # By untied models, which have one behind it.
+        unused = name in ("cls.predictions.bias", "lm_head.bias", "predictions.bias")
         same = np.array_equal(one.detach().numpy(), other.detach().numpy())
         assert name == other_name and (same or (unused and not ours.config.tie_word_embeddings)), name
     fresh = type(ours)(ours.config)
@@ -272,9 +309,9 @@ def test_transformers_loads_what_we_save(torch, tmp_path, family, which, task):
     assert not any(info.values()), info
 
 
-@pytest.mark.parametrize("family", ["Roberta", "MPNet", "ModernBert"])
+@pytest.mark.parametrize("family", ["DebertaV2", "Roberta", "MPNet", "ModernBert"])
 def test_long_texts(torch, tmp_path, family):
-    """Beyond the farthest bucket of MPNet (128) and the window of ModernBERT (64 to each side)."""
+    """Beyond MPNet's farthest bucket (128), ModernBERT's window (64 to each side) and DeBERTa's block of rows (256)."""
     changes = {"max_position_embeddings": 310, "hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2}
     changes |= {"local_attention": 128} if family == "ModernBert" else {}
     # With the spread of the narrower models, float32 itself is 1e-5 away from float64, here and there.

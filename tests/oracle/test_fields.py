@@ -55,8 +55,12 @@ WINDOWS = {"sliding_window": 5}
 MODERN = SIZES | {"local_attention": 6, "max_position_embeddings": 24, "initializer_range": 0.3} | IDS
 MODERN |= {"cls_token_id": 2, "sep_token_id": 3}
 
+DEBERTA = BERT | {"relative_attention": True, "position_buckets": 8, "norm_rel_ebd": "layer_norm"}
+DEBERTA |= {"share_att_key": True, "pos_att_type": ["p2c", "c2p"], "pooler_hidden_size": 16, "conv_kernel_size": 3}
+
 # transformers' prefix of the family's classes -> its config and the models that are compared.
 FAMILIES = {
+    "Albert": (BERT | {"embedding_size": 8, "num_hidden_groups": 2}, ("ForPreTraining", "ForSequenceClassification")),
     "Bart": (BART, ("ForConditionalGeneration",)),
     "Bert": (BERT, ("ForMaskedLM", "ForSequenceClassification", "Model")),
     "CLIP": (CLIP, ("Model",)),
@@ -68,6 +72,7 @@ FAMILIES = {
     ),
     "Camembert": (BERT, ("ForMaskedLM",)),
     "Data2VecText": (BERT, ("ForMaskedLM",)),
+    "DebertaV2": (DEBERTA, ("ForMaskedLM", "ForSequenceClassification")),
     "DeiT": (VIT, ("ForImageClassificationWithTeacher", "Model")),
     "DistilBert": (
         {"vocab_size": V, "n_layers": 2, "dim": 16, "n_heads": 4, "hidden_dim": 20, "max_position_embeddings": 24}
@@ -82,6 +87,7 @@ FAMILIES = {
     "GptOss": (GATED | WINDOWS | {"num_local_experts": 4, "num_experts_per_tok": 2}, ("ForCausalLM",)),
     "Granite": (GATED | {"attention_multiplier": 0.4}, ("ForCausalLM",)),
     "Gemma3Text": (GATED | WINDOWS | {"sliding_window_pattern": 2, "query_pre_attn_scalar": 4}, ("ForCausalLM",)),
+    "Gte": (BERT | {"type_vocab_size": 2}, ("ForMaskedLM", "ForSequenceClassification")),
     "Llama": (GATED, ("ForCausalLM", "ForSequenceClassification")),
     "LongT5": (
         T5 | {"local_radius": 3, "global_block_size": 2, "encoder_attention_type": "transient-global"},
@@ -110,7 +116,7 @@ FAMILIES = {
 }
 CLASSES = {"Gemma3Text": "Gemma3", "Marian": "Marian"}  # of the models, where it is not that of the config
 ROPE = ("GPTNeoX", "Gemma2", "Gemma3Text", "Granite", "Llama", "Mistral", "ModernBert", "Olmo2", "Phi", "Phi3", "Qwen2")
-ROPE += ("GptOss", "Mixtral", "NomicBert", "Qwen3", "Qwen3Moe", "SmolLM3", "Starcoder2")
+ROPE += ("GptOss", "Gte", "Mixtral", "NomicBert", "Qwen3", "Qwen3Moe", "SmolLM3", "Starcoder2")
 
 GONE = object()  # a field that is taken out
 ACTIVATIONS = ("relu", "silu", "gelu_new", "mish")
@@ -120,6 +126,7 @@ NAMED = {
     "attention_type": ("block_sparse", "original_full", "dense"),
     "attn_implementation": ("eager",),
     "classifier_activation": ACTIVATIONS,
+    "conv_act": ACTIVATIONS,
     "classifier_pooling": ("mean", "max"),
     "dense_act_fn": ACTIVATIONS,
     "dtype": ("float16",),
@@ -129,7 +136,10 @@ NAMED = {
     "hidden_activation": ACTIVATIONS,
     "id2label": ({"0": "a", "1": "b"}, {"0": "a", "1": "b", "2": "c"}),
     "label2id": ({"a": 0, "b": 1},),
+    "norm_rel_ebd": ("none", "layer_norm|other", "batch_norm"),
     "pooler_act": ACTIVATIONS,
+    "pooler_hidden_act": ACTIVATIONS,
+    "pos_att_type": ("c2p", "P2C | c2p", ["p2c"], ["p2p", "c2p"], None),
     "problem_type": ("regression", "single_label_classification", "multi_label_classification"),
     "summary_activation": ("tanh", "relu"),
     "summary_type": ("last", "mean", "cls_index"),

@@ -8,6 +8,7 @@ of `functional.Encoder`; else layer by layer, to the same bits. An option of att
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -215,7 +216,8 @@ class PackedEncoder(ModuleList):
     """num_layers encoder layers of width h with num_heads heads and a feed-forward of width inner, on packed tokens.
 
     activation: a name of functional.linear. eps: of the norms. norm_first: pre-norm; the norm after the last layer is
-    then the model's. bias: of the linear layers. Parameters: those of `PackedEncoderLayer` under "0.", "1.", ...
+    then the model's. bias: of the linear layers. order: the numbers of the layers in the order in which they run, if
+    it is not 0, 1, ...: a layer may run many times (ALBERT). Parameters: those of `PackedEncoderLayer` under "0.", ...
     Source: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, with BERT's and ViT's order of norms.
 
     Example:
@@ -235,23 +237,32 @@ class PackedEncoder(ModuleList):
         eps: float,
         norm_first: bool = False,
         bias: bool = True,
+        order: Sequence[int] | None = None,
     ) -> None:
         layer = (h, num_heads, inner, activation, eps, norm_first, bias)
         super().__init__([PackedEncoderLayer(*layer) for _ in range(num_layers)])
+        self.order = tuple(range(num_layers) if order is None else order)
+        if not set(self.order) <= set(range(num_layers)):
+            raise ValueError(f"order is {order}; needed: numbers of the {num_layers} layers")
         self.h, self.num_heads, self.inner = h, num_heads, inner
         self.activation, self.eps, self.norm_first = activation, eps, norm_first
         self._encoder = EncoderStackCache()
-        for i, one in enumerate(self):
+        for one in self:
             one.feed_forward.linear1.follows(one.feed_forward_norm if norm_first else one.attention_norm)
             if norm_first:
                 one.attention.in_proj.follows(one.attention_norm, parts=3)
-            elif i:
-                one.attention.in_proj.follows(self[i - 1].feed_forward_norm, parts=3)
+        if not norm_first:
+            for one, following in itertools.pairwise(self.run()):
+                following.attention.in_proj.follows(one.feed_forward_norm, parts=3)
+
+    def run(self) -> list[PackedEncoderLayer]:
+        """The layers in the order in which they run."""
+        return [self[i] for i in self.order]
 
     def follows(self, norm: Module, parts: int = 3) -> PackedEncoder:
         """As `Module.follows`; with norm_first the first layer's own norm stands between."""
-        if not self.norm_first and len(self):
-            self[0].attention.in_proj.follows(norm, parts)
+        if not self.norm_first and self.order:
+            self[self.order[0]].attention.in_proj.follows(norm, parts)
         return self
 
     def forward(
@@ -281,7 +292,7 @@ class PackedEncoder(ModuleList):
         hidden = np.ascontiguousarray(hidden, np.float32)
         options = {"is_causal": is_causal, "relative_bias": relative_bias, "attn_mask": attn_mask, "mask": mask}
         options = {name: value for name, value in options.items() if value is not None and value is not False}
-        if keys is None and collect is None and not options.keys() - {"is_causal"} and len(self):
+        if keys is None and collect is None and not options.keys() - {"is_causal"} and self.order:
             return self._encoder.get(self, self._spec, is_causal)(hidden, cu_seqlens, pooled_rows=pooled_rows, out=out)
         if hidden.ndim != 2 or hidden.shape[1] != self.h:
             raise ValueError(f"hidden has shape {hidden.shape}; needed: (T, {self.h})")
@@ -293,7 +304,7 @@ class PackedEncoder(ModuleList):
         if out is None:
             out = np.empty_like(hidden)
         scratch = Scratch(len(hidden))
-        for layer in self:
+        for layer in self.run():
             hidden = layer(hidden, cu_seqlens, keys, options, scratch, collect, out)
         return hidden
 
@@ -305,10 +316,10 @@ class PackedEncoder(ModuleList):
             out = np.empty(shape, np.float32)
         else:
             check_out(out, shape, FLOAT32, {"hidden": hidden, "cu_seqlens": cu_seqlens} | options)
-        if not len(self):
+        if not self.order:
             out[...] = hidden[pooled]
             return out
-        *layers, last = self
+        *layers, last = self.run()
         scratch, state = Scratch(len(hidden)), np.empty_like(hidden)
         for layer in layers:
             hidden = layer(hidden, cu_seqlens, keys, options, scratch, collect, state)
@@ -318,7 +329,7 @@ class PackedEncoder(ModuleList):
 
     def _spec(self) -> StackSpec:
         options = self.num_heads, self.activation, (self.eps, self.eps), self.norm_first
-        return StackSpec([layer.encoder_layer() for layer in self], options)
+        return StackSpec([layer.encoder_layer() for layer in self.run()], options)
 
     def extra_repr(self) -> str:
         return f"{self.h}, num_heads={self.num_heads}, inner={self.inner}, norm_first={self.norm_first}"

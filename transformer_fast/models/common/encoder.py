@@ -1,13 +1,14 @@
 """`TextEncoder`: the base of encoders of text. It checks inputs, drops padding, fills it again, and collects outputs.
 
-BERT, RoBERTa, DistilBERT, ELECTRA, MPNet, BigBird, ModernBERT and NomicBERT derive from it and say how tokens become
-rows (`_embed`) and how rows run through the layers (`_run`); `heads` puts heads on them; `pipelines.SentenceEncoder`
-calls `encode_packed`. Tokens run packed, (T, h) without padding, through everything. A new kind of input to all of them
-is a new argument of `encode`.
+BERT, RoBERTa, ALBERT, BigBird, DeBERTa, DistilBERT, ELECTRA, GTE, JinaBERT, MPNet, ModernBERT and NomicBERT derive
+from it and say how tokens become rows (`_embed`) and how rows run through the layers (`_run`); `heads` puts heads on
+them; `pipelines.SentenceEncoder` calls `encode_packed`. Tokens run packed, (T, h) without padding, through everything.
+A new kind of input to all of them is a new argument of `encode`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformer_fast.models.common.base import PretrainedModel, Source
 from transformer_fast.models.common.inputs import integers, token_mask
 from transformer_fast.models.common.output import BaseModelOutput, BaseModelOutputWithPooling
 from transformer_fast.nn import Collector, Linear
+from transformer_fast.nn.packed import for_pooled_rows
 from transformer_fast.nn.sequences import PackedSequences
 
 
@@ -25,13 +27,20 @@ def layer_sources(count: int, prefix: str, projections: tuple[str, ...], parts: 
 
     projections: the names of query, key and value; parts: name in nn.PackedEncoderLayer -> name of the rest.
     """
+    return sources_of_layers([f"{prefix}{i}." for i in range(count)], projections, parts)
+
+
+def sources_of_layers(
+    prefixes: Iterable[str], projections: tuple[str, ...], parts: dict[str, str]
+) -> dict[str, Source]:
+    """As `layer_sources`, with the prefix of the tensors of each layer."""
     sources = {}
-    for i in range(count):
+    for i, prefix in enumerate(prefixes):
         for kind in ("weight", "bias"):
-            rows = (f"{prefix}{i}.{name}.{kind}" for name in projections)
+            rows = (f"{prefix}{name}.{kind}" for name in projections)
             sources[f"layers.{i}.attention.in_proj.{kind}"] = Source(*rows)
             for ours, theirs in parts.items():
-                sources[f"layers.{i}.{ours}.{kind}"] = Source(f"{prefix}{i}.{theirs}.{kind}")
+                sources[f"layers.{i}.{ours}.{kind}"] = Source(f"{prefix}{theirs}.{kind}")
     return sources
 
 
@@ -128,6 +137,36 @@ class TextEncoder(PretrainedModel):
         pooled = batch.pooled_rows
         options |= {"pooled_rows": pooled, "collect": collect, "out": hidden if pooled is None else None}
         return self.layers(hidden, batch.cu_seqlens, batch.keys, **options)
+
+    def _run_layers(
+        self,
+        step: Callable[..., np.ndarray],
+        hidden: np.ndarray,
+        batch: EncoderBatch,
+        options: dict[str, Any],
+        collect: Collector | None,
+    ) -> np.ndarray:
+        """`_run` by `layers` of the family's own.
+
+        step(layer, hidden, options, collect) runs a layer on all rows, (T, h) -> (T, h) of its own, and with
+        pooled (B,) besides on these rows of hidden alone -> (B, h). options: of varlen_attention.
+        """
+        *layers, last = self.layers
+        if collect is not None:
+            collect.add_hidden(hidden)
+        for layer in layers:
+            hidden = step(layer, hidden, options, collect)
+            if collect is not None:
+                collect.add_hidden(hidden)
+        if collect is not None:  # with pooled rows all of the last layer's are only reported: the same bits as without
+            state = step(last, hidden, options, collect)
+            collect.add_hidden(state)
+            if batch.pooled_rows is None:
+                return state
+        if batch.pooled_rows is None:
+            return step(last, hidden, options, None)
+        pooled, options = for_pooled_rows(batch.pooled_rows, batch.cu_seqlens, batch.keys, options)
+        return step(last, hidden, options, None, pooled)
 
     def _positions(self, input_ids: np.ndarray, cu_seqlens: np.ndarray) -> np.ndarray:
         """Positions (T,) of packed input_ids: 0, 1, ... in each sequence."""

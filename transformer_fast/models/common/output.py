@@ -141,6 +141,16 @@ class BigBirdForPreTrainingOutput(BertForPreTrainingOutput):
 
 
 @dataclasses.dataclass(eq=False)
+class AlbertForPreTrainingOutput(ModelOutput):
+    """prediction_logits (B, L, V) of masked words; sop_logits (B, num_labels) of the order of the two texts."""
+
+    prediction_logits: np.ndarray
+    sop_logits: np.ndarray
+    hidden_states: tuple[np.ndarray, ...] | None = None
+    attentions: tuple[np.ndarray, ...] | None = None
+
+
+@dataclasses.dataclass(eq=False)
 class ElectraForPreTrainingOutput(ModelOutput):
     """logits (B, L): of each place, that its word was replaced."""
 
