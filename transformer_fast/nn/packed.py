@@ -241,7 +241,7 @@ class PackedEncoder(ModuleList):
     ) -> None:
         layer = (h, num_heads, inner, activation, eps, norm_first, bias)
         super().__init__([PackedEncoderLayer(*layer) for _ in range(num_layers)])
-        self.order = tuple(range(num_layers) if order is None else order)
+        self.given_order = None if order is None else tuple(order)
         if not set(self.order) <= set(range(num_layers)):
             raise ValueError(f"order is {order}; needed: numbers of the {num_layers} layers")
         self.h, self.num_heads, self.inner = h, num_heads, inner
@@ -254,6 +254,11 @@ class PackedEncoder(ModuleList):
         if not norm_first:
             for one, following in itertools.pairwise(self.run()):
                 following.attention.in_proj.follows(one.feed_forward_norm, parts=3)
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """The numbers of the layers in the order in which they run; all of them, where none was given."""
+        return tuple(range(len(self))) if self.given_order is None else self.given_order
 
     def run(self) -> list[PackedEncoderLayer]:
         """The layers in the order in which they run."""
