@@ -26,6 +26,8 @@ BERT = SMALL | {"max_position_embeddings": 12, "pad_token_id": 1}
 DISTIL = {"vocab_size": 30, "n_layers": 2, "dim": 15, "n_heads": 3, "hidden_dim": 17, "max_position_embeddings": 12}
 MODERN = SMALL | {"hidden_size": 12, "num_attention_heads": 2, "local_attention": 4, "max_position_embeddings": 16}
 MODERN |= {f"{name}_token_id": i for i, name in enumerate(("pad", "eos", "bos", "cls", "sep"))}
+# Separators are beyond the ids that are drawn; transformers computes no windows of fewer than four places.
+LONG = BERT | {"attention_window": [4, 8], "sep_token_id": 2, "max_position_embeddings": 16}
 NOMIC = SMALL | {"hidden_size": 12, "num_attention_heads": 2, "max_position_embeddings": 16}
 LABELS = {0: "low", 1: "middle", 2: "high"}
 
@@ -43,6 +45,8 @@ MODELS = {
         "ForMaskedLM",
         NOMIC | {"rope_parameters": {"rope_type": "default", "rope_theta": 50.0}},
     ),
+    "longformer": ("Longformer", "ForMaskedLM", LONG | {"hidden_act": "relu", "tie_word_embeddings": False}),
+    "longformer-classifier": ("Longformer", "ForSequenceClassification", LONG | {"id2label": LABELS}),
     "modernbert": ("ModernBert", "ForMaskedLM", MODERN | {"norm_bias": True, "classifier_activation": "silu"}),
 }
 SHARDED = "xlm-roberta"
@@ -73,6 +77,9 @@ def make(name: str, family: str, task: str, options: dict) -> None:
         inputs = inputs_of(config)
         found = model(**inputs, output_attentions=True, output_hidden_states=True)
     answers = {"hidden_states": torch.stack(found.hidden_states), "attentions": found.attentions[-1]}
+    if found.get("global_attentions"):
+        # transformers pads their places to a multiple of the window.
+        answers["global_attentions"] = found.global_attentions[-1][:, :, : inputs["input_ids"].shape[1]]
     answers |= {field: found[field] for field in ("logits", "start_logits", "end_logits") if field in found}
     np.savez_compressed(FOLDER / name / "answers.npz", **{k: v.numpy() for k, v in (inputs | answers).items()})
 

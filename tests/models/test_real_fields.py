@@ -112,6 +112,10 @@ FOLDERS = {
     ),
     "GraniteModel": ({}, {"attention_dropout": 0.1}),
     "LlamaModel": ({}, {"is_llama_config": True, "rope_interleaved": False, "pretraining_tp": 1}),
+    "LongformerModel": (
+        BERT,
+        {"attention_mode": "longformer", "ignore_attention_mask": False, "gradient_checkpointing": False},
+    ),
     "MPNetModel": (BERT, {"gradient_checkpointing": False}),
     "MarianModel": ({}, FAIRSEQ | {"num_hidden_layers": 12, "static_position_embeddings": True}),
     "MistralModel": ({}, {"attention_dropout": 0.0, "unsloth_version": "2024.9", "unsloth_fixed": True}),

@@ -58,6 +58,12 @@ FAMILIES = {
             "num_labels": 3,
         },
     ),
+    # transformers computes no windows of fewer than four places, and pads to the widest.
+    "Longformer": (
+        BERT | {"attention_window": [4, 8, 4], "sep_token_id": 2},
+        {"attention_window": 6, "hidden_act": "relu", "tie_word_embeddings": False, "pad_token_id": 0},
+        {"attention_window": 64, "hidden_size": 21, "type_vocab_size": 1, "num_labels": 3},
+    ),
     "ModernBert": (
         MODERN,
         {"norm_bias": True, "attention_bias": True, "mlp_bias": True, "classifier_bias": True, "decoder_bias": False},
@@ -108,6 +114,8 @@ def inputs_of(config):
     ids[MASK == 0] = padding
     ids[0, 5] = padding  # an id that is padding's own, but attended: RoBERTa does not count it
     inputs = {"input_ids": ids, "attention_mask": MASK}
+    if config.model_type == "longformer":
+        ids[:, [4, 10, 11]] = config.sep_token_id  # three a row, before and after which heads put global tokens
     if hasattr(config, "type_vocab_size"):
         inputs["token_type_ids"] = rng.integers(0, config.type_vocab_size, MASK.shape)
     return inputs
@@ -135,8 +143,17 @@ def agree(got, expected, mask):
         assert type(got[name]) is tuple if isinstance(value, list) else True
         pairs = zip(got[name], value, strict=True) if isinstance(value, list) else [(got[name], value)]
         for one, other in pairs:
+            if name == "global_attentions":
+                # transformers pads places to a multiple of the window, and fills in where a row has fewer such tokens.
+                other = np.where(one.any(axis=2, keepdims=True), other[:, :, : one.shape[2]], 0)
+                other = other * keep[:, None, :, None]
             assert one.shape == other.shape and one.dtype == np.float32, name
-            if name == "attentions":
+            if name == "global_attentions" or (name == "attentions" and one.shape[3] != mask.shape[1]):
+                one, other = (
+                    one[np.broadcast_to(keep[:, None, :, None], one.shape)],
+                    other[np.broadcast_to(keep[:, None, :, None], one.shape)],
+                )
+            elif name == "attentions":
                 both = keep[:, None, :, None] & keep[:, None, None, :]
                 one, other = np.where(keep[:, None, :, None], one, 0), np.where(both, other, 0)
             elif one.shape[:2] == mask.shape:
@@ -188,6 +205,7 @@ def test_heads_of_one_family(torch, isa, tmp_path, family, task, changes):
 
 # Families with a head for choices, and options that this head alone reads.
 WITH_CHOICES = ("Bert", "Roberta", "XLMRoberta", "Camembert", "Data2VecText", "DistilBert", "Electra", "MPNet")
+WITH_CHOICES += ("Longformer",)
 CHOICES = [(family, {}) for family in WITH_CHOICES]
 CHOICES += [("Electra", {"summary_activation": name}) for name in ("tanh", "")]
 
@@ -247,11 +265,24 @@ def test_transformers_loads_what_we_save(torch, tmp_path, family, which, task):
     assert not any(info.values()), info
 
 
-@pytest.mark.parametrize("family", ["Roberta", "MPNet", "ModernBert"])
+@pytest.mark.parametrize("which", ["none", "some", "all"])
+def test_global_tokens(torch, isa, tmp_path, which):
+    """Longformer: rows with different numbers of them, next to each other and apart, padding among them."""
+    theirs, ours = made(torch, tmp_path, "Longformer", {}, "Model")
+    inputs = inputs_of(theirs.config)
+    chosen = np.full(MASK.shape, int(which == "all"))
+    if which == "some":
+        chosen[0, [0, 3, 4, 18]], chosen[2, [2, 9]], chosen[3, 4:9], chosen[4, 0] = 1, 1, 1, 1
+    inputs["global_attention_mask"] = chosen
+    found = ours(**inputs, output_attentions=True, output_hidden_states=True)
+    agree(found, answers(torch, theirs, inputs), MASK)
+
+
+@pytest.mark.parametrize("family", ["Roberta", "MPNet", "ModernBert", "Longformer"])
 def test_long_texts(torch, tmp_path, family):
-    """Beyond the farthest bucket of MPNet (128) and the window of ModernBERT (64 to each side)."""
+    """Beyond the farthest bucket of MPNet (128) and the windows of ModernBERT and Longformer (64 to each side)."""
     changes = {"max_position_embeddings": 310, "hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2}
-    changes |= {"local_attention": 128} if family == "ModernBert" else {}
+    changes |= {"ModernBert": {"local_attention": 128}, "Longformer": {"attention_window": 128}}.get(family, {})
     # With the spread of the narrower models, float32 itself is 1e-5 away from float64, here and there.
     theirs, ours = made(torch, tmp_path, family, changes, "Model", spread=0.1)
     mask = np.ones((3, 300), np.int64)

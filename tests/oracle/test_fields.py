@@ -79,6 +79,7 @@ FAMILIES = {
     "Granite": (GATED | {"attention_multiplier": 0.4}, ("ForCausalLM",)),
     "Gemma3Text": (GATED | WINDOWS | {"sliding_window_pattern": 2, "query_pre_attn_scalar": 4}, ("ForCausalLM",)),
     "Llama": (GATED, ("ForCausalLM", "ForSequenceClassification")),
+    "Longformer": (BERT | {"attention_window": [4, 8]}, ("ForMaskedLM", "ForSequenceClassification")),
     "MPNet": (BERT, ("ForMaskedLM", "ForSequenceClassification")),
     "MT5": (T5, ("ForConditionalGeneration", "EncoderModel")),
     "Marian": (BART, ("MTModel",)),

@@ -12,6 +12,7 @@ from model_folders import WORDS, write_json, write_sentence_model, write_tokeniz
 from transformer_fast import nn
 from transformer_fast.models.distilbert import DistilBertConfig, DistilBertModel
 from transformer_fast.models.electra import ElectraConfig, ElectraModel
+from transformer_fast.models.longformer import LongformerConfig, LongformerModel
 from transformer_fast.models.modernbert import ModernBertConfig, ModernBertModel
 from transformer_fast.models.mpnet import MPNetConfig, MPNetModel
 from transformer_fast.models.nomic_bert import NomicBertConfig, NomicBertModel
@@ -28,10 +29,11 @@ MODELS = {
     "distilbert": (DistilBertModel, DistilBertConfig(len(WORDS), 24, 2, 3, 40, 16), 16),
     "electra": (ElectraModel, ElectraConfig(*SIZES, embedding_size=10), 16),
     "mpnet": (MPNetModel, MPNetConfig(*SIZES), 14),
+    "longformer": (LongformerModel, LongformerConfig(*SIZES, pad_token_id=0, attention_window=4), 15),
     "modernbert": (ModernBertModel, ModernBertConfig(len(WORDS), 24, 40, 3, 3, local_attention=4, pad_token_id=0), 20),
     "nomic_bert": (NomicBertModel, NomicBertConfig(len(WORDS), 24, 40, 2, 3, max_position_embeddings=16), 16),
 }
-TYPED = ("roberta", "xlm-roberta", "electra", "nomic_bert")  # families with token types
+TYPED = ("roberta", "xlm-roberta", "electra", "longformer", "nomic_bert")  # families with token types
 TEXTS = ["the cat sat on the mat.", "", "dog", "the dog ran far! " * 5]
 
 

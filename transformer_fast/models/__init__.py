@@ -62,6 +62,7 @@ _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
     "gpt_oss": ("gpt_oss", _decoder_heads("GptOssForCausalLM", "GptOss"), "GptOssModel"),
     "granite": ("granite", _named("GraniteForCausalLM"), "GraniteModel"),
     "llama": ("llama", _decoder_heads("LlamaForCausalLM", "Llama"), "LlamaModel"),
+    "longformer": ("longformer", _heads("Longformer", "MultipleChoice"), "LongformerModel"),
     "marian": ("marian", {"MarianMTModel": "MarianMTModel"}, "MarianModel"),
     "mistral": ("mistral", _decoder_heads("MistralForCausalLM", "Mistral"), "MistralModel"),
     "mixtral": ("mixtral", _decoder_heads("MixtralForCausalLM", "Mixtral"), "MixtralModel"),
