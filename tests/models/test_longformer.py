@@ -1,4 +1,4 @@
-"""models/longformer.py against transformers' own numbers (golden); its windows, its global tokens, its checks, its heads."""
+"""models/longformer.py against transformers' own numbers (golden); windows, global tokens, checks, heads."""
 
 from __future__ import annotations
 

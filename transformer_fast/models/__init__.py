@@ -61,6 +61,7 @@ _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
     "gptj": ("gptj", _decoder_heads("GPTJForCausalLM", "GPTJ"), "GPTJModel"),
     "gpt_oss": ("gpt_oss", _decoder_heads("GptOssForCausalLM", "GptOss"), "GptOssModel"),
     "granite": ("granite", _named("GraniteForCausalLM"), "GraniteModel"),
+    "led": ("led", _named("LEDForConditionalGeneration"), "LEDModel"),
     "llama": ("llama", _decoder_heads("LlamaForCausalLM", "Llama"), "LlamaModel"),
     "longformer": ("longformer", _heads("Longformer", "MultipleChoice"), "LongformerModel"),
     "marian": ("marian", {"MarianMTModel": "MarianMTModel"}, "MarianModel"),

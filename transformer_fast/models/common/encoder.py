@@ -1,7 +1,7 @@
 """`TextEncoder`: the base of encoders of text. It checks inputs, drops padding, fills it again, and collects outputs.
 
-BERT, RoBERTa, DistilBERT, ELECTRA, MPNet, ModernBERT, NomicBERT and Longformer derive from it and say how tokens become rows
-(`_embed`) and how rows run through the layers (`_run`); `heads` puts heads on them; `pipelines.SentenceEncoder` calls
+BERT, RoBERTa, DistilBERT, ELECTRA, MPNet, ModernBERT, NomicBERT and Longformer derive from it and say how tokens become
+rows (`_embed`) and how rows run through the layers (`_run`); `heads` puts heads on them; `pipelines.SentenceEncoder` calls
 `encode_packed`. Tokens run packed, (T, h) without padding, through everything. A new kind of input to all of them is a
 new argument of `encode`.
 """
@@ -219,8 +219,8 @@ class TextEncoder(PretrainedModel):
         """Packed sequences: input_ids (T,), sequence b at cu_seqlens[b]:cu_seqlens[b + 1] -> hidden states (T, h).
 
         pooled_rows, an int or (B,) integers: the one row of each sequence that is wanted, counted from its first
-        -> (B, h); the others save their last layer. global_attention_mask (T,): as in `encode`. A sequence's rows do not
-        depend on what else is in the call, bit for bit.
+        -> (B, h); the others save their last layer. global_attention_mask (T,): as in `encode`. A sequence's rows do
+        not depend on what else is in the call, bit for bit.
 
         Raises:
             ValueError, TypeError, IndexError: as in `forward`.

@@ -200,6 +200,7 @@ class Seq2SeqModelOutput(ModelOutput):
     encoder_last_hidden_state: np.ndarray | None = None
     encoder_hidden_states: tuple[np.ndarray, ...] | None = None
     encoder_attentions: tuple[np.ndarray, ...] | None = None
+    encoder_global_attentions: tuple[np.ndarray, ...] | None = None
 
 
 @dataclasses.dataclass(eq=False)
@@ -213,3 +214,4 @@ class Seq2SeqLMOutput(ModelOutput):
     encoder_last_hidden_state: np.ndarray | None = None
     encoder_hidden_states: tuple[np.ndarray, ...] | None = None
     encoder_attentions: tuple[np.ndarray, ...] | None = None
+    encoder_global_attentions: tuple[np.ndarray, ...] | None = None
