@@ -20,7 +20,17 @@ from transformers import WhisperFeatureExtractor
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "helpers"))
 
-from seq2seq_models import make_bart, make_marian, make_t5, make_whisper, sound, speech_inputs, text_inputs  # noqa: E402
+from seq2seq_models import (  # noqa: E402
+    global_inputs,
+    make_bart,
+    make_led,
+    make_marian,
+    make_t5,
+    make_whisper,
+    sound,
+    speech_inputs,
+    text_inputs,
+)
 
 FOLDER = HERE / "seq2seq"
 GREEDY = {"max_new_tokens": 8}
@@ -64,6 +74,7 @@ if __name__ == "__main__":
     save("t5", make_t5(), text_inputs(), masked)
     save("t5_gated", make_t5(feed_forward_proj="gated-gelu", tie_word_embeddings=False), text_inputs(), masked)
     save("bart", make_bart({"forced_bos_token_id": 0, "no_repeat_ngram_size": 3}), text_inputs(), masked)
+    save("led", make_led(), global_inputs(), (*masked, "global_attention_mask"))
     save("marian", make_marian(scale_embedding=True, activation_function="swish"), text_inputs(), masked)
     save("whisper", make_whisper(), speech_inputs(), ("input_features",))
     make_features()

@@ -111,6 +111,7 @@ FOLDERS = {
         | {"output_router_logits": False},
     ),
     "GraniteModel": ({}, {"attention_dropout": 0.1}),
+    "LEDModel": ({}, FAIRSEQ | {"num_hidden_layers": 12, "attention_dropout": 0.0}),
     "LlamaModel": ({}, {"is_llama_config": True, "rope_interleaved": False, "pretraining_tp": 1}),
     "LongformerModel": (
         BERT,

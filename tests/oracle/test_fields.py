@@ -78,6 +78,11 @@ FAMILIES = {
     "GptOss": (GATED | WINDOWS | {"num_local_experts": 4, "num_experts_per_tok": 2}, ("ForCausalLM",)),
     "Granite": (GATED | {"attention_multiplier": 0.4}, ("ForCausalLM",)),
     "Gemma3Text": (GATED | WINDOWS | {"sliding_window_pattern": 2, "query_pre_attn_scalar": 4}, ("ForCausalLM",)),
+    "LED": (
+        {name: value for name, value in BART.items() if name != "max_position_embeddings"}
+        | {"max_encoder_position_embeddings": 24, "max_decoder_position_embeddings": 20, "attention_window": [4, 8]},
+        ("ForConditionalGeneration",),
+    ),
     "Llama": (GATED, ("ForCausalLM", "ForSequenceClassification")),
     "Longformer": (BERT | {"attention_window": [4, 8]}, ("ForMaskedLM", "ForSequenceClassification")),
     "MPNet": (BERT, ("ForMaskedLM", "ForSequenceClassification")),
@@ -256,7 +261,7 @@ def inputs_of(config):
         return {"input_ids": ids, "pixel_values": pixels}
     if kind == "whisper":
         return {"input_features": rng.standard_normal((2, 6, 16)).astype(np.float32), "decoder_input_ids": ids[:, :7]}
-    decoder = {"decoder_input_ids": ids[:, 3:10]} if kind in ("bart", "marian", "mt5", "t5") else {}
+    decoder = {"decoder_input_ids": ids[:, 3:10]} if kind in ("bart", "led", "marian", "mt5", "t5") else {}
     return {"input_ids": ids} | decoder
 
 

@@ -11,6 +11,7 @@ import pytest
 from seq2seq_models import (
     VOCAB,
     make_bart,
+    make_led,
     make_marian,
     make_mt5,
     make_t5,
@@ -52,6 +53,8 @@ MODELS = {
     "bart-scaled": (make_bart, {"scale_embedding": True, "activation_function": "relu", "encoder_layers": 2}),
     "bart-heads": (make_bart, {"d_model": 12, "encoder_attention_heads": 3, "decoder_attention_heads": 4}),
     "bart-settings": (make_bart, {"settings": {"forced_bos_token_id": 0, "min_length": 6, "repetition_penalty": 1.4}}),
+    "led": (make_led, {}),
+    "led-windows": (make_led, {"attention_window": [4, 8], "encoder_layers": 2, "activation_function": "relu"}),
     "marian": (make_marian, {"activation_function": "swish"}),
     "marian-scaled": (make_marian, {"scale_embedding": True, "encoder_layers": 2, "decoder_layers": 1}),
     "marian-two-languages": (make_marian, {"share_encoder_decoder_embeddings": False, "decoder_vocab_size": 21}),

@@ -1,7 +1,7 @@
 """`TextEncoder`: the base of encoders of text. It checks inputs, drops padding, fills it again, and collects outputs.
 
 BERT, RoBERTa, DistilBERT, ELECTRA, MPNet, ModernBERT, NomicBERT and Longformer derive from it and say how tokens become
-rows (`_embed`) and how rows run through the layers (`_run`); `heads` puts heads on them; `pipelines.SentenceEncoder` calls
+rows (`_embed`) and how rows run through the layers (`_run`); `heads` puts heads on them; `SentenceEncoder` calls
 `encode_packed`. Tokens run packed, (T, h) without padding, through everything. A new kind of input to all of them is a
 new argument of `encode`.
 """
