@@ -145,14 +145,11 @@ def agree(got, expected, mask):
         for one, other in pairs:
             if name == "global_attentions":
                 # transformers pads places to a multiple of the window, and fills in where a row has fewer such tokens.
-                other = np.where(one.any(axis=2, keepdims=True), other[:, :, : one.shape[2]], 0)
-                other = other * keep[:, None, :, None]
+                filled = np.ptp(other, axis=2, keepdims=True) == 0
+                other = np.where(filled, 0, other)[:, :, : one.shape[2]]
             assert one.shape == other.shape and one.dtype == np.float32, name
             if name == "global_attentions" or (name == "attentions" and one.shape[3] != mask.shape[1]):
-                one, other = (
-                    one[np.broadcast_to(keep[:, None, :, None], one.shape)],
-                    other[np.broadcast_to(keep[:, None, :, None], one.shape)],
-                )
+                other = other * keep[:, None, :, None]
             elif name == "attentions":
                 both = keep[:, None, :, None] & keep[:, None, None, :]
                 one, other = np.where(keep[:, None, :, None], one, 0), np.where(both, other, 0)

@@ -1,9 +1,9 @@
 """Local and global attention, as Longformer and the encoder of LED have it: the layers, and who sees whom in them.
 
 A token sees the tokens at most a window's half away and the global tokens of its sequence; a global token sees all of
-them, through projections of its own. Rows run packed: `LocalGlobalTokens` makes the `KeyRanges` of a batch, one for each
-width of a window, which all layers and heads share, so that time and memory follow what is seen. `longformer.py` and
-`led.py` call `LocalGlobalEncoder`. Another structure of what is seen (blocks, dilation) is another `ranges`.
+them, through projections of its own. Rows run packed: `LocalGlobalTokens` makes the `KeyRanges` of a batch, one for
+each width of a window, which all layers and heads share, so that time and memory follow what is seen. `longformer.py`
+and `led.py` call `LocalGlobalEncoder`. Another structure of what is seen (blocks, dilation) is another `ranges`.
 
 Source: Beltagy et al. 2020, https://arxiv.org/abs/2004.05150, and transformers' modeling_longformer.
 """
