@@ -28,6 +28,8 @@ MODERN = SMALL | {"hidden_size": 12, "num_attention_heads": 2, "local_attention"
 MODERN |= {f"{name}_token_id": i for i, name in enumerate(("pad", "eos", "bos", "cls", "sep"))}
 # Longer than 7 places is sparse, in blocks of one place.
 BIG_BIRD = BERT | {"block_size": 1, "num_random_blocks": 1, "sep_token_id": 9}
+# Separators are beyond the ids that are drawn; transformers computes no windows of fewer than four places.
+LONG = BERT | {"attention_window": [4, 8], "sep_token_id": 2, "max_position_embeddings": 16}
 NOMIC = SMALL | {"hidden_size": 12, "num_attention_heads": 2, "max_position_embeddings": 16}
 DEBERTA = SMALL | {"max_position_embeddings": 12, "relative_attention": True, "norm_rel_ebd": "layer_norm"}
 ALBERT = BERT | {"num_hidden_layers": 3, "embedding_size": 10}
@@ -67,6 +69,8 @@ MODELS = {
         | {"legacy": False},
     ),
     "gte": ("Gte", "ForSequenceClassification", GTE | {"type_vocab_size": 0, "id2label": LABELS}),
+    "longformer": ("Longformer", "ForMaskedLM", LONG | {"hidden_act": "relu", "tie_word_embeddings": False}),
+    "longformer-classifier": ("Longformer", "ForSequenceClassification", LONG | {"id2label": LABELS}),
     "modernbert": ("ModernBert", "ForMaskedLM", MODERN | {"norm_bias": True, "classifier_activation": "silu"}),
 }
 SHARDED = "xlm-roberta"
@@ -97,6 +101,9 @@ def make(name: str, family: str, task: str, options: dict) -> None:
         inputs = inputs_of(config)
         found = model(**inputs, output_attentions=True, output_hidden_states=True)
     answers = {"hidden_states": torch.stack(found.hidden_states), "attentions": found.attentions[-1]}
+    if found.get("global_attentions"):
+        # transformers pads their places to a multiple of the window.
+        answers["global_attentions"] = found.global_attentions[-1][:, :, : inputs["input_ids"].shape[1]]
     answers |= {field: found[field] for field in ("logits", "start_logits", "end_logits") if field in found}
     np.savez_compressed(FOLDER / name / "answers.npz", **{k: v.numpy() for k, v in (inputs | answers).items()})
 

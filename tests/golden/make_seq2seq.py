@@ -22,8 +22,10 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "helpers"))
 
 from seq2seq_models import (  # noqa: E402
+    global_inputs,
     long_inputs,
     make_bart,
+    make_led,
     make_longt5,
     make_marian,
     make_t5,
@@ -78,6 +80,7 @@ MODELS = {
     "longt5_local": (make_longt5, {"encoder_attention_type": "local", "feed_forward_proj": "gated-gelu"}, *LONG),
     "longt5_global": (make_longt5, {"tie_word_embeddings": False}, *LONG),
     "bart": (make_bart, {"settings": {"forced_bos_token_id": 0, "no_repeat_ngram_size": 3}}, *TEXT),
+    "led": (make_led, {}, global_inputs, (*TEXT[1], "global_attention_mask")),
     "marian": (make_marian, {"scale_embedding": True, "activation_function": "swish"}, *TEXT),
     "whisper": (make_whisper, {}, speech_inputs, ("input_features",)),
 }

@@ -76,6 +76,13 @@ def make_bart(settings: dict | None = None, **options):
     return _set(model, settings or {})
 
 
+def make_led(**options):
+    from transformers import LEDConfig, LEDForConditionalGeneration
+
+    sizes = {"max_encoder_position_embeddings": 16, "max_decoder_position_embeddings": 16, "attention_window": 4}
+    return _random(LEDForConditionalGeneration(LEDConfig(**(SIZES | sizes | options))))
+
+
 def make_marian(**options):
     from transformers import MarianConfig, MarianMTModel
 
@@ -135,6 +142,13 @@ def long_inputs() -> dict[str, np.ndarray]:
         "decoder_input_ids": rng.integers(3, 20, target_mask.shape),
         "decoder_attention_mask": target_mask,
     }
+
+
+def global_inputs() -> dict[str, np.ndarray]:
+    """text_inputs, and source tokens that see all: the first of each row, padding among them, and a second one."""
+    chosen = np.zeros((3, 7), np.int64)
+    chosen[:, 0] = chosen[2, 5] = 1
+    return text_inputs() | {"global_attention_mask": chosen}
 
 
 def speech_inputs() -> dict[str, np.ndarray]:

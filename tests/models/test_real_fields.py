@@ -136,8 +136,13 @@ FOLDERS = {
         {"attn_implementation": "torch", "emb_pooler": "mean", "feed_forward_type": "geglu", "model_max_length": 8192}
         | {"position_embedding_type": "alibi"},
     ),
+    "LEDModel": ({}, FAIRSEQ | {"num_hidden_layers": 12, "attention_dropout": 0.0}),
     "LlamaModel": ({}, {"is_llama_config": True, "rope_interleaved": False, "pretraining_tp": 1}),
     "LongT5Model": ({}, {"n_positions": 4096, "output_past": True}),
+    "LongformerModel": (
+        BERT,
+        {"attention_mode": "longformer", "ignore_attention_mask": False, "gradient_checkpointing": False},
+    ),
     "MPNetModel": (BERT, {"gradient_checkpointing": False}),
     "MarianModel": ({}, FAIRSEQ | {"num_hidden_layers": 12, "static_position_embeddings": True}),
     "MistralModel": ({}, {"attention_dropout": 0.0, "unsloth_version": "2024.9", "unsloth_fixed": True}),

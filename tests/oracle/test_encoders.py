@@ -101,6 +101,12 @@ FAMILIES = {
             "num_labels": 3,
         },
     ),
+    # transformers computes no windows of fewer than four places, and pads to the widest.
+    "Longformer": (
+        BERT | {"attention_window": [4, 8, 4], "sep_token_id": 2},
+        {"attention_window": 6, "hidden_act": "relu", "tie_word_embeddings": False, "pad_token_id": 0},
+        {"attention_window": 64, "hidden_size": 21, "type_vocab_size": 1, "num_labels": 3},
+    ),
     "ModernBert": (
         MODERN,
         {"norm_bias": True, "attention_bias": True, "mlp_bias": True, "classifier_bias": True, "decoder_bias": False},
@@ -155,6 +161,8 @@ def inputs_of(config):
     ids[MASK == 0] = padding
     ids[0, 5] = padding  # an id that is padding's own, but attended: RoBERTa does not count it
     inputs = {"input_ids": ids, "attention_mask": MASK}
+    if config.model_type == "longformer":
+        ids[:, [4, 10, 11]] = config.sep_token_id  # three a row, before and after which heads put global tokens
     if getattr(config, "type_vocab_size", 0):
         inputs["token_type_ids"] = rng.integers(0, config.type_vocab_size, MASK.shape)
     return inputs
@@ -182,8 +190,14 @@ def agree(got, expected, mask):
         assert type(got[name]) is tuple if isinstance(value, list) else True
         pairs = zip(got[name], value, strict=True) if isinstance(value, list) else [(got[name], value)]
         for one, other in pairs:
+            if name == "global_attentions":
+                # transformers pads places to a multiple of the window, and fills in where a row has fewer such tokens.
+                filled = np.ptp(other, axis=2, keepdims=True) == 0
+                other = np.where(filled, 0, other)[:, :, : one.shape[2]]
             assert one.shape == other.shape and one.dtype == np.float32, name
-            if name == "attentions":
+            if name == "global_attentions" or (name == "attentions" and one.shape[3] != mask.shape[1]):
+                other = other * keep[:, None, :, None]
+            elif name == "attentions":
                 both = keep[:, None, :, None] & keep[:, None, None, :]
                 one, other = np.where(keep[:, None, :, None], one, 0), np.where(both, other, 0)
             elif one.shape[:2] == mask.shape:
@@ -246,6 +260,7 @@ WITH_CHOICES = (
     "MPNet",
     "BigBird",
     "Albert",
+    "Longformer",
     "DebertaV2",
 )
 CHOICES = [(family, {}) for family in WITH_CHOICES]
@@ -309,11 +324,25 @@ def test_transformers_loads_what_we_save(torch, tmp_path, family, which, task):
     assert not any(info.values()), info
 
 
-@pytest.mark.parametrize("family", ["DebertaV2", "Roberta", "MPNet", "ModernBert"])
+@pytest.mark.parametrize("which", ["none", "some", "all"])
+def test_global_tokens(torch, isa, tmp_path, which):
+    """Longformer: rows with different numbers of them, next to each other and apart, padding among them."""
+    theirs, ours = made(torch, tmp_path, "Longformer", {}, "Model")
+    inputs = inputs_of(theirs.config)
+    chosen = np.full(MASK.shape, int(which == "all"))
+    if which == "some":
+        chosen[0, [0, 3, 4, 18]], chosen[2, [2, 9]], chosen[3, 4:9], chosen[4, 0] = 1, 1, 1, 1
+    inputs["global_attention_mask"] = chosen
+    found = ours(**inputs, output_attentions=True, output_hidden_states=True)
+    agree(found, answers(torch, theirs, inputs), MASK)
+
+
+@pytest.mark.parametrize("family", ["DebertaV2", "Roberta", "MPNet", "ModernBert", "Longformer"])
 def test_long_texts(torch, tmp_path, family):
-    """Beyond MPNet's farthest bucket (128), ModernBERT's window (64 to each side) and DeBERTa's block of rows (256)."""
+    """Beyond the farthest bucket of MPNet (128), the windows of ModernBERT and Longformer (64 to each side), and
+    DeBERTa's block of rows (256)."""
     changes = {"max_position_embeddings": 310, "hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2}
-    changes |= {"local_attention": 128} if family == "ModernBert" else {}
+    changes |= {"ModernBert": {"local_attention": 128}, "Longformer": {"attention_window": 128}}.get(family, {})
     # With the spread of the narrower models, float32 itself is 1e-5 away from float64, here and there.
     theirs, ours = made(torch, tmp_path, family, changes, "Model", spread=0.1)
     mask = np.ones((3, 300), np.int64)

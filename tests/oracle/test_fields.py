@@ -88,11 +88,17 @@ FAMILIES = {
     "Granite": (GATED | {"attention_multiplier": 0.4}, ("ForCausalLM",)),
     "Gemma3Text": (GATED | WINDOWS | {"sliding_window_pattern": 2, "query_pre_attn_scalar": 4}, ("ForCausalLM",)),
     "Gte": (BERT | {"type_vocab_size": 2}, ("ForMaskedLM", "ForSequenceClassification")),
+    "LED": (
+        {name: value for name, value in BART.items() if name != "max_position_embeddings"}
+        | {"max_encoder_position_embeddings": 24, "max_decoder_position_embeddings": 20, "attention_window": [4, 8]},
+        ("ForConditionalGeneration",),
+    ),
     "Llama": (GATED, ("ForCausalLM", "ForSequenceClassification")),
     "LongT5": (
         T5 | {"local_radius": 3, "global_block_size": 2, "encoder_attention_type": "transient-global"},
         ("ForConditionalGeneration", "EncoderModel"),
     ),
+    "Longformer": (BERT | {"attention_window": [4, 8]}, ("ForMaskedLM", "ForSequenceClassification")),
     "MPNet": (BERT, ("ForMaskedLM", "ForSequenceClassification")),
     "MT5": (T5, ("ForConditionalGeneration", "EncoderModel")),
     "Marian": (BART, ("MTModel",)),
@@ -275,7 +281,7 @@ def inputs_of(config):
         return {"input_ids": ids, "pixel_values": pixels}
     if kind == "whisper":
         return {"input_features": rng.standard_normal((2, 6, 16)).astype(np.float32), "decoder_input_ids": ids[:, :7]}
-    decoder = {"decoder_input_ids": ids[:, 3:10]} if kind in ("bart", "longt5", "marian", "mt5", "t5") else {}
+    decoder = {"decoder_input_ids": ids[:, 3:10]} if kind in ("bart", "led", "longt5", "marian", "mt5", "t5") else {}
     return {"input_ids": ids} | decoder
 
 

@@ -17,6 +17,7 @@ from transformer_fast.models.distilbert import DistilBertConfig, DistilBertModel
 from transformer_fast.models.electra import ElectraConfig, ElectraModel
 from transformer_fast.models.gte import GteConfig, GteModel
 from transformer_fast.models.jina_bert import JinaBertConfig, JinaBertModel
+from transformer_fast.models.longformer import LongformerConfig, LongformerModel
 from transformer_fast.models.modernbert import ModernBertConfig, ModernBertModel
 from transformer_fast.models.mpnet import MPNetConfig, MPNetModel
 from transformer_fast.models.nomic_bert import NomicBertConfig, NomicBertModel
@@ -50,6 +51,7 @@ MODELS = {
     "jina-bert": (JinaBertModel, JinaBertConfig(*SIZES), 16),
     "mpnet": (MPNetModel, MPNetConfig(*SIZES), 14),
     "big_bird": (BigBirdModel, BigBirdConfig(*SIZES), 16),
+    "longformer": (LongformerModel, LongformerConfig(*SIZES, pad_token_id=0, attention_window=4), 15),
     "modernbert": (ModernBertModel, ModernBertConfig(len(WORDS), 24, 40, 3, 3, local_attention=4, pad_token_id=0), 20),
     "nomic_bert": (NomicBertModel, NomicBertConfig(len(WORDS), 24, 40, 2, 3, max_position_embeddings=16), 16),
 }
@@ -59,6 +61,7 @@ TYPED = (
     "deberta-v2",
     "gte",
     "jina-bert",
+    "longformer",
     "roberta",
     "xlm-roberta",
     "electra",

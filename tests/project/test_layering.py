@@ -43,7 +43,7 @@ PYTHON_ROOMS = {
     "bench": {"functional", "timing"},
     "visualize": {"visualize"},
     "pipelines": {"pipelines", "models", "nn", "functional", "files"},
-    "models": {"models", "generation", "nn", "functional", "files"},
+    "models": {"models", "generation", "nn", "functional", "files", "masks"},
     "generation": {"generation", "files", "functional"},
     "integrations": {"integrations", "nn", "functional"},
     "files": {"files"},

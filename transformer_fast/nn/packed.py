@@ -34,6 +34,7 @@ class Collector:
     Attributes:
         hidden_states: (B, L, h) for the input and each layer, if asked for, else None.
         attentions: (B, H, L, L) for each layer, if asked for, else None.
+        global_attentions: of encoders that have tokens with an attention of their own, else None.
 
     Example:
         >>> collect = nn.Collector(np.array([[True, True], [True, False]]), hidden_states=True)
@@ -55,6 +56,7 @@ class Collector:
         self._queries = self._keys if computed is None else PackedSequences(np.asarray(computed))
         self.hidden_states: tuple[np.ndarray, ...] | None = () if hidden_states else None
         self.attentions: tuple[np.ndarray, ...] | None = () if attentions else None
+        self.global_attentions: tuple[np.ndarray, ...] | None = None
 
     def add_hidden(self, hidden: np.ndarray) -> None:
         """hidden (T, h): the rows of `computed`."""

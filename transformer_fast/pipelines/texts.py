@@ -103,7 +103,7 @@ class TextPipeline:
         for indices in batches([len(encoding) for encoding in encodings]):
             ids, cu_seqlens = packed([encodings[i].ids for i in indices])
             types = packed([encodings[i].type_ids for i in indices])[0] if self._has_token_types() else None
-            yield indices, self.model.base.encode_packed(ids, cu_seqlens, types), cu_seqlens
+            yield indices, self.model.packed_states(ids, cu_seqlens, types), cu_seqlens
 
     def _batches(self, encodings: Sequence[Any]) -> Iterator[tuple[list[int], dict[str, np.ndarray]]]:
         """Indices of encodings that run together, the longest first, and the model's arguments for them."""

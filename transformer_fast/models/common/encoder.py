@@ -1,9 +1,9 @@
 """`TextEncoder`: the base of encoders of text. It checks inputs, drops padding, fills it again, and collects outputs.
 
-BERT, RoBERTa, ALBERT, BigBird, DeBERTa, DistilBERT, ELECTRA, GTE, JinaBERT, MPNet, ModernBERT and NomicBERT derive
-from it and say how tokens become rows (`_embed`) and how rows run through the layers (`_run`); `heads` puts heads on
-them; `pipelines.SentenceEncoder` calls `encode_packed`. Tokens run packed, (T, h) without padding, through everything.
-A new kind of input to all of them is a new argument of `encode`.
+BERT, RoBERTa, ALBERT, BigBird, DeBERTa, DistilBERT, ELECTRA, GTE, JinaBERT, Longformer, MPNet, ModernBERT and NomicBERT
+derive from it and say how tokens become rows (`_embed`) and how rows run through the layers (`_run`); `heads` puts
+heads on them; `pipelines.SentenceEncoder` calls `encode_packed`. Tokens run packed, (T, h) without padding, through
+everything. A new kind of input to all of them is a new argument of `encode`.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ class EncoderBatch:
     sequence, padding counted; None means that there is no padding. keys: rows that are attended and their offsets, as
     in nn.PackedSelfAttention; None means all. pooled_rows: of nn.PackedEncoder, the one row of each sequence that is
     wanted; None means all. width: L of a padded call; None means that each sequence came in its own length.
+    global_rows: those of global tokens, rising; None means none.
     """
 
     cu_seqlens: np.ndarray
@@ -60,6 +61,7 @@ class EncoderBatch:
     keys: tuple[np.ndarray, np.ndarray] | None = None
     pooled_rows: int | np.ndarray | None = None
     width: int | None = None
+    global_rows: np.ndarray | None = None
 
     def dense(self) -> bool:
         """Are all rows attended, and neighbours in their sequence neighbours here?"""
@@ -89,15 +91,20 @@ class EncoderBatch:
 class Encoded:
     """The result of `TextEncoder.encode`: rows (N, h) of the tokens of `sequences`.
 
-    first (B, h): the first place of each row. Either is None where it was not asked for. hidden_states, attentions: as
-    in the outputs.
+    first (B, h): the first place of each row. Either is None where it was not asked for. hidden_states, attentions,
+    global_attentions: as in the outputs.
     """
 
     rows: np.ndarray | None
     sequences: PackedSequences
     first: np.ndarray | None
-    hidden_states: tuple[np.ndarray, ...] | None
-    attentions: tuple[np.ndarray, ...] | None
+    hidden_states: tuple[np.ndarray, ...] | None = None
+    attentions: tuple[np.ndarray, ...] | None = None
+    global_attentions: tuple[np.ndarray, ...] | None = None
+
+    def reports(self) -> tuple[tuple[np.ndarray, ...] | None, ...]:
+        """The last fields of an output."""
+        return self.hidden_states, self.attentions, self.global_attentions
 
     def unpacked(self, rows: np.ndarray) -> np.ndarray:
         """rows (N, n) of the tokens -> (B, L, n), zeros where padding is."""
@@ -106,6 +113,8 @@ class Encoded:
 
 class TextEncoder(PretrainedModel):
     """Base of the encoders of text. Where the attention mask is 0, all that is returned is 0."""
+
+    collector_class = Collector
 
     @property
     def hidden_size(self) -> int:
@@ -180,6 +189,11 @@ class TextEncoder(PretrainedModel):
         """token_type_ids, checked."""
         raise ValueError(f"token_type_ids is given, but {type(self).__name__} knows no token types; needed: None")
 
+    def _global_tokens(self, global_attention_mask, shape: tuple[int, int]) -> np.ndarray:
+        """global_attention_mask, checked: booleans (B, L)."""
+        name = type(self).__name__
+        raise ValueError(f"global_attention_mask is given, but {name} knows no global tokens; needed: None")
+
     # ------------------------------------------------------------------------------------------------------------------
 
     def encode(
@@ -193,11 +207,13 @@ class TextEncoder(PretrainedModel):
         rows: bool = True,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
+        global_attention_mask: np.ndarray | None = None,
     ) -> Encoded:
         """The hidden states that `forward` and the heads begin with; arguments and errors as in `forward`.
 
         first: keep the first place of each row. It runs even where it is padding, but no row attends it then. Without
         rows, no other goes through the last layer (and once more with all, if attentions or hidden states show them).
+        global_attention_mask (B, L): 1 for tokens that see all and are seen by all, where a family knows such.
         """
         if not (first or rows):
             raise ValueError("first and rows are both False; needed: one of them")
@@ -221,15 +237,19 @@ class TextEncoder(PretrainedModel):
             token_type_ids = None if token_type_ids is None else token_type_ids.reshape(B, L)
         if token_type_ids is not None:
             token_type_ids = computed.pack(self._token_types(token_type_ids, (B, L)))
-        positions = computed.pack(position_ids)
-        batch = EncoderBatch(computed.cu_seqlens, positions, computed.columns, keys, None if rows else 0, L)
+        positions, global_rows = computed.pack(position_ids), None
+        if global_attention_mask is not None:
+            chosen = self._global_tokens(global_attention_mask, (B, L)) & tokens.tokens
+            global_rows = np.flatnonzero(computed.pack(chosen))
+        pooled_rows = None if rows else 0
+        batch = EncoderBatch(computed.cu_seqlens, positions, computed.columns, keys, pooled_rows, L, global_rows)
         collect = None
         if output_attentions or output_hidden_states:
             kept = {"hidden_states": output_hidden_states, "attentions": output_attentions}
-            collect = Collector(tokens.tokens, computed.tokens, **kept)
+            collect = self.collector_class(tokens.tokens, computed.tokens, **kept)
         hidden = self._embed(computed.pack(input_ids), positions, token_type_ids)
         hidden = self._run(hidden, batch, collect)
-        states = (None, None) if collect is None else (collect.hidden_states, collect.attentions)
+        states = () if collect is None else (collect.hidden_states, collect.attentions, collect.global_attentions)
         if not rows:
             return Encoded(None, tokens, hidden, *states)
         first_rows = hidden[batch.cu_seqlens[:-1]] if first else None
@@ -242,12 +262,13 @@ class TextEncoder(PretrainedModel):
         token_type_ids: np.ndarray | None = None,
         *,
         pooled_rows: int | np.ndarray | None = None,
+        global_attention_mask: np.ndarray | None = None,
     ) -> np.ndarray:
         """Packed sequences: input_ids (T,), sequence b at cu_seqlens[b]:cu_seqlens[b + 1] -> hidden states (T, h).
 
         pooled_rows, an int or (B,) integers: the one row of each sequence that is wanted, counted from its first
-        -> (B, h); the others save their last layer. A sequence's rows do not depend on what else is in the call, bit
-        for bit.
+        -> (B, h); the others save their last layer. global_attention_mask (T,): as in `encode`. A sequence's rows do
+        not depend on what else is in the call, bit for bit.
 
         Raises:
             ValueError, TypeError, IndexError: as in `forward`.
@@ -265,8 +286,13 @@ class TextEncoder(PretrainedModel):
             token_type_ids = self._own_types(input_ids, cu_seqlens)
         if token_type_ids is not None:
             token_type_ids = self._token_types(token_type_ids, input_ids.shape)
+        global_rows = None
+        if global_attention_mask is not None:
+            chosen = self._global_tokens(np.asarray(global_attention_mask)[None], (1, len(input_ids)))
+            global_rows = np.flatnonzero(chosen)
         hidden = self._embed(input_ids, positions, token_type_ids)
-        return self._run(hidden, EncoderBatch(cu_seqlens, positions, None, pooled_rows=pooled_rows), None)
+        batch = EncoderBatch(cu_seqlens, positions, None, pooled_rows=pooled_rows, global_rows=global_rows)
+        return self._run(hidden, batch, None)
 
     def _check_length(self, positions: np.ndarray, what: str = "") -> None:
         """positions: as `_positions` made them, the first max_length of which there are rows."""
@@ -287,18 +313,20 @@ class TextEncoder(PretrainedModel):
         *,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
+        **inputs: np.ndarray | None,
     ) -> BaseModelOutput | BaseModelOutputWithPooling:
         """As transformers' model: integers (B, L) in, last_hidden_state (B, L, h) out.
 
         attention_mask (B, L) holds 1 (or True) for tokens and 0 for padding, which may be anywhere; by default all
         are tokens. position_ids (L,), (1, L) or (B, L), by default what the family gives, padding counted.
-        **Where the mask is 0, the results are 0** (transformers computes values there that have no use).
+        **Where the mask is 0, the results are 0** (transformers computes values there that have no use). inputs: what
+        only some families take, global_attention_mask of `encode`.
 
         Raises:
             ValueError, TypeError: shapes or types do not fit, or a sequence is too long.
             IndexError: an id is outside of its table.
         """
-        options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states} | inputs
         found = self.encode(input_ids, attention_mask, token_type_ids, position_ids, **options)
         return BaseModelOutput(found.unpacked(found.rows), found.hidden_states, found.attentions)
 
@@ -321,6 +349,7 @@ class PoolingEncoder(TextEncoder):
         *,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
+        **inputs: np.ndarray | None,
     ) -> BaseModelOutputWithPooling:
         """As `TextEncoder.forward`, and pooler_output (B, h) where there is a pooler.
 
@@ -334,6 +363,7 @@ class PoolingEncoder(TextEncoder):
             first=self.pooler is not None,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
+            **inputs,
         )
         pooled = None if found.first is None else self.pooled(found.first)
-        return BaseModelOutputWithPooling(found.unpacked(found.rows), pooled, found.hidden_states, found.attentions)
+        return BaseModelOutputWithPooling(found.unpacked(found.rows), pooled, *found.reports())

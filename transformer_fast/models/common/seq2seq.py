@@ -35,6 +35,7 @@ class EncodedSource:
     packing: PackedSequences
     hidden_states: tuple[np.ndarray, ...] | None = None
     attentions: tuple[np.ndarray, ...] | None = None
+    global_attentions: tuple[np.ndarray, ...] | None = None
 
     @classmethod
     def of(
@@ -80,9 +81,10 @@ class SourceEncoder(PretrainedModel):
         attention_mask: np.ndarray | None = None,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
+        **inputs: np.ndarray | None,
     ) -> BaseModelOutput:
         """Run only the encoder: input_ids (B, L) -> last_hidden_state (B, L, h); see `forward`."""
-        return self._encode(input_ids, attention_mask, output_attentions, output_hidden_states).output()
+        return self._encode(input_ids, attention_mask, output_attentions, output_hidden_states, **inputs).output()
 
     def _encode(self, input_ids, attention_mask, output_attentions=False, output_hidden_states=False) -> EncodedSource:
         ids = self._checked("input_ids", input_ids, self.config.vocab_size, self.source_field)
@@ -171,18 +173,21 @@ class EncoderDecoder(SourceEncoder):
         encoder_outputs: Any = None,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
+        **inputs: np.ndarray | None,
     ) -> Seq2SeqModelOutput:
         """As transformers' model: integers (B, L) and (B, Ld) in, last_hidden_state (B, Ld, h) out.
 
         The masks hold 1 (or True) for tokens and 0 for padding; by default all are tokens. encoder_outputs: what
         `encode` gave for the same attention_mask (or a tuple that starts with last_hidden_state), in place of
-        input_ids. **Where a mask is 0, results are 0** (transformers computes values there that have no use).
+        input_ids. **Where a mask is 0, results are 0** (transformers computes values there that have no use). inputs:
+        what only some encoders take, global_attention_mask (B, L) of LED.
 
         Raises:
             ValueError, TypeError: shapes or types do not fit, or a row is too long.
             IndexError: an id is outside of its table.
         """
-        encoded = self._encoded(input_ids, attention_mask, encoder_outputs, output_attentions, output_hidden_states)
+        collect = output_attentions, output_hidden_states
+        encoded = self._encoded(input_ids, attention_mask, encoder_outputs, *collect, **inputs)
         if decoder_input_ids is None:
             decoder_input_ids = self.default_target(input_ids)
         states, packing, rest = self._decode(
@@ -193,10 +198,10 @@ class EncoderDecoder(SourceEncoder):
     # ------------------------------------------------------------------------------------------------------------------
     # Parts
 
-    def _encoded(self, input_ids, attention_mask, encoder_outputs, *collect: bool) -> EncodedSource:
+    def _encoded(self, input_ids, attention_mask, encoder_outputs, *collect: bool, **inputs) -> EncodedSource:
         """The encoder's result, or a replacement for it; collect: attentions?, hidden states?"""
         if encoder_outputs is None:
-            return self._encode(input_ids, attention_mask, *collect)
+            return self._encode(input_ids, attention_mask, *collect, **inputs)
         return self._given(encoder_outputs, attention_mask)
 
     def _given(self, encoder_outputs: Any, attention_mask) -> EncodedSource:
@@ -204,7 +209,7 @@ class EncoderDecoder(SourceEncoder):
         if not isinstance(encoder_outputs, (BaseModelOutput, tuple, list)):
             encoder_outputs = (encoder_outputs,)
         state = np.asarray(encoder_outputs[0])
-        h = self.encoder.shape.width
+        h = self.decoder.shape.width
         if state.ndim != 3 or state.shape[2] != h or state.dtype != np.float32:
             raise ValueError(f"encoder_outputs[0] is {state.dtype} {state.shape}; needed: float32 (B, L, {h})")
         packing = self._packing("attention_mask", attention_mask, state.shape[:2])
@@ -239,6 +244,7 @@ class EncoderDecoder(SourceEncoder):
             "encoder_last_hidden_state": encoded.packing.unpack(encoded.states),
             "encoder_hidden_states": encoded.hidden_states,
             "encoder_attentions": encoded.attentions,
+            "encoder_global_attentions": encoded.global_attentions,
         }
         return states, packing, rest
 
@@ -321,10 +327,11 @@ class ConditionalGeneration(GenerationMixin, PretrainedModel):
         encoder_outputs: Any = None,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
+        **inputs: np.ndarray | None,
     ) -> Seq2SeqLMOutput:
         """As `EncoderDecoder.forward`, with logits (B, Ld, V) in place of the decoder's last state."""
         model, collect = self.model, (output_attentions, output_hidden_states)
-        encoded = model._encoded(input_ids, attention_mask, encoder_outputs, *collect)
+        encoded = model._encoded(input_ids, attention_mask, encoder_outputs, *collect, **inputs)
         if decoder_input_ids is None:
             decoder_input_ids = model.default_target(input_ids)
         states, packing, rest = model._decode(encoded, decoder_input_ids, decoder_attention_mask, *collect)
@@ -352,8 +359,14 @@ class ConditionalGeneration(GenerationMixin, PretrainedModel):
 
         kv_cache_dtype: how keys and values are kept, the encoder's among them; see `generate`.
         """
+        encoded = self.model._encoded(input_ids, attention_mask, encoder_outputs)
+        return self._started(encoded, capacity, decoder_input_ids, kv_cache_dtype)
+
+    def _started(
+        self, encoded: EncodedSource, capacity: int, decoder_input_ids: np.ndarray, kv_cache_dtype: str | None
+    ) -> tuple[np.ndarray, Seq2SeqState]:
+        """`start`, after the encoder."""
         model = self.model
-        encoded = model._encoded(input_ids, attention_mask, encoder_outputs)
         ids = model._target_ids(decoder_input_ids, encoded)
         state = model.start_decoding(encoded, capacity, kv_cache_dtype)
         return self.logits(model.decode_more(ids, state)), state
