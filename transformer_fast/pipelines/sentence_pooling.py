@@ -94,13 +94,13 @@ class Pooling:
         return pooled
 
 
-def read_word_weights(source: ModelSource, vocabulary_size: int) -> np.ndarray:
+def read_word_weights(source: ModelSource, token_count: int) -> np.ndarray:
     """The weight (V,) of each token by the module WordWeights: that of its word, or of its word in lower case.
 
     The list vocab gives words to the tokens' numbers, as there; the tensor beside it is not read, there neither.
 
     Raises:
-        CheckpointError: its config is malformed, or has fewer words than the model has tokens.
+        CheckpointError: its config is malformed, or has fewer words than the tokenizer has tokens.
     """
     config, place = source.object("config.json"), source.place("config.json")
     check_fields(place, config, {"vocab", "word_weights", "unknown_word_weight"})
@@ -109,8 +109,8 @@ def read_word_weights(source: ModelSource, vocabulary_size: int) -> np.ndarray:
     numbers = [unknown, *(weights or {}).values()]
     if words is None or weights is None or not all(type(number) in (int, float) for number in numbers):
         raise CheckpointError(f"{place}: needed: vocab, a list of words, and word_weights, an object of numbers")
-    if len(words) < vocabulary_size or not all(isinstance(word, str) for word in words):
-        raise CheckpointError(f"{place}: vocab has {len(words)} words; needed: {vocabulary_size}, the model's tokens")
+    if len(words) < token_count or not all(isinstance(word, str) for word in words):
+        raise CheckpointError(f"{place}: vocab has {len(words)} words; needed: {token_count}, the tokenizer's tokens")
     return np.array([weights.get(word, weights.get(word.lower(), unknown)) for word in words], np.float32)
 
 

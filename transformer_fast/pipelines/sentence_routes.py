@@ -150,13 +150,18 @@ class _Maker:
             self._inputs[first.place] = INPUTS[first.kind](first.part(), self._compute_type, self._ignore_fields)
         input = self._inputs[first.place]
         pooling = Pooling()
-        if inner and inner[-1].kind == "Pooling":
-            weights = read_word_weights(inner[0].part(), input.model.config.vocab_size) if len(inner) == 2 else None
+        if inner:
+            weights = _word_weights(inner[0], input) if len(inner) == 2 else None
             pooling = Pooling.read(inner[-1].part(), input.hidden_size, weights)
         following = read_modules(
             modules[pooled + 1 :], input.hidden_size * len(pooling.modes), weight_format_of(self._compute_type)
         )
         return Route(input, pooling, following)
+
+
+def _word_weights(files: ModuleFiles, input: Any) -> np.ndarray:
+    last = max(input.tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+    return read_word_weights(files.part(), last + 1)
 
 
 def _pooled_at(kinds: Sequence[str]) -> int | None:
@@ -172,8 +177,8 @@ def _without_modules(source: ModelSource) -> tuple[ModuleFiles, ...]:
     config = source.object("config.json", required=False)
     if config.get("model_type") == "model2vec":
         normalize = typed(source.place("config.json"), config, "normalize", bool, False)
-        kinds = ["StaticEmbedding", *["Normalize"] * normalize]
-        return tuple(ModuleFiles(kind, partial(source.part, "", "config.json"), "") for kind in kinds)
+        modules = [("StaticEmbedding", ""), *[("Normalize", "1_Normalize")] * normalize]
+        return tuple(ModuleFiles(kind, partial(source.part, path, "config.json"), path) for kind, path in modules)
     return (ModuleFiles("Transformer", partial(source.part, "", "config.json"), ""),)
 
 
