@@ -169,6 +169,9 @@ def test_static_embedding_is_the_mean_of_its_tokens(isa, threads, tmp_path, monk
 def test_a_limit_of_the_tokenizer_is_followed(tmp_path):
     encoder = SentenceEncoder.from_pretrained(write_static(tmp_path / "m", truncation=4))
     assert np.array_equal(encoder.encode(LONG), encoder.encode("the cat sat on"))
+    assert encoder.count_truncated_tokens(["dog", LONG]).tolist() == [0, 56]
+    with pytest.warns(TruncationWarning, match=r"1 of 2 texts .* inputs\[1\]"):
+        encoder.encode(["dog", LONG], show_truncated=True)
 
 
 def test_folders_of_model2vec(tmp_path):

@@ -141,7 +141,8 @@ class SentenceEncoder:
 
         Args:
             compute_type, ignore_fields: as in `load_model`. hub: its revision, cache_dir and token.
-            prompts, default_prompt_name, similarity_fn_name, truncate_dim: instead of what the folder says.
+            prompts, default_prompt_name, similarity_fn_name, truncate_dim: instead of what the folder says; of a prompt
+                that is None, the folder's counts.
             device: "cpu".
 
         Raises:
@@ -155,7 +156,10 @@ class SentenceEncoder:
         source = open_source(name, local_files_only=local_files_only, **hub)
         settings = read_settings(source)
         for prompt_name, prompt in (prompts or {}).items():
-            settings.prompts[prompt_name] = checked_prompt(f"prompts[{prompt_name!r}]", prompt or "")
+            if prompt is None:
+                settings.prompts.setdefault(prompt_name, "")
+            else:
+                settings.prompts[prompt_name] = checked_prompt(f"prompts[{prompt_name!r}]", prompt)
         if default_prompt_name is not None:
             one_of("default_prompt_name", default_prompt_name, settings.prompts)
             settings.default_prompt_name = default_prompt_name
@@ -193,9 +197,9 @@ class SentenceEncoder:
 
     @max_seq_length.setter
     def max_seq_length(self, length: int) -> None:
+        if self.max_seq_length == float("inf"):
+            raise ValueError(f"max_seq_length is {length}; needed: none, a StaticEmbedding cuts nothing off")
         for input in self._routes.inputs():
-            if input.max_seq_length == float("inf"):
-                raise ValueError(f"max_seq_length is {length}; needed: none, a StaticEmbedding cuts nothing off")
             input.max_seq_length = length
 
     @property
@@ -283,7 +287,7 @@ class SentenceEncoder:
                     results[indices] = part
                 progress.update(len(indices))
         if cut:
-            warnings.warn(_truncation(cut, texts, self.max_seq_length), TruncationWarning, stacklevel=3)
+            warnings.warn(_truncation(cut, texts, job.route.input.max_seq_length), TruncationWarning, stacklevel=3)
         if precision != "float32":
             results = util.quantize_embeddings(results, precision)
         if isinstance(inputs, str):
@@ -490,7 +494,8 @@ def _with_prompt(prompt: str, text: Text) -> Text:
 
 def _truncation(cut: list[int], texts: Sequence[Text], limit: float) -> str:
     first = min(cut)
+    name = f"max_seq_length={limit} tokens" if limit < float("inf") else "the limit in tokenizer.json"
     return (
-        f"{len(cut)} of {len(texts)} texts are longer than max_seq_length={limit} tokens, and what is beyond was cut "
-        f"off; the first is inputs[{first}], {str(texts[first])[:40]!r} ..."
+        f"{len(cut)} of {len(texts)} texts are longer than {name}, and what is beyond was cut off; the first is "
+        f"inputs[{first}], {str(texts[first])[:40]!r} ..."
     )

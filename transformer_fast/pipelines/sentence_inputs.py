@@ -190,11 +190,18 @@ class StaticEmbedding:
         return self._tokenizer.tokenizer
 
     def tokens(self, texts: Sequence[Text]) -> list[TextTokens]:
-        """The tokens of texts, or of the two texts of pairs."""
-        return [TextTokens(encoding.ids, None, False) for encoding in self._tokenizer.encode_batch(texts)]
+        """The tokens of texts, or of the two texts of pairs; cut off if tokenizer.json says so."""
+        encodings = self._tokenizer.encode_batch(texts)
+        limited = self.tokenizer.truncation is not None
+        return [TextTokens(encoding.ids, None, limited and bool(encoding.overflowing)) for encoding in encodings]
 
     def lengths(self, texts: Sequence[Text]) -> list[int]:
-        return list(map(len, self.tokens(texts)))
+        """The number of tokens of each text if nothing were cut off."""
+        shared = (self.tokenizer.truncation or {}).get("stride", 0)
+        return [
+            len(encoding) + sum(len(window) - shared for window in encoding.overflowing)
+            for encoding in self._tokenizer.encode_batch(texts)
+        ]
 
     def prompt_length(self, prompt: str) -> int:
         """0: a StaticEmbedding pools all that it is given."""
