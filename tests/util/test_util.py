@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from transformer_fast import util
+from transformer_fast.util import search
 
 
 @pytest.fixture
@@ -21,9 +22,11 @@ def in_full(queries, corpus, k):
     return order.tolist(), np.take_along_axis(scores, order, axis=1).tolist()
 
 
+@pytest.mark.parametrize("strip", [1, 8, 4096])
 @pytest.mark.parametrize("chunks", [{}, {"query_chunk_size": 3, "corpus_chunk_size": 1}, {"corpus_chunk_size": 11}])
 @pytest.mark.parametrize("k", [1, 5, 70, 200])
-def test_search_keeps_the_first_of_equal_scores(vectors, chunks, k):
+def test_search_keeps_the_first_of_equal_scores(vectors, chunks, k, strip, monkeypatch):
+    monkeypatch.setattr(search, "_STRIP", strip)
     found = util.semantic_search(vectors[:9], vectors, top_k=k, score_function=util.dot_score, **chunks)
     indices, scores = in_full(vectors[:9], vectors, k)
     assert [[hit["corpus_id"] for hit in hits] for hits in found] == indices

@@ -21,6 +21,8 @@ ScoreFunction = Callable[[Any, Any], np.ndarray]
 
 # Scores that are in memory at a time, 64 MB, where the caller says nothing else.
 _MOST_SCORES = 1 << 24
+# Scores of a query that are looked through together: after the first strip few are above the k-th best so far.
+_STRIP = 4096
 
 
 def semantic_search(
@@ -182,13 +184,31 @@ class Best:
 
     def add(self, scores: np.ndarray, first_index: int) -> None:
         """scores (Q, n) of the n indices from first_index on, which are above all before them."""
-        k = min(self._k, scores.shape[1])
-        kept = _highest(scores, k)
-        scores = np.concatenate([self.scores, np.take_along_axis(scores, kept, axis=1)], axis=1)
-        indices = np.concatenate([self.indices, kept + first_index], axis=1)
+        for start in range(0, scores.shape[1], _STRIP):
+            self._add(scores[:, start : start + _STRIP], first_index + start)
+
+    def _add(self, scores: np.ndarray, first_index: int) -> None:
+        if self.scores.shape[1] == self._k:
+            candidates = _above(scores, self.scores[:, -1:])
+        else:
+            kept = _highest(scores, min(self._k, scores.shape[1]))
+            candidates = np.take_along_axis(scores, kept, axis=1), kept
+        scores = np.concatenate([self.scores, candidates[0]], axis=1)
+        indices = np.concatenate([self.indices, candidates[1] + first_index], axis=1)
         order = np.argsort(-scores, axis=1, kind="stable")[:, : self._k]
         self.scores = np.take_along_axis(scores, order, axis=1)
         self.indices = np.take_along_axis(indices, order, axis=1)
+
+
+def _above(scores: np.ndarray, least: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The scores of each row of (Q, n) that are above `least` (Q, 1), and their places: rows are filled with -inf."""
+    rows, places = np.nonzero(scores > least)
+    counts = np.bincount(rows, minlength=len(scores))
+    columns = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    found = np.full((len(scores), counts.max(initial=0)), -np.inf, np.float32)
+    found_places = np.zeros(found.shape, np.int64)
+    found[rows, columns], found_places[rows, columns] = scores[rows, places], places
+    return found, found_places
 
 
 def _highest(scores: np.ndarray, k: int) -> np.ndarray:
@@ -210,7 +230,7 @@ def _best(
     _check("top_k", k)
     if queries.size and corpus.size and queries.shape[1] != corpus.shape[1]:
         raise ValueError(f"queries have shape {queries.shape}, the corpus {corpus.shape}; needed: (Q, D) and (N, D)")
-    if np.isnan(queries).any() or np.isnan(corpus).any():
+    if np.isnan(queries.min(initial=0)) or np.isnan(corpus.min(initial=0)):  # the least of NaN is NaN
         raise ValueError("the embeddings hold NaN; needed: numbers, which have an order")
     best = [Best(len(chunk), k) for _, chunk in _chunks("query_chunk_size", queries, query_chunk)]
     if corpus_chunk is None:
