@@ -23,7 +23,7 @@ from transformer_fast.models.common.compute_types import ComputeType
 Pipeline = TypeVar("Pipeline", bound="TextPipeline")
 Text = str | tuple[str, str]
 
-# Tokens that run together for each thread, and at all: as sentence_encoder.py measured it for the same encoders.
+# Tokens that run together for each thread, and at all: as measured for the same encoders, see text_runs.py.
 _ENOUGH_TOKENS = 1024
 _MOST_TOKENS = 16_384
 
