@@ -84,7 +84,8 @@ FAMILIES = {
         ("ForConditionalGeneration",),
     ),
     "Llama": (GATED, ("ForCausalLM", "ForSequenceClassification")),
-    "Longformer": (BERT | {"attention_window": [4, 8]}, ("ForMaskedLM", "ForSequenceClassification")),
+    # Windows that divide the length of the inputs: transformers pads what it reports of global tokens to a multiple.
+    "Longformer": (BERT | {"attention_window": [4, 12]}, ("ForMaskedLM", "ForSequenceClassification")),
     "MPNet": (BERT, ("ForMaskedLM", "ForSequenceClassification")),
     "MT5": (T5, ("ForConditionalGeneration", "EncoderModel")),
     "Marian": (BART, ("MTModel",)),
