@@ -98,7 +98,8 @@ FAMILIES = {
         T5 | {"local_radius": 3, "global_block_size": 2, "encoder_attention_type": "transient-global"},
         ("ForConditionalGeneration", "EncoderModel"),
     ),
-    "Longformer": (BERT | {"attention_window": [4, 8]}, ("ForMaskedLM", "ForSequenceClassification")),
+    # Windows that divide the length of the inputs: transformers pads what it reports of global tokens to a multiple.
+    "Longformer": (BERT | {"attention_window": [4, 12]}, ("ForMaskedLM", "ForSequenceClassification")),
     "MPNet": (BERT, ("ForMaskedLM", "ForSequenceClassification")),
     "MT5": (T5, ("ForConditionalGeneration", "EncoderModel")),
     "Marian": (BART, ("MTModel",)),
