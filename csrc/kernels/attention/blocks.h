@@ -6,6 +6,11 @@
 
 #include "products.h"
 
+/* Whether pages are read in place. */
+static int reads_pages(const work_t* w) {
+    return w->s.table && !w->staged;
+}
+
 static void begin_superblock(work_t* w, int64_t s0, int64_t end) {
     w->s0 = s0;
     w->has_blocks = 0;
@@ -13,7 +18,7 @@ static void begin_superblock(work_t* w, int64_t s0, int64_t end) {
     if (w->staged && !has_lists(w->c)) stage_keys(w, 0, n);
     if (w->engine) engine_take_keys(w, n);
     w->ahead->parts = 0;
-    if (has_lists(w->c)) return; /* which keys come next each panel says for itself */
+    if (has_lists(w->c) || reads_pages(w)) return; /* block by block */
     if (s0 + n < end)
         keys_ahead(w, &w->s, s0 + n, end);
     else
@@ -34,7 +39,7 @@ _Static_assert(MAX_SUPERBLOCK_BLOCKS <= 32, "has_blocks has a bit for each block
 /* The segments of the panel's keys [k0, k0 + n), each of keys that follow each other where they are read. */
 static int block_segments(const work_t* w, const panel_t* t, int64_t k0, int64_t n, segment_t* g) {
     const int count = cut_segments(t, k0, n, g);
-    return w->s.table && !w->staged ? cut_at_pages(k0, w->c->pages.size, g, count) : count;
+    return reads_pages(w) ? cut_at_pages(k0, w->c->pages.size, g, count) : count;
 }
 
 static void panel_block(const work_t* w, panel_t* t, const float* q, float* o, int64_t k0, int64_t n) {
@@ -77,6 +82,17 @@ static int64_t listed_block_ahead(work_t* w, panel_t* t, int64_t key, int is_las
     return k0;
 }
 
+/* With pages, for the first panel: fetches the next block of keys, which lies elsewhere; after the last one what the
+ * next piece reads. The other panels find it in L2. */
+static void paged_block_ahead(work_t* w, int64_t key) {
+    const int64_t end = TFAST_MIN(w->s.lk, w->p->key_end);
+    w->ahead->parts = 0;
+    if (key < end)
+        keys_ahead(w, &w->s, key, TFAST_MIN(end, key + KEY_BLOCK));
+    else
+        next_piece_ahead(w);
+}
+
 static void panel_superblock(work_t* w, int64_t index) {
     panel_t* t = w->panels + index;
     const int64_t end = TFAST_MIN(t->end, w->s0 + w->l.superblock);
@@ -85,8 +101,10 @@ static void panel_superblock(work_t* w, int64_t index) {
         if (has_lists(w->c)) {
             enter_block(w, t, from, n);
             next = listed_block_ahead(w, t, k0 + KEY_BLOCK, index == w->l.panels - 1);
-        } else
+        } else {
             next = next_block(w, t, k0 + KEY_BLOCK);
+            if (reads_pages(w) && index == 0) paged_block_ahead(w, next);
+        }
         panel_block(w, t, w->q + index * w->c->D * PANEL, w->o + index * tfast_round_up(w->c->Dv, V_LANES) * PANEL,
                     from, n);
     }

@@ -6,13 +6,24 @@
 
 #include "work.h"
 
-/* The keys [from, end), or as many as a superblock has; of pages the first one. */
+/* The keys [from, end), or as many as a superblock has; of pages the first MAX_AHEAD / 2. K, which is read first, is
+ * fetched first: a list's last stretch comes first. */
 static void keys_ahead(const work_t* w, const sequence_t* s, int64_t from, int64_t end) {
     const tfast_attention* c = w->c;
-    if (from >= end) return;
-    const int64_t n = TFAST_MIN(w->l.superblock, keys_in_a_row(c, s, from, end)), bytes = s->kv_bytes;
-    add_ahead(w->ahead, s->v + key_at(c, s, c->v_stride, from) * bytes, n, c->Dv * bytes, c->v_stride[2] * bytes);
-    add_ahead(w->ahead, s->k + key_at(c, s, c->k_stride, from) * bytes, n, c->D * bytes, c->k_stride[2] * bytes);
+    const int64_t bytes = s->kv_bytes;
+    int64_t key[MAX_AHEAD / 2], n[MAX_AHEAD / 2];
+    int runs = 0;
+    for (int64_t j = from; j < end && runs < MAX_AHEAD / 2; j += n[runs++]) {
+        key[runs] = j;
+        n[runs] = TFAST_MIN(w->l.superblock, keys_in_a_row(c, s, j, end));
+        if (!s->table) end = j;
+    }
+    for (int i = runs - 1; i >= 0; i--)
+        add_ahead(w->ahead, s->v + key_at(c, s, c->v_stride, key[i]) * bytes, n[i], c->Dv * bytes,
+                  c->v_stride[2] * bytes);
+    for (int i = runs - 1; i >= 0; i--)
+        add_ahead(w->ahead, s->k + key_at(c, s, c->k_stride, key[i]) * bytes, n[i], c->D * bytes,
+                  c->k_stride[2] * bytes);
 }
 
 static void next_operands_ahead(const work_t* w, const tfast_attention_piece* p) {
