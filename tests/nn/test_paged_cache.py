@@ -72,7 +72,7 @@ def test_pages_behind_a_failed_call_are_not_shared():
 
 
 def test_no_memory_for_a_page_leaves_every_row_as_it_was(monkeypatch):
-    """Rows share a partly filled page, and the pool cannot grow: once it can, each still writes to a page of its own."""
+    """Rows share a partly filled page, and the pool cannot grow: once it can, each writes to a page of its own."""
     paged, plain = PagedCache(2, 1, 2, 4, 16, 3), StackCache(2, 1, 2, 4, 8, 3)
     for cache in (paged, plain):
         filled(cache, [20], 0)
