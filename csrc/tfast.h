@@ -108,7 +108,8 @@ typedef struct {
     int weights_mean; /* add weight / H of every head into one matrix: the pieces of a batch then run in one task */
     /* Of ops/shared_keys.c alone: */
     const int64_t* first_key; /* B values or NULL: keys before it are done elsewhere */
-    int any_rows;             /* the number of rows does not decide how they are computed, as it does else */
+    enum { TFAST_ALL_ENTRIES, TFAST_WITH_FIRST_KEY, TFAST_WITHOUT_FIRST_KEY } entries; /* the others are left alone */
+    int any_rows; /* the number of rows does not decide how they are computed, as it does else */
 } tfast_attention;
 
 tfast_status tfast_attention_run(const tfast_attention* call, int n_threads);

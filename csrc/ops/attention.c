@@ -34,6 +34,7 @@ typedef struct {
 static lengths_t lengths_of(const tfast_attention* c, int64_t b) {
     lengths_t l = {c->Lq, c->Lk, c->first_key ? c->first_key[b] : 0};
     if (c->cu_q) l.lq = c->cu_q[b + 1] - c->cu_q[b];
+    if (c->entries != TFAST_ALL_ENTRIES && (l.first > 0) != (c->entries == TFAST_WITH_FIRST_KEY)) l.lq = 0;
     if (c->cu_k) l.lk = c->cu_k[b + 1] - c->cu_k[b];
     if (c->kv_length) l.lk = TFAST_MIN(l.lk, TFAST_MAX(c->kv_length[b], 0));
     return l;

@@ -1,8 +1,9 @@
 /* Attention where sequences share their first keys: these are read once for all of them.
  *
- * Called by tfast_attention_run for calls that say `shared`. Three steps:
+ * Called by tfast_attention_run for calls that say `shared`. Sequences that share nothing are computed as in a call
+ * without it, so that they have its bits. For the others three steps:
  *
- *   own keys [shared[b], Lk) of every sequence             -> (T, H, Dv), and each row's maximum and sum
+ *   own keys [shared[b], Lk) of every one                  -> (T, H, Dv), and each row's maximum and sum
  *   shared keys [0, P) of each group of sequences, as one  -> the same, group by group
  *   sequence whose queries are those of all its members
  *   both, by maxima and sums                               -> out, lse
@@ -82,6 +83,7 @@ static void gather_queries(void* ctx, int64_t b, void* scratch) {
     (void)scratch;
     const shared_t* s = ctx;
     const tfast_attention* c = s->call;
+    if (s->members[b].group < 0) return;
     float* to = s->q + s->members[b].first * c->H * c->D;
     for (int64_t i = 0; i < s->members[b].rows; i++)
         for (int64_t h = 0; h < c->H; h++, to += c->D)
@@ -103,6 +105,15 @@ static tfast_attention base_call(const shared_t* s) {
     return call;
 }
 
+/* The sequences that share nothing, from the caller's queries to its results. */
+static tfast_status attend_alone(const shared_t* s, int n_threads) {
+    tfast_attention call = *s->call;
+    call.shared = NULL;
+    call.first_key = s->call->shared;
+    call.entries = TFAST_WITHOUT_FIRST_KEY;
+    return tfast_attention_run(&call, n_threads);
+}
+
 static tfast_status attend_own(const shared_t* s, int n_threads) {
     tfast_attention call = base_call(s);
     call.q = s->q;
@@ -113,6 +124,7 @@ static tfast_status attend_own(const shared_t* s, int n_threads) {
     call.lse_stride[0] = call.cu_q ? 0 : call.Lq;
     call.lse_stride[1] = s->T;
     call.first_key = s->call->shared;
+    call.entries = TFAST_WITH_FIRST_KEY;
     return tfast_attention_run(&call, n_threads);
 }
 
@@ -141,13 +153,14 @@ static tfast_status attend_group(const shared_t* s, int64_t b, int n_threads) {
     return tfast_attention_run(&call, n_threads);
 }
 
-/* n numbers: first * its weight + second * its weight, to a row of the output's type. */
+/* n numbers: first * its weight + second * its weight, to a row of the output's type. NULL is a part without keys; else
+ * NaN and infinity reach the result even where the weight is 0, as where the keys are not shared. */
 static void store_mean(const float* first, float first_weight, const float* second, float second_weight, int64_t n,
                        tfast_dtype dtype, void* to) {
     uint16_t* half = to;
     for (int64_t d = 0; d < n; d++) {
-        const float a = first_weight == 0 ? 0 : first[d] * first_weight;
-        const float x = a + (second_weight == 0 ? 0 : second[d] * second_weight);
+        const float a = first ? first[d] * first_weight : 0;
+        const float x = a + (second ? second[d] * second_weight : 0);
         if (dtype == TFAST_F32)
             ((float*)to)[d] = x;
         else
@@ -159,15 +172,10 @@ static void store_mean(const float* first, float first_weight, const float* seco
 static void merge_row(const shared_t* s, int64_t b, int64_t head, int64_t i) {
     const tfast_attention* c = s->call;
     const member_t* m = &s->members[b];
-    static const float nothing[2] = {-INFINITY, 0};
     const float* own = s->own_sums + 2 * (head * s->T + m->first + i);
-    const float* shared = nothing;
-    const float *own_row = s->own + ((m->first + i) * c->H + head) * c->Dv, *shared_row = own_row;
-    if (m->group >= 0) {
-        const int64_t at = m->place + i;
-        shared = s->shared_sums + 2 * (m->group_first * c->H + head * m->group_rows + at);
-        shared_row = s->shared + ((m->group_first + at) * c->H + head) * c->Dv;
-    }
+    const float* shared = s->shared_sums + 2 * (m->group_first * c->H + head * m->group_rows + m->place + i);
+    const float* own_row = s->own + ((m->first + i) * c->H + head) * c->Dv;
+    const float* shared_row = s->shared + ((m->group_first + m->place + i) * c->H + head) * c->Dv;
     float top = TFAST_MAX(own[0], shared[0]);
     const float sink = c->sinks ? c->sinks[head] * 1.44269504088896340736f : -INFINITY;
     top = TFAST_MAX(top, sink);
@@ -180,13 +188,14 @@ static void merge_row(const shared_t* s, int64_t b, int64_t head, int64_t i) {
         const int64_t at = b * c->lse_stride[0] + head * c->lse_stride[1] + (c->cu_q ? c->cu_q[b] : 0) + i;
         c->lse[at] = total == 0 ? -INFINITY : (float)(((double)top + log2((double)total)) * M_LN2);
     }
-    store_mean(own_row, own_sum * factor, shared_row, shared_sum * factor, c->Dv, c->q_dtype,
-               (char*)c->out + row_at(c, c->out_stride, b, head, i) * element_bytes(c->q_dtype));
+    store_mean(own[1] == 0 ? NULL : own_row, own_sum * factor, shared[1] == 0 ? NULL : shared_row, shared_sum * factor,
+               c->Dv, c->q_dtype, (char*)c->out + row_at(c, c->out_stride, b, head, i) * element_bytes(c->q_dtype));
 }
 
 static void merge_sequence(void* ctx, int64_t b, void* scratch) {
     (void)scratch;
     const shared_t* s = ctx;
+    if (s->members[b].group < 0) return;
     for (int64_t i = 0; i < s->members[b].rows; i++)
         for (int64_t h = 0; h < s->call->H; h++) merge_row(s, b, h, i);
 }
@@ -217,6 +226,7 @@ static tfast_status run_steps(shared_t* s, int n_threads) {
     /* 1 ns a number. */
     tfast_parallel loop = {.n_tasks = c->B, .n_threads = n_threads, .task_ns = (double)(s->T * c->H * c->D / c->B)};
     tfast_status status = tfast_parallel_for(&loop, gather_queries, s);
+    if (status == TFAST_OK) status = attend_alone(s, n_threads);
     if (status == TFAST_OK) status = attend_own(s, n_threads);
     for (int64_t b = 0; b < c->B && status == TFAST_OK; b++)
         if (s->members[b].group == b && s->members[b].group_rows) status = attend_group(s, b, n_threads);

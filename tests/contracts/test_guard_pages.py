@@ -160,6 +160,38 @@ def lists_of_ranges(guarded):
                 assert_close(got, expected)
 
 
+def keys_in_pages(guarded):
+    """The pool, the table and the scales, all at once: the used keys end at the end of the pool, or begin at its
+    beginning, and entries of the table behind a sequence's keys are numbers of no page."""
+    from support import assert_same_bits, normal
+
+    from transformer_fast import functional, reference
+
+    huge = 2**31 - 1
+    lengths, shared = np.array([79, 80, 33]), np.array([32, 32, 0])
+    table = np.array([[4, 1, 2, 3, 0, huge], [4, 1, 5, 8, 6, -huge], [7, 9, 10, huge, huge, huge]], np.int32)
+    for Lq, D, Dv in ((1, 16, 5), (3, 33, 64), (40, 21, 19)):
+        query = normal(3, 4, Lq, D)
+        key, value = normal(11, 2, 16, D, seed=1), normal(11, 2, 16, Dv, seed=2)
+        (key8, key_scale), (value8, value_scale) = reference.cache_integers(key), reference.cache_integers(value)
+        halves = {"key_pages": key.astype(np.float16), "value_pages": value.astype(np.float16)}
+        integers = {"key_pages": key8, "value_pages": value8, "key_scale": key_scale, "value_scale": value_scale}
+        for pool in ({"key_pages": key, "value_pages": value}, halves, integers):
+            for of_all in (0, shared):
+                given = {"kv_lengths": lengths, "is_causal": True, "enable_gqa": True, "shared_keys": of_all}
+                expected = functional.paged_attention(query, **pool, page_table=table, **given)
+                for place in (plain, tight, heads_inside):
+                    for end in (False, True):
+                        print("pages:", Lq, D, Dv, list(pool), bool(of_all is shared), place.__name__, f"{end=}")
+                        sys.stdout.flush()
+                        placed = {name: place(x, guarded, end) for name, x in pool.items()}
+                        out = place(np.full(expected.shape, np.nan, np.float32), guarded, end, writable=True)
+                        functional.paged_attention(
+                            place(query, guarded, end), **placed, page_table=guarded(table, end), out=out, **given
+                        )
+                        assert_same_bits(np.array(out), expected)
+
+
 def sparse_weights(guarded):
     """The array of weights of visible pairs, and what says where each of them lies."""
     from support import assert_same_bits, normal
@@ -264,6 +296,7 @@ def child(family: str, isa: str):
         keys_that_do_not_exist(guarded)
         lists_of_ranges(guarded)
         sparse_weights(guarded)
+        keys_in_pages(guarded)
     if family == NARROW:
         for place in (plain, tight):
             for end in (False, True):

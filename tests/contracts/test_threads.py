@@ -25,6 +25,16 @@ def varlen(*lengths):
     return lambda: functional.varlen_attention(q, k, v, starts, starts)
 
 
+def paged(*counts, shared=64):
+    """Four sequences, of which three share their first keys, with counts[b] queries each."""
+    starts, lengths = np.cumsum([0, *counts]), np.array([600, 128, 333, 70])
+    table = np.arange(40).reshape(4, 10)
+    table[1:3, 0] = 0
+    query, key, value = normal(int(starts[-1]), 8, 32), normal(40, 2, 64, 32, seed=1), normal(40, 2, 64, 40, seed=2)
+    options = {"shared_keys": np.array([shared] * 3 + [0]), "cu_seqlens_q": starts, "is_causal": True}
+    return lambda: functional.paged_attention(query, key, value, table, lengths, enable_gqa=True, **options)
+
+
 def linear(M, N, K, **options):
     x, weight, bias = normal(M, K), functional.pack_weight(normal(N, K)), normal(N)
     return lambda: functional.linear(x, weight, bias, **options)
@@ -75,6 +85,8 @@ WORK = {
     "decode-one-head": lambda: attention(1, 1, 1, 20_001, 64),
     "varlen": lambda: varlen(300, 5, 0, 77, 1, 130),
     "varlen-many": lambda: varlen(*([17, 3, 40] * 20)),
+    "paged-decode": lambda: paged(1, 1, 1, 1),
+    "paged-rows": lambda: paged(40, 0, 61, 3),
     "linear": lambda: linear(300, 257, 129, activation="gelu"),
     "linear-wide": lambda: linear(13, 2000, 300),
     "linear-row": lambda: linear(1, 3001, 500),
@@ -147,7 +159,8 @@ def test_order_of_the_settings():
 
 
 @pytest.mark.parametrize(
-    "name", ["attention-many-heads", "attention-long-rows", "decode", "varlen", "linear", "layer_norm", "tanh"]
+    "name",
+    ["attention-many-heads", "attention-long-rows", "decode", "varlen", "paged-rows", "linear", "layer_norm", "tanh"],
 )
 def test_four_python_threads_at_once(name, isa, restored_threads):
     """Each gets the bits that it gets alone; scratch memory is not shared between callers."""

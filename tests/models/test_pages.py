@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from decoder_cases import TOLERANCE, write
@@ -68,6 +70,16 @@ def test_generated_text(model, options):
     options = {"max_new_tokens": 6, "eos_token_id": None, "pad_token_id": 0, **options}
     expected = generate(model, ids, **options)
     assert np.array_equal(generate(model, ids, kv_page_size=16, **options), expected)
+
+
+def test_many_steps_of_beams_and_of_several_python_threads(model, restored_threads):
+    """Pages are parted, copied and freed at many steps, by four calls of one model at once."""
+    ids = prompts(model, 2, 9)
+    options = {"max_new_tokens": 15, "num_beams": 3, "num_return_sequences": 2, "eos_token_id": None, "pad_token_id": 0}
+    expected = generate(model, ids, **options)
+    with ThreadPoolExecutor(4) as pool:
+        calls = [pool.submit(generate, model, ids, kv_page_size=16, **options) for _ in range(4)]
+        assert all(np.array_equal(call.result(60), expected) for call in calls)
 
 
 def test_rows_that_share_a_prompt_hold_it_once(model):

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from transformer_fast.nn.cache import StackCache
+from transformer_fast.nn.cache import StackCache, Store
 from transformer_fast.nn.paged_cache import PagedCache
 
 
@@ -71,6 +71,35 @@ def test_pages_behind_a_failed_call_are_not_shared():
     assert cache.table[0, 0] == cache.table[1, 0] and cache.table[0, 1] != cache.table[1, 1]
 
 
+def test_no_memory_for_a_page_leaves_every_row_as_it_was(monkeypatch):
+    """Rows share a partly filled page, and the pool cannot grow: once it can, each writes to a page of its own."""
+    paged, plain = PagedCache(2, 1, 2, 4, 16, 3), StackCache(2, 1, 2, 4, 8, 3)
+    for cache in (paged, plain):
+        filled(cache, [20], 0)
+        cache.reorder(np.zeros(7, np.int64))
+    grow = Store.grow
+    for grown in range(2):  # no store grows; the keys do, the values do not
+        left = iter(range(grown))
+
+        def grows_until(self, pages, left=left):
+            if next(left, None) is None:
+                raise MemoryError
+            grow(self, pages)
+
+        monkeypatch.setattr(Store, "grow", grows_until)
+        with pytest.raises(MemoryError):
+            paged.reserve(np.full(7, 40))
+    monkeypatch.setattr(Store, "grow", grow)
+    for cache in (paged, plain):
+        filled(cache, np.arange(34, 41), 1)
+    used = paged.table[:, 1:4]
+    assert len(np.unique(used)) == used.size and paged.pages == 1 + used.size
+    for layer in range(2):
+        for given, array in zip(paged.seen(layer), plain.seen(layer), strict=True):
+            for b, length in enumerate(plain.lengths):
+                assert np.array_equal(given[b, :, :length], array[b, :, :length]), b
+
+
 def test_whole_pages_part_without_a_copy():
     cache = PagedCache(2, 1, 2, 4, 16, 3)
     filled(cache, [32], 0)
@@ -86,7 +115,7 @@ def test_any_order_of_calls(rounds):
     paged, plain = PagedCache(2, 2, 2, 4, 16, 3), StackCache(2, 2, 2, 4, 8, 3)
     for step in range(40):
         B = len(plain)
-        action = rng.integers(4)
+        action = rng.integers(5)
         if action < 2:
             counts = rng.integers(0, 20, B)
             for cache in (paged, plain):
@@ -95,12 +124,21 @@ def test_any_order_of_calls(rounds):
             index = rng.integers(0, B, rng.integers(1, 5))
             for cache in (paged, plain):
                 cache.reorder(index)
+        elif action == 3:  # a call that fails after it has made room, and perhaps written
+            counts = rng.integers(0, 40, B)
+            starts, new = np.concatenate([[0], np.cumsum(counts)]), np.full((int(counts.sum()), 2, 4), 99, np.float32)
+            for cache in (paged, plain):
+                cache.reserve(counts)
+                if step % 2:
+                    cache.write_packed(0, new, new[..., :3], starts, counts)
         else:
             lengths = np.maximum(plain.lengths - rng.integers(0, 30, B), 0)
             for cache in (paged, plain):
                 cache.crop(lengths)
         assert paged.lengths.tolist() == plain.lengths.tolist()
         assert (paged.shared <= paged.lengths).all()
+        held = paged.table[paged.table >= 0]
+        assert paged.pages == len(np.unique(held)) and (paged.shared % 16 == 0).all()
         for layer in range(2):
             for given, array in zip(paged.seen(layer), plain.seen(layer), strict=True):
                 for b, length in enumerate(plain.lengths):

@@ -127,6 +127,28 @@ def test_a_rows_bits_do_not_depend_on_who_shares_its_keys(size, Lq, isa, threads
         assert_same_bits(attend(np.array(some)), together[some])
 
 
+@pytest.mark.parametrize("Lq", [1, 33])
+@pytest.mark.parametrize("half", [False, True])
+def test_a_sequence_that_shares_nothing_has_the_bits_that_it_has_alone(Lq, half, isa, threads):
+    """Others of the batch share: a sequence without shared keys is not summed as they are."""
+    lengths = np.array([300, 220, 523])
+    query, key, value = operands(Lq, 192, lengths, np.float16 if half else np.float32)
+    (keys, table), (values, _) = pooled(key, lengths, 64, 192), pooled(value, lengths, 64, 192)
+    options = {"enable_gqa": True, "is_causal": True, "sinks": normal(H), "return_lse": True}
+    out, lse = paged_attention(query, keys, values, table, lengths, shared_keys=[192, 0, 192], **options)
+    alone = paged_attention(query[1:2], keys, values, table[1:2], lengths[1:2], **options)
+    assert_same_bits(out[1:2], alone[0])
+    assert_same_bits(lse[1:2], alone[1])
+    counts = np.full(3, Lq)
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    packed = query.swapaxes(1, 2).reshape(-1, H, D)
+    rows, sums = paged_attention(
+        packed, keys, values, table, lengths, cu_seqlens_q=starts, shared_keys=[192, 0, 192], **options
+    )
+    assert_same_bits(rows[Lq : 2 * Lq].swapaxes(0, 1), alone[0][0])
+    assert_same_bits(sums[:, Lq : 2 * Lq], alone[1][0])
+
+
 def test_groups_of_different_prefixes(isa):
     """Two prefixes, a sequence that shares none of them, and one that shares less: each is its own group."""
     lengths = np.array([200, 210, 150, 180, 190])
@@ -206,6 +228,21 @@ def test_nan_of_a_shared_key_reaches_all_its_rows():
     query, key, value = operands(1, 64, lengths)
     key[:, 0, 5] = np.nan
     out = paged(query, key, value, 64, lengths, 64, shared_keys=64)
+    assert np.isnan(out[:, :2]).all() and np.isfinite(out[:, 2:]).all()
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_weight_of_0_does_not_hide_a_value_that_is_no_number(own, bad, isa):
+    """The part with the bad value scores so far below the other that its weight is 0 in float32."""
+    lengths = np.full(3, 80)
+    query, key, value = operands(1, 64, lengths)
+    query[...] = 1
+    low, high = (slice(64, 80), slice(0, 64)) if own else (slice(0, 64), slice(64, 80))
+    key[:, :, low], key[:, :, high] = -100, 100
+    value[:, 0, low.start + 5] = bad
+    out = paged(query, key, value, 64, lengths, 64, shared_keys=64)
+    assert_same_bits(np.isnan(out), np.isnan(paged(query, key, value, 64, lengths, 64)))
     assert np.isnan(out[:, :2]).all() and np.isfinite(out[:, 2:]).all()
 
 

@@ -50,7 +50,7 @@ def paged_attention(
     shared_keys: an integer or (B,) of them, multiples of S: so many first keys of a sequence may be those of others.
     Sequences with the same number and the same first page have the same pages for them (checked); these are read once
     for all of their queries, which see all of those keys. A row has the same bits whichever sequences share its keys,
-    but other ones than with shared_keys=0, which sums in another order.
+    but other ones than with shared_keys=0, which sums in another order; where a sequence's number is 0, it has those.
     causal_offset: an integer, (B,) of them, or "bottom_right", kv_lengths[b] - Lq: the default, which is that of a
     cache that holds the queries' own keys already. key_scale, value_scale: of int8 pages, (N, Hkv, S) float32.
     mask: `KeyRanges` of shape (B or 1, H or 1, Lq, the longest of kv_lengths), or packed as in varlen_attention.

@@ -117,7 +117,7 @@ class PagedCache:
             self._widen(held + more)
             for i in range(held, held + more):
                 self.table[b, i] = self._take()
-            self._room[b] = (held + more) * self.page_size
+                self._room[b] = (i + 1) * self.page_size  # here: the next page may be one for which there is no memory
 
     def write(self, layer: int, key: np.ndarray, value: np.ndarray) -> None:
         """key (B, Hkv, n, D) and value (B, Hkv, n, Dv) go behind each row's length."""
@@ -241,8 +241,9 @@ class PagedCache:
             return
         page = int(self.table[b, i])
         if self._holders[page] > 1:
+            copy = self._take()  # without memory for it nothing has changed
             self._holders[page] -= 1
-            self.table[b, i] = copy = self._take()
+            self.table[b, i] = copy
             for array in (*self._keys.parts, *self._values.parts):
                 array[copy] = array[page]
         self._room[b] = (i + 1) * self.page_size
