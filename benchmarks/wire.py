@@ -13,6 +13,26 @@ from cases import AttentionCase, LinearCase, generator
 
 
 @dataclass(frozen=True)
+class MaskCase:
+    """Attention of L queries and L keys under a structure that structures.py has by name; B is 1.
+
+    compiled: the mask is compiled to ranges before the call, which is then what is timed; False: in every call.
+    """
+
+    name: str
+    structure: str
+    H: int
+    L: int
+    D: int
+    compiled: bool = True
+
+    def make_inputs(self) -> list[np.ndarray]:
+        """[query, key, value], each (1, H, L, D) float32 of N(0, 1); the same ones whatever `compiled` is."""
+        rng = generator(self.name)
+        return [rng.standard_normal((1, self.H, self.L, self.D), dtype=np.float32) for _ in range(3)]
+
+
+@dataclass(frozen=True)
 class ModelCase:
     """An encoder's hidden states for B sequences of L tokens, without padding."""
 
@@ -114,6 +134,7 @@ class ModuleCase:
 
 Case = (
     AttentionCase
+    | MaskCase
     | LinearCase
     | ModelCase
     | TextsCase
@@ -125,6 +146,7 @@ Case = (
 )
 _KINDS = {
     "attention": AttentionCase,
+    "masked": MaskCase,
     "linear": LinearCase,
     "model": ModelCase,
     "texts": TextsCase,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 import transformer_fast as tf
+from benchmarks import structures
 from benchmarks.backends import FLOAT32, Backend, Unsupported, Variant, converted
 from benchmarks.wire import (
     AttentionCase,
@@ -16,6 +17,7 @@ from benchmarks.wire import (
     FeaturesCase,
     GenerateCase,
     LinearCase,
+    MaskCase,
     ModelCase,
     ModuleCase,
     PrefillCase,
@@ -58,6 +60,17 @@ class Ours(Backend):
             Variant(
                 "scaled_dot_product_attention",
                 lambda: functional.scaled_dot_product_attention(query, key, value, **options),
+            )
+        ]
+
+    def masked(self, case: MaskCase, artifacts: dict[str, Any]) -> list[Variant]:
+        query, key, value = case.make_inputs()
+        mask = structures.mask(case)
+        given = mask.ranges(case.L, case.L) if case.compiled else mask
+        return [
+            Variant(
+                "mask=KeyRanges" if case.compiled else "mask=, compiled in the call",
+                lambda: functional.scaled_dot_product_attention(query, key, value, mask=given),
             )
         ]
 
