@@ -40,13 +40,15 @@ _INITIAL_RANGE = 0.02
 _OPSET = 17
 _CALIBRATION_TEXTS = 100
 # Models of families.py and decoders.py, made by transformers with random weights: the class, its config's class, and
-# what differs from the defaults, which are the shapes of GPT-2 small, T5 small, ViT base and Whisper tiny. Llama 3.2
-# stretches its rotations; that changes angles, not what is measured.
+# what differs from the defaults, which are the shapes of GPT-2 small, T5 small, ViT base, Whisper tiny and BigBird base
+# (two layers of it: transformers takes seconds for each). Llama 3.2 stretches its rotations; that changes angles, not
+# what is measured.
 _RANDOM: dict[str, tuple[str, str, dict[str, Any]]] = {
     "gpt2": ("GPT2LMHeadModel", "GPT2Config", {}),
     "t5": ("T5ForConditionalGeneration", "T5Config", {"decoder_start_token_id": 0}),
     "vit": ("ViTModel", "ViTConfig", {}),
     "whisper": ("WhisperModel", "WhisperConfig", {}),
+    "big_bird": ("BigBirdModel", "BigBirdConfig", {"num_hidden_layers": 2}),
     "smollm2-135m": (
         "LlamaForCausalLM",
         "LlamaConfig",

@@ -1,8 +1,9 @@
-"""Other families: GPT-2 (prefill, decoding, generation), T5 with beams, ViT, Whisper's encoder, modules of torch.nn.
+"""Other families: GPT-2 (prefill, decoding, generation), T5 with beams, ViT, Whisper's encoder, BigBird on long texts,
+modules of torch.nn.
 
 Run as `python -m benchmarks families --threads 1 --out ...`. Weights are random, shapes those of GPT-2 small, T5 small,
-ViT base and Whisper tiny. A new case is an entry of `measured()`; a new model is also a line in artifacts.py, a new
-module one in modules.py.
+ViT base, Whisper tiny and BigBird base. A new case is an entry of `measured()`; a new model is also a line in
+artifacts.py, a new module one in modules.py.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from typing import Any
 from benchmarks import artifacts, models, wire
 from benchmarks.claims import Claim, faster_than, of_peak, of_read
 from benchmarks.runner import Run, Work
-from benchmarks.wire import Case, DecodeCase, FeaturesCase, GenerateCase, ModuleCase, PrefillCase
+from benchmarks.wire import Case, DecodeCase, FeaturesCase, GenerateCase, ModelCase, ModuleCase, PrefillCase
 
 _FORMS_OF = {
     "gpt2": {"ctranslate2": ("ctranslate2",)},
     "t5": {"ctranslate2": ("ctranslate2",)},
     "vit": {"onnxruntime": ("onnx",), "openvino": ("openvino",)},
     "whisper": {},
+    "big_bird": {},
 }
 # Logits and hidden states are of the size of 1; two float32 results end 1e-6 to 1e-5 apart. Of ids none may differ.
 _TOLERANCE = 1e-3
@@ -39,6 +41,8 @@ _VIT = _GPT2
 _VIT_TOKENS, _PATCH = 197, 3 * 16 * 16
 _WHISPER = {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 4}
 _FRAMES, _MEL_BINS = 3000, 80
+_BIG_BIRD = _GPT2 | {"num_hidden_layers": 2}
+_BLOCK = 64
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,12 @@ def _whisper_flops(B: int) -> int:
     return B * (convolutions + models.flops(_WHISPER, tokens, tokens**2))
 
 
+def _big_bird_flops(L: int) -> int:
+    """The first and the last block see all blocks, the others five, but the second and the last but one four."""
+    blocks = L // _BLOCK
+    return models.flops(_BIG_BIRD, L, (2 * blocks + 5 * (blocks - 2) - 2) * _BLOCK**2)
+
+
 def _module_flops(case: ModuleCase) -> int:
     h, tokens, pairs = case.width, case.B * case.L, case.B * case.L**2
     if case.module == "encoder":
@@ -109,6 +119,7 @@ _PROMPT, _STEPS = 512, 8
 _GENERATE = GenerateCase("gpt2, 32 tokens after 64", "gpt2", 1, 64, 32)
 _TRANSLATE = GenerateCase("t5, 32 tokens of 32, beam 4", "t5", 1, 32, 32, beams=4)
 _WHISPER_CASE = FeaturesCase("whisper encoder 1", "whisper", (1, _MEL_BINS, _FRAMES))
+_BIG_BIRD_CASES = tuple(ModelCase(f"big_bird 1 x {L}", "big_bird", 1, L) for L in (1024, 4096))
 # Module and times that it has to be as fast as torch's.
 _MODULES = (
     (ModuleCase("MultiheadAttention", "attention", 768, 4, 512), 2.0),
@@ -156,6 +167,7 @@ def measured() -> list[Measured]:
     for B in (1, 8):
         found.append(Measured(FeaturesCase(_vit_name(B), "vit", (B, 3, 224, 224)), "ViT base", _vit_flops(B)))
     found.append(Measured(_WHISPER_CASE, "Whisper tiny", _whisper_flops(1)))
+    found += [Measured(case, "BigBird base, 2 layers", _big_bird_flops(case.L)) for case in _BIG_BIRD_CASES]
     found += [Measured(case, "Modules of torch.nn", _module_flops(case)) for case, _ in _MODULES]
     return found
 
@@ -175,6 +187,7 @@ def _claims():
     yield faster_than("torch", [_vit_name(1), _vit_name(8)], 2.0, "ViT, batch 1 and 8")
     yield faster_than("openvino", [_vit_name(1), _vit_name(8)], 1.0, "ViT, batch 1 and 8")
     yield faster_than("torch", [_WHISPER_CASE.name], 2.0, "Whisper's encoder")
+    yield faster_than("torch", [_BIG_BIRD_CASES[1].name], 3.0, "BigBird, 4,096 tokens")
     for case, bound in _MODULES:
         yield faster_than("torch", [case.name], bound, case.name)
 
@@ -238,7 +251,7 @@ def _rows_of_a_result(case: Case) -> int:
     """How many rows the last axis of the result has: hidden states one a token, all others one a sequence."""
     if isinstance(case, FeaturesCase):
         return case.shape[0] * (_VIT_TOKENS if case.model == "vit" else case.shape[2] // 2)
-    return case.B
+    return case.B * case.L if isinstance(case, ModelCase) else case.B
 
 
 def _expected(case: Case, found: dict[str, Any], picked: list[int]) -> Callable[[Run, str], bool]:

@@ -50,10 +50,30 @@ typedef struct {
     double visible;             /* pairs of query and key in all batches and heads, for the plan */
 } tfast_key_ranges;
 
+/* Keys and values in pages: position j of sequence b is row j % size of page table[b * stride + j / size]. Batch
+ * strides of k, v and their scales are then those from page to page. */
+typedef struct {
+    const int32_t* table; /* NULL: there are no pages */
+    int64_t stride;       /* from sequence to sequence; 0: all have the same pages */
+    int64_t size;         /* positions of a page, a multiple of TFAST_PAGE_UNIT */
+} tfast_pages;
+enum { TFAST_PAGE_UNIT = 16 };
+
+/* Weights as the data of CSR matrices, one for each batch entry and head: a row holds its visible keys in rising order.
+ * The weight of a key of range r is weights[row_begin + before[r] + key - low[r]], for the keys that the row's bounds
+ * leave of the range. */
+typedef struct {
+    tfast_key_ranges ranges;  /* what a row stores: what it sees, with weights_mean what any head sees; or NULL lists */
+    const int64_t* before;    /* keys of all ranges before each */
+    const int64_t* row_begin; /* of each batch entry, head and query */
+    int64_t row_stride[3];
+} tfast_sparse_weights;
+
 /* One attention call. The order of operations on a score: q.k * scale, soft cap, bias terms, ALiBi, structure; then
  * softmax with sink. Key j is visible to query i of batch b iff  j < kv_length[b]  and  offset - left <= j - i <=
  * offset + right  (right is 0 when causal; TFAST_UNLIMITED: no bound), offset = offset[b]. Packed sequences: cu_q and
- * cu_k hold B + 1 row offsets, batch strides are unused. */
+ * cu_k hold B + 1 row offsets, batch strides are unused; with pages there is no cu_k, and kv_length says how many keys
+ * a sequence has. */
 typedef struct {
     tfast_dtype q_dtype;  /* of q and out */
     tfast_dtype kv_dtype; /* of k and v: q_dtype, or F16, BF16 or I8 where that is F32 */
@@ -65,8 +85,13 @@ typedef struct {
     const float *k_scale, *v_scale;
     int64_t k_scale_stride[3], v_scale_stride[3];
     const int64_t *cu_q, *cu_k;
+    tfast_pages pages;
     const int64_t* kv_length; /* B values or NULL */
-    const int64_t* offset;    /* B values or NULL: 0 */
+    /* With pages alone, B values or NULL: so many first keys of the sequence, whole pages, may be those of others. They
+     * are read once for all sequences with the same value here and the same first page, and all their queries see them,
+     * whatever the structure. A row has the same bits whoever shares its keys, but not those that it has with 0. */
+    const int64_t* shared;
+    const int64_t* offset; /* B values or NULL: 0 */
     int64_t left, right;
     tfast_key_ranges ranges; /* and j is in one of the row's ranges */
     float scale, softcap;    /* softcap 0: none */
@@ -75,13 +100,20 @@ typedef struct {
     tfast_bias bias[2];
     const float *alibi_slopes, *sinks; /* H values or NULL */
     float* lse;                        /* natural logarithm, or NULL */
+    float* max_sum;                    /* or NULL: each row's maximum (base 2) and sum, a pair where lse has a value */
     int64_t lse_stride[2];             /* batch, head; positions are dense */
     float* weights;                    /* or NULL: zeroed by the caller; what is invisible is not written */
-    int64_t weights_stride[4];         /* batch, head, query, key */
+    int64_t weights_stride[4];         /* batch, head, query, key, where they are dense */
+    tfast_sparse_weights sparse_weights; /* where weights are not dense; the call has ranges then */
     int weights_mean; /* add weight / H of every head into one matrix: the pieces of a batch then run in one task */
+    /* Of ops/shared_keys.c alone: */
+    const int64_t* first_key; /* B values or NULL: keys before it are done elsewhere */
+    int any_rows;             /* the number of rows does not decide how they are computed, as it does else */
 } tfast_attention;
 
 tfast_status tfast_attention_run(const tfast_attention* call, int n_threads);
+/* The same of a call with `shared` (ops/shared_keys.c). */
+tfast_status tfast_attention_run_shared(const tfast_attention* call, int n_threads);
 
 /* Which kernel runs a piece: all keys at once, block by block, or for few query rows. */
 typedef enum { TFAST_KERNEL_FULL_ROW = 0, TFAST_KERNEL_ONLINE = 1, TFAST_KERNEL_DECODE = 2 } tfast_attention_kernel;
@@ -239,7 +271,9 @@ typedef struct {
     void *const *k, *const *v;
     float *const *k_scale, *const *v_scale; /* I8 alone: (B, Hkv, capacity), dense, for each layer */
     const int64_t* lengths;                 /* B: positions stored so far */
-    const int64_t* kept; /* B: of a row's new positions the last ones, which are stored from lengths[b] on */
+    const int64_t* kept;   /* B: of a row's new positions the last ones, which are stored from lengths[b] on */
+    tfast_pages pages;     /* of arrays (pages, Hkv, size, D) in place of those above, scales (pages, Hkv, size) */
+    const int64_t* shared; /* with pages, B values or NULL: as tfast_attention.shared, of layers without a window */
 } tfast_cache;
 
 /* Cosines and sines for each token: (T, half), dense. */

@@ -14,6 +14,7 @@ they are missing.
     nn/         modules                      models/    families, generation, loading
     files/      checkpoints, pictures, sound pipelines/ sentence encoding and the other pipelines
     commands/   transformer-fast             oracle/    live comparisons with torch, transformers and onnx
+    util/       what is done with embeddings
     project/    packaging, layering, docstrings, examples, benchmarks
     golden/     other libraries' answers, and the scripts that asked for them
 """

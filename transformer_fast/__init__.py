@@ -1,9 +1,9 @@
 """Transformer inference on the CPU: the public names, and nothing else.
 
 Everybody who writes `import transformer_fast` comes through here, so the import stays light: NumPy, the compiled module
-and `functional` are loaded at once; whatever reads checkpoints or tokenises (`SentenceEncoder`, `load_model`,
-`load_tokenizer`, `nn`, `models`) is loaded when it is first used. A new public op gets a line in the import and in
-`__all__`; a new public name that pulls in more than NumPy gets a line in `_LAZY`.
+and `functional` are loaded at once; whatever reads checkpoints or tokenises (`SentenceEncoder`, `CrossEncoder`,
+`load_model`, `load_tokenizer`, `nn`, `models`) is loaded when it is first used. A new public op gets a line in the
+import and in `__all__`; a new public name that pulls in more than NumPy gets a line in `_LAZY`.
 """
 
 from __future__ import annotations
@@ -52,12 +52,13 @@ from transformer_fast.functional import (
 )
 
 if TYPE_CHECKING:
-    from transformer_fast import masks, models, nn, visualize
+    from transformer_fast import masks, models, nn, util, visualize
     from transformer_fast.generation import load_tokenizer
     from transformer_fast.models import load_model
-    from transformer_fast.pipelines import SentenceEncoder
+    from transformer_fast.pipelines import CrossEncoder, SentenceEncoder
 
 __all__ = [
+    "CrossEncoder",
     "SentenceEncoder",
     "__version__",
     "additive_attention",
@@ -89,18 +90,21 @@ __all__ = [
     "show_config",
     "softmax",
     "split_heads",
+    "util",
     "varlen_attention",
     "visualize",
 ]
 
 # Public name -> (module, attribute; None for the module itself).
 _LAZY = {
+    "CrossEncoder": ("transformer_fast.pipelines", "CrossEncoder"),
     "SentenceEncoder": ("transformer_fast.pipelines", "SentenceEncoder"),
     "load_model": ("transformer_fast.models", "load_model"),
     "load_tokenizer": ("transformer_fast.generation", "load_tokenizer"),
     "masks": ("transformer_fast.masks", None),
     "models": ("transformer_fast.models", None),
     "nn": ("transformer_fast.nn", None),
+    "util": ("transformer_fast.util", None),
     "visualize": ("transformer_fast.visualize", None),
 }
 

@@ -17,12 +17,22 @@ cdef extern from "tfast.h" nogil:
         tfast_bias_kind kind
         const void *data
         int64_t stride[4]
+    int TFAST_PAGE_UNIT
+    ctypedef struct tfast_pages:
+        const int32_t *table
+        int64_t stride
+        int64_t size
     ctypedef struct tfast_key_ranges:
         const int32_t *list_of_row
         int64_t stride[3]
         const int64_t *begin
         const int32_t *bounds
         double visible
+    ctypedef struct tfast_sparse_weights:
+        tfast_key_ranges ranges
+        const int64_t *before
+        const int64_t *row_begin
+        int64_t row_stride[3]
     ctypedef struct tfast_attention:
         tfast_dtype q_dtype, kv_dtype
         int64_t B, H, Hkv, Lq, Lk, D, Dv
@@ -40,7 +50,9 @@ cdef extern from "tfast.h" nogil:
         int64_t v_scale_stride[3]
         const int64_t *cu_q
         const int64_t *cu_k
+        tfast_pages pages
         const int64_t *kv_length
+        const int64_t *shared
         const int64_t *offset
         int64_t left, right
         tfast_key_ranges ranges
@@ -53,6 +65,7 @@ cdef extern from "tfast.h" nogil:
         int64_t lse_stride[2]
         float *weights
         int64_t weights_stride[4]
+        tfast_sparse_weights sparse_weights
         int weights_mean
     ctypedef enum tfast_attention_kernel:
         TFAST_KERNEL_FULL_ROW, TFAST_KERNEL_ONLINE, TFAST_KERNEL_DECODE
@@ -183,6 +196,8 @@ cdef extern from "tfast.h" nogil:
         float *const *v_scale
         const int64_t *lengths
         const int64_t *kept
+        tfast_pages pages
+        const int64_t *shared
     ctypedef struct tfast_rotation:
         int64_t half
         const float *cos

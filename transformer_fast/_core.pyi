@@ -4,6 +4,8 @@ from typing import Any
 
 from numpy import ndarray
 
+PAGE_UNIT: int
+
 def readable(x: ndarray) -> bool: ...
 def set_num_threads(n: int) -> None: ...
 def get_num_threads() -> int: ...
@@ -32,6 +34,8 @@ class AttentionCall:
     cu_seqlens_q: ndarray | None
     cu_seqlens_k: ndarray | None
     longest_query: int
+    page_table: ndarray | None
+    shared_keys: ndarray | None
     kv_lengths: ndarray | None
     causal_offset: ndarray | None
     left: int
@@ -46,6 +50,7 @@ class AttentionCall:
     sinks: ndarray | None
     lse: ndarray | None
     weights: ndarray | None
+    sparse_weights: tuple[tuple[ndarray, ndarray, ndarray, float], ndarray, ndarray] | None
     weights_mean: bool
     def set_operands(self, query: ndarray, key: ndarray, value: ndarray, out: ndarray) -> None: ...
     def run(self, n_threads: int) -> None: ...

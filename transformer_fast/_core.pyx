@@ -27,6 +27,9 @@ cdef extern from *:
     const char *TFAST_COMPILER
 
 
+PAGE_UNIT = TFAST_PAGE_UNIT  # positions of a page are a multiple of it
+
+
 cdef int check(tfast_status status) except -1:
     if status == TFAST_OK:
         return 0

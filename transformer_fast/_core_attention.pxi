@@ -64,6 +64,33 @@ cdef int set_ranges(object key_ranges, int packed, tfast_key_ranges *r) except -
     return 0
 
 
+cdef int set_pages(object table, int64_t size, tfast_pages *pages) except -1:
+    """(B, n) int32, whose rows are dense."""
+    cdef cnp.ndarray t = table
+    if cnp.PyArray_TYPE(t) != cnp.NPY_INT32:
+        raise TypeError(f"int32 needed, got {t.dtype}")
+    if cnp.PyArray_DIM(t, 1) > 1 and step(t, 1) != 1:
+        raise ValueError("dense rows needed")
+    pages.table = <const int32_t *>cnp.PyArray_DATA(t)
+    pages.stride = step(t, 0)
+    pages.size = size
+    return 0
+
+
+cdef int set_sparse_weights(object places, tfast_sparse_weights *s) except -1:
+    """(what set_ranges takes, before (n_ranges,) int64, row_begin (B, H, Lq) int64, broadcast by strides of 0)."""
+    cdef cnp.ndarray row_begin = places[2]
+    cdef int i
+    if cnp.PyArray_TYPE(row_begin) != cnp.NPY_INT64:
+        raise TypeError("int64 row_begin needed")
+    set_ranges(places[0], 0, &s.ranges)
+    s.before = integers(places[1])
+    s.row_begin = <const int64_t *>cnp.PyArray_DATA(row_begin)
+    for i in range(3):
+        s.row_stride[i] = step(row_begin, i)
+    return 0
+
+
 cdef int set_table(object table, int64_t centre, tfast_bias *bias) except -1:
     """A table over offsets, (H or 1, n), dense.
 
@@ -83,13 +110,16 @@ cdef class AttentionCall:
     """One call of attention, filled by name: set_operands and scale, then the options that are there.
 
     functional.attention has checked everything. query, out (B, H, Lq, D and Dv) and key, value (B, Hkv, Lk, D and Dv),
-    or packed, with cu_seqlens_q and cu_seqlens_k, (T, H, D): last axes dense. Mask (B, H, Lq, Lk) by strides of 0,
+    or packed, with cu_seqlens_q and cu_seqlens_k, (T, H, D), or in pages, with page_table and kv_lengths,
+    (pages, Hkv, positions, D): last axes dense. Mask (B, H, Lq, Lk) by strides of 0,
     relative_bias (H or 1, Lq + Lk - 1) dense.
     """
     cdef readonly object query, key, value, out
     cdef public int q_dtype, kv_dtype  # codes of tfast_dtype: of query and out, of key and value
     cdef public object key_scale, value_scale  # of int8 key and value: float32, the shape of key without its last axis
     cdef public object cu_seqlens_q, cu_seqlens_k
+    cdef public object page_table  # (B, n) int32
+    cdef public object shared_keys  # (B,) dense int64, with page_table alone
     cdef public int64_t longest_query  # packed alone: what the index of relative_bias is counted from
     cdef public object kv_lengths, causal_offset  # (B,) dense int64
     cdef public int64_t left, right  # keys that a query sees on each side of its own place
@@ -99,6 +129,7 @@ cdef class AttentionCall:
     cdef public object key_ranges  # what set_ranges takes
     cdef public object alibi_slopes, sinks  # (H,) float32
     cdef public object lse, weights  # float32 results
+    cdef public object sparse_weights  # what set_sparse_weights takes; weights is then (visible pairs,)
     cdef public bint weights_mean
 
     def __cinit__(self):
@@ -110,6 +141,7 @@ cdef class AttentionCall:
 
     cdef int fill(self, tfast_attention *c) except -1:
         cdef int packed = self.cu_seqlens_q is not None
+        cdef int packed_keys = self.cu_seqlens_k is not None
         cdef cnp.ndarray x
         cdef int i
         cdef const void *data
@@ -117,12 +149,12 @@ cdef class AttentionCall:
         c.q_dtype = <tfast_dtype>self.q_dtype
         c.kv_dtype = <tfast_dtype>self.kv_dtype
         set_operand(self.query, packed, c.q_stride, &c.q)
-        set_operand(self.key, packed, c.k_stride, &c.k)
-        set_operand(self.value, packed, c.v_stride, &c.v)
+        set_operand(self.key, packed_keys, c.k_stride, &c.k)
+        set_operand(self.value, packed_keys, c.v_stride, &c.v)
         set_operand(self.out, packed, c.out_stride, &data)
         c.out = <void *>data
-        c.k_scale = set_scale(self.key_scale, packed, c.k_scale_stride)
-        c.v_scale = set_scale(self.value_scale, packed, c.v_scale_stride)
+        c.k_scale = set_scale(self.key_scale, packed_keys, c.k_scale_stride)
+        c.v_scale = set_scale(self.value_scale, packed_keys, c.v_scale_stride)
         x = self.query
         c.H = cnp.PyArray_DIM(x, 1)
         c.D = cnp.PyArray_DIM(x, 2 if packed else 3)
@@ -130,8 +162,12 @@ cdef class AttentionCall:
         c.Lq = self.longest_query if packed else cnp.PyArray_DIM(x, 2)
         x = self.value
         c.Hkv = cnp.PyArray_DIM(x, 1)
-        c.Dv = cnp.PyArray_DIM(x, 2 if packed else 3)
-        c.Lk = 0 if packed else cnp.PyArray_DIM(x, 2)
+        c.Dv = cnp.PyArray_DIM(x, 2 if packed_keys else 3)
+        c.Lk = 0 if packed_keys else cnp.PyArray_DIM(x, 2)
+        if self.page_table is not None:
+            set_pages(self.page_table, c.Lk, &c.pages)
+            c.Lk *= cnp.PyArray_DIM(<cnp.ndarray>self.page_table, 1)
+        c.shared = integers(self.shared_keys)
         c.cu_q = integers(self.cu_seqlens_q)
         c.cu_k = integers(self.cu_seqlens_k)
         c.kv_length = integers(self.kv_lengths)
@@ -156,7 +192,9 @@ cdef class AttentionCall:
             c.lse_stride[1] = step(x, 0 if packed else 1)
         c.weights = <float *>floats(self.weights)
         c.weights_mean = self.weights_mean
-        if self.weights is not None:
+        if self.sparse_weights is not None:
+            set_sparse_weights(self.sparse_weights, &c.sparse_weights)
+        elif self.weights is not None:
             x = self.weights
             for i in range(4):
                 # The mean over heads is one matrix a batch entry: every head adds to the same place.

@@ -90,6 +90,10 @@ cdef int set_cache(tfast_cache *to, object cache) except -1:
     to.v_scale = <float *const *>integers(cache[5])
     to.lengths = integers(cache[6])
     to.kept = integers(cache[7])
+    memset(&to.pages, 0, sizeof(to.pages))
+    if cache[8] is not None:
+        set_pages(cache[8], to.capacity, &to.pages)
+    to.shared = integers(cache[9])
     return 0
 
 

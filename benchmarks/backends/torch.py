@@ -126,11 +126,10 @@ class Torch(Configured):
         return variants
 
     def model(self, case: ModelCase, artifacts: dict[str, Any]) -> list[Variant]:
-        model = self._load(artifacts)
+        model = self._load_encoder(case, artifacts)
         ids = torch.from_numpy(case.make_ids(model.config.vocab_size))
-        return [
-            Variant("transformers.BertModel, sdpa", lambda: model(input_ids=ids).last_hidden_state, torch.Tensor.numpy)
-        ]
+        name = f"transformers.{type(model).__name__}, {model.config._attn_implementation}"
+        return [Variant(name, lambda: model(input_ids=ids).last_hidden_state, torch.Tensor.numpy)]
 
     def texts(self, case: TextsCase, artifacts: dict[str, Any]) -> list[Variant]:
         model = self._load(artifacts)
@@ -208,7 +207,7 @@ class Torch(Configured):
 
     def _hidden(self, case: ModelCase, artifacts: dict[str, Any], picked: list[int]) -> np.ndarray:
         """Hidden states, (len(picked), L, h)."""
-        model = self._load(artifacts).double()
+        model = self._load_encoder(case, artifacts).double()
         ids = torch.from_numpy(case.make_ids(model.config.vocab_size)[picked])
         return model(input_ids=ids).last_hidden_state.numpy()
 
@@ -221,13 +220,17 @@ class Torch(Configured):
             artifacts["checkpoint"], attn_implementation="sdpa", add_pooling_layer=False, dtype=torch.float32
         ).eval()
 
+    def _load_encoder(self, case: ModelCase, artifacts: dict[str, Any]) -> torch.nn.Module:
+        bert = artifacts["config"]["model_type"] == "bert"
+        return self._load(artifacts) if bert else self._load_family(case, artifacts)
+
     def _load_family(self, case: Case, artifacts: dict[str, Any]) -> torch.nn.Module:
         try:
             import transformers
         except ImportError as error:
             raise Unsupported(f"transformers is not installed ({error})") from None
         options = {"attn_implementation": "sdpa", "dtype": torch.float32}
-        if case.model == "t5":  # whose biases of positions leave it no choice in some releases
+        if case.model in ("t5", "big_bird"):  # whose biases or blocks leave it no choice in some releases
             del options["attn_implementation"]
         model_class = getattr(transformers, artifacts["config"]["architectures"][0])
         return model_class.from_pretrained(artifacts["checkpoint"], **options).eval()

@@ -14,6 +14,23 @@ static inline float tfast_f32_from_bf16(uint16_t x) {
     return y;
 }
 
+/* Exact. A subnormal's mantissa under the exponent of 2^-14 is that number plus 2^-14. */
+static inline float tfast_f32_from_f16(uint16_t x) {
+    const uint32_t sign = (uint32_t)(x & 0x8000u) << 16, exponent = x & 0x7c00u,
+                   mantissa = (uint32_t)(x & 0x3ffu) << 13;
+    uint32_t bits = mantissa | (exponent == 0x7c00u ? 0x7f800000u : (exponent << 13) + (112u << 23));
+    float y;
+    if (exponent == 0) {
+        bits = mantissa | 113u << 23;
+        memcpy(&y, &bits, sizeof y);
+        y -= 6.103515625e-05f; /* 2^-14 */
+        memcpy(&bits, &y, sizeof bits);
+    }
+    bits |= sign;
+    memcpy(&y, &bits, sizeof y);
+    return y;
+}
+
 /* To the nearest, ties to even; NaN stays NaN (quiet), what rounds beyond the range becomes infinity. */
 static inline uint16_t tfast_bf16_from_f32(float x) {
     uint32_t bits;

@@ -28,15 +28,13 @@
 
 /* One batch entry. */
 typedef struct {
-    int64_t lq, lk; /* keys that exist */
+    int64_t lq, lk, first; /* keys [first, lk) exist, or are not done elsewhere */
 } lengths_t;
 
 static lengths_t lengths_of(const tfast_attention* c, int64_t b) {
-    lengths_t l = {c->Lq, c->Lk};
-    if (c->cu_q) {
-        l.lq = c->cu_q[b + 1] - c->cu_q[b];
-        l.lk = c->cu_k[b + 1] - c->cu_k[b];
-    }
+    lengths_t l = {c->Lq, c->Lk, c->first_key ? c->first_key[b] : 0};
+    if (c->cu_q) l.lq = c->cu_q[b + 1] - c->cu_q[b];
+    if (c->cu_k) l.lk = c->cu_k[b + 1] - c->cu_k[b];
     if (c->kv_length) l.lk = TFAST_MIN(l.lk, TFAST_MAX(c->kv_length[b], 0));
     return l;
 }
@@ -68,7 +66,8 @@ static tfast_attention_kind kind_of(const plan_t* p, const tfast_attention_piece
                                       .key_block = kernels->decode_key_block};
     }
     const int one_block = !is_partial && piece->key_end <= kernels->key_block;
-    const int copies = p->call->kv_dtype != TFAST_F32 || (piece->copy_kv && !kernels->matrix_engine);
+    const int paged = p->call->pages.table != NULL;
+    const int copies = p->call->kv_dtype != TFAST_F32 || paged || (piece->copy_kv && !kernels->matrix_engine);
     return (tfast_attention_kind){.kernel = one_block ? TFAST_KERNEL_FULL_ROW : TFAST_KERNEL_ONLINE,
                                   .fallback = piece->fallback,
                                   .matrix_engine = kernels->matrix_engine,
@@ -115,21 +114,23 @@ static int needs_fallback(const plan_t* p, const lengths_t* l) {
     const int64_t rows = l->lq < k->panel ? l->lq * p->group : l->lq;
     const int64_t width = c->D + c->Dv, padded = tfast_round_up(c->D, k->k_unit) + tfast_round_up(c->Dv, k->k_unit);
     const int64_t wide = TFAST_MAX(padded, 2 * k->min_width);
-    return c->additive || c->weights || c->ranges.list_of_row ||
-           rows * rows * width < k->min_rows * tfast_round_up(rows, k->panel) * wide || l->lk < k->min_keys ||
-           width < k->min_width;
+    return c->additive || c->weights || c->ranges.list_of_row || c->any_rows ||
+           rows * rows * width < k->min_rows * tfast_round_up(rows, k->panel) * wide ||
+           l->lk - l->first < k->min_keys || width < k->min_width;
 }
 
 static row_cut cut_of(const plan_t* p, const lengths_t* l, int fallback, int64_t rows, int64_t heads_per_kv_head) {
     const tfast_attention_kernels* kernels = p->kernels[fallback];
     const int64_t panel = kernels->panel, n_pieces = tfast_ceil_div(rows, p->max_piece_rows[fallback]);
-    const int64_t panels = p->call->Hkv * heads_per_kv_head * tfast_ceil_div(rows, panel);
+    const int64_t panels =
+        p->call->any_rows ? p->call->Hkv : p->call->Hkv * heads_per_kv_head * tfast_ceil_div(rows, panel);
+    const int64_t keys = l->lk - l->first;
     row_cut cut = {
-        .rows = rows, .splits = 1, .key_step = l->lk, .panel = panel, .min_tail_rows = kernels->min_tail_rows};
+        .rows = rows, .splits = 1, .key_step = keys, .panel = panel, .min_tail_rows = kernels->min_tail_rows};
     cut.row_step = rows <= panel ? panel : tfast_round_up(tfast_ceil_div(rows, n_pieces), panel);
-    if (p->call->weights || panels >= MIN_PANELS_WITHOUT_SPLIT || l->lk < 2 * MIN_SPLIT_KEYS) return cut;
-    cut.splits = TFAST_MIN(tfast_ceil_div(MIN_PANELS_WITHOUT_SPLIT, panels), l->lk / MIN_SPLIT_KEYS);
-    if (cut.splits > 1) cut.key_step = tfast_round_up(tfast_ceil_div(l->lk, cut.splits), p->kernels[0]->key_block);
+    if (p->call->weights || panels >= MIN_PANELS_WITHOUT_SPLIT || keys < 2 * MIN_SPLIT_KEYS) return cut;
+    cut.splits = TFAST_MIN(tfast_ceil_div(MIN_PANELS_WITHOUT_SPLIT, panels), keys / MIN_SPLIT_KEYS);
+    if (cut.splits > 1) cut.key_step = tfast_round_up(tfast_ceil_div(keys, cut.splits), p->kernels[0]->key_block);
     return cut;
 }
 
@@ -157,11 +158,12 @@ static void add_rows(plan_t* p, tfast_attention_piece base, const lengths_t* l, 
         if (p->row_block_begin) p->row_block_begin[p->n_row_blocks] = p->n_pieces;
         p->n_row_blocks++;
         if (cut->splits <= 1) {
+            base.key_begin = l->first;
             base.key_end = l->lk;
             add_piece(p, &base, 0);
             continue;
         }
-        for (int64_t k = 0; k < l->lk; k += cut->key_step) {
+        for (int64_t k = l->first; k < l->lk; k += cut->key_step) {
             base.key_begin = k;
             base.key_end = TFAST_MIN(k + cut->key_step, l->lk);
             add_piece(p, &base, 1);
@@ -191,7 +193,7 @@ static void cut_batch(plan_t* p, int64_t b) {
     const int64_t heads = grouped ? 1 : p->group; /* of a kv head that are cut one by one */
     tfast_attention_piece base = {.batch = b, .fallback = fallback};
     base.prefetch_into_l2 = tfast_tuning_now()->decode_prefetches_into_l2;
-    base.decode = grouped && !c->weights && !c->additive && cut.rows <= kernels->decode_rows;
+    base.decode = grouped && !c->weights && !c->additive && !c->any_rows && cut.rows <= kernels->decode_rows;
     if (!p->pieces && !p->explained) {
         count_rows(p, base, &l, &cut, c->Hkv * heads);
         return;
@@ -216,7 +218,7 @@ static double call_flops(const tfast_attention* c) {
     double scores = 0;
     for (int64_t b = 0; b < c->B; b++) {
         const lengths_t l = lengths_of(c, b);
-        scores += (double)l.lq * (double)l.lk;
+        scores += (double)l.lq * (double)(l.lk - l.first);
     }
     return 2.0 * scores * (double)c->H * (double)(c->D + c->Dv);
 }
@@ -244,7 +246,7 @@ static double visible_scores(const tfast_attention* c) {
         const lengths_t l = lengths_of(c, b);
         const int64_t offset = c->offset ? c->offset[b] : 0;
         for (int64_t i = 0; i < l.lq; i++) {
-            int64_t lo = 0, hi = l.lk;
+            int64_t lo = l.first, hi = l.lk;
             if (c->left != TFAST_UNLIMITED) lo = TFAST_MAX(lo, i + offset - c->left);
             if (c->right != TFAST_UNLIMITED) hi = TFAST_MIN(hi, i + offset + c->right + 1);
             if (lo >= hi) continue;
@@ -316,6 +318,7 @@ static size_t scratch_bytes(const plan_t* p) {
 }
 
 tfast_status tfast_attention_run(const tfast_attention* call, int n_threads) {
+    if (call->shared) return tfast_attention_run_shared(call, n_threads);
     const double ns = tfast_flops_ns(seen_flops(call));
     plan_t p;
     begin_plan(&p, call, tfast_threads_for(ns, n_threads), NULL);

@@ -1,5 +1,5 @@
 /* Keys and values of decoders: where they lie, and how new ones are stored. Included by ops/decoder.c; its Python twin,
- * to the bit, is transformer_fast/nn/cache.py. Another type of a cache: its case in store_values here, `_store` there.
+ * to the bit, is transformer_fast/nn/cache.py. Another type of a cache: its case in store_values here, `Store` there.
  */
 #ifndef TFAST_OPS_CACHE_H
 #define TFAST_OPS_CACHE_H
@@ -12,6 +12,13 @@
 
 static inline int64_t cache_element_bytes(tfast_dtype dtype) {
     return dtype == TFAST_F32 ? 4 : dtype == TFAST_I8 ? 1 : 2;
+}
+
+/* Which of the rows of D values of a layer's array a position of row b and head g is. */
+static inline int64_t cache_row(const tfast_cache* cache, int64_t Hkv, int64_t b, int64_t g, int64_t position) {
+    const tfast_pages* pages = &cache->pages;
+    if (!pages->table) return (b * Hkv + g) * cache->capacity + position;
+    return (pages->table[b * pages->stride + position / pages->size] * Hkv + g) * pages->size + position % pages->size;
 }
 
 /* n floats -> int8 with one scale: the greatest |x| / 127; 0 for zeros. A float with NaN or infinity gives a scale that

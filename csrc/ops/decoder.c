@@ -21,7 +21,7 @@ typedef struct {
     const tfast_decoder* call;
     int64_t rows; /* T, in the last layer after its attention n_rows */
     float *x, *normed, *projected, *context, *gated, *up, *result;
-    int64_t *counts, *places; /* B */
+    int64_t *counts, *places, *shared; /* B, or T where that is more */
     int n_threads;
 } run_t;
 
@@ -177,7 +177,7 @@ static void store_row_of_cache(void* ctx, int64_t b, void* scratch) {
         const float* row = s->run->projected + (first + i) * qkv_width(c);
         const float *key = row + part_begin(c, 1), *value = row + part_begin(c, 2);
         for (int64_t g = 0; g < Hkv; g++) {
-            const int64_t at = (b * Hkv + g) * cache->capacity + cache->lengths[b] + i;
+            const int64_t at = cache_row(cache, Hkv, b, g, cache->lengths[b] + i);
             store_values(key + g * head_stride(c), D, cache->dtype, k + at * D * bytes, k_scale ? k_scale + at : NULL);
             store_values(value + g * head_stride(c), D, cache->dtype, v + at * D * bytes,
                          v_scale ? v_scale + at : NULL);
@@ -228,42 +228,7 @@ static tfast_status attend_fresh(const run_t* r, const tfast_decoder_layer* l) {
     return tfast_attention_run(&call, r->n_threads);
 }
 
-/* `count` rows from b on, with as many new tokens each as Lq says, over their caches, which hold these already. With
- * stepwise they are tokens of the one row, each with the keys up to its own. */
-static tfast_status attend_past(const run_t* r, const tfast_decoder_layer* l, int64_t b, int64_t count, int64_t Lq) {
-    const tfast_decoder* c = r->call;
-    const tfast_cache* cache = &c->caches[l->cache];
-    const int64_t D = c->head_dim, Hkv = c->kv_heads, first = b * Hkv * cache->capacity,
-                  row = c->stepwise ? 0 : Hkv * cache->capacity, bytes = cache_element_bytes(cache->dtype);
-    tfast_attention call = attention_of(r, l);
-    call.B = count;
-    call.Lq = Lq;
-    call.kv_dtype = cache->dtype;
-    call.q = r->projected + c->cu[b] * qkv_width(c);
-    call.out = r->context + c->cu[b] * c->heads * D;
-    call.k = (char*)cache->k[l->cache_layer] + first * D * bytes;
-    call.v = (char*)cache->v[l->cache_layer] + first * D * bytes;
-    call.k_stride[0] = call.v_stride[0] = row * D;
-    call.k_stride[1] = call.v_stride[1] = cache->capacity * D;
-    call.k_stride[2] = call.v_stride[2] = D;
-    if (cache->dtype == TFAST_I8) {
-        call.k_scale = cache->k_scale[l->cache_layer] + first;
-        call.v_scale = cache->v_scale[l->cache_layer] + first;
-        call.k_scale_stride[0] = call.v_scale_stride[0] = row;
-        call.k_scale_stride[1] = call.v_scale_stride[1] = cache->capacity;
-        call.k_scale_stride[2] = call.v_scale_stride[2] = 1;
-    }
-    for (int64_t i = 0; i < count; i++) {
-        r->places[i] = c->stepwise ? cache->lengths[b] + i : cache->lengths[b + i];
-        r->counts[i] = r->places[i] + Lq;
-        call.Lk = TFAST_MAX(call.Lk, r->counts[i]);
-    }
-    call.kv_length = r->counts;
-    call.offset = r->places;
-    return tfast_attention_run(&call, r->n_threads);
-}
-
-/* Whether every row has one new token: then all of them are attended in one call. */
+/* Whether every row has one new token. */
 static int is_step(const tfast_decoder* c) {
     if (c->T != c->B) return 0;
     for (int64_t b = 0; b < c->B; b++)
@@ -271,16 +236,58 @@ static int is_step(const tfast_decoder* c) {
     return 1;
 }
 
+/* Where the keys and values of a layer's cache lie. */
+static void read_cache(const run_t* r, const tfast_decoder_layer* l, tfast_attention* call) {
+    const tfast_decoder* c = r->call;
+    const tfast_cache* cache = &c->caches[l->cache];
+    const int64_t D = c->head_dim, positions = cache->pages.table ? cache->pages.size : cache->capacity,
+                  row = c->stepwise && !cache->pages.table ? 0 : c->kv_heads * positions;
+    call->kv_dtype = cache->dtype;
+    call->k = cache->k[l->cache_layer];
+    call->v = cache->v[l->cache_layer];
+    call->k_stride[0] = call->v_stride[0] = row * D;
+    call->k_stride[1] = call->v_stride[1] = positions * D;
+    call->k_stride[2] = call->v_stride[2] = D;
+    if (cache->dtype == TFAST_I8) {
+        call->k_scale = cache->k_scale[l->cache_layer];
+        call->v_scale = cache->v_scale[l->cache_layer];
+        call->k_scale_stride[0] = call->v_scale_stride[0] = row;
+        call->k_scale_stride[1] = call->v_scale_stride[1] = positions;
+        call->k_scale_stride[2] = call->v_scale_stride[2] = 1;
+    }
+    call->pages = cache->pages;
+    if (c->stepwise) call->pages.stride = 0;
+}
+
+/* All rows over their caches, which hold the new tokens already. With stepwise they are tokens of the one row, each
+ * with the keys up to its own. */
+static tfast_status attend_past(const run_t* r, const tfast_decoder_layer* l) {
+    const tfast_decoder* c = r->call;
+    const tfast_cache* cache = &c->caches[l->cache];
+    tfast_attention call = attention_of(r, l);
+    read_cache(r, l, &call);
+    call.B = c->stepwise ? c->T : c->B;
+    call.Lq = 1;
+    if (!c->stepwise && !is_step(c)) call.cu_q = c->cu;
+    for (int64_t i = 0; i < call.B; i++) {
+        const int64_t b = c->stepwise ? 0 : i, new = call.cu_q ? c->cu[i + 1] - c->cu[i] : 1;
+        r->places[i] = c->stepwise ? cache->lengths[0] + i : cache->lengths[i];
+        r->counts[i] = r->places[i] + new;
+        if (cache->shared) r->shared[i] = TFAST_MIN(cache->shared[b], r->counts[i]);
+        call.Lk = TFAST_MAX(call.Lk, r->counts[i]);
+    }
+    call.kv_length = r->counts;
+    call.offset = r->places;
+    if (cache->shared && call.left == TFAST_UNLIMITED) call.shared = r->shared;
+    return tfast_attention_run(&call, r->n_threads);
+}
+
 static tfast_status attend(const run_t* r, const tfast_decoder_layer* l) {
     const tfast_decoder* c = r->call;
     if (!c->caches) return attend_fresh(r, l);
     STEP(store(r, l));
     if (c->fresh) return attend_fresh(r, l);
-    if (c->stepwise) return attend_past(r, l, 0, c->T, 1);
-    if (is_step(c)) return attend_past(r, l, 0, c->B, 1);
-    for (int64_t b = 0; b < c->B; b++)
-        if (c->cu[b + 1] > c->cu[b]) STEP(attend_past(r, l, b, 1, c->cu[b + 1] - c->cu[b]));
-    return TFAST_OK;
+    return attend_past(r, l);
 }
 
 /* --- layers --------------------------------------------------------------------------------------------------------
@@ -380,6 +387,7 @@ static size_t place_buffers(run_t* r, char* area) {
     r->result = place(area, &used, row * (size_t)c->hidden);
     r->counts = place(area, &used, rows);
     r->places = place(area, &used, rows);
+    r->shared = place(area, &used, rows);
     return used;
 }
 

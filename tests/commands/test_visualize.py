@@ -6,6 +6,7 @@ import io
 
 import numpy as np
 import pytest
+from scipy import sparse
 from subprocesses import printed
 
 from transformer_fast import masks, visualize
@@ -75,6 +76,18 @@ def test_pooling_keeps_the_maximum_of_each_block(shape, most):
     for i, j in np.ndindex(cells.shape):
         block = weights[i * rows : (i + 1) * rows, j * columns : (j + 1) * columns]
         assert cells[i, j] == block.max()
+
+
+def test_sparse_weights_are_the_picture_of_the_dense_ones():
+    weights = softmax(1200, 1030)
+    weights[weights < 1e-3] = 0
+    for array in (weights, weights[:6, :6]):
+        dense = visualize.attention_heatmap(array).axes[0].images[0].get_array()
+        picture = visualize.attention_heatmap(sparse.csr_array(array)).axes[0].images[0].get_array()
+        np.testing.assert_array_equal(picture, dense)
+    weights[0, 0] = np.nan
+    with pytest.raises(ValueError, match="weights holds NaN or infinity"):
+        visualize.attention_heatmap(sparse.csr_array(weights))
 
 
 def test_long_tokens_end_in_an_ellipsis():

@@ -160,6 +160,32 @@ def lists_of_ranges(guarded):
                 assert_close(got, expected)
 
 
+def sparse_weights(guarded):
+    """The array of weights of visible pairs, and what says where each of them lies."""
+    from support import assert_same_bits, normal
+
+    from transformer_fast import functional
+    from transformer_fast.functional.attention import _Call
+
+    for Lq, Lk in ((1, 70), (5, 33), (50, 300), (130, 131)):
+        q, k = normal(2, 2, Lq, 16), normal(2, 2, Lk, 16, seed=1)
+        for share in (0.02, 0.5, 1):
+            mask = functional.KeyRanges.from_dense(np.random.default_rng(Lq).random((2, 2, Lq, Lk)) < share)
+            for name in ("sparse", "sparse-mean"):
+                options = {"mask": mask, "is_causal": True, "causal_offset": 20, "return_weights": name}
+                expected = _Call(q, k, k, **options)
+                expected.run(1)
+                for end in (False, True):
+                    print("sparse weights:", Lq, Lk, share, name, f"{end=}", flush=True)
+                    call = _Call(q, k, k, **options)
+                    lists, before, row_begin = call.sparse_weights
+                    call.weights = guarded(call.weights, end, writable=True)
+                    lists = (*(guarded(x, end) for x in lists[:3]), lists[3])
+                    call.sparse_weights = lists, guarded(before, end), guarded(row_begin, end)
+                    call.run(1)
+                    assert_same_bits(call.weights, expected.weights)
+
+
 def recurrent_outputs(place, guarded, end):
     """The rows that lstm and gru write, and those they read: `out` and x between the pages at once."""
     from support import assert_close, every_call
@@ -237,6 +263,7 @@ def child(family: str, isa: str):
     if family == "attention":
         keys_that_do_not_exist(guarded)
         lists_of_ranges(guarded)
+        sparse_weights(guarded)
     if family == NARROW:
         for place in (plain, tight):
             for end in (False, True):

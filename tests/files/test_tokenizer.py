@@ -150,6 +150,63 @@ def test_classes_beside_gpt2(tmp_path):
         read_tokenizer(tmp_path)
 
 
+def unigram(folder, model_type: str, special: list[str], config: dict):
+    """A folder whose tokenizer.json has these pieces first, then some words and letters."""
+    words = ["▁red", "▁blue", "▁Red", "▁", "é", "e", "r", "d", "B", "b", "l", "u", "R", ",", '"']
+    pieces = [(token, 0.0) for token in special] + [(word, -1.0 - i) for i, word in enumerate(words)]
+    made = tokenizers.Tokenizer(
+        tokenizers.models.Unigram(pieces, unk_id=special.index("[UNK]" if "[UNK]" in special else "<unk>"))
+    )
+    made.save(str(folder / "tokenizer.json"))
+    write_json(folder / "config.json", {"model_type": model_type})
+    write_json(folder / "tokenizer_config.json", config)
+    return read_tokenizer(folder), {piece: i for i, (piece, _) in enumerate(pieces)}
+
+
+@pytest.mark.parametrize(
+    "config, text, pieces",
+    [
+        ({}, "Red  blue", ["▁Red", "▁blue"]),
+        ({"do_lower_case": True}, "Red blue\n", ["▁red", "▁blue"]),
+        ({"split_by_punct": True}, "red,blue", ["▁red", "▁", ",", "▁blue"]),
+        ({}, "red ?", ["▁red", "▁", "[UNK]"]),
+    ],
+)
+def test_deberta_v2(tmp_path, config, text, pieces):
+    tokenizer, numbers = unigram(tmp_path, "deberta-v2", ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"], config)
+    assert tokenizer.name == "DebertaV2Tokenizer" and "token_type_ids" in tokenizer.input_names
+    single, pair = tokenizer.encode_batch([text, (text, "red")])
+    ids = [numbers[piece] for piece in pieces]
+    assert single.ids == [1, *ids, 2]
+    assert pair.ids == [1, *ids, 2, numbers["▁red"], 2] and pair.type_ids == [0] * (len(ids) + 2) + [1, 1]
+
+
+def test_deberta_v2_refuses_an_unknown_token_without_number(tmp_path):
+    with pytest.raises(CheckpointError, match="unk_id is 'x'; needed: an integer"):
+        unigram(tmp_path, "deberta-v2", ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"], {"unk_id": "x"})
+
+
+@pytest.mark.parametrize(
+    "config, text, pieces",
+    [
+        ({}, "Réd", ["▁red"]),
+        ({"do_lower_case": False, "keep_accents": True}, "Red é", ["▁Red", "▁", "é"]),
+        ({}, "``red''", ["▁", '"', "r", "e", "d", '"']),
+    ],
+)
+def test_albert(tmp_path, config, text, pieces):
+    tokenizer, numbers = unigram(tmp_path, "albert", ["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"], config)
+    assert tokenizer.name == "AlbertTokenizer"
+    single, pair = tokenizer.encode_batch([text, (text, "red")])
+    ids = [numbers[piece] for piece in pieces]
+    assert single.ids == [2, *ids, 3] and pair.ids == [2, *ids, 3, numbers["▁red"], 3]
+
+
+def test_albert_needs_its_tokens(tmp_path):
+    with pytest.raises(CheckpointError, match=r"the vocabulary has no \[CLS\]; needed: the token for it"):
+        unigram(tmp_path, "albert", ["<pad>", "<unk>", "[SEP]"], {})
+
+
 def test_vocab_json_with_merges(tmp_path):
     vocab = {
         "<s>": 0,
@@ -180,7 +237,10 @@ def test_vocab_json_with_merges(tmp_path):
 @pytest.mark.parametrize(
     "config, message",
     [
-        ({"tokenizer_class": "BertJapaneseTokenizer"}, "tokenizer_class is 'BertJapaneseTokenizer'; supported: Bert"),
+        (
+            {"tokenizer_class": "BertJapaneseTokenizer"},
+            "tokenizer_class is 'BertJapaneseTokenizer'; supported: AlbertTokenizer, Bert",
+        ),
         (
             {"tokenizer_class": "T5Tokenizer"},
             "holds a WordPiece model, and the folder's tokenizer_class is T5Tokenizer",

@@ -1,10 +1,11 @@
-"""Makes the folder seq2seq: tiny T5, BART, Marian and Whisper models as transformers saves them, and its answers.
+"""Makes the folder seq2seq: tiny T5, LongT5, BART, Marian and Whisper models as transformers saves them, with answers.
 
-Needs the extra `oracle`. Run it from anywhere:
+Needs the extra `oracle`. Run it from anywhere; with names it makes these folders alone:
 
-    python tests/golden/make_seq2seq.py
+    python tests/golden/make_seq2seq.py [t5 ...]
 
-models/test_t5.py, test_bart.py, test_marian.py, test_whisper.py and files/test_audio.py read the files without torch.
+models/test_t5.py, test_longt5.py, test_bart.py, test_marian.py, test_whisper.py and files/test_audio.py read the files
+without torch.
 """
 
 from __future__ import annotations
@@ -20,7 +21,19 @@ from transformers import WhisperFeatureExtractor
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "helpers"))
 
-from seq2seq_models import make_bart, make_marian, make_t5, make_whisper, sound, speech_inputs, text_inputs  # noqa: E402
+from seq2seq_models import (  # noqa: E402
+    global_inputs,
+    long_inputs,
+    make_bart,
+    make_led,
+    make_longt5,
+    make_marian,
+    make_t5,
+    make_whisper,
+    sound,
+    speech_inputs,
+    text_inputs,
+)
 
 FOLDER = HERE / "seq2seq"
 GREEDY = {"max_new_tokens": 8}
@@ -58,13 +71,26 @@ def make_features() -> None:
     np.savez_compressed(FOLDER / "features.npz", exact=exact, features=features)
 
 
+TEXT = (text_inputs, ("input_ids", "attention_mask"))
+LONG = (long_inputs, ("input_ids", "attention_mask"))
+# Folder -> the model; its inputs, and those of them that `generate` takes.
+MODELS = {
+    "t5": (make_t5, {}, *TEXT),
+    "t5_gated": (make_t5, {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}, *TEXT),
+    "longt5_local": (make_longt5, {"encoder_attention_type": "local", "feed_forward_proj": "gated-gelu"}, *LONG),
+    "longt5_global": (make_longt5, {"tie_word_embeddings": False}, *LONG),
+    "bart": (make_bart, {"settings": {"forced_bos_token_id": 0, "no_repeat_ngram_size": 3}}, *TEXT),
+    "led": (make_led, {}, global_inputs, (*TEXT[1], "global_attention_mask")),
+    "marian": (make_marian, {"scale_embedding": True, "activation_function": "swish"}, *TEXT),
+    "whisper": (make_whisper, {}, speech_inputs, ("input_features",)),
+}
+
+
 if __name__ == "__main__":
-    shutil.rmtree(FOLDER, ignore_errors=True)
-    masked = ("input_ids", "attention_mask")
-    save("t5", make_t5(), text_inputs(), masked)
-    save("t5_gated", make_t5(feed_forward_proj="gated-gelu", tie_word_embeddings=False), text_inputs(), masked)
-    save("bart", make_bart({"forced_bos_token_id": 0, "no_repeat_ngram_size": 3}), text_inputs(), masked)
-    save("marian", make_marian(scale_embedding=True, activation_function="swish"), text_inputs(), masked)
-    save("whisper", make_whisper(), speech_inputs(), ("input_features",))
-    make_features()
+    for name in sys.argv[1:] or MODELS:
+        make, options, inputs, main = MODELS[name]
+        shutil.rmtree(FOLDER / name, ignore_errors=True)
+        save(name, make(**options), inputs(), main)
+        if name == "whisper":
+            make_features()
     print(sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()))

@@ -1,6 +1,7 @@
 """The golden folders of encoder-decoder models (golden/make_seq2seq.py), and what is tested with each family's.
 
-Called by models/test_t5.py, test_bart.py, test_marian.py, test_whisper.py and test_seq2seq.py.
+Called by models/test_t5.py, test_longt5.py, test_bart.py, test_led.py, test_marian.py, test_whisper.py and
+test_seq2seq.py.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def answers(name: str) -> dict[str, np.ndarray]:
 
 def inputs(name: str) -> dict[str, np.ndarray]:
     """What forward takes."""
-    names = ("input_ids", "input_features", "decoder_input_ids", *MASKS)
+    names = ("input_ids", "input_features", "decoder_input_ids", "global_attention_mask", *MASKS)
     return {key: value for key, value in answers(name).items() if key in names}
 
 
@@ -68,7 +69,7 @@ def check_forward(model, name: str, **expected: np.ndarray) -> None:
         assert np.array_equal(plain[key], output[key])
     # From the encoder's output.
     mask = {key: value for key, value in given.items() if key == "attention_mask"}
-    main = {key: value for key, value in given.items() if key in ("input_ids", "input_features", "attention_mask")}
+    main = {key: value for key, value in given.items() if not key.startswith("decoder")}
     rest = {key: value for key, value in given.items() if key.startswith("decoder")}
     for encoded in (model.encode(**main), (plain.encoder_last_hidden_state,)):
         assert np.array_equal(model(encoder_outputs=encoded, **mask, **rest).logits, plain.logits)
@@ -77,7 +78,7 @@ def check_forward(model, name: str, **expected: np.ndarray) -> None:
 def check_generate(model, name: str) -> None:
     """Greedy and beam search give the golden tokens."""
     golden = answers(name)
-    main = {key: value for key, value in inputs(name).items() if key.startswith(("input", "attention"))}
+    main = {key: value for key, value in inputs(name).items() if not key.startswith("decoder")}
     assert np.array_equal(model.generate(**main, max_new_tokens=8), golden["greedy"])
     beams = {"num_beams": 3, "no_repeat_ngram_size": 2}
     assert np.array_equal(model.generate(**main, max_new_tokens=8, **beams), golden["beams"])

@@ -132,3 +132,26 @@ def test_a_long_one_says_its_sizes():
     assert repr(KeyRanges.from_dense(np.tri(500, dtype=bool))) == (
         "<KeyRanges of shape (1, 1, 500, 500), 500 lists, 500 ranges, 125250 visible pairs>"
     )
+
+
+def test_packed_sequences():
+    """Rows one after the other, keys within each sequence; what varlen_attention takes."""
+    masks = [some(seed, Lq, Lk) for seed, (Lq, Lk) in enumerate([(3, 5), (0, 2), (4, 0), (2, 7)])]
+    packed = KeyRanges.packed([KeyRanges.from_dense(mask) for mask in masks])
+    assert packed.shape == (1, 1, 9, 7) and packed.visible == sum(mask.sum() for mask in masks)
+    expected = np.concatenate([np.pad(mask, ((0, 0), (0, 7 - mask.shape[1]))) for mask in masks])
+    np.testing.assert_array_equal(packed.dense()[0, 0], expected)
+    assert KeyRanges(packed.list_of_row, packed.begin, packed.bounds, packed.Lk) == packed
+    assert KeyRanges.packed([]).shape == (1, 1, 0, 0)
+    with pytest.raises(ValueError, match=r"sequences\[1\] has shape \(2, 1, 3, 3\); needed: \(1, 1, Lq, Lk\)"):
+        KeyRanges.packed([KeyRanges(**GOOD), KeyRanges.from_dense(some(0, 2, 3, 3))])
+
+
+@pytest.mark.parametrize("rows", [np.array([5, 0, 0, 3]), np.zeros(0, int), slice(2, 5), slice(0)], ids=str)
+def test_some_rows(rows):
+    mask = some(0, 2, 3, 6, 9)
+    found = KeyRanges.from_dense(mask).of_rows(rows)
+    np.testing.assert_array_equal(found.dense(), mask[:, :, rows])
+    assert found.visible == mask[:, :, rows].sum()
+    with pytest.raises(ValueError):
+        found.list_of_row[...] = 0

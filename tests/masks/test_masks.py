@@ -99,6 +99,8 @@ _order = np.random.default_rng(4).permutation(LONGEST)
 SHUFFLED = np.empty(LONGEST, int)
 SHUFFLED[_order] = np.where(PARENTS >= 0, _order[PARENTS], -1)
 CHAINS = np.where(np.arange(LONGEST) % 7 == 0, np.maximum(np.arange(LONGEST) - 20, -1), np.arange(LONGEST) - 1)
+# Numbered from the leaves on: a node's parent has a larger number.
+BACKWARDS = np.where(CHAINS < 0, -1, LONGEST - 1 - CHAINS)[::-1]
 TABLE = draw(5, 2, 3, 13, 20).astype(bool)
 TOKENS = draw(6, LONGEST, LONGEST, most=3) == 0
 SOME = sparse.random_array((LONGEST, LONGEST), density=0.1, rng=np.random.default_rng(7), format="csr")
@@ -170,6 +172,7 @@ CASES = {
     "tree": (tree(PARENTS[:-40], past=40), ancestors(PARENTS, 40)),
     "tree shuffled": (tree(SHUFFLED), ancestors(SHUFFLED, 0)),
     "tree of chains": (tree(CHAINS), ancestors(CHAINS, 0)),
+    "tree backwards": (tree(BACKWARDS), ancestors(BACKWARDS, 0)),
     "blocks": (blocks(TABLE[0, 0], (16, 10)), in_table(TABLE[0, 0], (16, 10))),
     "blocks batch": (blocks(TABLE[:, 0], (17, 11)), in_table(TABLE[:, 0], (17, 11))),
     "blocks heads": (blocks(TABLE, (16, 10)), in_table(TABLE, (16, 10))),
@@ -505,6 +508,8 @@ LONG = {
     "causal documents": causal() & documents(cu_seqlens=lengths_of_documents(64, 131072)),
     "random": random_blocks(64, 0.02, seed=0) | block_local(64),
     "strided": strided(8192) & causal(),
+    "chain": tree(np.arange(131072) - 1),
+    "chain backwards": tree(np.append(np.arange(1, 131072), -1)),
     "everything but": ~(window(128, 128) & documents(cu_seqlens=lengths_of_documents(64, 131072))),
 }
 

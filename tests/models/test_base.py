@@ -325,12 +325,13 @@ def test_a_head_that_the_file_does_not_have(tmp_path):
 
 
 def test_every_listed_class_is_there():
-    for file, classes, default in models._FAMILIES.values():
+    families = [*models._FAMILIES.values(), *models._VARIANTS.values()]
+    for file, classes, default in families:
         module = __import__(f"transformer_fast.models.{file}", fromlist=[default])
         for name in [*classes.values(), default]:
             made = getattr(module, name)
             assert issubclass(made, PretrainedModel) and made.__name__ == name
-    for _, classes, _ in models._FAMILIES.values():
+    for _, classes, _ in families:
         for name, other in classes.items():
             assert name == other or classes.get(other) == other  # another name of a class that is listed, too
 

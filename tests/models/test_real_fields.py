@@ -88,10 +88,19 @@ FAIRSEQ = {
 }
 # Class -> (the fields that count, further ones of real files).
 FOLDERS = {
+    "AlbertModel": (
+        BERT,
+        {"down_scale_factor": 1, "gap_size": 0, "net_structure_type": 0, "num_memory_blocks": 0}
+        | {"classifier_dropout_prob": 0.1, "position_embedding_type": "absolute"},
+    ),
     "BartModel": ({}, FAIRSEQ | {"num_hidden_layers": 12, "normalize_embedding": True}),
     "BertModel": (BERT, GOOGLE),
     "CLIPTextModel": ({}, {"dropout": 0.0, "initializer_factor": 1.0}),
     "CLIPVisionModel": ({}, {"dropout": 0.0, "initializer_factor": 1.0}),
+    "DebertaV2Model": (
+        SIZES | {"pos_att_type": "p2c|c2p", "max_relative_positions": -1, "position_buckets": 256},
+        {"pooler_dropout": 0, "cls_dropout": 0.15, "pad_token_id": 0},
+    ),
     "DistilBertModel": (
         {"vocab_size": 20, "dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 8},
         {"tie_weights_": True, "sinusoidal_pos_embds": False, "qa_dropout": 0.1, "output_past": True},
@@ -111,7 +120,29 @@ FOLDERS = {
         | {"output_router_logits": False},
     ),
     "GraniteModel": ({}, {"attention_dropout": 0.1}),
+    "GteModel": (
+        {},
+        {
+            "pack_qkv": True,
+            "unpad_inputs": False,
+            "use_memory_efficient_attention": False,
+            "layer_norm_type": "layer_norm",
+        }
+        | {"logn_attention_scale": False, "logn_attention_clip1": False, "position_embedding_type": "rope"}
+        | {"classifier_dropout": 0.1, "matryoshka_dimensions": [256]},
+    ),
+    "JinaBertModel": (
+        BERT,
+        {"attn_implementation": "torch", "emb_pooler": "mean", "feed_forward_type": "geglu", "model_max_length": 8192}
+        | {"position_embedding_type": "alibi"},
+    ),
+    "LEDModel": ({}, FAIRSEQ | {"num_hidden_layers": 12, "attention_dropout": 0.0}),
     "LlamaModel": ({}, {"is_llama_config": True, "rope_interleaved": False, "pretraining_tp": 1}),
+    "LongT5Model": ({}, {"n_positions": 4096, "output_past": True}),
+    "LongformerModel": (
+        BERT,
+        {"attention_mode": "longformer", "ignore_attention_mask": False, "gradient_checkpointing": False},
+    ),
     "MPNetModel": (BERT, {"gradient_checkpointing": False}),
     "MarianModel": ({}, FAIRSEQ | {"num_hidden_layers": 12, "static_position_embeddings": True}),
     "MistralModel": ({}, {"attention_dropout": 0.0, "unsloth_version": "2024.9", "unsloth_fixed": True}),

@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import pytest
 
-from transformer_fast import nn, reference
+from transformer_fast import functional, nn, reference
 
 H, h, INNER = 3, 24, 40
 LENGTHS = [5, 1, 9, 0, 4]
@@ -262,3 +262,25 @@ def test_bad_input():
         model(values(5, 23), np.array([0, 5]))
     with pytest.raises(ValueError, match="cu_seqlens"):
         model(values(5, h), np.array([0, 4]))
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_a_mask_of_key_ranges(isa, norm_first):
+    """As the same mask, dense, with all rows and with one of each sequence; the same bits, whatever is collected."""
+    model, x = encoder(norm_first), values(CU_FILLED[-1], h)
+    seen = np.zeros((5, 9, 9), bool)
+    for b, n in enumerate(FILLED):
+        seen[b, :n, :n] = (values(n, n, seed=b) > 0) | np.eye(n, dtype=bool)
+    mask = functional.KeyRanges.packed(
+        [functional.KeyRanges.from_dense(own[:n, :n]) for own, n in zip(seen, FILLED, strict=True)]
+    )
+    found, expected = (nn.Collector(tokens_of(FILLED), hidden_states=True, attentions=True) for _ in range(2))
+    got = model(x, CU_FILLED, mask=mask, collect=found)
+    np.testing.assert_allclose(got, model(x, CU_FILLED, attn_mask=seen[:, None], collect=expected), atol=1e-5)
+    np.testing.assert_allclose(found.attentions, expected.attentions, atol=1e-5)
+    assert np.array_equal(got, model(x, CU_FILLED, mask=mask))
+    for places in PLACES:
+        one = model(x, CU_FILLED, mask=mask, pooled_rows=places)
+        np.testing.assert_allclose(one, got[CU_FILLED[:-1] + places], atol=1e-5)
+    with pytest.raises(ValueError, match=r"mask has shape \(1, 1, 20, 9\); needed: \(1, 3 or 1, 21, 9\)"):
+        model(x, CU_FILLED, mask=mask.of_rows(slice(20)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support import assert_close, normal
+from support import assert_close, assert_same_bits, normal
 
 from transformer_fast import masks, nn
 from transformer_fast.functional import KeyRanges
@@ -37,6 +37,38 @@ def test_multihead_refuses_a_mask_beside_a_bias_key():
     x = normal(1, 8, 24)
     with pytest.raises(ValueError, match="mask was given to a module with a bias key"):
         attention(add_bias_kv=True)(x, x, x, mask=KeyRanges.from_dense(structure(8, 8)))
+
+
+@pytest.mark.parametrize("by_head", [False, True])
+def test_sparse_weights(by_head):
+    """What mask, causal order and padding leave, with the bits of the dense weights."""
+    seen, padding = structure(30, 30), np.zeros((2, 30), bool)
+    padding[1, 22:] = True
+    options = {"mask": KeyRanges.from_dense(seen), "is_causal": True, "average_attn_weights": not by_head}
+    shown = np.tril(seen) & ~padding[:, None]
+    for layer in (attention(), nn.SelfAttention(24, 3, num_kv_heads=1)):
+        x = normal(2, 30, 24)
+        inputs = (x, x, x) if isinstance(layer, nn.MultiheadAttention) else (x,)
+        expected, dense = layer(*inputs, key_padding_mask=padding, need_weights=True, **options)
+        got, weights = layer(*inputs, key_padding_mask=padding, need_weights="sparse", **options)
+        assert_same_bits(got, expected)
+        assert weights.shape == ((2, 3) if by_head else (2,))
+        for at in np.ndindex(weights.shape):
+            assert_same_bits(weights[at].toarray(), dense[at])
+            np.testing.assert_array_equal(np.diff(weights[at].indptr), shown[at[0]].sum(axis=1))
+        _, alone = layer(*(y[0] for y in inputs), need_weights="sparse", **options)
+        alone, weights = (alone[1], weights[0, 1]) if by_head else (alone, weights[0])
+        assert_same_bits(alone.toarray(), weights.toarray())
+
+
+def test_sparse_weights_that_are_refused():
+    x = normal(1, 8, 24)
+    for options in ({"add_bias_kv": True}, {"add_zero_attn": True}):
+        with pytest.raises(ValueError, match='need_weights is "sparse" in a module with a bias key or a zero key'):
+            attention(**options)(x, x, x, need_weights="sparse")
+    for layer, inputs in ((attention(), (x, x, x)), (nn.SelfAttention(24, 3), (x,))):
+        with pytest.raises(ValueError, match="need_weights is 'dense'; needed: True, False or \"sparse\""):
+            layer(*inputs, need_weights="dense")
 
 
 def test_self_attention():

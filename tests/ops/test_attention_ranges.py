@@ -182,6 +182,21 @@ def test_one_range_a_row_has_the_bits_of_the_window(isa):
     same(scaled_dot_product_attention(q, k, v, mask=whole), scaled_dot_product_attention(q, k, v))
 
 
+@pytest.mark.parametrize("Lq", [7, 48, 200])
+@pytest.mark.parametrize("structure", STRUCTURES, ids=lambda f: f.__name__)
+def test_equal_lists_may_be_shared_or_not(structure, Lq, isa):
+    """Lists of the same ranges under numbers of their own are computed together, as one that rows share."""
+    q, k, v = normal(1, 2, Lq, 16), normal(1, 2, 700, 16, seed=1), normal(1, 2, 700, 16, seed=2)
+    shared = KeyRanges.from_dense(np.repeat(structure(Lq // 3 + 1, 700), 3, axis=0)[:Lq])
+    lists = shared.list_of_row[0, 0]
+    begin = np.cumsum([0, *np.diff(shared.begin)[lists]])
+    bounds = np.concatenate([shared.bounds[shared.begin[n] : shared.begin[n + 1]] for n in lists])
+    apart = KeyRanges(np.arange(Lq)[None, None], begin, bounds, 700)
+    options = {"is_causal": True, "causal_offset": 600}
+    got = scaled_dot_product_attention(q, k, v, mask=apart, **options)
+    assert_same_bits(got, scaled_dot_product_attention(q, k, v, mask=shared, **options))
+
+
 @pytest.mark.parametrize("Lq", [1, 4, 40])
 def test_a_window_that_begins_within_a_range(Lq, isa):
     """What a list has before the window is not read, whatever stands there."""

@@ -20,7 +20,19 @@ MODERN = SMALL | {"num_attention_heads": 2, "local_attention": 6, "max_position_
 # Only values that the tests may use; the defaults lie outside of a small vocabulary.
 MODERN |= {f"{name}_token_id": i for i, name in enumerate(("pad", "eos", "bos", "cls", "sep"))}
 
+# In blocks of one place, since transformers reports the states of blocks that it fills up.
+BIG_BIRD = BERT | {"block_size": 1, "num_random_blocks": 1, "sep_token_id": 9}
+
 NOMIC = {name: value for name, value in BERT.items() if name != "pad_token_id"} | {"num_attention_heads": 2}
+
+DEBERTA = {name: value for name, value in BERT.items() if name != "pad_token_id"} | {
+    "relative_attention": True,
+    "position_buckets": 8,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "pos_att_type": "p2c|c2p",
+    "position_biased_input": False,
+}
 
 # transformers' family -> its config classes and further configs, beside the first.
 FAMILIES = {
@@ -38,6 +50,20 @@ FAMILIES = {
     "XLMRoberta": (BERT, {"hidden_act": "quick_gelu", "type_vocab_size": 1}),
     "Camembert": (BERT, {"pad_token_id": 0, "tie_word_embeddings": False, "num_labels": 3}),
     "Data2VecText": (BERT, {"pad_token_id": 0, "tie_word_embeddings": False, "num_labels": 3}),
+    "Albert": (
+        BERT | {"embedding_size": 10},
+        {"num_hidden_layers": 5, "num_hidden_groups": 3, "inner_group_num": 2, "tie_word_embeddings": False},
+        {"embedding_size": 24, "hidden_act": "relu", "num_hidden_groups": 3, "type_vocab_size": 4, "num_labels": 3},
+    ),
+    "DebertaV2": (
+        DEBERTA,
+        {"share_att_key": False, "position_biased_input": True, "type_vocab_size": 2, "tie_word_embeddings": False},
+        {"share_att_key": False, "pos_att_type": ["c2p"], "legacy": False, "hidden_act": "gelu_new", "num_labels": 3},
+        {"pos_att_type": "p2c", "position_buckets": -1, "max_relative_positions": 5, "pooler_hidden_act": "tanh"},
+        {"conv_kernel_size": 3, "conv_act": "gelu", "attention_head_size": 8, "norm_rel_ebd": "none"},
+        {"conv_kernel_size": 5, "conv_groups": 2, "num_hidden_layers": 1, "pos_att_type": None},
+        {"embedding_size": 10, "position_biased_input": True, "relative_attention": False, "layer_norm_eps": 1e-5},
+    ),
     "DistilBert": (
         DISTIL,
         {"activation": "relu", "tie_word_embeddings": False, "sinusoidal_pos_embds": True},
@@ -48,7 +74,24 @@ FAMILIES = {
         {"embedding_size": 24, "hidden_act": "relu", "tie_word_embeddings": False},
         {"embedding_size": 40, "hidden_act": "gelu_new", "hidden_size": 21, "type_vocab_size": 4, "num_labels": 3},
     ),
+    "Gte": (
+        NOMIC,
+        {"hidden_act": "silu", "tie_word_embeddings": False, "type_vocab_size": 3},
+        {"hidden_size": 20, "type_vocab_size": 0, "rope_parameters": {"rope_type": "default", "rope_theta": 90.0}},
+        {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 100.0}, "num_labels": 3},
+    ),
     "MPNet": (BERT, {"hidden_act": "relu", "tie_word_embeddings": False}, {"hidden_size": 21, "num_labels": 3}),
+    "BigBird": (
+        BIG_BIRD,
+        {"use_bias": False, "rescale_embeddings": True, "num_random_blocks": 2, "tie_word_embeddings": False},
+        {
+            "attention_type": "original_full",
+            "hidden_act": "relu",
+            "hidden_size": 21,
+            "type_vocab_size": 4,
+            "num_labels": 3,
+        },
+    ),
     "NomicBert": (
         NOMIC,
         {"hidden_act": "gelu", "tie_word_embeddings": False, "head_dim": 10, "type_vocab_size": 3},
@@ -57,6 +100,12 @@ FAMILIES = {
             "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 100.0},
             "num_labels": 3,
         },
+    ),
+    # transformers computes no windows of fewer than four places, and pads to the widest.
+    "Longformer": (
+        BERT | {"attention_window": [4, 8, 4], "sep_token_id": 2},
+        {"attention_window": 6, "hidden_act": "relu", "tie_word_embeddings": False, "pad_token_id": 0},
+        {"attention_window": 64, "hidden_size": 21, "type_vocab_size": 1, "num_labels": 3},
     ),
     "ModernBert": (
         MODERN,
@@ -74,8 +123,12 @@ FAMILIES = {
 }
 CONFIGS = [(family, i) for family, configs in FAMILIES.items() for i in range(len(configs))]
 # transformers has no head of these for the family.
-LACKING = [("NomicBert", "ForQuestionAnswering")]
+LACKING = [("Gte", "ForQuestionAnswering"), ("NomicBert", "ForQuestionAnswering")]
 TASKS = ("Model", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
+
+# The first place of a row with padding on the left sees padding only, there (an average). Here it is zeros in
+# ModernBERT, and attends the tokens in DeBERTa.
+SEES_PADDING = ("DebertaV2", "ModernBert")
 
 LENGTH = 19
 MASK = np.ones((5, LENGTH), np.int64)
@@ -108,7 +161,9 @@ def inputs_of(config):
     ids[MASK == 0] = padding
     ids[0, 5] = padding  # an id that is padding's own, but attended: RoBERTa does not count it
     inputs = {"input_ids": ids, "attention_mask": MASK}
-    if hasattr(config, "type_vocab_size"):
+    if config.model_type == "longformer":
+        ids[:, [4, 10, 11]] = config.sep_token_id  # three a row, before and after which heads put global tokens
+    if getattr(config, "type_vocab_size", 0):
         inputs["token_type_ids"] = rng.integers(0, config.type_vocab_size, MASK.shape)
     return inputs
 
@@ -135,8 +190,14 @@ def agree(got, expected, mask):
         assert type(got[name]) is tuple if isinstance(value, list) else True
         pairs = zip(got[name], value, strict=True) if isinstance(value, list) else [(got[name], value)]
         for one, other in pairs:
+            if name == "global_attentions":
+                # transformers pads places to a multiple of the window, and fills in where a row has fewer such tokens.
+                filled = np.ptp(other, axis=2, keepdims=True) == 0
+                other = np.where(filled, 0, other)[:, :, : one.shape[2]]
             assert one.shape == other.shape and one.dtype == np.float32, name
-            if name == "attentions":
+            if name == "global_attentions" or (name == "attentions" and one.shape[3] != mask.shape[1]):
+                other = other * keep[:, None, :, None]
+            elif name == "attentions":
                 both = keep[:, None, :, None] & keep[:, None, None, :]
                 one, other = np.where(keep[:, None, :, None], one, 0), np.where(both, other, 0)
             elif one.shape[:2] == mask.shape:
@@ -154,8 +215,7 @@ def test_family(torch, isa, tmp_path, family, which, task):
     theirs, ours = made(torch, tmp_path, family, changes, task)
     assert type(ours).__name__ == family + task
     inputs = inputs_of(theirs.config)
-    if family == "ModernBert" and task == "ForSequenceClassification":
-        # The first place of the row with padding on the left sees padding only: zeros here, an average there.
+    if family in SEES_PADDING and task == "ForSequenceClassification":
         inputs = {name: array[[0, 1, 3, 4]] for name, array in inputs.items()}
     mask = inputs["attention_mask"]
     agree(ours(**inputs, output_attentions=True, output_hidden_states=True), answers(torch, theirs, inputs), mask)
@@ -169,6 +229,8 @@ def test_family(torch, isa, tmp_path, family, which, task):
 OWN_HEADS = [
     ("Bert", "ForPreTraining", {}),
     ("Bert", "ForNextSentencePrediction", {}),
+    ("BigBird", "ForPreTraining", {}),
+    ("Albert", "ForPreTraining", {"num_labels": 3}),
     ("Electra", "ForPreTraining", {}),
     ("Electra", "ForPreTraining", {"embedding_size": 24, "hidden_act": "tanh"}),
 ]
@@ -187,7 +249,20 @@ def test_heads_of_one_family(torch, isa, tmp_path, family, task, changes):
 
 
 # Families with a head for choices, and options that this head alone reads.
-WITH_CHOICES = ("Bert", "Roberta", "XLMRoberta", "Camembert", "Data2VecText", "DistilBert", "Electra", "MPNet")
+WITH_CHOICES = (
+    "Bert",
+    "Roberta",
+    "XLMRoberta",
+    "Camembert",
+    "Data2VecText",
+    "DistilBert",
+    "Electra",
+    "MPNet",
+    "BigBird",
+    "Albert",
+    "Longformer",
+    "DebertaV2",
+)
 CHOICES = [(family, {}) for family in WITH_CHOICES]
 CHOICES += [("Electra", {"summary_activation": name}) for name in ("tanh", "")]
 
@@ -197,7 +272,8 @@ def test_multiple_choice(torch, tmp_path, family, changes):
     transformers = pytest.importorskip("transformers")
     theirs, ours = made(torch, tmp_path / "theirs", family, changes, "ForMultipleChoice")
     inputs = inputs_of(theirs.config)
-    inputs = {name: array[:4].reshape(2, 2, -1) for name, array in inputs.items()}
+    rows = [0, 1, 3, 4] if family in SEES_PADDING else [0, 1, 2, 3]
+    inputs = {name: array[rows].reshape(2, 2, -1) for name, array in inputs.items()}
     found = ours(**inputs, output_attentions=True, output_hidden_states=True)
     agree(found, answers(torch, theirs, inputs), inputs["attention_mask"].reshape(4, -1))
     ours.save_pretrained(tmp_path / "ours")
@@ -238,7 +314,8 @@ def test_transformers_loads_what_we_save(torch, tmp_path, family, which, task):
     again, info = getattr(transformers, family + task).from_pretrained(tmp_path / "ours", **options)
     assert not any(info.values()), info
     for (name, one), (other_name, other) in zip(theirs.named_parameters(), again.named_parameters(), strict=True):
-        unused = name in ("cls.predictions.bias", "lm_head.bias")  # by untied models, which have one behind it
+        # By untied models, which have one behind it.
+        unused = name in ("cls.predictions.bias", "lm_head.bias", "predictions.bias")
         same = np.array_equal(one.detach().numpy(), other.detach().numpy())
         assert name == other_name and (same or (unused and not ours.config.tie_word_embeddings)), name
     fresh = type(ours)(ours.config)
@@ -247,11 +324,25 @@ def test_transformers_loads_what_we_save(torch, tmp_path, family, which, task):
     assert not any(info.values()), info
 
 
-@pytest.mark.parametrize("family", ["Roberta", "MPNet", "ModernBert"])
+@pytest.mark.parametrize("which", ["none", "some", "all"])
+def test_global_tokens(torch, isa, tmp_path, which):
+    """Longformer: rows with different numbers of them, next to each other and apart, padding among them."""
+    theirs, ours = made(torch, tmp_path, "Longformer", {}, "Model")
+    inputs = inputs_of(theirs.config)
+    chosen = np.full(MASK.shape, int(which == "all"))
+    if which == "some":
+        chosen[0, [0, 3, 4, 18]], chosen[2, [2, 9]], chosen[3, 4:9], chosen[4, 0] = 1, 1, 1, 1
+    inputs["global_attention_mask"] = chosen
+    found = ours(**inputs, output_attentions=True, output_hidden_states=True)
+    agree(found, answers(torch, theirs, inputs), MASK)
+
+
+@pytest.mark.parametrize("family", ["DebertaV2", "Roberta", "MPNet", "ModernBert", "Longformer"])
 def test_long_texts(torch, tmp_path, family):
-    """Beyond the farthest bucket of MPNet (128) and the window of ModernBERT (64 to each side)."""
+    """Beyond the farthest bucket of MPNet (128), the windows of ModernBERT and Longformer (64 to each side), and
+    DeBERTa's block of rows (256)."""
     changes = {"max_position_embeddings": 310, "hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2}
-    changes |= {"local_attention": 128} if family == "ModernBert" else {}
+    changes |= {"ModernBert": {"local_attention": 128}, "Longformer": {"attention_window": 128}}.get(family, {})
     # With the spread of the narrower models, float32 itself is 1e-5 away from float64, here and there.
     theirs, ours = made(torch, tmp_path, family, changes, "Model", spread=0.1)
     mask = np.ones((3, 300), np.int64)

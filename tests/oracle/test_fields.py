@@ -55,15 +55,24 @@ WINDOWS = {"sliding_window": 5}
 MODERN = SIZES | {"local_attention": 6, "max_position_embeddings": 24, "initializer_range": 0.3} | IDS
 MODERN |= {"cls_token_id": 2, "sep_token_id": 3}
 
+DEBERTA = BERT | {"relative_attention": True, "position_buckets": 8, "norm_rel_ebd": "layer_norm"}
+DEBERTA |= {"share_att_key": True, "pos_att_type": ["p2c", "c2p"], "pooler_hidden_size": 16, "conv_kernel_size": 3}
+
 # transformers' prefix of the family's classes -> its config and the models that are compared.
 FAMILIES = {
+    "Albert": (BERT | {"embedding_size": 8, "num_hidden_groups": 2}, ("ForPreTraining", "ForSequenceClassification")),
     "Bart": (BART, ("ForConditionalGeneration",)),
     "Bert": (BERT, ("ForMaskedLM", "ForSequenceClassification", "Model")),
     "CLIP": (CLIP, ("Model",)),
     "CLIPText": (TEXT, ("ModelWithProjection",)),
     "CLIPVision": (SIGHT, ("ModelWithProjection",)),
+    "BigBird": (
+        BERT | {"block_size": 1, "num_random_blocks": 1, "sep_token_id": 5},
+        ("ForMaskedLM", "ForQuestionAnswering", "ForSequenceClassification"),
+    ),
     "Camembert": (BERT, ("ForMaskedLM",)),
     "Data2VecText": (BERT, ("ForMaskedLM",)),
+    "DebertaV2": (DEBERTA, ("ForMaskedLM", "ForSequenceClassification")),
     "DeiT": (VIT, ("ForImageClassificationWithTeacher", "Model")),
     "DistilBert": (
         {"vocab_size": V, "n_layers": 2, "dim": 16, "n_heads": 4, "hidden_dim": 20, "max_position_embeddings": 24}
@@ -78,7 +87,19 @@ FAMILIES = {
     "GptOss": (GATED | WINDOWS | {"num_local_experts": 4, "num_experts_per_tok": 2}, ("ForCausalLM",)),
     "Granite": (GATED | {"attention_multiplier": 0.4}, ("ForCausalLM",)),
     "Gemma3Text": (GATED | WINDOWS | {"sliding_window_pattern": 2, "query_pre_attn_scalar": 4}, ("ForCausalLM",)),
+    "Gte": (BERT | {"type_vocab_size": 2}, ("ForMaskedLM", "ForSequenceClassification")),
+    "LED": (
+        {name: value for name, value in BART.items() if name != "max_position_embeddings"}
+        | {"max_encoder_position_embeddings": 24, "max_decoder_position_embeddings": 20, "attention_window": [4, 8]},
+        ("ForConditionalGeneration",),
+    ),
     "Llama": (GATED, ("ForCausalLM", "ForSequenceClassification")),
+    "LongT5": (
+        T5 | {"local_radius": 3, "global_block_size": 2, "encoder_attention_type": "transient-global"},
+        ("ForConditionalGeneration", "EncoderModel"),
+    ),
+    # Windows that divide the length of the inputs: transformers pads what it reports of global tokens to a multiple.
+    "Longformer": (BERT | {"attention_window": [4, 12]}, ("ForMaskedLM", "ForSequenceClassification")),
     "MPNet": (BERT, ("ForMaskedLM", "ForSequenceClassification")),
     "MT5": (T5, ("ForConditionalGeneration", "EncoderModel")),
     "Marian": (BART, ("MTModel",)),
@@ -102,24 +123,30 @@ FAMILIES = {
 }
 CLASSES = {"Gemma3Text": "Gemma3", "Marian": "Marian"}  # of the models, where it is not that of the config
 ROPE = ("GPTNeoX", "Gemma2", "Gemma3Text", "Granite", "Llama", "Mistral", "ModernBert", "Olmo2", "Phi", "Phi3", "Qwen2")
-ROPE += ("GptOss", "Mixtral", "NomicBert", "Qwen3", "Qwen3Moe", "SmolLM3", "Starcoder2")
+ROPE += ("GptOss", "Gte", "Mixtral", "NomicBert", "Qwen3", "Qwen3Moe", "SmolLM3", "Starcoder2")
 
 GONE = object()  # a field that is taken out
 ACTIVATIONS = ("relu", "silu", "gelu_new", "mish")
 NAMED = {
     "activation": ACTIVATIONS,
     "activation_function": ACTIVATIONS,
+    "attention_type": ("block_sparse", "original_full", "dense"),
     "attn_implementation": ("eager",),
     "classifier_activation": ACTIVATIONS,
+    "conv_act": ACTIVATIONS,
     "classifier_pooling": ("mean", "max"),
     "dense_act_fn": ACTIVATIONS,
     "dtype": ("float16",),
+    "encoder_attention_type": ("local", "transient-global"),
     "feed_forward_proj": ("silu", "gated-gelu", "gated-silu"),
     "hidden_act": ACTIVATIONS,
     "hidden_activation": ACTIVATIONS,
     "id2label": ({"0": "a", "1": "b"}, {"0": "a", "1": "b", "2": "c"}),
     "label2id": ({"a": 0, "b": 1},),
+    "norm_rel_ebd": ("none", "layer_norm|other", "batch_norm"),
     "pooler_act": ACTIVATIONS,
+    "pooler_hidden_act": ACTIVATIONS,
+    "pos_att_type": ("c2p", "P2C | c2p", ["p2c"], ["p2p", "c2p"], None),
     "problem_type": ("regression", "single_label_classification", "multi_label_classification"),
     "summary_activation": ("tanh", "relu"),
     "summary_type": ("last", "mean", "cls_index"),
@@ -255,7 +282,7 @@ def inputs_of(config):
         return {"input_ids": ids, "pixel_values": pixels}
     if kind == "whisper":
         return {"input_features": rng.standard_normal((2, 6, 16)).astype(np.float32), "decoder_input_ids": ids[:, :7]}
-    decoder = {"decoder_input_ids": ids[:, 3:10]} if kind in ("bart", "marian", "mt5", "t5") else {}
+    decoder = {"decoder_input_ids": ids[:, 3:10]} if kind in ("bart", "led", "longt5", "marian", "mt5", "t5") else {}
     return {"input_ids": ids} | decoder
 
 

@@ -1,5 +1,5 @@
-"""Live comparisons (marker `oracle`): T5, BART, Marian and Whisper with transformers' eager float32, and log-mel
-features. What they found once stands in golden/seq2seq for suites without torch."""
+"""Live comparisons (marker `oracle`): T5, LongT5, BART, Marian and Whisper with transformers' eager float32, and
+log-mel features. What they found once stands in golden/seq2seq for suites without torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 from seq2seq_models import (
     VOCAB,
+    long_inputs,
     make_bart,
+    make_led,
+    make_longt5,
     make_marian,
     make_mt5,
     make_t5,
@@ -48,10 +51,20 @@ MODELS = {
         {"relative_attention_num_buckets": 32, "relative_attention_max_distance": 128, "layer_norm_epsilon": 1e-3},
     ),
     "mt5": (make_mt5, {}),
+    "longt5": (make_longt5, {}),
+    "longt5-local": (make_longt5, {"encoder_attention_type": "local", "feed_forward_proj": "gated-gelu"}),
+    "longt5-wide": (make_longt5, {"local_radius": 30, "global_block_size": 7, "feed_forward_proj": "silu"}),
+    "longt5-single": (make_longt5, {"local_radius": 0, "global_block_size": 1, "num_decoder_layers": 1}),
+    "longt5-no-block": (
+        make_longt5,
+        {"local_radius": 6, "global_block_size": 24, "num_heads": 3, "tie_word_embeddings": False},
+    ),
     "bart": (make_bart, {}),
     "bart-scaled": (make_bart, {"scale_embedding": True, "activation_function": "relu", "encoder_layers": 2}),
     "bart-heads": (make_bart, {"d_model": 12, "encoder_attention_heads": 3, "decoder_attention_heads": 4}),
     "bart-settings": (make_bart, {"settings": {"forced_bos_token_id": 0, "min_length": 6, "repetition_penalty": 1.4}}),
+    "led": (make_led, {}),
+    "led-windows": (make_led, {"attention_window": [4, 8], "encoder_layers": 2, "activation_function": "relu"}),
     "marian": (make_marian, {"activation_function": "swish"}),
     "marian-scaled": (make_marian, {"scale_embedding": True, "encoder_layers": 2, "decoder_layers": 1}),
     "marian-two-languages": (make_marian, {"share_encoder_decoder_embeddings": False, "decoder_vocab_size": 21}),
@@ -71,8 +84,9 @@ def pair(request, tmp_path_factory):
     theirs = make(**options)
     folder = tmp_path_factory.mktemp("model")
     theirs.save_pretrained(folder)
-    inputs = speech_inputs() if request.param.startswith("whisper") else text_inputs()
-    return theirs, load_model(folder), inputs
+    special = {"whisper": speech_inputs, "longt5": long_inputs}
+    inputs = special.get(request.param.split("-")[0], text_inputs)
+    return theirs, load_model(folder), inputs()
 
 
 def tensors(torch, arrays):
@@ -218,6 +232,25 @@ def test_buckets_far_away(torch, buckets, distance):
     for both in (True, False):
         expected = T5Attention._relative_position_bucket(torch.from_numpy(distances), both, buckets, distance).numpy()
         assert np.array_equal(relative_position_bucket(distances, both, buckets, distance), expected)
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 16, 20, 100])
+@pytest.mark.parametrize("length", [1, 15, 16, 17, 5000])
+def test_block_ids_of_longt5(torch, length, size):
+    """Also where transformers' float32 rounds a column into another block, as for 100 in long rows."""
+    from transformers.models.longt5.modeling_longt5 import _make_global_fixed_block_ids
+
+    from transformer_fast.models.common.local_attention import block_ids
+
+    tokens = np.random.default_rng(length).random((5, length)) < 0.9
+    tokens[0], tokens[1, : length // 2], tokens[2, length // 3 :], tokens[3] = True, False, False, False
+    for mask in (tokens.astype(np.int64), tokens.astype(np.float32)):
+        ids, exists = _make_global_fixed_block_ids(torch.from_numpy(mask), size)
+        found = block_ids(tokens, size)
+        assert np.array_equal(found, ids.numpy())
+        # A row's side tokens are the first ones, and as many as its largest id says.
+        counts = np.minimum(found.max(axis=1) + 1, length // size)
+        assert np.array_equal(exists.numpy(), np.arange(length // size) < counts[:, None])
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,7 @@ def write(folder: Path, name: str, content) -> None:
 
 
 LANGUAGES = [f"<|{code}|>" for code in dict.fromkeys(WHISPER_LANGUAGES.values())]
+_BIG_BIRD = {"pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3, "user_defined_symbols": ["[CLS]", "[SEP]", "[MASK]"]}
 _ROBERTA = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 
 
@@ -184,6 +185,29 @@ KINDS = {
     "T5Tokenizer": ("t5", lambda f: train_spm(f, "spiece.model", "unigram", pad_id=0, eos_id=1, unk_id=2, bos_id=-1)),
     "XLMRobertaTokenizer": ("xlm-roberta", lambda f: train_spm(f, "sentencepiece.bpe.model", "unigram")),
     "CamembertTokenizer": ("camembert", lambda f: train_spm(f, "sentencepiece.bpe.model", "unigram")),
+    "BigBirdTokenizer": ("big_bird", lambda f: train_spm(f, "spiece.model", "unigram", **_BIG_BIRD)),
+    "AlbertTokenizer": (
+        "albert",
+        lambda f: train_spm(
+            f, "spiece.model", "unigram", pad_id=0, unk_id=1, bos_id=-1, eos_id=-1, control_symbols="[CLS],[SEP],[MASK]"
+        ),
+    ),
+    "DebertaV2Tokenizer": (
+        "deberta-v2",
+        lambda f: train_spm(
+            f,
+            "spm.model",
+            "unigram",
+            pad_id=0,
+            bos_id=1,
+            eos_id=2,
+            unk_id=3,
+            pad_piece="[PAD]",
+            bos_piece="[CLS]",
+            eos_piece="[SEP]",
+            unk_piece="[UNK]",
+        ),
+    ),
     "TokenizersBackend": (
         "mistral",
         lambda f: train_spm(f, "tokenizer.model", "bpe", byte_fallback=True, vocab_size=700),
@@ -234,6 +258,9 @@ SETTINGS: list[dict] = [
     {"language": "french", "task": "transcribe"},
     {"predict_timestamps": True},
     {"extra_ids": 10},
+    {"keep_accents": True},
+    {"split_by_punct": True, "do_lower_case": True},
+    {"unk_id": 4},
 ]
 DECODERS = [
     {"added_tokens_decoder": {"3000": ADDED}},

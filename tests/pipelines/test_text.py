@@ -15,7 +15,7 @@ from subprocesses import run_python
 from transformer_fast import pipelines
 from transformer_fast.files.errors import CheckpointError
 from transformer_fast.pipelines import SentenceEncoder
-from transformer_fast.pipelines import sentence_encoder as text
+from transformer_fast.pipelines import text_runs as text
 from transformer_fast.weights import find_minilm
 
 pytest.importorskip("safetensors")
@@ -185,7 +185,7 @@ FAMILIES = ["bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta
 @pytest.mark.parametrize("family", FAMILIES)
 def test_settings_named_after_a_family(tmp_path, family):
     from transformer_fast.files.folder import open_source
-    from transformer_fast.pipelines.sentence_settings import sentence_config
+    from transformer_fast.pipelines.sentence_inputs import sentence_config
 
     assert sentence_config(open_source(tmp_path)) == ("sentence_bert_config.json", {})
     name = f"sentence_{family}_config.json"
@@ -232,8 +232,13 @@ def test_similarity(tmp_path, encoder):
     with pytest.raises(ValueError, match=r"shapes \(3, 24\) and \(3, 23\)"):
         encoder.similarity(a, b[:, 1:])
     other = load(tmp_path / "other", config_sentence_transformers={"similarity_fn_name": "euclidean"})
-    with pytest.raises(NotImplementedError, match="similarity is 'euclidean'; supported: cosine, dot"):
-        other.similarity(a, b)
+    distances = np.linalg.norm(a[:, None].astype(np.float64) - b, axis=-1)
+    np.testing.assert_allclose(other.similarity(a, b), -distances, atol=1e-5)
+    np.testing.assert_allclose(other.similarity_pairwise(a, b), -np.diag(distances), atol=1e-5)
+    other.similarity_fn_name = "manhattan"
+    np.testing.assert_allclose(other.similarity_pairwise(a, b), -np.abs(a - b).sum(axis=1), atol=1e-5)
+    with pytest.raises(ValueError, match="similarity_fn_name is 'maxsim'; needed: one of cosine, dot"):
+        other.similarity_fn_name = "maxsim"
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -243,14 +248,14 @@ def test_similarity(tmp_path, encoder):
 @pytest.mark.parametrize(
     "sentences, message",
     [
-        (["a", None], r"sentences\[1\] is a NoneType; needed: a string"),
-        (["a", "b", b"c"], r"sentences\[2\] is a bytes"),
-        ([["a"]], r"sentences\[0\] is a list"),
-        ([float("nan")], r"sentences\[0\] is a float"),
-        (b"abc", "sentences is a bytes"),
-        (None, "sentences is a NoneType"),
-        ({"a": 1}, "sentences is a dict"),
-        (3, "sentences is a int"),
+        (["a", None], r"inputs\[1\] is a NoneType; needed: a string"),
+        (["a", "b", b"c"], r"inputs\[2\] is a bytes"),
+        ([["a"]], r"inputs\[0\] is a list"),
+        ([float("nan")], r"inputs\[0\] is a float"),
+        (b"abc", "inputs is a bytes"),
+        (None, "inputs is a NoneType"),
+        ({"a": 1}, "inputs is a dict"),
+        (3, "inputs is a int"),
     ],
 )
 def test_sentences_that_are_none(encoder, sentences, message):
@@ -358,7 +363,8 @@ def modules(*kinds, **changes):
             r"modules\.json: the modules are Transformer, Pooling, LSTM",
         ),
         ({"modules": modules("Transformer")}, r"modules\.json: the modules are Transformer; supported"),
-        ({"modules": modules("Router", "Pooling")}, r"modules\.json: the modules are Router"),
+        ({"modules": modules("Pooling", "Transformer")}, r"modules\.json: the modules are Pooling, Transformer; supp"),
+        ({"modules": modules("Router", "Router")}, r"modules\.json: has 2 Routers"),
         ({"modules": []}, r"modules\.json: the modules are none"),
         ({"modules": [1]}, r"modules\.json: needed: a list of objects"),
         ({"modules": {}}, r"modules\.json: needed: a list of objects"),

@@ -13,6 +13,7 @@ from subprocesses import run_python
 
 from transformer_fast import functional
 from transformer_fast.pipelines import sentence_encoder as text
+from transformer_fast.pipelines import text_runs
 
 pytest.importorskip("safetensors")
 pytest.importorskip("tokenizers")
@@ -24,7 +25,7 @@ PATIENCE = 20.0  # seconds; what should come comes at once
 @pytest.fixture
 def encoder(tmp_path, monkeypatch):
     """Every batch of two texts is a run of its own."""
-    monkeypatch.setattr(text, "_ENOUGH_TOKENS", 1)
+    monkeypatch.setattr(text_runs, "_ENOUGH_TOKENS", 1)
     return text.SentenceEncoder.from_pretrained(write_sentence_model(tmp_path / "model"))
 
 
@@ -33,14 +34,14 @@ def calls(encoder, monkeypatch):
     """The thread of each tokenised batch, and an event for each number of them."""
     made = [threading.Event() for _ in range(12)]
     threads: list[threading.Thread] = []
-    tokens = encoder._tokens
+    tokens = encoder._routes.first().tokens
 
     def recorded(texts):
         threads.append(threading.current_thread())
         made[len(threads) - 1].set()
         return tokens(texts)
 
-    monkeypatch.setattr(encoder, "_tokens", recorded)
+    monkeypatch.setattr(encoder._routes.first(), "tokens", recorded)
     return threads, made
 
 
@@ -96,7 +97,7 @@ def test_a_stream_that_is_left_leaves_no_thread(encoder, calls, monkeypatch, num
     """Left between two runs of one window, while the next batch is being tokenised."""
     threads, _ = calls
     left = threading.Event()
-    tokens = encoder._tokens
+    tokens = encoder._routes.first().tokens
 
     def held(texts):
         found = tokens(texts)
@@ -104,7 +105,7 @@ def test_a_stream_that_is_left_leaves_no_thread(encoder, calls, monkeypatch, num
             left.wait(PATIENCE)
         return found
 
-    monkeypatch.setattr(encoder, "_tokens", held)
+    monkeypatch.setattr(encoder._routes.first(), "tokens", held)
     runs = encoder._runs(TEXTS, encoder._job(None, None, 2, "sentence_embedding", False, None))
     next(runs)
     assert number == 1 or threads[0].is_alive()
@@ -130,7 +131,7 @@ def test_runs_are_as_large_as_the_callers_threads_want(encoder, monkeypatch):
         asked.append(threading.current_thread())
         return 2
 
-    monkeypatch.setattr(text.F, "get_num_threads", get_num_threads)
+    monkeypatch.setattr(text_runs.F, "get_num_threads", get_num_threads)
     encoder.encode(TEXTS, batch_size=2)
     assert set(asked) == {here}
 
@@ -141,7 +142,7 @@ def test_an_error_keeps_no_texts(encoder, monkeypatch, number):
     class Text(str):
         pass
 
-    monkeypatch.setattr(encoder, "_tokens", lambda texts: 1 / 0)
+    monkeypatch.setattr(encoder._routes.first(), "tokens", lambda texts: 1 / 0)
     texts = [Text("dog") for _ in range(20)]
     kept = weakref.ref(texts[0])
     gc.disable()
@@ -158,9 +159,9 @@ ENDING = """
     import atexit, sys, threading, time
     import numpy as np
     from transformer_fast import functional
-    from transformer_fast.pipelines import sentence_encoder as text
+    from transformer_fast.pipelines import sentence_encoder as text, text_runs
     functional.set_num_threads(2)
-    text._ENOUGH_TOKENS = 1
+    text_runs._ENOUGH_TOKENS = 1
     encoder = text.SentenceEncoder.from_pretrained(sys.argv[1])
     texts = ["the cat sat on the mat.", "dog", "a"] * 20
     expected = encoder.encode(texts)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from model_folders import SENTENCES, WORDS, write_sentence_model
 
-from transformer_fast.pipelines import SentenceEncoder
+from transformer_fast.pipelines import SentenceEncoder, text_runs
 from transformer_fast.pipelines import sentence_encoder as text
 
 pytest.importorskip("safetensors")
@@ -32,7 +32,7 @@ def encoder(folder):
 @pytest.fixture
 def runs(encoder, monkeypatch):
     """The number of texts and of tokens of each call of the model; one thread."""
-    monkeypatch.setattr(text.F, "get_num_threads", lambda: 1)
+    monkeypatch.setattr(text_runs.F, "get_num_threads", lambda: 1)
     found = []
     encode_packed = encoder.model.encode_packed
 
@@ -48,18 +48,18 @@ def test_batches_run_together_until_they_hold_enough_tokens(encoder, runs, monke
     encoder.encode(["dog"] * 1000, batch_size=8)  # 3 tokens a text, 24 a batch: 43 batches make 1,032
     assert runs == [(344, 1032), (344, 1032), (312, 936)]
     runs.clear()
-    monkeypatch.setattr(text.F, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(text_runs.F, "get_num_threads", lambda: 2)
     encoder.encode(["dog"] * 1000, batch_size=8)
     assert runs == [(688, 2064), (312, 936)], "each thread has enough"
     runs.clear()
-    monkeypatch.setattr(text.F, "get_num_threads", lambda: 1)
+    monkeypatch.setattr(text_runs.F, "get_num_threads", lambda: 1)
     encoder.encode(["the cat sat on the mat " * 5] * 120, batch_size=60)  # 20 tokens a text: a batch holds enough
     assert runs == [(60, 1200)] * 2
 
 
 def test_runs_hold_at_most_so_many_tokens(encoder, runs, monkeypatch):
-    monkeypatch.setattr(text, "_ENOUGH_TOKENS", 50)
-    monkeypatch.setattr(text, "_MOST_TOKENS", 70)
+    monkeypatch.setattr(text_runs, "_ENOUGH_TOKENS", 50)
+    monkeypatch.setattr(text_runs, "_MOST_TOKENS", 70)
     texts = ["the cat sat on the mat " * 5] * 5 + ["dog"] * 30  # 5 of 20 tokens, 30 of 3
     embeddings = encoder.encode(texts, batch_size=2)
     # Batches of 20 + 20, 20 + 20, 20 + 3, 3 + 3, ... tokens: cut before the text that would be too much, which goes on
@@ -68,7 +68,7 @@ def test_runs_hold_at_most_so_many_tokens(encoder, runs, monkeypatch):
     runs.clear()
     assert np.array_equal(encoder.encode(texts, batch_size=1000), embeddings)
     assert max(tokens for _, tokens in runs) <= 70, "one large batch runs in parts"
-    monkeypatch.setattr(text, "_MOST_TOKENS", 1)
+    monkeypatch.setattr(text_runs, "_MOST_TOKENS", 1)
     runs.clear()
     assert np.array_equal(encoder.encode(texts), embeddings)
     assert {count for count, _ in runs} == {1}, "a text alone may hold more"
@@ -152,7 +152,7 @@ def test_errors_of_a_stream(encoder, monkeypatch):
         with pytest.raises(ValueError, match=next(iter(options))):
             encoder.encode_stream(["a"], **options)  # by the call, not by the first result
     for wrong in (b"abc", None, {"a": 1}, 3):
-        with pytest.raises(TypeError, match=f"sentences is a {type(wrong).__name__}"):
+        with pytest.raises(TypeError, match=f"inputs is a {type(wrong).__name__}"):
             encoder.encode_stream(wrong)
     monkeypatch.setattr(text, "_WINDOW", 2)
 
@@ -163,7 +163,7 @@ def test_errors_of_a_stream(encoder, monkeypatch):
                 count += 1
         return count
 
-    assert results_before(["a", "b", "c", None], TypeError, r"sentences\[3\] is a NoneType; needed: a string") == 2
+    assert results_before(["a", "b", "c", None], TypeError, r"inputs\[3\] is a NoneType; needed: a string") == 2
     assert results_before(["a", "b", "c", "d\ud800"], ValueError, "lone surrogate") == 2
 
     def broken():
@@ -174,7 +174,7 @@ def test_errors_of_a_stream(encoder, monkeypatch):
 
 
 def test_interrupt_stops_a_stream_within_one_run(encoder, runs, monkeypatch):
-    monkeypatch.setattr(text, "_ENOUGH_TOKENS", 1)
+    monkeypatch.setattr(text_runs, "_ENOUGH_TOKENS", 1)
     noted = encoder.model.encode_packed
 
     def interrupted(*args):

@@ -71,6 +71,20 @@ def classifier(folder):
     return lambda: calls(pipelines.TextClassifier.from_pretrained(made))
 
 
+def pairs(folder):
+    made = write_head(folder, "SequenceClassification", 1)
+
+    def calls(encoder):
+        return [
+            lambda: encoder.predict(list(zip(TEXTS, LONG, strict=True)), batch_size=2),
+            lambda: encoder.predict((TEXTS[0], TEXTS[1]), activation_fn="Identity", prompt="the cat "),
+            lambda: encoder.rank(TEXTS[0], LONG, top_k=3),
+            lambda: error(lambda: encoder.predict([("a", "b")], prompt_name="dogs")),
+        ]
+
+    return lambda: calls(pipelines.CrossEncoder.from_pretrained(made))
+
+
 def tagger(folder):
     made = write_head(folder, "TokenClassification")
 
@@ -193,6 +207,7 @@ def error(call) -> str:
 KINDS = [
     sentences,
     classifier,
+    pairs,
     tagger,
     answerer,
     masks,

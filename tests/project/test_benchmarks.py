@@ -360,6 +360,12 @@ TINY = {
         "ViTConfig",
         {"hidden_size": 8, "num_hidden_layers": 1, "intermediate_size": 12, "num_attention_heads": 2},
     ),
+    "big_bird": (
+        "BigBirdModel",
+        "BigBirdConfig",
+        {"vocab_size": 1100, "hidden_size": 8, "num_hidden_layers": 1, "intermediate_size": 12}
+        | {"num_attention_heads": 2, "max_position_embeddings": 32, "block_size": 2, "num_random_blocks": 1},
+    ),
     "whisper": (
         "WhisperModel",
         "WhisperConfig",
@@ -384,6 +390,7 @@ def test_peers_of_families_agree(load, tmp_path):
         wire.GenerateCase("beams", "t5", 2, 5, 4, beams=3),
         wire.FeaturesCase("pictures", "vit", (2, 3, 224, 224)),
         wire.FeaturesCase("sound", "whisper", (1, 80, 3000)),
+        wire.ModelCase("long text", "big_bird", 2, 20),
         *(wire.ModuleCase(case.name, case.module, case.width, 2, 6) for case, _ in families._MODULES),
     ]
     found = {}

@@ -42,8 +42,8 @@ PYTHON_ROOMS = {
     "accuracy": {"accuracy", "pipelines", "models", "nn", "functional", "files"},
     "bench": {"functional", "timing"},
     "visualize": {"visualize"},
-    "pipelines": {"pipelines", "models", "nn", "functional", "files"},
-    "models": {"models", "generation", "nn", "functional", "files"},
+    "pipelines": {"pipelines", "models", "nn", "functional", "files", "util"},
+    "models": {"models", "generation", "nn", "functional", "files", "masks"},
     "generation": {"generation", "files", "functional"},
     "integrations": {"integrations", "nn", "functional"},
     "files": {"files"},
@@ -57,7 +57,8 @@ PYTHON_ROOMS = {
     "vision": {"files"},
     "tokenization": {"files"},
     "passages": {"files"},
-    "__init__": {"functional", "generation", "masks", "models", "nn", "pipelines", "visualize"},
+    "util": {"util", "functional"},
+    "__init__": {"functional", "generation", "masks", "models", "nn", "pipelines", "util", "visualize"},
 }
 # Imported by one room alone, whose files are imported by nobody else.
 FOREIGN_ROOM = "integrations"

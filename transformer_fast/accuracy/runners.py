@@ -32,7 +32,7 @@ from transformer_fast.models.common.decoder import CausalLM
 from transformer_fast.models.common.heads import ForMaskedLM, ForTokenClassification
 from transformer_fast.pipelines import SentenceEncoder, TextClassifier
 from transformer_fast.pipelines.labels import scores
-from transformer_fast.pipelines.sentence_settings import read_settings
+from transformer_fast.pipelines.sentence_settings import transformer_source
 from transformer_fast.pipelines.texts import TextPipeline
 
 # Scores of words that are in memory together, 64 MB: vocabularies have up to 260,000.
@@ -93,7 +93,7 @@ class SentenceRunner(Runner):
 
     @classmethod
     def model_source(cls, source: ModelSource) -> ModelSource:
-        return read_settings(source)[0]
+        return transformer_source(source)
 
     def collector(self) -> EmbeddingCollector:
         return EmbeddingCollector()

@@ -76,11 +76,11 @@ def _quantize(source: Path, target: Path, compute_type: dict[str, str]) -> tuple
     """Writes the folder; the bytes of the model's weights before and after."""
     from transformer_fast.files.folder import Folder, open_source
     from transformer_fast.models import load_model
-    from transformer_fast.pipelines.sentence_settings import read_settings
+    from transformer_fast.pipelines.sentence_settings import transformer_source
 
     own = source  # a sentence encoder's model may stand in a folder of its own
     if (source / "modules.json").exists():
-        model_source = read_settings(open_source(source))[0]
+        model_source = transformer_source(open_source(source))
         own = model_source.path if isinstance(model_source, Folder) else source
     place = target / own.relative_to(source)
     _copy_others(source, target, own)

@@ -1,9 +1,10 @@
 """The ops of the library: NumPy arrays in, NumPy arrays out.
 
 Called by users and by transformer_fast.nn. Here stand checks, defaults and docstrings; what is computed stands in
-csrc/, and transformer_fast.reference says the same in plain NumPy. One file a family: attention, linear, encoder,
-decoder, recurrent, rows (norm, softmax, activations), rotary, copies (embedding, heads), settings (threads, instruction
-set, the machine); arrays.py is what their checks share. A new op goes into its family's file and is named below.
+csrc/, and transformer_fast.reference says the same in plain NumPy. One file a family:
+attention, paged (attention over pages), linear, encoder, decoder, recurrent, rows (norm, softmax, activations), rotary,
+copies (embedding, heads), settings (threads, instruction set, the machine); arrays.py is what their checks share. A new
+op goes into its family's file and is named below.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from transformer_fast.functional.encoder import Encoder, EncoderLayer
 from transformer_fast.functional.integer_weight import IntegerWeight
 from transformer_fast.functional.key_ranges import KeyRanges
 from transformer_fast.functional.linear import PackedWeight, linear, matmul, pack_weight
+from transformer_fast.functional.paged import paged_attention
 from transformer_fast.functional.recurrent import gru, lstm
 from transformer_fast.functional.rotary import rotary_embedding
 from transformer_fast.functional.rows import gelu, layer_norm, quick_gelu, relu, rms_norm, silu, softmax, tanh
@@ -65,6 +67,7 @@ __all__ = [
     "measure_streaming_read",
     "merge_attention",
     "pack_weight",
+    "paged_attention",
     "quick_gelu",
     "relu",
     "release_workspace",

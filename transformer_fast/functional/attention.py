@@ -14,6 +14,7 @@ from transformer_fast import _core, reference
 from transformer_fast.functional import arrays
 from transformer_fast.functional import attention_checks as checks
 from transformer_fast.functional.linear import linear
+from transformer_fast.functional.sparse_weights import SparseWeights, all_keys
 
 # The options that torch does not have, by name alone.
 _OPTIONS = {
@@ -34,6 +35,8 @@ _OPTIONS = {
 
 
 _BOTH_SIDES = (-1, -1)  # no window
+# The dense form of sparse weights, of which reference.py makes them.
+_DENSE_WEIGHTS = {"sparse": "heads", "sparse-mean": "mean"}
 
 
 class _Call(_core.AttentionCall):
@@ -43,7 +46,7 @@ class _Call(_core.AttentionCall):
     attribute.
     """
 
-    __slots__ = ("dtype", "lead", "operands", "result")
+    __slots__ = ("dtype", "lead", "matrices", "operands", "ranges", "result")
 
     def __init__(
         self,
@@ -87,8 +90,10 @@ class _Call(_core.AttentionCall):
         self.scale = checks.check_numbers(dropout_p, softcap, scale, D)
         if softcap:
             self.softcap = softcap
-        if return_weights is not False and return_weights not in (False, "mean", "heads"):
-            raise ValueError(f'return_weights is {return_weights!r}; needed: False, "mean" or "heads"')
+        if return_weights is not False and return_weights not in (False, "mean", "heads", "sparse", "sparse-mean"):
+            raise ValueError(
+                f'return_weights is {return_weights!r}; needed: False, "mean", "heads", "sparse" or "sparse-mean"'
+            )
         shape = (*self.lead, H, Lq, Dv)
         if out is None:
             self.result = result = np.empty(shape, dtype)
@@ -113,9 +118,12 @@ class _Call(_core.AttentionCall):
         self.set_operands(flat_query, flat_key, flat_value, flat)
         if return_lse:
             self.lse = np.empty((B, H, Lq), np.float32)
+        sparse = False
         if return_weights:
-            self.weights_mean = return_weights == "mean"
-            self.weights = np.zeros((B, 1 if self.weights_mean else H, Lq, Lk), np.float32)
+            sparse = return_weights in _DENSE_WEIGHTS
+            self.weights_mean = return_weights in ("mean", "sparse-mean")
+            if not sparse:
+                self.weights = np.zeros((B, 1 if self.weights_mean else H, Lq, Lk), np.float32)
         if is_causal or window is not _BOTH_SIDES:
             self.left, self.right = checks.bounds(window, is_causal)
         if kv_lengths is not None:
@@ -130,8 +138,22 @@ class _Call(_core.AttentionCall):
             self.alibi_slopes = arrays.vector(alibi_slopes, "alibi_slopes", H)
         if sinks is not None:
             self.sinks = arrays.vector(sinks, "sinks", H)
-        if mask is not None:
-            self.key_ranges = checks.ranges(mask, B, H, Lq, Lk)
+        if mask is not None or sparse:
+            self.ranges = all_keys(Lq, Lk) if mask is None else checks.key_ranges(mask, B, H, Lq, Lk)
+            self.key_ranges = checks.ranges(self.ranges, B, H)
+        if sparse:
+            self.matrices = found = SparseWeights(
+                self.ranges,
+                B,
+                H,
+                self.left,
+                self.right,
+                self.causal_offset,
+                self.kv_lengths,
+                self.weights_mean,
+                np.float64 if q_dtype == checks.FLOAT64 else np.float32,
+            )
+            self.weights, self.sparse_weights = found.data, found.places
 
     def finish(self, out):
         if out is None and self.weights is None and self.lse is None:
@@ -139,7 +161,9 @@ class _Call(_core.AttentionCall):
         if self.out is not self.result and not np.may_share_memory(self.out, self.result):
             self.result[...] = self.out.reshape(self.result.shape)
         results = [arrays.finish(out, self.result)]
-        if self.weights is not None:
+        if self.sparse_weights is not None:
+            results.append(self.matrices.matrices(self.lead))
+        elif self.weights is not None:
             weights = self.weights[:, 0] if self.weights_mean else self.weights
             results.append(weights.reshape(self.lead + weights.shape[1:]).astype(self.dtype, copy=False))
         if self.lse is not None:
@@ -191,7 +215,10 @@ def scaled_dot_product_attention(
     key_scale, value_scale: of int8 key and value alone, (..., Hkv, Lk) float32: a row is integers times its scale.
     mask: a structure of `transformer_fast.masks`, or the `KeyRanges` of one: which keys each query sees, as ranges, so
     that the others cost nothing; it joins causality, window and kv_lengths. B and H are those of the call, or 1.
-    return_weights: "mean" (..., Lq, Lk) over heads or "heads" (..., H, Lq, Lk).
+    return_weights: "mean" (..., Lq, Lk) over heads or "heads" (..., H, Lq, Lk). "sparse": an array (..., H) of
+    scipy.sparse.csr_array (Lq, Lk), float32 (float64 of float64), which stores the pairs that mask, causality, window
+    and kv_lengths show, also where attn_mask hides one; "sparse-mean": (...) of them, with what any head shows. Their
+    indices and indptr are shared and read-only; copy() a matrix to change which places it has.
     return_lse: log of the denominator, (..., H, Lq), float32.
     out: an array of the result's shape and type, any strides, no overlap with an input.
 
@@ -255,7 +282,7 @@ def scaled_dot_product_attention(
     if call.q_dtype == checks.FLOAT64:
         results = reference.scaled_dot_product_attention(
             *call.operands[2:],
-            checks.with_ranges(attn_mask, mask, call.lead, *call.operands[2:4]),
+            checks.with_ranges(attn_mask, None if mask is None else call.ranges, call.lead),
             dropout_p,
             is_causal,
             scale,
@@ -267,9 +294,12 @@ def scaled_dot_product_attention(
             relative_bias=relative_bias,
             alibi_slopes=alibi_slopes,
             sinks=sinks,
-            return_weights=return_weights,
+            return_weights=_DENSE_WEIGHTS.get(return_weights, return_weights),
             return_lse=return_lse,
         )
+        if return_weights in _DENSE_WEIGHTS:
+            call.matrices.take(results[1])
+            results = (results[0], call.matrices.matrices(call.lead), *results[2:])
         if out is None:
             return results
         out[...] = results[0] if isinstance(results, tuple) else results

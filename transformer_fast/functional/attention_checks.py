@@ -222,7 +222,8 @@ def mask(attn_mask, lead: tuple[int, ...], shape: tuple[int, int, int]) -> np.nd
     return values.reshape(math.prod(lead), *shape)
 
 
-def _key_ranges(mask, Lq: int, Lk: int) -> KeyRanges:
+def key_ranges(mask, B: int, H: int, Lq: int, Lk: int) -> KeyRanges:
+    """A structure, compiled where it is not."""
     if not isinstance(mask, KeyRanges):
         if not hasattr(mask, "ranges"):
             raise TypeError(
@@ -230,14 +231,13 @@ def _key_ranges(mask, Lq: int, Lk: int) -> KeyRanges:
                 "(a dense array is attn_mask)"
             )
         mask = mask.ranges(Lq, Lk)
+    if mask.shape[2:] != (Lq, Lk) or mask.shape[0] not in (1, B) or mask.shape[1] not in (1, H):
+        raise ValueError(f"mask has shape {mask.shape}; needed: ({B} or 1, {H} or 1, {Lq}, {Lk})")
     return mask
 
 
-def ranges(mask, B: int, H: int, Lq: int, Lk: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+def ranges(found: KeyRanges, B: int, H: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
     """What AttentionCall.key_ranges takes; visible pairs are those of all B and H."""
-    found = _key_ranges(mask, Lq, Lk)
-    if found.shape[2:] != (Lq, Lk) or found.shape[0] not in (1, B) or found.shape[1] not in (1, H):
-        raise ValueError(f"mask has shape {found.shape}; needed: ({B} or 1, {H} or 1, {Lq}, {Lk})")
     copies = (B / found.shape[0] if found.shape[0] else 0) * (H / found.shape[1] if found.shape[1] else 0)
     return found.list_of_row, found.begin, found.bounds, found.visible * copies
 
@@ -271,11 +271,11 @@ def with_packed_ranges(attn_mask, mask, starts_q: np.ndarray, Mk: int):
     return _both(attn_mask, seen)
 
 
-def with_ranges(attn_mask, mask, lead: tuple[int, ...], query: np.ndarray, key: np.ndarray):
+def with_ranges(attn_mask, mask: KeyRanges | None, lead: tuple[int, ...]):
     """attn_mask and the structure together, as a dense array: what reference.py takes."""
     if mask is None:
         return attn_mask
-    seen = _key_ranges(mask, query.shape[-2], key.shape[-2]).dense()
+    seen = mask.dense()
     return _both(attn_mask, seen[0] if len(seen) == 1 else seen.reshape(*lead, *seen.shape[1:]))
 
 

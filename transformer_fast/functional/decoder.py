@@ -28,7 +28,8 @@ class CacheArrays(NamedTuple):
 
     dtype: its code in the engine. keys, values: of each layer, the address of an array (B, Hkv, capacity, D). scales:
     likewise for int8, else None. lengths (B,): positions stored so far. kept (B,): how many of a row's new positions
-    are stored, the last ones; there is room for them.
+    are stored, the last ones; there is room for them. With table (B, n) int32, a row's pages, the arrays are
+    (pages, Hkv, capacity, D), and capacity is that of a page; shared (B,), or None: as shared_keys of paged_attention.
 
     Example:
         >>> from transformer_fast.nn.cache import StackCache
@@ -44,6 +45,8 @@ class CacheArrays(NamedTuple):
     value_scales: np.ndarray | None
     lengths: np.ndarray
     kept: np.ndarray
+    table: np.ndarray | None = None
+    shared: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

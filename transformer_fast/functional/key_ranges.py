@@ -8,6 +8,7 @@ without the constructor (`KeyRanges.trusted`) has to hold to the same rules.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -134,6 +135,44 @@ class KeyRanges:
         begin = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(np.bincount(of, minlength=len(rows)) // 2, out=begin[1:])
         return cls.trusted(list_of_row.reshape(shape), begin, at.astype(np.int32).reshape(-1, 2), Lk)
+
+    @classmethod
+    def packed(cls, sequences: Sequence[KeyRanges]) -> KeyRanges:
+        """Of packed sequences, from those of each, all of shape (1, 1, Lq, Lk): what `varlen_attention` takes.
+
+        Raises:
+            ValueError: an object has several batch entries or heads.
+
+        Example:
+            >>> one, two = (F.KeyRanges.from_dense(np.tri(n, dtype=bool)) for n in (1, 2))
+            >>> F.KeyRanges.packed([one, two]).dense()[0, 0].astype(int)  # the keys count within each sequence
+            array([[1, 0],
+                   [1, 0],
+                   [1, 1]])
+        """
+        for b, one in enumerate(sequences):
+            if one.shape[:2] != (1, 1):
+                raise ValueError(f"sequences[{b}] has shape {one.shape}; needed: (1, 1, Lq, Lk)")
+        lists = np.cumsum([0, *(one.n_lists for one in sequences)])
+        ranges = np.cumsum([0, *(one.n_ranges for one in sequences)])
+        rows = [one.list_of_row[0, 0] + first for one, first in zip(sequences, lists, strict=False)]
+        begin = [one.begin[:-1] + first for one, first in zip(sequences, ranges, strict=False)]
+        return cls.trusted(
+            np.concatenate([np.zeros(0, np.int32), *rows]).astype(np.int32)[None, None],
+            np.concatenate([*begin, ranges[-1:]]),
+            np.concatenate([np.zeros((0, 2), np.int32), *(one.bounds for one in sequences)]),
+            max((one.Lk for one in sequences), default=0),
+        )
+
+    def of_rows(self, rows: np.ndarray | slice) -> KeyRanges:
+        """What these query rows see: integers (n,), or a slice of n rows -> shape (B, H, n, Lk).
+
+        Example:
+            >>> F.KeyRanges.from_dense(np.tri(3, dtype=bool)).of_rows(np.array([2, 0])).dense()[0, 0].astype(int)
+            array([[1, 1, 1],
+                   [1, 0, 0]])
+        """
+        return self.trusted(np.ascontiguousarray(self.list_of_row[:, :, rows]), self.begin, self.bounds, self.Lk)
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"{name} cannot be set: KeyRanges is immutable")

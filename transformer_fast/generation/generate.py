@@ -167,6 +167,10 @@ def generate(
     Further arguments go to the model:
     kv_cache_dtype: "float32", "bfloat16", "float16" or "int8", how keys and values are kept between tokens; those of an
     encoder's states, too.
+    kv_page_size, of decoders: keys and values are kept in pages of so many tokens, a multiple of 16 (64 is a good one):
+    rows that continue one prompt (num_return_sequences, beams) hold it once and read it once, and pages are copied
+    only when rows part. Layers with a sliding window keep theirs in one piece. It rounds in another order where rows
+    share.
     past_key_values, of decoders: a past of the first columns of input_ids, which are not computed again (without beams
     and padding). It is changed in place, and then holds all ids of the result but the last.
 

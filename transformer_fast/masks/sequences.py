@@ -136,16 +136,19 @@ class Tree(Structure):
         node = arguments.part(np.arange(len(parents)), first, Lq, "parents", "query")
         if Lk > past + len(parents):
             raise ValueError(f"parents has {len(parents)} nodes and past is {past}; needed: {Lk} keys, as Lk says")
-        # Where a node follows its parent at once, both and all between are one range: `top` is the first of them.
+        # Where each node follows its parent at once, or each precedes it, a node and the ancestors so reached are one
+        # range, from `top` to `bottom`; one of these is the node, the other one the `farthest` ancestor.
         nodes = np.arange(len(parents))
         top = np.maximum.accumulate(np.where(parents == nodes - 1, 0, nodes))
+        bottom = np.minimum.accumulate(np.where(parents == nodes + 1, len(parents), nodes)[::-1])[::-1]
+        farthest = np.where(top < nodes, top, bottom)
         row = np.arange(Lq)
         of, low, high = [row], [np.zeros(Lq, np.int64)], [np.full(Lq, past)]
         while len(row):
             of.append(row)
             low.append(top[node] + past)
-            high.append(node + (past + 1))
-            node = parents[top[node]]
+            high.append(bottom[node] + (past + 1))
+            node = parents[farthest[node]]
             row, node = row[node >= 0], node[node >= 0]
         ends = (np.concatenate(x) for x in (of, low, high))
         return of_ranges(np.arange(Lq), Lq, *ends, Lk)

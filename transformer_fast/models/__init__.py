@@ -37,11 +37,17 @@ def _named(*names: str) -> dict[str, str]:
     return {name: name for name in names}
 
 
+# GTE's classes in the code that its folders came with -> ours, which have transformers' names.
+_GTE = {f"NewFor{task}": f"GteFor{task}" for task in ("MaskedLM", "SequenceClassification", "TokenClassification")}
+_GTE |= _named(*_GTE.values())
+
 # model_type in config.json -> file in models/, {name in its "architectures": class}, class without a head, which is
 # taken for architectures that are not listed.
 _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
+    "albert": ("albert", _heads("Albert", "MultipleChoice", "PreTraining"), "AlbertModel"),
     "bart": ("bart", {"BartForConditionalGeneration": "BartForConditionalGeneration"}, "BartModel"),
     "bert": ("bert", _heads("Bert", "MultipleChoice", "NextSentencePrediction", "PreTraining"), "BertModel"),
+    "big_bird": ("big_bird", _heads("BigBird", "MultipleChoice", "PreTraining"), "BigBirdModel"),
     "camembert": ("roberta", _heads("Camembert", "MultipleChoice"), "CamembertModel"),
     "clip": (
         "clip",
@@ -51,6 +57,7 @@ _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
     "clip_text_model": ("clip", _named("CLIPTextModelWithProjection"), "CLIPTextModel"),
     "clip_vision_model": ("clip", _named("CLIPVisionModelWithProjection"), "CLIPVisionModel"),
     "data2vec-text": ("roberta", _heads("Data2VecText", "MultipleChoice"), "Data2VecTextModel"),
+    "deberta-v2": ("deberta_v2", _heads("DebertaV2", "MultipleChoice"), "DebertaV2Model"),
     "deit": ("vit", _named("DeiTForImageClassification", "DeiTForImageClassificationWithTeacher"), "DeiTModel"),
     "distilbert": ("distilbert", _heads("DistilBert", "MultipleChoice"), "DistilBertModel"),
     "electra": ("electra", _heads("Electra", "MultipleChoice", "PreTraining"), "ElectraModel"),
@@ -61,13 +68,18 @@ _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
     "gptj": ("gptj", _decoder_heads("GPTJForCausalLM", "GPTJ"), "GPTJModel"),
     "gpt_oss": ("gpt_oss", _decoder_heads("GptOssForCausalLM", "GptOss"), "GptOssModel"),
     "granite": ("granite", _named("GraniteForCausalLM"), "GraniteModel"),
+    "gte": ("gte", _GTE, "GteModel"),
+    "led": ("led", _named("LEDForConditionalGeneration"), "LEDModel"),
     "llama": ("llama", _decoder_heads("LlamaForCausalLM", "Llama"), "LlamaModel"),
+    "longformer": ("longformer", _heads("Longformer", "MultipleChoice"), "LongformerModel"),
+    "longt5": ("longt5", _named("LongT5ForConditionalGeneration", "LongT5EncoderModel"), "LongT5Model"),
     "marian": ("marian", {"MarianMTModel": "MarianMTModel"}, "MarianModel"),
     "mistral": ("mistral", _decoder_heads("MistralForCausalLM", "Mistral"), "MistralModel"),
     "mixtral": ("mixtral", _decoder_heads("MixtralForCausalLM", "Mixtral"), "MixtralModel"),
     "modernbert": ("modernbert", _heads("ModernBert"), "ModernBertModel"),
     "mpnet": ("mpnet", _heads("MPNet", "MultipleChoice"), "MPNetModel"),
     "mt5": ("t5", _named("MT5ForConditionalGeneration", "MT5EncoderModel"), "MT5Model"),
+    "new": ("gte", _GTE, "GteModel"),
     "nomic_bert": (
         "nomic_bert",
         _named("NomicBertForMaskedLM", "NomicBertForSequenceClassification", "NomicBertForTokenClassification")
@@ -89,11 +101,20 @@ _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
     "xlm-roberta": ("roberta", _heads("XLMRoberta", "MultipleChoice"), "XLMRobertaModel"),
 }
 
+# Families whose model_type is another's: (model_type, field, value) in config.json -> as above.
+_VARIANTS: dict[tuple[str, str, str], tuple[str, dict[str, str], str]] = {
+    ("bert", "position_embedding_type", "alibi"): ("jina_bert", _heads("JinaBert", "MultipleChoice"), "JinaBertModel"),
+}
+
 # Of the classes above, those that are a part of a family's model and have no head: head=False takes them as well.
-_PARTS = ("CLIPTextModel", "CLIPVisionModel", "MT5EncoderModel", "T5EncoderModel")
+_PARTS = ("CLIPTextModel", "CLIPVisionModel", "LongT5EncoderModel", "MT5EncoderModel", "T5EncoderModel")
 
 # Public class -> file in models/. A config is in the file of its model.
-_FILES = {name: file for file, classes, base in _FAMILIES.values() for name in (*classes.values(), base)}
+_FILES = {
+    name: file
+    for file, classes, base in (*_FAMILIES.values(), *_VARIANTS.values())
+    for name in (*classes.values(), base)
+}
 
 __all__ = ["CheckpointError", "PretrainedModel", "find_class", "find_folder", "load_model"]
 
@@ -170,7 +191,10 @@ def _class_of(config: Mapping[str, Any], source: ModelSource, head: bool) -> typ
         raise CheckpointError(
             f"{source.place('config.json')}: model_type is {model_type!r}; supported: {', '.join(sorted(_FAMILIES))}"
         )
-    file, classes, name = _FAMILIES[model_type]
+    variants = (
+        made for (kind, field, value), made in _VARIANTS.items() if (kind, config.get(field)) == (model_type, value)
+    )
+    file, classes, name = next(variants, _FAMILIES[model_type])
     architectures = config.get("architectures")
     if isinstance(architectures, list) and architectures and isinstance(architectures[0], str):
         named = classes.get(architectures[0], name)

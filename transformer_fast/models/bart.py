@@ -23,7 +23,7 @@ from transformer_fast.models.common.seq2seq import (
     embedding_sources,
 )
 from transformer_fast.models.common.seq2seq_blocks import BlockShape, Stack
-from transformer_fast.nn import Embedding, LayerNorm
+from transformer_fast.nn import Embedding, LayerNorm, Module
 
 # The first two rows of a table of positions are never used: fairseq counted from padding_idx + 1.
 _OFFSET = 2
@@ -156,18 +156,23 @@ class BartModel(EncoderDecoder):
     stacks = {"encoder.layers.": "encoder_layers", "decoder.layers.": "decoder_layers"}
     base_prefix = "model."
     source_field = target_field = "max_position_embeddings"
+    # The rows of the tables of positions before the first one.
+    offset = _OFFSET
 
     def __init__(self, config: BartConfig) -> None:
-        encoder = Stack(bart_shape(config, "encoder"), config.encoder_layers)
         decoder = Stack(bart_shape(config, "decoder"), config.decoder_layers, cross=True)
-        super().__init__(config, encoder, decoder)
-        h, rows = config.d_model, config.max_position_embeddings + _OFFSET
+        super().__init__(config, self._made_encoder(config), decoder)
+        h = config.d_model
         self.encoder_embeddings = Embedding(config.vocab_size, h)
-        self.encoder_positions = Embedding(rows, h)
+        self.encoder_positions = Embedding(getattr(config, self.source_field) + self.offset, h)
         self.encoder_embeddings_norm = LayerNorm(h)
         self.decoder_embeddings = Embedding(config.vocab_size, h)
-        self.decoder_positions = Embedding(rows, h)
+        self.decoder_positions = Embedding(getattr(config, self.target_field) + self.offset, h)
         self.decoder_embeddings_norm = LayerNorm(h)
+
+    @staticmethod
+    def _made_encoder(config: BartConfig) -> Module:
+        return Stack(bart_shape(config, "encoder"), config.encoder_layers)
 
     @classmethod
     def sources(cls, config: BartConfig, names: Collection[str]) -> dict[str, Source]:
@@ -180,12 +185,12 @@ class BartModel(EncoderDecoder):
 
     def embed_source(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Packed ids and positions (T,) -> (T, h)."""
-        rows = self.encoder_positions(positions + _OFFSET)
+        rows = self.encoder_positions(positions + self.offset)
         return self.encoder_embeddings_norm(self._scaled(self.encoder_embeddings(ids)), residual=rows)
 
     def embed_target(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Packed ids and positions (T,) -> (T, h)."""
-        rows = self.decoder_positions(positions + _OFFSET)
+        rows = self.decoder_positions(positions + self.offset)
         return self.decoder_embeddings_norm(self._scaled(self.decoder_embeddings(ids)), residual=rows)
 
     def default_target(self, input_ids: np.ndarray | None) -> np.ndarray:

@@ -106,15 +106,19 @@ class BertModel(PoolingEncoder):
         self.position_embeddings = Embedding(config.max_position_embeddings, h)
         self.token_type_embeddings = Embedding(config.type_vocab_size, h)
         self.embeddings_norm = LayerNorm(h, config.layer_norm_eps)
-        self.layers = PackedEncoder(
+        self.layers = self._made_layers().follows(self.embeddings_norm)
+        self.pooler = Linear(h, h) if add_pooling_layer else None
+
+    def _made_layers(self) -> PackedEncoder:
+        config = self.config
+        return PackedEncoder(
             config.num_hidden_layers,
-            h,
+            config.hidden_size,
             config.num_attention_heads,
             config.intermediate_size,
             ACTIVATIONS[config.hidden_act],
             config.layer_norm_eps,
-        ).follows(self.embeddings_norm)
-        self.pooler = Linear(h, h) if add_pooling_layer else None
+        )
 
     @classmethod
     def canonical(cls, name: str) -> str:

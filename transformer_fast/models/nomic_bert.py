@@ -23,7 +23,6 @@ from transformer_fast.models.common.inputs import integers
 from transformer_fast.models.common.rotary_attention import rotary_attention
 from transformer_fast.models.common.rotary_config import RotaryConfig
 from transformer_fast.nn import Collector, Embedding, LayerNorm, Linear, Module, ModuleList
-from transformer_fast.nn.packed import for_pooled_rows
 
 # Names of fields in the first folders -> transformers'.
 _FIRST_NAMES = {
@@ -92,18 +91,21 @@ class NomicBertConfig(RotaryConfig):
 
 
 class NomicBertLayer(Module):
-    """Attention with rotary positions and the gated feed-forward; what each adds is normalised with its input."""
+    """Attention with rotary positions and the gated feed-forward; what each adds is normalised with its input.
 
-    def __init__(self, config: NomicBertConfig) -> None:
+    bias: of all linear layers but gate and up, which have none.
+    """
+
+    def __init__(self, config: NomicBertConfig, bias: bool = False) -> None:
         super().__init__()
         h, width = config.hidden_size, config.num_attention_heads * config.width_of_head
         self.num_heads, self.activation = config.num_attention_heads, ACTIVATIONS[config.hidden_act]
-        self.Wqkv = Linear(h, 3 * width, False)
-        self.out_proj = Linear(width, h, False)
+        self.Wqkv = Linear(h, 3 * width, bias)
+        self.out_proj = Linear(width, h, bias)
         self.attention_norm = LayerNorm(h, config.layer_norm_eps)
         self.gate_proj = Linear(h, config.intermediate_size, False)
         self.up_proj = Linear(h, config.intermediate_size, False)
-        self.down_proj = Linear(config.intermediate_size, h, False)
+        self.down_proj = Linear(config.intermediate_size, h, bias)
         self.feed_forward_norm = LayerNorm(h, config.layer_norm_eps)
         for part in (self.gate_proj, self.up_proj):
             part.follows(self.attention_norm)
@@ -163,6 +165,8 @@ class NomicBertModel(PoolingEncoder):
         (1, 3, 16)
     """
 
+    layer_bias = False  # of `NomicBertLayer`: GTE has biases
+
     config_class = NomicBertConfig
     model_types = ("nomic_bert",)
     neutral = {
@@ -195,9 +199,9 @@ class NomicBertModel(PoolingEncoder):
         super().__init__(config)
         h = config.hidden_size
         self.word_embeddings = Embedding(config.vocab_size, h)
-        self.token_type_embeddings = Embedding(config.type_vocab_size, h)
+        self.token_type_embeddings = Embedding(config.type_vocab_size, h) if config.type_vocab_size else None
         self.embeddings_norm = LayerNorm(h, config.layer_norm_eps)
-        self.layers = ModuleList([NomicBertLayer(config) for _ in range(config.num_hidden_layers)])
+        self.layers = ModuleList([NomicBertLayer(config, self.layer_bias) for _ in range(config.num_hidden_layers)])
         norms = [self.embeddings_norm, *(layer.feed_forward_norm for layer in self.layers)]
         for layer, norm in zip(self.layers, norms, strict=False):
             layer.Wqkv.follows(norm, parts=3)
@@ -236,30 +240,19 @@ class NomicBertModel(PoolingEncoder):
         return integers("token_type_ids", token_type_ids, self.config.type_vocab_size, shape)
 
     def _embed(self, input_ids: np.ndarray, positions: np.ndarray, token_type_ids: np.ndarray | None) -> np.ndarray:
-        tables = [self.word_embeddings.weight, self.token_type_embeddings.weight]
-        types = np.zeros(len(input_ids), np.int64) if token_type_ids is None else token_type_ids
-        norm = self.embeddings_norm
-        return F.embedding_sum([input_ids, types], tables, norm.weight, norm.bias, norm.eps)
+        ids, tables, norm = [input_ids], [self.word_embeddings.weight], self.embeddings_norm
+        if self.token_type_embeddings is not None:
+            ids.append(np.zeros(len(input_ids), np.int64) if token_type_ids is None else token_type_ids)
+            tables.append(self.token_type_embeddings.weight)
+        return F.embedding_sum(ids, tables, norm.weight, norm.bias, norm.eps)
 
     def _run(self, hidden: np.ndarray, batch: EncoderBatch, collect: Collector | None) -> np.ndarray:
         angles = self._rotation.tables(batch.positions)
-        *layers, last = self.layers
-        if collect is not None:
-            collect.add_hidden(hidden)
-        for layer in layers:
-            hidden = layer(hidden, batch, angles, {}, collect)
-            if collect is not None:
-                collect.add_hidden(hidden)
-        if batch.pooled_rows is None:
-            pooled, options = None, {}
-        else:
-            pooled, options = for_pooled_rows(batch.pooled_rows, batch.cu_seqlens, batch.keys, {})
-        if collect is not None:  # all rows of the last layer are only reported: the result has the bits as without
-            state = last(hidden, batch, angles, {}, collect)
-            collect.add_hidden(state)
-            if pooled is None:
-                return state
-        return last(hidden, batch, angles, options, None, pooled)
+
+        def step(layer, hidden, options, collect, pooled=None):
+            return layer(hidden, batch, angles, options, collect, pooled)
+
+        return self._run_layers(step, hidden, batch, {}, collect)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

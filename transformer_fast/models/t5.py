@@ -24,21 +24,15 @@ from transformer_fast.models.common.seq2seq import (
     attention_sources,
     embedding_sources,
 )
-from transformer_fast.models.common.seq2seq_blocks import BlockShape, Stack
+from transformer_fast.models.common.seq2seq_blocks import Block, BlockShape, Stack
 from transformer_fast.nn import Embedding, RelativePositionBias
 
 _GATED = "gated-"
 
 # Our names of a layer's parameters -> the checkpoint's; the parts of a block are numbered.
 _FEED_FORWARD = {False: {"linear1": "wi", "linear2": "wo"}, True: {"gate": "wi_0", "up": "wi_1", "down": "wo"}}
-_PARTS = {
-    "encoder": {"self_attention": (0, "SelfAttention"), "feed_forward": (1, "DenseReluDense")},
-    "decoder": {
-        "self_attention": (0, "SelfAttention"),
-        "cross_attention": (1, "EncDecAttention"),
-        "feed_forward": (2, "DenseReluDense"),
-    },
-}
+_ENCODER_PARTS = {"feed_forward": (1, "DenseReluDense")}
+_DECODER_PARTS = {"cross_attention": (1, "EncDecAttention"), "feed_forward": (2, "DenseReluDense")}
 
 
 @dataclass(frozen=True)
@@ -110,6 +104,11 @@ class T5Config:
         check_activation(self, "dense_act_fn")
 
     @property
+    def encoder_attention(self) -> str:
+        """What tensors call the encoder's attention."""
+        return "SelfAttention"
+
+    @property
     def gated(self) -> bool:
         return self.is_gated_act
 
@@ -149,6 +148,11 @@ class _Encoding(SourceEncoder):
 
     relative_positions = True
 
+    @classmethod
+    def encoder_block(cls, config: T5Config) -> type[Block]:
+        """The class of the encoder's layers."""
+        return Block
+
     def embed_source(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Packed ids (T,) -> (T, h)."""
         return self.encoder_embeddings(ids)
@@ -174,9 +178,9 @@ class T5EncoderModel(_Encoding):
     stacks = {"encoder.block.": "num_layers"}
 
     def __init__(self, config: T5Config) -> None:
-        super().__init__(config, Stack(_shape(config), config.num_layers))
+        super().__init__(config, Stack(_shape(config), config.num_layers, block=self.encoder_block(config)))
         self.encoder_embeddings = Embedding(config.vocab_size, config.d_model)
-        self.encoder_bias = _bias(config, bidirectional=True)
+        self.encoder_bias = position_bias(config, bidirectional=True)
 
     @classmethod
     def sources(cls, config: T5Config, names: Collection[str]) -> dict[str, Source]:
@@ -223,22 +227,26 @@ class T5Model(_Encoding, EncoderDecoder):
 
     def __init__(self, config: T5Config) -> None:
         shape = _shape(config)
-        encoder, decoder = Stack(shape, config.num_layers), Stack(shape, config.num_decoder_layers, cross=True)
-        super().__init__(config, encoder, decoder)
+        encoder = Stack(shape, config.num_layers, block=self.encoder_block(config))
+        super().__init__(config, encoder, Stack(shape, config.num_decoder_layers, cross=True))
         self.encoder_embeddings = Embedding(config.vocab_size, config.d_model)
         self.decoder_embeddings = Embedding(config.vocab_size, config.d_model)
-        self.encoder_bias = _bias(config, bidirectional=True)
-        self.decoder_bias = _bias(config, bidirectional=False)
+        self.encoder_bias = position_bias(config, bidirectional=True)
+        self.decoder_bias = position_bias(config, bidirectional=False)
 
     @classmethod
     def sources(cls, config: T5Config, names: Collection[str]) -> dict[str, Source]:
         sources = embedding_sources(names)
-        for stack, layers in (("encoder", config.num_layers), ("decoder", config.num_decoder_layers)):
-            bias = f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+        for stack, layers, attention, parts in (
+            ("encoder", config.num_layers, config.encoder_attention, _ENCODER_PARTS),
+            ("decoder", config.num_decoder_layers, "SelfAttention", _DECODER_PARTS),
+        ):
+            parts = {"self_attention": (0, attention)} | parts
+            bias = f"{stack}.block.0.layer.0.{attention}.relative_attention_bias.weight"
             sources[f"{stack}_bias.weight"] = Source(bias)
             sources[f"{stack}.final_norm.weight"] = Source(f"{stack}.final_layer_norm.weight")
             for i in range(layers):
-                sources |= _layer_sources(f"{stack}.layers.{i}", f"{stack}.block.{i}.layer", _PARTS[stack], config)
+                sources |= _layer_sources(f"{stack}.layers.{i}", f"{stack}.block.{i}.layer", parts, config)
         return sources
 
     def embed_target(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
@@ -310,7 +318,8 @@ def _shape(config: T5Config) -> BlockShape:
     )
 
 
-def _bias(config: T5Config, bidirectional: bool) -> RelativePositionBias:
+def position_bias(config: T5Config, bidirectional: bool) -> RelativePositionBias:
+    """The bias of one stack's scores."""
     buckets = config.relative_attention_num_buckets, config.relative_attention_max_distance
     return RelativePositionBias(*buckets, config.num_heads, bidirectional)
 

@@ -4,7 +4,7 @@ A decoder has one `StackCache` for its layers of each shape (models.common.decod
 that a step makes room and counts once, whatever their number, and csrc/ops/decoder.c writes and reads the arrays of
 all layers in one call. An attention layer that runs by itself has a `KeyValueCache`, appends at each step, and gives
 `keys`, `values` and `lengths` (as kv_lengths) to `functional.scaled_dot_product_attention`. A row's positions are 0,
-1, ... whatever its neighbours' lengths are: padding is never stored. Another type of stored numbers: `_Store`, and its
+1, ... whatever its neighbours' lengths are: padding is never stored. Another type of stored numbers: `Store`, and its
 twin csrc/ops/cache.h.
 """
 
@@ -17,10 +17,10 @@ import numpy as np
 from transformer_fast import functional as F
 
 # In the order of tfast_dtype.
-_DTYPES = ("float32", "float16", "bfloat16", "int8")
+DTYPES = ("float32", "float16", "bfloat16", "int8")
 
 
-class _Store:
+class Store:
     """Keys, or values, of all layers: an array (B, Hkv, capacity, width) for each, where they are in memory.
 
     One array a layer and not one for all: a system may refuse one allocation of many GB that it would grant in pieces.
@@ -47,6 +47,12 @@ class _Store:
     def _locate(self) -> None:
         self.addresses = np.array([array.ctypes.data for array in self.arrays], np.int64)
         self.scale_addresses = np.array([array.ctypes.data for array in self.scales], np.int64) if self.scales else None
+
+    def grow(self, first: int) -> None:
+        """The first axis, which only becomes longer, gets the length `first`."""
+        self.arrays = [_lengthened(array, first) for array in self.arrays]
+        self.scales = [_lengthened(array, first) for array in self.scales]
+        self._locate()
 
     def replace(self, length: int, capacity: int, index: np.ndarray | None = None) -> None:
         """The first `length` positions (of the rows `index`) go into new arrays with room for `capacity`."""
@@ -109,15 +115,15 @@ class StackCache:
         if window is not None and window < 1:
             raise ValueError(f"window is {window}; needed: at least 1, or None")
         dtype = np.dtype(dtype)
-        if dtype.name not in _DTYPES:
-            raise TypeError(f"dtype is {dtype}; needed: {', '.join(_DTYPES[:-1])} or {_DTYPES[-1]}")
+        if dtype.name not in DTYPES:
+            raise TypeError(f"dtype is {dtype}; needed: {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
         self.window = window
-        self._code = _DTYPES.index(dtype.name)
+        self._code = DTYPES.index(dtype.name)
         capacity = capacity if window is None else min(capacity, 2 * window)
         self.lengths = np.zeros(B, np.int64)
         self.uniform = True  # all rows have the same length: then a step is one assignment
-        self._keys = _Store(layers, (B, Hkv, capacity, D), dtype)
-        self._values = _Store(layers, (B, Hkv, capacity, Dv), dtype)
+        self._keys = Store(layers, (B, Hkv, capacity, D), dtype)
+        self._values = Store(layers, (B, Hkv, capacity, Dv), dtype)
         self._shapes = {"key": (B, Hkv, D), "value": (B, Hkv, Dv)}
         self._capacity = capacity
         self._longest = 0
@@ -149,6 +155,11 @@ class StackCache:
         length = self._longest + more
         stores = {"key_scale": self._keys, "value_scale": self._values}
         return {name: store.scales[layer][:, :, :length] for name, store in stores.items() if store.scales}
+
+    def prepare(self, capacity: int) -> None:
+        """Makes room for rows of `capacity` positions in all; with a window there is nothing to do."""
+        if self.window is None:
+            self.reserve(max(0, capacity - self._longest))
 
     def reserve(self, counts: int | np.ndarray) -> None:
         """Makes room for counts[b] (or as many each) more positions in row b."""
@@ -383,6 +394,12 @@ def _integers(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         inverse = np.where(finite & (scale >= np.finfo(np.float32).tiny), np.float32(1) / scale, np.float32(0))
         integers = np.where(finite[..., None], np.rint(x * inverse[..., None]), 0)
     return integers.astype(np.int8), np.where(finite, scale, np.float32(np.nan))
+
+
+def _lengthened(array: np.ndarray, first: int) -> np.ndarray:
+    result = np.empty((first, *array.shape[1:]), array.dtype)
+    result[: len(array)] = array
+    return result
 
 
 def _copied(array: np.ndarray, length: int, capacity: int, index: np.ndarray | None = None) -> np.ndarray:

@@ -8,6 +8,8 @@ of `functional.Encoder`; else layer by layer, to the same bits. An option of att
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,7 @@ class Collector:
     Attributes:
         hidden_states: (B, L, h) for the input and each layer, if asked for, else None.
         attentions: (B, H, L, L) for each layer, if asked for, else None.
+        global_attentions: of encoders that have tokens with an attention of their own, else None.
 
     Example:
         >>> collect = nn.Collector(np.array([[True, True], [True, False]]), hidden_states=True)
@@ -53,6 +56,7 @@ class Collector:
         self._queries = self._keys if computed is None else PackedSequences(np.asarray(computed))
         self.hidden_states: tuple[np.ndarray, ...] | None = () if hidden_states else None
         self.attentions: tuple[np.ndarray, ...] | None = () if attentions else None
+        self.global_attentions: tuple[np.ndarray, ...] | None = None
 
     def add_hidden(self, hidden: np.ndarray) -> None:
         """hidden (T, h): the rows of `computed`."""
@@ -63,18 +67,26 @@ class Collector:
         """query (T, H, D) of the rows of `computed`, key (Tk, H, D) of `tokens`; options of varlen_attention."""
         if self.attentions is None:
             return
-        tokens, longest, weights = self._keys.tokens, self._queries.longest, []
-        for b in range(len(tokens)):
-            q = query[slice(*self._queries.cu_seqlens[b : b + 2])].swapaxes(0, 1)
+        longest, weights = self._queries.longest, []
+        for b in range(len(self._keys)):
+            rows = slice(*self._queries.cu_seqlens[b : b + 2])
+            q = query[rows].swapaxes(0, 1)
             k = key[slice(*self._keys.cu_seqlens[b : b + 2])].swapaxes(0, 1)
-            reported = tokens[b][self._queries.tokens[b]]
             if k.shape[1]:
-                own = _for_sequence(options, b, longest, q.shape[1], k.shape[1])
+                own = _for_sequence(options, b, longest, rows, k.shape[1])
                 _, found = F.scaled_dot_product_attention(q, k, k, return_weights="heads", **own)
-                weights.append(found[:, reported])
+                weights.append(found)
             else:
-                weights.append(np.zeros((len(q), reported.sum(), 0), np.float32))
-        self.attentions += (unpack_weights(weights, tokens, tokens, query.shape[1]),)
+                weights.append(np.zeros((*q.shape[:2], 0), np.float32))
+        self.add_found(weights, query.shape[1])
+
+    def add_found(self, weights: Sequence[np.ndarray], num_heads: int) -> None:
+        """weights: those of each sequence, (num_heads, its rows of `computed`, its tokens), if they are asked for."""
+        if self.attentions is None:
+            return
+        tokens, computed = self._keys.tokens, self._queries.tokens
+        reported = [found[:, tokens[b][computed[b]]] for b, found in enumerate(weights)]
+        self.attentions += (unpack_weights(reported, tokens, tokens, num_heads),)
 
     def unpacked(self, hidden: np.ndarray) -> np.ndarray:
         """hidden (T, h) of the rows of `computed` -> (B, L, h) of its own."""
@@ -83,15 +95,17 @@ class Collector:
         return self._keys.unpack(hidden, copy=True)
 
 
-def _for_sequence(options: dict[str, Any], b: int, longest: int, Lq: int, Lk: int) -> dict[str, Any]:
-    """Options of varlen_attention as scaled_dot_product_attention needs them for sequence b; longest: of Lq."""
-    own = dict(options)
+def _for_sequence(options: dict[str, Any], b: int, longest: int, rows: slice, Lk: int) -> dict[str, Any]:
+    """Options of varlen_attention as scaled_dot_product_attention needs them for sequence b; longest: of all."""
+    own, Lq = dict(options), rows.stop - rows.start
     if own.get("relative_bias") is not None:
         first = longest - Lq
         own["relative_bias"] = own["relative_bias"][:, first : first + Lq + Lk - 1]
     if own.get("attn_mask") is not None:
         mask = own["attn_mask"]
         own["attn_mask"] = mask[b if len(mask) > 1 else 0][:, :Lq, :Lk]
+    if own.get("mask") is not None:
+        own["mask"] = F.KeyRanges.from_dense(own["mask"].of_rows(rows).dense()[..., :Lk])
     return own
 
 
@@ -104,8 +118,8 @@ def for_pooled_rows(
     """The row of each sequence that a last layer computes, (B,), counted from row 0, and the options of these rows.
 
     pooled_rows, cu_seqlens and keys: of `PackedEncoder`. options: of varlen_attention, for all rows, attn_mask with
-    all its axes. All but pooled_rows is checked already. A relative bias becomes a mask, since the rows may be at
-    different places.
+    all its axes, mask as KeyRanges. All but pooled_rows is checked already. A relative bias becomes a mask, since the
+    rows may be at different places.
     """
     B, lengths = len(cu_seqlens) - 1, np.diff(cu_seqlens)
     places = checks.rows_within(pooled_rows, "pooled_rows", lengths)
@@ -126,7 +140,10 @@ def for_pooled_rows(
             mask = np.where(mask, bias, np.float32(-np.inf)) if mask.dtype == bool else mask + bias
     if mask is not None:
         own["attn_mask"] = np.ascontiguousarray(mask[:, :, None])
-    return cu_seqlens[:-1] + places, own
+    rows = cu_seqlens[:-1] + places
+    if own.get("mask") is not None:
+        own["mask"] = own["mask"].of_rows(rows)
+    return rows, own
 
 
 class PackedEncoderLayer(Module):
@@ -201,7 +218,8 @@ class PackedEncoder(ModuleList):
     """num_layers encoder layers of width h with num_heads heads and a feed-forward of width inner, on packed tokens.
 
     activation: a name of functional.linear. eps: of the norms. norm_first: pre-norm; the norm after the last layer is
-    then the model's. bias: of the linear layers. Parameters: those of `PackedEncoderLayer` under "0.", "1.", ...
+    then the model's. bias: of the linear layers. order: the numbers of the layers in the order in which they run, if
+    it is not 0, 1, ...: a layer may run many times (ALBERT). Parameters: those of `PackedEncoderLayer` under "0.", ...
     Source: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, with BERT's and ViT's order of norms.
 
     Example:
@@ -221,23 +239,37 @@ class PackedEncoder(ModuleList):
         eps: float,
         norm_first: bool = False,
         bias: bool = True,
+        order: Sequence[int] | None = None,
     ) -> None:
         layer = (h, num_heads, inner, activation, eps, norm_first, bias)
         super().__init__([PackedEncoderLayer(*layer) for _ in range(num_layers)])
+        self.given_order = None if order is None else tuple(order)
+        if not set(self.order) <= set(range(num_layers)):
+            raise ValueError(f"order is {order}; needed: numbers of the {num_layers} layers")
         self.h, self.num_heads, self.inner = h, num_heads, inner
         self.activation, self.eps, self.norm_first = activation, eps, norm_first
         self._encoder = EncoderStackCache()
-        for i, one in enumerate(self):
+        for one in self:
             one.feed_forward.linear1.follows(one.feed_forward_norm if norm_first else one.attention_norm)
             if norm_first:
                 one.attention.in_proj.follows(one.attention_norm, parts=3)
-            elif i:
-                one.attention.in_proj.follows(self[i - 1].feed_forward_norm, parts=3)
+        if not norm_first:
+            for one, following in itertools.pairwise(self.run()):
+                following.attention.in_proj.follows(one.feed_forward_norm, parts=3)
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """The numbers of the layers in the order in which they run; all of them, where none was given."""
+        return tuple(range(len(self))) if self.given_order is None else self.given_order
+
+    def run(self) -> list[PackedEncoderLayer]:
+        """The layers in the order in which they run."""
+        return [self[i] for i in self.order]
 
     def follows(self, norm: Module, parts: int = 3) -> PackedEncoder:
         """As `Module.follows`; with norm_first the first layer's own norm stands between."""
-        if not self.norm_first and len(self):
-            self[0].attention.in_proj.follows(norm, parts)
+        if not self.norm_first and self.order:
+            self[self.order[0]].attention.in_proj.follows(norm, parts)
         return self
 
     def forward(
@@ -249,6 +281,7 @@ class PackedEncoder(ModuleList):
         is_causal: bool = False,
         relative_bias: np.ndarray | None = None,
         attn_mask: np.ndarray | None = None,
+        mask: F.KeyRanges | None = None,
         pooled_rows: int | np.ndarray | None = None,
         collect: Collector | None = None,
         out: np.ndarray | None = None,
@@ -256,17 +289,17 @@ class PackedEncoder(ModuleList):
         """hidden (T, h), sequence b in the rows cu_seqlens[b]:cu_seqlens[b + 1] -> (T, h).
 
         keys = (rows, cu_seqlens_k) attends only those rows; by default all. is_causal, relative_bias (H or 1,
-        Mq + Mk - 1) and attn_mask (B or 1, H or 1, Mq, Mk): of varlen_attention, the same in every layer. collect
-        keeps attentions and hidden states, the input among them. out may be hidden itself. pooled_rows: of
-        functional.Encoder, the one row of each sequence that is wanted -> (B, h), not over hidden.
+        Mq + Mk - 1), attn_mask (B or 1, H or 1, Mq, Mk) and mask (KeyRanges): of varlen_attention, the same in every
+        layer. collect keeps attentions and hidden states, the input among them. out may be hidden itself. pooled_rows:
+        of functional.Encoder, the one row of each sequence that is wanted -> (B, h), not over hidden.
 
         Raises:
             ValueError, TypeError: shapes or types do not fit.
         """
         hidden = np.ascontiguousarray(hidden, np.float32)
-        options = {"is_causal": is_causal, "relative_bias": relative_bias, "attn_mask": attn_mask}
+        options = {"is_causal": is_causal, "relative_bias": relative_bias, "attn_mask": attn_mask, "mask": mask}
         options = {name: value for name, value in options.items() if value is not None and value is not False}
-        if keys is None and relative_bias is None and attn_mask is None and collect is None and len(self):
+        if keys is None and collect is None and not options.keys() - {"is_causal"} and self.order:
             return self._encoder.get(self, self._spec, is_causal)(hidden, cu_seqlens, pooled_rows=pooled_rows, out=out)
         if hidden.ndim != 2 or hidden.shape[1] != self.h:
             raise ValueError(f"hidden has shape {hidden.shape}; needed: (T, {self.h})")
@@ -278,7 +311,7 @@ class PackedEncoder(ModuleList):
         if out is None:
             out = np.empty_like(hidden)
         scratch = Scratch(len(hidden))
-        for layer in self:
+        for layer in self.run():
             hidden = layer(hidden, cu_seqlens, keys, options, scratch, collect, out)
         return hidden
 
@@ -290,10 +323,10 @@ class PackedEncoder(ModuleList):
             out = np.empty(shape, np.float32)
         else:
             check_out(out, shape, FLOAT32, {"hidden": hidden, "cu_seqlens": cu_seqlens} | options)
-        if not len(self):
+        if not self.order:
             out[...] = hidden[pooled]
             return out
-        *layers, last = self
+        *layers, last = self.run()
         scratch, state = Scratch(len(hidden)), np.empty_like(hidden)
         for layer in layers:
             hidden = layer(hidden, cu_seqlens, keys, options, scratch, collect, state)
@@ -303,7 +336,7 @@ class PackedEncoder(ModuleList):
 
     def _spec(self) -> StackSpec:
         options = self.num_heads, self.activation, (self.eps, self.eps), self.norm_first
-        return StackSpec([layer.encoder_layer() for layer in self], options)
+        return StackSpec([layer.encoder_layer() for layer in self.run()], options)
 
     def extra_repr(self) -> str:
         return f"{self.h}, num_heads={self.num_heads}, inner={self.inner}, norm_first={self.norm_first}"

@@ -1,9 +1,10 @@
 """Pipelines: from what a user has (texts, pictures, sound) to what a user wants, by one call of a folder's model.
 
 Each is one class in one file, made by `from_pretrained(folder)` and called with one input or a list of them; the
-results come in the order of the inputs. `texts` makes batches of texts of different lengths, and checks them; `labels`
-makes scores of logits. A new pipeline is one more file and one more line here. A file is imported when its class is
-first asked for: `SentenceEncoder` needs no models of pictures or sound.
+results come in the order of the inputs. `texts` and `text_runs` make batches of texts of different lengths, and check
+them; `labels` and `activations` make scores of logits; `sentence_*` read the folders of sentence-transformers. A new
+pipeline is one more file and one more line here. A file is imported when its class is first asked for:
+`SentenceEncoder` needs no models of pictures or sound.
 """
 
 from __future__ import annotations
@@ -13,17 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformer_fast.pipelines.classifier import load_classifier
+    from transformer_fast.pipelines.cross_encoder import CrossEncoder
     from transformer_fast.pipelines.fill_mask import FillMask
     from transformer_fast.pipelines.image_classifier import ImageClassifier
     from transformer_fast.pipelines.image_text import ImageTextSimilarity
     from transformer_fast.pipelines.question_answerer import QuestionAnswerer
-    from transformer_fast.pipelines.sentence_encoder import SentenceEncoder
+    from transformer_fast.pipelines.sentence_encoder import SentenceEncoder, TruncationWarning
     from transformer_fast.pipelines.text_classifier import TextClassifier
     from transformer_fast.pipelines.text_to_text import Summariser, Translator
     from transformer_fast.pipelines.token_tagger import TokenTagger
     from transformer_fast.pipelines.transcriber import Transcriber
 
 __all__ = [
+    "CrossEncoder",
     "FillMask",
     "ImageClassifier",
     "ImageTextSimilarity",
@@ -34,11 +37,13 @@ __all__ = [
     "TokenTagger",
     "Transcriber",
     "Translator",
+    "TruncationWarning",
     "load_classifier",
 ]
 
 # Public name -> file in this folder.
 _FILES = {
+    "CrossEncoder": "cross_encoder",
     "FillMask": "fill_mask",
     "ImageClassifier": "image_classifier",
     "ImageTextSimilarity": "image_text",
@@ -49,6 +54,7 @@ _FILES = {
     "TokenTagger": "token_tagger",
     "Transcriber": "transcriber",
     "Translator": "text_to_text",
+    "TruncationWarning": "sentence_encoder",
     "load_classifier": "classifier",
 }
 

@@ -9,6 +9,7 @@ import numpy as np
 from transformer_fast import functional as F
 from transformer_fast.files.errors import CheckpointError
 from transformer_fast.files.source import ModelSource
+from transformer_fast.pipelines.activations import sigmoid
 
 _PROBLEMS = (None, "regression", "single_label_classification", "multi_label_classification")
 FUNCTIONS = ("softmax", "sigmoid", "none")
@@ -39,8 +40,7 @@ def scores(logits: np.ndarray, function: str) -> np.ndarray:
         raise ValueError(f"function_to_apply is {function!r}; needed: one of {', '.join(FUNCTIONS)}")
     if function == "softmax":
         return F.softmax(logits)
-    # 1 / (1 + exp(-x)), written so that nothing overflows.
-    return (1 + F.tanh(logits / 2)) / 2 if function == "sigmoid" else logits
+    return sigmoid(logits) if function == "sigmoid" else logits
 
 
 def ranked(scores: np.ndarray, names: tuple[str, ...], top_k: int | None) -> list[dict[str, Any]]:

@@ -1,60 +1,70 @@
 """Sentence embeddings: `SentenceEncoder` takes texts, and gives vectors whose angles say how alike the texts are.
 
-Users and the commands call it. `sentence_settings` reads the files of sentence-transformers, `files.tokenizer` makes
-tokens, a model of `models` runs them, and `_pool` here makes one vector of them; results follow sentence-transformers'
-`encode`. To add a way of pooling, see `sentence_settings.POOLING` and `_pool`.
+Users and the commands call it. `sentence_settings` reads the files of sentence-transformers, `sentence_routes` makes
+the modules that they name, `text_runs` batches texts, and `util` has what is done with vectors; results follow
+sentence-transformers' `encode`. To add a module, see `sentence_routes`; an option of `encode` goes into `_Job`.
 """
 
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence, Sized
-from concurrent.futures import Future, ThreadPoolExecutor
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import closing
 from dataclasses import dataclass
+from functools import wraps
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from transformer_fast import functional as F
-from transformer_fast.files.errors import CheckpointError, optional_import
+from transformer_fast import util
 from transformer_fast.files.folder import open_source
 from transformer_fast.files.source import ModelSource
-from transformer_fast.files.tokenizer import Tokenizer, packed
-from transformer_fast.models import load_model
-from transformer_fast.models.common.compute_types import ComputeType, weight_format_of
-from transformer_fast.pipelines.sentence_modules import normalized, read_modules
-from transformer_fast.pipelines.sentence_settings import SentenceSettings, read_settings, sentence_tokenizer
+from transformer_fast.models.common.compute_types import ComputeType
+from transformer_fast.pipelines.sentence_routes import Route, Routes, read_routes
+from transformer_fast.pipelines.sentence_settings import (
+    SentenceSettings,
+    checked_prompt,
+    chosen_prompt,
+    read_settings,
+)
+from transformer_fast.pipelines.text_runs import (
+    check_device,
+    check_positive,
+    check_without_torch,
+    column,
+    one_of,
+    runs,
+    show_progress,
+)
+from transformer_fast.util.quantization import checked_precision
+from transformer_fast.util.similarity import checked_name
 
-_T = TypeVar("_T")
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+Text = str | tuple[str, str]
 
 # Whose models are meant where the hub's name has no "/".
 _HUB_ORGANISATION = "sentence-transformers"
 _HUB_NAME = re.compile(r"[^./~\\][^/\\]*")
 
-# Names of the padding token in vocabularies; the mask hides it.
-_PADS = ("[PAD]", "<pad>")
-
-# Seconds of work after which a progress bar appears by itself.
-_PROGRESS_DELAY = 1.0
-
-# Batches run together until they hold this many tokens for each thread. Measured: linear layers reach 95 % of their
-# speed from about 640 rows on, below that the weights are read too often; and threads wait less for each other at the
-# end.
-_ENOUGH_TOKENS = 1024
-# More never run together: nothing gets faster, and the memory that a run needs grows with its tokens.
-_MOST_TOKENS = 16_384
 # Texts that `encode_stream` reads ahead: enough to sort by length, and for some runs of texts of a few words.
 _WINDOW = 1024
+_OUTPUTS = ("sentence_embedding", "token_embeddings")
+# Prompts of documents, in the order in which `encode_document` looks for them.
+_DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+
+
+class TruncationWarning(UserWarning):
+    """Texts were cut off at max_seq_length. `encode(show_truncated=True)` gives it."""
 
 
 @dataclass(frozen=True)
 class _Job:
     """The arguments of `encode`, checked."""
 
+    route: Route
     batch_size: int
     prompt: str
     skipped: int  # tokens of the prompt that are not pooled
@@ -63,13 +73,35 @@ class _Job:
     truncate_dim: int | None
 
 
+def _renamed(**names: str) -> Callable[[_Method], _Method]:
+    """Takes arguments under their older names as well; names: older name -> newer name."""
+
+    def decorate(method: _Method) -> _Method:
+        @wraps(method)
+        def call(self: Any, *arguments: Any, **options: Any) -> Any:
+            for older, newer in names.items():
+                if older in options:
+                    if arguments or newer in options:
+                        raise TypeError(f"{older} and {newer} are both given; needed: {newer}")
+                    options[newer] = options.pop(older)
+            return method(self, *arguments, **options)
+
+        return call  # type: ignore[return-value]
+
+    return decorate
+
+
 class SentenceEncoder:
     """Texts in, vectors out; made by `from_pretrained`.
 
+    Inputs are a string, or several: any iterable of strings, a NumPy array, a column of pandas or Arrow. A tuple of two
+    strings among them is a pair, which the tokenizer puts together.
+
     Attributes:
-        model: the token encoder (`models`).
-        prompts: name -> text that `encode(prompt_name=...)` puts before each sentence.
+        model: the token encoder (`models`), or a StaticEmbedding; of a model with several routes the default one's.
+        prompts: name -> text that `encode(prompt_name=...)` puts before each text.
         default_prompt_name: the prompt that is used when none is named, or None.
+        truncate_dim: as in `encode`, where that says nothing; or None.
 
     Example:
         >>> encoder = SentenceEncoder.from_pretrained("sentence-transformers/all-MiniLM-L6-v2")       # doctest: +SKIP
@@ -78,17 +110,12 @@ class SentenceEncoder:
         True
     """
 
-    def __init__(
-        self, model: Any, tokenizer: Tokenizer, settings: SentenceSettings, modules: Sequence[Any] = ()
-    ) -> None:
-        """modules: what follows the pooling (`sentence_modules`)."""
-        self.model = model
-        self._modules = tuple(modules)
-        self._tokenizer = tokenizer
+    def __init__(self, routes: Routes, settings: SentenceSettings) -> None:
+        self._routes = routes
         self.prompts = settings.prompts
         self.default_prompt_name = settings.default_prompt_name
-        self._settings = settings
-        self.max_seq_length = min(settings.max_seq_length or model.max_length, model.max_length)
+        self.truncate_dim = settings.truncate_dim
+        self._similarity = settings.similarity
 
     @classmethod
     def from_pretrained(
@@ -98,66 +125,124 @@ class SentenceEncoder:
         *,
         compute_type: ComputeType = "auto",
         ignore_fields: Collection[str] = (),
+        prompts: Mapping[str, str | None] | None = None,
+        default_prompt_name: str | None = None,
+        similarity_fn_name: str | None = None,
+        truncate_dim: int | None = None,
+        device: str | None = None,
+        **hub: Any,
     ) -> SentenceEncoder:
         """The encoder in a folder, or on the Hugging Face hub ("org/name"; "name" is sentence-transformers').
 
         Read are modules.json and what it names, sentence_bert_config.json, config_sentence_transformers.json,
         tokenizer.json and tokenizer_config.json, and the model (see `load_model`). Without modules.json the tokens'
-        mean is taken. From the hub only safetensors, JSON and text files are fetched; with local_files_only, only
-        what its cache already has. compute_type, ignore_fields: as in `load_model`.
+        mean is taken, or it is a folder of model2vec. From the hub only safetensors, JSON and text files are fetched;
+        with local_files_only, only what its cache already has.
+
+        Args:
+            compute_type, ignore_fields: as in `load_model`. hub: its revision, cache_dir and token.
+            prompts, default_prompt_name, similarity_fn_name, truncate_dim: instead of what the folder says; of a prompt
+                that is None, the folder's counts.
+            device: "cpu".
 
         Raises:
             CheckpointError: there is no such folder or model, or a file is malformed or asks for what is not supported.
+            ValueError: another argument is out of range.
         """
+        check_device(device)
         name = path_or_hub_id
         if isinstance(name, str) and _HUB_NAME.fullmatch(name) and not Path(name).exists():
             name = f"{_HUB_ORGANISATION}/{name}"
-        model_source, settings = read_settings(open_source(name, local_files_only=local_files_only))
-        model = load_model(model_source, head=False, compute_type=compute_type, ignore_fields=ignore_fields)
-        if not hasattr(model, "encode_packed"):
-            raise CheckpointError(f"{model_source}: {type(model).__name__} encodes no text")
-        pooled = model.hidden_size * len(settings.pooling)
-        modules = read_modules(settings.following, pooled, weight_format_of(compute_type))
-        return cls(model, sentence_tokenizer(model_source, settings), settings, modules)
+        source = open_source(name, local_files_only=local_files_only, **hub)
+        settings = read_settings(source)
+        for prompt_name, prompt in (prompts or {}).items():
+            if prompt is None:
+                settings.prompts.setdefault(prompt_name, "")
+            else:
+                settings.prompts[prompt_name] = checked_prompt(f"prompts[{prompt_name!r}]", prompt)
+        if default_prompt_name is not None:
+            one_of("default_prompt_name", default_prompt_name, settings.prompts)
+            settings.default_prompt_name = default_prompt_name
+        if truncate_dim is not None:
+            check_positive("truncate_dim", truncate_dim)
+            settings.truncate_dim = truncate_dim
+        if similarity_fn_name is not None:
+            settings.similarity = checked_name(similarity_fn_name)
+        return cls(read_routes(source, settings, compute_type, ignore_fields), settings)
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # What the model is
 
     @property
-    def _full_dimension(self) -> int:
-        """The length of the vectors before some of their numbers are cut off."""
-        return self._modules[-1].dimension if self._modules else self.model.hidden_size * len(self._settings.pooling)
+    def model(self) -> Any:
+        return self._routes.first().input.model
 
     @property
     def tokenizer(self) -> Any:
         """The `tokenizers.Tokenizer`, which cuts off at max_seq_length."""
-        return self._tokenizer.limited(self._max_seq_length)
+        return self._routes.first().input.tokenizer
 
     @property
-    def max_seq_length(self) -> int:
-        """Tokens, special ones included, after which a text is cut off; may be lowered."""
-        return self._max_seq_length
+    def device(self) -> str:
+        """ "cpu"."""
+        return "cpu"
+
+    @property
+    def max_seq_length(self) -> float:
+        """Tokens, special ones included, after which a text is cut off; may be lowered. A StaticEmbedding has no limit.
+
+        Of several routes it is the greatest; setting it sets all.
+        """
+        return max(input.max_seq_length for input in self._routes.inputs())
 
     @max_seq_length.setter
     def max_seq_length(self, length: int) -> None:
-        least, most = self._tokenizer.tokenizer.num_special_tokens_to_add(False), self.model.max_length
-        if not least <= length <= most:
-            raise ValueError(f"max_seq_length is {length}; needed: {least} to {most} (the model's positions)")
-        self._max_seq_length = length
+        if self.max_seq_length == float("inf"):
+            raise ValueError(f"max_seq_length is {length}; needed: none, a StaticEmbedding cuts nothing off")
+        for input in self._routes.inputs():
+            input.max_seq_length = length
+
+    @property
+    def similarity_fn_name(self) -> str:
+        """The measure of `similarity`: "cosine", "dot", "euclidean" or "manhattan"; may be set."""
+        return self._similarity
+
+    @similarity_fn_name.setter
+    def similarity_fn_name(self, name: str) -> None:
+        self._similarity = checked_name(name)
+
+    def get_embedding_dimension(self) -> int:
+        """The length of the vectors that `encode` returns."""
+        full = self._routes.first().dimension
+        return min(full, self.truncate_dim or full)
 
     def get_sentence_embedding_dimension(self) -> int:
-        """The length of the vectors that `encode` returns."""
-        full = self._full_dimension
-        return min(full, self._settings.truncate_dim or full)
+        """As `get_embedding_dimension`: its name before sentence-transformers 5."""
+        return self.get_embedding_dimension()
 
+    # ------------------------------------------------------------------------------------------------------------------
+    # Embeddings
+
+    @_renamed(sentences="inputs")
     def encode(
         self,
-        sentences: str | Iterable[str],
+        inputs: str | Iterable[Text],
         prompt_name: str | None = None,
         prompt: str | None = None,
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
         output_value: str = "sentence_embedding",
+        precision: str = "float32",
         convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: str | None = None,
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
+        pool: None = None,
+        chunk_size: None = None,
+        *,
+        task: str | None = None,
+        show_truncated: bool = False,
     ) -> np.ndarray | list[np.ndarray]:
         """The embeddings of one text, (dim,), or of several, (N, dim), in their order; as sentence-transformers.
 
@@ -168,35 +253,72 @@ class SentenceEncoder:
                 its own (not after `set_num_threads(1)`). It changes speed and memory, not one bit of the result.
             show_progress_bar: None shows it in a terminal if the work is long. It goes to stderr.
             output_value: "sentence_embedding", or "token_embeddings" for a list of (L, h) arrays.
+            precision: "float32", or "int8", "uint8", "binary", "ubinary", as `util.quantize_embeddings`; the ranges of
+                8 bits are those of this call's embeddings.
             convert_to_numpy: False gives a list of vectors instead of one array.
             normalize_embeddings: scale each vector to length 1 (after truncation).
             truncate_dim: keep that many numbers of each vector.
+            task: the route of a model that has several, "query" or "document" for instance.
+            show_truncated: give a `TruncationWarning` if texts were cut off at max_seq_length, with their number and
+                the first of them. `count_truncated_tokens` says how much.
+            convert_to_tensor, device, pool, chunk_size: False; None or "cpu"; None; None.
 
         Raises:
-            TypeError: a sentence is no string (its index is named).
+            TypeError: an input is no string and no pair (its index is named).
             ValueError: another argument is out of range, or a string cannot be written as UTF-8.
         """
-        job = self._job(prompt_name, prompt, batch_size, output_value, normalize_embeddings, truncate_dim)
-        texts = list(_checked(_several(sentences)))
+        check_without_torch(convert_to_tensor, device, pool, chunk_size)
+        checked_precision(precision)
+        job = self._job(prompt_name, prompt, batch_size, output_value, normalize_embeddings, truncate_dim, task)
+        if job.tokens_wanted and precision != "float32":
+            raise ValueError(f"precision is {precision!r}; needed: 'float32' with output_value='token_embeddings'")
+        texts = list(_checked(_several(inputs)))
         results: Any = [None] * len(texts)
         if not job.tokens_wanted:
-            full = self._full_dimension
+            full = job.route.dimension
             results = np.empty((len(texts), min(full, job.truncate_dim or full)), np.float32)
-        with _progress(len(texts), show_progress_bar) as progress:
-            for indices, part in self._runs(texts, job):
+        cut: list[int] = []
+        with show_progress(len(texts), show_progress_bar) as progress:
+            for indices, part in self._runs(texts, job, cut if show_truncated else None):
                 if job.tokens_wanted:
                     for i, rows in zip(indices, part, strict=True):
                         results[i] = rows.copy()
                 else:
                     results[indices] = part
                 progress.update(len(indices))
-        if isinstance(sentences, str):
+        if cut:
+            warnings.warn(_truncation(cut, texts, job.route.input.max_seq_length), TruncationWarning, stacklevel=3)
+        if precision != "float32":
+            results = util.quantize_embeddings(results, precision)
+        if isinstance(inputs, str):
             return results[0]
         return results if convert_to_numpy else list(results)
 
+    @_renamed(sentences="inputs")
+    def encode_query(
+        self, inputs: str | Iterable[Text], prompt_name: str | None = None, prompt: str | None = None, **options: Any
+    ) -> np.ndarray | list[np.ndarray]:
+        """`encode` with the prompt "query", if no other is named, and on the route "query"."""
+        if prompt_name is None and prompt is None and "query" in self.prompts:
+            prompt_name = "query"
+        return self.encode(inputs, prompt_name, prompt, **{"task": "query", **options})
+
+    @_renamed(sentences="inputs")
+    def encode_document(
+        self, inputs: str | Iterable[Text], prompt_name: str | None = None, prompt: str | None = None, **options: Any
+    ) -> np.ndarray | list[np.ndarray]:
+        """`encode` with the prompt "document", "passage" or "corpus", the first that there is, if no other is named.
+
+        It takes the route "document". Every model has a prompt "document", which is empty unless its files say more.
+        """
+        if prompt_name is None and prompt is None:
+            prompt_name = next((name for name in _DOCUMENT_PROMPTS if name in self.prompts), None)
+        return self.encode(inputs, prompt_name, prompt, **{"task": "document", **options})
+
+    @_renamed(sentences="inputs")
     def encode_stream(
         self,
-        sentences: Iterable[str],
+        inputs: Iterable[Text],
         *,
         prompt_name: str | None = None,
         prompt: str | None = None,
@@ -205,12 +327,13 @@ class SentenceEncoder:
         output_value: str = "sentence_embedding",
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
+        task: str | None = None,
     ) -> Iterator[np.ndarray]:
         """One embedding after the other, (dim,), in the order of the texts: for more of them than memory should hold.
 
         Texts are read when their results are asked for, at most 1,024 ahead of the last result that was taken; those
         run as in `encode`, sorted by length and in batches. The results are `encode`'s, bit for bit, and so are
-        arguments and errors. The call itself raises errors of arguments. An error of a text, or one that `sentences`
+        arguments and errors. The call itself raises errors of arguments. An error of a text, or one that `inputs`
         raises, comes when the 1,024 that it belongs to are read: the results of those before them have come.
 
         Example:
@@ -218,63 +341,92 @@ class SentenceEncoder:
             ...     for embedding in encoder.encode_stream(line.rstrip() for line in file):
             ...         index.add(embedding)
         """
-        job = self._job(prompt_name, prompt, batch_size, output_value, normalize_embeddings, truncate_dim)
-        total = len(sentences) if isinstance(sentences, Sized) and not isinstance(sentences, str) else None
-        return self._stream(_checked(_several(sentences)), job, total, show_progress_bar)
+        job = self._job(prompt_name, prompt, batch_size, output_value, normalize_embeddings, truncate_dim, task)
+        total = len(inputs) if isinstance(inputs, Sized) and not isinstance(inputs, str) else None
+        return self._stream(_checked(_several(inputs)), job, total, show_progress_bar)
 
-    def tokenize(self, sentences: str | Iterable[str]) -> dict[str, np.ndarray]:
+    # ------------------------------------------------------------------------------------------------------------------
+    # Tokens
+
+    @_renamed(sentences="inputs")
+    def tokenize(self, inputs: str | Iterable[Text], *, task: str | None = None) -> dict[str, np.ndarray]:
         """The model's arguments by name, each (B, L) int64, padded to the longest.
 
-        They are input_ids, token_type_ids (if the model knows token types) and attention_mask.
+        They are input_ids, token_type_ids (if the model knows token types) and attention_mask; of a StaticEmbedding
+        input_ids (T,) and offsets (B,).
         """
-        encodings = self._tokens(list(_checked(_several(sentences))))
-        longest = max((len(ids) for ids in encodings), default=0)
-        pads = (self.tokenizer.token_to_id(name) for name in _PADS)
-        pad = next((number for number in pads if number is not None), 0)
-        input_ids = np.full((len(encodings), longest), pad, np.int64)
-        mask = np.zeros_like(input_ids)
-        for row, ids in enumerate(encodings):
-            input_ids[row, : len(ids)] = ids
-            mask[row, : len(ids)] = 1
-        types = {"token_type_ids": np.zeros_like(input_ids)} if hasattr(self.model.config, "type_vocab_size") else {}
-        return {"input_ids": input_ids, **types, "attention_mask": mask}
+        route = self._routes.route(task)
+        return route.input.arguments(route.tokens(list(_checked(_several(inputs)))))
 
-    def count_tokens(self, sentences: str | Iterable[str]) -> int:
-        """The number of tokens that `encode` runs for these sentences, without a prompt."""
-        return sum(map(len, self._tokens(list(_checked(_several(sentences))))))
+    @_renamed(sentences="inputs")
+    def count_tokens(self, inputs: str | Iterable[Text], *, task: str | None = None) -> int:
+        """The number of tokens that `encode` runs for these texts, without a prompt."""
+        return sum(map(len, self._routes.route(task).tokens(list(_checked(_several(inputs))))))
 
-    def similarity(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """The model's own measure (cosine, or dot) between all of a (Na, dim) and all of b (Nb, dim): (Na, Nb).
+    def count_truncated_tokens(
+        self,
+        inputs: str | Iterable[Text],
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        *,
+        task: str | None = None,
+    ) -> np.ndarray:
+        """How many tokens of each text `encode` cuts off at max_seq_length: (N,) int64.
 
-        A single vector counts as one row.
+        Example:
+            >>> encoder.count_truncated_tokens(["short", "long " * 1000])                             # doctest: +SKIP
+            array([  0, 746])
         """
-        a, b = (np.atleast_2d(np.asarray(x, np.float32)) for x in (a, b))
-        if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
-            raise ValueError(f"a and b have shapes {a.shape} and {b.shape}; needed: (Na, dim) and (Nb, dim)")
-        measure = self._settings.similarity
-        if measure not in ("cosine", "dot"):
-            raise NotImplementedError(f"this model's similarity is {measure!r}; supported: cosine, dot")
-        return F.linear(*(normalized(x) if measure == "cosine" else x for x in (a, b)))
+        route, start = self._routes.route(task), self._prompt(prompt_name, prompt)
+        texts = [_with_prompt(start, text) for text in _checked(_several(inputs))]
+        kept = np.array([len(one) for one in route.tokens(texts)], np.int64)
+        return np.array(route.input.lengths(texts), np.int64) - kept
 
-    def _job(self, prompt_name, prompt, batch_size, output_value, normalize_embeddings, truncate_dim) -> _Job:
+    # ------------------------------------------------------------------------------------------------------------------
+    # Similarity
+
+    def similarity(self, a: Any, b: Any) -> np.ndarray:
+        """The model's own measure, `similarity_fn_name`, between all of a (Na, dim) and all of b (Nb, dim): (Na, Nb).
+
+        A single vector counts as one row. Distances are negative.
+
+        Raises:
+            ValueError: shapes do not fit.
+        """
+        return util.similarity(a, b, self._similarity)
+
+    def similarity_pairwise(self, a: Any, b: Any) -> np.ndarray:
+        """The model's own measure of a[i] and b[i], (N, dim) each: (N,).
+
+        Raises:
+            ValueError: shapes do not fit.
+        """
+        return util.pairwise_similarity(a, b, self._similarity)
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _job(
+        self, prompt_name, prompt, batch_size, output_value, normalize_embeddings, truncate_dim, task=None
+    ) -> _Job:
         """The arguments of `encode`, checked."""
-        if output_value not in ("sentence_embedding", "token_embeddings"):
+        if output_value not in _OUTPUTS:
             raise ValueError(f"output_value is {output_value!r}; needed: 'sentence_embedding' or 'token_embeddings'")
-        _check_positive("batch_size", batch_size)
+        check_positive("batch_size", batch_size)
         if truncate_dim is not None:
-            _check_positive("truncate_dim", truncate_dim)
-        prompt = self._prompt(prompt_name, prompt)
+            check_positive("truncate_dim", truncate_dim)
+        route, prompt = self._routes.route(task), self._prompt(prompt_name, prompt)
         return _Job(
+            route=route,
             batch_size=batch_size,
             prompt=prompt,
-            skipped=0 if self._settings.include_prompt or not prompt else self._prompt_length(prompt),
+            skipped=route.prompt_length(prompt),
             tokens_wanted=output_value == "token_embeddings",
             normalize=normalize_embeddings,
-            truncate_dim=truncate_dim or self._settings.truncate_dim,
+            truncate_dim=truncate_dim or self.truncate_dim,
         )
 
-    def _stream(self, texts: Iterator[str], job: _Job, total: int | None, show: bool | None) -> Iterator[np.ndarray]:
-        with _progress(total, show) as progress:
+    def _stream(self, texts: Iterator[Text], job: _Job, total: int | None, show: bool | None) -> Iterator[np.ndarray]:
+        with show_progress(total, show) as progress:
             while window := list(islice(texts, _WINDOW)):
                 results: list[Any] = [None] * len(window)
                 for indices, part in self._runs(window, job):
@@ -283,165 +435,67 @@ class SentenceEncoder:
                     progress.update(len(indices))
                 yield from results
 
-    def _runs(self, texts: list[str], job: _Job) -> Iterator[tuple[list[int], Sequence[np.ndarray]]]:
-        """Indices of texts that ran together, and a view of the result of each, until all have run."""
-        n_threads = F.get_num_threads()  # asked here: a limit may be the calling thread's own
-        together = self._together(texts, job, _ENOUGH_TOKENS * n_threads)
-        if n_threads > 1 and len(texts) > job.batch_size:
-            together = _made_ahead(together)
-        with closing(together):  # the other thread ends even after an error here
-            for indices, tokens in together:
-                if job.tokens_wanted:
-                    ids, cu_seqlens = packed(tokens)
-                    yield indices, np.split(self.model.encode_packed(ids, cu_seqlens), cu_seqlens[1:-1])
-                else:
-                    yield indices, self._finished(self._pooled(tokens, job.skipped), job)
+    def _runs(
+        self, texts: list[Text], job: _Job, cut: list[int] | None = None
+    ) -> Iterator[tuple[list[int], Sequence[np.ndarray]]]:
+        """Indices of texts that ran together, and a view of the result of each, until all have run.
 
-    def _together(self, texts: list[str], job: _Job, enough: int) -> Generator[tuple[list[int], list[list[int]]]]:
-        """Indices and tokens of the texts that run together: batches, merged until they hold enough tokens, and cut."""
-        # The longest first: the memory needed is known at once, and the progress bar speeds up rather than slows down.
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]), reverse=True)
-        indices, tokens, total = [], [], 0
-        for start in range(0, len(order), job.batch_size):
-            batch = order[start : start + job.batch_size]
-            for i, ids in zip(batch, self._tokens([job.prompt + texts[i] for i in batch]), strict=True):
-                if indices and total + len(ids) > _MOST_TOKENS:
-                    yield indices, tokens
-                    indices, tokens, total = [], [], 0
-                indices.append(i)
-                tokens.append(ids)
-                total += len(ids)
-            if total >= enough:
-                yield indices, tokens
-                indices, tokens, total = [], [], 0
-        if indices:
-            yield indices, tokens
+        cut: where the indices of texts go that were cut off.
+        """
+
+        def tokens(batch: list[Text]) -> list[Any]:
+            return job.route.tokens([_with_prompt(job.prompt, text) for text in batch])
+
+        with closing(runs(texts, tokens, job.batch_size)) as together:
+            for indices, found in together:
+                if cut is not None:
+                    cut += [i for i, one in zip(indices, found, strict=True) if one.cut]
+                if job.tokens_wanted:
+                    yield indices, job.route.token_rows(found)
+                else:
+                    yield indices, self._finished(job.route.vectors(found, job.skipped), job)
 
     def _prompt(self, name: str | None, prompt: str | None) -> str:
-        if prompt is not None:
-            if not isinstance(prompt, str):
-                raise TypeError(f"prompt is a {type(prompt).__name__}; needed: a string")
-            return prompt
-        name = name if name is not None else self.default_prompt_name
-        if name is None:
-            return ""
-        if name not in self.prompts:
-            raise ValueError(f"prompt_name is {name!r}; this model has: {', '.join(map(repr, self.prompts))}")
-        return self.prompts[name]
-
-    def _prompt_length(self, prompt: str) -> int:
-        """The prompt's tokens at the start of a text: its own and the special ones before them, not those after."""
-        encoding = self.tokenizer.encode(prompt)
-        return len(encoding.ids) - (1 if encoding.special_tokens_mask[-1:] == [1] else 0)
-
-    def _tokens(self, texts: list[str]) -> list[list[int]]:
-        encodings = self._tokenizer.encode_batch(texts, max_length=self._max_seq_length)
-        return [encoding.ids for encoding in encodings]
-
-    def _pooled(self, tokens: list[list[int]], skipped: int) -> np.ndarray:
-        """The model's hidden states of each text, pooled; the first `skipped` tokens do not count."""
-        if self._settings.pooling in (("cls",), ("lasttoken",)):
-            return self._one_row(tokens, skipped)
-        ids, cu_seqlens = packed(tokens)
-        hidden = self.model.encode_packed(ids, cu_seqlens)
-        parts = [_pool(mode, hidden, cu_seqlens, skipped) for mode in self._settings.pooling]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-
-    def _one_row(self, tokens: list[list[int]], skipped: int) -> np.ndarray:
-        """The poolings "cls" and "lasttoken", for which one row of each text goes through the last layer."""
-        long_enough = [i for i, ids in enumerate(tokens) if len(ids) > skipped]
-        pooled = np.zeros((len(tokens), self.model.hidden_size), np.float32)
-        if long_enough:
-            ids, cu_seqlens = packed([tokens[i] for i in long_enough])
-            rows = skipped if self._settings.pooling == ("cls",) else np.diff(cu_seqlens) - 1
-            pooled[long_enough] = self.model.encode_packed(ids, cu_seqlens, pooled_rows=rows)
-        return pooled
+        return chosen_prompt(self.prompts, self.default_prompt_name, name, prompt)
 
     def _finished(self, embeddings: np.ndarray, job: _Job) -> np.ndarray:
-        for module in self._modules:
-            embeddings = module(embeddings)
         embeddings = embeddings[:, : job.truncate_dim]
-        return normalized(embeddings) if job.normalize else embeddings
+        return util.normalize_embeddings(embeddings) if job.normalize else embeddings
 
     def __repr__(self) -> str:
+        first = self._routes.first()
+        routes = "" if "" in self._routes.routes else f", routes={'+'.join(self._routes.routes)}"
         return (
-            f"SentenceEncoder({type(self.model).__name__}, dim={self.get_sentence_embedding_dimension()}, "
-            f"pooling={'+'.join(self._settings.pooling)}, max_seq_length={self.max_seq_length})"
+            f"SentenceEncoder({type(self.model).__name__}, dim={self.get_embedding_dimension()}, "
+            f"pooling={'+'.join(first.pooling.modes)}, max_seq_length={self.max_seq_length}{routes})"
         )
 
 
-def _pool(mode: str, hidden: np.ndarray, cu_seqlens: np.ndarray, skipped: int) -> np.ndarray:
-    """One row a sequence of its hidden states (T, h), without the first `skipped`; no tokens give zeros.
-
-    A sequence at a time: its result must not depend on its neighbours.
-    """
-    pooled = np.zeros((len(cu_seqlens) - 1, hidden.shape[1]), np.float32)
-    for b, (first, last) in enumerate(zip(cu_seqlens[:-1], cu_seqlens[1:], strict=True)):
-        rows = hidden[first + skipped : last]
-        if not len(rows):
-            continue
-        if mode in ("mean", "mean_sqrt_len_tokens"):
-            np.add.reduce(rows, axis=0, out=pooled[b])
-            pooled[b] /= np.float32(len(rows) if mode == "mean" else np.sqrt(len(rows)))
-        elif mode == "weightedmean":  # weights 1, 2, 3, ... of the places in the whole text
-            weights = np.arange(skipped + 1, skipped + 1 + len(rows), dtype=np.float32)
-            np.add.reduce(rows * weights[:, None], axis=0, out=pooled[b])
-            pooled[b] /= np.add.reduce(weights)
-        elif mode == "max":
-            np.maximum.reduce(rows, axis=0, out=pooled[b])
-        else:
-            pooled[b] = rows[0 if mode == "cls" else -1]
-    return pooled
-
-
-def _made_ahead(items: Iterator[_T]) -> Generator[_T]:
-    """The items; each is made by another thread while the one before it is used. Tokenizers work without the GIL."""
-
-    def begin(pool: ThreadPoolExecutor) -> Future[list[_T]] | None:
-        try:
-            return pool.submit(list, islice(items, 1))
-        except RuntimeError:  # the interpreter is ending: the rest runs on this thread
-            return None
-
-    with ThreadPoolExecutor(1, "tokenizing") as pool:
-        coming = begin(pool)
-        while coming is not None:
-            try:
-                found = coming.result()
-            finally:
-                coming = None  # an error, which it holds, holds this frame: all would stay until the next collection
-            if not found:
-                return
-            coming = begin(pool)
-            yield from found
-        yield from items
-
-
-def _several(sentences: Any) -> Iterable[Any]:
+def _several(inputs: Any) -> Iterable[Any]:
     """The texts, one by one; one string is one text."""
-    if isinstance(sentences, str):
-        return [sentences]
-    if isinstance(sentences, (bytes, Mapping)) or not isinstance(sentences, Iterable):
-        raise TypeError(f"sentences is a {type(sentences).__name__}; needed: a string, or several")
-    return sentences
+    return [inputs] if isinstance(inputs, str) else column("inputs", inputs)
 
 
-def _checked(sentences: Iterable[Any]) -> Iterator[str]:
-    for i, text in enumerate(sentences):
-        if not isinstance(text, str):
-            raise TypeError(f"sentences[{i}] is a {type(text).__name__}; needed: a string")
+def _checked(inputs: Iterable[Any]) -> Iterator[Text]:
+    for i, text in enumerate(inputs):
+        if not isinstance(text, str) and not _is_pair(text):
+            raise TypeError(f"inputs[{i}] is a {type(text).__name__}; needed: a string")
         yield text
 
 
-def _check_positive(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name} is {value!r}; needed: an integer >= 1")
+def _is_pair(text: Any) -> bool:
+    return isinstance(text, tuple) and len(text) == 2 and all(isinstance(part, str) for part in text)
 
 
-def _progress(total: int | None, show: bool | None) -> Any:
-    """A tqdm bar on stderr: as asked, and by itself only in a terminal and when the work turns out to be long."""
-    tqdm = optional_import("tqdm").tqdm
-    if show is None:
-        show = sys.stderr.isatty()
-        return tqdm(total=total, unit="text", disable=not show, delay=_PROGRESS_DELAY, file=sys.stderr)
-    return tqdm(total=total, unit="text", disable=not show, file=sys.stderr)
+def _with_prompt(prompt: str, text: Text) -> Text:
+    """A prompt goes before a text, of a pair before the first."""
+    return prompt + text if isinstance(text, str) else (prompt + text[0], text[1])
+
+
+def _truncation(cut: list[int], texts: Sequence[Text], limit: float) -> str:
+    first = min(cut)
+    name = f"max_seq_length={limit} tokens" if limit < float("inf") else "the limit in tokenizer.json"
+    return (
+        f"{len(cut)} of {len(texts)} texts are longer than {name}, and what is beyond was cut off; the first is "
+        f"inputs[{first}], {str(texts[first])[:40]!r} ..."
+    )

@@ -1,7 +1,7 @@
 """What a sentence encoder does with its pooled vectors: the modules of modules.json that follow the pooling.
 
-`sentence_settings` finds them, `read_modules` makes them, `sentence_encoder` calls them in order. A further kind is a
-class with `dimension` and `__call__`, and a line in `_KINDS`.
+`sentence_routes` makes them by `read_modules`, and calls them in order. A further kind is a class with `dimension` and
+`__call__`, and a line in `_KINDS`.
 
 Source: sentence-transformers 6, base/modules/dense.py and sentence_transformer/modules.
 """
@@ -13,36 +13,61 @@ from typing import Any
 
 import numpy as np
 
+from transformer_fast import functional as F
 from transformer_fast.files.checkpoint import Checkpoint
 from transformer_fast.files.errors import CheckpointError
-from transformer_fast.files.source import ModelSource
 from transformer_fast.files.tokenizer import typed
 from transformer_fast.nn import Linear
+from transformer_fast.pipelines.activations import ACTIVATIONS, Activation, activation_of
+from transformer_fast.pipelines.sentence_settings import ModuleFiles, Part, check_fields
+from transformer_fast.util import normalize_embeddings
 
-# Opens a module's own files. Modules without any, such as Normalize, may have no folder: a hub's snapshot has none.
-Part = Callable[[], ModelSource]
-
-# config.json's names of an activation -> functional.linear's.
-_ACTIVATIONS = {"Identity": None, "Tanh": "tanh", "ReLU": "relu", "GELU": "gelu", "SiLU": "silu"}
-_DENSE_FIELDS = {
-    "in_features",
-    "out_features",
-    "bias",
-    "activation_function",
-    "module_input_name",
-    "module_output_name",
-    "use_residual",
-}
+_NAMES = ("module_input_name", "module_output_name")
+_DENSE_FIELDS = {"in_features", "out_features", "bias", "activation_function", "use_residual", *_NAMES}
 
 
 class Normalize:
-    """Vectors (B, dim) of length 1."""
+    """Vectors (B, dim) of length 1.
+
+    Raises:
+        CheckpointError: its config asks for what is not supported.
+    """
 
     def __init__(self, part: Part, dimension: int, weight_format: str) -> None:
         self.dimension = dimension
+        try:
+            source = part()
+        except CheckpointError:  # older releases wrote an empty folder, which a hub does not keep
+            return
+        config, place = source.object("config.json", required=False), source.place("config.json")
+        check_fields(place, config, _NAMES)
+        _check_names(place, config)
 
     def __call__(self, vectors: np.ndarray) -> np.ndarray:
-        return normalized(vectors)
+        return normalize_embeddings(vectors)
+
+
+class LayerNorm:
+    """torch's LayerNorm of vectors (B, dim), with its eps of 1e-5.
+
+    Raises:
+        CheckpointError: its config or weights are malformed or do not fit.
+    """
+
+    def __init__(self, part: Part, dimension: int, weight_format: str) -> None:
+        source = part()
+        checkpoint, place = Checkpoint.open(source), source.place("config.json")
+        check_fields(place, checkpoint.config, {"dimension"})
+        self.dimension = dimension
+        if typed(place, checkpoint.config, "dimension", int) != dimension:
+            raise CheckpointError(
+                f"{place}: dimension is {checkpoint.config.get('dimension')}; needed: {dimension}, which comes before"
+            )
+        tensors = checkpoint.take({"norm.weight": (dimension,), "norm.bias": (dimension,)})
+        self._weight, self._bias = (tensors[f"norm.{name}"].astype(np.float32) for name in ("weight", "bias"))
+
+    def __call__(self, vectors: np.ndarray) -> np.ndarray:
+        return F.layer_norm(vectors, self._weight, self._bias)
 
 
 class Dense:
@@ -56,12 +81,8 @@ class Dense:
         source = part()
         checkpoint, place = Checkpoint.open(source), source.place("config.json")
         config = checkpoint.config
-        unknown = config.keys() - _DENSE_FIELDS
-        if unknown:
-            raise CheckpointError(f"{place}: holds {', '.join(sorted(unknown))}; supported: {', '.join(_DENSE_FIELDS)}")
-        for name in ("module_input_name", "module_output_name"):
-            if typed(place, config, name, str, "sentence_embedding") != "sentence_embedding":
-                raise CheckpointError(f"{place}: {name} is {config[name]!r}; supported: 'sentence_embedding'")
+        check_fields(place, config, _DENSE_FIELDS)
+        _check_names(place, config)
         width, self.dimension = (typed(place, config, name, int) for name in ("in_features", "out_features"))
         if width != dimension or self.dimension is None:
             raise CheckpointError(
@@ -80,46 +101,53 @@ class Dense:
         self._shortcut = _linear(tensors, "residual", weight_format) if "residual.weight" in shapes else None
 
     def __call__(self, vectors: np.ndarray) -> np.ndarray:
-        found = self._linear(vectors, activation=self._activation)
+        found = self._activation(self._linear(vectors))
         if self._residual:
             found = found + (vectors if self._shortcut is None else self._shortcut(vectors))
         return found
 
 
-def normalized(vectors: np.ndarray) -> np.ndarray:
-    """Rows of length 1; those shorter than 1e-12 are divided by that, as torch.nn.functional.normalize does."""
-    norms = np.sqrt(np.add.reduce(vectors * vectors, axis=1, keepdims=True))
-    return vectors / np.maximum(norms, np.float32(1e-12))
-
-
 # The last part of a module's type -> its class; None: it has no effect on inference.
-_KINDS: Mapping[str, Callable[[Part, int, str], Any] | None] = {"Dense": Dense, "Dropout": None, "Normalize": Normalize}
+_KINDS: Mapping[str, Callable[[Part, int, str], Any] | None] = {
+    "Dense": Dense,
+    "Dropout": None,
+    "LayerNorm": LayerNorm,
+    "Normalize": Normalize,
+}
 KINDS = tuple(_KINDS)
 
 
-def read_modules(following: Sequence[tuple[str, Part]], dimension: int, weight_format: str) -> list[Any]:
-    """The modules of these kinds and parts; dimension: of the vectors that come before the first.
+def read_modules(following: Sequence[ModuleFiles], dimension: int, weight_format: str) -> list[Any]:
+    """The modules of these files; dimension: of the vectors that come before the first.
 
     Raises:
-        CheckpointError: as `Dense`.
+        CheckpointError: as `Dense` and `LayerNorm`.
     """
     modules = []
-    for kind, part in following:
-        make = _KINDS[kind]
+    for files in following:
+        make = _KINDS[files.kind]
         if make is not None:
-            modules.append(make(part, dimension, weight_format))
+            modules.append(make(files.part, dimension, weight_format))
             dimension = modules[-1].dimension
     return modules
 
 
-def _activation(place: Any, config: Mapping[str, Any]) -> str | None:
+def _check_names(place: Any, config: Mapping[str, Any]) -> None:
+    for name in _NAMES:
+        if typed(place, config, name, str, "sentence_embedding") != "sentence_embedding":
+            raise CheckpointError(f"{place}: {name} is {config[name]!r}; supported: 'sentence_embedding'")
+
+
+def _activation(place: Any, config: Mapping[str, Any]) -> Activation:
     path = typed(place, config, "activation_function", str, "torch.nn.modules.activation.Tanh")
-    name = path.rpartition(".")[2]
-    if not path.startswith("torch.nn.") or name not in _ACTIVATIONS:
+    if not path.startswith("torch.nn."):
         raise CheckpointError(
-            f"{place}: activation_function is {path!r}; supported: torch.nn's {', '.join(_ACTIVATIONS)}"
+            f"{place}: activation_function is {path!r}; supported: torch.nn's {', '.join(ACTIVATIONS)}"
         )
-    return _ACTIVATIONS[name]
+    try:
+        return activation_of(path)
+    except ValueError as error:
+        raise CheckpointError(f"{place}: activation_function is {error}") from None
 
 
 def _linear(tensors: Mapping[str, np.ndarray], name: str, weight_format: str) -> Linear:

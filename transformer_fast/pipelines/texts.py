@@ -23,7 +23,7 @@ from transformer_fast.models.common.compute_types import ComputeType
 Pipeline = TypeVar("Pipeline", bound="TextPipeline")
 Text = str | tuple[str, str]
 
-# Tokens that run together for each thread, and at all: as sentence_encoder.py measured it for the same encoders.
+# Tokens that run together for each thread, and at all: as measured for the same encoders, see text_runs.py.
 _ENOUGH_TOKENS = 1024
 _MOST_TOKENS = 16_384
 
@@ -103,7 +103,7 @@ class TextPipeline:
         for indices in batches([len(encoding) for encoding in encodings]):
             ids, cu_seqlens = packed([encodings[i].ids for i in indices])
             types = packed([encodings[i].type_ids for i in indices])[0] if self._has_token_types() else None
-            yield indices, self.model.base.encode_packed(ids, cu_seqlens, types), cu_seqlens
+            yield indices, self.model.packed_states(ids, cu_seqlens, types), cu_seqlens
 
     def _batches(self, encodings: Sequence[Any]) -> Iterator[tuple[list[int], dict[str, np.ndarray]]]:
         """Indices of encodings that run together, the longest first, and the model's arguments for them."""

@@ -37,7 +37,7 @@ def attention_heatmap(
     tokens. Labels that would not fit are left out evenly, and long tokens end in an ellipsis.
 
     Args:
-        weights: (Lq, Lk).
+        weights: (Lq, Lk), an array or a matrix of scipy.sparse, as `return_weights="sparse"` gives them.
         tokens: Lq labels of the queries; positions without them.
         key_tokens: Lk labels of the keys. By default `tokens` where Lq = Lk, else positions.
 

@@ -11,25 +11,34 @@ import numpy as np
 LABEL_LENGTH = 16
 
 
-def checked_weights(name: str, weights: Any, dimensions: tuple[int, ...], needed: str) -> np.ndarray:
-    """The weights as float32; refused unless their number of axes is one of `dimensions` and all of them are finite."""
-    array = np.asarray(weights)
+def checked_weights(name: str, weights: Any, dimensions: tuple[int, ...], needed: str) -> Any:
+    """The weights as float32; refused unless their number of axes is one of `dimensions` and all of them are finite.
+
+    An array, or of a matrix of scipy.sparse a coo_array.
+    """
+    array = weights.tocoo() if hasattr(weights, "tocoo") else np.asarray(weights)
     if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
         raise TypeError(f"{name} has type {array.dtype}; needed: numbers")
     if array.ndim not in dimensions or 0 in array.shape:
         raise ValueError(f"{name} has shape {array.shape}; needed: {needed}, none of them empty")
     array = array.astype(np.float32)
-    if not np.isfinite(array).all():
+    if not np.isfinite(array.data if hasattr(array, "tocoo") else array).all():
         raise ValueError(f"{name} holds NaN or infinity; needed: finite numbers")
     return array
 
 
-def max_pooled(weights: np.ndarray, most: int) -> tuple[np.ndarray, tuple[int, int]]:
+def max_pooled(weights: Any, most: int) -> tuple[np.ndarray, tuple[int, int]]:
     """(Lq, Lk) -> at most (most, most), and how many rows and columns each cell stands for.
 
-    The maximum, not the mean: one strong link among a thousand weak ones is what a picture has to keep.
+    The maximum, not the mean: one strong link among a thousand weak ones is what a picture has to keep. Of a coo_array
+    the array of all pairs is not made; what it does not store is 0.
     """
     blocks = tuple(-(-length // most) for length in weights.shape)
+    if hasattr(weights, "tocoo"):
+        shape = (-(-length // block) for length, block in zip(weights.shape, blocks, strict=True))
+        cells = np.zeros(tuple(shape), np.float32)
+        np.maximum.at(cells, (weights.row // blocks[0], weights.col // blocks[1]), weights.data)
+        return cells, blocks
     for axis, block in enumerate(blocks):
         if block > 1:
             weights = np.maximum.reduceat(weights, np.arange(0, weights.shape[axis], block), axis=axis)

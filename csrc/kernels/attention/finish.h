@@ -26,14 +26,18 @@ static float row_factor(const tfast_attention* c, int64_t head, float max, float
     return exp2f(max - top) / total;
 }
 
-/* row_factor, and the row's lse where it is wanted. */
+/* row_factor, and the row's lse, and maximum and sum, where they are wanted. */
 static float finish_row(const tfast_attention* c, const tfast_attention_piece* p, const sequence_t* s, int64_t head,
                         int64_t query, float max, float sum) {
+    const int64_t at = p->batch * c->lse_stride[0] + head * c->lse_stride[1] + s->q_row0 + query;
     if (c->lse) {
         float top;
         const float total = denominator(c, head, max, sum, &top);
-        const int64_t at = p->batch * c->lse_stride[0] + head * c->lse_stride[1] + s->q_row0 + query;
         c->lse[at] = total == 0 ? -INFINITY : (float)(((double)top + log2((double)total)) * M_LN2);
+    }
+    if (c->max_sum) {
+        c->max_sum[2 * at] = max;
+        c->max_sum[2 * at + 1] = sum;
     }
     return row_factor(c, head, max, sum);
 }

@@ -82,7 +82,7 @@ static void finish_panel(const work_t* w, int64_t index, const uint8_t* only) {
         store_panel(w, t, o, factor, p->partial + row * w->c->Dv, only);
         return;
     }
-    if (w->c->sinks || w->c->lse)
+    if (w->c->sinks || w->c->lse || w->c->max_sum)
         for (int64_t i = 0; i < t->nv * V_LANES; i++)
             factor[i] = i < t->n && (!only || only[i])
                             ? finish_row(w->c, p, &w->s, t->head[i], t->query[i], t->max[i], t->sum[i])

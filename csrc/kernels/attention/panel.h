@@ -25,11 +25,14 @@ typedef struct {
     int64_t first, end;     /* keys that any lane sees */
     int64_t lo_max, hi_min; /* keys that every lane sees: [lo_max, hi_min) */
     int64_t query[PANEL], head[PANEL], lo[PANEL], hi[PANEL];
+    /* Run r is the lanes [run[r], run[r + 1]) that see the same keys: what depends on these alone is computed once. */
+    int64_t runs, run[PANEL + 1];
     int64_t v_first[TILE_VECTORS], v_end[TILE_VECTORS], v_lo_max[TILE_VECTORS],
         v_hi_min[TILE_VECTORS]; /* the same for one vector */
     /* With lists of ranges: all keys of a lane; lo, hi and what follows them are those of the block at hand. */
     int64_t span_lo[PANEL], span_hi[PANEL];
-    int64_t list[PANEL], list_end[PANEL], at[PANEL]; /* its ranges; the first that the pass over keys has not left */
+    int64_t list[PANEL], list_end[PANEL]; /* its ranges */
+    int64_t at[PANEL]; /* the first that the pass over keys has not left; lanes after a run's first may lag behind it */
     const uint8_t* seen; /* [key of the block][PANEL], where a lane sees several ranges of the block; else NULL */
     const char* bias_row[2][PANEL]; /* term of (lane, key 0) */
     int bias_uniform[2];            /* all lanes have the same row */
@@ -57,14 +60,26 @@ static int has_lists(const tfast_attention* c) {
     return c->ranges.list_of_row != NULL;
 }
 
-/* The list of a lane, and its first and last key within [*lo, *hi). */
+/* The number of the list of a lane; r: lists of the call. */
+static int32_t list_of_lane(const tfast_key_ranges* r, const sequence_t* s, const tfast_attention_piece* p,
+                            const panel_t* t, int64_t lane) {
+    const int64_t row = s->q_row0 + t->query[lane];
+    return r->list_of_row[p->batch * r->stride[0] + t->head[lane] * r->stride[1] + row * r->stride[2]];
+}
+
+/* The list of a lane, and its first and last key within [*lo, *hi). A compiled mask may give each row a list of its
+ * own: where a lane's has the ranges of the lane before, it takes that one. */
 static void set_list(const tfast_attention* c, const sequence_t* s, const tfast_attention_piece* p, panel_t* t,
                      int64_t lane, int64_t* lo, int64_t* hi) {
     const tfast_key_ranges* r = &c->ranges;
-    const int64_t row = s->q_row0 + t->query[lane];
-    const int32_t list = r->list_of_row[p->batch * r->stride[0] + t->head[lane] * r->stride[1] + row * r->stride[2]];
-    t->list[lane] = t->at[lane] = r->begin[list];
-    t->list_end[lane] = r->begin[list + 1];
+    const int32_t list = list_of_lane(r, s, p, t, lane);
+    const int64_t n = r->begin[list + 1] - r->begin[list];
+    int64_t first = r->begin[list];
+    if (lane > 0 && n == t->list_end[lane - 1] - t->list[lane - 1] &&
+        memcmp(r->bounds + 2 * first, r->bounds + 2 * t->list[lane - 1], (size_t)n * 2 * sizeof *r->bounds) == 0)
+        first = t->list[lane - 1];
+    t->list[lane] = t->at[lane] = first;
+    t->list_end[lane] = first + n;
     if (t->list[lane] < t->list_end[lane]) {
         *lo = TFAST_MAX(*lo, r->bounds[2 * t->list[lane]]);
         *hi = TFAST_MIN(*hi, r->bounds[2 * t->list_end[lane] - 1]);
@@ -79,18 +94,25 @@ static void panel_rewind(panel_t* t, int64_t lanes) {
     for (int64_t i = 0; i < lanes; i++) t->at[i] = t->list[i];
 }
 
-/* The first key from `from` on that any of the lanes sees; INT64_MAX: none. Within a pass `from`
- * never goes back. */
-static int64_t panel_next_key(const tfast_attention* c, panel_t* t, int64_t lanes, int64_t from) {
+/* The first key from `from` on that any of the lanes sees, and where its range ends; INT64_MAX: none. Within a pass
+ * `from` never goes back. */
+static int64_t panel_next_range(const tfast_attention* c, panel_t* t, int64_t lanes, int64_t from, int64_t* end) {
     int64_t next = INT64_MAX;
-    for (int64_t i = 0; i < lanes; i++) {
-        const int64_t low = TFAST_MAX(from, t->span_lo[i]);
+    for (int64_t r = 0; r < t->runs && t->run[r] < lanes; r++) {
+        const int64_t i = t->run[r], low = TFAST_MAX(from, t->span_lo[i]);
         while (t->at[i] < t->list_end[i] && c->ranges.bounds[2 * t->at[i] + 1] <= low) t->at[i]++;
         if (t->at[i] == t->list_end[i]) continue;
         const int64_t key = TFAST_MAX(low, c->ranges.bounds[2 * t->at[i]]);
-        if (key < t->span_hi[i]) next = TFAST_MIN(next, key);
+        if (key >= t->span_hi[i] || key >= next) continue;
+        next = key;
+        *end = TFAST_MIN(t->span_hi[i], c->ranges.bounds[2 * t->at[i] + 1]);
     }
     return next;
+}
+
+static int64_t panel_next_key(const tfast_attention* c, panel_t* t, int64_t lanes, int64_t from) {
+    int64_t end;
+    return panel_next_range(c, t, lanes, from, &end);
 }
 
 /* The keys [*lo, *hi) that hold what a lane sees of [k0, k0 + n), and whether that is several ranges. */
@@ -115,16 +137,20 @@ static void panel_set_bounds(panel_t* t) {
     t->first = t->lo_max = 0;
     t->end = 0;
     t->hi_min = INT64_MAX;
-    int64_t first = INT64_MAX;
+    int64_t first = INT64_MAX, r = 0;
     for (int64_t v = 0; v < t->nv; v++) {
         int64_t vf_ = INT64_MAX, ve = 0, lm = 0, hm = INT64_MAX;
-        for (int64_t i = v * V_LANES; i < (v + 1) * V_LANES; i++) {
-            lm = TFAST_MAX(lm, t->lo[i]);
-            hm = TFAST_MIN(hm, t->hi[i]);
-            if (t->lo[i] == t->hi[i]) continue;
-            vf_ = TFAST_MIN(vf_, t->lo[i]);
-            ve = TFAST_MAX(ve, t->hi[i]);
+        for (;; r++) { /* the runs that have lanes in v; the last one may have some in the next, too */
+            const int64_t lo = t->lo[t->run[r]], hi = t->hi[t->run[r]];
+            lm = TFAST_MAX(lm, lo);
+            hm = TFAST_MIN(hm, hi);
+            if (lo < hi) {
+                vf_ = TFAST_MIN(vf_, lo);
+                ve = TFAST_MAX(ve, hi);
+            }
+            if (t->run[r + 1] >= (v + 1) * V_LANES) break;
         }
+        if (t->run[r + 1] == (v + 1) * V_LANES) r++;
         if (ve == 0) vf_ = 0;
         t->v_first[v] = vf_;
         t->v_end[v] = ve;
@@ -158,7 +184,15 @@ static void fill_seen(const tfast_attention* c, const panel_t* t, int64_t k0, in
 static void panel_set_block(const tfast_attention* c, panel_t* t, int64_t k0, int64_t n, uint8_t* seen) {
     const int64_t first = t->first, end = t->end;
     int several = 0;
-    for (int64_t i = 0; i < t->nv * V_LANES; i++) several |= lane_in_block(c, t, i, k0, n, &t->lo[i], &t->hi[i]);
+    for (int64_t r = 0; r < t->runs; r++) {
+        int64_t lo, hi;
+        several |= lane_in_block(c, t, t->run[r], k0, n, &lo, &hi);
+        for (int64_t i = t->run[r]; i < t->run[r + 1]; i++) {
+            t->lo[i] = lo;
+            t->hi[i] = hi;
+            t->at[i] = t->at[t->run[r]];
+        }
+    }
     panel_set_bounds(t);
     t->first = first;
     t->end = end;
@@ -181,6 +215,12 @@ static void panel_set_bias(const tfast_attention* c, const tfast_attention_piece
     }
 }
 
+/* Whether a lane sees the keys of the one before it; lo and hi are still those of all keys. */
+static int sees_the_same(const tfast_attention* c, const panel_t* t, int64_t lane) {
+    return t->lo[lane] == t->lo[lane - 1] && t->hi[lane] == t->hi[lane - 1] &&
+           (!has_lists(c) || t->list[lane] == t->list[lane - 1]);
+}
+
 /* The first `lanes` lanes for n rows. Lanes after the last row repeat it: they cost nothing, see the same keys, and are
  * never stored. */
 static void panel_set_lanes(const tfast_attention* c, const tfast_attention_piece* p, const sequence_t* s, panel_t* t,
@@ -192,6 +232,7 @@ static void panel_set_lanes(const tfast_attention* c, const tfast_attention_piec
     t->nv = tfast_ceil_div(n, V_LANES);
     t->has_sums = t->ragged = t->masked_fma = t->split_sum = 0;
     t->seen = NULL;
+    t->runs = 0;
     memset(t->nonfinite, 0, sizeof t->nonfinite);
     for (; query >= s->lq; query -= s->lq) head++; /* few heads: cheaper than a division */
     visible_range(c, s, p, query, &lo, &hi);
@@ -202,6 +243,7 @@ static void panel_set_lanes(const tfast_attention* c, const tfast_attention_piec
         if (has_lists(c)) set_list(c, s, p, t, i, &lo, &hi);
         t->lo[i] = lo;
         t->hi[i] = hi;
+        if (i == 0 || !sees_the_same(c, t, i)) t->run[t->runs++] = i;
         t->max[i] = -INFINITY;
         t->sum[i] = 0;
         if (c->alibi_slopes) t->slope[i] = c->alibi_slopes[head] * V_LOG2E;
@@ -210,6 +252,7 @@ static void panel_set_lanes(const tfast_attention* c, const tfast_attention_piec
             head++;
         }
     }
+    t->run[t->runs] = lanes;
     panel_set_bias(c, p, t, lanes);
 }
 

@@ -6,12 +6,13 @@
 
 #include "work.h"
 
+/* The keys [from, end), or as many as a superblock has; of pages the first one. */
 static void keys_ahead(const work_t* w, const sequence_t* s, int64_t from, int64_t end) {
     const tfast_attention* c = w->c;
-    const int64_t n = TFAST_MIN(w->l.superblock, end - from), ks = c->k_stride[2] * s->kv_bytes,
-                  vs = c->v_stride[2] * s->kv_bytes;
-    add_ahead(w->ahead, s->v + from * vs, n, c->Dv * s->kv_bytes, vs);
-    add_ahead(w->ahead, s->k + from * ks, n, c->D * s->kv_bytes, ks);
+    if (from >= end) return;
+    const int64_t n = TFAST_MIN(w->l.superblock, keys_in_a_row(c, s, from, end)), bytes = s->kv_bytes;
+    add_ahead(w->ahead, s->v + key_at(c, s, c->v_stride, from) * bytes, n, c->Dv * bytes, c->v_stride[2] * bytes);
+    add_ahead(w->ahead, s->k + key_at(c, s, c->k_stride, from) * bytes, n, c->D * bytes, c->k_stride[2] * bytes);
 }
 
 static void next_operands_ahead(const work_t* w, const tfast_attention_piece* p) {

@@ -7,11 +7,11 @@
 
 #include "prefetch.h"
 
-/* The raw products of one segment; k is the first row of the block. */
+/* The raw products of one segment; k is its first row. */
 static void multiply_scores(const work_t* w, const float* q, const float* k, int64_t k_stride, const segment_t* g) {
     const int64_t lane = g->v0 * V_LANES, nv = g->v1 - g->v0;
     tile_args a = {.k = w->c->D,
-                   .a = k + g->t0 * k_stride,
+                   .a = k,
                    .row_stride = k_stride,
                    .col_stride = 1,
                    .a_step = TILE_ROWS * k_stride,
@@ -28,14 +28,14 @@ static void multiply_scores(const work_t* w, const float* q, const float* k, int
 static void score_block(const work_t* w, const panel_t* t, const float* q, int64_t k0, const segment_t* g,
                         int n_segments) {
     const tfast_attention* c = w->c;
-    int64_t k_stride;
-    const float* k = keys_from(w, k0, &k_stride);
     if (n_segments == 0) return;
     bias_ahead(w, t, k0 + g[0].t0, g[n_segments - 1].t1 - g[0].t0);
     if (w->engine) engine_scores(w, t, k0, g[0].t0, g[n_segments - 1].t1);
     for (int i = 0; i < n_segments; i++) {
+        int64_t k_stride;
+        const float* k = keys_from(w, k0 + g[i].t0, &k_stride);
         if (c->additive)
-            additive_scores(c, q, k + g[i].t0 * k_stride, k_stride, &g[i], w->scores);
+            additive_scores(c, q, k, k_stride, &g[i], w->scores);
         else if (!w->engine)
             multiply_scores(w, q, k, k_stride, &g[i]);
         shape_scores(c, t, w->s.offset, k0, &g[i], w->scores);
@@ -55,7 +55,7 @@ static void scale_output(const work_t* w, const panel_t* t, const float* alpha, 
  * key. The sums of other lanes have the same order, hence the same bits. */
 static void add_values_by_lane(const work_t* w, const panel_t* t, int64_t k0, const segment_t* g, tile_end end,
                                const float* alpha, float* o) {
-    const values_t values = values_from(w, k0);
+    const values_t values = values_from(w, k0 + g->t0);
     for (int64_t v = g->v0; v < g->v1; v++) {
         vf lo, hi;
         lane_ranges(t, v, k0, &lo, &hi);
@@ -65,7 +65,7 @@ static void add_values_by_lane(const work_t* w, const panel_t* t, int64_t k0, co
             vf acc = v_zero();
             for (int64_t j = g->t0; j < g->t1; j++) {
                 const vf next =
-                    v_fma(v_set1(a[j * values.key_stride]), v_load(w->scores + j * PANEL + v * V_LANES), acc);
+                    v_fma(v_set1(a[(j - g->t0) * values.key_stride]), v_load(w->scores + j * PANEL + v * V_LANES), acc);
                 const vm sees = t->seen ? v_lt(v_set1(-INFINITY), seen_by(t, v, j)) : lane_sees(lo, hi, j);
                 acc = v_select(sees, next, acc);
             }
@@ -79,7 +79,7 @@ static void add_values_by_lane(const work_t* w, const panel_t* t, int64_t k0, co
 /* One segment's weighted sum into O^T. */
 static void add_values_by_tile(const work_t* w, int64_t k0, const segment_t* g, tile_end end, const float* alpha,
                                float* o) {
-    const values_t values = values_from(w, k0);
+    const values_t values = values_from(w, k0 + g->t0);
     const int64_t lane = g->v0 * V_LANES, nv = g->v1 - g->v0;
     tile_args a = {.k = g->t1 - g->t0,
                    .row_stride = 1,
@@ -96,7 +96,7 @@ static void add_values_by_tile(const work_t* w, int64_t k0, const segment_t* g, 
                    .ahead = w->ahead};
     const int64_t together = values.group_step == V_LANES ? w->c->Dv : V_LANES; /* in place: all columns in a row */
     for (int64_t d = 0; d < w->c->Dv; d += together) {
-        a.a = values.at + d / V_LANES * values.group_step + g->t0 * values.key_stride;
+        a.a = values.at + d / V_LANES * values.group_step;
         tile_rows(&a, TFAST_MIN(together, w->c->Dv - d), nv);
     }
 }

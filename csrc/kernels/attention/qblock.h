@@ -45,6 +45,14 @@ static void redo_panel(work_t* w, int64_t index, const uint8_t* nonfinite) {
     w->engine = engine;
 }
 
+/* Whether K and V are copied, superblock by superblock: as float32, for several panels, or to put pages in a row. */
+static int stages_keys(const work_t* w) {
+    const tfast_pages* pages = &w->c->pages;
+    if (w->c->kv_dtype != TFAST_F32) return 1;
+    if (pages->table) return w->engine || pages->size < MIN_PAGE_IN_PLACE;
+    return w->p->copy_kv && !w->engine;
+}
+
 static work_t begin_work(const tfast_attention* c, const tfast_attention_piece* p, void* scratch, ahead_list* ahead) {
     work_t w = {.c = c, .p = p, .ahead = ahead, .l = layout_of(c, p->n_rows)};
     set_sequence(c, p, &w.s);
@@ -57,12 +65,13 @@ static work_t begin_work(const tfast_attention* c, const tfast_attention_piece* 
     w.v_stage = (float*)(base + w.l.v);
     w.seen = (uint8_t*)(base + w.l.seen);
     w.engine = engine_begin(&w, base + w.l.bytes);
-    w.staged = c->kv_dtype != TFAST_F32 || (p->copy_kv && !w.engine);
+    w.staged = stages_keys(&w);
     return w;
 }
 
 static void KERNEL(attention_qblock)(const tfast_attention* c, const tfast_attention_piece* p, void* scratch) {
-    ahead_list ahead = {.lines_per_tile = AHEAD_LINES + (bias_rows_are_strided(&c->bias[0]) ? AHEAD_BIAS_LINES : 0)};
+    const int64_t key_lines = has_lists(c) ? AHEAD_LIST_LINES : AHEAD_LINES;
+    ahead_list ahead = {.lines_per_tile = key_lines + (bias_rows_are_strided(&c->bias[0]) ? AHEAD_BIAS_LINES : 0)};
     work_t w = begin_work(c, p, scratch, &ahead);
     for (int64_t i = 0; i < w.l.panels; i++) {
         const int64_t row = panel_begin(p->n_rows, i);

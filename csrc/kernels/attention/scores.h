@@ -15,8 +15,12 @@ typedef struct {
     int ragged;
 } segment_t;
 
-/* A block is cut where a vector's first or last visible key lies: at most two cuts a vector. */
-enum { MAX_SEGMENTS = 2 * TILE_VECTORS + 1 };
+/* Pages of fewer keys are copied, superblock by superblock: their tiles would be too short. */
+enum { MIN_PAGE_IN_PLACE = 64 };
+
+/* A block is cut where a vector's first or last visible key lies: at most two cuts a vector; and where a page ends that
+ * is read in place. */
+enum { MAX_SEGMENTS = 2 * TILE_VECTORS + 1 + KEY_BLOCK / MIN_PAGE_IN_PLACE };
 
 static int add_segment(const panel_t* p, int64_t k0, int64_t t0, int64_t t1, segment_t* s) {
     s->t0 = t0;
@@ -58,6 +62,21 @@ static int cut_segments(const panel_t* p, int64_t k0, int64_t n, segment_t* s) {
     for (int i = 0; i + 1 < cuts; i++)
         if (cut[i] < cut[i + 1]) count += add_segment(p, k0, cut[i], cut[i + 1], &s[count]);
     return count;
+}
+
+/* Cuts segments of keys from k0 on where a page ends; how many there are then. Pages have MIN_PAGE_IN_PLACE keys at
+ * least. */
+static int cut_at_pages(int64_t k0, int64_t page, segment_t* s, int count) {
+    segment_t whole[MAX_SEGMENTS];
+    int n = 0;
+    memcpy(whole, s, (size_t)count * sizeof *s);
+    for (int i = 0; i < count; i++)
+        for (int64_t t0 = whole[i].t0; t0 < whole[i].t1; t0 = s[n++].t1) {
+            s[n] = whole[i];
+            s[n].t0 = t0;
+            s[n].t1 = TFAST_MIN(whole[i].t1, t0 + page - (k0 + t0) % page);
+        }
+    return n;
 }
 
 static float bias_value(const tfast_bias* b, const char* row, int64_t key) {

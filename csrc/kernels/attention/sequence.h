@@ -1,4 +1,4 @@
-/* One batch entry of a call in memory: its lengths, its base addresses, and rows of its element types.
+/* One batch entry of a call in memory: its lengths, its base addresses, its pages, and rows of its element types.
  *
  * Used by every file of this folder. Another element type: element_bytes, load_row, store_row. */
 #ifndef TFAST_KERNELS_ATTENTION_SEQUENCE_H
@@ -8,8 +8,9 @@
 typedef struct {
     int64_t lq, lk, offset;
     int64_t q_row0, k_row0;         /* first row in packed storage, else 0 */
-    const char *q, *k, *v;          /* of this batch and kv head (q: of this batch) */
+    const char *q, *k, *v;          /* of this batch and kv head (q: of this batch); with pages of page 0 */
     const float *k_scale, *v_scale; /* as k and v, of I8; else not read */
+    const int32_t* table;           /* the sequence's pages, or NULL */
     char* out;
     int64_t q_bytes, kv_bytes; /* of an element of q and out, of k and v */
 } sequence_t;
@@ -18,15 +19,17 @@ static int64_t element_bytes(tfast_dtype dtype) {
     return dtype == TFAST_F32 ? 4 : dtype == TFAST_I8 ? 1 : 2;
 }
 
-/* The scales of a kv head; row0: its first position in packed storage. */
+/* The scales of a kv head; batch: 0 with pages; row0: its first position in packed storage. */
 static const float* scales_of(const tfast_attention_piece* p, const float* scale, const int64_t stride[3],
-                              int64_t row0) {
-    return scale ? scale + p->batch * stride[0] + p->kv_head * stride[1] + row0 * stride[2] : NULL;
+                              int64_t batch, int64_t row0) {
+    return scale ? scale + batch * stride[0] + p->kv_head * stride[1] + row0 * stride[2] : NULL;
 }
 
 static void set_sequence(const tfast_attention* c, const tfast_attention_piece* p, sequence_t* s) {
-    const int64_t b = p->batch;
-    int64_t q0 = b * c->q_stride[0], k0 = b * c->k_stride[0], v0 = b * c->v_stride[0], o0 = b * c->out_stride[0];
+    const int64_t b = p->batch, kv_batch = c->pages.table ? 0 : b;
+    int64_t q0 = b * c->q_stride[0], k0 = kv_batch * c->k_stride[0], v0 = kv_batch * c->v_stride[0],
+            o0 = b * c->out_stride[0];
+    s->table = c->pages.table ? c->pages.table + b * c->pages.stride : NULL;
     s->q_bytes = element_bytes(c->q_dtype);
     s->kv_bytes = element_bytes(c->kv_dtype);
     s->offset = c->offset ? c->offset[b] : 0;
@@ -35,21 +38,34 @@ static void set_sequence(const tfast_attention* c, const tfast_attention_piece* 
     s->q_row0 = s->k_row0 = 0;
     if (c->cu_q) {
         s->q_row0 = c->cu_q[b];
-        s->k_row0 = c->cu_k[b];
         s->lq = c->cu_q[b + 1] - s->q_row0;
-        s->lk = c->cu_k[b + 1] - s->k_row0;
         q0 = s->q_row0 * c->q_stride[2];
+        o0 = s->q_row0 * c->out_stride[2];
+    }
+    if (c->cu_k) {
+        s->k_row0 = c->cu_k[b];
+        s->lk = c->cu_k[b + 1] - s->k_row0;
         k0 = s->k_row0 * c->k_stride[2];
         v0 = s->k_row0 * c->v_stride[2];
-        o0 = s->q_row0 * c->out_stride[2];
     }
     if (c->kv_length) s->lk = TFAST_MIN(s->lk, c->kv_length[b]);
     s->q = (const char*)c->q + q0 * s->q_bytes;
     s->k = (const char*)c->k + (k0 + p->kv_head * c->k_stride[1]) * s->kv_bytes;
     s->v = (const char*)c->v + (v0 + p->kv_head * c->v_stride[1]) * s->kv_bytes;
-    s->k_scale = scales_of(p, c->k_scale, c->k_scale_stride, s->k_row0);
-    s->v_scale = scales_of(p, c->v_scale, c->v_scale_stride, s->k_row0);
+    s->k_scale = scales_of(p, c->k_scale, c->k_scale_stride, kv_batch, s->k_row0);
+    s->v_scale = scales_of(p, c->v_scale, c->v_scale_stride, kv_batch, s->k_row0);
     s->out = (char*)c->out + o0 * s->q_bytes;
+}
+
+/* Elements from the base of k, v or their scales, whose strides (page or batch, head, position) are given, to key j. */
+V_INLINE int64_t key_at(const tfast_attention* c, const sequence_t* s, const int64_t stride[3], int64_t j) {
+    if (!s->table) return j * stride[2];
+    return s->table[j / c->pages.size] * stride[0] + j % c->pages.size * stride[2];
+}
+
+/* How many of the keys [j, end) follow each other in memory, stride[2] apart. */
+V_INLINE int64_t keys_in_a_row(const tfast_attention* c, const sequence_t* s, int64_t j, int64_t end) {
+    return s->table ? TFAST_MIN(end - j, c->pages.size - j % c->pages.size) : end - j;
 }
 
 V_INLINE vf load_bytes(const int8_t* p, int64_t n) {

@@ -13,6 +13,9 @@
  * GFLOP/s for 8 x 12 heads of L = 128; 206, 213 and 206 in a fused projection; 214, 219 and 212 for L = 512 with an
  * additive mask. */
 #define AHEAD_LINES 24
+/* With lists of ranges the next block alone is fetched while the one at hand is computed: 64 keys of D = 64 are 512
+ * lines of K and V, and as many keys at hand are 16 tiles. */
+#define AHEAD_LIST_LINES 32
 /* A block of an additive bias is 48 rows of 8 lines, wanted within the 16 tiles of its product. */
 #define AHEAD_BIAS_LINES 24
 
@@ -80,51 +83,66 @@ V_INLINE vf load_kv(const char* row, int64_t d, int64_t n, tfast_dtype dtype, fl
     return dtype == TFAST_I8 ? v_mul(x, v_set1(scale)) : x;
 }
 
-/* Rows [s0 + from, s0 + n) of K as float32. */
+/* n keys from s0 + from on, which follow each other in memory, as float32. */
 static void stage_k(const work_t* w, int64_t from, int64_t n) {
-    for (int64_t j = from; j < n; j++) {
-        const char* row = w->s.k + (w->s0 + j) * w->c->k_stride[2] * w->s.kv_bytes;
-        float* to = w->k_stage + j * w->c->D;
-        const float scale = w->s.k_scale ? w->s.k_scale[(w->s0 + j) * w->c->k_scale_stride[2]] : 1;
+    const tfast_attention* c = w->c;
+    const int64_t row_bytes = c->k_stride[2] * w->s.kv_bytes, scale_step = c->k_scale_stride[2];
+    const char* row = w->s.k + key_at(c, &w->s, c->k_stride, w->s0 + from) * w->s.kv_bytes;
+    const float* scales = w->s.k_scale ? w->s.k_scale + key_at(c, &w->s, c->k_scale_stride, w->s0 + from) : NULL;
+    float* to = w->k_stage + from * c->D;
+    for (int64_t j = 0; j < n; j++, row += row_bytes, to += c->D) {
+        const float scale = scales ? scales[j * scale_step] : 1;
         int64_t d = 0;
-        for (; d + V_LANES <= w->c->D; d += V_LANES) v_store(to + d, load_kv(row, d, V_LANES, w->c->kv_dtype, scale));
-        if (d < w->c->D) v_store_n(to + d, load_kv(row, d, w->c->D - d, w->c->kv_dtype, scale), w->c->D - d);
+        for (; d + V_LANES <= c->D; d += V_LANES) v_store(to + d, load_kv(row, d, V_LANES, c->kv_dtype, scale));
+        if (d < c->D) v_store_n(to + d, load_kv(row, d, c->D - d, c->kv_dtype, scale), c->D - d);
     }
 }
 
-/* V as operand A of the second product: [Dv / V_LANES][key][V_LANES], so that a tile reads it in order. */
+/* The same of V, as operand A of the second product: [Dv / V_LANES][key][V_LANES], so that a tile reads it in order. */
 static void stage_v(const work_t* w, int64_t from, int64_t n) {
-    const int64_t step = w->l.superblock * V_LANES, row_bytes = w->c->v_stride[2] * w->s.kv_bytes;
-    const char* rows = w->s.v + w->s0 * row_bytes;
-    for (int64_t d = 0; d < w->c->Dv; d += V_LANES) {
-        const int64_t width = w->c->Dv - d;
-        float* to = w->v_stage + d / V_LANES * step;
-        if (width >= V_LANES && w->c->kv_dtype == TFAST_F32)
-            for (int64_t j = from; j < n; j++)
-                v_store(to + j * V_LANES, v_load((const float*)(rows + j * row_bytes) + d));
+    const tfast_attention* c = w->c;
+    const int64_t step = w->l.superblock * V_LANES, row_bytes = c->v_stride[2] * w->s.kv_bytes;
+    const char* rows = w->s.v + key_at(c, &w->s, c->v_stride, w->s0 + from) * w->s.kv_bytes;
+    const float* scales = w->s.v_scale ? w->s.v_scale + key_at(c, &w->s, c->v_scale_stride, w->s0 + from) : NULL;
+    for (int64_t d = 0; d < c->Dv; d += V_LANES) {
+        const int64_t width = c->Dv - d;
+        float* to = w->v_stage + d / V_LANES * step + from * V_LANES;
+        if (width >= V_LANES && c->kv_dtype == TFAST_F32)
+            for (int64_t j = 0; j < n; j++) v_store(to + j * V_LANES, v_load((const float*)(rows + j * row_bytes) + d));
         else
-            for (int64_t j = from; j < n; j++) {
-                const float scale = w->s.v_scale ? w->s.v_scale[(w->s0 + j) * w->c->v_scale_stride[2]] : 1;
-                v_store(to + j * V_LANES, load_kv(rows + j * row_bytes, d, width, w->c->kv_dtype, scale));
+            for (int64_t j = 0; j < n; j++) {
+                const float scale = scales ? scales[j * c->v_scale_stride[2]] : 1;
+                v_store(to + j * V_LANES, load_kv(rows + j * row_bytes, d, width, c->kv_dtype, scale));
             }
     }
 }
 
-/* V from key k0 on, as columns: element (d, key) is at[d / V_LANES * group_step + d % V_LANES + key * key_stride]. */
+/* The keys [s0 + from, s0 + to) of K and V as float32. */
+static void stage_keys(const work_t* w, int64_t from, int64_t to) {
+    for (int64_t j = from, n; j < to; j += n) {
+        n = keys_in_a_row(w->c, &w->s, w->s0 + j, w->s0 + to);
+        stage_k(w, j, n);
+        stage_v(w, j, n);
+    }
+}
+
+/* V from `key` on, as columns: element (d, j) is at[d / V_LANES * group_step + d % V_LANES + j * key_stride]. In place,
+ * keys follow each other up to the end of a page. */
 typedef struct {
     const float* at;
     int64_t key_stride, group_step;
 } values_t;
 
-static values_t values_from(const work_t* w, int64_t k0) {
-    if (w->staged) return (values_t){w->v_stage + (k0 - w->s0) * V_LANES, V_LANES, w->l.superblock * V_LANES};
-    return (values_t){(const float*)w->s.v + k0 * w->c->v_stride[2], w->c->v_stride[2], V_LANES};
+static values_t values_from(const work_t* w, int64_t key) {
+    if (w->staged) return (values_t){w->v_stage + (key - w->s0) * V_LANES, V_LANES, w->l.superblock * V_LANES};
+    return (values_t){(const float*)w->s.v + key_at(w->c, &w->s, w->c->v_stride, key), w->c->v_stride[2], V_LANES};
 }
 
-/* K from key k0 on. */
-static const float* keys_from(const work_t* w, int64_t k0, int64_t* stride) {
+/* K from `key` on. */
+static const float* keys_from(const work_t* w, int64_t key, int64_t* stride) {
     *stride = w->staged ? w->c->D : w->c->k_stride[2];
-    return w->staged ? w->k_stage + (k0 - w->s0) * w->c->D : (const float*)w->s.k + k0 * *stride;
+    if (w->staged) return w->k_stage + (key - w->s0) * w->c->D;
+    return (const float*)w->s.k + key_at(w->c, &w->s, w->c->k_stride, key);
 }
 
 #endif

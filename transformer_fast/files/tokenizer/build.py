@@ -134,10 +134,11 @@ def _add_tokens(tokenizer: Any, tokens: Tokens, settings: TokenizerSettings) -> 
     same = {repr(token) for token in there.values()}
     missing = [token for _, token in sorted(settings.added.items()) if repr(token) not in same]
     known = {token.content for token in there.values()} | {token.content for token in missing}
+    # Of tokens with one text and several flags the last one counts: a text alone is another token than one with flags.
     for token in (*tokens.named.values(), *settings.listed):
-        if token is not None and text_of(token) not in known:
-            known.add(text_of(token))
-            missing.append(make(token, special=True) if isinstance(token, str) else token)
+        if token is not None and text_of(token) not in known and token not in missing:
+            missing.append(token)
+    missing = [make(token, special=True) if isinstance(token, str) else token for token in missing]
     names = {text_of(token) for token in tokens.named.values() if token is not None}
     for token in missing:
         if token.content in names:

@@ -31,9 +31,9 @@ _ALIASES = {
 _OTHERS = frozenset(
     f"{name}Tokenizer"
     for name in """
-    Albert Barthez Bartpho Basic BertGeneration BertJapanese Bertweet BigBird BioGpt BlenderbotSmall Blenderbot
+    Barthez Bartpho Basic BertGeneration BertJapanese Bertweet BioGpt BlenderbotSmall Blenderbot
     ByT5 CTRL Canine Character Clvp CodeLlama Cohere ConvBert CpmAnt Cpm DPRContextEncoder
-    DPRQuestionEncoder DPRReader Deberta DebertaV2 Dia Esm Esmc FNet FSMT FastSpeech2Conformer Flaubert Funnel
+    DPRQuestionEncoder DPRReader Deberta Dia Esm Esmc FNet FSMT FastSpeech2Conformer Flaubert Funnel
     GPTNeoXJapanese GPTSw3 Herbert Lasr LayoutLMv2 LayoutLMv3 LayoutXLM Luke M2M100 MBart50 MBart MLuke
     MarkupLM Mecab Mgpstr MyT5 Nllb Nougat OpenAIGPT PLBart Pegasus Perceiver Phobert Pop2Piano ProphetNet
     Qwen3_5 Rag Reformer RemBert RoCBert RoFormer SeamlessM4T Siglip2 Siglip Speech2Text SpeechT5 Splinter Tapas
@@ -43,11 +43,14 @@ _OTHERS = frozenset(
 
 # model_type -> the class that transformers registers for it.
 _OF_TYPE = {
+    "albert": "AlbertTokenizer",
     "bart": "RobertaTokenizer",
     "bert": "BertTokenizer",
+    "big_bird": "BigBirdTokenizer",
     "camembert": "CamembertTokenizer",
     "clip": "CLIPTokenizer",
     "data2vec-text": "RobertaTokenizer",
+    "deberta-v2": "DebertaV2Tokenizer",
     "distilbert": "BertTokenizer",
     "electra": "BertTokenizer",
     "gemma2": "GemmaTokenizer",
@@ -56,6 +59,7 @@ _OF_TYPE = {
     "gpt2": "GPT2Tokenizer",
     "gpt_neox": "GPTNeoXTokenizer",
     "gptj": "GPT2Tokenizer",
+    "gte": "XLMRobertaTokenizer",
     "granite": GENERIC,
     "marian": MARIAN,
     "mistral": GENERIC,

@@ -269,19 +269,24 @@ def _gemma(vocabulary: Vocabulary, tokens: Tokens, settings: TokenizerSettings) 
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# SentencePiece as Unigram: T5, XLM-RoBERTa, CamemBERT
+# SentencePiece as Unigram: T5, XLM-RoBERTa, CamemBERT, BigBird, ALBERT, DeBERTa
 
 
-def _unigram(vocabulary: Vocabulary, unknown: int, scheme: str) -> Any:
+def _unigram_model(vocabulary: Vocabulary, unknown: int) -> Any:
     library = optional_import("tokenizers")
-    pre = library.pre_tokenizers
     try:
         model = library.models.Unigram(vocabulary.pieces, unk_id=unknown, byte_fallback=False)
     except CheckpointError:
         raise
     except Exception as error:  # the package raises nothing more specific
         raise CheckpointError(f"{vocabulary.place}: not a vocabulary of Unigram: {error}") from None
-    tokenizer = library.Tokenizer(model)
+    return library.Tokenizer(model)
+
+
+def _unigram(vocabulary: Vocabulary, unknown: int, scheme: str) -> Any:
+    library = optional_import("tokenizers")
+    pre = library.pre_tokenizers
+    tokenizer = _unigram_model(vocabulary, unknown)
     if vocabulary.charsmap is not None:
         tokenizer.normalizer = library.normalizers.Precompiled(vocabulary.charsmap)
     spaces = pre.Metaspace(replacement=SPACE, prepend_scheme=scheme, split=True)
@@ -348,9 +353,88 @@ def _camembert_pieces(pieces: Pieces, tokens: Tokens, settings: TokenizerSetting
     return [*first, ("<unk>NOTUSED", -100.0), *pieces[1:], (tokens["mask_token"], 0.0)]
 
 
+_BIG_BIRD_UNKNOWN = 100  # the class' own number where the vocabulary has no such piece
+
+
+def _big_bird(vocabulary: Vocabulary, tokens: Tokens, settings: TokenizerSettings) -> Any:
+    """Without the normalizer of the SentencePiece model, which the class leaves out."""
+    library = optional_import("tokenizers")
+    pieces, unknown = [tuple(piece) for piece in vocabulary.pieces], (tokens["unk_token"], 0.0)
+    tokenizer = _unigram_model(vocabulary, pieces.index(unknown) if unknown in pieces else _BIG_BIRD_UNKNOWN)
+    runs_of_spaces = library.normalizers.Replace(library.Regex(" {2,}"), SPACE)
+    tokenizer.normalizer = library.normalizers.Sequence([runs_of_spaces])
+    scheme = "always" if settings.flag("add_prefix_space", True) else "never"
+    spaces = {"replacement": SPACE, "prepend_scheme": scheme, "split": True}
+    tokenizer.pre_tokenizer = library.pre_tokenizers.Metaspace(**spaces)
+    tokenizer.decoder = library.decoders.Metaspace(**spaces)
+    return tokenizer
+
+
+def _finish_big_bird(tokenizer: Any, tokens: Tokens, settings: TokenizerSettings) -> None:
+    first, last = tokens["cls_token"], tokens["sep_token"]
+    pair = f"{first}:0 $A:0 {last}:0 $B:1 {last}:1"
+    _set_template(tokenizer, tokens, f"{first}:0 $A:0 {last}:0", pair, (first, last))
+
+
 def _finish_xlm_roberta(tokenizer: Any, tokens: Tokens, settings: TokenizerSettings) -> None:
     first, last = tokens["bos_token"], tokens["eos_token"]
     _set_template(tokenizer, tokens, f"{first} $A {last}", f"{first} $A {last} {last} $B {last}", (first, last))
+
+
+def _albert(vocabulary: Vocabulary, tokens: Tokens, settings: TokenizerSettings) -> Any:
+    norm = optional_import("tokenizers").normalizers
+    tokenizer = _unigram(vocabulary, 1, "always" if settings.flag("add_prefix_space", True) else "never")
+    steps = [norm.Replace("``", '"'), norm.Replace("''", '"')]
+    steps += [] if settings.flag("keep_accents") else [norm.NFKD(), norm.StripAccents()]
+    steps += [norm.Lowercase()] if settings.flag("do_lower_case", True) else []
+    steps += [] if vocabulary.charsmap is None else [norm.Precompiled(vocabulary.charsmap)]
+    tokenizer.normalizer = norm.Sequence(steps)
+    # The template has these names, whatever the tokens are called; a processor in tokenizer.json takes its place.
+    numbers = {f"[{name}]": tokenizer.token_to_id(tokens[f"{name.lower()}_token"]) for name in ("CLS", "SEP")}
+    missing = [name for name, number in numbers.items() if number is None]
+    if missing:
+        raise CheckpointError(f"{settings.place}: the vocabulary has no {missing[0]}; needed: the token for it")
+    pair = "[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1"
+    _set_template(tokenizer, tokens, "[CLS]:0 $A:0 [SEP]:0", pair, ("[CLS]", "[SEP]"), numbers)
+    return tokenizer
+
+
+_ALBERT_TOKENS = {
+    "bos_token": "[CLS]",
+    "eos_token": "[SEP]",
+    "unk_token": "<unk>",
+    "sep_token": "[SEP]",
+    "pad_token": "<pad>",
+    "cls_token": "[CLS]",
+    "mask_token": "[MASK]",
+}
+
+
+def _deberta_v2(vocabulary: Vocabulary, tokens: Tokens, settings: TokenizerSettings) -> Any:
+    library = optional_import("tokenizers")
+    norm, pre = library.normalizers, library.pre_tokenizers
+    own, number = (tokens["unk_token"], 0.0), settings.options.get("unk_id", 1)
+    if vocabulary.proto is not None:
+        number = vocabulary.proto.trainer_spec.unk_id
+    if type(number) is not int:
+        raise CheckpointError(f"{settings.place}: unk_id is {number!r}; needed: an integer")
+    pieces = [tuple(piece) for piece in vocabulary.pieces]
+    tokenizer = _unigram_model(vocabulary, pieces.index(own) if own in pieces else number)
+    steps = [norm.Lowercase()] if settings.flag("do_lower_case") else []
+    spaces = norm.Replace(library.Regex(r"\s{2,}|[\n\r\t]"), " ")
+    tokenizer.normalizer = norm.Sequence([*steps, spaces, norm.NFC(), norm.Strip(left=False, right=True)])
+    scheme = "always" if settings.flag("add_prefix_space", True) else "first"
+    words = [pre.Punctuation(behavior="isolated")] if settings.flag("split_by_punct") else []
+    tokenizer.pre_tokenizer = pre.Sequence([*words, pre.Metaspace(replacement=SPACE, prepend_scheme=scheme)])
+    tokenizer.decoder = library.decoders.Metaspace(replacement=SPACE, prepend_scheme=scheme)
+    return tokenizer
+
+
+def _finish_deberta_v2(tokenizer: Any, tokens: Tokens, settings: TokenizerSettings) -> None:
+    first, last = tokens["cls_token"], tokens["sep_token"]
+    numbers = {tokens[name]: 0 for name in ("cls_token", "sep_token") if tokens.texts.get(name) is None}
+    pair = f"{first}:0 $A:0 {last}:0 $B:1 {last}:1"
+    _set_template(tokenizer, tokens, f"{first}:0 $A:0 {last}:0", pair, (first, last), numbers)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -467,6 +551,7 @@ _ROBERTA_TOKENS = {
     "pad_token": "<pad>",
     "mask_token": "<mask>",
 }
+_BIG_BIRD_TOKENS = _S | {"pad_token": "<pad>", "sep_token": "[SEP]", "cls_token": "[CLS]"}
 _GPT2_TOKENS = {"unk_token": "<|endoftext|>", "bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
 _PLAIN = {"lstrip": False, "rstrip": False}
 
@@ -565,6 +650,23 @@ CLASSES: dict[str, TokenizerClass] = {
             ["<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED"] if settings.additional is None else settings.additional
         ),
         spm=_camembert_pieces,
+    ),
+    "BigBirdTokenizer": TokenizerClass(
+        ("spiece.model",),
+        "Unigram",
+        {name: {"content": text, **_PLAIN} for name, text in _BIG_BIRD_TOKENS.items()}
+        | {"mask_token": {"content": "[MASK]", "lstrip": True}},
+        _big_bird,
+        _finish_big_bird,
+    ),
+    "AlbertTokenizer": TokenizerClass(("spiece.model",), "Unigram", _ALBERT_TOKENS, _albert),
+    "DebertaV2Tokenizer": TokenizerClass(
+        ("spm.model",),
+        "Unigram",
+        _ALBERT_TOKENS | {"unk_token": "[UNK]", "pad_token": "[PAD]"},
+        _deberta_v2,
+        _finish_deberta_v2,
+        inputs=("input_ids", "attention_mask", "token_type_ids"),
     ),
     MARIAN: TokenizerClass(
         ("source.spm", "target.spm", "vocab.json"),

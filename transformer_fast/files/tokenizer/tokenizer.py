@@ -66,7 +66,7 @@ class Tokenizer:
     def __init__(self, source: ModelSource, lower_case: bool = False) -> None:
         """lower_case: lower-case texts before all else, as sentence-transformers' do_lower_case does."""
         optional_import("tokenizers")
-        with _refusals(source.place("tokenizer.json")):
+        with refusals(source.place("tokenizer.json")):
             self._read(source, lower_case)
         self._limited: OrderedDict[tuple, Any] = OrderedDict()
         self._lock = threading.Lock()
@@ -127,7 +127,7 @@ class Tokenizer:
             >>> load_tokenizer("bert-base-uncased").encode("red").ids                                 # doctest: +SKIP
             [101, 2417, 102]
         """
-        with self._errors([text if pair is None else (text, pair)]):
+        with errors_of_texts(self.place, [text if pair is None else (text, pair)]):
             return self.tokenizer.encode(text, pair, add_special_tokens=add_special_tokens)
 
     def apply_chat_template(
@@ -205,33 +205,8 @@ class Tokenizer:
             special = tokenizer.num_special_tokens_to_add(any(isinstance(text, tuple) for text in texts))
             if max_length < special:  # the package would cut nothing off
                 raise ValueError(f"max_length is {max_length}; needed: at least {special}, the special tokens")
-        with self._errors(texts, max_length, strategy):
+        with errors_of_texts(self.place, texts, max_length, strategy):
             return tokenizer.encode_batch(texts) if offsets else tokenizer.encode_batch_fast(texts)
-
-    @contextmanager
-    def _errors(
-        self, texts: Sequence[str | tuple[str, str]], max_length: int | None = None, strategy: str = ""
-    ) -> Iterator[None]:
-        """Errors of the package tokenizers, in words that name the text."""
-        try:
-            yield
-        except (TypeError, UnicodeEncodeError, RuntimeError):
-            for i, text in enumerate(texts):
-                parts = text if isinstance(text, tuple) else (text,)
-                if len(parts) > 2 or not all(isinstance(part, str) for part in parts):
-                    raise TypeError(f"texts[{i}] is {text!r:.40}; needed: a string or a pair of strings") from None
-            # All are strings: the tokenizer fails on half a surrogate pair.
-            strings = chain.from_iterable([text] if isinstance(text, str) else text for text in texts)
-            bad = next((text for text in strings if any("\ud800" <= c <= "\udfff" for c in text)), None)
-            if bad is None:
-                raise
-            raise ValueError(f"the text {bad[:40]!r} holds a lone surrogate, which UTF-8 cannot write") from None
-        except BaseException as error:
-            if not _is_of_tokenizers(error):
-                raise
-            if "Truncation error" in str(error):
-                raise ValueError(f"max_length is {max_length} and strategy {strategy!r}: {error}") from None
-            raise ValueError(f"{self.place}: the tokenizer fails: {error}") from None
 
     def limited(
         self, max_length: int, stride: int = 0, strategy: str = "longest_first", side: str | None = None
@@ -278,7 +253,33 @@ def _is_of_tokenizers(error: BaseException) -> bool:
 
 
 @contextmanager
-def _refusals(place: Path) -> Iterator[None]:
+def errors_of_texts(
+    place: Path, texts: Sequence[str | tuple[str, str]], max_length: int | None = None, strategy: str = ""
+) -> Iterator[None]:
+    """Errors of the package tokenizers, in words that name the text; place: the tokenizer's file."""
+    try:
+        yield
+    except (TypeError, UnicodeEncodeError, RuntimeError):
+        for i, text in enumerate(texts):
+            parts = text if isinstance(text, tuple) else (text,)
+            if len(parts) > 2 or not all(isinstance(part, str) for part in parts):
+                raise TypeError(f"texts[{i}] is {text!r:.40}; needed: a string or a pair of strings") from None
+        # All are strings: the tokenizer fails on half a surrogate pair.
+        strings = chain.from_iterable([text] if isinstance(text, str) else text for text in texts)
+        bad = next((text for text in strings if any("\ud800" <= c <= "\udfff" for c in text)), None)
+        if bad is None:
+            raise
+        raise ValueError(f"the text {bad[:40]!r} holds a lone surrogate, which UTF-8 cannot write") from None
+    except BaseException as error:
+        if not _is_of_tokenizers(error):
+            raise
+        if "Truncation error" in str(error):
+            raise ValueError(f"max_length is {max_length} and strategy {strategy!r}: {error}") from None
+        raise ValueError(f"{place}: the tokenizer fails: {error}") from None
+
+
+@contextmanager
+def refusals(place: Path) -> Iterator[None]:
     """Files are not trusted: what they hold in place of what is needed is a CheckpointError, whatever it leads to."""
     try:
         yield

@@ -34,7 +34,6 @@ from transformer_fast.models.common.output import (
 )
 from transformer_fast.models.common.saved_state import fill_state, read_header
 from transformer_fast.nn import Linear
-from transformer_fast.nn.cache import StackCache
 from transformer_fast.nn.decoder_stack import DecoderStackCache
 from transformer_fast.nn.sequences import PackedSequences, unpack_weights
 
@@ -79,24 +78,33 @@ class Decoder(PretrainedModel):
     def check_capacity(self, capacity: int) -> None:
         """Raises ValueError where rows of that length are too long for the model; rotations know no limit."""
 
-    def new_state(self, B: int, capacity: int, *, trimmed: bool, kv_cache_dtype: str | None = None) -> DecoderState:
+    def new_state(
+        self,
+        B: int,
+        capacity: int,
+        *,
+        trimmed: bool,
+        kv_cache_dtype: str | None = None,
+        kv_page_size: int | None = None,
+    ) -> DecoderState:
         """An empty state; trimmed: layers with a window forget what no later token sees."""
         return DecoderState(
             B,
             self.cache_spec(),
             min(capacity, _RESERVED),
             trimmed=trimmed,
+            page_size=kv_page_size,
             dtype=cache_dtype(kv_cache_dtype),
             config=self.config,
         )
 
-    def empty_past(self, rows: int, kv_cache_dtype: str | None = None) -> DecoderState:
-        """A past_key_values of no tokens, whose keys and values are kept as kv_cache_dtype says: see `generate`.
+    def empty_past(self, rows: int, kv_cache_dtype: str | None = None, kv_page_size: int | None = None) -> DecoderState:
+        """A past_key_values of no tokens, kept as kv_cache_dtype and kv_page_size say: see `generate`.
 
         Raises:
-            ValueError: there is no such type.
+            ValueError: there is no such type, or no such pages.
         """
-        return self.new_state(rows, 0, trimmed=False, kv_cache_dtype=kv_cache_dtype)
+        return self.new_state(rows, 0, trimmed=False, kv_cache_dtype=kv_cache_dtype, kv_page_size=kv_page_size)
 
     def load_past(self, path: str | Path) -> DecoderState:
         """The past that `past_key_values.save(path)` wrote, for `forward` and `generate`.
@@ -142,7 +150,7 @@ class Decoder(PretrainedModel):
             return hidden if head is None else head(hidden)
         state, caches = batch.state, None
         if state is not None:
-            caches = tuple(map(StackCache.engine_arrays, state.caches, batch.kept))
+            caches = tuple(cache.engine_arrays(kept) for cache, kept in zip(state.caches, batch.kept, strict=True))
         result = engine.unchecked(
             self.embed(ids, positions),
             batch.cu_seqlens,
@@ -345,9 +353,9 @@ class CausalLM(GenerationMixin, PretrainedModel):
         """What the family makes of the head's result (..., V), which may be overwritten."""
         return logits
 
-    def empty_past(self, rows: int, kv_cache_dtype: str | None = None) -> DecoderState:
+    def empty_past(self, rows: int, kv_cache_dtype: str | None = None, kv_page_size: int | None = None) -> DecoderState:
         """See `Decoder.empty_past`."""
-        return self.body.empty_past(rows, kv_cache_dtype)
+        return self.body.empty_past(rows, kv_cache_dtype, kv_page_size)
 
     def load_past(self, path: str | Path) -> DecoderState:
         """See `Decoder.load_past`."""
@@ -361,13 +369,14 @@ class CausalLM(GenerationMixin, PretrainedModel):
         capacity: int,
         past_key_values: DecoderState | None = None,
         kv_cache_dtype: str | None = None,
+        kv_page_size: int | None = None,
     ) -> tuple[np.ndarray, DecoderState]:
         """See `transformer_fast.generation`: input_ids (B, L) -> logits (B, V) that follow each row, and a state.
 
         past_key_values: a past of the first columns of input_ids, which are not computed again; it becomes the state.
         There may be no padding then. kv_cache_dtype: how keys and values are kept, "float32" (the default), "bfloat16",
         "float16" or "int8" (with a scale for each position of a head); a prompt's own tokens attend each other in
-        float32.
+        float32. kv_page_size: positions of a page, where they are kept in pages, which rows that part share.
 
         Raises:
             ValueError, TypeError, IndexError: shapes, types or ids do not fit, a row has no token, or capacity is more
@@ -384,8 +393,13 @@ class CausalLM(GenerationMixin, PretrainedModel):
             )
         body.check_capacity(capacity)
         if past_key_values is not None:
+            if kv_page_size is not None and past_key_values.page_size != kv_page_size:
+                raise ValueError(
+                    f"kv_page_size is {kv_page_size}; needed: {past_key_values.page_size}, that of past_key_values"
+                )
             return self._continue(input_ids, tokens, past_key_values, capacity, kv_cache_dtype), past_key_values
-        state = body.new_state(len(input_ids), capacity, trimmed=True, kv_cache_dtype=kv_cache_dtype)
+        kept = {"kv_cache_dtype": kv_cache_dtype, "kv_page_size": kv_page_size}
+        state = body.new_state(len(input_ids), capacity, trimmed=True, **kept)
         state.positions, state.generating, state.padded = tokens.sum(axis=1), True, not tokens.all()
         last = [body.run_prompt(input_ids, tokens, rows, state) for rows in _groups(state.positions)]
         return self.logits(np.concatenate(last)), state

@@ -18,6 +18,7 @@ from transformer_fast import functional as F
 from transformer_fast.files.errors import optional_import
 from transformer_fast.models.common.saved_state import save_state
 from transformer_fast.nn.cache import StackCache
+from transformer_fast.nn.paged_cache import PagedCache, check_page_size
 from transformer_fast.nn.sequences import Scratch
 
 CACHE_TYPES = ("float32", "bfloat16", "float16", "int8")
@@ -51,8 +52,9 @@ class DecoderState:
     not count columns: generating says that there are more than tokens knows of, and padded that its prompts had
     padding, of which nothing is known any more.
 
-    caches: one `StackCache` for the layers of each shape. places: of each layer, which of them, and which layer of it.
-    trimmed: layers with a window forget what no later token sees. dtype: as `StackCache`. config: the model's, by which
+    caches: a `StackCache` for the layers of each shape, or with page_size a `PagedCache` for those without a window.
+    places: of each layer, which of them, and which layer of it. trimmed: layers with a window forget what no later
+    token sees. dtype: as `StackCache`. config: the model's, by which
     `save` tells models apart.
     """
 
@@ -63,22 +65,26 @@ class DecoderState:
         capacity: int,
         *,
         trimmed: bool,
+        page_size: int | None = None,
         dtype: np.dtype | type = np.float32,
         config: Any = None,
     ) -> None:
         kinds = [shape if trimmed else shape._replace(window=None) for shape in shapes]
         groups = list(dict.fromkeys(kinds))
         self.places = tuple((groups.index(kind), kinds[:i].count(kind)) for i, kind in enumerate(kinds))
-        self.caches = [
-            StackCache(
-                kinds.count(kind), B, kind.heads, kind.head_dim, capacity, window=kind.window, dtype=np.dtype(dtype)
-            )
-            for kind in groups
-        ]
+        if page_size is not None:
+            check_page_size(page_size)
+        self.caches: list[StackCache | PagedCache] = []
+        for kind in groups:
+            shape = (kinds.count(kind), B, kind.heads, kind.head_dim)
+            if page_size is not None and kind.window is None:
+                self.caches.append(PagedCache(*shape, page_size, dtype=dtype))
+            else:
+                self.caches.append(StackCache(*shape, capacity, window=kind.window, dtype=dtype))
         self.positions = np.zeros(B, np.int64)
         self.tokens = np.zeros((B, 0), bool)
         self.generating = self.padded = False
-        self.trimmed, self.dtype, self.config = trimmed, np.dtype(dtype), config
+        self.trimmed, self.page_size, self.dtype, self.config = trimmed, page_size, np.dtype(dtype), config
 
     def get_seq_length(self) -> int:
         """How many columns the rows have seen, padding counted (after a generation with padding: of the longest)."""
@@ -124,8 +130,7 @@ class DecoderState:
     def reserve(self, capacity: int) -> None:
         """Makes room for rows of `capacity` positions; windows need none."""
         for cache in self.caches:
-            if cache.window is None:
-                cache.reserve(max(0, capacity - int(cache.lengths.max(initial=0))))
+            cache.prepare(capacity)
 
     def count_step(self, n: int) -> None:
         """Each row has got n more tokens, by step() or extend()."""
@@ -227,11 +232,15 @@ class DecoderBatch:
         seen = []
         for b, (first, last) in enumerate(zip(self.cu_seqlens[:-1], self.cu_seqlens[1:], strict=True)):
             rows, scales = slice(first, last), {}
+            number, place = self.state.places[layer] if self.state is not None else (0, 0)
+            cache = None if self.fresh else self.state.caches[number]
+            if isinstance(cache, PagedCache) and self.weights is None:
+                total, own = cache.lengths[b : b + 1] + last - first, query[None, rows].swapaxes(1, 2)
+                cache.attention(place, own, total, slice(b, b + 1), out=out[None, rows].swapaxes(1, 2), **options)
+                continue
             if self.fresh:
                 keys, values = key[rows].swapaxes(0, 1), value[rows].swapaxes(0, 1)
             else:
-                number, place = self.state.places[layer]
-                cache = self.state.caches[number]
                 length = cache.lengths[b] + last - first
                 keys, values = (array[b, :, :length] for array in cache.seen(place, length))
                 scales = {name: array[b, :, :length] for name, array in cache.scales(place, length).items()}
@@ -307,6 +316,11 @@ class DecoderStep:
         number, place = self.state.places[layer]
         cache = self.state.caches[number]
         cache.write(place, key[:, :, None], value[:, :, None])
+        if isinstance(cache, PagedCache):
+            options = {"scale": scale, "softcap": softcap, "sinks": sinks}
+            options["window"] = (-1 if window is None else window - 1, -1)
+            context = cache.attention(place, query[:, :, None], cache.lengths + 1, **options)
+            return context.reshape(len(query), query.shape[1] * context.shape[3])
         keys, values = cache.seen(place, 1)
         lengths = None if cache.uniform else cache.lengths + 1
         offset, left = 0, -1  # the one query sees every key
@@ -372,8 +386,13 @@ class DecoderSteps:
         number, place = self.state.places[layer]
         cache = self.state.caches[number]
         cache.write(place, key.swapaxes(0, 1)[None], value.swapaxes(0, 1)[None])
-        keys, values = cache.seen(place, self.n)
         lengths = cache.lengths + 1 + np.arange(self.n)
+        if isinstance(cache, PagedCache):
+            options = {"scale": scale, "softcap": softcap, "sinks": sinks}
+            options["window"] = (-1 if window is None else window - 1, -1)
+            context = cache.attention(place, query[:, :, None], lengths, np.zeros(self.n, np.int64), **options)
+            return context.reshape(self.n, query.shape[1] * context.shape[3])
+        keys, values = cache.seen(place, self.n)
         context = F.scaled_dot_product_attention(
             query[:, :, None],
             np.broadcast_to(keys, (self.n, *keys.shape[1:])),

@@ -1,13 +1,14 @@
 """`TextEncoder`: the base of encoders of text. It checks inputs, drops padding, fills it again, and collects outputs.
 
-BERT, RoBERTa, DistilBERT, ELECTRA, MPNet, ModernBERT and NomicBERT derive from it and say how tokens become rows
-(`_embed`) and how rows run through the layers (`_run`); `heads` puts heads on them; `pipelines.SentenceEncoder` calls
-`encode_packed`. Tokens run packed, (T, h) without padding, through everything. A new kind of input to all of them is a
-new argument of `encode`.
+BERT, RoBERTa, ALBERT, BigBird, DeBERTa, DistilBERT, ELECTRA, GTE, JinaBERT, Longformer, MPNet, ModernBERT and NomicBERT
+derive from it and say how tokens become rows (`_embed`) and how rows run through the layers (`_run`); `heads` puts
+heads on them; `pipelines.SentenceEncoder` calls `encode_packed`. Tokens run packed, (T, h) without padding, through
+everything. A new kind of input to all of them is a new argument of `encode`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformer_fast.models.common.base import PretrainedModel, Source
 from transformer_fast.models.common.inputs import integers, token_mask
 from transformer_fast.models.common.output import BaseModelOutput, BaseModelOutputWithPooling
 from transformer_fast.nn import Collector, Linear
+from transformer_fast.nn.packed import for_pooled_rows
 from transformer_fast.nn.sequences import PackedSequences
 
 
@@ -25,13 +27,20 @@ def layer_sources(count: int, prefix: str, projections: tuple[str, ...], parts: 
 
     projections: the names of query, key and value; parts: name in nn.PackedEncoderLayer -> name of the rest.
     """
+    return sources_of_layers([f"{prefix}{i}." for i in range(count)], projections, parts)
+
+
+def sources_of_layers(
+    prefixes: Iterable[str], projections: tuple[str, ...], parts: dict[str, str]
+) -> dict[str, Source]:
+    """As `layer_sources`, with the prefix of the tensors of each layer."""
     sources = {}
-    for i in range(count):
+    for i, prefix in enumerate(prefixes):
         for kind in ("weight", "bias"):
-            rows = (f"{prefix}{i}.{name}.{kind}" for name in projections)
+            rows = (f"{prefix}{name}.{kind}" for name in projections)
             sources[f"layers.{i}.attention.in_proj.{kind}"] = Source(*rows)
             for ours, theirs in parts.items():
-                sources[f"layers.{i}.{ours}.{kind}"] = Source(f"{prefix}{i}.{theirs}.{kind}")
+                sources[f"layers.{i}.{ours}.{kind}"] = Source(f"{prefix}{theirs}.{kind}")
     return sources
 
 
@@ -42,7 +51,8 @@ class EncoderBatch:
     positions (T,): what the family makes of input_ids, or the caller's. places (T,): the place of each row in its
     sequence, padding counted; None means that there is no padding. keys: rows that are attended and their offsets, as
     in nn.PackedSelfAttention; None means all. pooled_rows: of nn.PackedEncoder, the one row of each sequence that is
-    wanted; None means all.
+    wanted; None means all. width: L of a padded call; None means that each sequence came in its own length.
+    global_rows: those of global tokens, rising; None means none.
     """
 
     cu_seqlens: np.ndarray
@@ -50,6 +60,8 @@ class EncoderBatch:
     places: np.ndarray | None
     keys: tuple[np.ndarray, np.ndarray] | None = None
     pooled_rows: int | np.ndarray | None = None
+    width: int | None = None
+    global_rows: np.ndarray | None = None
 
     def dense(self) -> bool:
         """Are all rows attended, and neighbours in their sequence neighbours here?"""
@@ -79,15 +91,20 @@ class EncoderBatch:
 class Encoded:
     """The result of `TextEncoder.encode`: rows (N, h) of the tokens of `sequences`.
 
-    first (B, h): the first place of each row. Either is None where it was not asked for. hidden_states, attentions: as
-    in the outputs.
+    first (B, h): the first place of each row. Either is None where it was not asked for. hidden_states, attentions,
+    global_attentions: as in the outputs.
     """
 
     rows: np.ndarray | None
     sequences: PackedSequences
     first: np.ndarray | None
-    hidden_states: tuple[np.ndarray, ...] | None
-    attentions: tuple[np.ndarray, ...] | None
+    hidden_states: tuple[np.ndarray, ...] | None = None
+    attentions: tuple[np.ndarray, ...] | None = None
+    global_attentions: tuple[np.ndarray, ...] | None = None
+
+    def reports(self) -> tuple[tuple[np.ndarray, ...] | None, ...]:
+        """The last fields of an output."""
+        return self.hidden_states, self.attentions, self.global_attentions
 
     def unpacked(self, rows: np.ndarray) -> np.ndarray:
         """rows (N, n) of the tokens -> (B, L, n), zeros where padding is."""
@@ -96,6 +113,8 @@ class Encoded:
 
 class TextEncoder(PretrainedModel):
     """Base of the encoders of text. Where the attention mask is 0, all that is returned is 0."""
+
+    collector_class = Collector
 
     @property
     def hidden_size(self) -> int:
@@ -128,13 +147,52 @@ class TextEncoder(PretrainedModel):
         options |= {"pooled_rows": pooled, "collect": collect, "out": hidden if pooled is None else None}
         return self.layers(hidden, batch.cu_seqlens, batch.keys, **options)
 
+    def _run_layers(
+        self,
+        step: Callable[..., np.ndarray],
+        hidden: np.ndarray,
+        batch: EncoderBatch,
+        options: dict[str, Any],
+        collect: Collector | None,
+    ) -> np.ndarray:
+        """`_run` by `layers` of the family's own.
+
+        step(layer, hidden, options, collect) runs a layer on all rows, (T, h) -> (T, h) of its own, and with
+        pooled (B,) besides on these rows of hidden alone -> (B, h). options: of varlen_attention.
+        """
+        *layers, last = self.layers
+        if collect is not None:
+            collect.add_hidden(hidden)
+        for layer in layers:
+            hidden = step(layer, hidden, options, collect)
+            if collect is not None:
+                collect.add_hidden(hidden)
+        if collect is not None:  # with pooled rows all of the last layer's are only reported: the same bits as without
+            state = step(last, hidden, options, collect)
+            collect.add_hidden(state)
+            if batch.pooled_rows is None:
+                return state
+        if batch.pooled_rows is None:
+            return step(last, hidden, options, None)
+        pooled, options = for_pooled_rows(batch.pooled_rows, batch.cu_seqlens, batch.keys, options)
+        return step(last, hidden, options, None, pooled)
+
     def _positions(self, input_ids: np.ndarray, cu_seqlens: np.ndarray) -> np.ndarray:
         """Positions (T,) of packed input_ids: 0, 1, ... in each sequence."""
         return np.arange(len(input_ids)) - np.repeat(cu_seqlens[:-1], np.diff(cu_seqlens))
 
+    def _own_types(self, input_ids: np.ndarray, cu_seqlens: np.ndarray) -> np.ndarray | None:
+        """Types (T,) of packed input_ids where the caller gives none; None: they are all 0, or there are none."""
+        return None
+
     def _token_types(self, token_type_ids, shape: tuple[int, ...]) -> np.ndarray:
         """token_type_ids, checked."""
         raise ValueError(f"token_type_ids is given, but {type(self).__name__} knows no token types; needed: None")
+
+    def _global_tokens(self, global_attention_mask, shape: tuple[int, int]) -> np.ndarray:
+        """global_attention_mask, checked: booleans (B, L)."""
+        name = type(self).__name__
+        raise ValueError(f"global_attention_mask is given, but {name} knows no global tokens; needed: None")
 
     # ------------------------------------------------------------------------------------------------------------------
 
@@ -149,11 +207,13 @@ class TextEncoder(PretrainedModel):
         rows: bool = True,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
+        global_attention_mask: np.ndarray | None = None,
     ) -> Encoded:
         """The hidden states that `forward` and the heads begin with; arguments and errors as in `forward`.
 
         first: keep the first place of each row. It runs even where it is padding, but no row attends it then. Without
         rows, no other goes through the last layer (and once more with all, if attentions or hidden states show them).
+        global_attention_mask (B, L): 1 for tokens that see all and are seen by all, where a family knows such.
         """
         if not (first or rows):
             raise ValueError("first and rows are both False; needed: one of them")
@@ -172,17 +232,24 @@ class TextEncoder(PretrainedModel):
             runs[:, 0] = True
             computed = PackedSequences(runs)
             keys = np.flatnonzero(computed.pack(tokens.tokens)), tokens.cu_seqlens
+        if token_type_ids is None:
+            token_type_ids = self._own_types(input_ids.reshape(-1), np.arange(B + 1) * L)
+            token_type_ids = None if token_type_ids is None else token_type_ids.reshape(B, L)
         if token_type_ids is not None:
             token_type_ids = computed.pack(self._token_types(token_type_ids, (B, L)))
-        positions = computed.pack(position_ids)
-        batch = EncoderBatch(computed.cu_seqlens, positions, computed.columns, keys, None if rows else 0)
+        positions, global_rows = computed.pack(position_ids), None
+        if global_attention_mask is not None:
+            chosen = self._global_tokens(global_attention_mask, (B, L)) & tokens.tokens
+            global_rows = np.flatnonzero(computed.pack(chosen))
+        pooled_rows = None if rows else 0
+        batch = EncoderBatch(computed.cu_seqlens, positions, computed.columns, keys, pooled_rows, L, global_rows)
         collect = None
         if output_attentions or output_hidden_states:
             kept = {"hidden_states": output_hidden_states, "attentions": output_attentions}
-            collect = Collector(tokens.tokens, computed.tokens, **kept)
+            collect = self.collector_class(tokens.tokens, computed.tokens, **kept)
         hidden = self._embed(computed.pack(input_ids), positions, token_type_ids)
         hidden = self._run(hidden, batch, collect)
-        states = (None, None) if collect is None else (collect.hidden_states, collect.attentions)
+        states = () if collect is None else (collect.hidden_states, collect.attentions, collect.global_attentions)
         if not rows:
             return Encoded(None, tokens, hidden, *states)
         first_rows = hidden[batch.cu_seqlens[:-1]] if first else None
@@ -195,12 +262,13 @@ class TextEncoder(PretrainedModel):
         token_type_ids: np.ndarray | None = None,
         *,
         pooled_rows: int | np.ndarray | None = None,
+        global_attention_mask: np.ndarray | None = None,
     ) -> np.ndarray:
         """Packed sequences: input_ids (T,), sequence b at cu_seqlens[b]:cu_seqlens[b + 1] -> hidden states (T, h).
 
         pooled_rows, an int or (B,) integers: the one row of each sequence that is wanted, counted from its first
-        -> (B, h); the others save their last layer. A sequence's rows do not depend on what else is in the call, bit
-        for bit.
+        -> (B, h); the others save their last layer. global_attention_mask (T,): as in `encode`. A sequence's rows do
+        not depend on what else is in the call, bit for bit.
 
         Raises:
             ValueError, TypeError, IndexError: as in `forward`.
@@ -214,10 +282,17 @@ class TextEncoder(PretrainedModel):
             raise ValueError(f"cu_seqlens ends at {cu_seqlens[-1]}; needed: T={len(input_ids)}")
         positions = self._positions(input_ids, cu_seqlens)
         self._check_length(positions)
+        if token_type_ids is None:
+            token_type_ids = self._own_types(input_ids, cu_seqlens)
         if token_type_ids is not None:
             token_type_ids = self._token_types(token_type_ids, input_ids.shape)
+        global_rows = None
+        if global_attention_mask is not None:
+            chosen = self._global_tokens(np.asarray(global_attention_mask)[None], (1, len(input_ids)))
+            global_rows = np.flatnonzero(chosen)
         hidden = self._embed(input_ids, positions, token_type_ids)
-        return self._run(hidden, EncoderBatch(cu_seqlens, positions, None, pooled_rows=pooled_rows), None)
+        batch = EncoderBatch(cu_seqlens, positions, None, pooled_rows=pooled_rows, global_rows=global_rows)
+        return self._run(hidden, batch, None)
 
     def _check_length(self, positions: np.ndarray, what: str = "") -> None:
         """positions: as `_positions` made them, the first max_length of which there are rows."""
@@ -238,18 +313,20 @@ class TextEncoder(PretrainedModel):
         *,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
+        **inputs: np.ndarray | None,
     ) -> BaseModelOutput | BaseModelOutputWithPooling:
         """As transformers' model: integers (B, L) in, last_hidden_state (B, L, h) out.
 
         attention_mask (B, L) holds 1 (or True) for tokens and 0 for padding, which may be anywhere; by default all
         are tokens. position_ids (L,), (1, L) or (B, L), by default what the family gives, padding counted.
-        **Where the mask is 0, the results are 0** (transformers computes values there that have no use).
+        **Where the mask is 0, the results are 0** (transformers computes values there that have no use). inputs: what
+        only some families take, global_attention_mask of `encode`.
 
         Raises:
             ValueError, TypeError: shapes or types do not fit, or a sequence is too long.
             IndexError: an id is outside of its table.
         """
-        options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states} | inputs
         found = self.encode(input_ids, attention_mask, token_type_ids, position_ids, **options)
         return BaseModelOutput(found.unpacked(found.rows), found.hidden_states, found.attentions)
 
@@ -272,6 +349,7 @@ class PoolingEncoder(TextEncoder):
         *,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
+        **inputs: np.ndarray | None,
     ) -> BaseModelOutputWithPooling:
         """As `TextEncoder.forward`, and pooler_output (B, h) where there is a pooler.
 
@@ -285,6 +363,7 @@ class PoolingEncoder(TextEncoder):
             first=self.pooler is not None,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
+            **inputs,
         )
         pooled = None if found.first is None else self.pooled(found.first)
-        return BaseModelOutputWithPooling(found.unpacked(found.rows), pooled, found.hidden_states, found.attentions)
+        return BaseModelOutputWithPooling(found.unpacked(found.rows), pooled, *found.reports())

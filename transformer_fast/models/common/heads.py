@@ -53,7 +53,8 @@ class HeadModel(PretrainedModel):
     """An encoder, `base`, and a head on it.
 
     A family sets base_class; base_options, further arguments of it; head, our parameter -> the checkpoint's tensor, for
-    each of the head's; and head_prefixes.
+    each of the head's; and head_prefixes. `inputs` of a head's forward are what only some encoders take, by name: see
+    `TextEncoder.encode`.
     """
 
     base_class: type[TextEncoder]
@@ -80,8 +81,14 @@ class HeadModel(PretrainedModel):
         own = {ours: Source(theirs) for ours, theirs in cls.head.items()}
         return under("base", cls.base_class.sources(config, names)) | own
 
-    def _encode(self, arguments: tuple, options: dict[str, bool], first: bool = False, rows: bool = True) -> Encoded:
+    def _encode(self, arguments: tuple, options: dict[str, Any], first: bool = False, rows: bool = True) -> Encoded:
         return self.base.encode(*arguments, first=first, rows=rows, **options)
+
+    def packed_states(
+        self, input_ids: np.ndarray, cu_seqlens: np.ndarray, token_type_ids: np.ndarray | None = None
+    ) -> np.ndarray:
+        """What the head reads of packed sequences, (T, h): arguments and errors of `TextEncoder.encode_packed`."""
+        return self.base.encode_packed(input_ids, cu_seqlens, token_type_ids)
 
 
 class ForMaskedLM(HeadModel):
@@ -126,12 +133,13 @@ class ForMaskedLM(HeadModel):
         *,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
+        **inputs: np.ndarray | None,
     ) -> MaskedLMOutput:
         """Arguments and errors of `TextEncoder.forward` -> logits (B, L, V)."""
-        options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states} | inputs
         found = self._encode((input_ids, attention_mask, token_type_ids, position_ids), options)
         logits = found.unpacked(self.predictions(found.rows))
-        return MaskedLMOutput(logits, found.hidden_states, found.attentions)
+        return MaskedLMOutput(logits, *found.reports())
 
     def predictions(self, rows: np.ndarray) -> np.ndarray:
         """Hidden states (N, h) -> logits (N, V)."""
@@ -159,13 +167,14 @@ class ForSequenceClassification(HeadModel):
         *,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
+        **inputs: np.ndarray | None,
     ) -> SequenceClassifierOutput:
         """Arguments and errors of `TextEncoder.forward` -> logits (B, num_labels)."""
-        options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states} | inputs
         arguments = (input_ids, attention_mask, token_type_ids, position_ids)
         first = self._reads_first()
         found = self._encode(arguments, options, first=first, rows=not first)
-        return SequenceClassifierOutput(self.classifier(self.pooled(found)), found.hidden_states, found.attentions)
+        return SequenceClassifierOutput(self.classifier(self.pooled(found)), *found.reports())
 
 
 class ForMultipleChoice(ForSequenceClassification):
@@ -193,11 +202,12 @@ class ForMultipleChoice(ForSequenceClassification):
         *,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
+        **inputs: np.ndarray | None,
     ) -> MultipleChoiceModelOutput:
         """Arguments and errors of `TextEncoder.forward`, but each (B, C, L) -> logits (B, C)."""
         shape = np.shape(input_ids)
         arguments = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        arguments["position_ids"] = position_ids
+        arguments |= {"position_ids": position_ids} | inputs
         for name, array in arguments.items():
             if array is not None and (len(shape) != 3 or np.shape(array) != shape):
                 raise ValueError(f"{name} has shape {np.shape(array)}; needed: (B, C, L), the same for all")
@@ -206,7 +216,8 @@ class ForMultipleChoice(ForSequenceClassification):
         }
         options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         found = super().forward(**rows, **options)
-        return MultipleChoiceModelOutput(found.logits.reshape(shape[:2]), found.hidden_states, found.attentions)
+        reports = found.hidden_states, found.attentions, found.global_attentions
+        return MultipleChoiceModelOutput(found.logits.reshape(shape[:2]), *reports)
 
 
 class ForTokenClassification(HeadModel):
@@ -228,12 +239,13 @@ class ForTokenClassification(HeadModel):
         *,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
+        **inputs: np.ndarray | None,
     ) -> TokenClassifierOutput:
         """Arguments and errors of `TextEncoder.forward` -> logits (B, L, num_labels)."""
-        options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states} | inputs
         found = self._encode((input_ids, attention_mask, token_type_ids, position_ids), options)
         logits = found.unpacked(self.predictions(found.rows))
-        return TokenClassifierOutput(logits, found.hidden_states, found.attentions)
+        return TokenClassifierOutput(logits, *found.reports())
 
     def predictions(self, rows: np.ndarray) -> np.ndarray:
         """Hidden states (N, h) -> logits (N, num_labels)."""
@@ -264,13 +276,14 @@ class ForQuestionAnswering(HeadModel):
         *,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
+        **inputs: np.ndarray | None,
     ) -> QuestionAnsweringModelOutput:
         """Arguments and errors of `TextEncoder.forward` -> start_logits and end_logits (B, L)."""
-        options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states} | inputs
         found = self._encode((input_ids, attention_mask, token_type_ids, position_ids), options)
         logits = found.unpacked(self.predictions(found.rows))
         start, end = (np.ascontiguousarray(logits[..., i]) for i in range(2))
-        return QuestionAnsweringModelOutput(start, end, found.hidden_states, found.attentions)
+        return QuestionAnsweringModelOutput(start, end, *found.reports())
 
     def predictions(self, rows: np.ndarray) -> np.ndarray:
         """Hidden states (N, h) -> logits (N, 2) that an answer starts and ends there."""

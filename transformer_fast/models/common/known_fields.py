@@ -35,8 +35,15 @@ _BOOKKEEPING = {
 }
 
 # Settings of pipelines, which read them from the file themselves; label2id is id2label, turned round. problem_type
-# chooses a loss, and in a pipeline the scores.
-_PIPELINES = {"finetuning_task", "label2id", "prefix", "problem_type", "task_specific_params"}
+# chooses a loss, and in a pipeline the scores; CrossEncoder reads the one of sentence-transformers.
+_PIPELINES = {
+    "finetuning_task",
+    "label2id",
+    "prefix",
+    "problem_type",
+    "sbert_ce_default_activation_function",
+    "task_specific_params",
+}
 
 # Of heads, where a family has none of the kind; the others have them among their fields. Transformers no longer reads
 # _num_labels.

@@ -48,7 +48,8 @@ class ModelOutput:
 
 
 # hidden_states: (B, L, h) of the embeddings and of each layer; attentions: (B, H, Lq, Lk) of each layer. Both are None
-# unless the call asked for them.
+# unless the call asked for them. global_attentions: of a call with global tokens (Longformer); `local_global` has the
+# shapes, of attentions too.
 
 
 @dataclasses.dataclass(eq=False)
@@ -68,6 +69,7 @@ class BaseModelOutputWithPooling(ModelOutput):
     pooler_output: np.ndarray | None = None
     hidden_states: tuple[np.ndarray, ...] | None = None
     attentions: tuple[np.ndarray, ...] | None = None
+    global_attentions: tuple[np.ndarray, ...] | None = None
 
 
 @dataclasses.dataclass(eq=False)
@@ -77,6 +79,7 @@ class MaskedLMOutput(ModelOutput):
     logits: np.ndarray
     hidden_states: tuple[np.ndarray, ...] | None = None
     attentions: tuple[np.ndarray, ...] | None = None
+    global_attentions: tuple[np.ndarray, ...] | None = None
 
 
 @dataclasses.dataclass(eq=False)
@@ -86,6 +89,7 @@ class SequenceClassifierOutput(ModelOutput):
     logits: np.ndarray
     hidden_states: tuple[np.ndarray, ...] | None = None
     attentions: tuple[np.ndarray, ...] | None = None
+    global_attentions: tuple[np.ndarray, ...] | None = None
 
 
 @dataclasses.dataclass(eq=False)
@@ -95,6 +99,7 @@ class TokenClassifierOutput(ModelOutput):
     logits: np.ndarray
     hidden_states: tuple[np.ndarray, ...] | None = None
     attentions: tuple[np.ndarray, ...] | None = None
+    global_attentions: tuple[np.ndarray, ...] | None = None
 
 
 @dataclasses.dataclass(eq=False)
@@ -105,6 +110,7 @@ class QuestionAnsweringModelOutput(ModelOutput):
     end_logits: np.ndarray
     hidden_states: tuple[np.ndarray, ...] | None = None
     attentions: tuple[np.ndarray, ...] | None = None
+    global_attentions: tuple[np.ndarray, ...] | None = None
 
 
 @dataclasses.dataclass(eq=False)
@@ -114,6 +120,7 @@ class MultipleChoiceModelOutput(ModelOutput):
     logits: np.ndarray
     hidden_states: tuple[np.ndarray, ...] | None = None
     attentions: tuple[np.ndarray, ...] | None = None
+    global_attentions: tuple[np.ndarray, ...] | None = None
 
 
 @dataclasses.dataclass(eq=False)
@@ -131,6 +138,21 @@ class BertForPreTrainingOutput(ModelOutput):
 
     prediction_logits: np.ndarray
     seq_relationship_logits: np.ndarray
+    hidden_states: tuple[np.ndarray, ...] | None = None
+    attentions: tuple[np.ndarray, ...] | None = None
+
+
+@dataclasses.dataclass(eq=False)
+class BigBirdForPreTrainingOutput(BertForPreTrainingOutput):
+    """As `BertForPreTrainingOutput`."""
+
+
+@dataclasses.dataclass(eq=False)
+class AlbertForPreTrainingOutput(ModelOutput):
+    """prediction_logits (B, L, V) of masked words; sop_logits (B, num_labels) of the order of the two texts."""
+
+    prediction_logits: np.ndarray
+    sop_logits: np.ndarray
     hidden_states: tuple[np.ndarray, ...] | None = None
     attentions: tuple[np.ndarray, ...] | None = None
 
@@ -193,6 +215,7 @@ class Seq2SeqModelOutput(ModelOutput):
     encoder_last_hidden_state: np.ndarray | None = None
     encoder_hidden_states: tuple[np.ndarray, ...] | None = None
     encoder_attentions: tuple[np.ndarray, ...] | None = None
+    encoder_global_attentions: tuple[np.ndarray, ...] | None = None
 
 
 @dataclasses.dataclass(eq=False)
@@ -206,3 +229,4 @@ class Seq2SeqLMOutput(ModelOutput):
     encoder_last_hidden_state: np.ndarray | None = None
     encoder_hidden_states: tuple[np.ndarray, ...] | None = None
     encoder_attentions: tuple[np.ndarray, ...] | None = None
+    encoder_global_attentions: tuple[np.ndarray, ...] | None = None

@@ -1,7 +1,7 @@
 """`rotary_attention`: attention of packed tokens whose queries and keys are rotated by their positions.
 
-The layers of ModernBERT and NomicBERT call it between their two projections. Another encoder with rotary positions does
-the same; what it attends to is in `options`.
+The layers of ModernBERT, NomicBERT and GTE call it between their two projections. Another encoder with rotary positions
+does the same; what it attends to is in `options`.
 """
 
 from __future__ import annotations

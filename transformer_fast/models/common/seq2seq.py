@@ -1,4 +1,4 @@
-"""Encoder-decoder models: the forward pass and the steps of generation that T5, BART, Marian and Whisper share.
+"""Encoder-decoder models: the forward pass and the steps of generation that T5, LongT5, BART, Marian and Whisper share.
 
 `EncoderDecoder` is the base of the models without a head, `ConditionalGeneration` of those with one, and
 `SourceEncoder` of encoders without a decoder. A family says how
@@ -28,13 +28,25 @@ from transformer_fast.nn.sequences import PackedSequences
 
 
 @dataclass
-class _Encoded:
+class EncodedSource:
     """An encoder's result: states (T, h) of the places in `packing`; and what was asked for."""
 
     states: np.ndarray
     packing: PackedSequences
     hidden_states: tuple[np.ndarray, ...] | None = None
     attentions: tuple[np.ndarray, ...] | None = None
+    global_attentions: tuple[np.ndarray, ...] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        states: np.ndarray,
+        packing: PackedSequences,
+        hidden_states: list[np.ndarray] | None,
+        attentions: list[np.ndarray] | None,
+    ) -> EncodedSource:
+        """hidden_states: packed, (T, h) each."""
+        return cls(states, packing, _padded(packing, hidden_states), _tuple(attentions))
 
     def output(self) -> BaseModelOutput:
         return BaseModelOutput(self.packing.unpack(self.states), self.hidden_states, self.attentions)
@@ -69,11 +81,12 @@ class SourceEncoder(PretrainedModel):
         attention_mask: np.ndarray | None = None,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
+        **inputs: np.ndarray | None,
     ) -> BaseModelOutput:
         """Run only the encoder: input_ids (B, L) -> last_hidden_state (B, L, h); see `forward`."""
-        return self._encode(input_ids, attention_mask, output_attentions, output_hidden_states).output()
+        return self._encode(input_ids, attention_mask, output_attentions, output_hidden_states, **inputs).output()
 
-    def _encode(self, input_ids, attention_mask, output_attentions=False, output_hidden_states=False) -> _Encoded:
+    def _encode(self, input_ids, attention_mask, output_attentions=False, output_hidden_states=False) -> EncodedSource:
         ids = self._checked("input_ids", input_ids, self.config.vocab_size, self.source_field)
         packing = self._packing("attention_mask", attention_mask, ids.shape)
         hidden = self.embed_source(packing.pack(ids), packing.columns)
@@ -81,14 +94,14 @@ class SourceEncoder(PretrainedModel):
 
     def _run_encoder(
         self, hidden, packing: PackedSequences, output_attentions: bool, output_hidden_states: bool
-    ) -> _Encoded:
+    ) -> EncodedSource:
         bias, scale = self.source_bias(packing.longest), self.encoder.shape.scale
         if bias is None and not output_attentions and not output_hidden_states:
-            return _Encoded(self.encoder.encode(hidden, packing.cu_seqlens), packing)
+            return EncodedSource(self.encoder.encode(hidden, packing.cu_seqlens), packing)
         attend = PackedAttention(packing, packing, relative_bias=bias, scale=scale, collect=output_attentions)
         collected = [] if output_hidden_states else None
         states = self.encoder(hidden, lambda _: attend, collect=collected)
-        return _Encoded(states, packing, _padded(packing, collected), _tuple(attend.weights))
+        return EncodedSource.of(states, packing, collected, attend.weights)
 
     def _checked(self, name: str, ids, vocab: int, field: str | None) -> np.ndarray:
         if ids is None:
@@ -160,18 +173,21 @@ class EncoderDecoder(SourceEncoder):
         encoder_outputs: Any = None,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
+        **inputs: np.ndarray | None,
     ) -> Seq2SeqModelOutput:
         """As transformers' model: integers (B, L) and (B, Ld) in, last_hidden_state (B, Ld, h) out.
 
         The masks hold 1 (or True) for tokens and 0 for padding; by default all are tokens. encoder_outputs: what
         `encode` gave for the same attention_mask (or a tuple that starts with last_hidden_state), in place of
-        input_ids. **Where a mask is 0, results are 0** (transformers computes values there that have no use).
+        input_ids. **Where a mask is 0, results are 0** (transformers computes values there that have no use). inputs:
+        what only some encoders take, global_attention_mask (B, L) of LED.
 
         Raises:
             ValueError, TypeError: shapes or types do not fit, or a row is too long.
             IndexError: an id is outside of its table.
         """
-        encoded = self._encoded(input_ids, attention_mask, encoder_outputs, output_attentions, output_hidden_states)
+        collect = output_attentions, output_hidden_states
+        encoded = self._encoded(input_ids, attention_mask, encoder_outputs, *collect, **inputs)
         if decoder_input_ids is None:
             decoder_input_ids = self.default_target(input_ids)
         states, packing, rest = self._decode(
@@ -182,18 +198,18 @@ class EncoderDecoder(SourceEncoder):
     # ------------------------------------------------------------------------------------------------------------------
     # Parts
 
-    def _encoded(self, input_ids, attention_mask, encoder_outputs, *collect: bool) -> _Encoded:
+    def _encoded(self, input_ids, attention_mask, encoder_outputs, *collect: bool, **inputs) -> EncodedSource:
         """The encoder's result, or a replacement for it; collect: attentions?, hidden states?"""
         if encoder_outputs is None:
-            return self._encode(input_ids, attention_mask, *collect)
+            return self._encode(input_ids, attention_mask, *collect, **inputs)
         return self._given(encoder_outputs, attention_mask)
 
-    def _given(self, encoder_outputs: Any, attention_mask) -> _Encoded:
+    def _given(self, encoder_outputs: Any, attention_mask) -> EncodedSource:
         """The hidden states that a caller passes as encoder_outputs."""
         if not isinstance(encoder_outputs, (BaseModelOutput, tuple, list)):
             encoder_outputs = (encoder_outputs,)
         state = np.asarray(encoder_outputs[0])
-        h = self.encoder.shape.width
+        h = self.decoder.shape.width
         if state.ndim != 3 or state.shape[2] != h or state.dtype != np.float32:
             raise ValueError(f"encoder_outputs[0] is {state.dtype} {state.shape}; needed: float32 (B, L, {h})")
         packing = self._packing("attention_mask", attention_mask, state.shape[:2])
@@ -202,9 +218,9 @@ class EncoderDecoder(SourceEncoder):
             rest = [getattr(encoder_outputs, name) for name in names]
         else:
             rest = [encoder_outputs[i] if len(encoder_outputs) > i else None for i in (1, 2)]
-        return _Encoded(np.ascontiguousarray(packing.pack(state)), packing, *rest)
+        return EncodedSource(np.ascontiguousarray(packing.pack(state)), packing, *rest)
 
-    def _decode(self, encoded: _Encoded, ids, mask, output_attentions: bool, output_hidden_states: bool) -> tuple:
+    def _decode(self, encoded: EncodedSource, ids, mask, output_attentions: bool, output_hidden_states: bool) -> tuple:
         """States (T, h), their packing, and the output's further fields, for a whole decoder_input_ids."""
         ids = self._target_ids(ids, encoded)
         packing = self._packing("decoder_attention_mask", mask, ids.shape)
@@ -228,10 +244,11 @@ class EncoderDecoder(SourceEncoder):
             "encoder_last_hidden_state": encoded.packing.unpack(encoded.states),
             "encoder_hidden_states": encoded.hidden_states,
             "encoder_attentions": encoded.attentions,
+            "encoder_global_attentions": encoded.global_attentions,
         }
         return states, packing, rest
 
-    def start_decoding(self, encoded: _Encoded, capacity: int, kv_cache_dtype: str | None = None) -> Seq2SeqState:
+    def start_decoding(self, encoded: EncodedSource, capacity: int, kv_cache_dtype: str | None = None) -> Seq2SeqState:
         """A state with the cross-attention's keys and values, and no tokens yet."""
         layers, dtype = self.decoder.layers, cache_dtype(kv_cache_dtype)
         cross = (layer.cross_attention.keys_values(encoded.states) for layer in layers)
@@ -252,7 +269,7 @@ class EncoderDecoder(SourceEncoder):
         state.position += n
         return np.ascontiguousarray(hidden.reshape(rows, n, -1)[:, -1])
 
-    def _target_ids(self, ids, encoded: _Encoded) -> np.ndarray:
+    def _target_ids(self, ids, encoded: EncodedSource) -> np.ndarray:
         """decoder_input_ids, checked."""
         ids, rows = self._checked("decoder_input_ids", ids, self.vocab(self.config), self.target_field), encoded.packing
         if len(ids) != len(rows):
@@ -310,10 +327,11 @@ class ConditionalGeneration(GenerationMixin, PretrainedModel):
         encoder_outputs: Any = None,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
+        **inputs: np.ndarray | None,
     ) -> Seq2SeqLMOutput:
         """As `EncoderDecoder.forward`, with logits (B, Ld, V) in place of the decoder's last state."""
         model, collect = self.model, (output_attentions, output_hidden_states)
-        encoded = model._encoded(input_ids, attention_mask, encoder_outputs, *collect)
+        encoded = model._encoded(input_ids, attention_mask, encoder_outputs, *collect, **inputs)
         if decoder_input_ids is None:
             decoder_input_ids = model.default_target(input_ids)
         states, packing, rest = model._decode(encoded, decoder_input_ids, decoder_attention_mask, *collect)
@@ -341,8 +359,14 @@ class ConditionalGeneration(GenerationMixin, PretrainedModel):
 
         kv_cache_dtype: how keys and values are kept, the encoder's among them; see `generate`.
         """
+        encoded = self.model._encoded(input_ids, attention_mask, encoder_outputs)
+        return self._started(encoded, capacity, decoder_input_ids, kv_cache_dtype)
+
+    def _started(
+        self, encoded: EncodedSource, capacity: int, decoder_input_ids: np.ndarray, kv_cache_dtype: str | None
+    ) -> tuple[np.ndarray, Seq2SeqState]:
+        """`start`, after the encoder."""
         model = self.model
-        encoded = model._encoded(input_ids, attention_mask, encoder_outputs)
         ids = model._target_ids(decoder_input_ids, encoded)
         state = model.start_decoding(encoded, capacity, kv_cache_dtype)
         return self.logits(model.decode_more(ids, state)), state

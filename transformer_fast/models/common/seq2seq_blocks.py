@@ -1,4 +1,4 @@
-"""The layers of encoder-decoder models, and how their rows attend: what T5, BART, Marian and Whisper share.
+"""The layers of encoder-decoder models, and how their rows attend: what T5, LongT5, BART, Marian and Whisper share.
 
 `seq2seq` runs stacks of these layers; a family describes its layers with a `BlockShape`. Tokens run packed,
 (T, h) without padding; which keys a row sees is not the layer's business but that of the function it is given:
@@ -198,9 +198,12 @@ class SelfAttention(Module):
     def forward(self, input: np.ndarray, attend: Attend, residual: np.ndarray) -> np.ndarray:
         """input (T, h) -> (T, h), with the residual added; attend(query, key, value, out), each (T, H, D)."""
         context = np.empty((len(input), self.out_proj.in_features), np.float32)
-        parts = (part.reshape(self._heads) for part in np.split(self.in_proj(input), 3, axis=1))
-        attend(*parts, context.reshape(self._heads))
+        attend(*self.heads(input), context.reshape(self._heads))
         return self.out_proj(context, residual=residual)
+
+    def heads(self, input: np.ndarray) -> list[np.ndarray]:
+        """input (T, h) -> query, key and value, each (T, H, D), views of one array."""
+        return [part.reshape(self._heads) for part in np.split(self.in_proj(input), 3, axis=1)]
 
 
 class CrossAttention(Module):
@@ -245,10 +248,12 @@ class GatedFeedForward(Module):
 class Block(Module):
     """Self-attention, cross-attention (of a decoder's layers) and feed-forward, each with residual and norm."""
 
+    self_attention_class = SelfAttention
+
     def __init__(self, shape: BlockShape, cross: bool = False) -> None:
         super().__init__()
         self.norm_first = shape.norm_first
-        self.self_attention = SelfAttention(shape)
+        self.self_attention = self.self_attention_class(shape)
         self.self_attention_norm = shape.norm()
         self.cross_attention = CrossAttention(shape) if cross else None
         self.cross_attention_norm = shape.norm() if cross else None
@@ -307,10 +312,10 @@ class Block(Module):
 class Stack(Module):
     """The layers of an encoder or a decoder; with norm_first a norm follows the last one."""
 
-    def __init__(self, shape: BlockShape, layers: int, cross: bool = False) -> None:
+    def __init__(self, shape: BlockShape, layers: int, cross: bool = False, block: type[Block] = Block) -> None:
         super().__init__()
         self.shape = shape
-        self.layers = ModuleList([Block(shape, cross) for _ in range(layers)])
+        self.layers = ModuleList([block(shape, cross) for _ in range(layers)])
         self.final_norm = shape.norm() if shape.norm_first else None
         if not shape.norm_first:
             for before, layer in zip(self.layers, self.layers[1:], strict=False):

@@ -6,7 +6,7 @@ causal mask a flag: what they hide is never read, and no array is made for it.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -46,6 +46,15 @@ def visible(attn_mask, key_padding_mask, is_causal: bool, shape: tuple[int, int,
             padding = _widened(padding, front)[:, None, None]
             mask = padding if mask is None else _both(mask, padding)
     return Visible(mask, lengths, bool(is_causal))
+
+
+def weights_form(need_weights: bool | str, average: bool) -> Literal[False] | str:
+    """What torch's two arguments are as functional's return_weights; "sparse" is this library's own."""
+    if isinstance(need_weights, str):
+        if need_weights != "sparse":
+            raise ValueError(f'need_weights is {need_weights!r}; needed: True, False or "sparse"')
+        return "sparse-mean" if average else "sparse"
+    return ("mean" if average else "heads") if need_weights else False
 
 
 def check_heads(embed_dim: int, num_heads: int) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from transformer_fast import functional as F
 from transformer_fast.functional.arrays import as_array
 from transformer_fast.nn import init
-from transformer_fast.nn.attention.masks import check_heads, visible
+from transformer_fast.nn.attention.masks import check_heads, visible, weights_form
 from transformer_fast.nn.linear import Linear
 from transformer_fast.nn.module import Module
 from transformer_fast.nn.packed_weights import PackedParameters
@@ -93,13 +93,13 @@ class MultiheadAttention(Module):
         key: np.ndarray,
         value: np.ndarray,
         key_padding_mask: np.ndarray | None = None,
-        need_weights: bool = True,
+        need_weights: bool | str = True,
         attn_mask: np.ndarray | None = None,
         average_attn_weights: bool = True,
         is_causal: bool = False,
         *,
         mask: Any = None,
-    ) -> tuple[np.ndarray, np.ndarray | None]:
+    ) -> tuple[np.ndarray, Any]:
         """(output, weights or None).
 
         query (Lq, B, E), key (Lk, B, kdim) and value (Lk, B, vdim); with batch_first (B, L, ...); without a batch
@@ -111,12 +111,14 @@ class MultiheadAttention(Module):
         without a batch the first axis is missing. The bias key and the zero key are their last columns.
         mask: a structure of `transformer_fast.masks` or `functional.KeyRanges`: **what it has is seen**, and all else
         costs nothing. Torch has no such option.
-        need_weights=False is faster and needs less memory.
+        need_weights=False is faster and needs less memory; "sparse" gives for each matrix (Lq, Lk) a
+        scipy.sparse.csr_array of what mask, causal order and padding at the end leave, in an array (B,) or (B, H).
+        Torch has no such value.
 
         Raises:
-            ValueError, TypeError: shapes or types do not fit, or a mask meets a bias key.
+            ValueError, TypeError: shapes or types do not fit, or a mask or sparse weights meet a bias key.
         """
-        weights = ("mean" if average_attn_weights else "heads") if need_weights else False
+        weights = weights_form(need_weights, average_attn_weights)
         return self._attend(query, key, value, key_padding_mask, attn_mask, is_causal, weights, mask=mask)
 
     def _attend(
@@ -134,6 +136,11 @@ class MultiheadAttention(Module):
         """`forward`, with functional's return_weights, and a residual that the output projection adds."""
         if mask is not None and self.bias_k is not None:
             raise ValueError("mask was given to a module with a bias key, which it does not know; needed: attn_mask")
+        if return_weights in ("sparse", "sparse-mean") and (self.bias_k is not None or self.add_zero_attn):
+            raise ValueError(
+                'need_weights is "sparse" in a module with a bias key or a zero key, which have columns of their own; '
+                "needed: True or False"
+            )
         products = self._products(query, key, value)
         arrays = [np.asarray(array) for array in (query, key, value)]
         self._check_shapes(*arrays)

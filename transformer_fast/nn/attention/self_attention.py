@@ -13,7 +13,7 @@ import numpy as np
 
 from transformer_fast import functional as F
 from transformer_fast.functional.arrays import as_array
-from transformer_fast.nn.attention.masks import Visible, check_heads, visible
+from transformer_fast.nn.attention.masks import Visible, check_heads, visible, weights_form
 from transformer_fast.nn.linear import Linear
 from transformer_fast.nn.module import Module
 from transformer_fast.nn.position import RelativePositionBias, RotaryEmbedding, alibi_slopes
@@ -90,17 +90,18 @@ class SelfAttention(Module):
         attn_mask: np.ndarray | None = None,
         is_causal: bool = False,
         *,
-        need_weights: bool = False,
+        need_weights: bool | str = False,
         average_attn_weights: bool = True,
         positions: np.ndarray | None = None,
         cache: KeyValueCache | None = None,
         residual: np.ndarray | None = None,
         mask: Any = None,
-    ) -> tuple[np.ndarray, np.ndarray | None]:
+    ) -> tuple[np.ndarray, Any]:
         """input (B, L, E) or (L, E) -> (output of the same shape plus residual, weights or None).
 
         Masks as in `MultiheadAttention` (True: NOT allowed): key_padding_mask (B, L), without a batch (L,); attn_mask
-        (L, L) or (B * H, L, L). weights are (B, L, Lk), or (B, H, L, Lk) if not average_attn_weights.
+        (L, L) or (B * H, L, L). weights are (B, L, Lk), or (B, H, L, Lk) if not average_attn_weights; with
+        need_weights="sparse" an array (B,) or (B, H) of scipy.sparse.csr_array, as of `MultiheadAttention`.
         positions (L,) or (B, L): where the tokens stand, for a RotaryEmbedding; by default 0, 1, ...
         cache (`nn.KeyValueCache(B, num_kv_heads, head_dim, capacity)`): the tokens follow those that it holds, attend
         them too, and are appended; Lk is then all of them. Padding, at the end only, is not appended. A cache with a
@@ -115,6 +116,7 @@ class SelfAttention(Module):
             ValueError, TypeError: shapes or types do not fit, attn_mask or padding in the middle with a cache, or a
                 table of positions ("alibi" without is_causal, RelativePositionBias) with a cache of unequal lengths.
         """
+        weights = weights_form(need_weights, average_attn_weights)
         x = np.asarray(input)
         if x.ndim not in (2, 3) or x.shape[-1] != self.embed_dim:
             raise ValueError(f"input has shape {x.shape}; needed: (B, L, {self.embed_dim}) or (L, {self.embed_dim})")
@@ -157,7 +159,7 @@ class SelfAttention(Module):
                 window=self.window,
                 kv_lengths=lengths,
                 mask=mask,
-                return_weights=("mean" if average_attn_weights else "heads") if need_weights else False,
+                return_weights=weights,
                 out=context.reshape(B, L, H, self.head_dim).swapaxes(1, 2),
                 **scales,
                 **self._position_options(L, key.shape[2], offset, seen.is_causal),
@@ -168,7 +170,7 @@ class SelfAttention(Module):
             if cache is not None:
                 cache.crop(offset)  # as if the call had not been: it may be made again
             raise
-        if not need_weights:
+        if not weights:
             return output, None
         return output, result[1] if np.ndim(input) == 3 else result[1][0]
 

@@ -1,0 +1,55 @@
+"""What is done with embeddings: similarities, search, mining, communities, quantisation; as sentence-transformers.util.
+
+Users call it, and `pipelines` do. Arrays in, arrays and lists out; no model is needed. `similarity` has the measures,
+`search` what looks through many vectors without ever holding all scores, `quantization` the smaller types. A new
+function goes into the file of its kind and is named below.
+
+Source: sentence_transformers.util of sentence-transformers 6.
+"""
+
+from __future__ import annotations
+
+from transformer_fast.util.quantization import PRECISIONS, quantize_embeddings
+from transformer_fast.util.search import (
+    community_detection,
+    paraphrase_mining,
+    paraphrase_mining_embeddings,
+    semantic_search,
+)
+from transformer_fast.util.similarity import (
+    SIMILARITIES,
+    cos_sim,
+    dot_score,
+    euclidean_sim,
+    manhattan_sim,
+    normalize_embeddings,
+    pairwise_cos_sim,
+    pairwise_dot_score,
+    pairwise_euclidean_sim,
+    pairwise_manhattan_sim,
+    pairwise_similarity,
+    similarity,
+    truncate_embeddings,
+)
+
+__all__ = [
+    "PRECISIONS",
+    "SIMILARITIES",
+    "community_detection",
+    "cos_sim",
+    "dot_score",
+    "euclidean_sim",
+    "manhattan_sim",
+    "normalize_embeddings",
+    "pairwise_cos_sim",
+    "pairwise_dot_score",
+    "pairwise_euclidean_sim",
+    "pairwise_manhattan_sim",
+    "pairwise_similarity",
+    "paraphrase_mining",
+    "paraphrase_mining_embeddings",
+    "quantize_embeddings",
+    "semantic_search",
+    "similarity",
+    "truncate_embeddings",
+]
