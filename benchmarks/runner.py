@@ -1,7 +1,7 @@
 """Measures cases on all peers: one process each, in turns within one run, beside what the processor can do.
 
-attention.py, linear.py, models.py, families.py and low_precision.py hand their work to `Run`; __main__.py writes what
-it returns. In each round every peer has one turn, and before the first, between the rounds and after the last the FMA
+The questions' files (attention.py, sparse.py, linear.py, ...) hand their work to `Run`; __main__.py writes what it
+returns. In each round every peer has one turn, and before the first, between the rounds and after the last the FMA
 peak (and, where memory is the limit, the streaming read) is sampled: a change of clock frequency or a busy neighbour
 meets all alike. A figure is the median of the rounds; median and quartiles are stored (`to_text` writes the file).
 """

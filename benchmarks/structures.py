@@ -131,12 +131,6 @@ def arrays_of(case: MaskCase, artifacts: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def visible_share(row: dict[str, Any]) -> float:
-    """Of a row of a result file: the pairs that are seen, by all."""
-    case = row["case"]
-    return row["flops"] / (4 * case["D"] * case["H"] * case["L"] ** 2)
-
-
 def _cu_seqlens(L: int) -> np.ndarray:
     """Where the documents begin, and the end: lengths are drawn, none is empty."""
     cuts = generator(f"documents of {L}").choice(np.arange(1, L), max(L // _DOCUMENT, 2) - 1, replace=False)

@@ -23,6 +23,7 @@ from benchmarks.wire import (
     MaskCase,
     ModelCase,
     ModuleCase,
+    PagedCase,
     PrefillCase,
     TextsCase,
 )
@@ -94,6 +95,10 @@ class Backend:
     def masked(self, case: MaskCase, artifacts: dict[str, Any]) -> list[Variant]:
         """Results (1, H, L, D). `artifacts` as `structures.tables` gives them."""
         raise Unsupported("takes no mask in attention")
+
+    def paged(self, case: PagedCase) -> list[Variant]:
+        """Results (B, H, 1, D)."""
+        raise Unsupported("reads no keys in pages")
 
     def linear(self, case: LinearCase) -> list[Variant]:
         """Results (M, N). The weight may be prepared beforehand, the input may not."""
