@@ -163,7 +163,7 @@ def test_what_a_step_of_gpt2_reads_and_computes(load):
 
 
 def test_structures_say_the_same_twice(load):
-    """The formula that peers and the expected rows have, and our mask; 1,000 positions are no whole number of blocks."""
+    """The formula that peers and the expected rows have, and our mask."""
     from transformer_fast import masks
 
     structures, wire = load("structures"), load("wire")
@@ -207,7 +207,9 @@ def test_masks_take_turns_with_the_dense_call(load, tmp_path):
         session.extra["workspace_bytes"] = {works[0].case.name: held}
         result = session.result()
     assert held > 0
-    for row, labels in zip(result["rows"], ((sparse.DENSE, sparse.IN_THE_CALL), (sparse.PAGES, sparse.SHARED))):
+    for row, labels in zip(
+        result["rows"], ((sparse.DENSE, sparse.IN_THE_CALL), (sparse.PAGES, sparse.SHARED)), strict=True
+    ):
         assert set(row["lanes"]) == {"ours", *labels}
         assert all(entry["max_error"] < 1e-5 for entry in row["lanes"].values()), row["lanes"]
     result["claims"] = claims.judge(result, sparse.CLAIMS)
