@@ -1,6 +1,6 @@
 """A text of 16,384 tokens: attention with a window and global tokens, as in Longformer.
 
-One sees the mask as a picture, which share of the blocks is left out, and that a row is what NumPy makes of the keys
+One sees the mask as a picture, which share of the pairs is seen, and that a row is what NumPy makes of the keys
 that it sees.
 """
 
@@ -26,15 +26,14 @@ def main() -> None:
     rng = np.random.default_rng(0)
     query, key, value = (rng.standard_normal((1, 1, L, D), dtype=np.float32) for _ in range(3))
     mask = masks.window(WINDOW, WINDOW) | masks.global_tokens(GLOBAL)
-    print(f"{mask}, {L:,} tokens; a row is {L // 32} queries, the darker, the more of its pairs are seen\n")
+    print(f"{mask}, {L:,} tokens; a row is {L // 32} queries; +: some of the pairs are seen\n")
     print(visualize.mask_text(mask, L))
 
     ranges = mask.ranges(L, L)  # once for all layers
     plan = functional.explain_attention(query, key, value, mask=ranges)
-    print(f"\nseen: {ranges.visible / L**2:.1%} of the pairs; left out: {plan['skipped_fraction']:.1%} of the blocks")
-    print(
-        f"the engine holds {plan['workspace_bytes'] / 1e6:.1f} MB beside the arrays; L x L weights: {4 * L**2 / 1e9:.1f} GB"
-    )
+    print(f"\nseen: {ranges.visible / L**2:.1%} of the pairs; skipped, never computed: {plan['skipped_fraction']:.1%}")
+    held, weights = plan["workspace_bytes"] / 1e6, 4 * L**2 / 1e9
+    print(f"the engine holds {held:.1f} MB beside the arrays; an array of L x L weights: {weights:.1f} GB")
 
     started = time.perf_counter()
     result = tf.scaled_dot_product_attention(query, key, value, mask=ranges)
