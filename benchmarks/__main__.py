@@ -26,6 +26,7 @@ from benchmarks import (
     plots,
     report,
     runner,
+    sparse,
 )
 from benchmarks.backends import FLOAT32
 from benchmarks.runner import Lane, Run
@@ -34,6 +35,7 @@ from transformer_fast import functional
 # Question -> (module, peers that have an answer).
 _QUESTIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "attention": (attention, ("numpy", "torch", "onnxruntime", "openvino")),
+    "masks": (sparse, ("torch", "flex_attention")),
     "linear": (linear, ("numpy", "torch", "onnxruntime", "openvino")),
     "models": (models, ("torch", "onnxruntime", "openvino", "ctranslate2", "sentence_transformers")),
     "families": (families, ("torch", "onnxruntime", "openvino", "ctranslate2")),

@@ -141,7 +141,7 @@ def works(quick: bool) -> list[Work]:
     """What is to be measured; quick leaves out what takes longest."""
     most = 2e8 if quick else float("inf")
     chosen = [(case, "Must show") for case in MUST_SHOW] + [(case, "Grid") for case in GRID]
-    return [_work(case, group) for case, group in chosen if useful_flops(case) <= most]
+    return [work_of(case, group) for case, group in chosen if useful_flops(case) <= most]
 
 
 def useful_flops(case: AttentionCase) -> int:
@@ -156,7 +156,7 @@ def _lengths(case: AttentionCase) -> np.ndarray:
     return np.linspace(case.Lk, 0, case.B).astype(np.int64)
 
 
-def _work(case: AttentionCase, group: str) -> Work:
+def work_of(case: AttentionCase, group: str) -> Work:
     decode = case.Lq == 1 and case.Lk > 1
     scores = case.B * case.H * case.Lq * case.Lk
     return Work(

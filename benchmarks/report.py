@@ -64,6 +64,7 @@ PEER_NAMES = {
     "ours": "this library",
     "numpy": "NumPy",
     "torch": "torch",
+    "flex_attention": "FlexAttention",
     "onnxruntime": "onnxruntime",
     "openvino": "OpenVINO",
     "ctranslate2": "CTranslate2",
@@ -220,6 +221,63 @@ def _without_empty_columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -
     return [head[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
+def _mask_tables(result: dict[str, Any]) -> list[str]:
+    """Times with lists made beforehand and in the call, what they cost, and peers; layouts of pages; memory."""
+    tables = []
+    for group in dict.fromkeys(row["group"] for row in result["rows"]):
+        rows = [row for row in result["rows"] if row["group"] == group]
+        paged = rows[0]["case"]["operation"] == "paged"
+        head = _PAGED_HEAD if paged else _MASK_HEAD
+        lines = [(_paged_row if paged else _mask_row)(row, result["workspace_bytes"]) for row in rows]
+        tables.append(f"### {group}\n\n{table(*_without_empty_columns(head, lines))}")
+    note = (
+        "Visible: the share of all pairs. Cost: time by the share times the time of the dense call. Workspace: what "
+        "the engine holds beside the operands, the result and the lists."
+    )
+    return [note, *tables]
+
+
+_MASK_HEAD = ("Case", "visible", "time", "compiled in the call", "dense", "cost", "of FMA peak", "vs torch")
+_MASK_HEAD += ("vs FlexAttention", "workspace", "max error")
+_PAGED_HEAD = ("Case", "separate", "of read", "pages of 64", "of read", "shared", "separate / shared", "max error")
+
+
+def _mask_row(row: dict[str, Any], workspace: dict[str, int]) -> tuple[str, ...]:
+    case, lanes = row["case"], row["lanes"]
+    share = row["flops"] / (4 * case["D"] * case["H"] * case["L"] ** 2)
+    seconds = {label: entry["seconds"] for label, entry in lanes.items() if "seconds" in entry}
+    dense = seconds.get("ours, dense")
+    return (
+        case["name"],
+        f"{share:.2%}",
+        *(duration(seconds[x]) if x in seconds else "" for x in ("ours", "ours, compiled in the call", "ours, dense")),
+        f"{seconds['ours'] / (share * dense):.2f}" if dense and "ours" in seconds else "",
+        f"{lanes['ours']['of_peak']:.0%}" if "of_peak" in lanes["ours"] else "",
+        *(_over(seconds, peer, "ours") for peer in ("torch", "flex_attention")),
+        f"{workspace[case['name']] / 1e6:.2f} MB",
+        _error(lanes["ours"]),
+    )
+
+
+def _paged_row(row: dict[str, Any], _: dict[str, int]) -> tuple[str, ...]:
+    lanes = row["lanes"]
+    seconds = {label: entry["seconds"] for label, entry in lanes.items() if "seconds" in entry}
+    cells = []
+    for label in ("ours", "ours, pages", "ours, shared"):
+        cells.append(duration(seconds[label]) if label in seconds else "")
+        if label != "ours, shared":  # whose limit is not the read
+            cells.append(f"{lanes[label]['of_read']:.0%}" if "of_read" in lanes[label] else "")
+    return (row["case"]["name"], *cells, _over(seconds, "ours", "ours, shared"), _error(lanes["ours"]))
+
+
+def _over(seconds: dict[str, float], label: str, other: str) -> str:
+    return f"{seconds[label] / seconds[other]:.2f}x" if label in seconds and other in seconds else ""
+
+
+def _error(entry: dict[str, Any]) -> str:
+    return "" if entry.get("max_error") is None else f"{entry['max_error']:.0e}"
+
+
 def _model_tables(result: dict[str, Any]) -> list[str]:
     tables = _speed_tables(result)
     rows = [
@@ -351,6 +409,7 @@ def _perplexity_row(name: str, entry: dict[str, Any]) -> tuple[str, ...]:
 
 _TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "attention": _speed_tables,
+    "masks": _mask_tables,
     "linear": _speed_tables,
     "models": _model_tables,
     "families": _speed_tables,

@@ -1,7 +1,7 @@
 """Measures cases on all peers: one process each, in turns within one run, beside what the processor can do.
 
-attention.py, linear.py, models.py, families.py and low_precision.py hand their work to `Run`; __main__.py writes what
-it returns. In each round every peer has one turn, and before the first, between the rounds and after the last the FMA
+The questions' files (attention.py, sparse.py, linear.py, ...) hand their work to `Run`; __main__.py writes what it
+returns. In each round every peer has one turn, and before the first, between the rounds and after the last the FMA
 peak (and, where memory is the limit, the streaming read) is sampled: a change of clock frequency or a busy neighbour
 meets all alike. A figure is the median of the rounds; median and quartiles are stored (`to_text` writes the file).
 """
@@ -68,6 +68,8 @@ class Work:
     tolerance: the largest error allowed. least_cosine: where it is given, cosines are stored beside the error, and for
     lanes whose compute_type is narrower than float32 it takes the place of the tolerance. pooled: so many rows in turn,
     the tokens of a sequence, are one vector (their mean) of which the cosine is taken.
+    instead: labels of lanes that measure another case in the same rounds -> its work: what this one is compared with
+    (attention without the mask), or the same in another way.
     """
 
     case: wire.Case
@@ -83,6 +85,11 @@ class Work:
     least_cosine: float | None = None
     pooled: int = 1
     artifacts: dict[str, Any] = field(default_factory=dict)
+    instead: dict[str, Work] = field(default_factory=dict)
+
+    def of(self, lane: Lane) -> Work:
+        """What this lane measures."""
+        return self.instead.get(lane.label, self)
 
 
 class WorkerDied(Exception):
@@ -246,9 +253,11 @@ class Run:
         for lane in lanes:
             label = lane.label
             entries[label] = prepared[label]
+            if label in work.instead:
+                entries[label]["instead"] = wire.to_json(work.of(lane).case)
             if samples.get(label):
                 ceiling = label if label in peaks else "ours"
-                entries[label] |= _figures(work, samples[label], peaks.get(ceiling), reads.get(ceiling))
+                entries[label] |= _figures(work.of(lane), samples[label], peaks.get(ceiling), reads.get(ceiling))
         self.rows.append(
             {
                 "case": wire.to_json(work.case),
@@ -286,26 +295,32 @@ class Run:
         return work.peers if isinstance(work.peers, bool) else lane.label in work.peers
 
     def _prepare(self, work: Work, lanes: Sequence[Lane]) -> dict[str, dict[str, Any]]:
+        answers = {}
         with tempfile.TemporaryDirectory() as folder:
-            path = str(Path(folder) / "expected.npy")
-            request = {
-                "case": wire.to_json(work.case),
-                "rows": work.rows,
-                "expected": path if work.expected(self, path) else None,
-                "sample_seconds": self.sample_seconds,
-                "artifacts": work.artifacts,
-                "least_cosine": work.least_cosine,
-                "pooled": work.pooled,
-            }
-            answers = {}
+            requests: dict[int, dict[str, Any]] = {}
             for lane in lanes:
-                narrow = work.least_cosine is not None and lane.compute_type != FLOAT32
-                tolerance = None if narrow else work.tolerance
-                answers[lane.label] = self.ask(lane.label, "prepare", tolerance=tolerance, **request)
+                one = work.of(lane)
+                if id(one) not in requests:
+                    requests[id(one)] = self._request(one, str(Path(folder) / f"expected{len(requests)}.npy"))
+                narrow = one.least_cosine is not None and lane.compute_type != FLOAT32
+                tolerance = None if narrow else one.tolerance
+                answers[lane.label] = self.ask(lane.label, "prepare", tolerance=tolerance, **requests[id(one)])
         for label, answer in answers.items():
             if "unsupported" in answer and label in self.workers:
                 self.report(f"  {label}: {answer['unsupported']}")
         return answers
+
+    def _request(self, work: Work, path: str) -> dict[str, Any]:
+        """What every lane is told about this work; path: where what should come out is written."""
+        return {
+            "case": wire.to_json(work.case),
+            "rows": work.rows,
+            "expected": path if work.expected(self, path) else None,
+            "sample_seconds": self.sample_seconds,
+            "artifacts": work.artifacts,
+            "least_cosine": work.least_cosine,
+            "pooled": work.pooled,
+        }
 
     def _sample_ceilings(self, work: Work, peaks: dict[str, list[float]], reads: dict[str, list[float]]) -> None:
         for label in peaks:

@@ -13,6 +13,56 @@ from cases import AttentionCase, LinearCase, generator
 
 
 @dataclass(frozen=True)
+class MaskCase:
+    """Attention of L queries and L keys under a structure that structures.py has by name; B is 1.
+
+    compiled: the mask is compiled to ranges before the call, which is then what is timed; False: in every call.
+    """
+
+    name: str
+    structure: str
+    H: int
+    L: int
+    D: int
+    compiled: bool = True
+
+    def make_inputs(self) -> list[np.ndarray]:
+        """[query, key, value], each (1, H, L, D) float32 of N(0, 1); the same ones whatever `compiled` is."""
+        rng = generator(self.name)
+        return [rng.standard_normal((1, self.H, self.L, self.D), dtype=np.float32) for _ in range(3)]
+
+
+@dataclass(frozen=True)
+class PagedCase:
+    """One query each of B sequences with `common` keys that are the same for all, and `own` ones after them.
+
+    layout: "separate": contiguous keys of each sequence; "pages": of 64 in random order, every sequence its own;
+    "shared": the common ones are pages that all sequences have.
+    """
+
+    name: str
+    layout: str
+    B: int
+    H: int
+    Hkv: int
+    D: int
+    common: int
+    own: int
+
+    def make_inputs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """query (B, H, 1, D); keys and values (2, Hkv, common, D) and (2, B, Hkv, own, D), float32 of N(0, 1): the
+        same ones in every layout."""
+        rng = generator(self.name)
+        shapes = (
+            (self.B, self.H, 1, self.D),
+            (2, self.Hkv, self.common, self.D),
+            (2, self.B, self.Hkv, self.own, self.D),
+        )
+        query, common, own = (rng.standard_normal(shape, dtype=np.float32) for shape in shapes)
+        return query, common, own
+
+
+@dataclass(frozen=True)
 class ModelCase:
     """An encoder's hidden states for B sequences of L tokens, without padding."""
 
@@ -114,6 +164,8 @@ class ModuleCase:
 
 Case = (
     AttentionCase
+    | MaskCase
+    | PagedCase
     | LinearCase
     | ModelCase
     | TextsCase
@@ -125,6 +177,8 @@ Case = (
 )
 _KINDS = {
     "attention": AttentionCase,
+    "masked": MaskCase,
+    "paged": PagedCase,
     "linear": LinearCase,
     "model": ModelCase,
     "texts": TextsCase,
@@ -135,7 +189,7 @@ _KINDS = {
     "module": ModuleCase,
 }
 # Those whose case says everything: the other ones need a model's files.
-_WITHOUT_ARTIFACTS = ("attention", "linear", "module")
+_WITHOUT_ARTIFACTS = ("attention", "paged", "linear", "module")
 
 
 def operation(case: Case) -> str:

@@ -174,6 +174,9 @@ class Session:
     def streaming_read(self, nbytes: int) -> dict[str, Any]:
         return {"gbs": self.backend.streaming_read(nbytes)}
 
+    def workspace(self, case: dict[str, Any]) -> dict[str, Any]:
+        return {"bytes": self.backend.workspace_bytes(wire.from_json(case))}
+
     def forget(self) -> dict[str, Any]:
         """Gives the prepared case's memory back."""
         self.variant = None

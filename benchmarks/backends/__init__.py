@@ -20,8 +20,10 @@ from benchmarks.wire import (
     FeaturesCase,
     GenerateCase,
     LinearCase,
+    MaskCase,
     ModelCase,
     ModuleCase,
+    PagedCase,
     PrefillCase,
     TextsCase,
 )
@@ -30,7 +32,17 @@ from benchmarks.wire import (
 # "int8_weights" (OpenVINO's models of which only the weights are stored so), "int4" (ours), and formats of GGUF files:
 # "Q8_0", "Q4_0", "Q4_K".
 FLOAT32 = "float32"
-NAMES = ("ours", "numpy", "torch", "onnxruntime", "openvino", "ctranslate2", "llama_cpp", "sentence_transformers")
+NAMES = (
+    "ours",
+    "numpy",
+    "torch",
+    "flex_attention",
+    "onnxruntime",
+    "openvino",
+    "ctranslate2",
+    "llama_cpp",
+    "sentence_transformers",
+)
 
 
 class Unsupported(Exception):
@@ -79,6 +91,14 @@ class Backend:
     def attention(self, case: AttentionCase) -> list[Variant]:
         """Results (B, H, Lq, Dv)."""
         raise Unsupported("has no attention function of its own")
+
+    def masked(self, case: MaskCase, artifacts: dict[str, Any]) -> list[Variant]:
+        """Results (1, H, L, D). `artifacts` as `structures.tables` gives them."""
+        raise Unsupported("takes no mask in attention")
+
+    def paged(self, case: PagedCase) -> list[Variant]:
+        """Results (B, H, 1, D)."""
+        raise Unsupported("reads no keys in pages")
 
     def linear(self, case: LinearCase) -> list[Variant]:
         """Results (M, N). The weight may be prepared beforehand, the input may not."""

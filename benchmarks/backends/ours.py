@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 import transformer_fast as tf
+from benchmarks import structures
 from benchmarks.backends import FLOAT32, Backend, Unsupported, Variant, converted
 from benchmarks.wire import (
     AttentionCase,
@@ -16,8 +17,10 @@ from benchmarks.wire import (
     FeaturesCase,
     GenerateCase,
     LinearCase,
+    MaskCase,
     ModelCase,
     ModuleCase,
+    PagedCase,
     PrefillCase,
     TextsCase,
 )
@@ -25,6 +28,8 @@ from transformer_fast import functional
 
 # As a decoder packs them: batches of so many rows are its steps.
 _FEW_ROWS = 24
+# Keys of a page; the numbers of keys in a PagedCase are multiples of it.
+_PAGE = 64
 # Formats of GGUF files -> the form of artifacts.py; with _a8 behind the name activations have 8 bits.
 _GGUF_FORMS = {"Q8_0": "gguf_q8_0", "Q4_0": "gguf_q4_0", "Q4_K": "gguf_q4_k"}
 
@@ -52,12 +57,52 @@ class Ours(Backend):
         """GB/s, from whichever cache (or memory) holds that many bytes."""
         return functional.measure_streaming_read(nbytes, self.threads)
 
+    def workspace_bytes(self, case: MaskCase) -> int:
+        """What the engine holds for a case of `masked`, beside its operands, its result and the lists."""
+        operands = case.make_inputs()
+        return functional.explain_attention(*operands, mask=structures.mask(case))["workspace_bytes"]
+
     def attention(self, case: AttentionCase) -> list[Variant]:
         (query, key, value), options = case.make_inputs()
         return [
             Variant(
                 "scaled_dot_product_attention",
                 lambda: functional.scaled_dot_product_attention(query, key, value, **options),
+            )
+        ]
+
+    def masked(self, case: MaskCase, artifacts: dict[str, Any]) -> list[Variant]:
+        query, key, value = case.make_inputs()
+        mask = structures.mask(case)
+        given = mask.ranges(case.L, case.L) if case.compiled else mask
+        return [
+            Variant(
+                "mask=KeyRanges" if case.compiled else "mask=, compiled in the call",
+                lambda: functional.scaled_dot_product_attention(query, key, value, mask=given),
+            )
+        ]
+
+    def paged(self, case: PagedCase) -> list[Variant]:
+        query, common, own = case.make_inputs()
+        gqa = case.H != case.Hkv
+        if case.layout == "separate":
+            shape = (2, case.B, case.Hkv, case.common, case.D)
+            key, value = np.concatenate([np.broadcast_to(common[:, None], shape), own], axis=3)
+            return [
+                Variant(
+                    "scaled_dot_product_attention",
+                    lambda: functional.scaled_dot_product_attention(query, key, value, enable_gqa=gqa),
+                )
+            ]
+        key, value, table = _in_pages(case, common, own)
+        lengths = np.full(case.B, case.common + case.own)
+        shared = case.common if case.layout == "shared" else 0
+        return [
+            Variant(
+                f"paged_attention, pages of {_PAGE}, shared_keys={shared}",
+                lambda: functional.paged_attention(
+                    query, key, value, table, lengths, shared_keys=shared, enable_gqa=gqa
+                ),
             )
         ]
 
@@ -150,6 +195,29 @@ class Ours(Backend):
     def _narrow(self, name: str) -> dict[str, str]:
         """The compute type as an argument of that name, which is left out for float32: older builds do not know it."""
         return {} if self.compute_type == FLOAT32 else {name: self.compute_type}
+
+
+def _in_pages(case: PagedCase, common: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Keys and values (N, Hkv, 64, D) in random order, and the table (B, n) of them."""
+
+    def cut(x: np.ndarray) -> np.ndarray:
+        """(2, ..., Hkv, L, D) -> (2, pages, Hkv, 64, D)."""
+        x = np.moveaxis(x.reshape(*x.shape[:-2], -1, _PAGE, case.D), -3, -4)
+        return x.reshape(2, -1, case.Hkv, _PAGE, case.D)
+
+    first, last = case.common // _PAGE, case.own // _PAGE
+    copies = 1 if case.layout == "shared" else case.B
+    pages = np.concatenate([np.tile(cut(common), (1, copies, 1, 1, 1)), cut(own)], axis=1)
+    order = np.random.default_rng(0).permutation(pages.shape[1])  # where page i goes
+    table = np.concatenate(
+        [
+            np.broadcast_to(np.arange(copies * first).reshape(copies, first), (case.B, first)),
+            copies * first + np.arange(case.B * last).reshape(case.B, last),
+        ],
+        axis=1,
+    )
+    key, value = pages[:, np.argsort(order)]
+    return key, value, order[table]
 
 
 BACKEND = Ours

@@ -2,7 +2,7 @@
 
 As PyTorch's performance guide advises for inference on a CPU: `inference_mode`, `set_num_threads` to the number of
 threads, one inter-op thread, contiguous float32 tensors. torch.compile needs a C++ compiler at run time and is left
-out.
+out here; flex_attention.py, a peer of its own, cannot do without.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from benchmarks import masks
+from benchmarks import masks, structures
 from benchmarks.backends import Backend, Unsupported, Variant
 from benchmarks.texts import PaddedEncoder
 from benchmarks.wire import (
@@ -26,6 +26,7 @@ from benchmarks.wire import (
     FeaturesCase,
     GenerateCase,
     LinearCase,
+    MaskCase,
     ModelCase,
     ModuleCase,
     PrefillCase,
@@ -34,7 +35,9 @@ from benchmarks.wire import (
 )
 
 
-class Torch(Backend):
+class Configured(Backend):
+    """torch's settings, which all of its backends share."""
+
     packages = ("torch",)
 
     def __init__(self, threads: int) -> None:
@@ -44,9 +47,6 @@ class Torch(Backend):
         # The mode is this thread's, which makes every call, and lasts as long as the object.
         self._mode = torch.inference_mode()
         self._mode.__enter__()
-
-    def versions(self) -> dict[str, str]:
-        return {**super().versions(), **_optional_version("transformers")}
 
     def settings(self) -> dict[str, Any]:
         return {
@@ -58,6 +58,11 @@ class Torch(Backend):
             "mkl": torch.backends.mkl.is_available(),
             "mkldnn": torch.backends.mkldnn.is_available(),
         }
+
+
+class Torch(Configured):
+    def versions(self) -> dict[str, str]:
+        return {**super().versions(), **_optional_version("transformers")}
 
     def attention(self, case: AttentionCase) -> list[Variant]:
         arrays, options = case.make_inputs()
@@ -87,6 +92,21 @@ class Torch(Backend):
                 )
             )
         return variants
+
+    def masked(self, case: MaskCase, artifacts: dict[str, Any]) -> list[Variant]:
+        query, key, value = map(torch.from_numpy, case.make_inputs())
+        formula, arrays = formula_of(case, artifacts)
+        positions = torch.arange(case.L)
+        allowed = formula(positions[:, None], positions, arrays)
+        named = {"bool mask": allowed, "float mask": torch.zeros(allowed.shape).masked_fill_(~allowed, -torch.inf)}
+        return [
+            Variant(
+                f"scaled_dot_product_attention, {name}",
+                lambda mask=mask: F.scaled_dot_product_attention(query, key, value, attn_mask=mask),
+                torch.Tensor.numpy,
+            )
+            for name, mask in named.items()
+        ]
 
     def linear(self, case: LinearCase) -> list[Variant]:
         from torch.utils.mkldnn import to_mkldnn
@@ -214,6 +234,13 @@ class Torch(Backend):
             del options["attn_implementation"]
         model_class = getattr(transformers, artifacts["config"]["architectures"][0])
         return model_class.from_pretrained(artifacts["checkpoint"], **options).eval()
+
+
+def formula_of(case: MaskCase, artifacts: dict[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """The structure's formula, and its arrays as tensors."""
+    arrays = structures.arrays_of(case, artifacts)
+    tensors = {name: torch.from_numpy(x) if isinstance(x, np.ndarray) else x for name, x in arrays.items()}
+    return structures.STRUCTURES[case.structure].formula, tensors
 
 
 def _prefill(model: torch.nn.Module, ids: torch.Tensor) -> tuple[torch.Tensor, Any]:

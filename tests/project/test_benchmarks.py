@@ -31,6 +31,7 @@ def test_cases_survive_json(load):
     cases = [*load("attention").MUST_SHOW, *load("attention").GRID, *load("linear").CASES]
     cases += [wire.ModelCase("m", "minilm", 2, 8), wire.TextsCase("t", "minilm", 10)]
     cases += [one.case for one in load("families").measured()]
+    cases += [*load("sparse").mask_cases(), *load("sparse").paged_cases()]
     for case in cases:
         assert wire.from_json(json.loads(json.dumps(wire.to_json(case)))) == case
 
@@ -48,7 +49,7 @@ def test_names_are_unique_and_the_grid_is_large(load):
 
 
 @pytest.mark.parametrize(
-    "question", ["attention", "linear", "models", "families", "low_precision", "decoders", "perplexity"]
+    "question", ["attention", "sparse", "linear", "models", "families", "low_precision", "decoders", "perplexity"]
 )
 def test_claims_are_about_cases_that_exist(load, question):
     """A result in which everything lasts one second leaves no claim of its thread count unmeasured."""
@@ -65,6 +66,8 @@ def test_claims_are_about_cases_that_exist(load, question):
         works.append((load("models").texts_case().name, 0))
     elif question == "decoders":
         works = [(case.name, 1) for case in module.cases()]
+    elif question == "sparse":
+        works = [(case.name, 0) for case in (*module.mask_cases(), *module.paged_cases())]
     elif question == "perplexity":
         works = [(name, 0) for name in module.case_names()]
     else:
@@ -73,7 +76,7 @@ def test_claims_are_about_cases_that_exist(load, question):
     figures |= {"ours_llama_cpp": 100, "ours_float32": 100}
     labels = [*load("backends").NAMES, "ours, 1 thread", "ours, avx2"]
     isa, thread_counts = "avx512", (1, 2)
-    if question in ("low_precision", "decoders"):
+    if question in ("low_precision", "decoders", "sparse"):
         labels, isa, thread_counts = module.LABELS, "avx2", (1,)
     for threads in thread_counts:
         result = {
@@ -157,6 +160,64 @@ def test_what_a_step_of_gpt2_reads_and_computes(load):
     assert 123e6 < numbers < 125e6
     assert families._gpt2_flops(1, 0, 1, 1) == pytest.approx(2 * numbers, rel=1e-3)
     assert families._gpt2_flops(2, 0, 3, 3) == 2 * sum(families._gpt2_flops(1, past, 1, 1) for past in range(3))
+
+
+def test_structures_say_the_same_twice(load):
+    """The formula that peers and the expected rows have, and our mask."""
+    from transformer_fast import masks
+
+    structures, wire = load("structures"), load("wire")
+    for name in structures.STRUCTURES:
+        L = 1024 if structures.STRUCTURES[name].random else 1000
+        case = wire.MaskCase(name, name, 1, L, 8)
+        arrays = structures.arrays_of(case, structures.tables(case))
+        seen = structures.STRUCTURES[name].formula(np.arange(L)[:, None], np.arange(L), arrays)
+        np.testing.assert_array_equal(structures.mask(case).dense(L, L)[0, 0], seen, err_msg=name)
+        assert 0 < seen.mean() < 1
+    assert isinstance(structures.mask(case), masks.Mask)
+
+
+@pytest.mark.parametrize("heads", [(4, 4), (4, 2)])
+def test_layouts_of_pages_give_the_same(load, heads):
+    sparse, wire, runner = load("sparse"), load("wire"), load("runner")
+    ours = load("backends.ours").Ours(1)
+    for layout in ("separate", "pages", "shared"):
+        case = wire.PagedCase("pages", layout, 3, *heads, 16, 128, 64)
+        work = sparse.paged_work(case)
+        (variant,) = ours.paged(case)
+        got = variant.read(variant.call()).reshape(-1, case.D)
+        np.testing.assert_allclose(got[work.rows], sparse._expected_of_pages(case)[1], atol=2e-6, err_msg=layout)
+    lanes = {lane.label: work.of(lane) for lane in sparse.lanes([], 1)}
+    assert isinstance(work, runner.Work) and lanes[sparse.SHARED].stream_bytes < lanes[sparse.PAGES].stream_bytes
+
+
+@pytest.mark.slow
+def test_masks_take_turns_with_the_dense_call(load, tmp_path):
+    """Two small cases, measured by ours in all lanes, and the tables that the report makes of them."""
+    claims, report, runner, sparse, wire = map(load, ("claims", "report", "runner", "sparse", "wire"))
+    works = [
+        sparse.mask_work(wire.MaskCase("strided 256", "strided", 1, 256, 16), False, dense=True),
+        sparse.paged_work(wire.PagedCase("pages", "separate", 2, 4, 2, 16, 64, 64)),
+    ]
+    settings = {"isa": None, "rounds": 2, "sample_seconds": 0.001, "report": lambda _: None}
+    with runner.Run("masks", sparse.lanes([], 1), **settings) as session:
+        for work in works:
+            session.measure(work)
+        held = session.ask("ours", "workspace", case=wire.to_json(works[0].case))["bytes"]
+        session.extra["workspace_bytes"] = {works[0].case.name: held}
+        result = session.result()
+    assert held > 0
+    for row, labels in zip(
+        result["rows"], ((sparse.DENSE, sparse.IN_THE_CALL), (sparse.PAGES, sparse.SHARED)), strict=True
+    ):
+        assert set(row["lanes"]) == {"ours", *labels}
+        assert all(entry["max_error"] < 1e-5 for entry in row["lanes"].values()), row["lanes"]
+    result["claims"] = claims.judge(result, sparse.CLAIMS)
+    path = tmp_path / "masks-avx2-1thread.json"
+    path.write_text(runner.to_text(result), encoding="utf-8")
+    text = report.markdown([path])
+    assert "| Case | visible | time | compiled in the call | dense | cost |" in text
+    assert "| Case | separate | of read | pages of 64 | of read | shared |" in text
 
 
 def small_cases(load):

@@ -21,6 +21,7 @@ EXPECTED = {
     "attention_against_cnn": (r"largest difference: (0\.0e\+00|\d\.\de-0[678])$", ()),
     "attention_against_rnn": (r" +4096( +\d+\.\d+){3}$", (pytest.mark.slow,)),
     "head_heatmap": (r"layer \d, head \d+ gives [5-9]\d% of its weight to the next word$", (WEIGHTS,)),
+    "long_document": (r"largest difference of token 10,000 from NumPy: \d\.\de-0[678]$", ()),
     "masks": (r"a query that may attend nobody gets zeros, not NaN: 0\.0$", ()),
     "multi_head": (r"largest difference from nn\.MultiheadAttention: (0\.0e\+00|\d\.\de-0[678])$", ()),
     "search": (r"how do I unpack an archive\? +0\.\d\d  Open a gzip", (WEIGHTS,)),
