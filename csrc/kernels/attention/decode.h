@@ -107,8 +107,11 @@ V_INLINE void dot_group(const decode_t* w, const key_run* run, int64_t j0, int64
     float* S = run->S + j0;
     const char* row[V_LANES];
     vf acc[V_LANES];
+    /* One from the other: (j0 + min(j, n - 1)) * stride, which gcc computes in pairs of vectors, took 1.15 times as
+     * long for 8192 keys of D = 128 (Zen 4). */
+    row[0] = run->at + j0 * stride;
 #pragma GCC unroll 16
-    for (int j = 0; j < keys; j++) row[j] = run->at + (j0 + TFAST_MIN(j, n - 1)) * stride;
+    for (int j = 1; j < keys; j++) row[j] = row[j - 1] + (j < n ? stride : 0);
 #pragma GCC unroll 16
     for (int i = 0; i < V_LANES; i++) acc[i] = v_zero();
     if (rows == 1) {
