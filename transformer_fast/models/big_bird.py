@@ -68,9 +68,9 @@ class BigBirdModel(bert.BertModel):
 
     A call on (B, L) takes L for the length of each row, padding counted, as transformers does: L decides whether the
     call is sparse, and place L - 1 is in the last block. So a row's results depend on how far it is padded.
-    `encode_packed`, and with it the pipelines, take each text by its own length: the results that transformers has for
-    it alone, in any batch. After a call that is too short for blocks, transformers' model keeps to full attention; here
-    each call decides anew.
+    `encode_packed`, and with it `SentenceEncoder` and pipelines of tokens, take each text by its own length: the
+    results that transformers has for it alone, in any batch. Pipelines of whole texts pad, and follow their batch's L.
+    After a call that is too short for blocks, transformers' model keeps to full attention; here each call decides anew.
 
     Attention weights are reported as by transformers, those of the first block once: a sparse row's sum is below 1.
 
