@@ -113,8 +113,6 @@ typedef struct {
 } tfast_attention;
 
 tfast_status tfast_attention_run(const tfast_attention* call, int n_threads);
-/* The same of a call with `shared` (ops/shared_keys.c). */
-tfast_status tfast_attention_run_shared(const tfast_attention* call, int n_threads);
 
 /* Which kernel runs a piece: all keys at once, block by block, or for few query rows. */
 typedef enum { TFAST_KERNEL_FULL_ROW = 0, TFAST_KERNEL_ONLINE = 1, TFAST_KERNEL_DECODE = 2 } tfast_attention_kernel;

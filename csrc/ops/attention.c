@@ -13,6 +13,7 @@
 #include "../runtime/parallel.h"
 #include "../runtime/workspace.h"
 #include "../tuning/tuning.h"
+#include "shared_keys.h"
 
 /* A sequence with fewer panels of query rows than this, over all heads, has its keys split: 16 gives 8 threads two
  * pieces each. */
@@ -55,7 +56,7 @@ typedef struct {
     tfast_attention_plan* explained; /* or NULL: counts the kinds of pieces */
 } plan_t;
 
-/* How its kernel runs a piece, for explain_attention. */
+/* How its kernel runs a piece, for explain_attention, which knows no pages. */
 static tfast_attention_kind kind_of(const plan_t* p, const tfast_attention_piece* piece, int is_partial) {
     const tfast_attention_kernels* kernels = p->kernels[piece->fallback];
     if (piece->decode) {
@@ -67,8 +68,7 @@ static tfast_attention_kind kind_of(const plan_t* p, const tfast_attention_piece
                                       .key_block = kernels->decode_key_block};
     }
     const int one_block = !is_partial && piece->key_end <= kernels->key_block;
-    const int paged = p->call->pages.table != NULL;
-    const int copies = p->call->kv_dtype != TFAST_F32 || paged || (piece->copy_kv && !kernels->matrix_engine);
+    const int copies = p->call->kv_dtype != TFAST_F32 || (piece->copy_kv && !kernels->matrix_engine);
     return (tfast_attention_kind){.kernel = one_block ? TFAST_KERNEL_FULL_ROW : TFAST_KERNEL_ONLINE,
                                   .fallback = piece->fallback,
                                   .matrix_engine = kernels->matrix_engine,

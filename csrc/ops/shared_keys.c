@@ -17,7 +17,7 @@
 #include "../base/convert.h"
 #include "../runtime/parallel.h"
 #include "../runtime/workspace.h"
-#include "../tfast.h"
+#include "shared_keys.h"
 
 /* One sequence. Rows are query rows of a head. */
 typedef struct {
@@ -177,7 +177,7 @@ static void merge_row(const shared_t* s, int64_t b, int64_t head, int64_t i) {
     const float* own_row = s->own + ((m->first + i) * c->H + head) * c->Dv;
     const float* shared_row = s->shared + ((m->group_first + m->place + i) * c->H + head) * c->Dv;
     float top = TFAST_MAX(own[0], shared[0]);
-    const float sink = c->sinks ? c->sinks[head] * 1.44269504088896340736f : -INFINITY;
+    const float sink = c->sinks ? c->sinks[head] * (float)M_LOG2E : -INFINITY;
     top = TFAST_MAX(top, sink);
     const float base = top == -INFINITY ? 0 : top;
     const float own_sum = own[1] == 0 ? 0 : own[1] * exp2f(own[0] - base);
