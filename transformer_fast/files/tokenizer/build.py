@@ -12,7 +12,8 @@ from typing import Any
 from transformer_fast.files.errors import CheckpointError, optional_import
 from transformer_fast.files.source import ModelSource
 from transformer_fast.files.tokenizer import vocabulary
-from transformer_fast.files.tokenizer.classes import GENERIC, TokenizerClass, Tokens, set_ends
+from transformer_fast.files.tokenizer.classes import GENERIC, TokenizerClass, set_ends
+from transformer_fast.files.tokenizer.recipe import Tokens
 from transformer_fast.files.tokenizer.settings import NAMED, TokenizerSettings, added_token, text_of
 
 # Beyond this many tokens transformers looks for an old regular expression in Mistral's vocabularies.

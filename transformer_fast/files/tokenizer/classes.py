@@ -4,7 +4,8 @@ In transformers 5 most classes take of tokenizer.json the vocabulary, the merges
 rest by tokenizer_config.json's options; a folder without tokenizer.json is built in the same way from its older files.
 `CLASSES` has one entry a class. A further class is one more entry, and its name leaves `choice._OTHERS`.
 
-`choice` finds the entry for a folder, `tokenizer` calls its `build` and `finish`.
+Recipes of Unigram vocabularies are in `unigram`, what all recipes share in `recipe`. `choice` finds the entry for a
+folder, `tokenizer` calls its `build` and `finish`.
 
 Source: the classes of transformers 5.24.
 """
@@ -18,37 +19,16 @@ from typing import Any
 
 from transformer_fast.files.errors import CheckpointError, optional_import
 from transformer_fast.files.languages import WHISPER_LANGUAGES
+from transformer_fast.files.tokenizer import unigram
+from transformer_fast.files.tokenizer.recipe import SPACE, Tokens, set_roberta, set_template
 from transformer_fast.files.tokenizer.settings import TokenizerSettings, text_of
 from transformer_fast.files.tokenizer.vocabulary import USER_DEFINED, Pieces, Vocabulary
-
-# What SentencePiece writes for a space.
-SPACE = "\u2581"
 
 _QWEN2_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _CLIP_END = "</w>"
 _CLIP_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-
-
-class Tokens:
-    """The named tokens of a tokenizer while it is built, and their numbers once they are added.
-
-    texts: name -> text or None.
-    """
-
-    def __init__(self, named: Mapping[str, Any]) -> None:
-        self.named = dict(named)
-        self.texts = {n: None if token is None else text_of(token) for n, token in named.items()}
-
-    def __getitem__(self, name: str) -> str:
-        """The text of a token; "None" where there is none, which is what transformers' classes ask for then."""
-        return str(self.texts.get(name))
-
-    def number(self, tokenizer: Any, token: str) -> int:
-        """The number of a token, or of the unknown token."""
-        found = tokenizer.token_to_id(token)
-        return tokenizer.token_to_id(self["unk_token"]) if found is None else found
 
 
 Build = Callable[[Vocabulary, Tokens, TokenizerSettings], Any]
@@ -104,11 +84,11 @@ def _finish_bert(tokenizer: Any, tokens: Tokens, settings: TokenizerSettings) ->
     usual = {name: number for name, number in _BERT_NUMBERS.items() if tokens.texts.get(name) is None}
     numbers = {tokens[name]: number for name, number in usual.items()}
     pair = f"{first}:0 $A:0 {last}:0 $B:1 {last}:1"
-    _set_template(tokenizer, tokens, f"{first}:0 $A:0 {last}:0", pair, (first, last), numbers)
+    set_template(tokenizer, tokens, f"{first}:0 $A:0 {last}:0", pair, (first, last), numbers)
 
 
 def _finish_mpnet(tokenizer: Any, tokens: Tokens, settings: TokenizerSettings) -> None:
-    _set_roberta(tokenizer, tokens, "sep_token", "cls_token", True, False)
+    set_roberta(tokenizer, tokens, "sep_token", "cls_token", True, False)
 
 
 _BERT_NUMBERS = {"cls_token": 2, "sep_token": 3}
@@ -146,7 +126,7 @@ def _gpt2(vocabulary: Vocabulary, tokens: Tokens, settings: TokenizerSettings) -
 
 def _finish_roberta(tokenizer: Any, tokens: Tokens, settings: TokenizerSettings) -> None:
     trim, prefix = settings.flag("trim_offsets", True), settings.flag("add_prefix_space")
-    _set_roberta(tokenizer, tokens, "sep_token", "cls_token", trim, prefix)
+    set_roberta(tokenizer, tokens, "sep_token", "cls_token", trim, prefix)
 
 
 def _qwen2(vocabulary: Vocabulary, tokens: Tokens, settings: TokenizerSettings) -> Any:
@@ -207,7 +187,7 @@ def _clip(vocabulary: Vocabulary, tokens: Tokens, settings: TokenizerSettings) -
 
 
 def _finish_clip(tokenizer: Any, tokens: Tokens, settings: TokenizerSettings) -> None:
-    _set_roberta(tokenizer, tokens, "eos_token", "bos_token", False, False)
+    set_roberta(tokenizer, tokens, "eos_token", "bos_token", False, False)
 
 
 def _finish_whisper(tokenizer: Any, tokens: Tokens, settings: TokenizerSettings) -> None:
@@ -229,7 +209,7 @@ def _finish_whisper(tokenizer: Any, tokens: Tokens, settings: TokenizerSettings)
         numbers.append(tokens.number(tokenizer, "<|notimestamps|>"))
     parts, last = [tokenizer.id_to_token(number) for number in numbers], tokens["eos_token"]
     before = " ".join(f"{part}:0" for part in parts)
-    _set_template(tokenizer, tokens, f"{before} $A:0 {last}:0", f"{before} $A:0 $B:1 {last}:1", (last, *parts))
+    set_template(tokenizer, tokens, f"{before} $A:0 {last}:0", f"{before} $A:0 $B:1 {last}:1", (last, *parts))
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -266,175 +246,6 @@ def _gemma(vocabulary: Vocabulary, tokens: Tokens, settings: TokenizerSettings) 
     tokenizer.pre_tokenizer = library.pre_tokenizers.Split(pattern=" ", behavior="merged_with_previous", invert=False)
     tokenizer.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
     return tokenizer
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# SentencePiece as Unigram: T5, XLM-RoBERTa, CamemBERT, BigBird, ALBERT, DeBERTa
-
-
-def _unigram_model(vocabulary: Vocabulary, unknown: int) -> Any:
-    library = optional_import("tokenizers")
-    try:
-        model = library.models.Unigram(vocabulary.pieces, unk_id=unknown, byte_fallback=False)
-    except CheckpointError:
-        raise
-    except Exception as error:  # the package raises nothing more specific
-        raise CheckpointError(f"{vocabulary.place}: not a vocabulary of Unigram: {error}") from None
-    return library.Tokenizer(model)
-
-
-def _unigram(vocabulary: Vocabulary, unknown: int, scheme: str) -> Any:
-    library = optional_import("tokenizers")
-    pre = library.pre_tokenizers
-    tokenizer = _unigram_model(vocabulary, unknown)
-    if vocabulary.charsmap is not None:
-        tokenizer.normalizer = library.normalizers.Precompiled(vocabulary.charsmap)
-    spaces = pre.Metaspace(replacement=SPACE, prepend_scheme=scheme, split=True)
-    tokenizer.pre_tokenizer = pre.Sequence([pre.WhitespaceSplit(), spaces])
-    tokenizer.decoder = library.decoders.Metaspace(replacement=SPACE, prepend_scheme=scheme)
-    return tokenizer
-
-
-def _t5(vocabulary: Vocabulary, tokens: Tokens, settings: TokenizerSettings) -> Any:
-    return _unigram(vocabulary, 2, "always")
-
-
-def _finish_t5(tokenizer: Any, tokens: Tokens, settings: TokenizerSettings) -> None:
-    last = optional_import("tokenizers").processors.TemplateProcessing(
-        single=["$A", "</s>"],
-        pair=["$A", "</s>", "$B", "</s>"],
-        special_tokens=[("</s>", tokens.number(tokenizer, tokens["eos_token"]))],
-    )
-    tokenizer.post_processor = last
-
-
-_MOST_SENTINELS = 10_000  # T5 has 100; each is a token that is added
-
-
-def _sentinels(settings: TokenizerSettings) -> list[str]:
-    """T5's <extra_id_0>, ... beside the further tokens that are listed."""
-    count = settings.options.get("extra_ids", 100)
-    if type(count) is not int or not 0 <= count <= _MOST_SENTINELS:
-        raise CheckpointError(
-            f"{settings.place}: extra_ids is {count!r}; needed: an integer from 0 to {_MOST_SENTINELS}"
-        )
-    listed = list(settings.additional or [])
-    own = [token for token in listed if "<extra_id_" in text_of(token)]
-    if own and count not in (0, len(own)):
-        raise CheckpointError(
-            f"{settings.place}: extra_ids is {count}, and the listed tokens have {len(own)}; needed: as many"
-        )
-    return listed + ([] if own else [f"<extra_id_{i}>" for i in range(count)])
-
-
-def _t5_pieces(pieces: Pieces, tokens: Tokens, settings: TokenizerSettings) -> Pieces:
-    _sentinels(settings)  # checks the number
-    count = settings.options.get("extra_ids", 100)
-    return pieces + [(f"<extra_id_{i}>", 0.0) for i in range(count - 1, -1, -1)]
-
-
-def _xlm_roberta(vocabulary: Vocabulary, tokens: Tokens, settings: TokenizerSettings) -> Any:
-    return _unigram(vocabulary, 3, "always" if settings.flag("add_prefix_space", True) else "never")
-
-
-def _xlm_roberta_pieces(pieces: Pieces, tokens: Tokens, settings: TokenizerSettings) -> Pieces:
-    first = [(tokens[name], 0.0) for name in ("bos_token", "pad_token", "eos_token", "unk_token")]
-    return [*first, *pieces[3:], (tokens["mask_token"], 0.0)]
-
-
-def _camembert(vocabulary: Vocabulary, tokens: Tokens, settings: TokenizerSettings) -> Any:
-    names = [piece for piece, _ in vocabulary.pieces]
-    unknown = names.index(tokens["unk_token"]) if tokens["unk_token"] in names else 0
-    return _unigram(vocabulary, unknown, "always" if settings.flag("add_prefix_space", True) else "never")
-
-
-def _camembert_pieces(pieces: Pieces, tokens: Tokens, settings: TokenizerSettings) -> Pieces:
-    first = [("<s>NOTUSED", 0.0), (tokens["pad_token"], 0.0), ("</s>NOTUSED", 0.0), (tokens["unk_token"], 0.0)]
-    return [*first, ("<unk>NOTUSED", -100.0), *pieces[1:], (tokens["mask_token"], 0.0)]
-
-
-_BIG_BIRD_UNKNOWN = 100  # the class' own number where the vocabulary has no such piece
-
-
-def _big_bird(vocabulary: Vocabulary, tokens: Tokens, settings: TokenizerSettings) -> Any:
-    """Without the normalizer of the SentencePiece model, which the class leaves out."""
-    library = optional_import("tokenizers")
-    pieces, unknown = [tuple(piece) for piece in vocabulary.pieces], (tokens["unk_token"], 0.0)
-    tokenizer = _unigram_model(vocabulary, pieces.index(unknown) if unknown in pieces else _BIG_BIRD_UNKNOWN)
-    runs_of_spaces = library.normalizers.Replace(library.Regex(" {2,}"), SPACE)
-    tokenizer.normalizer = library.normalizers.Sequence([runs_of_spaces])
-    scheme = "always" if settings.flag("add_prefix_space", True) else "never"
-    spaces = {"replacement": SPACE, "prepend_scheme": scheme, "split": True}
-    tokenizer.pre_tokenizer = library.pre_tokenizers.Metaspace(**spaces)
-    tokenizer.decoder = library.decoders.Metaspace(**spaces)
-    return tokenizer
-
-
-def _finish_big_bird(tokenizer: Any, tokens: Tokens, settings: TokenizerSettings) -> None:
-    first, last = tokens["cls_token"], tokens["sep_token"]
-    pair = f"{first}:0 $A:0 {last}:0 $B:1 {last}:1"
-    _set_template(tokenizer, tokens, f"{first}:0 $A:0 {last}:0", pair, (first, last))
-
-
-def _finish_xlm_roberta(tokenizer: Any, tokens: Tokens, settings: TokenizerSettings) -> None:
-    first, last = tokens["bos_token"], tokens["eos_token"]
-    _set_template(tokenizer, tokens, f"{first} $A {last}", f"{first} $A {last} {last} $B {last}", (first, last))
-
-
-def _albert(vocabulary: Vocabulary, tokens: Tokens, settings: TokenizerSettings) -> Any:
-    norm = optional_import("tokenizers").normalizers
-    tokenizer = _unigram(vocabulary, 1, "always" if settings.flag("add_prefix_space", True) else "never")
-    steps = [norm.Replace("``", '"'), norm.Replace("''", '"')]
-    steps += [] if settings.flag("keep_accents") else [norm.NFKD(), norm.StripAccents()]
-    steps += [norm.Lowercase()] if settings.flag("do_lower_case", True) else []
-    steps += [] if vocabulary.charsmap is None else [norm.Precompiled(vocabulary.charsmap)]
-    tokenizer.normalizer = norm.Sequence(steps)
-    # The template has these names, whatever the tokens are called; a processor in tokenizer.json takes its place.
-    numbers = {f"[{name}]": tokenizer.token_to_id(tokens[f"{name.lower()}_token"]) for name in ("CLS", "SEP")}
-    missing = [name for name, number in numbers.items() if number is None]
-    if missing:
-        raise CheckpointError(f"{settings.place}: the vocabulary has no {missing[0]}; needed: the token for it")
-    pair = "[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1"
-    _set_template(tokenizer, tokens, "[CLS]:0 $A:0 [SEP]:0", pair, ("[CLS]", "[SEP]"), numbers)
-    return tokenizer
-
-
-_ALBERT_TOKENS = {
-    "bos_token": "[CLS]",
-    "eos_token": "[SEP]",
-    "unk_token": "<unk>",
-    "sep_token": "[SEP]",
-    "pad_token": "<pad>",
-    "cls_token": "[CLS]",
-    "mask_token": "[MASK]",
-}
-
-
-def _deberta_v2(vocabulary: Vocabulary, tokens: Tokens, settings: TokenizerSettings) -> Any:
-    library = optional_import("tokenizers")
-    norm, pre = library.normalizers, library.pre_tokenizers
-    own, number = (tokens["unk_token"], 0.0), settings.options.get("unk_id", 1)
-    if vocabulary.proto is not None:
-        number = vocabulary.proto.trainer_spec.unk_id
-    if type(number) is not int:
-        raise CheckpointError(f"{settings.place}: unk_id is {number!r}; needed: an integer")
-    pieces = [tuple(piece) for piece in vocabulary.pieces]
-    tokenizer = _unigram_model(vocabulary, pieces.index(own) if own in pieces else number)
-    steps = [norm.Lowercase()] if settings.flag("do_lower_case") else []
-    spaces = norm.Replace(library.Regex(r"\s{2,}|[\n\r\t]"), " ")
-    tokenizer.normalizer = norm.Sequence([*steps, spaces, norm.NFC(), norm.Strip(left=False, right=True)])
-    scheme = "always" if settings.flag("add_prefix_space", True) else "first"
-    words = [pre.Punctuation(behavior="isolated")] if settings.flag("split_by_punct") else []
-    tokenizer.pre_tokenizer = pre.Sequence([*words, pre.Metaspace(replacement=SPACE, prepend_scheme=scheme)])
-    tokenizer.decoder = library.decoders.Metaspace(replacement=SPACE, prepend_scheme=scheme)
-    return tokenizer
-
-
-def _finish_deberta_v2(tokenizer: Any, tokens: Tokens, settings: TokenizerSettings) -> None:
-    first, last = tokens["cls_token"], tokens["sep_token"]
-    numbers = {tokens[name]: 0 for name in ("cls_token", "sep_token") if tokens.texts.get(name) is None}
-    pair = f"{first}:0 $A:0 {last}:0 $B:1 {last}:1"
-    _set_template(tokenizer, tokens, f"{first}:0 $A:0 {last}:0", pair, (first, last), numbers)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -514,30 +325,6 @@ def _ranked_merges(names: list[str], proto: Any) -> list[tuple[str, str]]:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Post-processors
-
-
-def _set_template(
-    tokenizer: Any,
-    tokens: Tokens,
-    single: str,
-    pair: str,
-    special: tuple[str, ...],
-    numbers: Mapping[str, int] | None = None,
-) -> None:
-    """numbers: of special tokens that the vocabulary is not asked for."""
-    known = dict(numbers or {})
-    found = [(token, known[token] if token in known else tokens.number(tokenizer, token)) for token in special]
-    template = optional_import("tokenizers").processors.TemplateProcessing
-    tokenizer.post_processor = template(single=single, pair=pair, special_tokens=list(dict(found).items()))
-
-
-def _set_roberta(tokenizer: Any, tokens: Tokens, last: str, first: str, trim: bool, prefix: bool) -> None:
-    ends = [(tokens[name], tokens.number(tokenizer, tokens[name])) for name in (last, first)]
-    tokenizer.post_processor = optional_import("tokenizers").processors.RobertaProcessing(*ends, trim, prefix)
-
-
-# ----------------------------------------------------------------------------------------------------------------------
 # The table
 
 _BYTES_FILES = ("vocab.json", "merges.txt")
@@ -551,7 +338,6 @@ _ROBERTA_TOKENS = {
     "pad_token": "<pad>",
     "mask_token": "<mask>",
 }
-_BIG_BIRD_TOKENS = _S | {"pad_token": "<pad>", "sep_token": "[SEP]", "cls_token": "[CLS]"}
 _GPT2_TOKENS = {"unk_token": "<|endoftext|>", "bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
 _PLAIN = {"lstrip": False, "rstrip": False}
 
@@ -627,45 +413,45 @@ CLASSES: dict[str, TokenizerClass] = {
         ("spiece.model",),
         "Unigram",
         {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"},
-        _t5,
-        _finish_t5,
-        extra=_sentinels,
-        spm=_t5_pieces,
+        unigram.t5,
+        unigram.finish_t5,
+        extra=unigram.sentinels,
+        spm=unigram.t5_pieces,
     ),
     "XLMRobertaTokenizer": TokenizerClass(
         ("sentencepiece.bpe.model",),
         "Unigram",
         _ROBERTA_TOKENS,
-        _xlm_roberta,
-        _finish_xlm_roberta,
-        spm=_xlm_roberta_pieces,
+        unigram.xlm_roberta,
+        unigram.finish_xlm_roberta,
+        spm=unigram.xlm_roberta_pieces,
     ),
     "CamembertTokenizer": TokenizerClass(
         ("sentencepiece.bpe.model",),
         "Unigram",
         _ROBERTA_TOKENS | {"mask_token": {"content": "<mask>", "lstrip": True, "special": True}},
-        _camembert,
-        _finish_xlm_roberta,
+        unigram.camembert,
+        unigram.finish_xlm_roberta,
         extra=lambda settings: (
             ["<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED"] if settings.additional is None else settings.additional
         ),
-        spm=_camembert_pieces,
+        spm=unigram.camembert_pieces,
     ),
     "BigBirdTokenizer": TokenizerClass(
         ("spiece.model",),
         "Unigram",
-        {name: {"content": text, **_PLAIN} for name, text in _BIG_BIRD_TOKENS.items()}
+        {name: {"content": text, **_PLAIN} for name, text in unigram.BIG_BIRD_TOKENS.items()}
         | {"mask_token": {"content": "[MASK]", "lstrip": True}},
-        _big_bird,
-        _finish_big_bird,
+        unigram.big_bird,
+        unigram.finish_big_bird,
     ),
-    "AlbertTokenizer": TokenizerClass(("spiece.model",), "Unigram", _ALBERT_TOKENS, _albert),
+    "AlbertTokenizer": TokenizerClass(("spiece.model",), "Unigram", unigram.ALBERT_TOKENS, unigram.albert),
     "DebertaV2Tokenizer": TokenizerClass(
         ("spm.model",),
         "Unigram",
-        _ALBERT_TOKENS | {"unk_token": "[UNK]", "pad_token": "[PAD]"},
-        _deberta_v2,
-        _finish_deberta_v2,
+        unigram.ALBERT_TOKENS | {"unk_token": "[UNK]", "pad_token": "[PAD]"},
+        unigram.deberta_v2,
+        unigram.finish_deberta_v2,
         inputs=("input_ids", "attention_mask", "token_type_ids"),
     ),
     MARIAN: TokenizerClass(

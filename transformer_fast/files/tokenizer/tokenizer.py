@@ -23,8 +23,9 @@ from transformer_fast.files.source import ModelSource
 from transformer_fast.files.tokenizer import chat, vocabulary
 from transformer_fast.files.tokenizer.build import built, named_tokens
 from transformer_fast.files.tokenizer.choice import class_of
-from transformer_fast.files.tokenizer.classes import CLASSES, GENERIC, MARIAN, Tokens
+from transformer_fast.files.tokenizer.classes import CLASSES, GENERIC, MARIAN
 from transformer_fast.files.tokenizer.marian import MarianPieces
+from transformer_fast.files.tokenizer.recipe import Tokens
 from transformer_fast.files.tokenizer.settings import NAMED, NO_LIMIT, TokenizerSettings, read_settings, typed
 
 # The names that tokens have where neither a file nor the class says.
