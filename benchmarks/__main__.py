@@ -25,6 +25,7 @@ from benchmarks import (
     models,
     plots,
     report,
+    retrieval,
     runner,
     sparse,
 )
@@ -40,6 +41,7 @@ _QUESTIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "models": (models, ("torch", "onnxruntime", "openvino", "ctranslate2", "sentence_transformers")),
     "families": (families, ("torch", "onnxruntime", "openvino", "ctranslate2")),
     "low_precision": (low_precision, ("torch", "onnxruntime", "openvino", "ctranslate2", "sentence_transformers")),
+    "retrieval": (retrieval, ("sentence_transformers", "torch", "numpy")),
     "decoders": (decoders, ("llama_cpp", "torch", "ctranslate2")),
 }
 # Not among the results, where somebody might quote them.

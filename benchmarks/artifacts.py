@@ -98,7 +98,37 @@ _RANDOM: dict[str, tuple[str, str, dict[str, Any]]] = {
             "tie_word_embeddings": True,
         },
     ),
+    "deberta-v3-base": (
+        "DebertaV2Model",
+        "DebertaV2Config",
+        {
+            "vocab_size": 128100,
+            "relative_attention": True,
+            "pos_att_type": ["p2c", "c2p"],
+            "position_buckets": 256,
+            "norm_rel_ebd": "layer_norm",
+            "share_att_key": True,
+            "position_biased_input": False,
+            "type_vocab_size": 0,
+        },
+    ),
+    "cross-encoder": (
+        "BertForSequenceClassification",
+        "BertConfig",
+        {
+            "hidden_size": 384,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 12,
+            "intermediate_size": 1536,
+            "num_labels": 1,
+        },
+    ),
+    "splade": ("BertForMaskedLM", "BertConfig", {}),
+    "colbert": ("BertModel", "BertConfig", {}),
 }
+# Of these the ones that read texts, with MiniLM's tokenizer; those with a class are saved by sentence-transformers.
+_TEXT_MODELS = {"cross-encoder": None, "splade": "SparseEncoder", "colbert": "MultiVectorEncoder"}
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json")
 
 
 def prepare(model: str, forms: Sequence[str], report: Callable[[str], None], text_count: int = 0) -> dict[str, Any]:
@@ -204,6 +234,24 @@ def random_model(model_class: str, config_class: str, fields: dict[str, Any]):
 
 def _to_random(name: Path, target: Path) -> None:
     random_model(*_RANDOM[str(name)]).save_pretrained(target)
+    if str(name) in _TEXT_MODELS:
+        _complete(target, _TEXT_MODELS[str(name)])
+
+
+def _complete(folder: Path, text_class: str | None) -> None:
+    """Adds a tokenizer to the model, and the modules that sentence-transformers' class puts behind it."""
+    from transformer_fast.weights import find_minilm
+
+    for name in _TOKENIZER_FILES:
+        source = find_minilm() / name
+        if source.exists():
+            shutil.copy(source, folder / name)
+    if text_class is not None:
+        import sentence_transformers
+
+        model = getattr(sentence_transformers, text_class)(str(folder), device="cpu", local_files_only=True)
+        shutil.rmtree(folder)
+        model.save_pretrained(str(folder))
 
 
 def _wrapped(checkpoint: Path, attention: str):

@@ -415,6 +415,7 @@ _TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "families": _speed_tables,
     "low_precision": _narrow_tables,
     "decoders": _decoder_tables,
+    "retrieval": _speed_tables,
     "perplexity": _perplexity_tables,
 }
 

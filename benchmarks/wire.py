@@ -162,6 +162,69 @@ class ModuleCase:
     L: int
 
 
+# The length of a token's vector in multi-vector models.
+MULTI_VECTOR_DIM = 128
+
+
+@dataclass(frozen=True)
+class EncodeCase:
+    """What a model makes of `count` documents of `tokens` tokens each, from the strings on.
+
+    task: "rank": a score for each of them and one query; "sparse": vectors over the vocabulary; "multi_vector": one
+    vector a token, MULTI_VECTOR_DIM long.
+    """
+
+    name: str
+    model: str
+    task: str
+    count: int
+    tokens: int
+    batch_size: int = 32
+
+
+@dataclass(frozen=True)
+class MaxSimCase:
+    """For each query and document the sum over the query's rows of the highest product with a row of the document."""
+
+    name: str
+    queries: int
+    Lq: int
+    D: int
+    documents: int
+    L: int
+
+    def make_inputs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Queries (Q, Lq, D), rows of all documents (T, D), of length 1, and where each document begins, (N + 1,).
+
+        Documents have L rows, give or take a quarter.
+        """
+        rng = generator(self.name)
+        lengths = rng.integers(self.L - self.L // 4, self.L + self.L // 4 + 1, self.documents)
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        shapes = ((self.queries, self.Lq, self.D), (int(starts[-1]), self.D))
+        drawn = (rng.standard_normal(shape, dtype=np.float32) for shape in shapes)
+        queries, documents = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in drawn)
+        return queries, documents, starts
+
+
+@dataclass(frozen=True)
+class SearchCase:
+    """The k vectors of a corpus with the highest cosine to each query, by comparing all."""
+
+    name: str
+    queries: int
+    vectors: int
+    D: int
+    k: int
+
+    def make_inputs(self) -> tuple[np.ndarray, np.ndarray]:
+        """(queries, D) and (vectors, D) float32 of N(0, 1)."""
+        rng = generator(self.name)
+        shapes = ((self.queries, self.D), (self.vectors, self.D))
+        queries, corpus = (rng.standard_normal(shape, dtype=np.float32) for shape in shapes)
+        return queries, corpus
+
+
 Case = (
     AttentionCase
     | MaskCase
@@ -174,6 +237,9 @@ Case = (
     | GenerateCase
     | FeaturesCase
     | ModuleCase
+    | EncodeCase
+    | MaxSimCase
+    | SearchCase
 )
 _KINDS = {
     "attention": AttentionCase,
@@ -187,9 +253,12 @@ _KINDS = {
     "generate": GenerateCase,
     "features": FeaturesCase,
     "module": ModuleCase,
+    "encode": EncodeCase,
+    "max_sim": MaxSimCase,
+    "search": SearchCase,
 }
 # Those whose case says everything: the other ones need a model's files.
-_WITHOUT_ARTIFACTS = ("attention", "paged", "linear", "module")
+_WITHOUT_ARTIFACTS = ("attention", "paged", "linear", "module", "max_sim", "search")
 
 
 def operation(case: Case) -> str:

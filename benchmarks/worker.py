@@ -177,6 +177,15 @@ class Session:
     def workspace(self, case: dict[str, Any]) -> dict[str, Any]:
         return {"bytes": self.backend.workspace_bytes(wire.from_json(case))}
 
+    def growth(self, case: dict[str, Any]) -> dict[str, Any]:
+        """Bytes that a call of the case takes at most, beside its operands."""
+        (variant,) = getattr(self.backend, wire.operation(wire.from_json(case)))(wire.from_json(case))
+        variant.call()  # what stays from the first call on belongs to the library
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak begins at what is resident now
+        before = _status("VmRSS")
+        variant.call()
+        return {"bytes": _status("VmHWM") - before}
+
     def forget(self) -> dict[str, Any]:
         """Gives the prepared case's memory back."""
         self.variant = None
@@ -186,6 +195,15 @@ class Session:
 
 def _rows(result: np.ndarray, rows: list[int]) -> np.ndarray:
     return result.reshape(-1, result.shape[-1])[rows].astype(np.float64)
+
+
+def _status(name: str) -> int:
+    """Bytes of a line of /proc/self/status. Raises Unsupported on systems without that file."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError as error:
+        raise Unsupported(f"memory is not measured here ({error})") from None
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{name}:"))
 
 
 def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -17,14 +17,17 @@ import numpy as np
 from benchmarks.wire import (
     AttentionCase,
     DecodeCase,
+    EncodeCase,
     FeaturesCase,
     GenerateCase,
     LinearCase,
     MaskCase,
+    MaxSimCase,
     ModelCase,
     ModuleCase,
     PagedCase,
     PrefillCase,
+    SearchCase,
     TextsCase,
 )
 
@@ -131,3 +134,15 @@ class Backend:
     def module(self, case: ModuleCase) -> list[Variant]:
         """Results (B, n): all outputs of a row in a line, as modules.py's `read` gives them."""
         raise Unsupported("has no such module")
+
+    def encode(self, case: EncodeCase, artifacts: dict[str, Any]) -> list[Variant]:
+        """Results (count, 1) of the task "rank", (count, V) of "sparse", (rows of all texts, dim) of "multi_vector"."""
+        raise Unsupported("reads no texts")
+
+    def max_sim(self, case: MaxSimCase) -> list[Variant]:
+        """Results (queries, documents)."""
+        raise Unsupported("has no MaxSim")
+
+    def search(self, case: SearchCase) -> list[Variant]:
+        """Results (queries, k): the scores, the highest first."""
+        raise Unsupported("has no search")

@@ -1,4 +1,4 @@
-"""NumPy on the BLAS that it brings: attention in three ways, of which the fastest counts, and `x @ weight.T`.
+"""NumPy on the BLAS that it brings: attention in three ways, of which the fastest counts, `x @ weight.T`, and MaxSim.
 
 OpenBLAS chooses its kernels for the processor by itself; which ones it took stands in the result.
 """
@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks import masks
 from benchmarks.backends import Backend, Unsupported, Variant
-from benchmarks.wire import AttentionCase, LinearCase
+from benchmarks.wire import AttentionCase, LinearCase, MaxSimCase
 from transformer_fast import bench
 
 # float32 scores that fit into half a gigabyte: whole (B, H, Lq, Lk) arrays beyond that only page.
@@ -62,6 +62,30 @@ class NumPy(Backend):
         if set(options) - {"bias"}:
             raise Unsupported("has no exact GELU")
         return [Variant("x @ weight.T + bias", lambda: bench.numpy_linear(x, weight, options["bias"]))]
+
+    def max_sim(self, case: MaxSimCase) -> list[Variant]:
+        queries, documents, starts = case.make_inputs()
+        rows = [documents[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
+        longest = max(map(len, rows))
+        padded = np.zeros((len(rows), longest, case.D), np.float32)
+        hidden = np.zeros((len(rows), 1, longest), np.float32)
+        for document, bias, row in zip(padded, hidden, rows, strict=True):
+            document[: len(row)] = row
+            bias[:, len(row) :] = -np.inf
+        return [
+            Variant(
+                "document by document",
+                lambda: np.array([[(q @ row.T).max(axis=1).sum() for row in rows] for q in queries]),
+            ),
+            Variant(
+                "padded documents in one product",
+                lambda: np.stack([(q @ padded.swapaxes(1, 2) + hidden).max(axis=2).sum(axis=1) for q in queries]),
+            ),
+            Variant(
+                "all rows in one product, reduceat",
+                lambda: np.stack([np.maximum.reduceat(q @ documents.T, starts[:-1], axis=1).sum(0) for q in queries]),
+            ),
+        ]
 
 
 def whole_arrays(query: np.ndarray, key: np.ndarray, value: np.ndarray, bias: np.ndarray | None) -> np.ndarray:

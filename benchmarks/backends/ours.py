@@ -14,14 +14,17 @@ from benchmarks.backends import FLOAT32, Backend, Unsupported, Variant, converte
 from benchmarks.wire import (
     AttentionCase,
     DecodeCase,
+    EncodeCase,
     FeaturesCase,
     GenerateCase,
     LinearCase,
     MaskCase,
+    MaxSimCase,
     ModelCase,
     ModuleCase,
     PagedCase,
     PrefillCase,
+    SearchCase,
     TextsCase,
 )
 from transformer_fast import functional
@@ -184,6 +187,32 @@ class Ours(Backend):
         module = from_torch(modules.build(case))
         arrays, options = modules.inputs(case)
         return [Variant("from_torch", lambda: module(*arrays, **options), modules.read)]
+
+    def encode(self, case: EncodeCase, artifacts: dict[str, Any]) -> list[Variant]:
+        texts = json.loads(Path(artifacts["texts"]).read_text(encoding="utf-8"))
+        documents, options = texts["documents"], {"batch_size": case.batch_size, "show_progress_bar": False}
+        kind = getattr(tf, {"rank": "CrossEncoder", "sparse": "SparseEncoder"}.get(case.task, "MultiVectorEncoder"))
+        model = kind.from_pretrained(artifacts["checkpoint"], **self._narrow("compute_type"))
+        if case.task == "rank":
+            pairs = [(texts["query"], document) for document in documents]
+            return [Variant("CrossEncoder.predict", lambda: model.predict(pairs, **options), lambda x: x[:, None])]
+        read = (lambda x: x.toarray()) if case.task == "sparse" else np.concatenate
+        name = f"{kind.__name__}.encode_document"
+        return [Variant(name, lambda: model.encode_document(documents, **options), read)]
+
+    def max_sim(self, case: MaxSimCase) -> list[Variant]:
+        queries, documents, starts = case.make_inputs()
+        return [Variant("max_sim", lambda: functional.max_sim(queries, documents, starts))]
+
+    def search(self, case: SearchCase) -> list[Variant]:
+        queries, corpus = case.make_inputs()
+        return [
+            Variant(
+                "util.semantic_search",
+                lambda: tf.util.semantic_search(queries, corpus, top_k=case.k),
+                lambda found: np.array([[hit["score"] for hit in hits] for hits in found]),
+            )
+        ]
 
     def _decoder(self, artifacts: dict[str, Any]) -> Any:
         form = _GGUF_FORMS.get(self.compute_type.removesuffix("_a8"))

@@ -32,6 +32,7 @@ def test_cases_survive_json(load):
     cases += [wire.ModelCase("m", "minilm", 2, 8), wire.TextsCase("t", "minilm", 10)]
     cases += [one.case for one in load("families").measured()]
     cases += [*load("sparse").mask_cases(), *load("sparse").paged_cases()]
+    cases += [*load("retrieval").cases(), *load("retrieval").deberta_cases()]
     for case in cases:
         assert wire.from_json(json.loads(json.dumps(wire.to_json(case)))) == case
 
@@ -49,7 +50,8 @@ def test_names_are_unique_and_the_grid_is_large(load):
 
 
 @pytest.mark.parametrize(
-    "question", ["attention", "sparse", "linear", "models", "families", "low_precision", "decoders", "perplexity"]
+    "question",
+    ["attention", "sparse", "linear", "models", "families", "low_precision", "decoders", "perplexity", "retrieval"],
 )
 def test_claims_are_about_cases_that_exist(load, question):
     """A result in which everything lasts one second leaves no claim of its thread count unmeasured."""
@@ -68,20 +70,23 @@ def test_claims_are_about_cases_that_exist(load, question):
         works = [(case.name, 1) for case in module.cases()]
     elif question == "sparse":
         works = [(case.name, 0) for case in (*module.mask_cases(), *module.paged_cases())]
+    elif question == "retrieval":
+        works = [(case.name, 0) for case in (*module.cases(), *module.deberta_cases())]
     elif question == "perplexity":
         works = [(name, 0) for name in module.case_names()]
     else:
         works = [(case.name, 1) for case in module.CASES]
-    figures = {"seconds": 1.0, "of_peak": 1.0, "of_read": 1.0, "max_error": 0.0, "change": 0.0}
+    figures = {"seconds": 1.0, "of_peak": 1.0, "of_read": 1.0, "max_error": 0.0, "change": 0.0, "gflops": 1.0}
     figures |= {"ours_llama_cpp": 100, "ours_float32": 100}
     labels = [*load("backends").NAMES, "ours, 1 thread", "ours, avx2"]
     isa, thread_counts = "avx512", (1, 2)
-    if question in ("low_precision", "decoders", "sparse"):
+    if question in ("low_precision", "decoders", "sparse", "retrieval"):
         labels, isa, thread_counts = module.LABELS, "avx2", (1,)
     for threads in thread_counts:
         result = {
             "threads": threads,
             "isa": isa,
+            "search_bytes": 0,
             "loading": {"minilm": {"seconds": 1.0, "memory_of_weights": 1.0}},
             "rows": [{"case": {"name": name}, "lanes": dict.fromkeys(labels, figures)} for name, _ in works],
         }
