@@ -115,7 +115,8 @@ def test_explanation_lists_every_kind_of_piece(isa):
     """Sequences of one batch whose keys fit in one step, and others."""
     x = np.zeros((3, 2, 300, 64), np.float32)
     plan = functional.explain_attention(x, x, x, kv_lengths=np.array([300, 300, 20]))
-    assert [kind["kernel"] for kind in plan["kinds"]] == ["online", "full-row"]
+    # Pieces of one kernel may be of several kinds: the last rows of a head are fewer, and copy keys or not.
+    assert list(dict.fromkeys(kind["kernel"] for kind in plan["kinds"])) == ["online", "full-row"]
     assert sum(kind["pieces"] for kind in plan["kinds"]) == plan["pieces"]
     assert {name: plan[name] for name in ("kernel", "isa", "key_block")} == {
         name: plan["kinds"][0][name] for name in ("kernel", "isa", "key_block")
