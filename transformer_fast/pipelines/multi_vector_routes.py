@@ -15,14 +15,13 @@ from typing import Any
 import numpy as np
 
 from transformer_fast.files.errors import CheckpointError
-from transformer_fast.files.source import ModelSource
+from transformer_fast.files.source import ModelSource, Tensor
 from transformer_fast.files.tokenizer import typed
 from transformer_fast.models.common.compute_types import ComputeType, weight_format_of
-from transformer_fast.nn import Linear
 from transformer_fast.pipelines.multi_vector_inputs import TaskInput
 from transformer_fast.pipelines.multi_vector_settings import MultiVectorFolder
 from transformer_fast.pipelines.sentence_inputs import TextTokens
-from transformer_fast.pipelines.sentence_modules import Dense, Normalize
+from transformer_fast.pipelines.sentence_modules import Dense, Normalize, linear_layer
 from transformer_fast.pipelines.sentence_routes import RouteMaker, Routes, read_routes
 from transformer_fast.pipelines.sentence_settings import ModuleFiles, check_fields
 from transformer_fast.pipelines.token_pooling import BaseTokenPooling, HierarchicalTokenPooling
@@ -180,8 +179,8 @@ class _Maker(RouteMaker):
                     (after or before).append(module)
                     width = module.dimension
         if folder.projection is not None:
-            before.append(_projection(folder, width, weight_format))
-            width = before[-1].shape[0]
+            before.append(_projection(folder.projection, width, weight_format))
+            width = folder.projection.shape[0]
         if folder.adapted:
             if not before:
                 raise CheckpointError(f"{what} are {', '.join(kinds)}; needed: a Dense, the projection of tokens")
@@ -212,12 +211,7 @@ def _read_pooling(source: ModelSource) -> HierarchicalTokenPooling:
         raise CheckpointError(f"{place}: {error}") from None
 
 
-def _projection(folder: MultiVectorFolder, width: int, weight_format: str) -> Linear:
-    tensor = folder.projection
-    assert tensor is not None
+def _projection(tensor: Tensor, width: int, weight_format: str) -> Any:
     if len(tensor.shape) != 2 or tensor.shape[1] != width:
         raise CheckpointError(f"{tensor.file}: tensor {tensor.name!r} has shape {tensor.shape}; needed: (D, {width})")
-    layer = Linear(width, tensor.shape[0], bias=False)
-    layer.set_weight_format(weight_format)
-    layer.load_state_dict({"weight": tensor.floating()})
-    return layer
+    return linear_layer({tensor.name: tensor.floating()}, "linear", weight_format)

@@ -100,8 +100,8 @@ class Dense:
             shapes["residual.weight"] = (self.dimension, width)
         tensors = checkpoint.take(shapes)
         self._activation = _activation(place, config)
-        self._linear = _linear(tensors, "linear", weight_format)
-        self._shortcut = _linear(tensors, "residual", weight_format) if "residual.weight" in shapes else None
+        self._linear = linear_layer(tensors, "linear", weight_format)
+        self._shortcut = linear_layer(tensors, "residual", weight_format) if "residual.weight" in shapes else None
 
     def __call__(self, vectors: np.ndarray) -> np.ndarray:
         found = self._activation(self._linear(vectors))
@@ -153,7 +153,8 @@ def _activation(place: Any, config: Mapping[str, Any]) -> Activation:
         raise CheckpointError(f"{place}: activation_function is {error}") from None
 
 
-def _linear(tensors: Mapping[str, np.ndarray], name: str, weight_format: str) -> Linear:
+def linear_layer(tensors: Mapping[str, np.ndarray], name: str, weight_format: str) -> Linear:
+    """A layer of the tensors name.weight and, if it is there, name.bias."""
     weight = tensors[f"{name}.weight"]
     layer = Linear(weight.shape[1], weight.shape[0], bias=f"{name}.bias" in tensors)
     layer.set_weight_format(weight_format)
