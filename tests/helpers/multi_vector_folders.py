@@ -1,4 +1,4 @@
-"""Folders of multi-vector encoders as sentence-transformers, PyLate and Stanford's ColBERT lay them out, tiny and random.
+"""Tiny folders of multi-vector encoders in the layouts of sentence-transformers, PyLate and Stanford's ColBERT.
 
 oracle/test_multi_vector.py compares them with sentence-transformers, pipelines/test_multi_vector.py reads them alone.
 """

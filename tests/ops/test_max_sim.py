@@ -1,4 +1,4 @@
-"""max_sim against the reference: numbers of queries, rows and columns around the tiles, types, and what a score ignores."""
+"""max_sim against the reference: rows and columns around the tiles, types, and what a score does not depend on."""
 
 from __future__ import annotations
 

@@ -120,7 +120,9 @@ def test_prompts_and_similarity_of_the_folder(st, tmp_path):
     alike(ours, theirs)
     alike(ours, theirs, prompt_name="other")
     assert ours.prompts == theirs.prompts and ours.default_prompt_name == "other"
-    queries, documents = (getattr(theirs, f"encode_{task}")(TEXTS, convert_to_numpy=True) for task in ("query", "document"))
+    queries, documents = (
+        getattr(theirs, f"encode_{task}")(TEXTS, convert_to_numpy=True) for task in ("query", "document")
+    )
     assert ours.similarity_fn_name == theirs.similarity_fn_name == "meanmaxsim"
     for name in ("similarity", "similarity_pairwise"):
         for options in ({}, {"length_normalize": False}, {"chunk_elements": 10}):

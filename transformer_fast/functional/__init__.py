@@ -3,8 +3,8 @@
 Called by users and by transformer_fast.nn. Here stand checks, defaults and docstrings; what is computed stands in
 csrc/, and transformer_fast.reference says the same in plain NumPy. One file a family:
 attention, paged (attention over pages), linear, encoder, decoder, recurrent, rows (norm, softmax, activations), rotary,
-copies (embedding, heads), late_interaction (max_sim), settings (threads, instruction set, the machine); arrays.py is what their checks share. A new
-op goes into its family's file and is named below.
+copies (embedding, heads), late_interaction (max_sim), settings (threads, instruction set, the machine); arrays.py is
+what their checks share. A new op goes into its family's file and is named below.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from transformer_fast.pipelines.bge_m3 import BGEM3Encoder
     from transformer_fast.pipelines.classifier import load_classifier
     from transformer_fast.pipelines.cross_encoder import CrossEncoder
     from transformer_fast.pipelines.fill_mask import FillMask
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from transformer_fast.pipelines.transcriber import Transcriber
 
 __all__ = [
+    "BGEM3Encoder",
     "CrossEncoder",
     "FillMask",
     "HierarchicalTokenPooling",
@@ -48,6 +50,7 @@ __all__ = [
 
 # Public name -> file in this folder.
 _FILES = {
+    "BGEM3Encoder": "bge_m3",
     "CrossEncoder": "cross_encoder",
     "FillMask": "fill_mask",
     "HierarchicalTokenPooling": "token_pooling",

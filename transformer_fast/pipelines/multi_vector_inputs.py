@@ -94,11 +94,6 @@ class TaskInput(TransformerInput):
             input.query_expansion = _read_expansion(place, expansion, input)
         return input
 
-    @property
-    def unlimited(self) -> Tokenizer:
-        """The tokenizer, which cuts nothing off."""
-        return self._tokenizer
-
     def limit(self, task: str | None) -> int:
         """The most tokens of a text of this task."""
         limit = {"query": self.query_length, "document": self.document_length}.get(task or "")
@@ -154,7 +149,7 @@ def _read_expansion(place: Any, config: Mapping[str, Any], input: TaskInput) -> 
     attend, token = typed(place, config, "attend", bool, False), typed(place, config, "token", str)
     if strategy not in _STRATEGIES or length is None:
         raise CheckpointError(
-            f"{place}: query_expansion is {dict(config)!r}; needed: strategy, one of {', '.join(_STRATEGIES)}, and length"
+            f"{place}: query_expansion is {dict(config)!r}; needed: length, and strategy: {' or '.join(_STRATEGIES)}"
         )
     most = input.model.max_length
     if length > most or (input.query_length or most) < length:

@@ -55,7 +55,10 @@ class MultiVectorMask:
         """
         config, place = source.object("config.json"), source.place("config.json")
         check_fields(place, config, {"skiplist_words", "skiplist_tasks", "keep_only_token_ids"})
-        words, kept = typed(place, config, "skiplist_words", list, []), typed(place, config, "keep_only_token_ids", list)
+        words, kept = (
+            typed(place, config, "skiplist_words", list, []),
+            typed(place, config, "keep_only_token_ids", list),
+        )
         tasks = config.get("skiplist_tasks")
         tasks = ["document"] if tasks is None else [tasks] if isinstance(tasks, str) else tasks
         if (
@@ -63,8 +66,10 @@ class MultiVectorMask:
             or not (isinstance(tasks, list) and all(isinstance(text, str) for text in tasks))
             or not all(type(number) is int for number in kept or ())
         ):
-            raise CheckpointError(f"{place}: needed: skiplist_words and skiplist_tasks, lists of strings, and "
-                                  "keep_only_token_ids, null or a list of integers")
+            raise CheckpointError(
+                f"{place}: needed: skiplist_words and skiplist_tasks, lists of strings, and "
+                "keep_only_token_ids, null or a list of integers"
+            )
         return cls(skipped_ids(tokenizer, words), tasks, np.array(kept, np.int64) if kept else None)
 
     def __call__(self, ids: np.ndarray, counted: np.ndarray, task: str | None) -> np.ndarray:
@@ -126,9 +131,7 @@ def read_task_routes(
     Raises:
         CheckpointError: a file is malformed or asks for what is not supported.
     """
-    return read_routes(
-        source, folder.settings, compute_type, ignore_fields, lambda *options: _Maker(folder, *options)
-    )
+    return read_routes(source, folder.settings, compute_type, ignore_fields, lambda *options: _Maker(folder, *options))
 
 
 def skipped_ids(tokenizer: Any, words: Sequence[str]) -> np.ndarray:
@@ -148,9 +151,7 @@ class _Maker(RouteMaker):
 
     def read_input(self, files: ModuleFiles) -> TaskInput:
         folder = self._folder
-        return TaskInput.read_with(
-            files.part(), self.compute_type, self.ignore_fields, folder.lengths, folder.prefixes
-        )
+        return TaskInput.read_with(files.part(), self.compute_type, self.ignore_fields, folder.lengths, folder.prefixes)
 
     def route(self, modules: Sequence[ModuleFiles], what: str, plain: bool = False) -> TaskRoute:
         folder, kinds = self._folder, [files.kind for files in modules]
@@ -169,7 +170,9 @@ class _Maker(RouteMaker):
         for files in following:
             if files.kind == "MultiVectorMask":
                 if mask is not None or after:
-                    raise CheckpointError(f"{what} are {', '.join(kinds)}; supported: one MultiVectorMask, before a pooling")
+                    raise CheckpointError(
+                        f"{what} are {', '.join(kinds)}; supported: one MultiVectorMask, before a pooling"
+                    )
                 mask = MultiVectorMask.read(files.part(), input.unlimited)
             elif files.kind == "HierarchicalTokenPooling":
                 after.append(_read_pooling(files.part()))

@@ -4,8 +4,8 @@
 modules and settings; a further kind is a function here that returns a `MultiVectorFolder`.
 
 - sentence-transformers: modules.json names all modules; the Transformer's file has lengths and query expansion.
-- PyLate, and sentence-transformers' own encoders of one vector: modules.json names Transformer and Dense. Lengths, query
-  expansion and skiplist are in config_sentence_transformers.json; a mask and a Normalize follow.
+- PyLate, and sentence-transformers' own encoders of one vector: modules.json names Transformer and Dense. Lengths,
+  query expansion and skiplist are in config_sentence_transformers.json; a mask and a Normalize follow.
 - Stanford: config.json names the architecture HF_ColBERT, artifact.metadata the settings; the projection is a tensor
   "linear.weight" beside the encoder's.
 
@@ -27,7 +27,6 @@ from transformer_fast.pipelines.sentence_settings import (
     CONFIG,
     ModuleFiles,
     SentenceSettings,
-    check_fields,
     read_settings,
 )
 from transformer_fast.util import MULTI_VECTOR_SIMILARITIES, SIMILARITIES

@@ -111,9 +111,14 @@ class TransformerInput:
         """The `tokenizers.Tokenizer`, which cuts off at max_seq_length."""
         return self._tokenizer.limited(self._max_seq_length)
 
-    def tokens(self, texts: Sequence[Text]) -> list[TextTokens]:
-        """The tokens of texts and of pairs of texts, cut off at max_seq_length."""
-        limit = self._max_seq_length
+    @property
+    def unlimited(self) -> Tokenizer:
+        """The tokenizer with what its files say of special tokens; it cuts nothing off."""
+        return self._tokenizer
+
+    def tokens(self, texts: Sequence[Text], limit: int | None = None) -> list[TextTokens]:
+        """The tokens of texts and of pairs of texts, cut off at the limit, by default max_seq_length."""
+        limit = self._max_seq_length if limit is None else limit
         return [
             TextTokens(
                 encoding.ids,

@@ -1,8 +1,9 @@
 """The settings of sentence-transformers' folders: modules.json, and config_sentence_transformers.json.
 
-`SentenceEncoder`, `MultiVectorEncoder` and `CrossEncoder` call `read_settings`, which says which modules there are, in which order; what a
-module's own files say is read where it is made (`sentence_inputs`, `sentence_pooling`, `sentence_modules`), and so are
-routes in `sentence_routes`. A field of config_sentence_transformers.json is a line in `read_settings`.
+`SentenceEncoder`, `MultiVectorEncoder` and `CrossEncoder` call `read_settings`, which says which modules there are, in
+which order; what a module's own files say is read where it is made (`sentence_inputs`, `sentence_pooling`,
+`sentence_modules`), and so are routes in `sentence_routes`. A field of config_sentence_transformers.json is a line in
+`read_settings`.
 
 Source: sentence-transformers 6, base/model.py and sentence_transformer/model.py.
 """
@@ -77,7 +78,9 @@ def read_settings(
     found = typed(place, config, "model_type", str, known[-1])
     if found not in known:
         raise CheckpointError(f"{place}: model_type is {found!r}; supported here: {', '.join(map(repr, known))}")
-    settings = SentenceSettings(found, _modules(source), further={name: config[name] for name in further if name in config})
+    settings = SentenceSettings(
+        found, _modules(source), further={name: config[name] for name in further if name in config}
+    )
     prompts = typed(place, config, "prompts", dict, {})
     settings.prompts |= {name: "" if prompt is None else prompt for name, prompt in prompts.items()}
     if not all(isinstance(prompt, str) and _is_utf8(prompt) for prompt in settings.prompts.values()):

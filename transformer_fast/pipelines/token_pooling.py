@@ -1,6 +1,6 @@
-"""Fewer vectors a text: token pooling of a multi-vector encoder, in its folder, in a call of it, or of what it returned.
+"""Fewer vectors a text: token pooling of a multi-vector encoder, in its folder, in a call, or of what it returned.
 
-`multi_vector_modules` makes a `HierarchicalTokenPooling` of a folder's files; `MultiVectorEncoder.encode` takes any of
+`multi_vector_routes` makes a `HierarchicalTokenPooling` of a folder's files; `MultiVectorEncoder.encode` takes any of
 these as token_pooling; users call `pool`. Another way of pooling derives from `BaseTokenPooling` and says `pool_one`.
 
 Source: sentence-transformers 6, multi_vector_encoder/modules/token_pooling.py.
@@ -115,7 +115,7 @@ def _cluster_means(vectors: np.ndarray, clusters: int) -> np.ndarray:
         from scipy.cluster import hierarchy
     except ModuleNotFoundError as error:
         raise ImportError(
-            f"{error.name} is not installed; needed for HierarchicalTokenPooling: pip install 'transformer-fast[sparse]'"
+            f"{error.name} is not installed; needed for token pooling: pip install 'transformer-fast[sparse]'"
         ) from error
     vectors = np.asarray(vectors, np.float32)
     distances = np.clip(1 - F.linear(vectors, vectors), 0, 2)

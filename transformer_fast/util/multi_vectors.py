@@ -1,7 +1,7 @@
 """How alike texts are that have a vector a token: MaxSim, and its mean over the query's vectors.
 
 `MultiVectorEncoder.similarity` and `BGEM3Encoder` call it, and users do with what encoders return. Products run in
-`functional.max_sim`, which holds no scores of tokens. A further measure is two functions here, and a line in `_MEASURES`.
+`functional.max_sim`, which holds no scores of tokens. A further measure is two functions, and a line in `_MEASURES`.
 
 Source: sentence_transformers.util.similarity of sentence-transformers 6.
 """
