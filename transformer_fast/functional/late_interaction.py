@@ -40,17 +40,18 @@ def max_sim(queries, documents, cu_seqlens, *, cu_queries=None, pairwise=False, 
             f"documents has shape {documents.shape}; needed: rows of length {queries.shape[1]}, as queries has"
         )
     cu_documents = starts(cu_seqlens, "cu_seqlens", len(documents), "documents")
-    cu_queries_ = np.array([0, len(queries)]) if cu_queries is None else cu_queries
-    cu_queries_ = starts(cu_queries_, "cu_queries", len(queries), "queries")
-    B, N = len(cu_queries_) - 1, len(cu_documents) - 1
+    bounds = np.array([0, len(queries)]) if cu_queries is None else cu_queries
+    bounds = starts(bounds, "cu_queries", len(queries), "queries")
+    B, N = len(bounds) - 1, len(cu_documents) - 1
     if not isinstance(pairwise, (bool, np.bool_)):
         raise TypeError(f"pairwise is {pairwise!r}; needed: True or False")
     if pairwise and B != N:
         raise ValueError(f"pairwise is True with {B} queries and {N} documents; needed: as many of both")
     shape = (N,) if pairwise or cu_queries is None else (B, N)
     if out is not None:
-        arrays.check_out(out, shape, arrays.FLOAT32, {"queries": queries, "documents": documents})
+        inputs = {"queries": queries, "documents": documents, "cu_seqlens": cu_seqlens, "cu_queries": cu_queries}
+        arrays.check_out(out, shape, arrays.FLOAT32, inputs)
     result = out if out is not None and out.flags.c_contiguous else np.empty(shape, arrays.FLOAT32)
     if result.size:
-        _core.max_sim(queries, cu_queries_, documents, cu_documents, bool(pairwise), result, 0)
+        _core.max_sim(queries, bounds, documents, cu_documents, bool(pairwise), result, 0)
     return arrays.finish(out, result)

@@ -65,12 +65,24 @@ class EncoderBatch:
 
     def dense(self) -> bool:
         """Are all rows attended, and neighbours in their sequence neighbours here?"""
+        return self.keys is None and self._without_gaps()
+
+    def prefixes(self) -> bool:
+        """Are neighbours in their sequence neighbours here, and the rows that are attended the first of each?"""
+        if self.keys is None or not self._without_gaps():
+            return self.dense()
+        rows, cu_keys = self.keys
+        counts = np.diff(cu_keys)
+        first = np.arange(len(rows)) - np.repeat(cu_keys[:-1] - self.cu_seqlens[:-1], counts)
+        return bool((rows == first).all())
+
+    def _without_gaps(self) -> bool:
         if self.places is None:
-            return self.keys is None
+            return True
         neighbours = np.diff(self.places) == 1
         starts = self.cu_seqlens[(self.cu_seqlens > 0) & (self.cu_seqlens < len(self.places))]
         neighbours[starts - 1] = True  # from one sequence to the next
-        return self.keys is None and bool(neighbours.all())
+        return bool(neighbours.all())
 
     def longest(self) -> int:
         return int(np.diff(self.cu_seqlens).max(initial=0))
@@ -122,9 +134,13 @@ def _attended_keys(attended: Any, cu_seqlens: np.ndarray) -> tuple[tuple[np.ndar
 
 
 class TextEncoder(PretrainedModel):
-    """Base of the encoders of text. Where the attention mask is 0, all that is returned is 0."""
+    """Base of the encoders of text. Where the attention mask is 0, all that is returned is 0.
+
+    sees_unseen: may tokens run that no token attends, `attended` of `encode_packed`?
+    """
 
     collector_class = Collector
+    sees_unseen = True
 
     @property
     def hidden_size(self) -> int:
@@ -305,6 +321,8 @@ class TextEncoder(PretrainedModel):
         hidden = self._embed(input_ids, positions, token_type_ids)
         places = keys = None
         if attended is not None:
+            if not self.sees_unseen:
+                raise ValueError(f"attended is given, but {type(self).__name__} runs no token unseen; needed: None")
             keys, places = _attended_keys(attended, cu_seqlens)
         batch = EncoderBatch(cu_seqlens, positions, places, keys, pooled_rows, global_rows=global_rows)
         return self._run(hidden, batch, None)
