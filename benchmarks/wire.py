@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-from cases import AttentionCase, LinearCase, generator
+from cases import AttentionCase, LinearCase, MaxSimCase, generator
 
 
 @dataclass(frozen=True)
@@ -167,6 +167,7 @@ Case = (
     | MaskCase
     | PagedCase
     | LinearCase
+    | MaxSimCase
     | ModelCase
     | TextsCase
     | PrefillCase
@@ -180,6 +181,7 @@ _KINDS = {
     "masked": MaskCase,
     "paged": PagedCase,
     "linear": LinearCase,
+    "max_sim": MaxSimCase,
     "model": ModelCase,
     "texts": TextsCase,
     "prefill": PrefillCase,
@@ -189,7 +191,7 @@ _KINDS = {
     "module": ModuleCase,
 }
 # Those whose case says everything: the other ones need a model's files.
-_WITHOUT_ARTIFACTS = ("attention", "paged", "linear", "module")
+_WITHOUT_ARTIFACTS = ("attention", "paged", "linear", "max_sim", "module")
 
 
 def operation(case: Case) -> str:

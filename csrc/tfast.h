@@ -225,10 +225,10 @@ typedef struct {
     int64_t query_stride;
     tfast_dtype dtype; /* of the documents: F32, F16 or BF16, */
     const void* documents;
-    int64_t document_stride; /* elements */
+    int64_t document_stride;                  /* elements */
     const int64_t *cu_queries, *cu_documents; /* B + 1 and N + 1, ascending from 0 */
-    int pairwise; /* B = N, and query i meets document i alone: scores (N,) */
-    float* scores; /* (B, N), dense */
+    int pairwise;                             /* B = N, and query i meets document i alone: scores (N,) */
+    float* scores;                            /* (B, N), dense */
 } tfast_max_sim;
 tfast_status tfast_max_sim_run(const tfast_max_sim* call, int n_threads);
 

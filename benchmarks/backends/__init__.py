@@ -21,6 +21,7 @@ from benchmarks.wire import (
     GenerateCase,
     LinearCase,
     MaskCase,
+    MaxSimCase,
     ModelCase,
     ModuleCase,
     PagedCase,
@@ -103,6 +104,10 @@ class Backend:
     def linear(self, case: LinearCase) -> list[Variant]:
         """Results (M, N). The weight may be prepared beforehand, the input may not."""
         raise Unsupported("has no linear function of its own")
+
+    def max_sim(self, case: MaxSimCase) -> list[Variant]:
+        """Results (queries, documents)."""
+        raise Unsupported("has no late interaction")
 
     def model(self, case: ModelCase, artifacts: dict[str, Any]) -> list[Variant]:
         """Results (B, L, h): hidden states of the last layer. `artifacts` as in artifacts.py."""

@@ -1,4 +1,4 @@
-"""NumPy on the BLAS that it brings: attention in three ways, of which the fastest counts, and `x @ weight.T`.
+"""NumPy on the BLAS that it brings: attention and MaxSim in three ways, of which the fastest counts; `x @ weight.T`.
 
 OpenBLAS chooses its kernels for the processor by itself; which ones it took stands in the result.
 """
@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks import masks
 from benchmarks.backends import Backend, Unsupported, Variant
-from benchmarks.wire import AttentionCase, LinearCase
+from benchmarks.wire import AttentionCase, LinearCase, MaxSimCase
 from transformer_fast import bench
 
 # float32 scores that fit into half a gigabyte: whole (B, H, Lq, Lk) arrays beyond that only page.
@@ -62,6 +62,29 @@ class NumPy(Backend):
         if set(options) - {"bias"}:
             raise Unsupported("has no exact GELU")
         return [Variant("x @ weight.T + bias", lambda: bench.numpy_linear(x, weight, options["bias"]))]
+
+    def max_sim(self, case: MaxSimCase) -> list[Variant]:
+        queries, documents, padded = max_sim_arrays(case)
+
+        def each() -> np.ndarray:
+            return np.array([[(q @ d.T).max(axis=1).sum() for d in documents] for q in queries])
+
+        def einsum() -> np.ndarray:
+            scores = np.einsum("qsh,dth->qdst", np.stack(queries), padded, optimize=True)
+            return scores.max(axis=3).sum(axis=2)
+
+        def matmul() -> np.ndarray:
+            return np.stack([(padded @ q.T).max(axis=1).sum(axis=1) for q in queries])
+
+        return [Variant("each query and document", each), Variant("einsum", einsum), Variant("each query", matmul)]
+
+
+def max_sim_arrays(case: MaxSimCase) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
+    """The vectors of each query and of each document, and documents (N, L, D), which are of one length."""
+    inputs = case.make_inputs()
+    queries = np.split(inputs["queries"], inputs["cu_queries"][1:-1])
+    documents = np.split(inputs["documents"], inputs["cu_seqlens"][1:-1])
+    return queries, documents, inputs["documents"].reshape(len(documents), -1, case.D)
 
 
 def whole_arrays(query: np.ndarray, key: np.ndarray, value: np.ndarray, bias: np.ndarray | None) -> np.ndarray:

@@ -18,6 +18,7 @@ from benchmarks.wire import (
     GenerateCase,
     LinearCase,
     MaskCase,
+    MaxSimCase,
     ModelCase,
     ModuleCase,
     PagedCase,
@@ -110,6 +111,10 @@ class Ours(Backend):
         (x, weight), options = case.make_inputs()
         packed = functional.pack_weight(weight, for_decode=case.M <= _FEW_ROWS, **self._narrow("format"))
         return [Variant("linear, packed weight", lambda: functional.linear(x, packed, **options))]
+
+    def max_sim(self, case: MaxSimCase) -> list[Variant]:
+        inputs = case.make_inputs()
+        return [Variant("max_sim", lambda: functional.max_sim(**inputs))]
 
     def model(self, case: ModelCase, artifacts: dict[str, Any]) -> list[Variant]:
         model = tf.load_model(artifacts["checkpoint"], **self._narrow("compute_type"))

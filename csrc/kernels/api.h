@@ -67,6 +67,8 @@ typedef struct {
     const void* b; /* one packed panel */
     float* maxima; /* panel_width: the largest of the rows before; becomes the largest of them and of these. NaN stays.
                       Those of columns from n on are scratch */
+    const void* next; /* what is read after this call, of next_bytes: fetched while it runs; NULL: nothing */
+    int64_t next_bytes;
 } tfast_maxima_call;
 
 /* Rows of a weight as the caller has them: n rows of k values. */
@@ -100,7 +102,8 @@ typedef struct tfast_gemm {
      * cut into blocks of k_block inside, and n counts columns over panels. The same bits as `panel` gives. */
     int max_small_m;
     void (*small_m)(const tfast_gemm_call* call);
-    /* NULL where the format has none: it is for F32 alone, in the descriptor that weights for decoding are packed for. */
+    /* NULL where the format has none: it is for F32 alone, in the descriptor that weights for decoding are packed for.
+     */
     void (*maxima)(const tfast_maxima_call* call);
     /* Before and after a row of `panel` calls on one thread, of at most m rows each, that share `work`; NULL: there is
      * nothing to do. */

@@ -5,8 +5,8 @@
  * document's rows meets one panel after the other while it is in L2, and leaves the largest score of each query vector
  * (kernels/gemm/maxima.h): no scores of tokens are kept. A task is a run of documents.
  *
- * Maxima do not depend on the order of rows or on the panel that a vector stands in, and their sums are made one by one,
- * here: a score has the bits that query and document have alone. */
+ * Maxima do not depend on the order of rows or on the panel that a vector stands in, and their sums are made one by
+ * one, here: a score has the bits that query and document have alone. */
 #include <math.h>
 
 #include "../runtime/dispatch.h"
@@ -15,6 +15,8 @@
 #include "../tfast.h"
 #include "../tuning/tuning.h"
 
+/* Bytes ahead of the rows at hand that documents are fetched, where they are read in place. */
+enum { FETCH_AHEAD = 16 * 1024 };
 /* Bytes of rows that meet all panels together: half of the smallest L2 (256 KB) beside the panels. */
 enum { BLOCK_BYTES = 128 * 1024 };
 /* Multiplications of a task at least, 5 to 20 us: tasks of about equal size, of which there are enough. */
@@ -50,9 +52,8 @@ static void pack_queries(const run_t* r, const cut_t* cut, int64_t first_row, ch
     const int64_t bytes = tfast_panel_bytes(&r->gemm->layout, c->D);
     for (int64_t p = 0; p < cut->panels; p++) {
         const int64_t column = first_column(r->gemm, cut, p);
-        const tfast_weight_rows rows = {.dtype = TFAST_F32,
-                                        .data = c->queries + (first_row + column) * c->query_stride,
-                                        .stride = c->query_stride};
+        const tfast_weight_rows rows = {
+            .dtype = TFAST_F32, .data = c->queries + (first_row + column) * c->query_stride, .stride = c->query_stride};
         r->gemm->pack(&rows, first_column(r->gemm, cut, p + 1) - column, c->D, panels + p * bytes, NULL);
     }
 }
@@ -68,18 +69,23 @@ static void document_maxima(const run_t* r, const cut_t* cut, const char* panels
         if (c->dtype == TFAST_F32) {
             call.a = (const float*)c->documents + row * c->document_stride;
             call.a_stride = c->document_stride;
+            call.next = (const char*)call.a + FETCH_AHEAD;
+            call.next_bytes = call.m * c->document_stride * (int64_t)sizeof(float);
         } else {
             const uint16_t* half = (const uint16_t*)c->documents + row * c->document_stride;
             for (int64_t i = 0; i < call.m; i++)
                 r->row_kernels->widen(c->D, half + i * c->document_stride, c->dtype, room + i * c->D);
             call.a = room;
             call.a_stride = c->D;
+            call.next = half + call.m * c->document_stride;
+            call.next_bytes = call.m * c->document_stride * (int64_t)sizeof(*half);
         }
         for (int64_t p = 0; p < cut->panels; p++) {
             call.n = first_column(r->gemm, cut, p + 1) - first_column(r->gemm, cut, p);
             call.b = panels + p * tfast_panel_bytes(&r->gemm->layout, c->D);
             call.maxima = maxima + p * width;
             r->gemm->maxima(&call);
+            call.next = NULL; /* the first panel has fetched it */
         }
     }
 }
