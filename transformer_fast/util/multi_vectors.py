@@ -44,6 +44,7 @@ def maxsim(
         ValueError, TypeError: shapes or types do not fit.
 
     Example:
+        >>> from transformer_fast import util
         >>> query, document = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[0.5, 0.5], [0.0, 2.0]])
         >>> util.maxsim([query], [document, query])
         array([[2.5, 2. ]], dtype=float32)
@@ -63,6 +64,7 @@ def maxsim_pairwise(
     """The MaxSim of query a[i] and document b[i]: (N,) float32. Arguments and errors as `maxsim`.
 
     Example:
+        >>> from transformer_fast import util
         >>> x = np.eye(2)
         >>> util.maxsim_pairwise([x, x], [x, 3 * x])
         array([2., 6.], dtype=float32)
