@@ -151,7 +151,7 @@ def _read_expansion(place: Any, config: Mapping[str, Any], input: TaskInput) -> 
         raise CheckpointError(
             f"{place}: query_expansion is {dict(config)!r}; needed: length, and strategy: {' or '.join(_STRATEGIES)}"
         )
-    if not attend and not getattr(input.model, "sees_unseen", False):
+    if not attend and not getattr(input.model, "runs_unattended", False):
         raise CheckpointError(f"{place}: query_expansion does not attend, which {type(input.model).__name__} cannot do")
     most = input.model.max_length
     if length > most or (input.query_length or most) < length:

@@ -136,11 +136,11 @@ def _attended_keys(attended: Any, cu_seqlens: np.ndarray) -> tuple[tuple[np.ndar
 class TextEncoder(PretrainedModel):
     """Base of the encoders of text. Where the attention mask is 0, all that is returned is 0.
 
-    sees_unseen: may tokens run that no token attends, `attended` of `encode_packed`?
+    runs_unattended: may tokens run that no token attends, `attended` of `encode_packed`?
     """
 
     collector_class = Collector
-    sees_unseen = True
+    runs_unattended = True
 
     @property
     def hidden_size(self) -> int:
@@ -321,7 +321,7 @@ class TextEncoder(PretrainedModel):
         hidden = self._embed(input_ids, positions, token_type_ids)
         places = keys = None
         if attended is not None:
-            if not self.sees_unseen:
+            if not self.runs_unattended:
                 raise ValueError(f"attended is given, but {type(self).__name__} runs no token unseen; needed: None")
             keys, places = _attended_keys(attended, cu_seqlens)
         batch = EncoderBatch(cu_seqlens, positions, places, keys, pooled_rows, global_rows=global_rows)
