@@ -20,6 +20,7 @@ from benchmarks import (
     claims,
     decoders,
     families,
+    late_interaction,
     linear,
     low_precision,
     models,
@@ -38,10 +39,11 @@ _QUESTIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "attention": (attention, ("numpy", "torch", "onnxruntime", "openvino")),
     "masks": (sparse, ("torch", "flex_attention")),
     "linear": (linear, ("numpy", "torch", "onnxruntime", "openvino")),
+    "late_interaction": (late_interaction, ("numpy", "torch")),
     "models": (models, ("torch", "onnxruntime", "openvino", "ctranslate2", "sentence_transformers")),
     "families": (families, ("torch", "onnxruntime", "openvino", "ctranslate2")),
     "low_precision": (low_precision, ("torch", "onnxruntime", "openvino", "ctranslate2", "sentence_transformers")),
-    "retrieval": (retrieval, ("sentence_transformers", "torch", "numpy")),
+    "retrieval": (retrieval, ("sentence_transformers", "torch")),
     "decoders": (decoders, ("llama_cpp", "torch", "ctranslate2")),
 }
 # Not among the results, where somebody might quote them.

@@ -410,6 +410,7 @@ def _perplexity_row(name: str, entry: dict[str, Any]) -> tuple[str, ...]:
 _TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "attention": _speed_tables,
     "masks": _mask_tables,
+    "late_interaction": _speed_tables,
     "linear": _speed_tables,
     "models": _model_tables,
     "families": _speed_tables,

@@ -1,4 +1,4 @@
-"""Retrieval: rerankers, sparse and multi-vector encoders, MaxSim, exact search, and DeBERTa, from texts on.
+"""Retrieval: rerankers, sparse and multi-vector encoders, exact search, and DeBERTa, from texts on.
 
 Run as `python -m benchmarks retrieval --threads 1`. A model that reads texts is a line in `ENCODERS`, an encoder of
 ids a line in `DEBERTA`; both are made with random weights (artifacts.py). Texts are docstrings of the standard library,
@@ -20,11 +20,11 @@ from cases import LinearCase
 from benchmarks import artifacts, linear, models, wire
 from benchmarks.claims import Claim, Results, faster_than
 from benchmarks.runner import Lane, Run, Work, write_rows
-from benchmarks.wire import EncodeCase, MaxSimCase, ModelCase, SearchCase
+from benchmarks.wire import EncodeCase, ModelCase, SearchCase
 
 INT8, AVX2, AVX2_INT8 = "ours, int8", "ours, avx2", "ours, avx2, int8"
 _TEXTS_PEER = "sentence_transformers"
-LABELS = ("ours", INT8, AVX2, AVX2_INT8, _TEXTS_PEER, "torch", "numpy")
+LABELS = ("ours", INT8, AVX2, AVX2_INT8, _TEXTS_PEER, "torch")
 # Case -> (model, number of texts, tokens of each). Fewer texts for the large shapes: a round of a peer lasts seconds.
 ENCODERS = (
     EncodeCase("rerank 100 of 200 tokens", "cross-encoder", "rank", 100, 200),
@@ -32,7 +32,6 @@ ENCODERS = (
     EncodeCase("multi-vector 32 of 160 tokens", "colbert", "multi_vector", 32, 160),
 )
 _QUERY = "how do I read a compressed file line by line"
-MAX_SIM = MaxSimCase("MaxSim 32 x 128, 1,000 documents of 180", 1, 32, 128, 1000, 180)
 SEARCH = SearchCase("search 1,000 in 1,000,000 x 384", 1000, 1_000_000, 384, 10)
 # The linear layer whose speed a search is held against: the queries are its rows, what is sought its features.
 PRODUCT = LinearCase("linear 1,000 x 384 -> 65,536", 1000, 65536, 384, bias=False)
@@ -55,7 +54,6 @@ CLAIMS: tuple[Claim, ...] = (
     faster_than(_TEXTS_PEER, [_RERANK], 3.5, "reranking, AVX2, int8", threads=1, lane=AVX2_INT8),
     faster_than(_TEXTS_PEER, [_SPARSE], 2.0, "SPLADE", threads=1),
     faster_than(_TEXTS_PEER, [_MULTI_VECTOR], 2.0, "ColBERT", threads=1),
-    faster_than("numpy", [MAX_SIM.name], 5.0, "MaxSim", threads=1),
     Claim("search: speed in units of the linear layer's", _of_product, 0.9),
     Claim("search: MB beyond the data", lambda r: r.extra["search_bytes"] / 1e6, 200, at_most=True),
     faster_than("torch", [_deberta_name(B, L) for B, L in DEBERTA], 2.0, "DeBERTa-v3-base", threads=1),
@@ -66,17 +64,16 @@ def lanes(chosen: Sequence[str], threads: int) -> list[Lane]:
     found = [Lane("ours", "ours", threads), Lane(INT8, "ours", threads, compute_type="int8")]
     found += [Lane(AVX2, "ours", threads, isa="avx2")]
     found += [Lane(AVX2_INT8, "ours", threads, isa="avx2", compute_type="int8")]
-    return found + [Lane(name, name, threads) for name in (_TEXTS_PEER, "torch", "numpy") if name in chosen]
+    return found + [Lane(name, name, threads) for name in (_TEXTS_PEER, "torch") if name in chosen]
 
 
 def cases(quick: bool = False) -> list[wire.Case]:
     """All of them but DeBERTa's, in order."""
     if not quick:
-        return [*ENCODERS, MAX_SIM, SEARCH, PRODUCT]
+        return [*ENCODERS, SEARCH, PRODUCT]
     small = [replace(case, count=4, tokens=16) for case in ENCODERS]
     return [
         *small,
-        replace(MAX_SIM, documents=20),
         replace(SEARCH, queries=10, vectors=5000),
         replace(PRODUCT, M=10, N=4096),
     ]
@@ -171,22 +168,6 @@ def _texts(checkpoint: Path, case: EncodeCase) -> list[str]:
     raise ValueError(f"the standard library has {len(texts)} texts of {case.tokens} tokens; needed: {case.count}")
 
 
-def _max_sim_work(case: MaxSimCase, session: Run) -> Work:
-    queries, documents, starts = case.make_inputs()
-    scores = queries[0].astype(np.float64) @ documents.T.astype(np.float64)
-    expected = np.maximum.reduceat(scores, starts[:-1], axis=1).sum(axis=0, keepdims=True)
-    return Work(
-        case=case,
-        group="Vectors",
-        flops=2 * case.queries * case.Lq * case.D * len(documents),
-        rows=[0],
-        expected=lambda run, path: write_rows(path, expected),
-        tolerance=1e-3,
-        peers=("numpy",),
-        extra=(AVX2,),
-    )
-
-
 def _search_work(case: SearchCase, session: Run) -> Work:
     return Work(
         case=case,
@@ -220,7 +201,6 @@ def _product_work(case: LinearCase, session: Run) -> Work:
 
 _WORKS = {
     EncodeCase: _encode_work,
-    MaxSimCase: _max_sim_work,
     SearchCase: _search_work,
     LinearCase: _product_work,
 }

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-from cases import AttentionCase, LinearCase, generator
+from cases import AttentionCase, LinearCase, MaxSimCase, generator
 
 
 @dataclass(frozen=True)
@@ -183,31 +183,6 @@ class EncodeCase:
 
 
 @dataclass(frozen=True)
-class MaxSimCase:
-    """For each query and document the sum over the query's rows of the highest product with a row of the document."""
-
-    name: str
-    queries: int
-    Lq: int
-    D: int
-    documents: int
-    L: int
-
-    def make_inputs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Queries (Q, Lq, D), rows of all documents (T, D), of length 1, and where each document begins, (N + 1,).
-
-        Documents have L rows, give or take a quarter.
-        """
-        rng = generator(self.name)
-        lengths = rng.integers(self.L - self.L // 4, self.L + self.L // 4 + 1, self.documents)
-        starts = np.concatenate([[0], np.cumsum(lengths)])
-        shapes = ((self.queries, self.Lq, self.D), (int(starts[-1]), self.D))
-        drawn = (rng.standard_normal(shape, dtype=np.float32) for shape in shapes)
-        queries, documents = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in drawn)
-        return queries, documents, starts
-
-
-@dataclass(frozen=True)
 class SearchCase:
     """The k vectors of a corpus with the highest cosine to each query, by comparing all."""
 
@@ -230,6 +205,7 @@ Case = (
     | MaskCase
     | PagedCase
     | LinearCase
+    | MaxSimCase
     | ModelCase
     | TextsCase
     | PrefillCase
@@ -238,7 +214,6 @@ Case = (
     | FeaturesCase
     | ModuleCase
     | EncodeCase
-    | MaxSimCase
     | SearchCase
 )
 _KINDS = {
@@ -246,6 +221,7 @@ _KINDS = {
     "masked": MaskCase,
     "paged": PagedCase,
     "linear": LinearCase,
+    "max_sim": MaxSimCase,
     "model": ModelCase,
     "texts": TextsCase,
     "prefill": PrefillCase,
@@ -254,11 +230,10 @@ _KINDS = {
     "features": FeaturesCase,
     "module": ModuleCase,
     "encode": EncodeCase,
-    "max_sim": MaxSimCase,
     "search": SearchCase,
 }
 # Those whose case says everything: the other ones need a model's files.
-_WITHOUT_ARTIFACTS = ("attention", "paged", "linear", "module", "max_sim", "search")
+_WITHOUT_ARTIFACTS = ("attention", "paged", "linear", "max_sim", "module", "search")
 
 
 def operation(case: Case) -> str:

@@ -215,6 +215,23 @@ typedef struct {
 } tfast_matmul;
 tfast_status tfast_matmul_run(const tfast_matmul* call, int n_threads);
 
+/* --- late interaction (ops/max_sim.c) ---------------------------------------------------------------------- */
+/* The score of query q and document d is the sum, over the rows of the query, of the row's largest dot product with a
+ * row of the document; a document without rows gives -infinity, a query without rows 0. Queries (cu_queries[B], D) and
+ * documents (cu_documents[N], D) are packed, their last axes dense. */
+typedef struct {
+    int64_t B, N, D;
+    const float* queries;
+    int64_t query_stride;
+    tfast_dtype dtype; /* of the documents: F32, F16 or BF16, */
+    const void* documents;
+    int64_t document_stride;                  /* elements */
+    const int64_t *cu_queries, *cu_documents; /* B + 1 and N + 1, ascending from 0 */
+    int pairwise;                             /* B = N, and query i meets document i alone: scores (N,) */
+    float* scores;                            /* (B, N), dense */
+} tfast_max_sim;
+tfast_status tfast_max_sim_run(const tfast_max_sim* call, int n_threads);
+
 /* --- encoder layers (ops/encoder.c) ------------------------------------------------------------------------ */
 typedef struct {
     const tfast_packed *qkv, *out, *up, *down; /* (3h, h), (h, h), (inner, h), (h, inner) */

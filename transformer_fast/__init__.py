@@ -37,6 +37,7 @@ from transformer_fast.functional import (
     linear,
     lstm,
     matmul,
+    max_sim,
     merge_attention,
     pack_weight,
     release_workspace,
@@ -55,10 +56,12 @@ if TYPE_CHECKING:
     from transformer_fast import masks, models, nn, util, visualize
     from transformer_fast.generation import load_tokenizer
     from transformer_fast.models import load_model
-    from transformer_fast.pipelines import CrossEncoder, SentenceEncoder
+    from transformer_fast.pipelines import BGEM3Encoder, CrossEncoder, MultiVectorEncoder, SentenceEncoder
 
 __all__ = [
+    "BGEM3Encoder",
     "CrossEncoder",
+    "MultiVectorEncoder",
     "SentenceEncoder",
     "__version__",
     "additive_attention",
@@ -77,6 +80,7 @@ __all__ = [
     "lstm",
     "masks",
     "matmul",
+    "max_sim",
     "merge_attention",
     "models",
     "nn",
@@ -97,7 +101,9 @@ __all__ = [
 
 # Public name -> (module, attribute; None for the module itself).
 _LAZY = {
+    "BGEM3Encoder": ("transformer_fast.pipelines", "BGEM3Encoder"),
     "CrossEncoder": ("transformer_fast.pipelines", "CrossEncoder"),
+    "MultiVectorEncoder": ("transformer_fast.pipelines", "MultiVectorEncoder"),
     "SentenceEncoder": ("transformer_fast.pipelines", "SentenceEncoder"),
     "load_model": ("transformer_fast.models", "load_model"),
     "load_tokenizer": ("transformer_fast.generation", "load_tokenizer"),

@@ -141,6 +141,22 @@ cdef extern from "tfast.h" nogil:
         int b_columns
         float *y
     tfast_status tfast_matmul_run(const tfast_matmul *call, int n_threads)
+
+    ctypedef struct tfast_max_sim:
+        int64_t B
+        int64_t N
+        int64_t D
+        const float *queries
+        int64_t query_stride
+        tfast_dtype dtype
+        const void *documents
+        int64_t document_stride
+        const int64_t *cu_queries
+        const int64_t *cu_documents
+        int pairwise
+        float *scores
+
+    tfast_status tfast_max_sim_run(const tfast_max_sim *call, int n_threads)
     ctypedef struct tfast_encoder_layer:
         const tfast_packed *qkv
         const tfast_packed *out

@@ -92,6 +92,15 @@ def linear(
     n_threads: int,
 ) -> None: ...
 def matmul(a: ndarray, b: ndarray, a_offsets: ndarray, b_offsets: ndarray, y: ndarray, n_threads: int) -> None: ...
+def max_sim(
+    queries: ndarray,
+    cu_queries: ndarray,
+    documents: ndarray,
+    cu_documents: ndarray,
+    pairwise: bool,
+    scores: ndarray,
+    n_threads: int,
+) -> None: ...
 
 class EncoderStack:
     def __init__(self, layers: tuple[tuple[Any, ...], ...]) -> None: ...

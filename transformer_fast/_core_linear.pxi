@@ -285,3 +285,26 @@ def matmul(cnp.ndarray a, cnp.ndarray b, cnp.ndarray a_offsets, cnp.ndarray b_of
     with nogil:
         status = tfast_matmul_run(&call, n_threads)
     check(status)
+
+
+def max_sim(cnp.ndarray queries, cnp.ndarray cu_queries, cnp.ndarray documents, cnp.ndarray cu_documents, bint pairwise,
+            cnp.ndarray scores, int n_threads):
+    """queries (Tq, D) float32, documents (T, D) float32, float16 or bfloat16, last axes dense; cu_* dense int64, which
+    ascend from 0 to Tq and T. scores (B, N), or (N,) of pairs: dense."""
+    cdef tfast_max_sim call
+    cdef tfast_status status
+    call.B = cnp.PyArray_DIM(cu_queries, 0) - 1
+    call.N = cnp.PyArray_DIM(cu_documents, 0) - 1
+    call.D = cnp.PyArray_DIM(queries, 1)
+    call.queries = floats(queries)
+    call.query_stride = step(queries, 0)
+    call.dtype = float_dtype(documents)
+    call.documents = cnp.PyArray_DATA(documents)
+    call.document_stride = step(documents, 0)
+    call.cu_queries = integers(cu_queries)
+    call.cu_documents = integers(cu_documents)
+    call.pairwise = pairwise
+    call.scores = <float *>floats(scores)
+    with nogil:
+        status = tfast_max_sim_run(&call, n_threads)
+    check(status)

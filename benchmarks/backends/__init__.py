@@ -107,6 +107,10 @@ class Backend:
         """Results (M, N). The weight may be prepared beforehand, the input may not."""
         raise Unsupported("has no linear function of its own")
 
+    def max_sim(self, case: MaxSimCase) -> list[Variant]:
+        """Results (queries, documents)."""
+        raise Unsupported("has no late interaction")
+
     def model(self, case: ModelCase, artifacts: dict[str, Any]) -> list[Variant]:
         """Results (B, L, h): hidden states of the last layer. `artifacts` as in artifacts.py."""
         raise Unsupported("runs no such model")
@@ -138,10 +142,6 @@ class Backend:
     def encode(self, case: EncodeCase, artifacts: dict[str, Any]) -> list[Variant]:
         """Results (count, 1) of the task "rank", (count, V) of "sparse", (rows of all texts, dim) of "multi_vector"."""
         raise Unsupported("reads no texts")
-
-    def max_sim(self, case: MaxSimCase) -> list[Variant]:
-        """Results (queries, documents)."""
-        raise Unsupported("has no MaxSim")
 
     def search(self, case: SearchCase) -> list[Variant]:
         """Results (queries, k): the scores, the highest first."""

@@ -1,4 +1,4 @@
-"""NumPy on the BLAS that it brings: attention in three ways, of which the fastest counts, `x @ weight.T`, and MaxSim.
+"""NumPy on the BLAS that it brings: attention and MaxSim in three ways, of which the fastest counts; `x @ weight.T`.
 
 OpenBLAS chooses its kernels for the processor by itself; which ones it took stands in the result.
 """
@@ -64,28 +64,27 @@ class NumPy(Backend):
         return [Variant("x @ weight.T + bias", lambda: bench.numpy_linear(x, weight, options["bias"]))]
 
     def max_sim(self, case: MaxSimCase) -> list[Variant]:
-        queries, documents, starts = case.make_inputs()
-        rows = [documents[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
-        longest = max(map(len, rows))
-        padded = np.zeros((len(rows), longest, case.D), np.float32)
-        hidden = np.zeros((len(rows), 1, longest), np.float32)
-        for document, bias, row in zip(padded, hidden, rows, strict=True):
-            document[: len(row)] = row
-            bias[:, len(row) :] = -np.inf
-        return [
-            Variant(
-                "document by document",
-                lambda: np.array([[(q @ row.T).max(axis=1).sum() for row in rows] for q in queries]),
-            ),
-            Variant(
-                "padded documents in one product",
-                lambda: np.stack([(q @ padded.swapaxes(1, 2) + hidden).max(axis=2).sum(axis=1) for q in queries]),
-            ),
-            Variant(
-                "all rows in one product, reduceat",
-                lambda: np.stack([np.maximum.reduceat(q @ documents.T, starts[:-1], axis=1).sum(0) for q in queries]),
-            ),
-        ]
+        queries, documents, padded = max_sim_arrays(case)
+
+        def each() -> np.ndarray:
+            return np.array([[(q @ d.T).max(axis=1).sum() for d in documents] for q in queries])
+
+        def einsum() -> np.ndarray:
+            scores = np.einsum("qsh,dth->qdst", np.stack(queries), padded, optimize=True)
+            return scores.max(axis=3).sum(axis=2)
+
+        def matmul() -> np.ndarray:
+            return np.stack([(padded @ q.T).max(axis=1).sum(axis=1) for q in queries])
+
+        return [Variant("each query and document", each), Variant("einsum", einsum), Variant("each query", matmul)]
+
+
+def max_sim_arrays(case: MaxSimCase) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
+    """The vectors of each query and of each document, and documents (N, L, D), which are of one length."""
+    inputs = case.make_inputs()
+    queries = np.split(inputs["queries"], inputs["cu_queries"][1:-1])
+    documents = np.split(inputs["documents"], inputs["cu_seqlens"][1:-1])
+    return queries, documents, inputs["documents"].reshape(len(documents), -1, case.D)
 
 
 def whole_arrays(query: np.ndarray, key: np.ndarray, value: np.ndarray, bias: np.ndarray | None) -> np.ndarray:

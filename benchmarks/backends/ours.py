@@ -114,6 +114,10 @@ class Ours(Backend):
         packed = functional.pack_weight(weight, for_decode=case.M <= _FEW_ROWS, **self._narrow("format"))
         return [Variant("linear, packed weight", lambda: functional.linear(x, packed, **options))]
 
+    def max_sim(self, case: MaxSimCase) -> list[Variant]:
+        inputs = case.make_inputs()
+        return [Variant("max_sim", lambda: functional.max_sim(**inputs))]
+
     def model(self, case: ModelCase, artifacts: dict[str, Any]) -> list[Variant]:
         model = tf.load_model(artifacts["checkpoint"], **self._narrow("compute_type"))
         ids = case.make_ids(model.config.vocab_size)
@@ -199,10 +203,6 @@ class Ours(Backend):
         read = (lambda x: x.toarray()) if case.task == "sparse" else np.concatenate
         name = f"{kind.__name__}.encode_document"
         return [Variant(name, lambda: model.encode_document(documents, **options), read)]
-
-    def max_sim(self, case: MaxSimCase) -> list[Variant]:
-        queries, documents, starts = case.make_inputs()
-        return [Variant("max_sim", lambda: functional.max_sim(queries, documents, starts))]
 
     def search(self, case: SearchCase) -> list[Variant]:
         queries, corpus = case.make_inputs()

@@ -27,6 +27,7 @@ from benchmarks.wire import (
     GenerateCase,
     LinearCase,
     MaskCase,
+    MaxSimCase,
     ModelCase,
     ModuleCase,
     PrefillCase,
@@ -107,6 +108,19 @@ class Torch(Configured):
             )
             for name, mask in named.items()
         ]
+
+    def max_sim(self, case: MaxSimCase) -> list[Variant]:
+        inputs = {name: torch.from_numpy(array) for name, array in case.make_inputs().items()}
+        queries = inputs["queries"].reshape(len(case.queries), -1, case.D)
+        documents = inputs["documents"].reshape(len(case.documents), -1, case.D)
+
+        def einsum() -> torch.Tensor:  # as sentence_transformers.util.maxsim
+            return torch.einsum("ash,bth->abst", queries, documents).amax(dim=-1).sum(dim=-1)
+
+        def matmul() -> torch.Tensor:
+            return torch.stack([(documents @ query.T).amax(dim=1).sum(dim=1) for query in queries])
+
+        return [Variant("einsum", einsum, torch.Tensor.numpy), Variant("each query", matmul, torch.Tensor.numpy)]
 
     def linear(self, case: LinearCase) -> list[Variant]:
         from torch.utils.mkldnn import to_mkldnn

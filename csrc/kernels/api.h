@@ -59,6 +59,18 @@ typedef struct {
     int prefetch_b;   /* `small_m` alone, of floats: whether B is fetched ahead of its loads; integers always are */
 } tfast_gemm_call;
 
+/* The largest of each column of A (m, k) * B (k, n), as `maxima` reads it; A is row-major with unit column stride. */
+typedef struct {
+    int64_t m, n, k; /* n <= panel_width */
+    const float* a;
+    int64_t a_stride;
+    const void* b; /* one packed panel */
+    float* maxima; /* panel_width: the largest of the rows before; becomes the largest of them and of these. NaN stays.
+                      Those of columns from n on are scratch */
+    const void* next; /* what is read after this call, of next_bytes: fetched while it runs; NULL: nothing */
+    int64_t next_bytes;
+} tfast_maxima_call;
+
 /* Rows of a weight as the caller has them: n rows of k values. */
 typedef struct {
     tfast_dtype dtype;
@@ -78,6 +90,7 @@ typedef struct tfast_gemm {
     int tile_rows;          /* rows of A that share each load of B */
     int k_unit;             /* blocks of k are multiples of it (itself one of k_group), but for the last, */
     int max_k_block;        /* and not longer than this */
+    int column_unit;        /* of a panel: full multiples of it cost nothing extra */
     int min_row_block;      /* fewer rows than this read a panel too often for what they compute */
     int file_k, file_bytes; /* formats of a file's blocks: values and bytes of one; `pack` takes rows of BLOCKS alone */
 
@@ -89,6 +102,9 @@ typedef struct tfast_gemm {
      * cut into blocks of k_block inside, and n counts columns over panels. The same bits as `panel` gives. */
     int max_small_m;
     void (*small_m)(const tfast_gemm_call* call);
+    /* NULL where the format has none: it is for F32 alone, in the descriptor that weights for decoding are packed for.
+     */
+    void (*maxima)(const tfast_maxima_call* call);
     /* Before and after a row of `panel` calls on one thread, of at most m rows each, that share `work`; NULL: there is
      * nothing to do. */
     size_t work_bytes;

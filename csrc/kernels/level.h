@@ -17,6 +17,7 @@
 #include "gemm/f32.h"
 #include "gemm/half.h"
 #include "gemm/int8.h"
+#include "gemm/maxima.h"
 
 #include "gemm/blocks.h"
 #include "norm.h"
@@ -39,6 +40,8 @@ static const tfast_gemm f32_gemm = {
     .panel = KERNEL(f32_panel),
     .max_small_m = SMALL_M,
     .small_m = KERNEL(f32_small_m),
+    .column_unit = V_LANES,
+    .maxima = KERNEL(f32_maxima),
     .pack = KERNEL(f32_pack),
     .pack_rows = KERNEL(f32_pack_rows),
     .unpack = KERNEL(f32_unpack),

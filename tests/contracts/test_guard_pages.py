@@ -25,6 +25,7 @@ FAMILIES = {
     "recurrent": ("lstm", "gru"),
     "embedding": ("embedding",),
     "matmul": ("matmul",),
+    "max_sim": ("max_sim",),
     "norms": ("layer_norm", "rms_norm"),
     "rotary": ("rotary_embedding",),
     "heads": ("split_heads", "concat_heads"),

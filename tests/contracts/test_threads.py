@@ -45,6 +45,12 @@ def packing(N, K):
     return lambda: functional.pack_weight(weight)
 
 
+def late_interaction(queries, documents, D, **options):
+    cu_queries, cu_documents = (np.cumsum([0, *lengths]) for lengths in (queries, documents))
+    q, d = normal(int(cu_queries[-1]), D), normal(int(cu_documents[-1]), D, seed=1)
+    return lambda: functional.max_sim(q, d, cu_documents, cu_queries=cu_queries, **options)
+
+
 def rows(op, M, N, **options):
     x = normal(M, N)
     return lambda: getattr(functional, op)(x, **options)
@@ -95,6 +101,8 @@ WORK = {
     "lstm-one-row": lambda: recurrent("lstm", 5, 1, 40, 400),
     "gru-few-rows": lambda: recurrent("gru", 9, 3, 40, 300, "backward", np.array([2, 9, 0])),
     "gru-both": lambda: recurrent("gru", 9, 1, 40, 130, "both"),
+    "max_sim": lambda: late_interaction([3, 33, 0, 40], [300, 1, 0, 700] * 30, 130),
+    "max_sim-pairs": lambda: late_interaction([3, 33, 0, 40] * 10, [300, 1, 20, 700] * 10, 130, pairwise=True),
     "layer_norm": lambda: rows("layer_norm", 1003, 384),
     "softmax": lambda: rows("softmax", 1003, 384),
     "softmax-axis": lambda: rows("softmax", 500, 700, axis=0),

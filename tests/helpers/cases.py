@@ -318,6 +318,54 @@ def _linear_cases():
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Late interaction
+
+
+@dataclass(frozen=True)
+class MaxSimCase:
+    """Queries and documents by their numbers of rows."""
+
+    name: str
+    queries: tuple[int, ...]
+    documents: tuple[int, ...]
+    D: int
+    tags: frozenset[str] = field(default=frozenset({"small"}), compare=False)
+
+    def flops(self) -> int:
+        return 2 * sum(self.queries) * sum(self.documents) * self.D
+
+    def make_inputs(self) -> dict[str, np.ndarray]:
+        """Vectors of about length 1, as ColBERT's, and where each query and document begins."""
+        rng = generator(self.name)
+        packed = (rng.standard_normal((sum(n), self.D)) / self.D**0.5 for n in (self.queries, self.documents))
+        queries, documents = (rows.astype(np.float32) for rows in packed)
+        return {
+            "queries": queries,
+            "documents": documents,
+            "cu_seqlens": np.cumsum([0, *self.documents]),
+            "cu_queries": np.cumsum([0, *self.queries]),
+        }
+
+
+def max_sim_cases(tag: str = "small") -> list[MaxSimCase]:
+    return [case for case in _max_sim_cases() if tag in case.tags]
+
+
+def _max_sim_cases():
+    straddling = (1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33)
+    for n in (1, 7, 8, 9, 16, 17, 24, 25, 32, 33, 48, 49, 64, 97):
+        yield MaxSimCase(f"one-query-{n}", (n,), straddling, 40)
+    for D in (1, 3, 16, 129, 300):
+        yield MaxSimCase(f"D{D}", (5, 3), (7, 12), D)
+    yield MaxSimCase("queries", (3, 0, 30, 1, 65, 16), (9, 0, 0, 300, 1, 0), 33)
+    yield MaxSimCase("long-document", (32,), (1025, 257), 128)
+    yield MaxSimCase("no-documents", (3, 2), (), 8)
+    yield MaxSimCase("no-queries", (), (3, 2), 8)
+    yield MaxSimCase("colbert", (32,), (180,) * 1000, 128, frozenset({"speed"}))
+    yield MaxSimCase("colbert-16-queries", (32,) * 16, (180,) * 1000, 128, frozenset({"speed"}))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Rows: layer norm, softmax, activations; heads
 
 

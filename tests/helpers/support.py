@@ -131,6 +131,7 @@ def every_call(rows: int = 21, width: int = 19) -> list[Call]:
         h_0=normal(2, rows, outputs, seed=23),
         c_0=normal(2, rows, units, seed=24),
     )
+    late = dict(queries=normal(5, K, seed=25) / np.float32(K), documents=normal(rows, K, seed=26), cu_seqlens=starts_q)
     return [
         Call("attention", sdpa, dict(**qkv, attn_mask=normal(B, H, Lq, Lk)), dict(is_causal=True, causal_offset=4)),
         Call("attention-bool", sdpa, dict(**qkv, attn_mask=mask, kv_lengths=lengths)),
@@ -140,6 +141,7 @@ def every_call(rows: int = 21, width: int = 19) -> list[Call]:
         Call("linear-row", "linear", dict(x=x[:1].copy(), weight=weight, bias=bias, residual=residual[:1].copy())),
         Call("linear-gated", "linear", dict(x=x, weight=weight, multiply=residual), dict(activation="silu")),
         Call("matmul", "matmul", dict(a=normal(2, rows, K), b=normal(2, K, N) / np.float32(np.sqrt(K)))),
+        Call("max_sim", "max_sim", late, dict(cu_queries=[0, 2, 2, 5])),
         Call("layer_norm", "layer_norm", norm),
         Call("rms_norm", "rms_norm", {name: norm[name] for name in ("x", "weight", "residual")}),
         Call("rotary", "rotary_embedding", dict(x=q, **angles)),

@@ -351,3 +351,24 @@ def test_long_texts(torch, tmp_path, family):
     inputs = {"input_ids": np.where(mask, ids, theirs.config.pad_token_id), "attention_mask": mask}
     mask = inputs["attention_mask"]
     agree(ours(**inputs, output_attentions=True, output_hidden_states=True), answers(torch, theirs, inputs), mask)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tokens_that_are_not_attended(torch, tmp_path, family):
+    """ColBERT's expanded queries: the last tokens of a row see it, and no token sees them."""
+    # transformers gives a token of which no other is in its window an average of all.
+    changes = {"local_attention": 2 * LENGTH} if family == "ModernBert" else {}
+    theirs, ours = made(torch, tmp_path, family, changes, "Model")
+    mask = np.ones((3, LENGTH), np.int64)
+    mask[1, 12:] = mask[2, 1:] = 0
+    ids = np.random.default_rng(0).integers(6, ours.config.vocab_size, mask.shape)
+    starts, attended = np.arange(4) * LENGTH, mask.astype(bool).reshape(-1)
+    if family == "DebertaV2":  # in which such a token is nothing but its place
+        with pytest.raises(ValueError, match="DebertaV2Model runs no token unseen"):
+            ours.encode_packed(ids.reshape(-1), starts, attended=attended)
+        return
+    expected = theirs(torch.from_numpy(ids), attention_mask=torch.from_numpy(mask)).last_hidden_state.detach()
+    found = ours.encode_packed(ids.reshape(-1), starts, attended=attended)
+    np.testing.assert_allclose(found.reshape(expected.shape), expected, atol=TOLERANCE)
+    row = ours.encode_packed(ids[1], starts[:2], attended=attended[LENGTH : 2 * LENGTH])
+    assert np.array_equal(row, found[LENGTH : 2 * LENGTH])

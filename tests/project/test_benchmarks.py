@@ -31,6 +31,7 @@ def test_cases_survive_json(load):
     cases = [*load("attention").MUST_SHOW, *load("attention").GRID, *load("linear").CASES]
     cases += [wire.ModelCase("m", "minilm", 2, 8), wire.TextsCase("t", "minilm", 10)]
     cases += [one.case for one in load("families").measured()]
+    cases += load("late_interaction").CASES
     cases += [*load("sparse").mask_cases(), *load("sparse").paged_cases()]
     cases += [*load("retrieval").cases(), *load("retrieval").deberta_cases()]
     for case in cases:
@@ -51,7 +52,18 @@ def test_names_are_unique_and_the_grid_is_large(load):
 
 @pytest.mark.parametrize(
     "question",
-    ["attention", "sparse", "linear", "models", "families", "low_precision", "decoders", "perplexity", "retrieval"],
+    [
+        "attention",
+        "sparse",
+        "late_interaction",
+        "linear",
+        "models",
+        "families",
+        "low_precision",
+        "decoders",
+        "perplexity",
+        "retrieval",
+    ],
 )
 def test_claims_are_about_cases_that_exist(load, question):
     """A result in which everything lasts one second leaves no claim of its thread count unmeasured."""

@@ -3,8 +3,8 @@
 Called by users and by transformer_fast.nn. Here stand checks, defaults and docstrings; what is computed stands in
 csrc/, and transformer_fast.reference says the same in plain NumPy. One file a family:
 attention, paged (attention over pages), linear, encoder, decoder, recurrent, rows (norm, softmax, activations), rotary,
-copies (embedding, heads), settings (threads, instruction set, the machine); arrays.py is what their checks share. A new
-op goes into its family's file and is named below.
+copies (embedding, heads), late_interaction (max_sim), settings (threads, instruction set, the machine); arrays.py is
+what their checks share. A new op goes into its family's file and is named below.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from transformer_fast.functional.decoder import CacheArrays, Decoder, DecoderLay
 from transformer_fast.functional.encoder import Encoder, EncoderLayer
 from transformer_fast.functional.integer_weight import IntegerWeight
 from transformer_fast.functional.key_ranges import KeyRanges
+from transformer_fast.functional.late_interaction import max_sim
 from transformer_fast.functional.linear import PackedWeight, linear, matmul, pack_weight
 from transformer_fast.functional.paged import paged_attention
 from transformer_fast.functional.recurrent import gru, lstm
@@ -63,6 +64,7 @@ __all__ = [
     "linear",
     "lstm",
     "matmul",
+    "max_sim",
     "measure_fma_peak",
     "measure_streaming_read",
     "merge_attention",

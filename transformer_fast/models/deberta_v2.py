@@ -318,6 +318,7 @@ class DebertaV2Model(TextEncoder):
 
     config_class = DebertaV2Config
     model_types = ("deberta-v2",)
+    runs_unattended = False  # transformers runs tokens that are not attended without their embeddings
     neutral = {"pruned_heads": ({}, None), "quantization_config": (None,)}
     # The position numbers of old files; a table of positions, which files hold without position_biased_input too; and
     # the heads: MaskedLM, in both forms; pre-training of v3; SequenceClassification, TokenClassification and

@@ -236,7 +236,7 @@ class ModernBertModel(TextEncoder):
         angles = {kind: rotation.tables(batch.positions) for kind, rotation in self._rotations.items()}
         reach = self.config.local_attention // 2
         options: dict[str, dict[str, Any]] = {_FULL: {}, _WINDOW: {"window": (reach, reach)}}
-        if not batch.dense():
+        if not batch.prefixes():
             # Padding inside of a sequence counts as distance, so that a window of rows alone will not do. It stays
             # beside the mask: a sequence has the same bits whether others of the batch have such padding or not.
             # The first place runs without being a key where it is padding: then rows are one ahead of their keys.

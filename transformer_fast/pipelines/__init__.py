@@ -13,23 +13,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from transformer_fast.pipelines.bge_m3 import BGEM3Encoder
     from transformer_fast.pipelines.classifier import load_classifier
     from transformer_fast.pipelines.cross_encoder import CrossEncoder
     from transformer_fast.pipelines.fill_mask import FillMask
     from transformer_fast.pipelines.image_classifier import ImageClassifier
     from transformer_fast.pipelines.image_text import ImageTextSimilarity
+    from transformer_fast.pipelines.multi_vector_encoder import MultiVectorEncoder
     from transformer_fast.pipelines.question_answerer import QuestionAnswerer
     from transformer_fast.pipelines.sentence_encoder import SentenceEncoder, TruncationWarning
     from transformer_fast.pipelines.text_classifier import TextClassifier
     from transformer_fast.pipelines.text_to_text import Summariser, Translator
+    from transformer_fast.pipelines.token_pooling import HierarchicalTokenPooling, LambdaTokenPooling
     from transformer_fast.pipelines.token_tagger import TokenTagger
     from transformer_fast.pipelines.transcriber import Transcriber
 
 __all__ = [
+    "BGEM3Encoder",
     "CrossEncoder",
     "FillMask",
+    "HierarchicalTokenPooling",
     "ImageClassifier",
     "ImageTextSimilarity",
+    "LambdaTokenPooling",
+    "MultiVectorEncoder",
     "QuestionAnswerer",
     "SentenceEncoder",
     "Summariser",
@@ -43,10 +50,14 @@ __all__ = [
 
 # Public name -> file in this folder.
 _FILES = {
+    "BGEM3Encoder": "bge_m3",
     "CrossEncoder": "cross_encoder",
     "FillMask": "fill_mask",
+    "HierarchicalTokenPooling": "token_pooling",
     "ImageClassifier": "image_classifier",
     "ImageTextSimilarity": "image_text",
+    "LambdaTokenPooling": "token_pooling",
+    "MultiVectorEncoder": "multi_vector_encoder",
     "QuestionAnswerer": "question_answerer",
     "SentenceEncoder": "sentence_encoder",
     "Summariser": "text_to_text",

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import closing
 from dataclasses import dataclass
-from functools import wraps
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -24,26 +23,25 @@ from transformer_fast.files.folder import open_source
 from transformer_fast.files.source import ModelSource
 from transformer_fast.models.common.compute_types import ComputeType
 from transformer_fast.pipelines.sentence_routes import Route, Routes, read_routes
-from transformer_fast.pipelines.sentence_settings import (
-    SentenceSettings,
-    checked_prompt,
-    chosen_prompt,
-    read_settings,
+from transformer_fast.pipelines.sentence_settings import SentenceSettings, chosen_prompt, read_settings
+from transformer_fast.pipelines.sentence_texts import (
+    DOCUMENT_PROMPTS,
+    Text,
+    checked_texts,
+    renamed,
+    several,
+    take_prompts,
+    with_prompt,
 )
 from transformer_fast.pipelines.text_runs import (
     check_device,
     check_positive,
     check_without_torch,
-    column,
-    one_of,
     runs,
     show_progress,
 )
 from transformer_fast.util.quantization import checked_precision
 from transformer_fast.util.similarity import checked_name
-
-_Method = TypeVar("_Method", bound=Callable[..., Any])
-Text = str | tuple[str, str]
 
 # Whose models are meant where the hub's name has no "/".
 _HUB_ORGANISATION = "sentence-transformers"
@@ -52,8 +50,6 @@ _HUB_NAME = re.compile(r"[^./~\\][^/\\]*")
 # Texts that `encode_stream` reads ahead: enough to sort by length, and for some runs of texts of a few words.
 _WINDOW = 1024
 _OUTPUTS = ("sentence_embedding", "token_embeddings")
-# Prompts of documents, in the order in which `encode_document` looks for them.
-_DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 
 class TruncationWarning(UserWarning):
@@ -71,24 +67,6 @@ class _Job:
     tokens_wanted: bool
     normalize: bool
     truncate_dim: int | None
-
-
-def _renamed(**names: str) -> Callable[[_Method], _Method]:
-    """Takes arguments under their older names as well; names: older name -> newer name."""
-
-    def decorate(method: _Method) -> _Method:
-        @wraps(method)
-        def call(self: Any, *arguments: Any, **options: Any) -> Any:
-            for older, newer in names.items():
-                if older in options:
-                    if arguments or newer in options:
-                        raise TypeError(f"{older} and {newer} are both given; needed: {newer}")
-                    options[newer] = options.pop(older)
-            return method(self, *arguments, **options)
-
-        return call  # type: ignore[return-value]
-
-    return decorate
 
 
 class SentenceEncoder:
@@ -155,14 +133,7 @@ class SentenceEncoder:
             name = f"{_HUB_ORGANISATION}/{name}"
         source = open_source(name, local_files_only=local_files_only, **hub)
         settings = read_settings(source)
-        for prompt_name, prompt in (prompts or {}).items():
-            if prompt is None:
-                settings.prompts.setdefault(prompt_name, "")
-            else:
-                settings.prompts[prompt_name] = checked_prompt(f"prompts[{prompt_name!r}]", prompt)
-        if default_prompt_name is not None:
-            one_of("default_prompt_name", default_prompt_name, settings.prompts)
-            settings.default_prompt_name = default_prompt_name
+        take_prompts(settings, prompts, default_prompt_name)
         if truncate_dim is not None:
             check_positive("truncate_dim", truncate_dim)
             settings.truncate_dim = truncate_dim
@@ -223,7 +194,7 @@ class SentenceEncoder:
     # ------------------------------------------------------------------------------------------------------------------
     # Embeddings
 
-    @_renamed(sentences="inputs")
+    @renamed(sentences="inputs")
     def encode(
         self,
         inputs: str | Iterable[Text],
@@ -272,7 +243,7 @@ class SentenceEncoder:
         job = self._job(prompt_name, prompt, batch_size, output_value, normalize_embeddings, truncate_dim, task)
         if job.tokens_wanted and precision != "float32":
             raise ValueError(f"precision is {precision!r}; needed: 'float32' with output_value='token_embeddings'")
-        texts = list(_checked(_several(inputs)))
+        texts = list(checked_texts(several(inputs)))
         results: Any = [None] * len(texts)
         if not job.tokens_wanted:
             full = job.route.dimension
@@ -294,7 +265,7 @@ class SentenceEncoder:
             return results[0]
         return results if convert_to_numpy else list(results)
 
-    @_renamed(sentences="inputs")
+    @renamed(sentences="inputs")
     def encode_query(
         self, inputs: str | Iterable[Text], prompt_name: str | None = None, prompt: str | None = None, **options: Any
     ) -> np.ndarray | list[np.ndarray]:
@@ -303,7 +274,7 @@ class SentenceEncoder:
             prompt_name = "query"
         return self.encode(inputs, prompt_name, prompt, **{"task": "query", **options})
 
-    @_renamed(sentences="inputs")
+    @renamed(sentences="inputs")
     def encode_document(
         self, inputs: str | Iterable[Text], prompt_name: str | None = None, prompt: str | None = None, **options: Any
     ) -> np.ndarray | list[np.ndarray]:
@@ -312,10 +283,10 @@ class SentenceEncoder:
         It takes the route "document". Every model has a prompt "document", which is empty unless its files say more.
         """
         if prompt_name is None and prompt is None:
-            prompt_name = next((name for name in _DOCUMENT_PROMPTS if name in self.prompts), None)
+            prompt_name = next((name for name in DOCUMENT_PROMPTS if name in self.prompts), None)
         return self.encode(inputs, prompt_name, prompt, **{"task": "document", **options})
 
-    @_renamed(sentences="inputs")
+    @renamed(sentences="inputs")
     def encode_stream(
         self,
         inputs: Iterable[Text],
@@ -343,12 +314,12 @@ class SentenceEncoder:
         """
         job = self._job(prompt_name, prompt, batch_size, output_value, normalize_embeddings, truncate_dim, task)
         total = len(inputs) if isinstance(inputs, Sized) and not isinstance(inputs, str) else None
-        return self._stream(_checked(_several(inputs)), job, total, show_progress_bar)
+        return self._stream(checked_texts(several(inputs)), job, total, show_progress_bar)
 
     # ------------------------------------------------------------------------------------------------------------------
     # Tokens
 
-    @_renamed(sentences="inputs")
+    @renamed(sentences="inputs")
     def tokenize(self, inputs: str | Iterable[Text], *, task: str | None = None) -> dict[str, np.ndarray]:
         """The model's arguments by name, each (B, L) int64, padded to the longest.
 
@@ -356,12 +327,12 @@ class SentenceEncoder:
         input_ids (T,) and offsets (B,).
         """
         route = self._routes.route(task)
-        return route.input.arguments(route.tokens(list(_checked(_several(inputs)))))
+        return route.input.arguments(route.tokens(list(checked_texts(several(inputs)))))
 
-    @_renamed(sentences="inputs")
+    @renamed(sentences="inputs")
     def count_tokens(self, inputs: str | Iterable[Text], *, task: str | None = None) -> int:
         """The number of tokens that `encode` runs for these texts, without a prompt."""
-        return sum(map(len, self._routes.route(task).tokens(list(_checked(_several(inputs))))))
+        return sum(map(len, self._routes.route(task).tokens(list(checked_texts(several(inputs))))))
 
     def count_truncated_tokens(
         self,
@@ -378,7 +349,7 @@ class SentenceEncoder:
             array([  0, 746])
         """
         route, start = self._routes.route(task), self._prompt(prompt_name, prompt)
-        texts = [_with_prompt(start, text) for text in _checked(_several(inputs))]
+        texts = [with_prompt(start, text) for text in checked_texts(several(inputs))]
         kept = np.array([len(one) for one in route.tokens(texts)], np.int64)
         return np.array(route.input.lengths(texts), np.int64) - kept
 
@@ -444,7 +415,7 @@ class SentenceEncoder:
         """
 
         def tokens(batch: list[Text]) -> list[Any]:
-            return job.route.tokens([_with_prompt(job.prompt, text) for text in batch])
+            return job.route.tokens([with_prompt(job.prompt, text) for text in batch])
 
         with closing(runs(texts, tokens, job.batch_size)) as together:
             for indices, found in together:
@@ -469,27 +440,6 @@ class SentenceEncoder:
             f"SentenceEncoder({type(self.model).__name__}, dim={self.get_embedding_dimension()}, "
             f"pooling={'+'.join(first.pooling.modes)}, max_seq_length={self.max_seq_length}{routes})"
         )
-
-
-def _several(inputs: Any) -> Iterable[Any]:
-    """The texts, one by one; one string is one text."""
-    return [inputs] if isinstance(inputs, str) else column("inputs", inputs)
-
-
-def _checked(inputs: Iterable[Any]) -> Iterator[Text]:
-    for i, text in enumerate(inputs):
-        if not isinstance(text, str) and not _is_pair(text):
-            raise TypeError(f"inputs[{i}] is a {type(text).__name__}; needed: a string")
-        yield text
-
-
-def _is_pair(text: Any) -> bool:
-    return isinstance(text, tuple) and len(text) == 2 and all(isinstance(part, str) for part in text)
-
-
-def _with_prompt(prompt: str, text: Text) -> Text:
-    """A prompt goes before a text, of a pair before the first."""
-    return prompt + text if isinstance(text, str) else (prompt + text[0], text[1])
 
 
 def _truncation(cut: list[int], texts: Sequence[Text], limit: float) -> str:

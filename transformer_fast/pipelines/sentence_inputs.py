@@ -56,11 +56,15 @@ _TASKS = {
 
 @dataclass(frozen=True, slots=True)
 class TextTokens:
-    """The tokens of one text. type_ids: of a pair; None means zeros. cut: has something been cut off?"""
+    """The tokens of one text. type_ids: of a pair; None means zeros. cut: has something been cut off?
+
+    attended: that many of the first tokens are attended, those behind them see without being seen; None means all.
+    """
 
     ids: list[int]
     type_ids: list[int] | None = None
     cut: bool = False
+    attended: int | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -107,9 +111,14 @@ class TransformerInput:
         """The `tokenizers.Tokenizer`, which cuts off at max_seq_length."""
         return self._tokenizer.limited(self._max_seq_length)
 
-    def tokens(self, texts: Sequence[Text]) -> list[TextTokens]:
-        """The tokens of texts and of pairs of texts, cut off at max_seq_length."""
-        limit = self._max_seq_length
+    @property
+    def unlimited(self) -> Tokenizer:
+        """The tokenizer with what its files say of special tokens; it cuts nothing off."""
+        return self._tokenizer
+
+    def tokens(self, texts: Sequence[Text], limit: int | None = None) -> list[TextTokens]:
+        """The tokens of texts and of pairs of texts, cut off at the limit, by default max_seq_length."""
+        limit = self._max_seq_length if limit is None else limit
         return [
             TextTokens(
                 encoding.ids,
@@ -134,6 +143,10 @@ class TransformerInput:
         if any(one.type_ids is not None for one in tokens):
             arguments += (packed([one.type_ids or [0] * len(one) for one in tokens])[0],)
         options = {} if pooled_rows is None else {"pooled_rows": pooled_rows}
+        if any(one.attended is not None for one in tokens):
+            counts = [len(one) if one.attended is None else one.attended for one in tokens]
+            seen = [np.arange(len(one)) < count for one, count in zip(tokens, counts, strict=True)]
+            options["attended"] = np.concatenate(seen)
         return self.model.encode_packed(*arguments, **options)
 
     def arguments(self, tokens: Sequence[TextTokens]) -> dict[str, np.ndarray]:
@@ -233,17 +246,20 @@ def sentence_config(source: ModelSource) -> tuple[str, dict[str, Any]]:
     return _CONFIGS[0], {}
 
 
-def read_tokenizer_settings(source: ModelSource, task: str, plain: bool = False) -> tuple[Tokenizer, int | None]:
+def read_tokenizer_settings(
+    source: ModelSource, task: str, plain: bool = False, followed: Collection[str] = ()
+) -> tuple[Tokenizer, int | None]:
     """The tokenizer of a model, and the most tokens of a text; as sentence_bert_config.json asks for.
 
     task: the transformer_task that the caller runs. plain: there is no modules.json, so that the file does not count.
+    followed: fields that the caller follows, of those that have one value elsewhere.
 
     Raises:
         CheckpointError: a file is missing, malformed or asks for what is not supported.
     """
     name, config = (_CONFIGS[0], {"transformer_task": task}) if plain else sentence_config(source)
     place = source.place(name)
-    _check_config(place, config, task)
+    _check_config(place, config, task, followed)
     tokenizer = Tokenizer(source, lower_case=typed(place, config, "do_lower_case", bool, False))
     if any(tokenizer.tokenizer.encode("a").type_ids):
         raise CheckpointError(
@@ -255,7 +271,7 @@ def read_tokenizer_settings(source: ModelSource, task: str, plain: bool = False)
     return tokenizer, limit
 
 
-def _check_config(place: Any, config: Mapping[str, Any], task: str) -> None:
+def _check_config(place: Any, config: Mapping[str, Any], task: str, followed: Collection[str]) -> None:
     check_fields(place, config, {*_FOLLOWED, *_WITHOUT_EFFECT, *_NEUTRAL, *_ARGUMENTS})
     found = config.get("transformer_task", "feature-extraction")
     if found != task:
@@ -264,7 +280,7 @@ def _check_config(place: Any, config: Mapping[str, Any], task: str) -> None:
     modality = {"text": {"method": "forward", "method_output_name": output}}
     wanted = {**_NEUTRAL, "modality_config": (None, modality), "module_output_name": (None, output_name)}
     for field, values in wanted.items():
-        if config.get(field) not in values:
+        if field not in followed and config.get(field) not in values:
             raise CheckpointError(f"{place}: {field} is {config[field]!r}; supported: {values[-1]!r}")
     for field in _ARGUMENTS:
         arguments = typed(place, config, field, dict, {})

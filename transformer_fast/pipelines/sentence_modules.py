@@ -23,17 +23,18 @@ from transformer_fast.pipelines.sentence_settings import ModuleFiles, Part, chec
 from transformer_fast.util import normalize_embeddings
 
 _NAMES = ("module_input_name", "module_output_name")
+_FEATURE = "sentence_embedding"
 _DENSE_FIELDS = {"in_features", "out_features", "bias", "activation_function", "use_residual", *_NAMES}
 
 
 class Normalize:
-    """Vectors (B, dim) of length 1.
+    """Vectors (B, dim) of length 1. feature: what the module works on, as its files call it.
 
     Raises:
         CheckpointError: its config asks for what is not supported.
     """
 
-    def __init__(self, part: Part, dimension: int, weight_format: str) -> None:
+    def __init__(self, part: Part, dimension: int, weight_format: str, feature: str = _FEATURE) -> None:
         self.dimension = dimension
         try:
             source = part()
@@ -41,7 +42,7 @@ class Normalize:
             return
         config, place = source.object("config.json", required=False), source.place("config.json")
         check_fields(place, config, _NAMES)
-        _check_names(place, config)
+        _check_names(place, config, feature)
 
     def __call__(self, vectors: np.ndarray) -> np.ndarray:
         return normalize_embeddings(vectors)
@@ -73,16 +74,18 @@ class LayerNorm:
 class Dense:
     """A linear layer with an activation, (B, in_features) -> (B, out_features), and what it began with added to it.
 
+    feature: as of `Normalize`.
+
     Raises:
         CheckpointError: its config or weights are malformed, do not fit, or ask for what is not supported.
     """
 
-    def __init__(self, part: Part, dimension: int, weight_format: str) -> None:
+    def __init__(self, part: Part, dimension: int, weight_format: str, feature: str = _FEATURE) -> None:
         source = part()
         checkpoint, place = Checkpoint.open(source), source.place("config.json")
         config = checkpoint.config
         check_fields(place, config, _DENSE_FIELDS)
-        _check_names(place, config)
+        _check_names(place, config, feature)
         width, self.dimension = (typed(place, config, name, int) for name in ("in_features", "out_features"))
         if width != dimension or self.dimension is None:
             raise CheckpointError(
@@ -97,8 +100,8 @@ class Dense:
             shapes["residual.weight"] = (self.dimension, width)
         tensors = checkpoint.take(shapes)
         self._activation = _activation(place, config)
-        self._linear = _linear(tensors, "linear", weight_format)
-        self._shortcut = _linear(tensors, "residual", weight_format) if "residual.weight" in shapes else None
+        self._linear = linear_layer(tensors, "linear", weight_format)
+        self._shortcut = linear_layer(tensors, "residual", weight_format) if "residual.weight" in shapes else None
 
     def __call__(self, vectors: np.ndarray) -> np.ndarray:
         found = self._activation(self._linear(vectors))
@@ -132,10 +135,10 @@ def read_modules(following: Sequence[ModuleFiles], dimension: int, weight_format
     return modules
 
 
-def _check_names(place: Any, config: Mapping[str, Any]) -> None:
+def _check_names(place: Any, config: Mapping[str, Any], feature: str) -> None:
     for name in _NAMES:
-        if typed(place, config, name, str, "sentence_embedding") != "sentence_embedding":
-            raise CheckpointError(f"{place}: {name} is {config[name]!r}; supported: 'sentence_embedding'")
+        if typed(place, config, name, str, feature) != feature:
+            raise CheckpointError(f"{place}: {name} is {config[name]!r}; supported: {feature!r}")
 
 
 def _activation(place: Any, config: Mapping[str, Any]) -> Activation:
@@ -150,7 +153,8 @@ def _activation(place: Any, config: Mapping[str, Any]) -> Activation:
         raise CheckpointError(f"{place}: activation_function is {error}") from None
 
 
-def _linear(tensors: Mapping[str, np.ndarray], name: str, weight_format: str) -> Linear:
+def linear_layer(tensors: Mapping[str, np.ndarray], name: str, weight_format: str) -> Linear:
+    """A layer of the tensors name.weight and, if it is there, name.bias."""
     weight = tensors[f"{name}.weight"]
     layer = Linear(weight.shape[1], weight.shape[0], bias=f"{name}.bias" in tensors)
     layer.set_weight_format(weight_format)

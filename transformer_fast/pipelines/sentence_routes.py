@@ -11,7 +11,7 @@ Source: sentence-transformers 6, base/model.py and base/modules/router.py.
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -104,14 +104,20 @@ class Routes:
 
 
 def read_routes(
-    source: ModelSource, settings: SentenceSettings, compute_type: ComputeType, ignore_fields: Collection[str]
+    source: ModelSource,
+    settings: SentenceSettings,
+    compute_type: ComputeType,
+    ignore_fields: Collection[str],
+    maker: Callable[[ComputeType, Collection[str]], Any] | None = None,
 ) -> Routes:
     """The routes of a folder; without modules.json the mean of the model's tokens, or model2vec's own folder.
+
+    maker: makes what makes a route of modules, `RouteMaker` by default.
 
     Raises:
         CheckpointError: a file is malformed or asks for what is not supported.
     """
-    make = _Maker(compute_type, ignore_fields)
+    make = (maker or RouteMaker)(compute_type, ignore_fields)
     if settings.modules is None:
         return Routes({"": make.route(_without_modules(source), "", plain=True)})
     place = source.place("modules.json")
@@ -129,12 +135,22 @@ def read_routes(
     return Routes(routes, default, mappings)
 
 
-class _Maker:
+class RouteMaker:
     """Makes routes; an input that several of them share is made once."""
 
     def __init__(self, compute_type: ComputeType, ignore_fields: Collection[str]) -> None:
-        self._compute_type, self._ignore_fields = compute_type, ignore_fields
+        self.compute_type, self.ignore_fields = compute_type, ignore_fields
         self._inputs: dict[str, Any] = {}
+
+    def input(self, files: ModuleFiles) -> Any:
+        """The input module of these files."""
+        if files.place not in self._inputs:
+            self._inputs[files.place] = self.read_input(files)
+        return self._inputs[files.place]
+
+    def read_input(self, files: ModuleFiles) -> Any:
+        """As `input`, made anew."""
+        return INPUTS[files.kind](files.part(), self.compute_type, self.ignore_fields)
 
     def route(self, modules: Sequence[ModuleFiles], what: str, plain: bool = False) -> Route:
         """what: the modules, for error texts. plain: there is no Pooling, and the mean is taken."""
@@ -146,15 +162,13 @@ class _Maker:
                 f"(or StaticEmbedding) and, after them, {', '.join(KINDS)}"
             )
         first, *inner = modules[: pooled + 1]
-        if first.place not in self._inputs:
-            self._inputs[first.place] = INPUTS[first.kind](first.part(), self._compute_type, self._ignore_fields)
-        input = self._inputs[first.place]
+        input = self.input(first)
         pooling = Pooling()
         if inner:
             weights = _word_weights(inner[0], input) if len(inner) == 2 else None
             pooling = Pooling.read(inner[-1].part(), input.hidden_size, weights)
         following = read_modules(
-            modules[pooled + 1 :], input.hidden_size * len(pooling.modes), weight_format_of(self._compute_type)
+            modules[pooled + 1 :], input.hidden_size * len(pooling.modes), weight_format_of(self.compute_type)
         )
         return Route(input, pooling, following)
 

@@ -547,6 +547,22 @@ def _recurrent(step, x, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, start
 # Embedding and heads
 
 
+def max_sim(queries, documents, cu_seqlens, *, cu_queries=None, pairwise=False):
+    """sum_i max_j queries_i . documents_j for each query and each document; both packed, with a first row each."""
+    queries, documents = _widen(queries, "queries"), _widen(documents, "documents")
+    bounds = [0, len(queries)] if cu_queries is None else cu_queries
+    each = [queries[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    found = [documents[a:b] for a, b in zip(cu_seqlens[:-1], cu_seqlens[1:], strict=True)]
+
+    def score(query, document):
+        return (query @ document.T).max(axis=1, initial=-np.inf).sum()
+
+    if pairwise:
+        return np.array([score(q, d) for q, d in zip(each, found, strict=True)])
+    scores = np.array([[score(q, d) for d in found] for q in each]).reshape(len(each), len(found))
+    return scores[0] if cu_queries is None else scores
+
+
 def embedding(ids, weight):
     """weight[ids]: ids (...) integers in [0, V), weight (V, N) -> (..., N)."""
     ids, weight = np.asarray(ids), np.asarray(weight)

@@ -1,14 +1,22 @@
 """What is done with embeddings: similarities, search, mining, communities, quantisation; as sentence-transformers.util.
 
 Users call it, and `pipelines` do. Arrays in, arrays and lists out; no model is needed. `similarity` has the measures,
-`search` what looks through many vectors without ever holding all scores, `quantization` the smaller types. A new
-function goes into the file of its kind and is named below.
+`multi_vectors` those of texts that have a vector a token, `search` what looks through many vectors without ever holding
+all scores, `quantization` the smaller types. A new function goes into the file of its kind and is named below.
 
 Source: sentence_transformers.util of sentence-transformers 6.
 """
 
 from __future__ import annotations
 
+from transformer_fast.util.multi_vectors import (
+    MULTI_VECTOR_SIMILARITIES,
+    maxsim,
+    maxsim_pairwise,
+    mean_maxsim,
+    mean_maxsim_pairwise,
+    multi_vector_similarity,
+)
 from transformer_fast.util.quantization import PRECISIONS, quantize_embeddings
 from transformer_fast.util.search import (
     community_detection,
@@ -33,6 +41,7 @@ from transformer_fast.util.similarity import (
 )
 
 __all__ = [
+    "MULTI_VECTOR_SIMILARITIES",
     "PRECISIONS",
     "SIMILARITIES",
     "community_detection",
@@ -40,6 +49,11 @@ __all__ = [
     "dot_score",
     "euclidean_sim",
     "manhattan_sim",
+    "maxsim",
+    "maxsim_pairwise",
+    "mean_maxsim",
+    "mean_maxsim_pairwise",
+    "multi_vector_similarity",
     "normalize_embeddings",
     "pairwise_cos_sim",
     "pairwise_dot_score",

@@ -65,12 +65,24 @@ class EncoderBatch:
 
     def dense(self) -> bool:
         """Are all rows attended, and neighbours in their sequence neighbours here?"""
+        return self.keys is None and self._without_gaps()
+
+    def prefixes(self) -> bool:
+        """Are neighbours in their sequence neighbours here, and the rows that are attended the first of each?"""
+        if self.keys is None or not self._without_gaps():
+            return self.dense()
+        rows, cu_keys = self.keys
+        counts = np.diff(cu_keys)
+        first = np.arange(len(rows)) - np.repeat(cu_keys[:-1] - self.cu_seqlens[:-1], counts)
+        return bool((rows == first).all())
+
+    def _without_gaps(self) -> bool:
         if self.places is None:
-            return self.keys is None
+            return True
         neighbours = np.diff(self.places) == 1
         starts = self.cu_seqlens[(self.cu_seqlens > 0) & (self.cu_seqlens < len(self.places))]
         neighbours[starts - 1] = True  # from one sequence to the next
-        return self.keys is None and bool(neighbours.all())
+        return bool(neighbours.all())
 
     def longest(self) -> int:
         return int(np.diff(self.cu_seqlens).max(initial=0))
@@ -111,10 +123,24 @@ class Encoded:
         return self.sequences.unpack(rows)
 
 
+def _attended_keys(attended: Any, cu_seqlens: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+    """`keys` and `places` of a batch of packed sequences, of whose tokens these (T,) are attended."""
+    seen = np.asarray(attended)
+    if seen.dtype != np.bool_ or seen.shape != (cu_seqlens[-1],):
+        raise ValueError(f"attended has shape {seen.shape} and type {seen.dtype}; needed: ({cu_seqlens[-1]},) booleans")
+    cu_keys = np.concatenate([[0], np.cumsum(seen)])[cu_seqlens]
+    places = np.arange(len(seen)) - np.repeat(cu_seqlens[:-1], np.diff(cu_seqlens))
+    return (np.flatnonzero(seen), cu_keys), places
+
+
 class TextEncoder(PretrainedModel):
-    """Base of the encoders of text. Where the attention mask is 0, all that is returned is 0."""
+    """Base of the encoders of text. Where the attention mask is 0, all that is returned is 0.
+
+    runs_unattended: may tokens run that no token attends, `attended` of `encode_packed`?
+    """
 
     collector_class = Collector
+    runs_unattended = True
 
     @property
     def hidden_size(self) -> int:
@@ -263,12 +289,14 @@ class TextEncoder(PretrainedModel):
         *,
         pooled_rows: int | np.ndarray | None = None,
         global_attention_mask: np.ndarray | None = None,
+        attended: np.ndarray | None = None,
     ) -> np.ndarray:
         """Packed sequences: input_ids (T,), sequence b at cu_seqlens[b]:cu_seqlens[b + 1] -> hidden states (T, h).
 
         pooled_rows, an int or (B,) integers: the one row of each sequence that is wanted, counted from its first
-        -> (B, h); the others save their last layer. global_attention_mask (T,): as in `encode`. A sequence's rows do
-        not depend on what else is in the call, bit for bit.
+        -> (B, h); the others save their last layer. global_attention_mask (T,): as in `encode`. attended (T,) booleans:
+        tokens that are not attended run like the others, but no token sees them (ColBERT's expanded queries). A
+        sequence's rows do not depend on what else is in the call, bit for bit.
 
         Raises:
             ValueError, TypeError, IndexError: as in `forward`.
@@ -291,7 +319,12 @@ class TextEncoder(PretrainedModel):
             chosen = self._global_tokens(np.asarray(global_attention_mask)[None], (1, len(input_ids)))
             global_rows = np.flatnonzero(chosen)
         hidden = self._embed(input_ids, positions, token_type_ids)
-        batch = EncoderBatch(cu_seqlens, positions, None, pooled_rows=pooled_rows, global_rows=global_rows)
+        places = keys = None
+        if attended is not None:
+            if not self.runs_unattended:
+                raise ValueError(f"attended is given, but {type(self).__name__} runs no token unseen; needed: None")
+            keys, places = _attended_keys(attended, cu_seqlens)
+        batch = EncoderBatch(cu_seqlens, positions, places, keys, pooled_rows, global_rows=global_rows)
         return self._run(hidden, batch, None)
 
     def _check_length(self, positions: np.ndarray, what: str = "") -> None:
