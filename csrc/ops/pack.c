@@ -26,6 +26,13 @@ int tfast_packed_fits(const tfast_packed* p) {
     return p->n_parts > 0 || tfast_gemm_that_reads(tfast_kernels_now(), p->gemm) != NULL;
 }
 
+int tfast_packed_layout_of(const tfast_packed* p, tfast_packed_layout* layout) {
+    if (p->gemm == NULL) return 0;
+    const tfast_layout* own = &p->gemm->layout;
+    *layout = (tfast_packed_layout){own->format, !p->gemm->many_rows, own->panel_width, own->k_group, own->k_group_bytes};
+    return 1;
+}
+
 size_t tfast_packed_bytes(const tfast_packed* p) {
     size_t of_parts = 0;
     for (int64_t i = 0; i < p->n_parts; i++) of_parts += tfast_packed_bytes(p->parts[i]);

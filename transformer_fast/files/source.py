@@ -69,7 +69,17 @@ class ModelSource(ABC):
     """The files and tensors of one model, under the names that Hugging Face folders have for them.
 
     Malformed files raise a CheckpointError that names the file. `str(source)` names the source in error texts.
+
+    Models and tokenizers pickle as their source and options: a source that pickles as a path keeps them small, and one
+    that has its content in memory takes it along, if it can be pickled at all. Nothing changes in a source, so that a
+    copy is the source itself.
     """
+
+    def __copy__(self) -> ModelSource:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ModelSource:
+        return self
 
     @abstractmethod
     def read(self, name: str) -> bytes | None:

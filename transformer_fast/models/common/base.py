@@ -7,8 +7,10 @@ parameter is made of tensors is a new field of `Part` (rows of a tensor) or `Sou
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
+import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from operator import attrgetter
@@ -34,6 +36,7 @@ from transformer_fast.models.common.compute_types import (
 from transformer_fast.models.common.config import read_config, without_fields
 from transformer_fast.models.common.known_fields import REPORTS
 from transformer_fast.models.common.mxfp4 import read_mxfp4
+from transformer_fast.models.common.packed_cache import PackedCache, identity
 from transformer_fast.models.common.quantised import IntegerTensor, read_integers
 from transformer_fast.models.common.quantised_files import as_integers, integer_parameters, quantization_config
 from transformer_fast.models.common.tensor_names import check_used, is_copy, unwrapped
@@ -270,6 +273,9 @@ class PretrainedModel(Module):
         base_prefix: the prefix of the tensors of the model without its head in files of models with a head ("bert.").
         head_prefixes: prefixes of the head's tensors; empty for the model without a head.
 
+    A model that was read from a source pickles as the call that read it, and its weights are read again. After any
+    change of it, and without a source, it pickles with its parameters. Copies share the parameters, which are read-only.
+
     Attributes:
         config: the config_class.
 
@@ -293,6 +299,7 @@ class PretrainedModel(Module):
         self._content: dict[str, Any] = {}
         self._names: Collection[str] | None = None
         self._reports: tuple[str, ...] = ()  # options of a call that config.json switches on
+        self._read_from: tuple | None = None  # version, source and options of from_checkpoint
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         if self._reports:
@@ -356,12 +363,15 @@ class PretrainedModel(Module):
         local_files_only: bool = False,
         compute_type: ComputeType = "auto",
         ignore_fields: Collection[str] = (),
+        packed_cache: str | Path | None = None,
     ) -> Model:
         """The model in a folder or on the Hugging Face hub, as this class even if config.json names another."""
         source = open_source(
             path_or_hub_id, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only
         )
-        return cls.from_checkpoint(Checkpoint.open(source), compute_type=compute_type, ignore_fields=ignore_fields)
+        return cls.from_checkpoint(
+            Checkpoint.open(source), compute_type=compute_type, ignore_fields=ignore_fields, packed_cache=packed_cache
+        )
 
     @classmethod
     def from_checkpoint(
@@ -370,14 +380,20 @@ class PretrainedModel(Module):
         *,
         compute_type: ComputeType = "auto",
         ignore_fields: Collection[str] = (),
+        packed_cache: str | Path | None = None,
     ) -> Model:
-        """The model of a checkpoint; compute_type and ignore_fields: of `load_model`.
+        """The model of a checkpoint; compute_type, ignore_fields and packed_cache: of `load_model`.
 
         Raises:
             ValueError: there is no such compute_type.
             TypeError: ignore_fields is a string.
             CheckpointError: config.json asks for what is not supported, or tensors are missing, unused or misshapen.
+            OSError: packed_cache cannot be written.
         """
+        given, options = checkpoint.source, {"compute_type": compute_type, "ignore_fields": ignore_fields}
+        cache = None
+        if packed_cache is not None:
+            cache = PackedCache(packed_cache, cls.__name__, identity(checkpoint, cls.__name__, options))
         source = checkpoint.source.place("config.json")
         model_type = checkpoint.config.get("model_type")
         if cls.model_types and model_type not in cls.model_types:
@@ -412,11 +428,39 @@ class PretrainedModel(Module):
                     raise CheckpointError(f"{source}: tensor {name!r} would have to be {shape} and {expected[name]}")
         check_used(checkpoint, expected, cls)
         tensors = checkpoint.take(expected, cls.ignored)
+        if cache is not None:
+            cache.attach(model)
         model.load_state_dict({ours: sources[ours].read(tensors, array.shape) for ours, array in own.items()})
         check_blocks(model, compute_type)
+        if cache is not None:
+            cache.complete(model)
         checkpoint.source.release()
         model._content, model._names, model._reports = dict(checkpoint.config), frozenset(names), reports
+        if packed_cache is not None:
+            options["packed_cache"] = os.path.abspath(packed_cache)
+        model.__dict__["_read_from"] = model._version, given, options
         return model
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if self._read_from is not None and self._read_from[0] is self._version:
+            _, source, options = self._read_from
+            return _read_again, (type(self), source, options)
+        return super().__reduce_ex__(protocol)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_read_from": None}
+
+    def __copy__(self: Model) -> Model:
+        return self._copied(self.__getstate__())
+
+    def __deepcopy__(self: Model, memo: dict[int, Any]) -> Model:
+        memo |= {id(parameter): parameter for parameter in self.parameters()}
+        return self._copied(copy.deepcopy(self.__getstate__(), memo))
+
+    def _copied(self: Model, state: dict[str, Any]) -> Model:
+        other = type(self).__new__(type(self))
+        other.__setstate__(state)
+        return other
 
     @classmethod
     def _holds_integers(cls, source: Source, checkpoint: Checkpoint) -> bool:
@@ -550,6 +594,10 @@ class PretrainedModel(Module):
         # transformers takes one of them, and is confused by both.
         content.pop("num_labels" if content.get("id2label") else "id2label", None)
         return content
+
+
+def _read_again(kind: type[Model], source: ModelSource, options: dict[str, Any]) -> Model:
+    return kind.from_pretrained(source, **options)
 
 
 class _Everything(Collection):
