@@ -14,6 +14,7 @@ import ast
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -104,14 +105,18 @@ class Routes:
 
 
 def read_routes(
-    source: ModelSource, settings: SentenceSettings, compute_type: ComputeType, ignore_fields: Collection[str]
+    source: ModelSource,
+    settings: SentenceSettings,
+    compute_type: ComputeType,
+    ignore_fields: Collection[str],
+    packed_cache: str | Path | None = None,
 ) -> Routes:
     """The routes of a folder; without modules.json the mean of the model's tokens, or model2vec's own folder.
 
     Raises:
         CheckpointError: a file is malformed or asks for what is not supported.
     """
-    make = _Maker(compute_type, ignore_fields)
+    make = _Maker(compute_type, ignore_fields, packed_cache)
     if settings.modules is None:
         return Routes({"": make.route(_without_modules(source), "", plain=True)})
     place = source.place("modules.json")
@@ -132,8 +137,11 @@ def read_routes(
 class _Maker:
     """Makes routes; an input that several of them share is made once."""
 
-    def __init__(self, compute_type: ComputeType, ignore_fields: Collection[str]) -> None:
-        self._compute_type, self._ignore_fields = compute_type, ignore_fields
+    def __init__(
+        self, compute_type: ComputeType, ignore_fields: Collection[str], packed_cache: str | Path | None
+    ) -> None:
+        self._compute_type = compute_type
+        self._options = compute_type, ignore_fields, packed_cache
         self._inputs: dict[str, Any] = {}
 
     def route(self, modules: Sequence[ModuleFiles], what: str, plain: bool = False) -> Route:
@@ -147,7 +155,7 @@ class _Maker:
             )
         first, *inner = modules[: pooled + 1]
         if first.place not in self._inputs:
-            self._inputs[first.place] = INPUTS[first.kind](first.part(), self._compute_type, self._ignore_fields)
+            self._inputs[first.place] = INPUTS[first.kind](first.part(), *self._options)
         input = self._inputs[first.place]
         pooling = Pooling()
         if inner:
