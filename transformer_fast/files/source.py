@@ -151,15 +151,15 @@ class ModelSource(ABC):
         """
         if not hasattr(mmap, "MADV_DONTNEED"):
             return
-        maps = (_mapping(tensor.data) for tensor in self.tensors().values())
+        maps = (mapping_of(tensor.data) for tensor in self.tensors().values())
         for mapping in {id(mapping): mapping for mapping in maps if mapping is not None}.values():
             mapping.madvise(mmap.MADV_DONTNEED)
             # From now on single rows of embeddings are read: without this, each brings its neighbourhood along.
             mapping.madvise(mmap.MADV_RANDOM)
 
 
-def _mapping(data: np.ndarray) -> mmap.mmap | None:
-    """The map that an array is a view of."""
+def mapping_of(data: np.ndarray) -> mmap.mmap | None:
+    """The map that an array is a view of; None: its memory is the process' own."""
     base: Any = data
     while isinstance(base, np.ndarray):
         base = base.base

@@ -118,7 +118,7 @@ class PackedParameters:
         return _Kept(version, made_from, packed.isa, options, packed)
 
     def kept(self) -> tuple[str, F.PackedWeight] | None:
-        """The key under which a `PackedSource` would have the weight that is kept, and the weight; None: there is none."""
+        """The weight that is kept, and the key under which a `PackedSource` would have it; None: there is none."""
         kept = self._kept
         return None if kept is None else (self._key(kept.options), kept.packed)
 

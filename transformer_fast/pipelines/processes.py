@@ -1,4 +1,4 @@
-"""`ProcessPool`: worker processes that run a pipeline on parts of many inputs; sentence-transformers' multi-process pool.
+"""`ProcessPool`: processes that run a pipeline on parts of many inputs, sentence-transformers' multi-process pool.
 
 `SentenceEncoder.encode` and `CrossEncoder.predict` run in one where they are given `pool=` or a list of devices. A
 pipeline derives from `InProcesses`, opens its pool by `opened`, and names the method that a worker calls with a chunk.

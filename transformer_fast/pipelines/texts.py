@@ -57,7 +57,8 @@ class TextPipeline:
     ) -> Pipeline:
         """The pipeline of a model folder, or of a model on the Hugging Face hub.
 
-        compute_type, ignore_fields, packed_cache; hub: revision, cache_dir, token, local_files_only: as in `load_model`.
+        compute_type, ignore_fields, packed_cache; hub: revision, cache_dir, token, local_files_only: as in
+        `load_model`.
 
         Raises:
             CheckpointError: there is no such folder, a file is malformed, or the model is one of another kind.

@@ -274,7 +274,7 @@ class PretrainedModel(Module):
         head_prefixes: prefixes of the head's tensors; empty for the model without a head.
 
     A model that was read from a source pickles as the call that read it, and its weights are read again. After any
-    change of it, and without a source, it pickles with its parameters. Copies share the parameters, which are read-only.
+    change of it, and without a source, it pickles with its parameters. Copies share the parameters.
 
     Attributes:
         config: the config_class.
@@ -393,7 +393,8 @@ class PretrainedModel(Module):
         given, options = checkpoint.source, {"compute_type": compute_type, "ignore_fields": ignore_fields}
         cache = None
         if packed_cache is not None:
-            cache = PackedCache(packed_cache, cls.__name__, identity(checkpoint, cls.__name__, options))
+            what = identity(checkpoint, cls.__name__, compute_type, ignore_fields)
+            cache = PackedCache(packed_cache, cls.__name__, what)
         source = checkpoint.source.place("config.json")
         model_type = checkpoint.config.get("model_type")
         if cls.model_types and model_type not in cls.model_types:
@@ -430,7 +431,13 @@ class PretrainedModel(Module):
         tensors = checkpoint.take(expected, cls.ignored)
         if cache is not None:
             cache.attach(model)
-        model.load_state_dict({ours: sources[ours].read(tensors, array.shape) for ours, array in own.items()})
+        shared = {} if cache is None else cache.parameters
+        model.load_state_dict(
+            {
+                ours: shared[ours] if ours in shared else sources[ours].read(tensors, array.shape)
+                for ours, array in own.items()
+            }
+        )
         check_blocks(model, compute_type)
         if cache is not None:
             cache.complete(model)

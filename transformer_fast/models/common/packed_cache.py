@@ -1,8 +1,9 @@
 """`PackedCache`: a model's packed weights in a file that any number of processes map, and so have in memory once.
 
 `PretrainedModel.from_checkpoint` makes one where `load_model` is given packed_cache. `files.mapped_arrays` knows the
-file, `functional.packed_bytes` the bytes of a weight, and `nn.packed_weights` asks for a weight before it packs one. To
-share something else than packed weights, put it into `content` of the file, and raise _VERSION.
+file, `functional.packed_bytes` the bytes of a weight, and `nn.packed_weights` asks for a weight before it packs one.
+Matrices that are put together from several tensors are in the file as well: others are views of the checkpoint's own
+file, which is mapped, too. To share something else, put it into `content` of the file, and raise _VERSION.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,9 @@ from transformer_fast import functional as F
 from transformer_fast.files.checkpoint import Checkpoint
 from transformer_fast.files.errors import CheckpointError
 from transformer_fast.files.mapped_arrays import MappedArrays, read_arrays, write_arrays
+from transformer_fast.files.source import mapping_of
 from transformer_fast.functional.packed_bytes import describe, restore, sample_digest
+from transformer_fast.models.common.compute_types import ComputeType
 from transformer_fast.nn import Module
 from transformer_fast.nn.packed_weights import packed_parameters
 
@@ -35,13 +38,17 @@ class PackedCacheWarning(UserWarning):
     """A file of a packed_cache is damaged, and is written anew."""
 
 
-def identity(checkpoint: Checkpoint, kind: str, options: Mapping[str, Any]) -> str:
-    """SHA-256 of what decides the values of a model's packed weights, but for the code that packs them.
+def identity(checkpoint: Checkpoint, kind: str, compute_type: ComputeType, ignore_fields: Collection[str]) -> str:
+    """SHA-256 of what decides the values of a model's packed weights.
 
-    It is made of config.json, options, and of each tensor its name, type, shape, the first 4 KB of it, and its file's
-    size and time of change. kind: the model's class.
+    It is made of the library's version, config.json, the options, and of each tensor its name, type, shape, the first
+    4 KB of it, and its file's size and time of change. kind: the model's class.
     """
-    digest = hashlib.sha256(json.dumps([_VERSION, kind, checkpoint.config, options], default=repr).encode())
+    from transformer_fast import __version__
+
+    types = sorted(compute_type.items()) if isinstance(compute_type, Mapping) else compute_type
+    said = [__version__, _VERSION, kind, checkpoint.config, types, sorted(ignore_fields)]
+    digest = hashlib.sha256(json.dumps(said, default=repr).encode())
     for path in sorted({tensor.file for tensor in checkpoint.tensors.values()}):
         if path.is_file():  # a source of another kind than a folder may have none
             status = path.stat()
@@ -58,6 +65,9 @@ class PackedCache:
     Use: `attach` to a model before its parameters are loaded, `complete` after. In between weights are taken from the
     file, and are packed where there is none, or one that does not fit.
 
+    Attributes:
+        path: the file. parameters: those that it holds, name -> array.
+
     Raises:
         OSError: the folder cannot be made.
     """
@@ -68,6 +78,7 @@ class PackedCache:
         self._kind, self._identity = kind, identity
         self._isa = F.get_isa()
         self.path = self._folder / f"{kind}-{self._isa}-{identity[:32]}.packed"
+        self.parameters: dict[str, np.ndarray] = {}
         self._weights = self._read()
         self._known: dict[int, Any] | None = None  # id -> parameter, once all are loaded
 
@@ -116,6 +127,9 @@ class PackedCache:
             weights, arrays = {}, iter(file.arrays)
             for key, description in file.content["weights"].items():
                 weights[key] = restore(description, [next(arrays) for _ in description["parts"]])
+            self.parameters = {
+                name: next(arrays).view(dtype).reshape(shape) for name, dtype, shape in file.content["parameters"]
+            }
             return weights
         except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
             raise CheckpointError(f"{self.path}: holds no packed weights: {error!r}") from None
@@ -128,9 +142,12 @@ class PackedCache:
         descriptions = {key: description for key, (description, _) in found.items()}
         layouts = {tuple(part["layout"][:2]) for d in descriptions.values() for part in d["parts"]}
         samples = [[*layout, sample_digest(*layout)] for layout in sorted(layouts)]
-        content = {"identity": self._identity, "samples": samples, "weights": descriptions}
+        arrays = [array for _, arrays in found.values() for array in arrays]
+        copied = {name: array for name, array in model.named_parameters() if _is_copy(array)}
+        parameters = [[name, array.dtype.str, array.shape] for name, array in copied.items()]
+        content = {"identity": self._identity, "samples": samples, "weights": descriptions, "parameters": parameters}
         try:
-            write_arrays(self.path, content, [array for _, arrays in found.values() for array in arrays])
+            write_arrays(self.path, content, [*arrays, *copied.values()])
         except OSError as error:
             raise type(error)(
                 error.errno,
@@ -148,6 +165,12 @@ class _Part(NamedTuple):
 
     def find(self, key: str, shape: tuple[int, int], made_from: tuple) -> F.PackedWeight | None:
         return self.cache.find(f"{self.name} {key}", shape, made_from)
+
+
+def _is_copy(parameter: Any) -> bool:
+    """Is it a matrix in this process' own memory, of a type that NumPy itself has?"""
+    plain = isinstance(parameter, np.ndarray) and parameter.ndim > 1 and parameter.dtype.kind == "f"
+    return plain and mapping_of(parameter) is None
 
 
 def _packs_alike(samples: list[list[Any]]) -> bool:
