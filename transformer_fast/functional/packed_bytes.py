@@ -19,7 +19,7 @@ from transformer_fast.functional.linear import A8, FORMATS, PackedWeight
 
 # TFAST_FORMAT_INT8_UNBOUNDED: what becomes of "int8" where integers of a file leave the bound of the faster kernels.
 _UNBOUNDED = 4
-_NUMBERS = {*FORMATS.values(), _UNBOUNDED, *(f.number + a8 for f in BLOCK_FORMATS.values() for a8 in (0, A8))}
+NUMBERS = {*FORMATS.values(), _UNBOUNDED, *(f.number + a8 for f in BLOCK_FORMATS.values() for a8 in (0, A8))}
 # Some panels and a part of one in every layout; blocks of files have up to 256 values.
 _SAMPLE_ROWS, _SAMPLE_WIDTH = 70, 512
 
@@ -51,7 +51,7 @@ def restore(description: Mapping[str, Any], arrays: Sequence[np.ndarray]) -> Pac
     parts = []
     for part, data in zip(description["parts"], arrays, strict=True):
         number, for_decode = part["layout"][:2]
-        if number not in _NUMBERS:
+        if number not in NUMBERS:
             raise ValueError(f"there is no format of number {number}")
         stored = (tuple(part["shape"]), part["smoothed"], part["x_limit"], data)
         parts.append(PackedWeight((stored,), number, part["format"], for_decode, None, None, 0))

@@ -192,19 +192,21 @@ class CrossEncoder(InProcesses, TextPipeline):
         check_positive("batch_size", batch_size)
         start = self._prompt(prompt_name, prompt)
         activation = self.activation_fn if activation_fn is None else as_activation("activation_fn", activation_fn)
-        with opened(self, device, pool, chunk_size) as workers:
-            single, pairs = _pairs(inputs)
-            pairs = [(start + a, b) for a, b in pairs]
-            with show_progress(len(pairs), show_progress_bar) as progress:
-                if workers is None:
-                    logits = self._logits(pairs, batch_size, progress)
-                else:
-                    logits = np.empty((len(pairs), self.num_labels), np.float32)
-                    chunks = workers.chunks(len(pairs), batch_size, chunk_size)
-                    with closing(workers.results(self, "_logits", pairs, chunks, batch_size)) as parts:
-                        for chunk, part in parts:
-                            logits[chunk] = part
-                            progress.update(len(part))
+        single, pairs = _pairs(inputs)
+        pairs = [(start + a, b) for a, b in pairs]
+        with (
+            opened(self, device, pool, chunk_size) as workers,
+            show_progress(len(pairs), show_progress_bar) as progress,
+        ):
+            if workers is None:
+                logits = self._logits(pairs, batch_size, progress)
+            else:
+                logits = np.empty((len(pairs), self.num_labels), np.float32)
+                chunks = workers.chunks(len(pairs), batch_size, chunk_size)
+                with closing(workers.results(self, "_logits", pairs, chunks, batch_size)) as parts:
+                    for chunk, part in parts:
+                        logits[chunk] = part
+                        progress.update(len(part))
         scores = np.asarray(activation(logits), np.float32)
         if self.num_labels == 1 and scores.ndim > 1:
             scores = scores[:, 0]

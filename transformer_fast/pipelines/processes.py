@@ -91,9 +91,10 @@ def opened(
     listed = isinstance(device, (list, tuple))
     if not listed:
         check_device(device)
-    if pool is not None and (listed or not isinstance(pool, ProcessPool)):
-        needed = "no list of devices beside it" if listed else "what start_multi_process_pool() returned"
-        raise ValueError(f"pool is {pool!r} and device is {device!r}; needed: {needed}")
+    if pool is not None and not isinstance(pool, ProcessPool):
+        raise ValueError(f"pool is {pool!r}; needed: what start_multi_process_pool() returned")
+    if pool is not None and listed:
+        raise ValueError(f"pool is {pool!r} and device is {device!r}; needed: one of them")
     if chunk_size is not None:
         if pool is None and not listed:
             raise ValueError(f"chunk_size is {chunk_size!r}; needed: pool or a list of devices, whose chunks it is of")

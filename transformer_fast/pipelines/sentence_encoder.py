@@ -283,23 +283,24 @@ class SentenceEncoder(InProcesses):
         if job.tokens_wanted and precision != "float32":
             raise ValueError(f"precision is {precision!r}; needed: 'float32' with output_value='token_embeddings'")
         cut: list[int] | None = [] if show_truncated else None
-        with opened(self, device, pool, chunk_size) as workers:
-            texts = list(_checked(_several(inputs)))
-            with show_progress(len(texts), show_progress_bar) as progress:
-                if workers is None:
-                    results = self._encoded(texts, job, cut, progress)
-                else:
-                    # All that decides results is in the job; names of prompts are this process' business.
-                    arguments = None, job.prompt, batch_size, output_value, normalize_embeddings, job.truncate_dim, task
-                    chunks = workers.chunks(len(texts), batch_size, chunk_size)
-                    results = self._room(len(texts), job)
-                    parts = workers.results(self, "_encode_chunk", texts, chunks, arguments, show_truncated)
-                    with closing(parts):
-                        for chunk, (part, cut_off) in parts:
-                            results[chunk] = part
-                            if cut is not None:
-                                cut += [chunk.start + i for i in cut_off]
-                            progress.update(len(part))
+        texts = list(_checked(_several(inputs)))
+        with (
+            opened(self, device, pool, chunk_size) as workers,
+            show_progress(len(texts), show_progress_bar) as progress,
+        ):
+            if workers is None:
+                results = self._encoded(texts, job, cut, progress)
+            else:
+                # All that decides results is in the job; names of prompts are this process' business.
+                arguments = None, job.prompt, batch_size, output_value, normalize_embeddings, job.truncate_dim, task
+                results, chunks = self._room(len(texts), job), workers.chunks(len(texts), batch_size, chunk_size)
+                parts = workers.results(self, "_encode_chunk", texts, chunks, arguments, show_truncated)
+                with closing(parts):
+                    for chunk, (part, cut_off) in parts:
+                        results[chunk] = part
+                        if cut is not None:
+                            cut += [chunk.start + i for i in cut_off]
+                        progress.update(len(part))
         if cut:
             warnings.warn(_truncation(cut, texts, job.route.input.max_seq_length), TruncationWarning, stacklevel=3)
         if precision != "float32":
