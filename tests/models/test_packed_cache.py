@@ -7,6 +7,7 @@ import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
+import ml_dtypes
 import numpy as np
 import pytest
 from decoder_cases import inputs, write
@@ -14,6 +15,7 @@ from model_folders import TINY_BERT, bert_tensors, write_bert
 from subprocesses import printed
 
 from transformer_fast import functional, load_model
+from transformer_fast.files.source import mapping_of
 from transformer_fast.functional.packed_bytes import NUMBERS, describe, restore, sample_digest
 from transformer_fast.models.common import packed_cache
 from transformer_fast.models.common.packed_cache import PackedCacheWarning
@@ -113,6 +115,21 @@ def _at_64(array: np.ndarray) -> np.ndarray:
     start = -room.ctypes.data % 64
     room[start : start + array.nbytes] = array
     return room[start : start + array.nbytes]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_every_matrix_lies_in_a_file(tmp_path, dtype):
+    """Queries, keys and values of BERT are three tensors and one parameter."""
+    tensors = {name: array.astype(dtype) for name, array in bert_tensors().items()}
+    folder = write_bert(tmp_path / "model", TINY_BERT, tensors)
+    expected = load_model(folder)
+    for _ in range(2):
+        model = load_model(folder, packed_cache=tmp_path / "cache")
+        assert np.array_equal(hidden(model), hidden(expected))
+    for name, parameter in model.named_parameters():
+        assert parameter.ndim == 1 or mapping_of(parameter) is not None, name
+        assert parameter.dtype == expected.state_dict()[name].dtype
+        assert np.array_equal(parameter, expected.state_dict()[name])
 
 
 def test_other_models_have_other_files(folder, tmp_path):

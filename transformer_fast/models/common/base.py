@@ -7,7 +7,6 @@ parameter is made of tensors is a new field of `Part` (rows of a tensor) or `Sou
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import inspect
 import os
@@ -37,10 +36,10 @@ from transformer_fast.models.common.config import read_config, without_fields
 from transformer_fast.models.common.known_fields import REPORTS
 from transformer_fast.models.common.mxfp4 import read_mxfp4
 from transformer_fast.models.common.packed_cache import PackedCache, identity
+from transformer_fast.models.common.pickles import ReadFromSource
 from transformer_fast.models.common.quantised import IntegerTensor, read_integers
 from transformer_fast.models.common.quantised_files import as_integers, integer_parameters, quantization_config
 from transformer_fast.models.common.tensor_names import check_used, is_copy, unwrapped
-from transformer_fast.nn import Module
 from transformer_fast.nn.init import unset_parameters
 
 Model = TypeVar("Model", bound="PretrainedModel")
@@ -261,7 +260,7 @@ def under(prefix: str, sources: Mapping[str, Source]) -> dict[str, Source]:
     return {f"{prefix}.{ours}": source for ours, source in sources.items()}
 
 
-class PretrainedModel(Module):
+class PretrainedModel(ReadFromSource):
     """A model with a config that is read from a checkpoint and can be written back.
 
     A family sets:
@@ -272,9 +271,6 @@ class PretrainedModel(Module):
         stacks: prefix of numbered layers -> the field that says how many there are (with dots into nested configs).
         base_prefix: the prefix of the tensors of the model without its head in files of models with a head ("bert.").
         head_prefixes: prefixes of the head's tensors; empty for the model without a head.
-
-    A model that was read from a source pickles as the call that read it, and its weights are read again. After any
-    change of it, and without a source, it pickles with its parameters. Copies share the parameters.
 
     Attributes:
         config: the config_class.
@@ -299,7 +295,6 @@ class PretrainedModel(Module):
         self._content: dict[str, Any] = {}
         self._names: Collection[str] | None = None
         self._reports: tuple[str, ...] = ()  # options of a call that config.json switches on
-        self._read_from: tuple | None = None  # version, source and options of from_checkpoint
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         if self._reports:
@@ -445,29 +440,8 @@ class PretrainedModel(Module):
         model._content, model._names, model._reports = dict(checkpoint.config), frozenset(names), reports
         if packed_cache is not None:
             options["packed_cache"] = os.path.abspath(packed_cache)
-        model.__dict__["_read_from"] = model._version, given, options
+        model.note_source(given, options)
         return model
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        if self._read_from is not None and self._read_from[0] is self._version:
-            _, source, options = self._read_from
-            return _read_again, (type(self), source, options)
-        return super().__reduce_ex__(protocol)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_read_from": None}
-
-    def __copy__(self: Model) -> Model:
-        return self._copied(self.__getstate__())
-
-    def __deepcopy__(self: Model, memo: dict[int, Any]) -> Model:
-        memo |= {id(parameter): parameter for parameter in self.parameters()}
-        return self._copied(copy.deepcopy(self.__getstate__(), memo))
-
-    def _copied(self: Model, state: dict[str, Any]) -> Model:
-        other = type(self).__new__(type(self))
-        other.__setstate__(state)
-        return other
 
     @classmethod
     def _holds_integers(cls, source: Source, checkpoint: Checkpoint) -> bool:
@@ -601,10 +575,6 @@ class PretrainedModel(Module):
         # transformers takes one of them, and is confused by both.
         content.pop("num_labels" if content.get("id2label") else "id2label", None)
         return content
-
-
-def _read_again(kind: type[Model], source: ModelSource, options: dict[str, Any]) -> Model:
-    return kind.from_pretrained(source, **options)
 
 
 class _Everything(Collection):

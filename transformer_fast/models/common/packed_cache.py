@@ -19,7 +19,7 @@ import numpy as np
 
 from transformer_fast import functional as F
 from transformer_fast.files.checkpoint import Checkpoint
-from transformer_fast.files.errors import CheckpointError
+from transformer_fast.files.errors import CheckpointError, optional_import
 from transformer_fast.files.mapped_arrays import MappedArrays, read_arrays, write_arrays
 from transformer_fast.files.source import mapping_of
 from transformer_fast.functional.packed_bytes import describe, restore, sample_digest
@@ -128,7 +128,8 @@ class PackedCache:
             for key, description in file.content["weights"].items():
                 weights[key] = restore(description, [next(arrays) for _ in description["parts"]])
             self.parameters = {
-                name: next(arrays).view(dtype).reshape(shape) for name, dtype, shape in file.content["parameters"]
+                name: next(arrays).view(_dtype(dtype)).reshape(shape)
+                for name, dtype, shape in file.content["parameters"]
             }
             return weights
         except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
@@ -144,7 +145,7 @@ class PackedCache:
         samples = [[*layout, sample_digest(*layout)] for layout in sorted(layouts)]
         arrays = [array for _, arrays in found.values() for array in arrays]
         copied = {name: array for name, array in model.named_parameters() if _is_copy(array)}
-        parameters = [[name, array.dtype.str, array.shape] for name, array in copied.items()]
+        parameters = [[name, array.dtype.name, array.shape] for name, array in copied.items()]
         content = {"identity": self._identity, "samples": samples, "weights": descriptions, "parameters": parameters}
         try:
             write_arrays(self.path, content, [*arrays, *copied.values()])
@@ -168,9 +169,12 @@ class _Part(NamedTuple):
 
 
 def _is_copy(parameter: Any) -> bool:
-    """Is it a matrix in this process' own memory, of a type that NumPy itself has?"""
-    plain = isinstance(parameter, np.ndarray) and parameter.ndim > 1 and parameter.dtype.kind == "f"
-    return plain and mapping_of(parameter) is None
+    """Is it a matrix of numbers in this process' own memory?"""
+    return isinstance(parameter, np.ndarray) and parameter.ndim > 1 and mapping_of(parameter) is None
+
+
+def _dtype(name: str) -> Any:
+    return optional_import("ml_dtypes").bfloat16 if name == "bfloat16" else np.dtype(name)
 
 
 def _packs_alike(samples: list[list[Any]]) -> bool:
