@@ -1,7 +1,7 @@
 """`ReadFromSource`: how models pickle and are copied. `PretrainedModel` derives from it.
 
-A model is pickled as the call that read it, and not as its weights, for as long as nothing of it has changed; the version
-that every module has (`nn.Module`) tells. A further option of reading is in the options that `note_source` is given.
+A model is pickled as the call that read it, and not as its weights, for as long as nothing of it has changed; the
+version that every module has (`nn.Module`) tells. A further option of reading goes into what `note_source` is given.
 """
 
 from __future__ import annotations
