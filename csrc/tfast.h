@@ -173,6 +173,14 @@ size_t tfast_packed_bytes(const tfast_packed* p);
 void* tfast_weight_memory(size_t bytes);
 /* Whether the level in force can read its layout. */
 int tfast_packed_fits(const tfast_packed* p);
+/* What tells how the bytes of one weight lie: a file of packed weights holds it beside them. tfast_packed_begin with
+ * its format and for_decode finds the same layout where the level in force has it. */
+typedef struct {
+    tfast_format format;
+    int for_decode, panel_width, k_group, k_group_bytes;
+} tfast_packed_layout;
+/* 0: the weight has none, being several, or of a format that there is not. */
+int tfast_packed_layout_of(const tfast_packed* p, tfast_packed_layout* layout);
 /* The rows of all blocks -> those of the weight from `first` on. dtype: of every block; I8 for the formats of integers
  * alone, which take the integers as they are, all N rows in one call; BLOCKS for those of a file's blocks, and for them
  * alone. smoothing: K positive factors of the weight, by which x is divided in every product; for format INT8, or NULL.

@@ -84,8 +84,13 @@ cdef extern from "tfast.h" nogil:
     ctypedef struct tfast_packed:
         int64_t N, K
         void *data
+        int smoothed
+        int32_t x_limit
         const tfast_packed *const *parts
         int64_t n_parts
+    ctypedef struct tfast_packed_layout:
+        tfast_format format
+        int for_decode, panel_width, k_group, k_group_bytes
     ctypedef struct tfast_row_block:
         const void *data
         int64_t n, stride
@@ -124,6 +129,7 @@ cdef extern from "tfast.h" nogil:
     size_t tfast_packed_bytes(const tfast_packed *p)
     void *tfast_weight_memory(size_t bytes)
     int tfast_packed_fits(const tfast_packed *p)
+    int tfast_packed_layout_of(const tfast_packed *p, tfast_packed_layout *layout)
     int64_t tfast_pack_step(const tfast_packed *p)
     tfast_status tfast_pack_rows(const tfast_row_block *blocks, int64_t n_blocks, tfast_dtype dtype,
                                  const float *smoothing, int64_t first, tfast_packed *p, int n_threads)

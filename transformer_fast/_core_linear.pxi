@@ -32,7 +32,8 @@ cdef class PackedWeight:
     """A weight (N, K) in the layout of a level; immutable, shared freely between threads.
 
     Attributes: shape (N, K), format (of pack_weight, or of a file's blocks; "Q4_K+Q6_K" where rows differ), nbytes, isa
-    (the level that it was packed under), scale (of each row of a format of integers, else None).
+    (the level that it was packed under), scale (of each row of a format of integers, else None), parts (the weights
+    whose rows follow each other where they are of several formats, else None).
 
     Example:
         >>> packed = F.pack_weight(np.ones((3, 4), np.float32))
@@ -40,7 +41,8 @@ cdef class PackedWeight:
         ((3, 4), 'float32', True)
     """
     cdef tfast_packed packed
-    cdef tuple parts
+    cdef readonly tuple parts
+    cdef cnp.ndarray mapped
     cdef readonly str isa, format
     cdef readonly size_t nbytes
 
@@ -51,10 +53,14 @@ cdef class PackedWeight:
         scale (N,) of int8 blocks, smoothing (K,): dense float32, or None. Blocks of uint8 are rows of a file's blocks.
         Or blocks: PackedWeights (n, K), whose rows follow each other in products; number then says nothing.
         Or blocks: what has a shape (N, K) and makes such arrays of some rows at a time, `rows(first, last)`, not int8.
+        Or blocks: a tuple of what `stored` gives, (shape, smoothed, x_limit, bytes): nothing is copied.
         """
         self.isa, self.format = get_isa(), format
         if isinstance(blocks, tuple) and len(blocks) and isinstance(blocks[0], PackedWeight):
             self.join(blocks)
+        elif isinstance(blocks, tuple) and len(blocks) and isinstance(blocks[0], tuple):
+            shape, smoothed, x_limit, data = blocks[0]
+            self.lie_over(shape, smoothed, x_limit, data, number, for_decode)
         else:
             self.pack(blocks, number, for_decode, scale, smoothing, n_threads)
 
@@ -76,6 +82,23 @@ cdef class PackedWeight:
             self.packed.N += part.packed.N
             self.packed.K = part.packed.K
         self.nbytes = tfast_packed_bytes(&self.packed)
+        return 0
+
+    cdef int lie_over(self, tuple shape, bint smoothed, int32_t x_limit, cnp.ndarray data, int number,
+                      bint for_decode) except -1:
+        cdef tfast_packed_layout layout
+        cdef int64_t N, K
+        N, K = shape
+        tfast_packed_begin(N, K, <tfast_format>number, for_decode, &self.packed)
+        if N < 0 or K < 0 or not tfast_packed_layout_of(&self.packed, &layout):
+            raise ValueError("there is no such weight: functional.packed_bytes sees to it")
+        self.nbytes = tfast_packed_bytes(&self.packed)
+        if (cnp.PyArray_TYPE(data) != cnp.NPY_UINT8 or not cnp.PyArray_IS_C_CONTIGUOUS(data)
+                or <size_t>cnp.PyArray_SIZE(data) != self.nbytes or <size_t>cnp.PyArray_DATA(data) % 64):
+            raise ValueError(f"packed weight {self.shape}: needed: {self.nbytes} bytes that begin at a multiple of 64")
+        self.packed.smoothed, self.packed.x_limit = smoothed, x_limit
+        self.mapped = data
+        self.packed.data = cnp.PyArray_DATA(data)
         return 0
 
     cdef int pack(self, object blocks, int number, bint for_decode, scale, smoothing, int n_threads) except -1:
@@ -153,7 +176,8 @@ cdef class PackedWeight:
         return 0
 
     def __dealloc__(self):
-        free(self.packed.data)
+        if self.mapped is None:
+            free(self.packed.data)
         free(<void *>self.packed.parts)
 
     @property
@@ -164,6 +188,27 @@ cdef class PackedWeight:
     def fits(self):
         """Whether the level in force reads this layout."""
         return bool(tfast_packed_fits(&self.packed))
+
+    def layout(self):
+        """(number of the format, for_decode, panel width, group of k, bytes of a group): how the bytes lie.
+
+        Not of a weight of several parts.
+        """
+        cdef tfast_packed_layout layout
+        if not tfast_packed_layout_of(&self.packed, &layout):
+            raise ValueError("the weight has several parts: each has a layout of its own")
+        return layout.format, bool(layout.for_decode), layout.panel_width, layout.k_group, layout.k_group_bytes
+
+    def stored(self):
+        """(shape, smoothed, x_limit, bytes): all that such a weight is made of again, the bytes as a read-only view."""
+        cdef cnp.npy_intp size = self.nbytes
+        cdef cnp.ndarray data
+        if self.parts is not None:
+            raise ValueError("the weight has several parts: each is stored by itself")
+        data = cnp.PyArray_SimpleNewFromData(1, &size, cnp.NPY_UINT8, self.packed.data)
+        cnp.set_array_base(data, self)
+        data.flags.writeable = False
+        return self.shape, bool(self.packed.smoothed), self.packed.x_limit, data
 
     @property
     def scale(self):

@@ -26,6 +26,14 @@ int tfast_packed_fits(const tfast_packed* p) {
     return p->n_parts > 0 || tfast_gemm_that_reads(tfast_kernels_now(), p->gemm) != NULL;
 }
 
+int tfast_packed_layout_of(const tfast_packed* p, tfast_packed_layout* layout) {
+    if (p->gemm == NULL) return 0;
+    const tfast_layout* own = &p->gemm->layout;
+    *layout =
+        (tfast_packed_layout){own->format, !p->gemm->many_rows, own->panel_width, own->k_group, own->k_group_bytes};
+    return 1;
+}
+
 size_t tfast_packed_bytes(const tfast_packed* p) {
     size_t of_parts = 0;
     for (int64_t i = 0; i < p->n_parts; i++) of_parts += tfast_packed_bytes(p->parts[i]);
@@ -129,10 +137,16 @@ tfast_status tfast_pack_rows(const tfast_row_block* blocks, int64_t n_blocks, tf
     return tfast_parallel_for(&loop, pack_panel, &t);
 }
 
-/* What is known of x only once all panels are packed. */
+/* What is known of x only once all panels are packed. Factors that are not used, and channels behind the last one, are
+ * 0: the bytes of a weight follow from its values, and hold nothing else where they are written to a file. */
 void tfast_pack_end(const float* smoothing, tfast_packed* p) {
     if (!p->gemm->integers) return;
     const tfast_int8_side side = packed_side(p);
+    const size_t behind = (size_t)(packed_panels(p) * p->gemm->layout.panel_width - p->N);
+    memset(side.scale + p->N, 0, behind * sizeof(float));
+    memset(side.sum + p->N, 0, behind * sizeof(int32_t));
+    memset(side.magnitude + p->N, 0, behind * sizeof(int32_t));
+    if (!smoothing) memset(side.factor, 0, (size_t)p->K * sizeof(float));
     int32_t most = 0;
     for (int64_t n = 0; n < p->N; n++) most = TFAST_MAX(most, side.magnitude[n]);
     p->x_limit = tfast_int8_x_limit(most);

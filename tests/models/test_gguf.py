@@ -139,12 +139,17 @@ def test_blocks_beside_floats(tmp_path):
         assert size(model(ids).logits - floats(ids).logits) < 1e-3 * size(floats(ids).logits)
 
 
-def test_a_model_of_blocks_is_copied_pickled_and_saved(tmp_path):
+def mapped(path):
+    """The model whose packed weights are written to a file, and the one that finds them there."""
+    return [load_model(path, packed_cache=path.parent / "cache") for _ in range(2)]
+
+
+def test_a_model_of_blocks_is_copied_pickled_mapped_and_saved(tmp_path):
     stored, _ = in_blocks(tensors_in_gguf(WIDE, tensors_of_llama(WIDE)), MIXED)
     model = load_model(write_gguf(tmp_path / "a.gguf", "llama", metadata_of(WIDE), stored))
     ids = inputs(40)[0]
     expected = model(ids).logits
-    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), *mapped(tmp_path / "a.gguf")):
         np.testing.assert_array_equal(other(ids).logits, expected)
     model.save_pretrained(tmp_path / "folder")
     wide = load_model(tmp_path / "a.gguf", compute_type="float32")

@@ -90,7 +90,7 @@ def test_a_class_of_torch_is_known_by_its_name(encoder):
         (PAIRS, {"activation_fn": 3}, TypeError, "activation_fn is a int"),
         (PAIRS, {"device": "cuda:0"}, ValueError, "device is 'cuda:0'; needed: 'cpu'"),
         (PAIRS, {"convert_to_tensor": True}, ValueError, "convert_to_tensor is True; needed: False"),
-        (PAIRS, {"pool": {}}, ValueError, "pool is {}; needed: None"),
+        (PAIRS, {"pool": {}}, ValueError, "pool is {}; needed: what start_multi_process_pool"),
         (PAIRS, {"prompt_name": "dogs"}, ValueError, "prompt_name is 'dogs'; this model has: 'query', 'document'"),
         ([("\ud800", "a")], {}, ValueError, "lone surrogate"),
     ],

@@ -434,9 +434,11 @@ def test_precisions(encoder):
     "options, text",
     [
         ({"convert_to_tensor": True}, "convert_to_tensor is True; needed: False"),
-        ({"device": ["cpu", "cpu"]}, r"device is \['cpu', 'cpu'\]; needed: 'cpu'"),
-        ({"pool": {"input": 1}}, "pool is .*; needed: None"),
-        ({"chunk_size": 5}, "chunk_size is 5; needed: None"),
+        ({"device": ["cpu", "cuda"]}, "device is 'cuda'; needed: 'cpu'"),
+        ({"device": []}, r"target_devices is \[\]; needed: a list of 'cpu'"),
+        ({"pool": {"input": 1}}, "pool is .*; needed: what start_multi_process_pool"),
+        ({"chunk_size": 5}, "chunk_size is 5; needed: pool or a list of devices"),
+        ({"chunk_size": 0, "device": ["cpu"]}, "chunk_size is 0; needed: an integer >= 1"),
     ],
 )
 def test_options_with_one_value(encoder, options, text):

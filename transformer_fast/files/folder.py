@@ -100,6 +100,9 @@ class Folder(ModelSource):
     def __str__(self) -> str:
         return str(self.path)
 
+    def __reduce__(self) -> tuple:
+        return Folder, (self.path.absolute(),)
+
     def read(self, name: str) -> bytes | None:
         path = self.path / name
         return read_bytes(path) if path.exists() else None

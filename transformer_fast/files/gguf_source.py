@@ -44,6 +44,9 @@ class GgufSource(ModelSource):
     def __str__(self) -> str:
         return str(self._file.path)
 
+    def __reduce__(self) -> tuple:
+        return GgufSource, (self._file.path.absolute(),)
+
     def read(self, name: str) -> bytes | None:
         content = self._content(name)
         return None if content is None else json.dumps(content, ensure_ascii=False).encode()

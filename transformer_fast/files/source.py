@@ -69,7 +69,17 @@ class ModelSource(ABC):
     """The files and tensors of one model, under the names that Hugging Face folders have for them.
 
     Malformed files raise a CheckpointError that names the file. `str(source)` names the source in error texts.
+
+    Models and tokenizers pickle as their source and options: a source that pickles as a path keeps them small, and one
+    that has its content in memory takes it along, if it can be pickled at all. Nothing changes in a source, so that a
+    copy is the source itself.
     """
+
+    def __copy__(self) -> ModelSource:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ModelSource:
+        return self
 
     @abstractmethod
     def read(self, name: str) -> bytes | None:
@@ -141,15 +151,15 @@ class ModelSource(ABC):
         """
         if not hasattr(mmap, "MADV_DONTNEED"):
             return
-        maps = (_mapping(tensor.data) for tensor in self.tensors().values())
+        maps = (mapping_of(tensor.data) for tensor in self.tensors().values())
         for mapping in {id(mapping): mapping for mapping in maps if mapping is not None}.values():
             mapping.madvise(mmap.MADV_DONTNEED)
             # From now on single rows of embeddings are read: without this, each brings its neighbourhood along.
             mapping.madvise(mmap.MADV_RANDOM)
 
 
-def _mapping(data: np.ndarray) -> mmap.mmap | None:
-    """The map that an array is a view of."""
+def mapping_of(data: np.ndarray) -> mmap.mmap | None:
+    """The map that an array is a view of; None: its memory is the process' own."""
     base: Any = data
     while isinstance(base, np.ndarray):
         base = base.base

@@ -21,7 +21,7 @@ from transformer_fast.functional.stored_weight import StoredWeight
 PackedWeight = _core.PackedWeight
 
 # tfast_format of csrc/base/types.h; a new weight format has its line here (docs/adding_a_weight_format.md)
-_A8 = 64  # TFAST_FORMAT_A8
+A8 = 64  # TFAST_FORMAT_A8
 FORMATS = {
     "float32": 0,
     "float16": 17,
@@ -30,7 +30,7 @@ FORMATS = {
     "int8": 2,
     "int8_a16": 3,
     "int4": 5,
-    "int4_a8": 5 + _A8,
+    "int4_a8": 5 + A8,
 }
 # Blocks as they are, and arrays in their type; other forms of StoredWeight as float32. _a8: x has 8 bits, not 16.
 AS_STORED, AS_STORED_A8 = "blocks", "blocks_a8"
@@ -171,7 +171,7 @@ def _pack_as_stored(given: Sequence[Any], for_decode: bool, a8: bool) -> PackedW
         else:
             blocks, number = _Rows(run, attrgetter("blocks")), BLOCK_FORMATS[format].number
         if a8 and format not in FORMATS:
-            number, format = number + _A8, f"{format}_a8"
+            number, format = number + A8, f"{format}_a8"
         packed.append(PackedWeight(blocks, number, format, for_decode, None, None, 0))
     if len(packed) == 1:
         return packed[0]

@@ -129,6 +129,7 @@ def load_model(
     local_files_only: bool = False,
     compute_type: ComputeType = "auto",
     ignore_fields: Collection[str] = (),
+    packed_cache: str | Path | None = None,
 ) -> PretrainedModel:
     """The model in a folder with config.json and safetensors weights, in a file that ends in .gguf, or on the Hugging
     Face hub, ready to be called.
@@ -150,6 +151,10 @@ def load_model(
     "lm_head": "float32"}; parts have our names or the checkpoint's.
     ignore_fields: names of fields of config.json that are as if they were not there. A field that the family does not
     know is refused, since it may choose another computation; here the caller says that it does not.
+    packed_cache: a folder for packed weights, which is made if it is not there. The first process to load a model
+    writes a file of them, as large as they are; it and others map that file: they load without packing, and share the
+    memory. There is a file for each model, compute_type and instruction set, and another one when the model's files
+    change; one that is damaged (PackedCacheWarning) or of another version is written anew (docs/processes.md).
     revision, cache_dir, token, local_files_only: of huggingface_hub.snapshot_download, for hub ids. Only JSON,
     safetensors, text and SentencePiece files are fetched.
 
@@ -158,6 +163,7 @@ def load_model(
         TypeError: ignore_fields is a string.
         CheckpointError: there is no such folder or model, its files are malformed, or the model is of a family that is
         not supported.
+        OSError: packed_cache cannot be written.
 
     Example:
         >>> model = load_model("all-MiniLM-L6-v2")                                                    # doctest: +SKIP
@@ -169,7 +175,9 @@ def load_model(
     )
     checkpoint = Checkpoint.open(source)
     model_class = _class_of(checkpoint.config, source, head)
-    return model_class.from_checkpoint(checkpoint, compute_type=compute_type, ignore_fields=ignore_fields)
+    return model_class.from_checkpoint(
+        checkpoint, compute_type=compute_type, ignore_fields=ignore_fields, packed_cache=packed_cache
+    )
 
 
 def find_class(source: ModelSource, *, head: bool = True) -> type[PretrainedModel]:

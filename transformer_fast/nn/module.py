@@ -275,7 +275,8 @@ class Module:
                 waiting += [owner for reference in list(module._owners) if (owner := reference()) is not None]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_version", "_owners")}
+        own = ("_version", "_owners", "_packed_source")  # _packed_source: see packed_weights
+        return {name: value for name, value in self.__dict__.items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # copy.copy passes the original's own tables: a copy that shared them would change it without a new version.

@@ -6,12 +6,16 @@ calls `functional.pack_weight`; an option of packing that depends on the module 
 
 A call compares `Module._version` and the instruction set: that is cheap, and every change of a module's parameters or
 options replaces its version. Only then the parameters themselves are compared.
+
+A module whose weights are packed in a file (`models.common.packed_cache`) has a `PackedSource`, which is asked before
+anything is packed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+import math
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -32,6 +36,16 @@ class _Kept(NamedTuple):
     isa: str
     options: dict[str, Any]
     packed: F.PackedWeight
+
+
+class PackedSource(Protocol):
+    """Where a module finds packed weights: its `_packed_source`, which copies and pickles of the module do not have."""
+
+    def find(self, key: str, shape: tuple[int, int], made_from: tuple) -> F.PackedWeight | None:
+        """The weight of that key and shape for the level in force; None if it is to be packed.
+
+        made_from: the parameters that decide its values, which may be others than those of the file.
+        """
 
 
 class PackedParameters:
@@ -88,6 +102,11 @@ class PackedParameters:
         made_from = sources if norm is None else (*sources, *norm._parameters.values())
         if kept is not None and kept.isa == F.get_isa() and kept.options == options and _same(kept.sources, made_from):
             return kept._replace(version=version)
+        stored = module.__dict__.get("_packed_source")
+        if stored is not None:
+            packed = stored.find(self._key(options), self._shape(sources), made_from)
+            if packed is not None:
+                return _Kept(version, made_from, packed.isa, options, packed)
         blocks, given = [self._block(source) for source in sources], {}
         if options["format"] in INTEGER_FORMATS and all(isinstance(block, F.IntegerWeight) for block in blocks):
             given["scale"] = np.concatenate([block.scale for block in blocks])
@@ -98,6 +117,24 @@ class PackedParameters:
         packed = F.pack_weight(blocks if len(blocks) > 1 else blocks[0], **options, **given)
         return _Kept(version, made_from, packed.isa, options, packed)
 
+    def kept(self) -> tuple[str, F.PackedWeight] | None:
+        """The weight that is kept, and the key under which a `PackedSource` would have it; None: there is none."""
+        kept = self._kept
+        return None if kept is None else (self._key(kept.options), kept.packed)
+
+    def forget(self) -> None:
+        """Packs, or asks the module's `PackedSource`, when the weight is next needed."""
+        self._kept = None
+
+    def _key(self, options: dict[str, Any]) -> str:
+        """What tells the weight from others of the same module."""
+        rows = "" if self._rows is None else "[{}:{}]".format(*self._rows)
+        return f"{'+'.join(self._names)}{rows} {options['format']}" + " for_decode" * options["for_decode"]
+
+    def _shape(self, sources: tuple) -> tuple[int, int]:
+        rows = [len(range(*slice(*(self._rows or (None,))).indices(len(source)))) for source in sources]
+        return sum(rows), math.prod(sources[0].shape[1:])
+
     def _block(self, source: np.ndarray) -> np.ndarray:
         block = source if self._rows is None else source[slice(*self._rows)]
         return block if self._to_matrix is None else self._to_matrix(as_floats(block))
@@ -105,6 +142,13 @@ class PackedParameters:
     def __reduce__(self) -> tuple:
         options = (self._rows, self._for_decode, self._format, self._to_matrix, self._takes_input)
         return _empty, (self._names, *options)
+
+
+def packed_parameters(module: Module) -> Iterator[PackedParameters]:
+    """Those of a module itself, without those of its parts."""
+    for value in vars(module).values():
+        several = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value]
+        yield from (one for one in several if isinstance(one, PackedParameters))
 
 
 def _empty(names, rows, for_decode, format, to_matrix, takes_input) -> PackedParameters:

@@ -25,9 +25,14 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
     return (1 + F.tanh(x / 2)) / 2
 
 
+def identity(x: np.ndarray) -> np.ndarray:
+    """x itself."""
+    return x
+
+
 # The last part of torch.nn's path -> what it computes, with the options that torch gives it by itself.
 _ACTIVATIONS: dict[str, Activation] = {
-    "Identity": lambda x: x,
+    "Identity": identity,  # no lambda: pipelines pickle their activation
     "Tanh": F.tanh,
     "ReLU": F.relu,
     "GELU": F.gelu,

@@ -65,6 +65,7 @@ class BGEM3Encoder:
         normalize_embeddings: bool = True,
         compute_type: ComputeType = "auto",
         ignore_fields: Collection[str] = (),
+        packed_cache: str | Path | None = None,
         device: str | None = None,
         **hub: Any,
     ) -> BGEM3Encoder:
@@ -74,14 +75,15 @@ class BGEM3Encoder:
         (dim, h), each with the tensors weight and bias. The model's own repository has pickles (.pt, .bin), which are
         not read: docs/sentence_transformers.md has the lines that convert them.
 
-        compute_type, ignore_fields: as in `load_model`. device: "cpu". hub: its revision, cache_dir and token.
+        compute_type, ignore_fields, packed_cache: as in `load_model`. device: "cpu". hub: its revision, cache_dir and
+        token.
 
         Raises:
             CheckpointError: a file is missing, malformed or asks for what is not supported.
         """
         check_device(device)
         source = open_source(path_or_hub_id, local_files_only=local_files_only, **hub)
-        input = TransformerInput.read(transformer_source(source), compute_type, ignore_fields)
+        input = TransformerInput.read(transformer_source(source), compute_type, ignore_fields, packed_cache)
         weight_format = weight_format_of(compute_type)
         sparse = _layer(source, "sparse_linear", input.hidden_size, weight_format)
         colbert = _layer(source, "colbert_linear", input.hidden_size, weight_format)

@@ -20,11 +20,12 @@ def load_classifier(
     *,
     compute_type: ComputeType = "auto",
     ignore_fields: Collection[str] = (),
+    packed_cache: str | Path | None = None,
     **hub: Any,
 ) -> ImageClassifier | TextClassifier:
     """The classifier that a folder's model is for: of pictures where it is a ViT or DeiT, else of texts.
 
-    compute_type, ignore_fields and hub: as in `load_model`.
+    compute_type, ignore_fields, packed_cache and hub: as in `load_model`.
 
     Raises:
         CheckpointError: as `from_pretrained` of both.
@@ -37,4 +38,5 @@ def load_classifier(
     source = open_source(path_or_hub_id, **hub)
     seeing = source.object("config.json").get("model_type") in _IMAGE_TYPES
     kind = ImageClassifier if seeing else TextClassifier
-    return kind.from_pretrained(source, compute_type=compute_type, ignore_fields=ignore_fields)
+    options = {"compute_type": compute_type, "ignore_fields": ignore_fields, "packed_cache": packed_cache}
+    return kind.from_pretrained(source, **options)

@@ -25,6 +25,7 @@ from transformer_fast.models import load_model
 from transformer_fast.models.common.compute_types import ComputeType
 from transformer_fast.models.common.heads import ForMultipleChoice, ForSequenceClassification
 from transformer_fast.pipelines.activations import ACTIVATIONS, Activation, activation_of, as_activation
+from transformer_fast.pipelines.processes import InProcesses, ProcessPool, opened
 from transformer_fast.pipelines.sentence_inputs import read_tokenizer_settings
 from transformer_fast.pipelines.sentence_settings import CONFIG, SentenceSettings, chosen_prompt, read_settings
 from transformer_fast.pipelines.text_runs import (
@@ -42,7 +43,7 @@ _FIELDS = ("activation_fn", "keep_in_fp32_modules")
 Pair = Sequence[str]
 
 
-class CrossEncoder(TextPipeline):
+class CrossEncoder(InProcesses, TextPipeline):
     """Pairs of texts in, scores out; made by `from_pretrained`.
 
     Attributes:
@@ -81,6 +82,7 @@ class CrossEncoder(TextPipeline):
         *,
         compute_type: ComputeType = "auto",
         ignore_fields: Collection[str] = (),
+        packed_cache: str | Path | None = None,
         max_length: int | None = None,
         activation_fn: Any = None,
         device: str | None = None,
@@ -89,7 +91,8 @@ class CrossEncoder(TextPipeline):
         """The model of a folder, or of a model on the Hugging Face hub.
 
         Args:
-            compute_type, ignore_fields; hub: revision, cache_dir, token, local_files_only: as in `load_model`.
+            compute_type, ignore_fields, packed_cache; hub: revision, cache_dir, token, local_files_only: as in
+                `load_model`.
             max_length: the most tokens of a pair, at most what the model takes.
             activation_fn: as in `predict`, instead of what the folder says.
             device: "cpu".
@@ -112,7 +115,8 @@ class CrossEncoder(TextPipeline):
                     "Transformer, a model with a head for sequence classification"
                 )
             model_source, place = settings.modules[0].part(), source.place(CONFIG)
-        model = load_model(model_source, compute_type=compute_type, ignore_fields=ignore_fields)
+        options = {"compute_type": compute_type, "ignore_fields": ignore_fields, "packed_cache": packed_cache}
+        model = load_model(model_source, **options)
         if not isinstance(model, ForSequenceClassification) or isinstance(model, ForMultipleChoice):
             raise CheckpointError(
                 f"{model_source}: holds a {type(model).__name__}; CrossEncoder needs a model ForSequenceClassification"
@@ -162,9 +166,9 @@ class CrossEncoder(TextPipeline):
         apply_softmax: bool = False,
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
-        device: str | None = None,
-        pool: None = None,
-        chunk_size: None = None,
+        device: str | Sequence[str] | None = None,
+        pool: ProcessPool | None = None,
+        chunk_size: int | None = None,
     ) -> Any:
         """The scores of pairs, (N,) float32, or (N, labels) of a model of several labels; of one pair without N.
 
@@ -177,26 +181,32 @@ class CrossEncoder(TextPipeline):
                 one of torch's modules without options (`torch.nn.Sigmoid()`). None: the attribute.
             apply_softmax: after it, let the scores of several labels sum to 1.
             convert_to_numpy: False gives a list.
-            show_progress_bar: as in `SentenceEncoder.encode`. convert_to_tensor, device, pool, chunk_size: False; None
-                or "cpu"; None; None.
+            show_progress_bar, device, pool, chunk_size: as in `SentenceEncoder.encode`. convert_to_tensor: False.
 
         Raises:
             TypeError: an input is no pair of strings (its index is named).
             ValueError: another argument is out of range, or a string cannot be written as UTF-8.
+            RuntimeError: a process of the pool has died.
         """
-        check_without_torch(convert_to_tensor, device, pool, chunk_size)
+        check_without_torch(convert_to_tensor)
         check_positive("batch_size", batch_size)
-        single, pairs = _pairs(inputs)
         start = self._prompt(prompt_name, prompt)
         activation = self.activation_fn if activation_fn is None else as_activation("activation_fn", activation_fn)
-        logits = np.empty((len(pairs), self.num_labels), np.float32)
+        single, pairs = _pairs(inputs)
+        pairs = [(start + a, b) for a, b in pairs]
         with (
+            opened(self, device, pool, chunk_size) as workers,
             show_progress(len(pairs), show_progress_bar) as progress,
-            closing(runs([(start + a, b) for a, b in pairs], self._tokens, batch_size)) as together,
         ):
-            for indices, encodings in together:
-                logits[indices] = self.model(**self._arguments(encodings)).logits
-                progress.update(len(indices))
+            if workers is None:
+                logits = self._logits(pairs, batch_size, progress)
+            else:
+                logits = np.empty((len(pairs), self.num_labels), np.float32)
+                chunks = workers.chunks(len(pairs), batch_size, chunk_size)
+                with closing(workers.results(self, "_logits", pairs, chunks, batch_size)) as parts:
+                    for chunk, part in parts:
+                        logits[chunk] = part
+                        progress.update(len(part))
         scores = np.asarray(activation(logits), np.float32)
         if self.num_labels == 1 and scores.ndim > 1:
             scores = scores[:, 0]
@@ -217,9 +227,9 @@ class CrossEncoder(TextPipeline):
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
         activation_fn: Any = None,
-        device: str | None = None,
-        pool: None = None,
-        chunk_size: None = None,
+        device: str | Sequence[str] | None = None,
+        pool: ProcessPool | None = None,
+        chunk_size: int | None = None,
     ) -> list[dict[str, Any]]:
         """The top_k documents (None: all) for a query: {"corpus_id", "score"}, and "text", the highest score first.
 
@@ -254,6 +264,16 @@ class CrossEncoder(TextPipeline):
             {"corpus_id": i, "score": float(scores[i]), **({"text": texts[i]} if return_documents else {})}
             for i in order
         ]
+
+    def _logits(self, pairs: list[tuple[str, str]], batch_size: int, progress: Any = None) -> np.ndarray:
+        """(N, labels); a process of a pool calls it, too."""
+        logits = np.empty((len(pairs), self.num_labels), np.float32)
+        with closing(runs(pairs, self._tokens, batch_size)) as together:
+            for indices, encodings in together:
+                logits[indices] = self.model(**self._arguments(encodings)).logits
+                if progress is not None:
+                    progress.update(len(indices))
+        return logits
 
     def _tokens(self, pairs: list[Any]) -> list[Any]:
         return self._encodings(pairs, truncation=True)

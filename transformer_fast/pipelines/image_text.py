@@ -52,17 +52,19 @@ class ImageTextSimilarity:
         *,
         compute_type: ComputeType = "auto",
         ignore_fields: Collection[str] = (),
+        packed_cache: str | Path | None = None,
         **hub: Any,
     ) -> ImageTextSimilarity:
         """The model, tokenizer and image processor of a CLIP folder.
 
-        compute_type, ignore_fields and hub: as in `load_model`.
+        compute_type, ignore_fields, packed_cache and hub: as in `load_model`.
 
         Raises:
             CheckpointError: there is no such folder, a file is malformed, or the model is one of another kind.
         """
         source = open_source(path_or_hub_id, **hub)
-        model = load_model(source, compute_type=compute_type, ignore_fields=ignore_fields)
+        options = {"compute_type": compute_type, "ignore_fields": ignore_fields, "packed_cache": packed_cache}
+        model = load_model(source, **options)
         if not isinstance(model, CLIPModel):
             raise CheckpointError(f"{source}: holds a {type(model).__name__}; ImageTextSimilarity needs a CLIPModel")
         return cls(model, Tokenizer(source), ImageProcessor.from_pretrained(source))

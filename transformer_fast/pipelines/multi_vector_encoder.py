@@ -88,6 +88,7 @@ class MultiVectorEncoder:
         *,
         compute_type: ComputeType = "auto",
         ignore_fields: Collection[str] = (),
+        packed_cache: str | Path | None = None,
         prompts: Mapping[str, str | None] | None = None,
         default_prompt_name: str | None = None,
         similarity_fn_name: str | None = None,
@@ -99,7 +100,7 @@ class MultiVectorEncoder:
         Also taken is an encoder of one vector of sentence-transformers that has a Dense: its pooling is left out.
 
         Args:
-            compute_type, ignore_fields: as in `load_model`. hub: its revision, cache_dir and token.
+            compute_type, ignore_fields, packed_cache: as in `load_model`. hub: its revision, cache_dir and token.
             prompts, default_prompt_name, similarity_fn_name: instead of what the folder says; of a prompt that is None,
                 the folder's counts.
             device: "cpu".
@@ -115,7 +116,7 @@ class MultiVectorEncoder:
         if similarity_fn_name is not None:
             multi_vector_similarity(similarity_fn_name)
             folder.settings.similarity = similarity_fn_name
-        return cls(read_task_routes(source, folder, compute_type, ignore_fields), folder.settings)
+        return cls(read_task_routes(source, folder, compute_type, ignore_fields, packed_cache), folder.settings)
 
     # ------------------------------------------------------------------------------------------------------------------
     # What the model is

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from transformer_fast.files.errors import CheckpointError
@@ -71,6 +72,7 @@ class TaskInput(TransformerInput):
         source: ModelSource,
         compute_type: ComputeType,
         ignore_fields: Collection[str],
+        packed_cache: str | Path | None,
         lengths: Mapping[str, Any],
         prefixes: Sequence[str],
     ) -> TaskInput:
@@ -79,7 +81,8 @@ class TaskInput(TransformerInput):
         Raises:
             CheckpointError: a file is malformed or asks for what is not supported.
         """
-        model = load_model(source, head=False, compute_type=compute_type, ignore_fields=ignore_fields)
+        options = {"compute_type": compute_type, "ignore_fields": ignore_fields, "packed_cache": packed_cache}
+        model = load_model(source, head=False, **options)
         if not hasattr(model, "encode_packed"):
             raise CheckpointError(f"{source}: {type(model).__name__} encodes no text")
         input = cls(model, *read_tokenizer_settings(source, "feature-extraction", followed=_LENGTHS))

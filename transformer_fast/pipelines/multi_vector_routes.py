@@ -10,6 +10,7 @@ Source: sentence-transformers 6, multi_vector_encoder/model.py and modules.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -124,14 +125,19 @@ class TaskRoute:
 
 
 def read_task_routes(
-    source: ModelSource, folder: MultiVectorFolder, compute_type: ComputeType, ignore_fields: Collection[str]
+    source: ModelSource,
+    folder: MultiVectorFolder,
+    compute_type: ComputeType,
+    ignore_fields: Collection[str],
+    packed_cache: str | Path | None = None,
 ) -> Routes:
     """The routes of a folder; of one without a Router, one.
 
     Raises:
         CheckpointError: a file is malformed or asks for what is not supported.
     """
-    return read_routes(source, folder.settings, compute_type, ignore_fields, lambda *options: _Maker(folder, *options))
+    options = compute_type, ignore_fields, packed_cache
+    return read_routes(source, folder.settings, *options, maker=lambda *given: _Maker(folder, *given))
 
 
 def skipped_ids(tokenizer: Any, words: Sequence[str]) -> np.ndarray:
@@ -145,13 +151,13 @@ def skipped_ids(tokenizer: Any, words: Sequence[str]) -> np.ndarray:
 class _Maker(RouteMaker):
     """Makes routes to the vectors of tokens."""
 
-    def __init__(self, folder: MultiVectorFolder, compute_type: ComputeType, ignore_fields: Collection[str]) -> None:
-        super().__init__(compute_type, ignore_fields)
+    def __init__(self, folder: MultiVectorFolder, *options: Any) -> None:
+        super().__init__(*options)
         self._folder = folder
 
     def read_input(self, files: ModuleFiles) -> TaskInput:
         folder = self._folder
-        return TaskInput.read_with(files.part(), self.compute_type, self.ignore_fields, folder.lengths, folder.prefixes)
+        return TaskInput.read_with(files.part(), *self.options, lengths=folder.lengths, prefixes=folder.prefixes)
 
     def route(self, modules: Sequence[ModuleFiles], what: str, plain: bool = False) -> TaskRoute:
         folder, kinds = self._folder, [files.kind for files in modules]

@@ -22,6 +22,7 @@ from transformer_fast import util
 from transformer_fast.files.folder import open_source
 from transformer_fast.files.source import ModelSource
 from transformer_fast.models.common.compute_types import ComputeType
+from transformer_fast.pipelines.processes import InProcesses, ProcessPool, opened
 from transformer_fast.pipelines.sentence_routes import Route, Routes, read_routes
 from transformer_fast.pipelines.sentence_settings import SentenceSettings, chosen_prompt, read_settings
 from transformer_fast.pipelines.sentence_texts import (
@@ -69,8 +70,11 @@ class _Job:
     truncate_dim: int | None
 
 
-class SentenceEncoder:
+class SentenceEncoder(InProcesses):
     """Texts in, vectors out; made by `from_pretrained`.
+
+    It pickles as the path and options that it was made from, and what has been set since; other processes read the
+    files again.
 
     Inputs are a string, or several: any iterable of strings, a NumPy array, a column of pandas or Arrow. A tuple of two
     strings among them is a pair, which the tokenizer puts together.
@@ -103,6 +107,7 @@ class SentenceEncoder:
         *,
         compute_type: ComputeType = "auto",
         ignore_fields: Collection[str] = (),
+        packed_cache: str | Path | None = None,
         prompts: Mapping[str, str | None] | None = None,
         default_prompt_name: str | None = None,
         similarity_fn_name: str | None = None,
@@ -119,6 +124,7 @@ class SentenceEncoder:
 
         Args:
             compute_type, ignore_fields: as in `load_model`. hub: its revision, cache_dir and token.
+            packed_cache: a folder for packed weights, which processes share; as in `load_model`.
             prompts, default_prompt_name, similarity_fn_name, truncate_dim: instead of what the folder says; of a prompt
                 that is None, the folder's counts.
             device: "cpu".
@@ -139,7 +145,7 @@ class SentenceEncoder:
             settings.truncate_dim = truncate_dim
         if similarity_fn_name is not None:
             settings.similarity = checked_name(similarity_fn_name)
-        return cls(read_routes(source, settings, compute_type, ignore_fields), settings)
+        return cls(read_routes(source, settings, compute_type, ignore_fields, packed_cache), settings)
 
     # ------------------------------------------------------------------------------------------------------------------
     # What the model is
@@ -206,11 +212,11 @@ class SentenceEncoder:
         precision: str = "float32",
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
-        device: str | None = None,
+        device: str | Sequence[str] | None = None,
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
-        pool: None = None,
-        chunk_size: None = None,
+        pool: ProcessPool | None = None,
+        chunk_size: int | None = None,
         *,
         task: str | None = None,
         show_truncated: bool = False,
@@ -232,31 +238,40 @@ class SentenceEncoder:
             task: the route of a model that has several, "query" or "document" for instance.
             show_truncated: give a `TruncationWarning` if texts were cut off at max_seq_length, with their number and
                 the first of them. `count_truncated_tokens` says how much.
-            convert_to_tensor, device, pool, chunk_size: False; None or "cpu"; None; None.
+            pool: of `start_multi_process_pool`: its processes compute, with the same bits.
+            device: "cpu", or a list, ["cpu", "cpu"], which starts a pool of so many processes for this call.
+            chunk_size: texts that a process gets at a time; None: a tenth of its share, 5,000 at most.
+            convert_to_tensor: False.
 
         Raises:
             TypeError: an input is no string and no pair (its index is named).
             ValueError: another argument is out of range, or a string cannot be written as UTF-8.
+            RuntimeError: a process of the pool has died.
         """
-        check_without_torch(convert_to_tensor, device, pool, chunk_size)
+        check_without_torch(convert_to_tensor)
         checked_precision(precision)
         job = self._job(prompt_name, prompt, batch_size, output_value, normalize_embeddings, truncate_dim, task)
         if job.tokens_wanted and precision != "float32":
             raise ValueError(f"precision is {precision!r}; needed: 'float32' with output_value='token_embeddings'")
+        cut: list[int] | None = [] if show_truncated else None
         texts = list(checked_texts(several(inputs)))
-        results: Any = [None] * len(texts)
-        if not job.tokens_wanted:
-            full = job.route.dimension
-            results = np.empty((len(texts), min(full, job.truncate_dim or full)), np.float32)
-        cut: list[int] = []
-        with show_progress(len(texts), show_progress_bar) as progress:
-            for indices, part in self._runs(texts, job, cut if show_truncated else None):
-                if job.tokens_wanted:
-                    for i, rows in zip(indices, part, strict=True):
-                        results[i] = rows.copy()
-                else:
-                    results[indices] = part
-                progress.update(len(indices))
+        with (
+            opened(self, device, pool, chunk_size) as workers,
+            show_progress(len(texts), show_progress_bar) as progress,
+        ):
+            if workers is None:
+                results = self._encoded(texts, job, cut, progress)
+            else:
+                # All that decides results is in the job; names of prompts are this process' business.
+                arguments = None, job.prompt, batch_size, output_value, normalize_embeddings, job.truncate_dim, task
+                results, chunks = self._room(len(texts), job), workers.chunks(len(texts), batch_size, chunk_size)
+                parts = workers.results(self, "_encode_chunk", texts, chunks, arguments, show_truncated)
+                with closing(parts):
+                    for chunk, (part, cut_off) in parts:
+                        results[chunk] = part
+                        if cut is not None:
+                            cut += [chunk.start + i for i in cut_off]
+                        progress.update(len(part))
         if cut:
             warnings.warn(_truncation(cut, texts, job.route.input.max_seq_length), TruncationWarning, stacklevel=3)
         if precision != "float32":
@@ -395,6 +410,30 @@ class SentenceEncoder:
             normalize=normalize_embeddings,
             truncate_dim=truncate_dim or self.truncate_dim,
         )
+
+    def _room(self, count: int, job: _Job) -> Any:
+        """A list, or an array, for the results of so many texts."""
+        full = job.route.dimension
+        shape = (count, min(full, job.truncate_dim or full))
+        return [None] * count if job.tokens_wanted else np.empty(shape, np.float32)
+
+    def _encoded(self, texts: list[Text], job: _Job, cut: list[int] | None, progress: Any = None) -> Any:
+        """The results of texts in their order; cut: where the indices of those go that were cut off."""
+        results = self._room(len(texts), job)
+        for indices, part in self._runs(texts, job, cut):
+            if job.tokens_wanted:
+                for i, rows in zip(indices, part, strict=True):
+                    results[i] = rows.copy()
+            else:
+                results[indices] = part
+            if progress is not None:
+                progress.update(len(indices))
+        return results
+
+    def _encode_chunk(self, texts: list[Text], arguments: tuple, show_truncated: bool) -> tuple[Any, list[int]]:
+        """What a process of a pool does: the results of its texts, and the indices of those that were cut off."""
+        cut: list[int] = []
+        return self._encoded(texts, self._job(*arguments), cut if show_truncated else None), cut
 
     def _stream(self, texts: Iterator[Text], job: _Job, total: int | None, show: bool | None) -> Iterator[np.ndarray]:
         with show_progress(total, show) as progress:

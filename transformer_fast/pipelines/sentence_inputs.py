@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -85,12 +86,19 @@ class TransformerInput:
         self._type_count = getattr(model.config, "type_vocab_size", 0) or 0
 
     @classmethod
-    def read(cls, source: ModelSource, compute_type: ComputeType, ignore_fields: Collection[str]) -> TransformerInput:
+    def read(
+        cls,
+        source: ModelSource,
+        compute_type: ComputeType,
+        ignore_fields: Collection[str],
+        packed_cache: str | Path | None = None,
+    ) -> TransformerInput:
         """
         Raises:
             CheckpointError: a file is malformed or asks for what is not supported.
         """
-        model = load_model(source, head=False, compute_type=compute_type, ignore_fields=ignore_fields)
+        options = {"compute_type": compute_type, "ignore_fields": ignore_fields, "packed_cache": packed_cache}
+        model = load_model(source, head=False, **options)
         if not hasattr(model, "encode_packed"):
             raise CheckpointError(f"{source}: {type(model).__name__} encodes no text")
         return cls(model, *read_tokenizer_settings(source, "feature-extraction"))
@@ -184,10 +192,18 @@ class StaticEmbedding:
         self._table, self._tokenizer = table, tokenizer
         self.hidden_size = table.shape[1]
         self.model = self
+        self._read_from: tuple | None = None
 
     @classmethod
-    def read(cls, source: ModelSource, compute_type: ComputeType, ignore_fields: Collection[str]) -> StaticEmbedding:
-        """compute_type: "auto" alone keeps the type of the file, any other float32.
+    def read(
+        cls,
+        source: ModelSource,
+        compute_type: ComputeType,
+        ignore_fields: Collection[str],
+        packed_cache: str | Path | None = None,
+    ) -> StaticEmbedding:
+        """compute_type: "auto" alone keeps the type of the file, any other float32. packed_cache: there is no product,
+        and nothing to pack.
 
         Raises:
             CheckpointError: a file is malformed or asks for what is not supported.
@@ -195,7 +211,19 @@ class StaticEmbedding:
         table = _table(source)
         if compute_type != "auto":
             table = table.astype(np.float32)
-        return cls(table, PlainTokenizer(source, len(table)))
+        made = cls(table, PlainTokenizer(source, len(table)))
+        made._read_from = source, compute_type, ignore_fields
+        return made
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # Without its table. What has no source takes it along.
+        return super().__reduce_ex__(protocol) if self._read_from is None else (StaticEmbedding.read, self._read_from)
+
+    def __copy__(self) -> StaticEmbedding:
+        return self  # nothing in it changes
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> StaticEmbedding:
+        return self
 
     @property
     def tokenizer(self) -> Any:
@@ -231,8 +259,8 @@ class StaticEmbedding:
         return {"input_ids": ids, "offsets": cu_seqlens[:-1]}
 
 
-# The class of an input module -> what makes it from (source, compute_type, ignore_fields).
-INPUTS: Mapping[str, Callable[[ModelSource, ComputeType, Collection[str]], Any]] = {
+# The class of an input module -> what makes it from (source, compute_type, ignore_fields, packed_cache).
+INPUTS: Mapping[str, Callable[..., Any]] = {
     "Transformer": TransformerInput.read,
     "StaticEmbedding": StaticEmbedding.read,
 }

@@ -27,7 +27,23 @@ _FEATURE = "sentence_embedding"
 _DENSE_FIELDS = {"in_features", "out_features", "bias", "activation_function", "use_residual", *_NAMES}
 
 
-class Normalize:
+class _FromFiles:
+    """A module that nothing changes after it is made: it pickles as its files, and its copies are itself."""
+
+    def __init__(self, part: Part, dimension: int, weight_format: str, *feature: str) -> None:
+        self._made_from = part, dimension, weight_format, *feature
+
+    def __reduce__(self) -> tuple:
+        return type(self), self._made_from
+
+    def __copy__(self) -> _FromFiles:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _FromFiles:
+        return self
+
+
+class Normalize(_FromFiles):
     """Vectors (B, dim) of length 1. feature: what the module works on, as its files call it.
 
     Raises:
@@ -35,6 +51,7 @@ class Normalize:
     """
 
     def __init__(self, part: Part, dimension: int, weight_format: str, feature: str = _FEATURE) -> None:
+        super().__init__(part, dimension, weight_format, feature)
         self.dimension = dimension
         try:
             source = part()
@@ -48,7 +65,7 @@ class Normalize:
         return normalize_embeddings(vectors)
 
 
-class LayerNorm:
+class LayerNorm(_FromFiles):
     """torch's LayerNorm of vectors (B, dim), with its eps of 1e-5.
 
     Raises:
@@ -56,6 +73,7 @@ class LayerNorm:
     """
 
     def __init__(self, part: Part, dimension: int, weight_format: str) -> None:
+        super().__init__(part, dimension, weight_format)
         source = part()
         checkpoint, place = Checkpoint.open(source), source.place("config.json")
         check_fields(place, checkpoint.config, {"dimension"})
@@ -71,7 +89,7 @@ class LayerNorm:
         return F.layer_norm(vectors, self._weight, self._bias)
 
 
-class Dense:
+class Dense(_FromFiles):
     """A linear layer with an activation, (B, in_features) -> (B, out_features), and what it began with added to it.
 
     feature: as of `Normalize`.
@@ -81,6 +99,7 @@ class Dense:
     """
 
     def __init__(self, part: Part, dimension: int, weight_format: str, feature: str = _FEATURE) -> None:
+        super().__init__(part, dimension, weight_format, feature)
         source = part()
         checkpoint, place = Checkpoint.open(source), source.place("config.json")
         config = checkpoint.config

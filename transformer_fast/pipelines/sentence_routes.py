@@ -14,6 +14,7 @@ import ast
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -108,7 +109,8 @@ def read_routes(
     settings: SentenceSettings,
     compute_type: ComputeType,
     ignore_fields: Collection[str],
-    maker: Callable[[ComputeType, Collection[str]], Any] | None = None,
+    packed_cache: str | Path | None = None,
+    maker: Callable[[ComputeType, Collection[str], Any], Any] | None = None,
 ) -> Routes:
     """The routes of a folder; without modules.json the mean of the model's tokens, or model2vec's own folder.
 
@@ -117,7 +119,7 @@ def read_routes(
     Raises:
         CheckpointError: a file is malformed or asks for what is not supported.
     """
-    make = (maker or RouteMaker)(compute_type, ignore_fields)
+    make = (maker or RouteMaker)(compute_type, ignore_fields, packed_cache)
     if settings.modules is None:
         return Routes({"": make.route(_without_modules(source), "", plain=True)})
     place = source.place("modules.json")
@@ -138,8 +140,11 @@ def read_routes(
 class RouteMaker:
     """Makes routes; an input that several of them share is made once."""
 
-    def __init__(self, compute_type: ComputeType, ignore_fields: Collection[str]) -> None:
-        self.compute_type, self.ignore_fields = compute_type, ignore_fields
+    def __init__(
+        self, compute_type: ComputeType, ignore_fields: Collection[str], packed_cache: str | Path | None = None
+    ) -> None:
+        self.compute_type = compute_type
+        self.options = compute_type, ignore_fields, packed_cache  # of what reads an input
         self._inputs: dict[str, Any] = {}
 
     def input(self, files: ModuleFiles) -> Any:
@@ -150,7 +155,7 @@ class RouteMaker:
 
     def read_input(self, files: ModuleFiles) -> Any:
         """As `input`, made anew."""
-        return INPUTS[files.kind](files.part(), self.compute_type, self.ignore_fields)
+        return INPUTS[files.kind](files.part(), *self.options)
 
     def route(self, modules: Sequence[ModuleFiles], what: str, plain: bool = False) -> Route:
         """what: the modules, for error texts. plain: there is no Pooling, and the mean is taken."""

@@ -129,20 +129,15 @@ def check_device(device: Any) -> None:
         raise ValueError(f"device is {device!r}; needed: 'cpu', which is where all is computed")
 
 
-def check_without_torch(convert_to_tensor: Any, device: Any, pool: Any, chunk_size: Any) -> None:
-    """The options of sentence-transformers that have one value here.
-
+def check_without_torch(convert_to_tensor: Any) -> None:
+    """
     Raises:
-        ValueError: one has another value.
+        ValueError: a tensor is asked for.
     """
     if convert_to_tensor:
         raise ValueError(
             f"convert_to_tensor is {convert_to_tensor!r}; needed: False (torch.from_numpy(result) shares its memory)"
         )
-    check_device(device)
-    for name, value in (("pool", pool), ("chunk_size", chunk_size)):
-        if value is not None:
-            raise ValueError(f"{name} is {value!r}; needed: None: threads do what processes do there (set_num_threads)")
 
 
 def one_of(name: str, value: Any, known: Collection[Any]) -> None:

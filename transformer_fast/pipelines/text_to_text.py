@@ -96,16 +96,17 @@ class Summariser(TextToText):
         *,
         compute_type: ComputeType = "auto",
         ignore_fields: Collection[str] = (),
+        packed_cache: str | Path | None = None,
         **hub: Any,
     ) -> Summariser:
         """The summariser of a model folder, or of a model on the Hugging Face hub.
 
-        compute_type, ignore_fields and hub: as in `load_model`.
+        compute_type, ignore_fields, packed_cache and hub: as in `load_model`.
 
         Raises:
             CheckpointError: there is no such folder, a file is malformed, or the model is one of another kind.
         """
-        options = {"compute_type": compute_type, "ignore_fields": ignore_fields}
+        options = {"compute_type": compute_type, "ignore_fields": ignore_fields, "packed_cache": packed_cache}
         return cls._from_task(open_source(path_or_hub_id, **hub), "summarization", **options)
 
 
@@ -128,11 +129,12 @@ class Translator(TextToText):
         *,
         compute_type: ComputeType = "auto",
         ignore_fields: Collection[str] = (),
+        packed_cache: str | Path | None = None,
         **hub: Any,
     ) -> Translator:
         """The translator of a model folder, or of a model on the Hugging Face hub.
 
-        compute_type, ignore_fields and hub: as in `load_model`.
+        compute_type, ignore_fields, packed_cache and hub: as in `load_model`.
 
         source, target: languages ("en", "de") of a model for several, by which it has translation_en_to_de among its
         task_specific_params. A model for one pair of languages (Marian) needs neither.
@@ -144,11 +146,12 @@ class Translator(TextToText):
         if (source is None) != (target is None):
             raise ValueError(f"source is {source!r} and target {target!r}; needed: both or neither")
         model_source = open_source(path_or_hub_id, **hub)
+        options = {"compute_type": compute_type, "ignore_fields": ignore_fields, "packed_cache": packed_cache}
         if source is None:
-            return cls._from_task(model_source, None, compute_type=compute_type, ignore_fields=ignore_fields)
+            return cls._from_task(model_source, None, **options)
         task = f"translation_{source}_to_{target}"
         if task not in (model_source.object("config.json").get("task_specific_params") or {}):
             raise ValueError(
                 f"source is {source!r} and target {target!r}; {model_source.place('config.json')} has no {task}"
             )
-        return cls._from_task(model_source, task, compute_type=compute_type, ignore_fields=ignore_fields)
+        return cls._from_task(model_source, task, **options)

@@ -61,17 +61,19 @@ class Transcriber:
         *,
         compute_type: ComputeType = "auto",
         ignore_fields: Collection[str] = (),
+        packed_cache: str | Path | None = None,
         **hub: Any,
     ) -> Transcriber:
         """The transcriber of a model folder, or of a model on the Hugging Face hub.
 
-        compute_type, ignore_fields and hub: as in `load_model`.
+        compute_type, ignore_fields, packed_cache and hub: as in `load_model`.
 
         Raises:
             CheckpointError: there is no such folder, a file is malformed, or the model is one of another kind.
         """
         source = open_source(path_or_hub_id, **hub)
-        model = load_model(source, compute_type=compute_type, ignore_fields=ignore_fields)
+        options = {"compute_type": compute_type, "ignore_fields": ignore_fields, "packed_cache": packed_cache}
+        model = load_model(source, **options)
         if not isinstance(model, WhisperForConditionalGeneration):
             raise CheckpointError(f"{source}: holds a {type(model).__name__}; Transcriber needs a Whisper model")
         return cls(model, WhisperFeatureExtractor.from_pretrained(source), Tokenizer(source))

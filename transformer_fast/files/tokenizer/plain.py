@@ -23,6 +23,7 @@ class PlainTokenizer:
 
     def __init__(self, source: ModelSource, most_tokens: int) -> None:
         library = optional_import("tokenizers")
+        self._made_from = source, most_tokens
         self.place = source.place("tokenizer.json")
         data = source.read("tokenizer.json")
         if data is None:
@@ -33,6 +34,15 @@ class PlainTokenizer:
         numbers = self.tokenizer.get_vocab(with_added_tokens=True).values()
         if max(numbers, default=-1) >= most_tokens:
             raise CheckpointError(f"{self.place}: has the token {max(numbers)}; needed: less than {most_tokens}")
+
+    def __reduce__(self) -> tuple:
+        return PlainTokenizer, self._made_from
+
+    def __copy__(self) -> PlainTokenizer:
+        return self  # nothing in it changes
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PlainTokenizer:
+        return self
 
     def encode_batch(self, texts: Sequence[str | tuple[str, str]]) -> list[Any]:
         """The `tokenizers.Encoding` of each text, or of each pair, without special tokens.

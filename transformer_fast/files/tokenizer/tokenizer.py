@@ -67,10 +67,20 @@ class Tokenizer:
     def __init__(self, source: ModelSource, lower_case: bool = False) -> None:
         """lower_case: lower-case texts before all else, as sentence-transformers' do_lower_case does."""
         optional_import("tokenizers")
+        self._made_from = source, lower_case
         with refusals(source.place("tokenizer.json")):
             self._read(source, lower_case)
         self._limited: OrderedDict[tuple, Any] = OrderedDict()
         self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple:
+        return Tokenizer, self._made_from
+
+    def __copy__(self) -> Tokenizer:
+        return self  # nothing in it changes
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tokenizer:
+        return self
 
     def _read(self, source: ModelSource, lower_case: bool) -> None:
         data, definition = vocabulary.definition_of(source)

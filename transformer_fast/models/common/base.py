@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from operator import attrgetter
@@ -34,10 +35,11 @@ from transformer_fast.models.common.compute_types import (
 from transformer_fast.models.common.config import read_config, without_fields
 from transformer_fast.models.common.known_fields import REPORTS
 from transformer_fast.models.common.mxfp4 import read_mxfp4
+from transformer_fast.models.common.packed_cache import PackedCache, identity
+from transformer_fast.models.common.pickles import ReadFromSource
 from transformer_fast.models.common.quantised import IntegerTensor, read_integers
 from transformer_fast.models.common.quantised_files import as_integers, integer_parameters, quantization_config
 from transformer_fast.models.common.tensor_names import check_used, is_copy, unwrapped
-from transformer_fast.nn import Module
 from transformer_fast.nn.init import unset_parameters
 
 Model = TypeVar("Model", bound="PretrainedModel")
@@ -258,7 +260,7 @@ def under(prefix: str, sources: Mapping[str, Source]) -> dict[str, Source]:
     return {f"{prefix}.{ours}": source for ours, source in sources.items()}
 
 
-class PretrainedModel(Module):
+class PretrainedModel(ReadFromSource):
     """A model with a config that is read from a checkpoint and can be written back.
 
     A family sets:
@@ -356,12 +358,15 @@ class PretrainedModel(Module):
         local_files_only: bool = False,
         compute_type: ComputeType = "auto",
         ignore_fields: Collection[str] = (),
+        packed_cache: str | Path | None = None,
     ) -> Model:
         """The model in a folder or on the Hugging Face hub, as this class even if config.json names another."""
         source = open_source(
             path_or_hub_id, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only
         )
-        return cls.from_checkpoint(Checkpoint.open(source), compute_type=compute_type, ignore_fields=ignore_fields)
+        return cls.from_checkpoint(
+            Checkpoint.open(source), compute_type=compute_type, ignore_fields=ignore_fields, packed_cache=packed_cache
+        )
 
     @classmethod
     def from_checkpoint(
@@ -370,14 +375,21 @@ class PretrainedModel(Module):
         *,
         compute_type: ComputeType = "auto",
         ignore_fields: Collection[str] = (),
+        packed_cache: str | Path | None = None,
     ) -> Model:
-        """The model of a checkpoint; compute_type and ignore_fields: of `load_model`.
+        """The model of a checkpoint; compute_type, ignore_fields and packed_cache: of `load_model`.
 
         Raises:
             ValueError: there is no such compute_type.
             TypeError: ignore_fields is a string.
             CheckpointError: config.json asks for what is not supported, or tensors are missing, unused or misshapen.
+            OSError: packed_cache cannot be written.
         """
+        given, options = checkpoint.source, {"compute_type": compute_type, "ignore_fields": ignore_fields}
+        cache = None
+        if packed_cache is not None:
+            what = identity(checkpoint, cls.__name__, compute_type, ignore_fields)
+            cache = PackedCache(packed_cache, cls.__name__, what)
         source = checkpoint.source.place("config.json")
         model_type = checkpoint.config.get("model_type")
         if cls.model_types and model_type not in cls.model_types:
@@ -412,10 +424,23 @@ class PretrainedModel(Module):
                     raise CheckpointError(f"{source}: tensor {name!r} would have to be {shape} and {expected[name]}")
         check_used(checkpoint, expected, cls)
         tensors = checkpoint.take(expected, cls.ignored)
-        model.load_state_dict({ours: sources[ours].read(tensors, array.shape) for ours, array in own.items()})
+        if cache is not None:
+            cache.attach(model)
+        shared = {} if cache is None else cache.parameters
+        model.load_state_dict(
+            {
+                ours: shared[ours] if ours in shared else sources[ours].read(tensors, array.shape)
+                for ours, array in own.items()
+            }
+        )
         check_blocks(model, compute_type)
+        if cache is not None:
+            cache.complete(model)
         checkpoint.source.release()
         model._content, model._names, model._reports = dict(checkpoint.config), frozenset(names), reports
+        if packed_cache is not None:
+            options["packed_cache"] = os.path.abspath(packed_cache)
+        model.note_source(given, options)
         return model
 
     @classmethod

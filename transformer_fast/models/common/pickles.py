@@ -1,0 +1,53 @@
+"""`ReadFromSource`: how models pickle and are copied. `PretrainedModel` derives from it.
+
+A model is pickled as the call that read it, and not as its weights, for as long as nothing of it has changed; the
+version that every module has (`nn.Module`) tells. A further option of reading goes into what `note_source` is given.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, TypeVar
+
+from transformer_fast.files.source import ModelSource
+from transformer_fast.nn import Module
+
+Model = TypeVar("Model", bound="ReadFromSource")
+
+
+class ReadFromSource(Module):
+    """A model that was read from a source pickles as the source and the options; after any change of it, and without a
+    source, it pickles with its parameters. Copies share the parameters, which are read-only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._read_from: tuple | None = None  # version, source and options
+
+    def note_source(self, source: ModelSource, options: dict[str, Any]) -> None:
+        """Called when the model is whole: `from_pretrained(source, **options)` of its class makes it again."""
+        self.__dict__["_read_from"] = self._version, source, options  # not by an attribute, which changes the version
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if self._read_from is not None and self._read_from[0] is self._version:
+            _, source, options = self._read_from
+            return _read_again, (type(self), source, options)
+        return super().__reduce_ex__(protocol)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_read_from": None}
+
+    def __copy__(self: Model) -> Model:
+        return self._copied(self.__getstate__())
+
+    def __deepcopy__(self: Model, memo: dict[int, Any]) -> Model:
+        memo |= {id(parameter): parameter for parameter in self.parameters()}
+        return self._copied(copy.deepcopy(self.__getstate__(), memo))
+
+    def _copied(self: Model, state: dict[str, Any]) -> Model:
+        other = type(self).__new__(type(self))
+        other.__setstate__(state)
+        return other
+
+
+def _read_again(kind: Any, source: ModelSource, options: dict[str, Any]) -> Any:
+    return kind.from_pretrained(source, **options)
