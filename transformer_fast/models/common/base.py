@@ -370,8 +370,11 @@ class PretrainedModel(Module):
         *,
         compute_type: ComputeType = "auto",
         ignore_fields: Collection[str] = (),
+        whole_texts: bool = False,
     ) -> Model:
         """The model of a checkpoint; compute_type and ignore_fields: of `load_model`.
+
+        whole_texts: it will generate nothing, so that weights are packed for many rows at a time.
 
         Raises:
             ValueError: there is no such compute_type.
@@ -396,6 +399,8 @@ class PretrainedModel(Module):
                 model = cls(config, **cls.options(config, names))
             except ValueError as error:
                 raise CheckpointError(f"{source}: {error}") from None
+        if whole_texts:
+            model.pack_for_decode(False)
         own, sources = model.state_dict(), cls.sources(config, names)
         checkpoint = with_blocks(checkpoint, sources, model._names_of("_half_names"))
         in_file = {name: tensor.name for name, tensor in checkpoint.tensors.items()}
