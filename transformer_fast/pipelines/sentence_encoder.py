@@ -189,7 +189,7 @@ class SentenceEncoder:
 
     @property
     def max_seq_length(self) -> float:
-        """Tokens, special ones included, after which a text is cut off; may be lowered. A StaticEmbedding has no limit.
+        """Tokens, special ones included, after which a text is cut off; may be set. A StaticEmbedding has no limit.
 
         Of several routes it is the greatest; setting it sets all.
         """
@@ -378,9 +378,9 @@ class SentenceEncoder:
             array([  0, 746])
         """
         route, start = self._routes.route(task), self._prompt(prompt_name, prompt)
-        texts = [_with_prompt(start, text) for text in _checked(_several(inputs))]
-        kept = np.array([len(one) for one in route.tokens(texts)], np.int64)
-        return np.array(route.input.lengths(texts), np.int64) - kept
+        texts = list(_checked(_several(inputs)))
+        kept = np.array([len(one) for one in route.tokens(texts, start)], np.int64)
+        return np.array(route.input.lengths(texts, start), np.int64) - kept
 
     # ------------------------------------------------------------------------------------------------------------------
     # Similarity
@@ -444,7 +444,7 @@ class SentenceEncoder:
         """
 
         def tokens(batch: list[Text]) -> list[Any]:
-            return job.route.tokens([_with_prompt(job.prompt, text) for text in batch])
+            return job.route.tokens(batch, job.prompt)
 
         with closing(runs(texts, tokens, job.batch_size)) as together:
             for indices, found in together:
@@ -485,11 +485,6 @@ def _checked(inputs: Iterable[Any]) -> Iterator[Text]:
 
 def _is_pair(text: Any) -> bool:
     return isinstance(text, tuple) and len(text) == 2 and all(isinstance(part, str) for part in text)
-
-
-def _with_prompt(prompt: str, text: Text) -> Text:
-    """A prompt goes before a text, of a pair before the first."""
-    return prompt + text if isinstance(text, str) else (prompt + text[0], text[1])
 
 
 def _truncation(cut: list[int], texts: Sequence[Text], limit: float) -> str:

@@ -44,9 +44,9 @@ class Route:
         self.input, self.pooling, self._modules = input, pooling, tuple(modules)
         self.dimension = modules[-1].dimension if modules else input.hidden_size * len(pooling.modes)
 
-    def tokens(self, texts: list[Any]) -> list[TextTokens]:
-        """The tokens of texts and pairs."""
-        return self.input.tokens(texts)
+    def tokens(self, texts: list[Any], prompt: str = "") -> list[TextTokens]:
+        """The tokens of texts and pairs, with a prompt."""
+        return self.input.tokens(texts, prompt)
 
     def prompt_length(self, prompt: str) -> int:
         """The number of tokens of a prompt that are not to be pooled."""
@@ -147,9 +147,12 @@ class _Maker:
             )
         first, *inner = modules[: pooled + 1]
         if first.place not in self._inputs:
-            self._inputs[first.place] = INPUTS[first.kind](first.part(), self._compute_type, self._ignore_fields)
+            options = {"plain": True} if plain and first.kind == "Transformer" else {}
+            self._inputs[first.place] = INPUTS[first.kind](
+                first.part(), self._compute_type, self._ignore_fields, **options
+            )
         input = self._inputs[first.place]
-        pooling = Pooling()
+        pooling = _pooling_of(first.part()) if plain else Pooling()
         if inner:
             weights = _word_weights(inner[0], input) if len(inner) == 2 else None
             pooling = Pooling.read(inner[-1].part(), input.hidden_size, weights)
@@ -180,6 +183,15 @@ def _without_modules(source: ModelSource) -> tuple[ModuleFiles, ...]:
         modules = [("StaticEmbedding", ""), *[("Normalize", "1_Normalize")] * normalize]
         return tuple(ModuleFiles(kind, partial(source.part, path, "config.json"), path) for kind, path in modules)
     return (ModuleFiles("Transformer", partial(source.part, "", "config.json"), ""),)
+
+
+def _pooling_of(source: ModelSource) -> Pooling:
+    """The pooling of a plain model: of one that was trained to continue texts the last token."""
+    config = source.object("config.json")
+    architectures = config.get("architectures")
+    first = architectures[0] if isinstance(architectures, list) and architectures else None
+    continues = isinstance(first, str) and first.endswith("ForCausalLM") and bool(config.get("is_causal", True))
+    return Pooling(("lasttoken" if continues else "mean",))
 
 
 def _parts(modules: Sequence[ModuleFiles], at: int) -> tuple[Sequence[ModuleFiles], ModuleFiles, Sequence[ModuleFiles]]:
