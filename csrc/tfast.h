@@ -280,8 +280,8 @@ typedef struct {
     int whole_qk_norm;                                                  /* or of all heads together */
     const float* sinks;                                                 /* H, or NULL */
     float scale, softcap;                                               /* softcap 0: none */
-    int64_t window;      /* keys that a query sees, its own one of them; or
-                            TFAST_UNLIMITED */
+    int64_t window;      /* keys up to its own, that included, that a query sees; or TFAST_UNLIMITED */
+    int64_t ahead;       /* keys after its own that a query sees, or TFAST_UNLIMITED; with caches 0 */
     int rotation;        /* which of tfast_decoder.rotations; -1: none */
     int cache;           /* which of tfast_decoder.caches, */
     int64_t cache_layer; /* and which layer of it */
@@ -307,9 +307,9 @@ typedef struct {
 } tfast_rotation;
 
 /* n_layers decoder layers over T new tokens of B rows (row b's are cu[b] to cu[b + 1]): x (T, hidden), dense, is
- * overwritten. A token sees those of its row before it and itself: of the caches' past, and of this call. Of the tokens
- * `rows` (n_rows of them, rising; NULL: all) the last layer's results go through final_norm and head, each if there is
- * one -> y (n_rows, hidden) or (n_rows, head's N), dense. */
+ * overwritten. A token sees those of its row before it and itself, of the caches' past and of this call, and those
+ * after it as far as a layer looks ahead. Of the tokens `rows` (n_rows of them, rising; NULL: all) the last layer's
+ * results go through final_norm and head, each if there is one -> y (n_rows, hidden) or (n_rows, head's N), dense. */
 typedef struct {
     int64_t T, B, hidden, heads, kv_heads, head_dim, inner, n_layers;
     const int64_t* cu; /* B + 1 */

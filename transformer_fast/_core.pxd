@@ -206,7 +206,7 @@ cdef extern from "tfast.h" nogil:
         int whole_qk_norm
         const float *sinks
         float scale, softcap
-        int64_t window
+        int64_t window, ahead
         int rotation, cache
         int64_t cache_layer
     ctypedef struct tfast_cache:

@@ -36,6 +36,7 @@ cdef int set_layer(tfast_decoder_layer *l, object layer, int cache, int64_t cach
     l.scale = layer.scale
     l.softcap = layer.softcap
     l.window = TFAST_UNLIMITED if layer.window is None else layer.window
+    l.ahead = TFAST_UNLIMITED if layer.ahead is None else layer.ahead
     l.rotation = layer.rotation
     l.cache = cache
     l.cache_layer = cache_layer

@@ -208,7 +208,7 @@ static tfast_attention attention_of(const run_t* r, const tfast_decoder_layer* l
                              .q_stride = {width, head_stride(c), width},
                              .out_stride = {c->heads * D, D, c->heads * D},
                              .left = l->window == TFAST_UNLIMITED ? TFAST_UNLIMITED : l->window - 1,
-                             .right = 0,
+                             .right = l->ahead,
                              .scale = l->scale,
                              .softcap = l->softcap,
                              .sinks = l->sinks};

@@ -21,7 +21,7 @@ import transformers
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "helpers"))
 
-from decoder_cases import BEAMS, CASES, GOLDEN, NEW_TOKENS, draw, inputs  # noqa: E402
+from decoder_cases import BEAMS, CASES, GOLDEN, NEW_TOKENS, draw, generates, inputs  # noqa: E402
 
 
 def answers(content: dict) -> dict[str, np.ndarray]:
@@ -38,20 +38,27 @@ def answers(content: dict) -> dict[str, np.ndarray]:
     tokens = mask.bool()
     with torch.no_grad():
         output = model(ids, attention_mask=mask, output_hidden_states=True, output_attentions=True, use_cache=False)
-        options = {"attention_mask": left, "max_new_tokens": NEW_TOKENS, "pad_token_id": 1, "do_sample": False}
+    written = config.to_dict() | {"architectures": [type(model).__name__]}
+    return {
+        "config": np.array(json.dumps(written)),
+        "shapes": np.array(json.dumps({name: list(tensor.shape) for name, tensor in state.items()})),
+        "logits": output.logits[tokens].numpy(),
+        "hidden_state": output.hidden_states[1][tokens].numpy(),
+        "attentions": output.attentions[-1].transpose(1, 2)[tokens].numpy(),
+    } | (generated(model, ids, left) if generates(content) else {})
+
+
+def generated(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, np.ndarray]:
+    """What the model continues the rows of ids with, by greedy and by beam search."""
+    options = {"attention_mask": mask, "max_new_tokens": NEW_TOKENS, "pad_token_id": 1, "do_sample": False}
+    with torch.no_grad():
         # An ending id that one row meets after some tokens, so that it is followed by padding.
         free = model.generate(ids, **options, eos_token_id=None)
         eos = int(free[0, ids.shape[1] + 4])
         greedy = model.generate(ids, **options, eos_token_id=eos)
         beams = model.generate(ids, **options, eos_token_id=eos, **BEAMS)
-    written = config.to_dict() | {"architectures": [type(model).__name__]}
     return {
-        "config": np.array(json.dumps(written)),
-        "shapes": np.array(json.dumps({name: list(tensor.shape) for name, tensor in state.items()})),
         "eos": np.array(eos),
-        "logits": output.logits[tokens].numpy(),
-        "hidden_state": output.hidden_states[1][tokens].numpy(),
-        "attentions": output.attentions[-1].transpose(1, 2)[tokens].numpy(),
         "greedy": greedy.numpy().astype(np.int16),
         "beams": beams.numpy().astype(np.int16),
     }

@@ -1,4 +1,4 @@
-"""models/gemma2.py and models/gemma3.py against transformers' own numbers; what each of their options does."""
+"""models/gemma.py, gemma2.py and gemma3.py against transformers' own numbers; what each of their options does."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformer_fast.models.gemma3 import Gemma3TextConfig
 pytest.importorskip("safetensors")
 
 
-@pytest.mark.parametrize("case", ["gemma2", "gemma3"])
+@pytest.mark.parametrize("case", ["gemma", "gemma2", "gemma3", "gemma3_both_ways"])
 def test_golden_numbers_of_transformers(isa, tmp_path, case):
     check_golden(tmp_path, case)
 
@@ -40,6 +40,12 @@ def test_older_spellings_of_rotations(tmp_path):
     assert np.array_equal(old(ids).logits, new(ids).logits)
 
 
+def test_the_first_folders_call_the_tanh_formula_gelu(tmp_path):
+    old = load_model(write(tmp_path / "old", "gemma", {"hidden_act": "gelu", "hidden_activation": None}))
+    ids = inputs(40)[0]
+    assert np.array_equal(old(ids).logits, load_model(write(tmp_path / "new", "gemma"))(ids).logits)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -60,8 +66,13 @@ def test_every_option_has_an_effect(tmp_path, changes):
 @pytest.mark.parametrize(
     "case, changes, text",
     [
+        ("gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention is True"),
         ("gemma2", {"use_bidirectional_attention": True}, "use_bidirectional_attention is True"),
-        ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention is True"),
+        (
+            "gemma3",
+            {"use_bidirectional_attention": True, "sliding_window": None},
+            "use_bidirectional_attention is true, sliding_window None",
+        ),
         ("gemma3", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping is 50.0"),
         ("gemma3", {"rope_parameters": {"rope_theta": 1e4}}, "rope_parameters is .*an object each"),
         ("gemma2", {"hidden_activation": "mish"}, "is 'mish'; supported"),

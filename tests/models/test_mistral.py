@@ -12,8 +12,9 @@ from transformer_fast.files.errors import CheckpointError
 pytest.importorskip("safetensors")
 
 
-def test_golden_numbers_of_transformers(isa, tmp_path):
-    check_golden(tmp_path, "mistral")
+@pytest.mark.parametrize("case", ["mistral", "mistral_both_ways"])
+def test_golden_numbers_of_transformers(isa, tmp_path, case):
+    check_golden(tmp_path, case)
 
 
 def test_the_window_is_what_config_says(tmp_path):

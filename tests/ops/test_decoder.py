@@ -68,9 +68,9 @@ def one_by_one(x, layers, rotations, options):
             for i in range(2):
                 turned = F.rotary_embedding(heads[i].swapaxes(0, 1), *rotations[one.rotation], **turn)
                 heads[i] = turned.swapaxes(0, 1)
-        window = (-1 if one.window is None else one.window - 1, -1)
+        window = (-1 if one.window is None else one.window - 1, -1 if one.ahead is None else one.ahead)
         how = {"scale": one.scale, "softcap": one.softcap, "window": window, "sinks": one.sinks}
-        context = F.varlen_attention(*heads, CU, CU, is_causal=True, enable_gqa=True, **how).reshape(T, H * D)
+        context = F.varlen_attention(*heads, CU, CU, enable_gqa=True, **how).reshape(T, H * D)
         attended = F.linear(context, one.out, one.out_bias)
         after = added(x, attended, one.attention_out_norm)
         if options.get("parallel"):
@@ -117,6 +117,8 @@ def kinds():
             {"qkv": (weight(H * D, HIDDEN, 1), weight(HKV * D, HIDDEN, 2), weight(HKV * D, HIDDEN, 3)), "rotation": 0},
             {},
         ),
+        "both ways": ({"ahead": None}, {}),
+        "windows on both sides": ({"window": 2, "ahead": 1, "sinks": draw((H,), 6)}, {}),
         "gated": ({"gate": weight(INNER, HIDDEN, 8), "gate_bias": draw((INNER,), 9), "softcap": 3.0}, {}),
     }
 
@@ -193,6 +195,12 @@ def test_bad_input():
         (lambda: F.Decoder(layers, H, HKV, 5), ValueError, r"layers\[0\].qkv has shapes"),
         (lambda: F.Decoder(layers, H, HKV, D, "swish"), ValueError, "activation is 'swish'"),
         (lambda: F.Decoder([layer(1, window=0)], H, HKV, D), ValueError, "window is 0"),
+        (lambda: F.Decoder([layer(1, ahead=-1)], H, HKV, D), ValueError, "ahead is -1"),
+        (
+            lambda: F.Decoder([layer(1, ahead=None)], H, HKV, D)(x, [0, T], caches=(), places=((0, 0),)),
+            ValueError,
+            "a layer looks ahead; needed: None, or layers with ahead=0",
+        ),
         (lambda: F.Decoder([layer(1, sinks=np.zeros(3, np.float32))], H, HKV, D), ValueError, "sinks has shape"),
         (lambda: whole(x, CU), ValueError, "rotations has 0 entries; needed: 1"),
         (lambda: whole(x[:, :4], CU, [ROTATION]), ValueError, "last axis must have length 10"),

@@ -73,6 +73,7 @@ CASES = {
         GATED | {"use_sliding_window": True, "sliding_window": 3, "layer_types": TYPES},
     ),
     "qwen3": ("Qwen3ForCausalLM", "Qwen3Config", GATED | {"head_dim": 10, "attention_bias": True}),
+    "gemma": ("GemmaForCausalLM", "GemmaConfig", GATED | {"head_dim": 8, "attention_bias": True}),
     "gemma2": (
         "Gemma2ForCausalLM",
         "Gemma2Config",

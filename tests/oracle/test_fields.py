@@ -83,6 +83,7 @@ FAMILIES = {
     "GPT2": (GPT2, ("LMHeadModel", "ForSequenceClassification")),
     "GPTJ": (GPT2 | {"rotary_dim": 2}, ("ForCausalLM",)),
     "GPTNeoX": (BERT | IDS | {"hidden_size": 32}, ("ForCausalLM", "ForSequenceClassification")),
+    "Gemma": (GATED, ("ForCausalLM", "ForSequenceClassification")),
     "Gemma2": (GATED | WINDOWS | {"query_pre_attn_scalar": 4}, ("ForCausalLM",)),
     "GptOss": (GATED | WINDOWS | {"num_local_experts": 4, "num_experts_per_tok": 2}, ("ForCausalLM",)),
     "Granite": (GATED | {"attention_multiplier": 0.4}, ("ForCausalLM",)),
@@ -122,7 +123,20 @@ FAMILIES = {
     "XLMRoberta": (BERT, ("ForTokenClassification",)),
 }
 CLASSES = {"Gemma3Text": "Gemma3", "Marian": "Marian"}  # of the models, where it is not that of the config
-ROPE = ("GPTNeoX", "Gemma2", "Gemma3Text", "Granite", "Llama", "Mistral", "ModernBert", "Olmo2", "Phi", "Phi3", "Qwen2")
+ROPE = (
+    "GPTNeoX",
+    "Gemma",
+    "Gemma2",
+    "Gemma3Text",
+    "Granite",
+    "Llama",
+    "Mistral",
+    "ModernBert",
+    "Olmo2",
+    "Phi",
+    "Phi3",
+    "Qwen2",
+)
 ROPE += ("GptOss", "Gte", "Mixtral", "NomicBert", "Qwen3", "Qwen3Moe", "SmolLM3", "Starcoder2")
 
 GONE = object()  # a field that is taken out

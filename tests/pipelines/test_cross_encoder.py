@@ -151,7 +151,11 @@ def test_folders_with_modules(tmp_path, encoder):
 @pytest.mark.parametrize(
     "options, text",
     [
-        ({"kinds": ("Transformer", "LogitScore")}, "the modules are Transformer, LogitScore; supported: Transformer,"),
+        ({"kinds": ("Transformer", "Pooling")}, "the modules are Transformer, Pooling; supported: Transformer alone"),
+        (
+            {"kinds": ("Transformer", "LogitScore")},
+            "a BertForSequenceClassification; .* needs here a model ForCausalLM",
+        ),
         ({"model_type": "SparseEncoder"}, "model_type is 'SparseEncoder'; supported here: 'CrossEncoder'"),
         ({"activation_fn": "mine.F"}, "activation_fn is 'mine.F'; supported: torch.nn's"),
         ({"activation_fn": "torch.nn.modules.activation.Softmax"}, "activation_fn is '.*Softmax'; supported"),
@@ -170,7 +174,7 @@ def test_models_without_a_head(tmp_path):
     write_bert(tmp_path / "m", TINY_BERT)
     write_tokenizer(tmp_path / "m")
     with pytest.raises(
-        CheckpointError, match="holds a BertModel; CrossEncoder needs a model ForSequenceClassification"
+        CheckpointError, match="holds a BertModel; CrossEncoder needs here a model ForSequenceClassification"
     ):
         CrossEncoder.from_pretrained(tmp_path / "m")
 

@@ -36,10 +36,10 @@ def calls(encoder, monkeypatch):
     threads: list[threading.Thread] = []
     tokens = encoder._routes.first().tokens
 
-    def recorded(texts):
+    def recorded(texts, prompt):
         threads.append(threading.current_thread())
         made[len(threads) - 1].set()
-        return tokens(texts)
+        return tokens(texts, prompt)
 
     monkeypatch.setattr(encoder._routes.first(), "tokens", recorded)
     return threads, made
@@ -99,8 +99,8 @@ def test_a_stream_that_is_left_leaves_no_thread(encoder, calls, monkeypatch, num
     left = threading.Event()
     tokens = encoder._routes.first().tokens
 
-    def held(texts):
-        found = tokens(texts)
+    def held(texts, prompt):
+        found = tokens(texts, prompt)
         if len(threads) == 2:
             left.wait(PATIENCE)
         return found
@@ -142,7 +142,7 @@ def test_an_error_keeps_no_texts(encoder, monkeypatch, number):
     class Text(str):
         pass
 
-    monkeypatch.setattr(encoder._routes.first(), "tokens", lambda texts: 1 / 0)
+    monkeypatch.setattr(encoder._routes.first(), "tokens", lambda texts, prompt: 1 / 0)
     texts = [Text("dog") for _ in range(20)]
     kept = weakref.ref(texts[0])
     gc.disable()

@@ -56,8 +56,9 @@ class DecoderLayer:
     qkv: queries, keys and values in one (H D + 2 Hkv D, h), or three weights. out (h, H D), up and gate (inner, h;
     None: not gated), down (h, inner). Norms are (weight, bias or None), or None: of what attention and feed-forward
     read, of what they give before it is added, and of queries and keys: (D,) for each head, or with whole_qk_norm of
-    all heads together. scale multiplies the scores. window: keys that a query sees, its own included. rotation: which
-    of the rotations of a call, -1: none.
+    all heads together. scale multiplies the scores. window: keys that a query sees up to its own, that
+    included. ahead: keys after its own that it sees, None: all; only 0 goes with caches. rotation: which of the
+    rotations of a call, -1: none.
 
     Example:
         >>> pack = lambda *shape: F.pack_weight(np.ones(shape, np.float32))
@@ -88,6 +89,7 @@ class DecoderLayer:
     sinks: np.ndarray | None = None
     softcap: float = 0.0
     window: int | None = None
+    ahead: int | None = 0
 
 
 class Decoder:
@@ -164,7 +166,8 @@ class Decoder:
     ) -> np.ndarray:
         """x (T, h) float32, row b's new tokens cu_seqlens[b]:cu_seqlens[b + 1] -> (T, h), after final_norm.
 
-        Each token sees those of its row before it and itself. rotations: for each, cosines and sines (T, half).
+        Each token sees those of its row before it, itself, and those after it as far as the layer looks ahead.
+        rotations: for each, cosines and sines (T, half).
         caches: the rows' past, which gets the new tokens' keys and values; places: of each layer, which cache, and
         which layer of it. fresh: no row with tokens has a past; then they are attended as they were computed, not as
         they are stored. stepwise, for one row with a past: tokens attend as those of so many calls of one would, with
@@ -192,6 +195,8 @@ class Decoder:
                 raise ValueError(f"rows is {rows}; needed: rising numbers from 0 to {len(x) - 1}")
         if stepwise and (caches is None or fresh or len(cu_seqlens) != 2):
             raise ValueError(f"stepwise is True with {len(cu_seqlens) - 1} rows; needed: one with caches, not fresh")
+        if caches is not None and any(layer.ahead != 0 for layer in self._layers):
+            raise ValueError("caches are given and a layer looks ahead; needed: None, or layers with ahead=0")
         if caches is None:
             fresh, places = True, self.without_caches
         where = {"caches": caches, "places": tuple(places), "fresh": fresh, "stepwise": stepwise}
@@ -261,4 +266,6 @@ def _checked(layer: DecoderLayer, index: int, hidden: int, shape: tuple[int, int
             vectors[field.name] = _norm(getattr(layer, field.name), f"layers[{index}].{field.name}", n)
     if layer.window is not None and layer.window < 1:
         raise ValueError(f"layers[{index}].window is {layer.window}; needed: at least 1, or None")
+    if layer.ahead is not None and layer.ahead < 0:
+        raise ValueError(f"layers[{index}].ahead is {layer.ahead}; needed: at least 0, or None")
     return replace(layer, **vectors)

@@ -61,6 +61,7 @@ _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
     "deit": ("vit", _named("DeiTForImageClassification", "DeiTForImageClassificationWithTeacher"), "DeiTModel"),
     "distilbert": ("distilbert", _heads("DistilBert", "MultipleChoice"), "DistilBertModel"),
     "electra": ("electra", _heads("Electra", "MultipleChoice", "PreTraining"), "ElectraModel"),
+    "gemma": ("gemma", _decoder_heads("GemmaForCausalLM", "Gemma"), "GemmaModel"),
     "gemma2": ("gemma2", _decoder_heads("Gemma2ForCausalLM", "Gemma2"), "Gemma2Model"),
     "gemma3_text": ("gemma3", _decoder_heads("Gemma3ForCausalLM", "Gemma3Text"), "Gemma3TextModel"),
     "gpt2": ("gpt2", _decoder_heads("GPT2LMHeadModel", "GPT2"), "GPT2Model"),
@@ -116,7 +117,7 @@ _FILES = {
     for name in (*classes.values(), base)
 }
 
-__all__ = ["CheckpointError", "PretrainedModel", "find_class", "find_folder", "load_model"]
+__all__ = ["CheckpointError", "PretrainedModel", "find_class", "find_folder", "load_model", "text_encoder_class"]
 
 
 def load_model(
@@ -191,6 +192,23 @@ def find_class(source: ModelSource, *, head: bool = True) -> type[PretrainedMode
         'BertForMaskedLM'
     """
     return _class_of(source.object("config.json"), source, head)
+
+
+def text_encoder_class(source: ModelSource) -> type[PretrainedModel]:
+    """The class that encodes the texts of a source by `encode_packed`; of T5's kind the encoder without the decoder.
+
+    Raises:
+        CheckpointError: as `find_class`, or the model encodes no text.
+
+    Example:
+        >>> text_encoder_class(open_source("t5-small")).__name__                                      # doctest: +SKIP
+        'T5EncoderModel'
+    """
+    found = find_class(source, head=False)
+    encoder = getattr(found, "encoder_class", found)
+    if not hasattr(encoder, "encode_packed"):
+        raise CheckpointError(f"{source}: {found.__name__} encodes no text")
+    return encoder
 
 
 def _class_of(config: Mapping[str, Any], source: ModelSource, head: bool) -> type[PretrainedModel]:

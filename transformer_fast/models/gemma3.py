@@ -1,5 +1,7 @@
 """Gemma 3, text only: Gemma 2 with normalised queries and keys, two rotations, and a full layer after five windowed.
 
+EmbeddingGemma is the model without a head, with attention in both directions (use_bidirectional_attention).
+
 Source: Gemma Team 2025, https://arxiv.org/abs/2503.19786, and transformers' modeling_gemma3 (Gemma3Text...).
 `load_model` finds this file by model_type "gemma3_text"; `common.decoder_blocks` has the layers.
 """
@@ -9,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from transformer_fast.models.common.decoder_blocks import BlockOptions, window_of
+from transformer_fast.models.common.decoder_blocks import BlockOptions, GatedDecoder, window_of
 from transformer_fast.models.gemma2 import (
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -29,9 +31,18 @@ class Gemma3TextConfig(Gemma2Config):
     sliding_window_pattern: int = 6
     final_logit_softcapping: float | None = None
     attn_logit_softcapping: None = None
+    use_bidirectional_attention: bool | None = False
 
     # Transformers writes down what it has made layer_types of.
     without_effect = (*Gemma2Config.without_effect, "_sliding_window_pattern")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.use_bidirectional_attention and (self.sliding_window is None or not self.is_causal):
+            raise ValueError(
+                f"use_bidirectional_attention is true, sliding_window {self.sliding_window} and is_causal "
+                f"{self.is_causal}; needed with it: a window, and no is_causal of false besides"
+            )
 
     def is_sliding(self, number: int) -> bool:
         """Without layer_types, every layer has the window except each sliding_window_pattern-th."""
@@ -56,8 +67,15 @@ class Gemma3TextConfig(Gemma2Config):
         }
 
     def block(self, number: int) -> BlockOptions:
-        rotation = "sliding" if self.is_sliding(number) else "full"
-        return replace(super().block(number), rotation=rotation, qk_norm=True)
+        sliding = self.is_sliding(number)
+        options = replace(super().block(number), rotation="sliding" if sliding else "full", qk_norm=True)
+        if not self.use_bidirectional_attention:
+            return options
+        if not sliding:
+            return replace(options, ahead=None)
+        # sliding_window is what both sides have together, in training and in the file.
+        side = self.sliding_window // 2
+        return replace(options, window=side + 1, ahead=side)
 
 
 class Gemma3TextModel(Gemma2Model):
@@ -72,6 +90,7 @@ class Gemma3TextModel(Gemma2Model):
 
     config_class = Gemma3TextConfig
     model_types = ("gemma3_text",)
+    neutral = GatedDecoder.neutral
 
 
 class Gemma3ForCausalLM(Gemma2ForCausalLM):
@@ -86,6 +105,7 @@ class Gemma3ForCausalLM(Gemma2ForCausalLM):
 
     config_class = Gemma3TextConfig
     model_types = ("gemma3_text",)
+    neutral = GatedDecoder.neutral
     body_class = Gemma3TextModel
 
 
@@ -101,4 +121,5 @@ class Gemma3TextForSequenceClassification(Gemma2ForSequenceClassification):
 
     config_class = Gemma3TextConfig
     model_types = ("gemma3_text",)
+    neutral = GatedDecoder.neutral
     body_class = Gemma3TextModel

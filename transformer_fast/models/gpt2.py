@@ -14,7 +14,8 @@ import numpy as np
 from transformer_fast import functional as F
 from transformer_fast.models.common.base import Source
 from transformer_fast.models.common.config import ACTIVATIONS, Labels, Number, check_fields
-from transformer_fast.models.common.decoder import CausalLM, Decoder, DecoderClassifier
+from transformer_fast.models.common.decoder import CausalLM, Decoder
+from transformer_fast.models.common.decoder_classifier import DecoderClassifier
 from transformer_fast.models.common.decoding import CacheShape, DecoderBatch, DecoderStep
 from transformer_fast.nn import Embedding, LayerNorm, Linear, Module, ModuleList
 
@@ -207,6 +208,10 @@ class GPT2Model(_GPT2, Decoder):
         hidden = self.wte(ids)
         hidden += self.wpe(positions)
         return hidden
+
+    @property
+    def max_length(self) -> int:
+        return self.config.n_positions
 
     def check_capacity(self, capacity: int) -> None:
         if capacity > self.config.n_positions:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from transformer_fast.models.common.decoder import CausalLM, DecoderClassifier
+from transformer_fast.models.common.decoder import CausalLM
+from transformer_fast.models.common.decoder_classifier import DecoderClassifier
 from transformer_fast.models.common.layer_norm_blocks import PlainConfig, PlainDecoder, PlainOptions
 
 

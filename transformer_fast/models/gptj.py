@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from transformer_fast.models.common.config import Labels, Number, check_activation, check_fields, check_heads
-from transformer_fast.models.common.decoder import DecoderClassifier
+from transformer_fast.models.common.decoder_classifier import DecoderClassifier
 from transformer_fast.models.common.layer_norm_blocks import BiasedCausalLM, PlainDecoder, PlainOptions
 from transformer_fast.nn import RotaryEmbedding
 
@@ -158,6 +158,10 @@ class GPTJModel(_GPTJ, PlainDecoder):
                 f"needed: 0 to {self.config.n_positions - 1} (n_positions - 1)"
             )
         return super().embed(ids, positions)
+
+    @property
+    def max_length(self) -> int:
+        return self.config.n_positions
 
     def check_capacity(self, capacity: int) -> None:
         if capacity > self.config.n_positions:

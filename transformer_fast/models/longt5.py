@@ -142,6 +142,7 @@ class LongT5Model(_LongEncoding, T5Model):
 
     config_class = LongT5Config
     model_types = ("longt5",)
+    encoder_class = LongT5EncoderModel
 
 
 class LongT5ForConditionalGeneration(T5ForConditionalGeneration):

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from transformer_fast.models.common.decoder import DecoderClassifier
 from transformer_fast.models.common.decoder_blocks import Gated
+from transformer_fast.models.common.decoder_classifier import DecoderClassifier
 from transformer_fast.models.common.layer_norm_blocks import BiasedCausalLM, PlainConfig, PlainDecoder, PlainOptions
 
 

@@ -215,6 +215,7 @@ class T5Model(_Encoding, EncoderDecoder):
         "is_decoder": (False, None),
         "quantization_config": (None,),
     }
+    encoder_class = T5EncoderModel
     # A shared table besides its copies; a bias that the first files hold and no version has used; the heads.
     ignored = (
         "shared.",
@@ -280,18 +281,19 @@ class T5ForConditionalGeneration(ConditionalGeneration):
         return super().logits(states)
 
 
-class MT5Model(T5Model):
-    """mT5 without a head: T5 v1.1 in a hundred languages (Xue et al. 2020, https://arxiv.org/abs/2010.11934)."""
-
-    config_class = MT5Config
-    model_types = ("mt5",)
-
-
 class MT5EncoderModel(T5EncoderModel):
     """mT5's encoder without the decoder."""
 
     config_class = MT5Config
     model_types = ("mt5",)
+
+
+class MT5Model(T5Model):
+    """mT5 without a head: T5 v1.1 in a hundred languages (Xue et al. 2020, https://arxiv.org/abs/2010.11934)."""
+
+    config_class = MT5Config
+    model_types = ("mt5",)
+    encoder_class = MT5EncoderModel
 
 
 class MT5ForConditionalGeneration(T5ForConditionalGeneration):

@@ -194,14 +194,14 @@ class Module:
         self._changed()
         return self
 
-    def pack_for_decode(self) -> Module:
+    def pack_for_decode(self, chosen: bool = True) -> Module:
         """Packs the weights of this module and all its parts for small M: a few dozen rows at a time at most.
 
         A decoder that writes token by token needs that; see for_decode of `functional.pack_weight`. Called before
-        parameters are loaded, it saves packing twice. Returns the module.
+        parameters are loaded, it saves packing twice. False undoes it, for models that only read. Returns the module.
         """
         for _, part in self.named_modules():
-            part.packs_for_decode = True
+            part.packs_for_decode = chosen
         return self
 
     def eval(self) -> Module:

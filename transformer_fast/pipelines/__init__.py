@@ -2,9 +2,9 @@
 
 Each is one class in one file, made by `from_pretrained(folder)` and called with one input or a list of them; the
 results come in the order of the inputs. `texts` and `text_runs` make batches of texts of different lengths, and check
-them; `labels` and `activations` make scores of logits; `sentence_*` read the folders of sentence-transformers. A new
-pipeline is one more file and one more line here. A file is imported when its class is first asked for:
-`SentenceEncoder` needs no models of pictures or sound.
+them; `labels` and `activations` make scores of logits; `sentence_*` read the folders of sentence-transformers, and
+`pair_models` the models of `CrossEncoder`. A new pipeline is one more file and one more line here. A file is imported
+when its class is first asked for: `SentenceEncoder` needs no models of pictures or sound.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """`CrossEncoder`: scores for pairs of texts that a model reads together, such as a question and an answer.
 
 Users call it. It is sentence-transformers' class of that name: `predict` and `rank`. Folders are a model with a head
-for sequence classification, with or without modules.json; `sentence_settings` and `sentence_inputs` read
+for sequence classification, or a language model whose next token, "yes" or "no", is the score; with or without
+modules.json. `pair_models` reads them and computes logits, `sentence_settings` and `sentence_inputs` read
 sentence-transformers' files, `activations` has what is done with logits, `text_runs` batches pairs.
 
 Source: sentence-transformers 6, cross_encoder/model.py.
@@ -21,12 +22,10 @@ from transformer_fast.files.errors import CheckpointError
 from transformer_fast.files.folder import open_source
 from transformer_fast.files.source import ModelSource
 from transformer_fast.files.tokenizer import Tokenizer
-from transformer_fast.models import load_model
 from transformer_fast.models.common.compute_types import ComputeType
-from transformer_fast.models.common.heads import ForMultipleChoice, ForSequenceClassification
 from transformer_fast.pipelines.activations import ACTIVATIONS, Activation, activation_of, as_activation
+from transformer_fast.pipelines.pair_models import PairModel, read_pair_model
 from transformer_fast.pipelines.processes import InProcesses, ProcessPool, opened
-from transformer_fast.pipelines.sentence_inputs import read_tokenizer_settings
 from transformer_fast.pipelines.sentence_settings import CONFIG, SentenceSettings, chosen_prompt, read_settings
 from transformer_fast.pipelines.text_runs import (
     check_device,
@@ -36,21 +35,20 @@ from transformer_fast.pipelines.text_runs import (
     runs,
     show_progress,
 )
-from transformer_fast.pipelines.texts import TextPipeline
 
 # Fields of config_sentence_transformers.json that only this kind of model has; the second says how torch computes.
 _FIELDS = ("activation_fn", "keep_in_fp32_modules")
 Pair = Sequence[str]
 
 
-class CrossEncoder(InProcesses, TextPipeline):
+class CrossEncoder(InProcesses):
     """Pairs of texts in, scores out; made by `from_pretrained`.
 
     Attributes:
-        model: the model (`models`).
         activation_fn: what makes scores of logits, a function of arrays; as the folder says, else the sigmoid for a
             model of one label, and nothing for one of several.
-        prompts, default_prompt_name: as in `SentenceEncoder`; a prompt goes before the first text of a pair.
+        prompts, default_prompt_name: as in `SentenceEncoder`; a prompt goes before the first text of a pair, or is the
+            instruction of a model with a chat template.
 
     Example:
         >>> reranker = CrossEncoder.from_pretrained("cross-encoder/ms-marco-MiniLM-L6-v2")            # doctest: +SKIP
@@ -58,22 +56,13 @@ class CrossEncoder(InProcesses, TextPipeline):
         [{'corpus_id': 0, 'score': 9.1}, {'corpus_id': 1, 'score': -11.2}]
     """
 
-    model_class = ForSequenceClassification
-
     def __init__(
-        self,
-        model: ForSequenceClassification,
-        tokenizer: Tokenizer,
-        max_seq_length: int | None = None,
-        activation_fn: Activation | None = None,
-        settings: SentenceSettings | None = None,
+        self, pairs: PairModel, activation_fn: Activation | None = None, settings: SentenceSettings | None = None
     ) -> None:
-        super().__init__(model, tokenizer)
         settings = SentenceSettings() if settings is None else settings
+        self._pairs = pairs
         self.prompts, self.default_prompt_name = settings.prompts, settings.default_prompt_name
         self.activation_fn = activation_fn or activation_of("Sigmoid" if self.num_labels == 1 else "Identity")
-        if max_seq_length is not None and (self.max_length is None or max_seq_length < self.max_length):
-            self.max_length = max_seq_length
 
     @classmethod
     def from_pretrained(
@@ -86,6 +75,8 @@ class CrossEncoder(InProcesses, TextPipeline):
         max_length: int | None = None,
         activation_fn: Any = None,
         device: str | None = None,
+        chat_template: str | None = None,
+        score_tokens: Sequence[str] | None = None,
         **hub: Any,
     ) -> CrossEncoder:
         """The model of a folder, or of a model on the Hugging Face hub.
@@ -96,6 +87,16 @@ class CrossEncoder(InProcesses, TextPipeline):
             max_length: the most tokens of a pair, at most what the model takes.
             activation_fn: as in `predict`, instead of what the folder says.
             device: "cpu".
+            chat_template: how a pair becomes a text, instead of what the folder says: a template in Jinja that renders
+                the roles "query", "document" and, for prompts, "system"; or the name of a known one, "qwen3-reranker".
+            score_tokens: for a language model without modules.json, the token whose logit is the score, or two, whose
+                difference is; by default ("yes", "no").
+
+        Example:
+            >>> folder = "Qwen/Qwen3-Reranker-0.6B"
+            >>> reranker = CrossEncoder.from_pretrained(folder, chat_template="qwen3-reranker")       # doctest: +SKIP
+            >>> reranker.rank("Who wrote Emma?", ["Emma is by Jane Austen.", "Dublin is in Ireland."])  # doctest: +SKIP
+            [{'corpus_id': 0, 'score': 0.99}, {'corpus_id': 1, 'score': 0.0001}]
 
         Raises:
             CheckpointError: there is no such folder, a file is malformed or asks for what is not supported, or the
@@ -104,39 +105,36 @@ class CrossEncoder(InProcesses, TextPipeline):
         """
         check_device(device)
         source = open_source(path_or_hub_id, **hub)
-        settings = SentenceSettings()
-        model_source, place = source, source.place("config.json")
+        settings, place = SentenceSettings(), source.place("config.json")
         if source.json("modules.json") is not None:
-            settings = read_settings(source, "CrossEncoder", _FIELDS)
-            kinds = [files.kind for files in settings.modules or ()]
-            if kinds != ["Transformer"]:
-                raise CheckpointError(
-                    f"{source.place('modules.json')}: the modules are {', '.join(kinds) or 'none'}; supported: "
-                    "Transformer, a model with a head for sequence classification"
-                )
-            model_source, place = settings.modules[0].part(), source.place(CONFIG)
-        options = {"compute_type": compute_type, "ignore_fields": ignore_fields, "packed_cache": packed_cache}
-        model = load_model(model_source, **options)
-        if not isinstance(model, ForSequenceClassification) or isinstance(model, ForMultipleChoice):
-            raise CheckpointError(
-                f"{model_source}: holds a {type(model).__name__}; CrossEncoder needs a model ForSequenceClassification"
-            )
+            settings, place = read_settings(source, "CrossEncoder", _FIELDS), source.place(CONFIG)
+        pairs = read_pair_model(
+            source, settings.modules, compute_type, ignore_fields, packed_cache, chat_template, score_tokens
+        )
         if activation_fn is None:
-            name = settings.further.get("activation_fn") or _activation_name(model_source.object("config.json"))
+            name = settings.further.get("activation_fn") or _activation_name(pairs.source.object("config.json"))
             activation = None if name is None else _activation_of(place, name)
         else:
             activation = as_activation("activation_fn", activation_fn)
-        task = "sequence-classification"
-        tokenizer, limit = read_tokenizer_settings(model_source, task, plain=settings.modules is None)
-        encoder = cls(model, tokenizer, limit, activation, settings)
+        encoder = cls(pairs, activation, settings)
         if max_length is not None:
             encoder.max_seq_length = max_length
         return encoder
 
     @property
+    def model(self) -> Any:
+        """The model (`models`)."""
+        return self._pairs.model
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The `files.tokenizer.Tokenizer`."""
+        return self._pairs.tokenizer
+
+    @property
     def num_labels(self) -> int:
         """The number of scores of a pair."""
-        return self.model.config.label_count
+        return self._pairs.num_labels
 
     @property
     def device(self) -> str:
@@ -146,14 +144,15 @@ class CrossEncoder(InProcesses, TextPipeline):
     @property
     def max_seq_length(self) -> int | None:
         """Tokens of a pair, special ones included, after which its longer text is cut off; may be set."""
-        return self.max_length
+        return self._pairs.max_length
 
     @max_seq_length.setter
     def max_seq_length(self, length: int) -> None:
-        least, most = self.tokenizer.tokenizer.num_special_tokens_to_add(True), self._model_limit()
+        least, most = self.tokenizer.tokenizer.num_special_tokens_to_add(True), self._pairs.model_limit
         if not isinstance(length, (int, np.integer)) or length < least or (most is not None and length > most):
-            raise ValueError(f"max_seq_length is {length}; needed: {least} to {most} (the model's positions)")
-        self.max_length = int(length)
+            needed = f"at least {least}" if most is None else f"{least} to {most} (the model's positions)"
+            raise ValueError(f"max_seq_length is {length}; needed: {needed}")
+        self._pairs.max_length = int(length)
 
     def predict(
         self,
@@ -174,7 +173,8 @@ class CrossEncoder(InProcesses, TextPipeline):
 
         Args:
             inputs: a pair of strings (a list or tuple of two), or several of them, or an array (N, 2).
-            prompt_name, prompt: what is put before the first text of each pair: one of `prompts`, or a text.
+            prompt_name, prompt: what is put before the first text of each pair, or is the instruction of a model with a
+                chat template: one of `prompts`, or a text.
             batch_size: pairs of a batch; batches run together as in `SentenceEncoder.encode`. It changes speed and
                 memory, not one bit of the result.
             activation_fn: what makes scores of logits (n, labels): a function of arrays, a name of `ACTIVATIONS`, or
@@ -193,17 +193,16 @@ class CrossEncoder(InProcesses, TextPipeline):
         start = self._prompt(prompt_name, prompt)
         activation = self.activation_fn if activation_fn is None else as_activation("activation_fn", activation_fn)
         single, pairs = _pairs(inputs)
-        pairs = [(start + a, b) for a, b in pairs]
         with (
             opened(self, device, pool, chunk_size) as workers,
             show_progress(len(pairs), show_progress_bar) as progress,
         ):
             if workers is None:
-                logits = self._logits(pairs, batch_size, progress)
+                logits = self._logits(pairs, start, batch_size, progress)
             else:
                 logits = np.empty((len(pairs), self.num_labels), np.float32)
                 chunks = workers.chunks(len(pairs), batch_size, chunk_size)
-                with closing(workers.results(self, "_logits", pairs, chunks, batch_size)) as parts:
+                with closing(workers.results(self, "_logits", pairs, chunks, start, batch_size)) as parts:
                     for chunk, part in parts:
                         logits[chunk] = part
                         progress.update(len(part))
@@ -265,18 +264,15 @@ class CrossEncoder(InProcesses, TextPipeline):
             for i in order
         ]
 
-    def _logits(self, pairs: list[tuple[str, str]], batch_size: int, progress: Any = None) -> np.ndarray:
-        """(N, labels); a process of a pool calls it, too."""
+    def _logits(self, pairs: list[tuple[str, str]], start: str, batch_size: int, progress: Any = None) -> np.ndarray:
+        """(N, labels) with a prompt; a process of a pool calls it, too."""
         logits = np.empty((len(pairs), self.num_labels), np.float32)
-        with closing(runs(pairs, self._tokens, batch_size)) as together:
-            for indices, encodings in together:
-                logits[indices] = self.model(**self._arguments(encodings)).logits
+        with closing(runs(pairs, lambda batch: self._pairs.tokens(batch, start), batch_size)) as together:
+            for indices, tokens in together:
+                logits[indices] = self._pairs.logits(tokens)
                 if progress is not None:
                     progress.update(len(indices))
         return logits
-
-    def _tokens(self, pairs: list[Any]) -> list[Any]:
-        return self._encodings(pairs, truncation=True)
 
     def _prompt(self, name: str | None, prompt: str | None) -> str:
         return chosen_prompt(self.prompts, self.default_prompt_name, name, prompt)

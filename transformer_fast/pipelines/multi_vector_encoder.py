@@ -281,7 +281,7 @@ def _runs(texts: list[Text], job: _Job) -> Iterator[tuple[list[int], list[np.nda
     """Indices of texts that ran together, and the vectors of each, until all have run."""
 
     def tokens(batch: list[Text]) -> list[Any]:
-        return job.route.tokens([with_prompt(job.prompt, text) for text in batch], job.task)
+        return job.route.tokens(with_prompt(job.prompt, batch), job.task)
 
     with closing(runs(texts, tokens, job.batch_size)) as together:
         for indices, found in together:

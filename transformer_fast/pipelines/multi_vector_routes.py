@@ -155,7 +155,7 @@ class _Maker(RouteMaker):
         super().__init__(*options)
         self._folder = folder
 
-    def read_input(self, files: ModuleFiles) -> TaskInput:
+    def read_input(self, files: ModuleFiles, plain: bool = False) -> TaskInput:
         folder = self._folder
         return TaskInput.read_with(files.part(), *self.options, lengths=folder.lengths, prefixes=folder.prefixes)
 

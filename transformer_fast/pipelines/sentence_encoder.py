@@ -32,7 +32,6 @@ from transformer_fast.pipelines.sentence_texts import (
     renamed,
     several,
     take_prompts,
-    with_prompt,
 )
 from transformer_fast.pipelines.text_runs import (
     check_device,
@@ -166,7 +165,7 @@ class SentenceEncoder(InProcesses):
 
     @property
     def max_seq_length(self) -> float:
-        """Tokens, special ones included, after which a text is cut off; may be lowered. A StaticEmbedding has no limit.
+        """Tokens, special ones included, after which a text is cut off; may be set. A StaticEmbedding has no limit.
 
         Of several routes it is the greatest; setting it sets all.
         """
@@ -364,9 +363,9 @@ class SentenceEncoder(InProcesses):
             array([  0, 746])
         """
         route, start = self._routes.route(task), self._prompt(prompt_name, prompt)
-        texts = [with_prompt(start, text) for text in checked_texts(several(inputs))]
-        kept = np.array([len(one) for one in route.tokens(texts)], np.int64)
-        return np.array(route.input.lengths(texts), np.int64) - kept
+        texts = list(checked_texts(several(inputs)))
+        kept = np.array([len(one) for one in route.tokens(texts, start)], np.int64)
+        return np.array(route.input.lengths(texts, start), np.int64) - kept
 
     # ------------------------------------------------------------------------------------------------------------------
     # Similarity
@@ -454,7 +453,7 @@ class SentenceEncoder(InProcesses):
         """
 
         def tokens(batch: list[Text]) -> list[Any]:
-            return job.route.tokens([with_prompt(job.prompt, text) for text in batch])
+            return job.route.tokens(batch, job.prompt)
 
         with closing(runs(texts, tokens, job.batch_size)) as together:
             for indices, found in together:

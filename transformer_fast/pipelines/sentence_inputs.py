@@ -17,14 +17,15 @@ from typing import Any
 import numpy as np
 
 from transformer_fast import functional as F
+from transformer_fast.files.checkpoint import Checkpoint
 from transformer_fast.files.errors import CheckpointError
 from transformer_fast.files.source import ModelSource
 from transformer_fast.files.tokenizer import PlainTokenizer, Tokenizer, packed, typed
-from transformer_fast.models import load_model
+from transformer_fast.models import text_encoder_class
 from transformer_fast.models.common.compute_types import ComputeType
+from transformer_fast.pipelines.sentence_chats import FORMATS, Chats, check_processing, read_chats
 from transformer_fast.pipelines.sentence_settings import check_fields
-
-Text = str | tuple[str, str]
+from transformer_fast.pipelines.sentence_texts import Text, with_prompt
 
 # The settings of a sentence-transformers model's tokens, by the family that it was made for; the first that is there.
 _CONFIGS = tuple(
@@ -36,7 +37,6 @@ _PADS = ("[PAD]", "<pad>")
 
 # Fields with values that change nothing, and what a model's arguments may hold: how torch computes.
 _NEUTRAL: Mapping[str, tuple] = {
-    "processing_kwargs": (None, {}),
     "query_length": (None,),
     "document_length": (None,),
     "query_expansion": (None,),
@@ -46,12 +46,20 @@ _ARGUMENTS = tuple(
     f"{what}_{name}" for what in ("model", "tokenizer", "processor", "config") for name in ("args", "kwargs")
 )
 _IMPLEMENTATION = {"attn_implementation", "dtype", "low_cpu_mem_usage", "torch_dtype", "trust_remote_code"}
-_FOLLOWED = {"do_lower_case", "max_seq_length", "modality_config", "module_output_name", "transformer_task"}
+_FOLLOWED = {
+    "do_lower_case",
+    "max_seq_length",
+    "modality_config",
+    "module_output_name",
+    "processing_kwargs",
+    "transformer_task",
+}
 _WITHOUT_EFFECT = {"unpad_inputs"}
 # transformer_task -> what of the model's outputs is taken, and its name.
 _TASKS = {
     "feature-extraction": ("last_hidden_state", "token_embeddings"),
     "sequence-classification": ("logits", "scores"),
+    "text-generation": ("logits", "causal_logits"),
 }
 
 
@@ -76,13 +84,18 @@ class TransformerInput:
 
     Attributes:
         model: the model. hidden_size: the length of its rows.
-        max_seq_length: tokens, special ones included, after which a text is cut off; may be lowered.
+        max_seq_length: tokens, special ones included, after which a text is cut off; infinity: nothing is. May be set.
     """
 
-    def __init__(self, model: Any, tokenizer: Tokenizer, max_seq_length: int | None) -> None:
-        self.model, self._tokenizer = model, tokenizer
+    def __init__(
+        self, model: Any, tokenizer: Tokenizer, max_seq_length: int | None, chats: Chats | None = None
+    ) -> None:
+        self.model, self._tokenizer, self._chats = model, tokenizer, chats
         self.hidden_size = model.hidden_size
-        self.max_seq_length = min(max_seq_length or model.max_length, model.max_length)
+        limits = [limit for limit in (max_seq_length, model.max_length) if limit is not None]
+        self._max_seq_length: float = math.inf
+        if limits:
+            self.max_seq_length = min(limits)
         self._type_count = getattr(model.config, "type_vocab_size", 0) or 0
 
     @classmethod
@@ -92,41 +105,54 @@ class TransformerInput:
         compute_type: ComputeType,
         ignore_fields: Collection[str],
         packed_cache: str | Path | None = None,
+        plain: bool = False,
     ) -> TransformerInput:
-        """
+        """plain: there is no modules.json, so that sentence_bert_config.json does not count.
+
         Raises:
             CheckpointError: a file is malformed or asks for what is not supported.
         """
-        options = {"compute_type": compute_type, "ignore_fields": ignore_fields, "packed_cache": packed_cache}
-        model = load_model(source, head=False, **options)
-        if not hasattr(model, "encode_packed"):
-            raise CheckpointError(f"{source}: {type(model).__name__} encodes no text")
-        return cls(model, *read_tokenizer_settings(source, "feature-extraction"))
+        model = text_encoder_class(source).from_checkpoint(
+            Checkpoint.open(source),
+            compute_type=compute_type,
+            ignore_fields=ignore_fields,
+            packed_cache=packed_cache,
+            whole_texts=True,
+        )
+        return cls(model, *read_text_settings(source, "feature-extraction", plain))
 
     @property
-    def max_seq_length(self) -> int:
+    def max_seq_length(self) -> float:
         return self._max_seq_length
 
     @max_seq_length.setter
     def max_seq_length(self, length: int) -> None:
-        least, most = self._tokenizer.tokenizer.num_special_tokens_to_add(False), self.model.max_length
-        if not isinstance(length, (int, np.integer)) or not least <= length <= most:
-            raise ValueError(f"max_seq_length is {length}; needed: {least} to {most} (the model's positions)")
+        least, most = max(self._tokenizer.tokenizer.num_special_tokens_to_add(False), 1), self.model.max_length
+        if not isinstance(length, (int, np.integer)) or length < least or (most is not None and length > most):
+            needed = f"at least {least}" if most is None else f"{least} to {most} (the model's positions)"
+            raise ValueError(f"max_seq_length is {length}; needed: {needed}")
         self._max_seq_length = int(length)
 
     @property
     def tokenizer(self) -> Any:
         """The `tokenizers.Tokenizer`, which cuts off at max_seq_length."""
-        return self._tokenizer.limited(self._max_seq_length)
+        limit = self._limit()
+        return self._tokenizer.tokenizer if limit is None else self._tokenizer.limited(limit)
 
     @property
     def unlimited(self) -> Tokenizer:
         """The tokenizer with what its files say of special tokens; it cuts nothing off."""
         return self._tokenizer
 
-    def tokens(self, texts: Sequence[Text], limit: int | None = None) -> list[TextTokens]:
-        """The tokens of texts and of pairs of texts, cut off at the limit, by default max_seq_length."""
-        limit = self._max_seq_length if limit is None else limit
+    def _limit(self) -> int | None:
+        return None if self._max_seq_length == math.inf else int(self._max_seq_length)
+
+    def tokens(self, texts: Sequence[Text], prompt: str = "", limit: int | None = None) -> list[TextTokens]:
+        """The tokens of texts and of pairs of texts with a prompt, cut off at the limit, by default max_seq_length."""
+        limit = self._limit() if limit is None else limit
+        if self._chats is not None:
+            return [TextTokens(ids, None, cut) for ids, cut in self._chats.encode(texts, prompt, limit)]
+        texts = with_prompt(prompt, texts)
         return [
             TextTokens(
                 encoding.ids,
@@ -136,12 +162,19 @@ class TransformerInput:
             for text, encoding in zip(texts, self._tokenizer.encode_batch(texts, max_length=limit), strict=True)
         ]
 
-    def lengths(self, texts: Sequence[Text]) -> list[int]:
-        """The number of tokens of each text if nothing were cut off."""
-        return [len(encoding) for encoding in self._tokenizer.encode_batch(texts)]
+    def lengths(self, texts: Sequence[Text], prompt: str = "") -> list[int]:
+        """The number of tokens of each text, with a prompt, if nothing were cut off."""
+        if self._chats is not None:
+            return [len(ids) for ids, _ in self._chats.encode(texts, prompt)]
+        return [len(encoding) for encoding in self._tokenizer.encode_batch(with_prompt(prompt, texts))]
 
     def prompt_length(self, prompt: str) -> int:
-        """The prompt's tokens at the start of a text: its own and the special ones before them, not those after."""
+        """The prompt's tokens at the start of a text: its own and the special ones before them, not those after.
+
+        0 for chats, whose prompt is a message of its own and always pooled.
+        """
+        if self._chats is not None:
+            return 0
         encoding = self.tokenizer.encode(prompt)
         return len(encoding.ids) - (1 if encoding.special_tokens_mask[-1:] == [1] else 0)
 
@@ -160,14 +193,17 @@ class TransformerInput:
     def arguments(self, tokens: Sequence[TextTokens]) -> dict[str, np.ndarray]:
         """The model's arguments by name, each (B, L) int64, padded to the longest."""
         longest = max(map(len, tokens), default=0)
+        named = self._tokenizer.special("pad_token")
         pads = (self.tokenizer.token_to_id(name) for name in _PADS)
-        pad = next((number for number in pads if number is not None), 0)
+        pad = next((number for number in pads if number is not None), 0) if named is None else named[1]
+        left = self._tokenizer.padding_side == "left"
         input_ids = np.full((len(tokens), longest), pad, np.int64)
         mask, types = np.zeros_like(input_ids), np.zeros_like(input_ids)
         for row, one in enumerate(tokens):
-            input_ids[row, : len(one)] = one.ids
-            mask[row, : len(one)] = 1
-            types[row, : len(one)] = one.type_ids or 0
+            places = slice(longest - len(one), longest) if left else slice(0, len(one))
+            input_ids[row, places] = one.ids
+            mask[row, places] = 1
+            types[row, places] = one.type_ids or 0
         told = {"token_type_ids": types} if hasattr(self.model.config, "type_vocab_size") else {}
         return {"input_ids": input_ids, **told, "attention_mask": mask}
 
@@ -230,18 +266,18 @@ class StaticEmbedding:
         """The `tokenizers.Tokenizer`."""
         return self._tokenizer.tokenizer
 
-    def tokens(self, texts: Sequence[Text]) -> list[TextTokens]:
-        """The tokens of texts, or of the two texts of pairs; cut off if tokenizer.json says so."""
-        encodings = self._tokenizer.encode_batch(texts)
+    def tokens(self, texts: Sequence[Text], prompt: str = "") -> list[TextTokens]:
+        """The tokens of texts, or of the two texts of pairs, with a prompt; cut off if tokenizer.json says so."""
+        encodings = self._tokenizer.encode_batch(with_prompt(prompt, texts))
         limited = self.tokenizer.truncation is not None
         return [TextTokens(encoding.ids, None, limited and bool(encoding.overflowing)) for encoding in encodings]
 
-    def lengths(self, texts: Sequence[Text]) -> list[int]:
-        """The number of tokens of each text if nothing were cut off."""
+    def lengths(self, texts: Sequence[Text], prompt: str = "") -> list[int]:
+        """The number of tokens of each text, with a prompt, if nothing were cut off."""
         shared = (self.tokenizer.truncation or {}).get("stride", 0)
         return [
             len(encoding) + sum(len(window) - shared for window in encoding.overflowing)
-            for encoding in self._tokenizer.encode_batch(texts)
+            for encoding in self._tokenizer.encode_batch(with_prompt(prompt, texts))
         ]
 
     def prompt_length(self, prompt: str) -> int:
@@ -277,36 +313,65 @@ def sentence_config(source: ModelSource) -> tuple[str, dict[str, Any]]:
 def read_tokenizer_settings(
     source: ModelSource, task: str, plain: bool = False, followed: Collection[str] = ()
 ) -> tuple[Tokenizer, int | None]:
-    """The tokenizer of a model, and the most tokens of a text; as sentence_bert_config.json asks for.
+    """As `read_text_settings`, for callers that know no chats.
 
-    task: the transformer_task that the caller runs. plain: there is no modules.json, so that the file does not count.
-    followed: fields that the caller follows, of those that have one value elsewhere.
+    Raises:
+        CheckpointError: as there, or the file asks for chats.
+    """
+    tokenizer, limit, chats = read_text_settings(source, task, plain, followed=followed)
+    if chats is not None and not plain:
+        raise CheckpointError(f"{source}: modality_config has message; supported here: text")
+    return tokenizer, limit
+
+
+def read_text_settings(
+    source: ModelSource,
+    task: str,
+    plain: bool = False,
+    own_template: bool = False,
+    followed: Collection[str] = (),
+) -> tuple[Tokenizer, int | None, Chats | None]:
+    """The tokenizer of a model, the most tokens of a text, and how texts become chats, if they do.
+
+    task: the transformer_task that the caller runs. plain: there is no modules.json, so that sentence_bert_config.json
+    does not count, and texts are chats where the model has a template. own_template: the caller has one, and the
+    model's does not count. followed: fields that the caller follows, of those that have one value elsewhere.
 
     Raises:
         CheckpointError: a file is missing, malformed or asks for what is not supported.
     """
     name, config = (_CONFIGS[0], {"transformer_task": task}) if plain else sentence_config(source)
     place = source.place(name)
-    _check_config(place, config, task, followed)
+    message = _check_config(place, config, task, followed)
+    own = check_processing(place, typed(place, config, "processing_kwargs", dict, {}))
     tokenizer = Tokenizer(source, lower_case=typed(place, config, "do_lower_case", bool, False))
     if any(tokenizer.tokenizer.encode("a").type_ids):
         raise CheckpointError(
             f"{source.place('tokenizer.json')}: gives a single text token types other than 0, which is not supported"
         )
-    limit = typed(place, config, "max_seq_length", int, None) or tokenizer.max_length
+    trained = typed(source.place("config.json"), source.object("config.json"), "max_position_embeddings", int, None)
+    limits = [length for length in (tokenizer.max_length, trained) if length is not None]
+    limit = own or typed(place, config, "max_seq_length", int, None) or min(limits, default=None)
     if limit is not None and limit < tokenizer.tokenizer.num_special_tokens_to_add(False):
         raise CheckpointError(f"{source}: the maximal length of a text is {limit} tokens, less than its special tokens")
-    return tokenizer, limit
+    chats = None
+    if not own_template and (message is not None or (plain and tokenizer.chat_templates)):
+        if not tokenizer.chat_templates:
+            raise CheckpointError(f"{place}: modality_config has message, and {tokenizer.place} no chat_template")
+        chats = read_chats(source, tokenizer, message or {}, config.get("processing_kwargs"))
+    return tokenizer, limit, chats
 
 
-def _check_config(place: Any, config: Mapping[str, Any], task: str, followed: Collection[str]) -> None:
+def _check_config(
+    place: Any, config: Mapping[str, Any], task: str, followed: Collection[str]
+) -> Mapping[str, Any] | None:
+    """The entry "message" of modality_config, or None."""
     check_fields(place, config, {*_FOLLOWED, *_WITHOUT_EFFECT, *_NEUTRAL, *_ARGUMENTS})
     found = config.get("transformer_task", "feature-extraction")
     if found != task:
         raise CheckpointError(f"{place}: transformer_task is {found!r}; supported: {task!r}")
     output, output_name = _TASKS[task]
-    modality = {"text": {"method": "forward", "method_output_name": output}}
-    wanted = {**_NEUTRAL, "modality_config": (None, modality), "module_output_name": (None, output_name)}
+    wanted = {**_NEUTRAL, "module_output_name": (None, output_name)}
     for field, values in wanted.items():
         if field not in followed and config.get(field) not in values:
             raise CheckpointError(f"{place}: {field} is {config[field]!r}; supported: {values[-1]!r}")
@@ -317,6 +382,26 @@ def _check_config(place: Any, config: Mapping[str, Any], task: str, followed: Co
             raise CheckpointError(
                 f"{place}: {field} is {arguments!r}; supported: {{}}, or of {', '.join(sorted(known))}"
             )
+    return _message_modality(place, config.get("modality_config"), output)
+
+
+def _message_modality(place: Any, modalities: Any, output: str) -> Mapping[str, Any] | None:
+    """modality_config, checked: texts, and texts as messages, which count where they are there."""
+    method = {"method": "forward", "method_output_name": output}
+    if modalities is None:
+        return None
+    found = modalities if isinstance(modalities, dict) else {}
+    message = found.get("message")
+    ok = bool(found) and found.keys() <= {"text", "message"} and found.get("text", method) == method
+    if message is not None:
+        ok = ok and isinstance(message, dict) and message.get("format", FORMATS[0]) in FORMATS
+        ok = ok and {name: value for name, value in message.items() if name != "format"} == method
+    if not ok:
+        raise CheckpointError(
+            f"{place}: modality_config is {modalities!r}; supported: text and message, with {method!r}, and for "
+            f"message a format of {' or '.join(FORMATS)}"
+        )
+    return message
 
 
 def _table(source: ModelSource) -> np.ndarray:

@@ -45,9 +45,9 @@ class Route:
         self.input, self.pooling, self._modules = input, pooling, tuple(modules)
         self.dimension = modules[-1].dimension if modules else input.hidden_size * len(pooling.modes)
 
-    def tokens(self, texts: list[Any]) -> list[TextTokens]:
-        """The tokens of texts and pairs."""
-        return self.input.tokens(texts)
+    def tokens(self, texts: list[Any], prompt: str = "") -> list[TextTokens]:
+        """The tokens of texts and pairs, with a prompt."""
+        return self.input.tokens(texts, prompt)
 
     def prompt_length(self, prompt: str) -> int:
         """The number of tokens of a prompt that are not to be pooled."""
@@ -147,15 +147,16 @@ class RouteMaker:
         self.options = compute_type, ignore_fields, packed_cache  # of what reads an input
         self._inputs: dict[str, Any] = {}
 
-    def input(self, files: ModuleFiles) -> Any:
-        """The input module of these files."""
+    def input(self, files: ModuleFiles, plain: bool = False) -> Any:
+        """The input module of these files; plain: there is no modules.json."""
         if files.place not in self._inputs:
-            self._inputs[files.place] = self.read_input(files)
+            self._inputs[files.place] = self.read_input(files, plain)
         return self._inputs[files.place]
 
-    def read_input(self, files: ModuleFiles) -> Any:
+    def read_input(self, files: ModuleFiles, plain: bool = False) -> Any:
         """As `input`, made anew."""
-        return INPUTS[files.kind](files.part(), *self.options)
+        options = {"plain": True} if plain and files.kind == "Transformer" else {}
+        return INPUTS[files.kind](files.part(), *self.options, **options)
 
     def route(self, modules: Sequence[ModuleFiles], what: str, plain: bool = False) -> Route:
         """what: the modules, for error texts. plain: there is no Pooling, and the mean is taken."""
@@ -167,8 +168,8 @@ class RouteMaker:
                 f"(or StaticEmbedding) and, after them, {', '.join(KINDS)}"
             )
         first, *inner = modules[: pooled + 1]
-        input = self.input(first)
-        pooling = Pooling()
+        input = self.input(first, plain)
+        pooling = _pooling_of(first.part()) if plain else Pooling()
         if inner:
             weights = _word_weights(inner[0], input) if len(inner) == 2 else None
             pooling = Pooling.read(inner[-1].part(), input.hidden_size, weights)
@@ -199,6 +200,15 @@ def _without_modules(source: ModelSource) -> tuple[ModuleFiles, ...]:
         modules = [("StaticEmbedding", ""), *[("Normalize", "1_Normalize")] * normalize]
         return tuple(ModuleFiles(kind, partial(source.part, path, "config.json"), path) for kind, path in modules)
     return (ModuleFiles("Transformer", partial(source.part, "", "config.json"), ""),)
+
+
+def _pooling_of(source: ModelSource) -> Pooling:
+    """The pooling of a plain model: of one that was trained to continue texts the last token."""
+    config = source.object("config.json")
+    architectures = config.get("architectures")
+    first = architectures[0] if isinstance(architectures, list) and architectures else None
+    continues = isinstance(first, str) and first.endswith("ForCausalLM") and bool(config.get("is_causal", True))
+    return Pooling(("lasttoken" if continues else "mean",))
 
 
 def _parts(modules: Sequence[ModuleFiles], at: int) -> tuple[Sequence[ModuleFiles], ModuleFiles, Sequence[ModuleFiles]]:

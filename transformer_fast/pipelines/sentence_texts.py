@@ -6,7 +6,7 @@ several encoders take in the same way is checked here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -72,9 +72,11 @@ def checked_texts(inputs: Iterable[Any]) -> Iterator[Text]:
         yield text
 
 
-def with_prompt(prompt: str, text: Text) -> Text:
-    """A prompt goes before a text, of a pair before the first."""
-    return prompt + text if isinstance(text, str) else (prompt + text[0], text[1])
+def with_prompt(prompt: str, texts: Sequence[Text]) -> Sequence[Text]:
+    """The texts with a prompt before each, of a pair before the first."""
+    if not prompt:
+        return texts
+    return [prompt + text if isinstance(text, str) else (prompt + text[0], text[1]) for text in texts]
 
 
 def _is_pair(text: Any) -> bool:

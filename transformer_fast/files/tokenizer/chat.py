@@ -130,6 +130,16 @@ def rendered(
     return _cut_off(text, final) if continued else text
 
 
+def variables_of(template: str) -> set[str]:
+    """The names that a template reads and does not set itself; {} for a malformed one, which `rendered` refuses."""
+    library = optional_import("jinja2", purpose="for chat templates")
+    try:
+        parsed = _environment().parse(template)
+    except library.exceptions.TemplateSyntaxError:
+        return set()
+    return optional_import("jinja2.meta").find_undeclared_variables(parsed)
+
+
 def _message(i: int, message: Any) -> dict[str, Any]:
     """A copy of plain data, without fields that are None, and with a message's reasoning under its usual names."""
     if not isinstance(message, Mapping):

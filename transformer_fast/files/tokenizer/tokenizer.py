@@ -199,12 +199,13 @@ class Tokenizer:
         stride: int = 0,
         strategy: str = "longest_first",
         side: str | None = None,
+        add_special_tokens: bool = True,
     ) -> list[Any]:
         """The `tokenizers.Encoding` of each text or pair of texts; with offsets in characters only if asked for.
 
         max_length: cut off what is longer; the rest is in .overflowing, in windows that share `stride` tokens.
         strategy: what of a pair is cut, "longest_first", "only_first" or "only_second". side: where it is cut, "left"
-        or "right"; by default truncation_side.
+        or "right"; by default truncation_side. add_special_tokens: False leaves out what the files put around a text.
 
         Raises:
             ValueError: a text holds a character that UTF-8 cannot write, the vocabulary has no token for it, not even
@@ -217,7 +218,8 @@ class Tokenizer:
             if max_length < special:  # the package would cut nothing off
                 raise ValueError(f"max_length is {max_length}; needed: at least {special}, the special tokens")
         with errors_of_texts(self.place, texts, max_length, strategy):
-            return tokenizer.encode_batch(texts) if offsets else tokenizer.encode_batch_fast(texts)
+            encode = tokenizer.encode_batch if offsets else tokenizer.encode_batch_fast
+            return encode(texts) if add_special_tokens else encode(texts, add_special_tokens=False)
 
     def limited(
         self, max_length: int, stride: int = 0, strategy: str = "longest_first", side: str | None = None

@@ -376,8 +376,11 @@ class PretrainedModel(ReadFromSource):
         compute_type: ComputeType = "auto",
         ignore_fields: Collection[str] = (),
         packed_cache: str | Path | None = None,
+        whole_texts: bool = False,
     ) -> Model:
         """The model of a checkpoint; compute_type, ignore_fields and packed_cache: of `load_model`.
+
+        whole_texts: it will generate nothing, so that weights are packed for many rows at a time.
 
         Raises:
             ValueError: there is no such compute_type.
@@ -385,10 +388,12 @@ class PretrainedModel(ReadFromSource):
             CheckpointError: config.json asks for what is not supported, or tensors are missing, unused or misshapen.
             OSError: packed_cache cannot be written.
         """
-        given, options = checkpoint.source, {"compute_type": compute_type, "ignore_fields": ignore_fields}
+        given = checkpoint.source
+        options: dict[str, Any] = {"compute_type": compute_type, "ignore_fields": ignore_fields}
+        options["whole_texts"] = whole_texts
         cache = None
         if packed_cache is not None:
-            what = identity(checkpoint, cls.__name__, compute_type, ignore_fields)
+            what = identity(checkpoint, [cls.__name__, cls.token_ids, whole_texts], compute_type, ignore_fields)
             cache = PackedCache(packed_cache, cls.__name__, what)
         source = checkpoint.source.place("config.json")
         model_type = checkpoint.config.get("model_type")
@@ -408,6 +413,8 @@ class PretrainedModel(ReadFromSource):
                 model = cls(config, **cls.options(config, names))
             except ValueError as error:
                 raise CheckpointError(f"{source}: {error}") from None
+        if whole_texts:
+            model.pack_for_decode(False)
         own, sources = model.state_dict(), cls.sources(config, names)
         checkpoint = with_blocks(checkpoint, sources, model._names_of("_half_names"))
         in_file = {name: tensor.name for name, tensor in checkpoint.tensors.items()}

@@ -1,7 +1,8 @@
-"""Decoders: `Decoder` (tokens to hidden states), `CausalLM` (next token's scores) and `DecoderClassifier` (labels).
+"""Decoders: `Decoder` (tokens to hidden states) and `CausalLM` (next token's scores).
 
-GPT-2 and the families of Llama's kind derive from both. A family's model says how tokens are embedded, which positions
-its layers see and what their caches hold; packing, caches and outputs are here and in `decoding`.
+GPT-2 and the families of Llama's kind derive from both; `decoder_classifier` has the head for labels. A family's model
+says how tokens are embedded, which positions its layers see and what their caches hold; packing, caches and outputs are
+here and in `decoding`. Sentence encoders and rerankers call `encode_packed` and `last_logits`.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import numpy as np
 from transformer_fast import functional as F
 from transformer_fast.files.errors import CheckpointError
 from transformer_fast.functional.arrays import as_array
+from transformer_fast.functional.attention_checks import rows_within
 from transformer_fast.generation import GenerationMixin
-from transformer_fast.models.common.base import PretrainedModel, Source, under
+from transformer_fast.models.common.base import Part, PretrainedModel, Source, under
 from transformer_fast.models.common.decoding import (
     CACHE_TYPES,
     CacheShape,
@@ -26,11 +28,10 @@ from transformer_fast.models.common.decoding import (
     DecoderSteps,
     cache_dtype,
 )
-from transformer_fast.models.common.inputs import integers, token_mask
+from transformer_fast.models.common.inputs import integers, packed_ids, token_mask
 from transformer_fast.models.common.output import (
     BaseModelOutputWithPast,
     CausalLMOutputWithPast,
-    SequenceClassifierOutputWithPast,
 )
 from transformer_fast.models.common.saved_state import fill_state, read_header
 from transformer_fast.nn import Linear
@@ -77,6 +78,20 @@ class Decoder(PretrainedModel):
 
     def check_capacity(self, capacity: int) -> None:
         """Raises ValueError where rows of that length are too long for the model; rotations know no limit."""
+
+    def rotates_by_length(self) -> bool:
+        """Do the rotary tables of a call depend on its longest row?"""
+        return False
+
+    @property
+    def hidden_size(self) -> int:
+        """The length of the vectors that `encode_packed` gives."""
+        return self.width
+
+    @property
+    def max_length(self) -> int | None:
+        """The most tokens that a text may have; None: no limit."""
+        return None
 
     def new_state(
         self,
@@ -176,6 +191,38 @@ class Decoder(PretrainedModel):
         batch = DecoderBatch(prompts.cu_seqlens, state)
         return self.last_hidden(prompts.pack(ids), positions, batch, prompts.cu_seqlens[1:][rows] - 1)
 
+    def encode_packed(
+        self, input_ids: np.ndarray, cu_seqlens: np.ndarray, *, pooled_rows: int | np.ndarray | None = None
+    ) -> np.ndarray:
+        """Packed texts: input_ids (T,), text b at cu_seqlens[b]:cu_seqlens[b + 1] -> hidden states (T, h).
+
+        As `TextEncoder.encode_packed`: with pooled_rows, an int or (B,), one row of each text, (B, h). A text's rows do
+        not depend on what else is in the call, bit for bit.
+
+        Raises:
+            ValueError, TypeError, IndexError: shapes or types do not fit, a text is too long or has no such row, or an
+                id is outside of its table.
+        """
+        input_ids, cu_seqlens = packed_ids(input_ids, cu_seqlens, self.config.vocab_size)
+        lengths = np.diff(cu_seqlens)
+        self.check_capacity(int(lengths.max(initial=0)))
+        positions = np.arange(len(input_ids)) - np.repeat(cu_seqlens[:-1], lengths)
+        wanted = None
+        if pooled_rows is not None:
+            wanted = cu_seqlens[:-1] + rows_within(pooled_rows, "pooled_rows", lengths)
+        found = np.empty((len(input_ids) if wanted is None else len(lengths), self.width), np.float32)
+        groups = _groups(lengths, 0 if self.rotates_by_length() else _PROMPT_TOKENS)
+        for texts in groups if len(lengths) else ():
+            starts = cu_seqlens[texts.start : texts.stop + 1]
+            tokens, rows, own = slice(starts[0], starts[-1]), texts, None
+            if wanted is None:
+                rows = tokens
+            else:
+                own = wanted[texts] - starts[0]
+            batch = DecoderBatch(starts - starts[0], None)
+            found[rows] = self.last_hidden(input_ids[tokens], positions[tokens], batch, own)
+        return found
+
     def forward(
         self,
         input_ids: np.ndarray,
@@ -262,11 +309,11 @@ class Decoder(PretrainedModel):
         return tokens
 
 
-def _groups(lengths: np.ndarray) -> list[slice]:
-    """Rows in a row, cut so that each group has _PROMPT_TOKENS at most, or is one row."""
+def _groups(lengths: np.ndarray, most: int = _PROMPT_TOKENS) -> list[slice]:
+    """Rows in a row, cut so that each group has `most` tokens at most, or is one row."""
     groups, first, total = [], 0, 0
     for row, length in enumerate(lengths):
-        if row > first and total + length > _PROMPT_TOKENS:
+        if row > first and total + length > most:
             groups.append(slice(first, row))
             first, total = row, 0
         total += length
@@ -278,6 +325,8 @@ class CausalLM(GenerationMixin, PretrainedModel):
 
     Where config.tie_word_embeddings holds, the head's weight is the embedding's, unless the file holds another one for
     the head: then that one counts, as in transformers.
+
+    token_ids: the tokens that the head scores, in this order; None: all. See `scoring`.
     """
 
     body_class: type[Decoder]
@@ -290,10 +339,28 @@ class CausalLM(GenerationMixin, PretrainedModel):
         super().__init__(config)
         body = self.body_class(config)
         setattr(self, self.body_name, body)
-        self.lm_head = Linear(body.width, config.vocab_size, bias=False).pack_for_decode()
-        if config.tie_word_embeddings:
+        self.lm_head = Linear(body.width, self.scored(config), bias=False).pack_for_decode()
+        if config.tie_word_embeddings and self.token_ids is None:
             self.lm_head.weight = body.state_dict()[self.embedding_name]
         self.lm_head.follows(body.final_norm)
+
+    @classmethod
+    def scoring(cls, token_ids: Collection[int]) -> type[CausalLM]:
+        """This class with a head that scores these tokens alone: rerankers ask for "yes" and "no".
+
+        No other row of the head's weight is read. `last_logits` is to be called, since `generate` needs all tokens.
+
+        Example:
+            >>> reranker = Qwen3ForCausalLM.scoring([9693, 2152]).from_pretrained(folder)             # doctest: +SKIP
+            >>> reranker.last_logits(ids, [0, 9])                                                     # doctest: +SKIP
+            array([[1.5, -0.3]], dtype=float32)
+        """
+        return type(cls.__name__, (cls,), {"token_ids": tuple(token_ids), "__module__": cls.__module__})
+
+    @classmethod
+    def scored(cls, config: Any) -> int:
+        """The number of tokens that the head scores."""
+        return config.vocab_size if cls.token_ids is None else len(cls.token_ids)
 
     @property
     def body(self) -> Decoder:
@@ -304,11 +371,22 @@ class CausalLM(GenerationMixin, PretrainedModel):
         own = cls.body_class.sources(config, names)
         tied = config.tie_word_embeddings and "lm_head.weight" not in names
         head = own[cls.embedding_name] if tied else Source("lm_head.weight")
-        return under(cls.body_name, own) | {"lm_head.weight": head}
+        return under(cls.body_name, own) | {"lm_head.weight": cls.of_tokens(head, config)}
+
+    @classmethod
+    def of_tokens(cls, head: Source, config: Any) -> Source:
+        """The part of the head's weight or bias that belongs to the tokens that are scored."""
+        if cls.token_ids is None:
+            return head
+        (name,), V = head.names, config.vocab_size
+        bad = [token for token in cls.token_ids if not 0 <= token < V]
+        if bad:
+            raise CheckpointError(f"token {bad[0]} is to be scored; needed: 0 to {V - 1}, the model's tokens")
+        return Source(*(Part(name, of=V, rows=slice(token, token + 1)) for token in cls.token_ids))
 
     @classmethod
     def tied(cls, config: Any, names: Collection[str]) -> Mapping[str, str]:
-        if not config.tie_word_embeddings:
+        if not config.tie_word_embeddings or cls.token_ids is not None:
             return {}
         return {"lm_head.weight": cls.body_class.sources(config, names)[cls.embedding_name].names[0]}
 
@@ -348,6 +426,15 @@ class CausalLM(GenerationMixin, PretrainedModel):
     def logits(self, hidden: np.ndarray) -> np.ndarray:
         """hidden (..., h), after the final norm -> scores of the next token (..., V)."""
         return self.scores(self.lm_head(hidden))
+
+    def last_logits(self, input_ids: np.ndarray, cu_seqlens: np.ndarray) -> np.ndarray:
+        """Packed texts as in `Decoder.encode_packed` -> the scores (B, V) of the token that follows each.
+
+        Raises:
+            ValueError, TypeError, IndexError: as `Decoder.encode_packed`, or a text is empty.
+        """
+        last = np.diff(integers("cu_seqlens", cu_seqlens)) - 1
+        return self.logits(self.body.encode_packed(input_ids, cu_seqlens, pooled_rows=last))
 
     def scores(self, logits: np.ndarray) -> np.ndarray:
         """What the family makes of the head's result (..., V), which may be overwritten."""
@@ -453,52 +540,3 @@ class CausalLM(GenerationMixin, PretrainedModel):
         logits = body.last_hidden(ids, positions, DecoderStep(state), head=self.lm_head)
         state.count_step(1)
         return self.scores(logits)
-
-
-class DecoderClassifier(PretrainedModel):
-    """A decoder with a head that scores labels by a row's last token; a family sets `body_class` and `body_name`.
-
-    The last token is the rightmost id that is not config.pad_token_id, as in transformers.
-    """
-
-    body_class: type[Decoder]
-    body_name: str
-    head_prefixes = ("score.",)
-
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        body = self.body_class(config)
-        setattr(self, self.body_name, body)
-        self.score = Linear(body.width, config.label_count, bias=False)
-
-    @classmethod
-    def sources(cls, config: Any, names: Collection[str]) -> dict[str, Source]:
-        own = cls.body_class.sources(config, names)
-        return under(cls.body_name, own) | {"score.weight": Source("score.weight")}
-
-    def forward(
-        self,
-        input_ids: np.ndarray,
-        attention_mask: np.ndarray | None = None,
-        position_ids: np.ndarray | None = None,
-        past_key_values: DecoderState | None = None,
-        use_cache: bool = False,
-        output_attentions: bool = False,
-        output_hidden_states: bool = False,
-    ) -> SequenceClassifierOutputWithPast:
-        """Integers (B, L) -> logits (B, num_labels); arguments and errors as in `Decoder.forward`.
-
-        Raises:
-            ValueError: B > 1 and config.pad_token_id is None.
-        """
-        output = self._modules[self.body_name](
-            input_ids, attention_mask, position_ids, past_key_values, use_cache, output_attentions, output_hidden_states
-        )
-        ids, pad = np.asarray(input_ids), self.config.pad_token_id
-        if pad is None and len(ids) > 1:
-            raise ValueError(f"input_ids has {len(ids)} rows and pad_token_id is None; needed: one row, or that id")
-        last = np.full(len(ids), ids.shape[1] - 1)
-        if pad is not None:
-            last = (np.arange(ids.shape[1]) * (ids != pad)).argmax(axis=1)
-        logits = self.score(output.last_hidden_state[np.arange(len(ids)), last])
-        return SequenceClassifierOutputWithPast(logits, output.past_key_values, output.hidden_states, output.attentions)

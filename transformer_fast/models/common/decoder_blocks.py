@@ -1,15 +1,15 @@
 """The block that decoders of Llama's kind share: RMS norms, rotary positions, grouped heads, a gated feed-forward.
 
-llama.py, mistral.py, qwen2.py, qwen3.py, gemma2.py, gemma3.py, phi3.py, olmo2.py, smollm3.py, granite.py, qwen3_moe.py,
-mixtral.py and gpt_oss.py each give a config class and say how it becomes `BlockOptions`; the models around the blocks
-are here too (`GatedDecoder` and its heads). A family with another kind of block gets a class of its own; one more
-yes-or-no of this block is a field of `BlockOptions`.
+llama.py, mistral.py, qwen2.py, qwen3.py, gemma.py, gemma2.py, gemma3.py, phi3.py, olmo2.py, smollm3.py, granite.py,
+qwen3_moe.py, mixtral.py and gpt_oss.py each give a config class and say how it becomes `BlockOptions`; the models
+around the blocks are here too (`GatedDecoder` and its heads). A family with another kind of block gets a class of its
+own; one more yes-or-no of this block is a field of `BlockOptions`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,9 @@ import numpy as np
 from transformer_fast import functional as F
 from transformer_fast.models.common.base import Source
 from transformer_fast.models.common.config import ACTIVATIONS, Number
-from transformer_fast.models.common.decoder import CausalLM, Decoder, DecoderClassifier
-from transformer_fast.models.common.decoding import CacheShape, DecoderBatch, DecoderStep
+from transformer_fast.models.common.decoder import CausalLM, Decoder
+from transformer_fast.models.common.decoder_classifier import DecoderClassifier
+from transformer_fast.models.common.decoding import CacheShape, DecoderBatch, DecoderState, DecoderStep
 from transformer_fast.models.common.experts import ExpertOptions, Experts
 from transformer_fast.models.common.rotary_config import RotaryConfig
 from transformer_fast.nn import Embedding, FusedLinear, Linear, Module, ModuleList, RMSNorm, init
@@ -37,17 +38,31 @@ class GatedConfig(RotaryConfig):
     rope_scaling: dict | None = None
     rope_parameters: dict | None = None
     pad_token_id: Number | None = None
+    is_causal: bool = True
 
     def block(self, number: int) -> BlockOptions:
-        """The options of layer `number`."""
+        """The options of layer `number`, of a causal model."""
         return BlockOptions(scale=self.width_of_head**-0.5)
+
+    def layer(self, number: int) -> BlockOptions:
+        """The options of layer `number`. Where is_causal is false, a token sees as far ahead as back.
+
+        Source: transformers' masking_utils, by which a window of W is W - 1 tokens back, and W on either side there.
+        """
+        options = self.block(number)
+        if self.is_causal:
+            return options
+        if options.window is None:
+            return replace(options, ahead=None)
+        return replace(options, window=options.window + 1, ahead=options.window)
 
 
 @dataclass(frozen=True)
 class BlockOptions:
     """In what the families' layers differ.
 
-    window: keys that a query sees, its own included; None: all before it. rotation: see GatedConfig.rotations; None:
+    window: keys that a query sees up to its own, that included; None: all before it. ahead: keys after its own that it
+    sees; None: all. rotation: see GatedConfig.rotations; None:
     queries and keys are not rotated. qk_norm: queries and keys are normalised, head by head, before they are rotated;
     joint_qk_norm: all heads of a token together. offset_norms: norms multiply by 1 + weight. pre_norms: what attention
     and feed-forward read is normalised. sandwich: their results are normalised, before they are added.
@@ -58,6 +73,7 @@ class BlockOptions:
     scale: float
     softcap: float = 0.0
     window: int | None = None
+    ahead: int | None = 0
     rotation: str | None = "all"
     qkv_bias: bool = False
     out_bias: bool = False
@@ -178,6 +194,7 @@ class GatedBlock(Module):
             scale=options.scale,
             softcap=options.softcap,
             window=options.window,
+            ahead=options.ahead,
             rotation=-1 if options.rotation is None else rotations.index(options.rotation),
             whole_qk_norm=options.joint_qk_norm,
             sinks=self.sinks,
@@ -208,7 +225,10 @@ class GatedBlock(Module):
             both = heads[:, : self.heads + self.kv_heads].swapaxes(0, 1)
             F.rotary_embedding(both, *angles, out=both)
         value = heads[:, self.heads + self.kv_heads :]
-        return batch.attend(number, query, key, value, options.scale, options.softcap, options.window, sinks=self.sinks)
+        further = {} if options.ahead == 0 else {"ahead": options.ahead}  # steps see nothing ahead
+        return batch.attend(
+            number, query, key, value, options.scale, options.softcap, options.window, sinks=self.sinks, **further
+        )
 
     def _normed(self, norm: Module | None, hidden: np.ndarray, batch: DecoderBatch | DecoderStep) -> np.ndarray:
         """norm(hidden); hidden itself without a norm."""
@@ -260,7 +280,6 @@ class Gated:
     neutral: Mapping[str, tuple] = {
         "quantization_config": (None,),
         "partial_rotary_factor": (1, None),
-        "is_causal": (True,),
         # Of Llama's and Qwen's relatives, which pair or number the rotated places otherwise.
         "rope_interleaved": (False, None),
         "use_mrope": (False, None),
@@ -282,7 +301,7 @@ class GatedDecoder(Gated, Decoder):
     def __init__(self, config: GatedConfig) -> None:
         super().__init__(config)
         self.width = config.hidden_size
-        blocks = [config.block(i) for i in range(config.num_hidden_layers)]
+        blocks = [config.layer(i) for i in range(config.num_hidden_layers)]
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         self.layers = ModuleList([GatedBlock(config, options) for options in blocks]).pack_for_decode()
         norm = OffsetRMSNorm if blocks[0].offset_norms else RMSNorm
@@ -320,11 +339,19 @@ class GatedDecoder(Gated, Decoder):
             final_norm=_factors(self.final_norm),
         )
 
+    def new_state(self, B: int, capacity: int, **options: Any) -> DecoderState:
+        if any(layer.options.ahead != 0 for layer in self.layers):
+            raise ValueError("config.json asks for attention in both directions; needed for a past: a causal model")
+        return super().new_state(B, capacity, **options)
+
     def embed(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
         return self.embed_tokens(ids)
 
     def rotary_tables(self, positions: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         return {name: rotation.tables(positions) for name, rotation in self._rotations.items()}
+
+    def rotates_by_length(self) -> bool:
+        return any(rotation.scaling.depends_on_length for rotation in self._rotations.values())
 
     def cache_spec(self) -> list[CacheShape]:
         config = self.config

@@ -206,14 +206,15 @@ class DecoderBatch:
         window: int | None = None,
         *,
         sinks: np.ndarray | None = None,
+        ahead: int | None = 0,
     ) -> np.ndarray:
-        """Causal attention: query (T, H, D), key and value (T, Hkv, D) -> (T, H * D).
+        """Attention: query (T, H, D), key and value (T, Hkv, D) -> (T, H * D).
 
-        With a window a query sees the last `window` keys, its own included. sinks (H,): scores that join the softmax
-        of each head's queries and have no value.
+        A query sees the keys of its row up to its own, with a window the last `window` of them, and `ahead` after it
+        (None: all; without a state). sinks (H,): scores that join the softmax of each head's queries and have no value.
         """
-        left = -1 if window is None else window - 1
-        options = {"scale": scale, "softcap": softcap, "window": (left, -1), "sinks": sinks}
+        sides = -1 if window is None else window - 1, ahead or -1
+        options = {"scale": scale, "softcap": softcap, "window": sides, "sinks": sinks}
         T, H, D = query.shape
         context = self.scratch("context", H * D)
         out = context.reshape(T, H, D)
@@ -222,12 +223,13 @@ class DecoderBatch:
             self.state.caches[number].write_packed(place, key, value, self.cu_seqlens, self.kept[number])
         if self.fresh and self.weights is None:
             starts = self.cu_seqlens
-            F.varlen_attention(query, key, value, starts, starts, is_causal=True, enable_gqa=True, out=out, **options)
+            options["is_causal"] = ahead == 0
+            F.varlen_attention(query, key, value, starts, starts, enable_gqa=True, out=out, **options)
         else:
-            self._attend_rows(layer, query, key, value, out, options)
+            self._attend_rows(layer, query, key, value, out, options, ahead == 0)
         return context
 
-    def _attend_rows(self, layer, query, key, value, out, options) -> None:
+    def _attend_rows(self, layer, query, key, value, out, options, causal: bool) -> None:
         """One row after the other: for rows with a past that get several tokens, and to see the weights."""
         seen = []
         for b, (first, last) in enumerate(zip(self.cu_seqlens[:-1], self.cu_seqlens[1:], strict=True)):
@@ -248,7 +250,7 @@ class DecoderBatch:
                 query[rows].swapaxes(0, 1),
                 keys,
                 values,
-                is_causal=True,
+                is_causal=causal,
                 causal_offset="bottom_right",
                 enable_gqa=True,
                 return_weights=False if self.weights is None else "heads",

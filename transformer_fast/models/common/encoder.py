@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from transformer_fast.models.common.base import PretrainedModel, Source
-from transformer_fast.models.common.inputs import integers, token_mask
+from transformer_fast.models.common.inputs import integers, packed_ids, token_mask
 from transformer_fast.models.common.output import BaseModelOutput, BaseModelOutputWithPooling
 from transformer_fast.nn import Collector, Linear
 from transformer_fast.nn.packed import for_pooled_rows
@@ -301,13 +301,7 @@ class TextEncoder(PretrainedModel):
         Raises:
             ValueError, TypeError, IndexError: as in `forward`.
         """
-        input_ids = integers("input_ids", input_ids, self.config.vocab_size)
-        cu_seqlens = integers("cu_seqlens", cu_seqlens)
-        lengths = np.diff(cu_seqlens)
-        if input_ids.ndim != 1 or cu_seqlens.ndim != 1 or not len(cu_seqlens) or cu_seqlens[0] or (lengths < 0).any():
-            raise ValueError("needed: input_ids (T,) and cu_seqlens (B + 1,) that starts at 0 and never falls")
-        if cu_seqlens[-1] != len(input_ids):
-            raise ValueError(f"cu_seqlens ends at {cu_seqlens[-1]}; needed: T={len(input_ids)}")
+        input_ids, cu_seqlens = packed_ids(input_ids, cu_seqlens, self.config.vocab_size)
         positions = self._positions(input_ids, cu_seqlens)
         self._check_length(positions)
         if token_type_ids is None:

@@ -29,6 +29,22 @@ def integers(name: str, array, limit: int | None = None, shape: tuple[int, ...] 
     return array.astype(np.int64, copy=False)
 
 
+def packed_ids(input_ids, cu_seqlens, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """input_ids (T,) and cu_seqlens (B + 1,) of packed texts, checked."""
+    input_ids, cu_seqlens = integers("input_ids", input_ids, vocab_size), integers("cu_seqlens", cu_seqlens)
+    if (
+        input_ids.ndim != 1
+        or cu_seqlens.ndim != 1
+        or not len(cu_seqlens)
+        or cu_seqlens[0]
+        or (np.diff(cu_seqlens) < 0).any()
+    ):
+        raise ValueError("needed: input_ids (T,) and cu_seqlens (B + 1,) that starts at 0 and never falls")
+    if cu_seqlens[-1] != len(input_ids):
+        raise ValueError(f"cu_seqlens ends at {cu_seqlens[-1]}; needed: T={len(input_ids)}")
+    return input_ids, cu_seqlens
+
+
 def token_mask(mask, shape: tuple[int, int], name: str = "attention_mask") -> np.ndarray:
     """The attention mask `name` as booleans (B, L)."""
     if mask is None:

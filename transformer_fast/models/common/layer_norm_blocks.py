@@ -220,8 +220,8 @@ class BiasedCausalLM(CausalLM):
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
-        self.lm_head.register_parameter("bias", (config.vocab_size,), init.uniform(self.lm_head.in_features))
+        self.lm_head.register_parameter("bias", (self.scored(config),), init.uniform(self.lm_head.in_features))
 
     @classmethod
     def sources(cls, config: Any, names: Collection[str]) -> dict[str, Source]:
-        return super().sources(config, names) | {"lm_head.bias": Source("lm_head.bias")}
+        return super().sources(config, names) | {"lm_head.bias": cls.of_tokens(Source("lm_head.bias"), config)}

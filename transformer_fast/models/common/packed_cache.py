@@ -38,11 +38,12 @@ class PackedCacheWarning(UserWarning):
     """A file of a packed_cache is damaged, and is written anew."""
 
 
-def identity(checkpoint: Checkpoint, kind: str, compute_type: ComputeType, ignore_fields: Collection[str]) -> str:
+def identity(checkpoint: Checkpoint, kind: list[Any], compute_type: ComputeType, ignore_fields: Collection[str]) -> str:
     """SHA-256 of what decides the values of a model's packed weights.
 
     It is made of the library's version, config.json, the options, and of each tensor its name, type, shape, the first
-    4 KB of it, and its file's size and time of change. kind: the model's class.
+    4 KB of it, and its file's size and time of change. kind: the model's class, and what else
+    decides which weights it packs, and how.
     """
     from transformer_fast import __version__
 

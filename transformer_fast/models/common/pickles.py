@@ -7,8 +7,9 @@ version that every module has (`nn.Module`) tells. A further option of reading g
 from __future__ import annotations
 
 import copy
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
+from transformer_fast.files.checkpoint import Checkpoint
 from transformer_fast.files.source import ModelSource
 from transformer_fast.nn import Module
 
@@ -19,19 +20,27 @@ class ReadFromSource(Module):
     """A model that was read from a source pickles as the source and the options; after any change of it, and without a
     source, it pickles with its parameters. Copies share the parameters, which are read-only."""
 
+    # The tokens that the head of a language model scores; None: all. `CausalLM.scoring` derives a class with others.
+    token_ids: ClassVar[tuple[int, ...] | None] = None
+
     def __init__(self) -> None:
         super().__init__()
         self._read_from: tuple | None = None  # version, source and options
 
     def note_source(self, source: ModelSource, options: dict[str, Any]) -> None:
-        """Called when the model is whole: `from_pretrained(source, **options)` of its class makes it again."""
+        """Called when the model is whole: `from_checkpoint(..., **options)` of its class makes it again."""
         self.__dict__["_read_from"] = self._version, source, options  # not by an attribute, which changes the version
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         if self._read_from is not None and self._read_from[0] is self._version:
             _, source, options = self._read_from
-            return _read_again, (type(self), source, options)
+            return _read_again, (*self._class(), source, options)
         return super().__reduce_ex__(protocol)
+
+    def _class(self) -> tuple[type, tuple[int, ...] | None]:
+        """The class that its module has by name, and the tokens for which `CausalLM.scoring` derived from it."""
+        kind = type(self)
+        return (kind, None) if kind.token_ids is None else (kind.__bases__[0], kind.token_ids)
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_read_from": None}
@@ -49,5 +58,6 @@ class ReadFromSource(Module):
         return other
 
 
-def _read_again(kind: Any, source: ModelSource, options: dict[str, Any]) -> Any:
-    return kind.from_pretrained(source, **options)
+def _read_again(kind: Any, token_ids: tuple[int, ...] | None, source: ModelSource, options: dict[str, Any]) -> Any:
+    kind = kind if token_ids is None else kind.scoring(token_ids)
+    return kind.from_checkpoint(Checkpoint.open(source), **options)

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from transformer_fast import functional as F
+from transformer_fast.functional.attention_checks import rows_within
 from transformer_fast.generation import GenerationMixin
 from transformer_fast.models.common.base import PretrainedModel, Source, under
 from transformer_fast.models.common.decoding import cache_dtype
-from transformer_fast.models.common.inputs import integers, token_mask
+from transformer_fast.models.common.inputs import integers, packed_ids, token_mask
 from transformer_fast.models.common.output import BaseModelOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
 from transformer_fast.models.common.seq2seq_blocks import PackedAttention, Seq2SeqState, Stack
 from transformer_fast.nn import Linear, init
@@ -103,6 +104,38 @@ class SourceEncoder(PretrainedModel):
         states = self.encoder(hidden, lambda _: attend, collect=collected)
         return EncodedSource.of(states, packing, collected, attend.weights)
 
+    def encode_packed(
+        self, input_ids: np.ndarray, cu_seqlens: np.ndarray, *, pooled_rows: int | np.ndarray | None = None
+    ) -> np.ndarray:
+        """Packed texts: input_ids (T,), text b at cu_seqlens[b]:cu_seqlens[b + 1] -> hidden states (T, h).
+
+        As `TextEncoder.encode_packed`: with pooled_rows, an int or (B,), one row of each text, (B, h). A text's rows do
+        not depend on what else is in the call, bit for bit.
+
+        Raises:
+            ValueError, TypeError, IndexError: shapes or types do not fit, a text is too long or has no such row, or an
+                id is outside of its table.
+        """
+        ids, cu_seqlens = packed_ids(input_ids, cu_seqlens, self.config.vocab_size)
+        lengths, limit = np.diff(cu_seqlens), self.max_length
+        longest = int(lengths.max(initial=0))
+        if limit is not None and longest > limit:
+            raise ValueError(f"a text has {longest} tokens; needed: at most {self.source_field}={limit}")
+        rows = None if pooled_rows is None else cu_seqlens[:-1] + rows_within(pooled_rows, "pooled_rows", lengths)
+        packing = PackedSequences(np.arange(max(longest, 1)) < lengths[:, None])
+        states = self._run_encoder(self.embed_source(ids, packing.columns), packing, False, False).states
+        return states if rows is None else states[rows]
+
+    @property
+    def hidden_size(self) -> int:
+        """The length of the vectors that `encode_packed` gives."""
+        return self.encoder.shape.width
+
+    @property
+    def max_length(self) -> int | None:
+        """The most tokens that a text may have; None: no limit."""
+        return self._limit(self.source_field)
+
     def _checked(self, name: str, ids, vocab: int, field: str | None) -> np.ndarray:
         if ids is None:
             raise ValueError(f"{name} is None; needed: integers (B, L)")
@@ -132,10 +165,12 @@ class EncoderDecoder(SourceEncoder):
     """An encoder, and a decoder that attends to it.
 
     Beyond what a SourceEncoder has, a family sets `target_field`, the limit of decoder_input_ids, and defines
-    `embed_target`, and target_bias where scores have a bias.
+    `embed_target`, and target_bias where scores have a bias. encoder_class: the family's encoder without the decoder,
+    which sentence encoders take; None: there is none.
     """
 
     target_field: str | None = None
+    encoder_class: type[SourceEncoder] | None = None
 
     def __init__(self, config: Any, encoder: Stack, decoder: Stack) -> None:
         super().__init__(config, encoder)
