@@ -2,20 +2,19 @@
 
 Users and the commands call it. `sentence_settings` reads the files of sentence-transformers, `sentence_routes` makes
 the modules that they name, `text_runs` batches texts, and `util` has what is done with vectors; results follow
-sentence-transformers' `encode`. To add a module, see `sentence_routes`; an option of `encode` goes into `_Job`.
+sentence-transformers' `encode`. `RoutedEncoder` has what it shares with `SparseEncoder`. To add a module, see
+`sentence_routes`; an option of `encode` goes into `_Job`.
 """
 
 from __future__ import annotations
 
-import re
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import closing
 from dataclasses import dataclass
-from functools import wraps
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -23,37 +22,34 @@ from transformer_fast import util
 from transformer_fast.files.folder import open_source
 from transformer_fast.files.source import ModelSource
 from transformer_fast.models.common.compute_types import ComputeType
+from transformer_fast.pipelines.routed_encoder import RoutedEncoder
 from transformer_fast.pipelines.sentence_routes import Route, Routes, read_routes
-from transformer_fast.pipelines.sentence_settings import (
-    SentenceSettings,
-    checked_prompt,
-    chosen_prompt,
-    read_settings,
+from transformer_fast.pipelines.sentence_settings import SentenceSettings, read_settings
+from transformer_fast.pipelines.sentence_texts import (
+    Text,
+    checked_texts,
+    hub_name,
+    renamed,
+    several,
+    take_prompts,
+    with_prompt,
 )
 from transformer_fast.pipelines.text_runs import (
     check_device,
     check_positive,
     check_without_torch,
-    column,
-    one_of,
     runs,
     show_progress,
 )
 from transformer_fast.util.quantization import checked_precision
 from transformer_fast.util.similarity import checked_name
 
-_Method = TypeVar("_Method", bound=Callable[..., Any])
-Text = str | tuple[str, str]
-
 # Whose models are meant where the hub's name has no "/".
 _HUB_ORGANISATION = "sentence-transformers"
-_HUB_NAME = re.compile(r"[^./~\\][^/\\]*")
 
 # Texts that `encode_stream` reads ahead: enough to sort by length, and for some runs of texts of a few words.
 _WINDOW = 1024
 _OUTPUTS = ("sentence_embedding", "token_embeddings")
-# Prompts of documents, in the order in which `encode_document` looks for them.
-_DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 
 class TruncationWarning(UserWarning):
@@ -73,25 +69,7 @@ class _Job:
     truncate_dim: int | None
 
 
-def _renamed(**names: str) -> Callable[[_Method], _Method]:
-    """Takes arguments under their older names as well; names: older name -> newer name."""
-
-    def decorate(method: _Method) -> _Method:
-        @wraps(method)
-        def call(self: Any, *arguments: Any, **options: Any) -> Any:
-            for older, newer in names.items():
-                if older in options:
-                    if arguments or newer in options:
-                        raise TypeError(f"{older} and {newer} are both given; needed: {newer}")
-                    options[newer] = options.pop(older)
-            return method(self, *arguments, **options)
-
-        return call  # type: ignore[return-value]
-
-    return decorate
-
-
-class SentenceEncoder:
+class SentenceEncoder(RoutedEncoder):
     """Texts in, vectors out; made by `from_pretrained`.
 
     Inputs are a string, or several: any iterable of strings, a NumPy array, a column of pandas or Arrow. A tuple of two
@@ -111,11 +89,8 @@ class SentenceEncoder:
     """
 
     def __init__(self, routes: Routes, settings: SentenceSettings) -> None:
-        self._routes = routes
-        self.prompts = settings.prompts
-        self.default_prompt_name = settings.default_prompt_name
+        super().__init__(routes, settings)
         self.truncate_dim = settings.truncate_dim
-        self._similarity = settings.similarity
 
     @classmethod
     def from_pretrained(
@@ -150,19 +125,10 @@ class SentenceEncoder:
             ValueError: another argument is out of range.
         """
         check_device(device)
-        name = path_or_hub_id
-        if isinstance(name, str) and _HUB_NAME.fullmatch(name) and not Path(name).exists():
-            name = f"{_HUB_ORGANISATION}/{name}"
+        name = hub_name(path_or_hub_id, _HUB_ORGANISATION)
         source = open_source(name, local_files_only=local_files_only, **hub)
         settings = read_settings(source)
-        for prompt_name, prompt in (prompts or {}).items():
-            if prompt is None:
-                settings.prompts.setdefault(prompt_name, "")
-            else:
-                settings.prompts[prompt_name] = checked_prompt(f"prompts[{prompt_name!r}]", prompt)
-        if default_prompt_name is not None:
-            one_of("default_prompt_name", default_prompt_name, settings.prompts)
-            settings.default_prompt_name = default_prompt_name
+        take_prompts(settings, prompts, default_prompt_name)
         if truncate_dim is not None:
             check_positive("truncate_dim", truncate_dim)
             settings.truncate_dim = truncate_dim
@@ -170,60 +136,15 @@ class SentenceEncoder:
             settings.similarity = checked_name(similarity_fn_name)
         return cls(read_routes(source, settings, compute_type, ignore_fields), settings)
 
-    # ------------------------------------------------------------------------------------------------------------------
-    # What the model is
-
-    @property
-    def model(self) -> Any:
-        return self._routes.first().input.model
-
-    @property
-    def tokenizer(self) -> Any:
-        """The `tokenizers.Tokenizer`, which cuts off at max_seq_length."""
-        return self._routes.first().input.tokenizer
-
-    @property
-    def device(self) -> str:
-        """ "cpu"."""
-        return "cpu"
-
-    @property
-    def max_seq_length(self) -> float:
-        """Tokens, special ones included, after which a text is cut off; may be lowered. A StaticEmbedding has no limit.
-
-        Of several routes it is the greatest; setting it sets all.
-        """
-        return max(input.max_seq_length for input in self._routes.inputs())
-
-    @max_seq_length.setter
-    def max_seq_length(self, length: int) -> None:
-        if self.max_seq_length == float("inf"):
-            raise ValueError(f"max_seq_length is {length}; needed: none, a StaticEmbedding cuts nothing off")
-        for input in self._routes.inputs():
-            input.max_seq_length = length
-
-    @property
-    def similarity_fn_name(self) -> str:
-        """The measure of `similarity`: "cosine", "dot", "euclidean" or "manhattan"; may be set."""
-        return self._similarity
-
-    @similarity_fn_name.setter
-    def similarity_fn_name(self, name: str) -> None:
-        self._similarity = checked_name(name)
-
     def get_embedding_dimension(self) -> int:
         """The length of the vectors that `encode` returns."""
-        full = self._routes.first().dimension
+        full = super().get_embedding_dimension()
         return min(full, self.truncate_dim or full)
-
-    def get_sentence_embedding_dimension(self) -> int:
-        """As `get_embedding_dimension`: its name before sentence-transformers 5."""
-        return self.get_embedding_dimension()
 
     # ------------------------------------------------------------------------------------------------------------------
     # Embeddings
 
-    @_renamed(sentences="inputs")
+    @renamed(sentences="inputs")
     def encode(
         self,
         inputs: str | Iterable[Text],
@@ -272,7 +193,7 @@ class SentenceEncoder:
         job = self._job(prompt_name, prompt, batch_size, output_value, normalize_embeddings, truncate_dim, task)
         if job.tokens_wanted and precision != "float32":
             raise ValueError(f"precision is {precision!r}; needed: 'float32' with output_value='token_embeddings'")
-        texts = list(_checked(_several(inputs)))
+        texts = list(checked_texts(several(inputs)))
         results: Any = [None] * len(texts)
         if not job.tokens_wanted:
             full = job.route.dimension
@@ -294,28 +215,7 @@ class SentenceEncoder:
             return results[0]
         return results if convert_to_numpy else list(results)
 
-    @_renamed(sentences="inputs")
-    def encode_query(
-        self, inputs: str | Iterable[Text], prompt_name: str | None = None, prompt: str | None = None, **options: Any
-    ) -> np.ndarray | list[np.ndarray]:
-        """`encode` with the prompt "query", if no other is named, and on the route "query"."""
-        if prompt_name is None and prompt is None and "query" in self.prompts:
-            prompt_name = "query"
-        return self.encode(inputs, prompt_name, prompt, **{"task": "query", **options})
-
-    @_renamed(sentences="inputs")
-    def encode_document(
-        self, inputs: str | Iterable[Text], prompt_name: str | None = None, prompt: str | None = None, **options: Any
-    ) -> np.ndarray | list[np.ndarray]:
-        """`encode` with the prompt "document", "passage" or "corpus", the first that there is, if no other is named.
-
-        It takes the route "document". Every model has a prompt "document", which is empty unless its files say more.
-        """
-        if prompt_name is None and prompt is None:
-            prompt_name = next((name for name in _DOCUMENT_PROMPTS if name in self.prompts), None)
-        return self.encode(inputs, prompt_name, prompt, **{"task": "document", **options})
-
-    @_renamed(sentences="inputs")
+    @renamed(sentences="inputs")
     def encode_stream(
         self,
         inputs: Iterable[Text],
@@ -343,65 +243,7 @@ class SentenceEncoder:
         """
         job = self._job(prompt_name, prompt, batch_size, output_value, normalize_embeddings, truncate_dim, task)
         total = len(inputs) if isinstance(inputs, Sized) and not isinstance(inputs, str) else None
-        return self._stream(_checked(_several(inputs)), job, total, show_progress_bar)
-
-    # ------------------------------------------------------------------------------------------------------------------
-    # Tokens
-
-    @_renamed(sentences="inputs")
-    def tokenize(self, inputs: str | Iterable[Text], *, task: str | None = None) -> dict[str, np.ndarray]:
-        """The model's arguments by name, each (B, L) int64, padded to the longest.
-
-        They are input_ids, token_type_ids (if the model knows token types) and attention_mask; of a StaticEmbedding
-        input_ids (T,) and offsets (B,).
-        """
-        route = self._routes.route(task)
-        return route.input.arguments(route.tokens(list(_checked(_several(inputs)))))
-
-    @_renamed(sentences="inputs")
-    def count_tokens(self, inputs: str | Iterable[Text], *, task: str | None = None) -> int:
-        """The number of tokens that `encode` runs for these texts, without a prompt."""
-        return sum(map(len, self._routes.route(task).tokens(list(_checked(_several(inputs))))))
-
-    def count_truncated_tokens(
-        self,
-        inputs: str | Iterable[Text],
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-        *,
-        task: str | None = None,
-    ) -> np.ndarray:
-        """How many tokens of each text `encode` cuts off at max_seq_length: (N,) int64.
-
-        Example:
-            >>> encoder.count_truncated_tokens(["short", "long " * 1000])                             # doctest: +SKIP
-            array([  0, 746])
-        """
-        route, start = self._routes.route(task), self._prompt(prompt_name, prompt)
-        texts = [_with_prompt(start, text) for text in _checked(_several(inputs))]
-        kept = np.array([len(one) for one in route.tokens(texts)], np.int64)
-        return np.array(route.input.lengths(texts), np.int64) - kept
-
-    # ------------------------------------------------------------------------------------------------------------------
-    # Similarity
-
-    def similarity(self, a: Any, b: Any) -> np.ndarray:
-        """The model's own measure, `similarity_fn_name`, between all of a (Na, dim) and all of b (Nb, dim): (Na, Nb).
-
-        A single vector counts as one row. Distances are negative.
-
-        Raises:
-            ValueError: shapes do not fit.
-        """
-        return util.similarity(a, b, self._similarity)
-
-    def similarity_pairwise(self, a: Any, b: Any) -> np.ndarray:
-        """The model's own measure of a[i] and b[i], (N, dim) each: (N,).
-
-        Raises:
-            ValueError: shapes do not fit.
-        """
-        return util.pairwise_similarity(a, b, self._similarity)
+        return self._stream(checked_texts(several(inputs)), job, total, show_progress_bar)
 
     # ------------------------------------------------------------------------------------------------------------------
 
@@ -444,7 +286,7 @@ class SentenceEncoder:
         """
 
         def tokens(batch: list[Text]) -> list[Any]:
-            return job.route.tokens([_with_prompt(job.prompt, text) for text in batch])
+            return job.route.tokens([with_prompt(job.prompt, text) for text in batch])
 
         with closing(runs(texts, tokens, job.batch_size)) as together:
             for indices, found in together:
@@ -454,9 +296,6 @@ class SentenceEncoder:
                     yield indices, job.route.token_rows(found)
                 else:
                     yield indices, self._finished(job.route.vectors(found, job.skipped), job)
-
-    def _prompt(self, name: str | None, prompt: str | None) -> str:
-        return chosen_prompt(self.prompts, self.default_prompt_name, name, prompt)
 
     def _finished(self, embeddings: np.ndarray, job: _Job) -> np.ndarray:
         embeddings = embeddings[:, : job.truncate_dim]
@@ -469,27 +308,6 @@ class SentenceEncoder:
             f"SentenceEncoder({type(self.model).__name__}, dim={self.get_embedding_dimension()}, "
             f"pooling={'+'.join(first.pooling.modes)}, max_seq_length={self.max_seq_length}{routes})"
         )
-
-
-def _several(inputs: Any) -> Iterable[Any]:
-    """The texts, one by one; one string is one text."""
-    return [inputs] if isinstance(inputs, str) else column("inputs", inputs)
-
-
-def _checked(inputs: Iterable[Any]) -> Iterator[Text]:
-    for i, text in enumerate(inputs):
-        if not isinstance(text, str) and not _is_pair(text):
-            raise TypeError(f"inputs[{i}] is a {type(text).__name__}; needed: a string")
-        yield text
-
-
-def _is_pair(text: Any) -> bool:
-    return isinstance(text, tuple) and len(text) == 2 and all(isinstance(part, str) for part in text)
-
-
-def _with_prompt(prompt: str, text: Text) -> Text:
-    """A prompt goes before a text, of a pair before the first."""
-    return prompt + text if isinstance(text, str) else (prompt + text[0], text[1])
 
 
 def _truncation(cut: list[int], texts: Sequence[Text], limit: float) -> str:

@@ -1,6 +1,6 @@
 """The settings of sentence-transformers' folders: modules.json, and config_sentence_transformers.json.
 
-`SentenceEncoder` and `CrossEncoder` call `read_settings`, which says which modules there are, in which order; what a
+`SentenceEncoder` and its relatives call `read_settings`, which says which modules there are, in which order; what a
 module's own files say is read where it is made (`sentence_inputs`, `sentence_pooling`, `sentence_modules`), and so are
 routes in `sentence_routes`. A field of config_sentence_transformers.json is a line in `read_settings`.
 
@@ -24,6 +24,7 @@ Part = Callable[[], ModelSource]
 
 CONFIG = "config_sentence_transformers.json"
 _FIELDS = {"__version__", "default_prompt_name", "model_type", "prompts", "similarity_fn_name", "truncate_dim"}
+_SINGLE_VECTOR: Mapping[str, str] = {name: name for name in SIMILARITIES}
 _MODULE_FIELDS = {"idx", "kwargs", "name", "path", "type"}
 
 
@@ -44,9 +45,11 @@ class SentenceSettings:
     """What a folder says of the whole.
 
     modules: None where there is no modules.json.
+    model_type: that of the file; of older ones that name none, "SentenceTransformer".
     further: what only one model_type has, name -> value.
     """
 
+    model_type: str = "SentenceTransformer"
     modules: tuple[ModuleFiles, ...] | None = None
     prompts: dict[str, str] = field(default_factory=lambda: {"query": "", "document": ""})
     default_prompt_name: str | None = None
@@ -56,19 +59,27 @@ class SentenceSettings:
 
 
 def read_settings(
-    source: ModelSource, model_type: str = "SentenceTransformer", further: Collection[str] = ()
+    source: ModelSource,
+    model_type: str | tuple[str, ...] = "SentenceTransformer",
+    further: Collection[str] = (),
+    similarities: Mapping[str, str] = _SINGLE_VECTOR,
 ) -> SentenceSettings:
-    """The settings of a model of that type; further: names of fields that only this type has.
+    """The settings of a model of that type, or of one of several; further: names of fields that only these types have.
+
+    similarities: similarity_fn_name -> the measure that it means; the first is that of files without the field.
 
     Raises:
         CheckpointError: a file is malformed or asks for what is not supported.
     """
     config, place = source.object(CONFIG, required=False), source.place(CONFIG)
     check_fields(place, config, _FIELDS.union(further))
-    found = typed(place, config, "model_type", str, model_type)
-    if found != model_type:
-        raise CheckpointError(f"{place}: model_type is {found!r}; supported here: {model_type!r}")
-    settings = SentenceSettings(_modules(source), further={name: config.get(name) for name in further})
+    known = (model_type,) if isinstance(model_type, str) else model_type
+    found = typed(place, config, "model_type", str, known[-1])
+    if found not in known:
+        raise CheckpointError(f"{place}: model_type is {found!r}; supported here: {', '.join(map(repr, known))}")
+    settings = SentenceSettings(
+        found, _modules(source), further={name: config[name] for name in further if name in config}
+    )
     prompts = typed(place, config, "prompts", dict, {})
     settings.prompts |= {name: "" if prompt is None else prompt for name, prompt in prompts.items()}
     if not all(isinstance(prompt, str) and _is_utf8(prompt) for prompt in settings.prompts.values()):
@@ -78,11 +89,10 @@ def read_settings(
         raise CheckpointError(
             f"{place}: default_prompt_name {settings.default_prompt_name!r} is not one of the prompts"
         )
-    settings.similarity = typed(place, config, "similarity_fn_name", str, "cosine")
-    if settings.similarity not in SIMILARITIES:
-        raise CheckpointError(
-            f"{place}: similarity_fn_name is {settings.similarity!r}; supported: {', '.join(SIMILARITIES)}"
-        )
+    name = typed(place, config, "similarity_fn_name", str, next(iter(similarities)))
+    if name not in similarities:
+        raise CheckpointError(f"{place}: similarity_fn_name is {name!r}; supported: {', '.join(similarities)}")
+    settings.similarity = similarities[name]
     settings.truncate_dim = typed(place, config, "truncate_dim", int, None)
     return settings
 
