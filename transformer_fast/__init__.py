@@ -1,7 +1,7 @@
 """Transformer inference on the CPU: the public names, and nothing else.
 
 Everybody who writes `import transformer_fast` comes through here, so the import stays light: NumPy, the compiled module
-and `functional` are loaded at once; whatever reads checkpoints or tokenises (`SentenceEncoder`, `CrossEncoder`,
+and `functional` are loaded at once; whatever reads checkpoints or tokenises (`SentenceEncoder` and its relatives,
 `load_model`, `load_tokenizer`, `nn`, `models`) is loaded when it is first used. A new public op gets a line in the
 import and in `__all__`; a new public name that pulls in more than NumPy gets a line in `_LAZY`.
 """
@@ -35,6 +35,7 @@ from transformer_fast.functional import (
     gru,
     layer_norm,
     linear,
+    linear_max,
     lstm,
     matmul,
     merge_attention,
@@ -55,11 +56,12 @@ if TYPE_CHECKING:
     from transformer_fast import masks, models, nn, util, visualize
     from transformer_fast.generation import load_tokenizer
     from transformer_fast.models import load_model
-    from transformer_fast.pipelines import CrossEncoder, SentenceEncoder
+    from transformer_fast.pipelines import CrossEncoder, SentenceEncoder, SparseEncoder
 
 __all__ = [
     "CrossEncoder",
     "SentenceEncoder",
+    "SparseEncoder",
     "__version__",
     "additive_attention",
     "available_isas",
@@ -72,6 +74,7 @@ __all__ = [
     "gru",
     "layer_norm",
     "linear",
+    "linear_max",
     "load_model",
     "load_tokenizer",
     "lstm",
@@ -98,6 +101,7 @@ __all__ = [
 # Public name -> (module, attribute; None for the module itself).
 _LAZY = {
     "CrossEncoder": ("transformer_fast.pipelines", "CrossEncoder"),
+    "SparseEncoder": ("transformer_fast.pipelines", "SparseEncoder"),
     "SentenceEncoder": ("transformer_fast.pipelines", "SentenceEncoder"),
     "load_model": ("transformer_fast.models", "load_model"),
     "load_tokenizer": ("transformer_fast.generation", "load_tokenizer"),

@@ -2,9 +2,9 @@
 
 Each is one class in one file, made by `from_pretrained(folder)` and called with one input or a list of them; the
 results come in the order of the inputs. `texts` and `text_runs` make batches of texts of different lengths, and check
-them; `labels` and `activations` make scores of logits; `sentence_*` read the folders of sentence-transformers. A new
-pipeline is one more file and one more line here. A file is imported when its class is first asked for:
-`SentenceEncoder` needs no models of pictures or sound.
+them; `labels` and `activations` make scores of logits; `sentence_*` and `sparse_*` read the folders of
+sentence-transformers. A new pipeline is one more file and one more line here. A file is imported when its class is
+first asked for: `SentenceEncoder` needs no models of pictures or sound.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformer_fast.pipelines.image_text import ImageTextSimilarity
     from transformer_fast.pipelines.question_answerer import QuestionAnswerer
     from transformer_fast.pipelines.sentence_encoder import SentenceEncoder, TruncationWarning
+    from transformer_fast.pipelines.sparse_encoder import SparseEncoder
     from transformer_fast.pipelines.text_classifier import TextClassifier
     from transformer_fast.pipelines.text_to_text import Summariser, Translator
     from transformer_fast.pipelines.token_tagger import TokenTagger
@@ -32,6 +33,7 @@ __all__ = [
     "ImageTextSimilarity",
     "QuestionAnswerer",
     "SentenceEncoder",
+    "SparseEncoder",
     "Summariser",
     "TextClassifier",
     "TokenTagger",
@@ -49,6 +51,7 @@ _FILES = {
     "ImageTextSimilarity": "image_text",
     "QuestionAnswerer": "question_answerer",
     "SentenceEncoder": "sentence_encoder",
+    "SparseEncoder": "sparse_encoder",
     "Summariser": "text_to_text",
     "TextClassifier": "text_classifier",
     "TokenTagger": "token_tagger",

@@ -50,6 +50,7 @@ _WITHOUT_EFFECT = {"unpad_inputs"}
 # transformer_task -> what of the model's outputs is taken, and its name.
 _TASKS = {
     "feature-extraction": ("last_hidden_state", "token_embeddings"),
+    "fill-mask": ("logits", "token_embeddings"),
     "sequence-classification": ("logits", "scores"),
 }
 
@@ -69,13 +70,16 @@ class TextTokens:
 class TransformerInput:
     """A model of `models` that encodes text, and its tokenizer.
 
+    encoder: what makes the rows, if it is a part of the model.
+
     Attributes:
         model: the model. hidden_size: the length of its rows.
         max_seq_length: tokens, special ones included, after which a text is cut off; may be lowered.
     """
 
-    def __init__(self, model: Any, tokenizer: Tokenizer, max_seq_length: int | None) -> None:
+    def __init__(self, model: Any, tokenizer: Tokenizer, max_seq_length: int | None, encoder: Any = None) -> None:
         self.model, self._tokenizer = model, tokenizer
+        self._encoder = model = model if encoder is None else encoder
         self.hidden_size = model.hidden_size
         self.max_seq_length = min(max_seq_length or model.max_length, model.max_length)
         self._type_count = getattr(model.config, "type_vocab_size", 0) or 0
@@ -97,7 +101,7 @@ class TransformerInput:
 
     @max_seq_length.setter
     def max_seq_length(self, length: int) -> None:
-        least, most = self._tokenizer.tokenizer.num_special_tokens_to_add(False), self.model.max_length
+        least, most = self._tokenizer.tokenizer.num_special_tokens_to_add(False), self._encoder.max_length
         if not isinstance(length, (int, np.integer)) or not least <= length <= most:
             raise ValueError(f"max_seq_length is {length}; needed: {least} to {most} (the model's positions)")
         self._max_seq_length = int(length)
@@ -134,7 +138,7 @@ class TransformerInput:
         if any(one.type_ids is not None for one in tokens):
             arguments += (packed([one.type_ids or [0] * len(one) for one in tokens])[0],)
         options = {} if pooled_rows is None else {"pooled_rows": pooled_rows}
-        return self.model.encode_packed(*arguments, **options)
+        return self._encoder.encode_packed(*arguments, **options)
 
     def arguments(self, tokens: Sequence[TextTokens]) -> dict[str, np.ndarray]:
         """The model's arguments by name, each (B, L) int64, padded to the longest."""
@@ -233,17 +237,20 @@ def sentence_config(source: ModelSource) -> tuple[str, dict[str, Any]]:
     return _CONFIGS[0], {}
 
 
-def read_tokenizer_settings(source: ModelSource, task: str, plain: bool = False) -> tuple[Tokenizer, int | None]:
+def read_tokenizer_settings(
+    source: ModelSource, task: str, plain: bool = False, usual_task: str = "feature-extraction"
+) -> tuple[Tokenizer, int | None]:
     """The tokenizer of a model, and the most tokens of a text; as sentence_bert_config.json asks for.
 
     task: the transformer_task that the caller runs. plain: there is no modules.json, so that the file does not count.
+    usual_task: that of a file that names none.
 
     Raises:
         CheckpointError: a file is missing, malformed or asks for what is not supported.
     """
     name, config = (_CONFIGS[0], {"transformer_task": task}) if plain else sentence_config(source)
     place = source.place(name)
-    _check_config(place, config, task)
+    _check_config(place, {"transformer_task": usual_task, **config}, task)
     tokenizer = Tokenizer(source, lower_case=typed(place, config, "do_lower_case", bool, False))
     if any(tokenizer.tokenizer.encode("a").type_ids):
         raise CheckpointError(
@@ -257,7 +264,7 @@ def read_tokenizer_settings(source: ModelSource, task: str, plain: bool = False)
 
 def _check_config(place: Any, config: Mapping[str, Any], task: str) -> None:
     check_fields(place, config, {*_FOLLOWED, *_WITHOUT_EFFECT, *_NEUTRAL, *_ARGUMENTS})
-    found = config.get("transformer_task", "feature-extraction")
+    found = config["transformer_task"]
     if found != task:
         raise CheckpointError(f"{place}: transformer_task is {found!r}; supported: {task!r}")
     output, output_name = _TASKS[task]

@@ -189,6 +189,7 @@ class Tokenizer:
         stride: int = 0,
         strategy: str = "longest_first",
         side: str | None = None,
+        add_special_tokens: bool = True,
     ) -> list[Any]:
         """The `tokenizers.Encoding` of each text or pair of texts; with offsets in characters only if asked for.
 
@@ -204,10 +205,11 @@ class Tokenizer:
         if max_length is not None:
             tokenizer = self.limited(max_length, stride, strategy, side)
             special = tokenizer.num_special_tokens_to_add(any(isinstance(text, tuple) for text in texts))
-            if max_length < special:  # the package would cut nothing off
+            if add_special_tokens and max_length < special:  # the package would cut nothing off
                 raise ValueError(f"max_length is {max_length}; needed: at least {special}, the special tokens")
         with errors_of_texts(self.place, texts, max_length, strategy):
-            return tokenizer.encode_batch(texts) if offsets else tokenizer.encode_batch_fast(texts)
+            encode = tokenizer.encode_batch if offsets else tokenizer.encode_batch_fast
+            return encode(texts, add_special_tokens=add_special_tokens)
 
     def limited(
         self, max_length: int, stride: int = 0, strategy: str = "longest_first", side: str | None = None
