@@ -195,6 +195,8 @@ const float* tfast_packed_scale(const tfast_packed* p);
 /* The values that products use -> w (N, K), dense. */
 tfast_status tfast_unpack(const tfast_packed* p, float* w, int n_threads);
 
+/* With cu, y is (B, N): the maximum of each column over the rows [cu[b], cu[b + 1]) of what y would be without it, NaN
+ * where one of them is NaN, -infinity where there are none; M > 0. */
 typedef struct {
     int64_t M;
     const float* x;
@@ -208,6 +210,8 @@ typedef struct {
     int64_t residual_stride;
     float* y;
     int64_t y_stride;
+    int64_t B;
+    const int64_t* cu; /* B + 1, from 0 to M, or NULL */
 } tfast_linear;
 tfast_status tfast_linear_run(const tfast_linear* call, int n_threads);
 

@@ -1,7 +1,7 @@
 """Transformer inference on the CPU: the public names, and nothing else.
 
 Everybody who writes `import transformer_fast` comes through here, so the import stays light: NumPy, the compiled module
-and `functional` are loaded at once; whatever reads checkpoints or tokenises (`SentenceEncoder`, `CrossEncoder`,
+and `functional` are loaded at once; whatever reads checkpoints or tokenises (`SentenceEncoder` and its relatives,
 `load_model`, `load_tokenizer`, `nn`, `models`) is loaded when it is first used. A new public op gets a line in the
 import and in `__all__`; a new public name that pulls in more than NumPy gets a line in `_LAZY`.
 """
@@ -35,6 +35,7 @@ from transformer_fast.functional import (
     gru,
     layer_norm,
     linear,
+    linear_max,
     lstm,
     matmul,
     max_sim,
@@ -63,6 +64,7 @@ __all__ = [
     "CrossEncoder",
     "MultiVectorEncoder",
     "SentenceEncoder",
+    "SparseEncoder",
     "__version__",
     "additive_attention",
     "available_isas",
@@ -75,6 +77,7 @@ __all__ = [
     "gru",
     "layer_norm",
     "linear",
+    "linear_max",
     "load_model",
     "load_tokenizer",
     "lstm",
@@ -104,6 +107,7 @@ _LAZY = {
     "BGEM3Encoder": ("transformer_fast.pipelines", "BGEM3Encoder"),
     "CrossEncoder": ("transformer_fast.pipelines", "CrossEncoder"),
     "MultiVectorEncoder": ("transformer_fast.pipelines", "MultiVectorEncoder"),
+    "SparseEncoder": ("transformer_fast.pipelines", "SparseEncoder"),
     "SentenceEncoder": ("transformer_fast.pipelines", "SentenceEncoder"),
     "load_model": ("transformer_fast.models", "load_model"),
     "load_tokenizer": ("transformer_fast.generation", "load_tokenizer"),

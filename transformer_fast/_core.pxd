@@ -108,6 +108,8 @@ cdef extern from "tfast.h" nogil:
         int64_t residual_stride
         float *y
         int64_t y_stride
+        int64_t B
+        const int64_t *cu
 
     void tfast_set_num_threads(int n)
     int tfast_get_num_threads()

@@ -94,6 +94,9 @@ def linear(
     y: ndarray,
     n_threads: int,
 ) -> None: ...
+def linear_max(
+    x: ndarray, weight: PackedWeight, bias: ndarray | None, cu_seqlens: ndarray, y: ndarray, n_threads: int
+) -> None: ...
 def matmul(a: ndarray, b: ndarray, a_offsets: ndarray, b_offsets: ndarray, y: ndarray, n_threads: int) -> None: ...
 def max_sim(
     queries: ndarray,

@@ -243,6 +243,7 @@ def linear(cnp.ndarray x, PackedWeight weight, bias, int activation, multiply, r
     """x (M, K), multiply, residual and y (M, N): last axes dense."""
     cdef tfast_linear call
     cdef tfast_status status
+    memset(&call, 0, sizeof(call))
     call.M = cnp.PyArray_DIM(x, 0)
     call.x = floats(x)
     call.x_stride = step(x, 0)
@@ -255,6 +256,25 @@ def linear(cnp.ndarray x, PackedWeight weight, bias, int activation, multiply, r
     call.residual_stride = 0 if residual is None else step(residual, 0)
     call.y = <float *>floats(y)
     call.y_stride = step(y, 0)
+    with nogil:
+        status = tfast_linear_run(&call, n_threads)
+    check(status)
+
+
+def linear_max(cnp.ndarray x, PackedWeight weight, bias, cnp.ndarray cu_seqlens, cnp.ndarray y, int n_threads):
+    """x (M, K) and y (B, N): last axes dense; cu_seqlens (B + 1,), dense int64, from 0 to M and never falling."""
+    cdef tfast_linear call
+    cdef tfast_status status
+    memset(&call, 0, sizeof(call))
+    call.M = cnp.PyArray_DIM(x, 0)
+    call.x = floats(x)
+    call.x_stride = step(x, 0)
+    call.weight = &weight.packed
+    call.bias = floats(bias)
+    call.y = <float *>floats(y)
+    call.y_stride = step(y, 0)
+    call.B = cnp.PyArray_DIM(y, 0)
+    call.cu = integers(cu_seqlens)
     with nogil:
         status = tfast_linear_run(&call, n_threads)
     check(status)

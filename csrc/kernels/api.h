@@ -185,6 +185,8 @@ typedef struct tfast_row_kernels {
                  const float* cos, const float* sin, int64_t angle_stride, float* y, int64_t y_stride);
     /* y = exp(x - max) / sum for each of m rows of n; y may be x. */
     void (*softmax)(int64_t m, int64_t n, const float* x, int64_t x_stride, float* y, int64_t y_stride);
+    /* y[j] = max(y[j], x[0][j], ..., x[m - 1][j]) for each of n columns; NaN where one of them is NaN. */
+    void (*column_max)(int64_t m, int64_t n, const float* x, int64_t x_stride, float* y);
     void (*activation)(int64_t n, const float* x, float* y, tfast_activation kind);
     /* n values of another type, widened. */
     void (*widen)(int64_t n, const void* x, tfast_dtype dtype, float* y);

@@ -14,6 +14,7 @@
 #include "../simd/math.h"
 
 #include "activation.h"
+#include "column_max.h"
 #include "gemm/f32.h"
 #include "gemm/half.h"
 #include "gemm/int8.h"
@@ -90,6 +91,7 @@ static const tfast_row_kernels row_kernels = {
     .rmsnorm = KERNEL(rmsnorm),
     .rope = KERNEL(rope),
     .softmax = KERNEL(softmax),
+    .column_max = KERNEL(column_max),
     .activation = KERNEL(activation),
     .widen = KERNEL(widen),
     .lstm = KERNEL(lstm),

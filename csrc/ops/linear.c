@@ -3,9 +3,13 @@
  * Called by transformer_fast/_core.pyx and by the ops that are made of products. The kernels (kernels/gemm/) multiply a
  * block of rows of x by packed panels of the weight; here is the order of the blocks. Every element of y is a sum over
  * blocks of K, whose lengths depend on K alone, added in order: neither the number of threads nor the other rows change
- * a bit of it. */
+ * a bit of it.
+ *
+ * Maxima over the rows of sequences (`cu`): a panel's columns of y stay in a tile in L2, and go into the maxima before
+ * the next panel. A task has columns of its own and all rows, so that no maximum has two writers. */
 #include "../tfast.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "../base/cpu.h"
@@ -23,10 +27,13 @@
 #define MIN_PREPARED_COLUMNS 192
 /* Of a thread's time that may be idle for it, per cent. */
 #define MOST_IDLE 10
+/* Panels whose maxima `small_m` makes together: its few rows of y, 32 KB at most, stay in L1. */
+#define SMALL_M_PANELS 8
 
 typedef struct {
     const tfast_linear* call;
     const tfast_gemm* gemm;
+    const tfast_row_kernels* rows;
     tfast_int8_side side;
     int64_t panel_bytes, block_bytes; /* of a whole panel; of a block of k of it: a division each step costs 10 % of
                                          small calls */
@@ -54,7 +61,9 @@ typedef struct {
     int64_t row, m, first, last;
     void* work;
     float* sums;
-    char* copied; /* what prepare_rows made */
+    float* tile;      /* with call->cu: what the kernel writes as y */
+    int64_t sequence; /* with call->cu: that of the first row */
+    char* copied;     /* what prepare_rows made */
 } block_t;
 
 /* The block's rows, and its columns from those of `panel` on, all of k. */
@@ -72,14 +81,26 @@ static tfast_gemm_call columns_from(const block_t* b, int64_t panel) {
                              .b = (const char*)c->weight->data + panel * b->p->panel_bytes,
                              .side = tfast_int8_side_from(b->p->side, n),
                              .sums = b->sums,
-                             .y = c->y + row * c->y_stride + n,
-                             .y_stride = c->y_stride,
+                             .y = c->cu ? b->tile : c->y + row * c->y_stride + n,
+                             .y_stride = c->cu ? width : c->y_stride,
                              .bias = c->bias ? c->bias + n : NULL,
                              .multiply = c->multiply ? c->multiply + row * c->multiply_stride + n : NULL,
                              .multiply_stride = c->multiply_stride,
                              .residual = c->residual ? c->residual + row * c->residual_stride + n : NULL,
                              .residual_stride = c->residual_stride,
                              .activation = c->activation};
+}
+
+/* The block's rows of the tile (m, n), whose columns are those of y from those of `panel` on, into the maxima. */
+static void add_to_maxima(const block_t* b, int64_t panel, int64_t n, int64_t tile_stride) {
+    const tfast_linear* c = b->p->call;
+    const int64_t end = b->row + b->m;
+    float* y = c->y + panel * b->p->gemm->layout.panel_width;
+    for (int64_t i = b->sequence; i < c->B && c->cu[i] < end; i++) {
+        const int64_t first = TFAST_MAX(c->cu[i], b->row), last = TFAST_MIN(c->cu[i + 1], end);
+        b->p->rows->column_max(last - first, n, b->tile + (first - b->row) * tile_stride, tile_stride,
+                               y + i * c->y_stride);
+    }
 }
 
 /* Block number `block` of k of one panel; the next call's is `next_block` of `next_panel`. */
@@ -101,6 +122,7 @@ static void run_step(const block_t* b, int64_t panel, int64_t block, const char*
     g.next = (const char*)w->data + next_panel * p->panel_bytes + next_block * p->block_bytes;
     g.next_k = next_panel < b->last ? TFAST_MIN(p->k_block, w->K - next_k) : 0;
     p->gemm->panel(&g);
+    if (p->call->cu && g.last) add_to_maxima(b, panel, g.n, g.y_stride);
 }
 
 /* A panel after the other, each over all blocks of k: one panel's sums at a time. Blocks of a panel and panels lie one
@@ -129,21 +151,49 @@ static void run_by_k(const block_t* b) {
     }
 }
 
-/* Few rows: all panels in one pass. */
+/* Few rows: all panels in one pass, or with maxima some of them. */
 static void run_small_m(const block_t* b) {
     const plan_t* p = b->p;
+    const int64_t together = p->call->cu ? SMALL_M_PANELS : b->last - b->first;
     if (p->prepared_bytes) prepare_rows(p, b->row, b->m, 0, p->call->weight->K, b->copied);
-    tfast_gemm_call all = columns_from(b, b->first);
-    all.rows = b->copied;
-    p->gemm->small_m(&all);
+    for (int64_t j = b->first; j < b->last; j += together) {
+        tfast_gemm_call some = columns_from(b, j);
+        some.rows = b->copied;
+        if (p->call->cu) {
+            some.y_stride = together * p->gemm->layout.panel_width;
+            some.n = TFAST_MIN(some.n, some.y_stride);
+        }
+        p->gemm->small_m(&some);
+        if (p->call->cu) add_to_maxima(b, j, some.n, some.y_stride);
+    }
 }
 
-static void run_block(void* ctx, int64_t task, void* scratch) {
-    const plan_t* p = ctx;
-    const int64_t row = task / p->n_col_blocks * p->row_block, first = task % p->n_col_blocks * p->panels_per_task;
-    const int64_t kept = p->by_k ? p->panels_per_task : 1;
+/* Floats of a tile. */
+static int64_t tile_size(const plan_t* p) {
+    if (!p->call->cu) return 0;
+    return TFAST_MAX(p->row_block, (int64_t)p->gemm->max_small_m * SMALL_M_PANELS) * p->gemm->layout.panel_width;
+}
+
+/* The sequence that a row is of. */
+static int64_t sequence_of(const tfast_linear* c, int64_t row) {
+    int64_t low = 0, high = c->B; /* it is in [low, high) */
+    while (high - low > 1) {
+        const int64_t middle = low + (high - low) / 2;
+        if (c->cu[middle] <= row)
+            low = middle;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+/* Block `i` of rows and block `j` of columns. */
+static void run_block(const plan_t* p, int64_t i, int64_t j, void* scratch) {
+    const int64_t row = i * p->row_block, first = j * p->panels_per_task;
+    const int64_t kept = p->by_k ? p->panels_per_task : 1, width = p->gemm->layout.panel_width;
     char* work = scratch;
-    float* sums = (float*)(work + tfast_align64(p->gemm->work_bytes));
+    float* tile = (float*)(work + tfast_align64(p->gemm->work_bytes));
+    float* sums = tile + tile_size(p);
     const block_t b = {.p = p,
                        .row = row,
                        .m = TFAST_MIN(p->row_block, p->call->M - row),
@@ -151,7 +201,9 @@ static void run_block(void* ctx, int64_t task, void* scratch) {
                        .first = first,
                        .last = TFAST_MIN(first + p->panels_per_task, p->n_panels),
                        .sums = sums,
-                       .copied = (char*)(sums + kept * p->row_block * p->gemm->layout.panel_width)};
+                       .tile = tile,
+                       .sequence = p->call->cu ? sequence_of(p->call, row) : 0,
+                       .copied = (char*)(sums + kept * p->row_block * width)};
     if (p->gemm->begin) p->gemm->begin(b.m, work);
     if (b.m <= p->gemm->max_small_m)
         run_small_m(&b);
@@ -160,6 +212,21 @@ static void run_block(void* ctx, int64_t task, void* scratch) {
     else
         run_by_panel(&b);
     if (p->gemm->end) p->gemm->end();
+}
+
+/* One block; with maxima, one block of columns of all rows. */
+static void run_task(void* ctx, int64_t task, void* scratch) {
+    const plan_t* p = ctx;
+    const tfast_linear* c = p->call;
+    if (!c->cu) {
+        run_block(p, task / p->n_col_blocks, task % p->n_col_blocks, scratch);
+        return;
+    }
+    const int64_t columns = p->panels_per_task * p->gemm->layout.panel_width;
+    const int64_t end = TFAST_MIN((task + 1) * columns, c->weight->N);
+    for (int64_t i = 0; i < c->B; i++)
+        for (int64_t n = task * columns; n < end; n++) c->y[i * c->y_stride + n] = -INFINITY;
+    for (int64_t i = 0; i < p->n_row_blocks; i++) run_block(p, i, task, scratch);
 }
 
 /* Rows of a block, of which L2 holds `bytes` each. */
@@ -200,7 +267,10 @@ static void make_plan(plan_t* p, const tfast_linear* c, int threads) {
     p->n_panels = packed_panels(c->weight);
     p->n_row_blocks = tfast_ceil_div(c->M, rows);
     p->n_col_blocks = 1;
-    if (threads > 1) {
+    if (threads > 1 && c->cu) {
+        const int64_t most = p->gemm->prepare ? c->weight->N / MIN_PREPARED_COLUMNS : p->n_panels;
+        p->n_col_blocks = tfast_clamp(wanted, 1, TFAST_MAX(most, 1));
+    } else if (threads > 1) {
         const int64_t most = TFAST_MAX(p->n_row_blocks, c->M / p->gemm->min_row_block);
         p->n_row_blocks = tfast_clamp(wanted, p->n_row_blocks, most);
         p->n_col_blocks = tfast_clamp(column_blocks(p, threads, wanted, c->weight->N), 1, p->n_panels);
@@ -212,13 +282,14 @@ static void make_plan(plan_t* p, const tfast_linear* c, int threads) {
     if (p->gemm->prepare) p->prepared_bytes = (int64_t)p->gemm->prepared_bytes(p->row_block, p->k_block);
 }
 
-/* Partial sums, and what prepare_rows makes. */
+/* A tile, partial sums, and what prepare_rows makes. */
 static size_t scratch_bytes(const plan_t* p) {
-    const int64_t sums = p->row_block * p->gemm->layout.panel_width * (p->by_k ? p->panels_per_task : 1);
+    const int64_t width = p->gemm->layout.panel_width;
+    const int64_t floats = tile_size(p) + p->row_block * width * (p->by_k ? p->panels_per_task : 1);
     size_t prepared = (size_t)(p->prepared_bytes * (p->by_k ? 1 : p->k_blocks));
     if (p->prepared_bytes && p->gemm->max_small_m)
         prepared = TFAST_MAX(prepared, p->gemm->prepared_bytes(p->gemm->max_small_m, p->call->weight->K));
-    return tfast_align64(p->gemm->work_bytes) + (size_t)sums * sizeof(float) + prepared;
+    return tfast_align64(p->gemm->work_bytes) + (size_t)floats * sizeof(float) + prepared;
 }
 
 /* Parts of a weight, each a product of its own. */
@@ -240,14 +311,17 @@ static tfast_status run_parts(const tfast_linear* c, int n_threads) {
 tfast_status tfast_linear_run(const tfast_linear* c, int n_threads) {
     if (c->weight->n_parts) return run_parts(c, n_threads);
     const tfast_kernels* kernels = tfast_kernels_now();
-    plan_t p = {.call = c, .gemm = tfast_gemm_that_reads(kernels, c->weight->gemm), .side = packed_side(c->weight)};
+    plan_t p = {.call = c,
+                .gemm = tfast_gemm_that_reads(kernels, c->weight->gemm),
+                .rows = kernels->rows,
+                .side = packed_side(c->weight)};
     if (!p.gemm) return TFAST_WRONG_LAYOUT;
     p.gemm = tfast_gemm_for_rows(kernels, p.gemm, c->M);
     if (c->M == 0 || c->weight->N == 0) return TFAST_OK;
     const double ns = tfast_flops_ns(2.0 * (double)c->M * (double)c->weight->N * (double)c->weight->K);
     make_plan(&p, c, tfast_threads_for(ns, n_threads));
-    const int64_t tasks = p.n_row_blocks * p.n_col_blocks;
+    const int64_t tasks = c->cu ? p.n_col_blocks : p.n_row_blocks * p.n_col_blocks;
     const tfast_parallel loop = {
         .n_tasks = tasks, .task_ns = ns / (double)tasks, .n_threads = n_threads, .scratch_bytes = scratch_bytes(&p)};
-    return tfast_parallel_for(&loop, run_block, &p);
+    return tfast_parallel_for(&loop, run_task, &p);
 }

@@ -132,6 +132,9 @@ WRONG = [
     ("linear", "residual", normal(21, 42), ValueError),
     ("linear", "residual", normal(2, 43), ValueError),
     ("linear", "residual", normal(1, 21, 43), ValueError),
+    ("linear_max", "x", normal(2, 21, 37), ValueError),
+    ("linear_max", "cu_seqlens", np.array([0, 5, 5, 20], np.int32), ValueError),
+    ("linear_max", "cu_seqlens", np.array([0, 6, 5, 21], np.int32), ValueError),
     ("linear", "activation", "swish2", ValueError),
     ("linear", "activation", 3, (TypeError, ValueError)),
     # rows

@@ -19,7 +19,7 @@ from subprocesses import HELPERS, PACKAGE_PARENT, run_python
 FAMILIES = {
     "attention": ("scaled_dot_product_attention",),
     "varlen": ("varlen_attention",),
-    "linear": ("linear",),
+    "linear": ("linear", "linear_max"),
     "softmax": ("softmax",),
     "activation": ("gelu", "relu", "silu", "tanh", "quick_gelu"),
     "recurrent": ("lstm", "gru"),

@@ -203,7 +203,8 @@ def test_out(name, view, isa, threads):
         assert (out.base == 777).sum() == out.base.size - out.size
 
 
-@pytest.mark.parametrize("name", [name for name in OUTS if name not in ("embedding", "max_sim")])  # whose shapes differ
+# Not those whose results have other rows than their first operand.
+@pytest.mark.parametrize("name", [name for name in OUTS if name not in ("embedding", "linear_max", "max_sim")])
 def test_out_beside_an_operand_in_one_buffer(name, isa):
     """Columns of one array, some as operand and some as out, share no element: that is no overlap."""
     call = CALLS[name]

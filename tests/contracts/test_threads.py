@@ -35,6 +35,11 @@ def paged(*counts, shared=64):
     return lambda: functional.paged_attention(query, key, value, table, lengths, enable_gqa=True, **options)
 
 
+def linear_max(M, N, K):
+    x, weight, cu_seqlens = normal(M, K), normal(N, K), np.arange(M + 1)[:: max(1, M // 3)]
+    return lambda: functional.linear_max(x, weight, cu_seqlens=cu_seqlens)
+
+
 def linear(M, N, K, **options):
     x, weight, bias = normal(M, K), functional.pack_weight(normal(N, K)), normal(N)
     return lambda: functional.linear(x, weight, bias, **options)
@@ -94,6 +99,8 @@ WORK = {
     "paged-decode": lambda: paged(1, 1, 1, 1),
     "paged-rows": lambda: paged(40, 0, 61, 3),
     "linear": lambda: linear(300, 257, 129, activation="gelu"),
+    "linear_max": lambda: linear_max(300, 257, 129),
+    "linear_max-row": lambda: linear_max(3, 3001, 500),
     "linear-wide": lambda: linear(13, 2000, 300),
     "linear-row": lambda: linear(1, 3001, 500),
     "linear-deep": lambda: linear(65, 70, 3000),

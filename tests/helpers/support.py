@@ -140,6 +140,7 @@ def every_call(rows: int = 21, width: int = 19) -> list[Call]:
         Call("linear", "linear", dict(x=x, weight=weight, bias=bias, residual=residual), dict(activation="gelu")),
         Call("linear-row", "linear", dict(x=x[:1].copy(), weight=weight, bias=bias, residual=residual[:1].copy())),
         Call("linear-gated", "linear", dict(x=x, weight=weight, multiply=residual), dict(activation="silu")),
+        Call("linear_max", "linear_max", dict(x=x, weight=weight, bias=bias, cu_seqlens=starts_q)),
         Call("matmul", "matmul", dict(a=normal(2, rows, K), b=normal(2, K, N) / np.float32(np.sqrt(K)))),
         Call("max_sim", "max_sim", late, dict(cu_queries=[0, 2, 2, 5])),
         Call("layer_norm", "layer_norm", norm),

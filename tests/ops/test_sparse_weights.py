@@ -216,5 +216,5 @@ def test_wrong_values_are_refused(monkeypatch):
     with pytest.raises(ValueError, match='needed: False, "mean", "heads", "sparse" or "sparse-mean"'):
         scaled_dot_product_attention(x, x, x, return_weights="sparse-heads")
     monkeypatch.setitem(__import__("sys").modules, "scipy.sparse", None)
-    with pytest.raises(ImportError, match=r"needed for sparse weights: pip install 'transformer-fast\[sparse\]'"):
+    with pytest.raises(ImportError, match=r"needed for sparse arrays: pip install 'transformer-fast\[sparse\]'"):
         scaled_dot_product_attention(x, x, x, return_weights="sparse")

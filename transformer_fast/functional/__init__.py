@@ -23,7 +23,7 @@ from transformer_fast.functional.encoder import Encoder, EncoderLayer
 from transformer_fast.functional.integer_weight import IntegerWeight
 from transformer_fast.functional.key_ranges import KeyRanges
 from transformer_fast.functional.late_interaction import max_sim
-from transformer_fast.functional.linear import PackedWeight, linear, matmul, pack_weight
+from transformer_fast.functional.linear import PackedWeight, linear, linear_max, matmul, pack_weight
 from transformer_fast.functional.paged import paged_attention
 from transformer_fast.functional.recurrent import gru, lstm
 from transformer_fast.functional.rotary import rotary_embedding
@@ -62,6 +62,7 @@ __all__ = [
     "gru",
     "layer_norm",
     "linear",
+    "linear_max",
     "lstm",
     "matmul",
     "max_sim",

@@ -14,6 +14,7 @@ import numpy as np
 
 from transformer_fast import _core
 from transformer_fast.functional import arrays
+from transformer_fast.functional.attention_checks import starts
 from transformer_fast.functional.block_weight import BLOCK_FORMATS, BlockWeight
 from transformer_fast.functional.integer_weight import as_floats
 from transformer_fast.functional.stored_weight import StoredWeight
@@ -242,6 +243,40 @@ def linear(x, weight, bias=None, *, activation=None, multiply=None, residual=Non
             rows,
             0,
         )
+    return arrays.finish(out, result)
+
+
+def linear_max(x, weight, bias=None, *, cu_seqlens, out=None) -> np.ndarray:
+    """The maximum over the rows of each packed sequence of linear(x, weight, bias), whose (T, N) are never in memory.
+
+    x (T, K), sequence b in the rows cu_seqlens[b]:cu_seqlens[b + 1], weight (N, K) or what pack_weight made of it,
+    bias (N,) -> (B, N) float32. A sequence without rows gives -infinity; one NaN makes the maximum NaN. A sequence's
+    maxima are those of linear's rows to the bit, whatever else is in the call. out must not overlap x.
+    Raises TypeError, ValueError, and RuntimeError as linear does.
+
+    Example:
+        >>> x = np.array([[1, -2], [0, 3], [5, 5]], np.float32)
+        >>> F.linear_max(x, np.eye(2, dtype=np.float32), cu_seqlens=[0, 2, 3])
+        array([[1., 3.],
+               [5., 5.]], dtype=float32)
+    """
+    packed = weight if type(weight) is PackedWeight else pack_weight(weight)
+    N, K = packed.shape
+    x = arrays.float32(x, "x", last=K)
+    if x.ndim != 2:
+        raise ValueError(f"x has shape {x.shape}; needed: (T, {K})")
+    if bias is not None:
+        bias = arrays.vector(bias, "bias", N)
+    sequences = starts(cu_seqlens, "cu_seqlens", len(x), "x")
+    shape = len(sequences) - 1, N
+    if out is not None:
+        operands = {"x": x, "weight": weight, "bias": bias, "cu_seqlens": cu_seqlens}
+        arrays.check_out(out, shape, arrays.FLOAT32, operands)
+    result = arrays.result_array(out, shape, arrays.FLOAT32)
+    if not len(x):
+        result[...] = -np.inf
+    elif result.size:
+        _core.linear_max(x, packed, bias, sequences, result, 0)
     return arrays.finish(out, result)
 
 

@@ -17,12 +17,17 @@ from transformer_fast.functional.key_ranges import KeyRanges
 _MOST_INT32 = 2**31 - 1
 
 
-def _csr_array() -> Any:
+def csr_array_class() -> Any:
+    """scipy.sparse.csr_array.
+
+    Raises:
+        ImportError: scipy is not installed.
+    """
     try:
         from scipy.sparse import csr_array
     except ModuleNotFoundError as error:
         raise ImportError(
-            f"{error.name} is not installed; needed for sparse weights: pip install 'transformer-fast[sparse]'"
+            f"{error.name} is not installed; needed for sparse arrays: pip install 'transformer-fast[sparse]'"
         ) from error
     return csr_array
 
@@ -127,7 +132,7 @@ class SparseWeights:
         mean: bool,
         dtype: type,
     ) -> None:
-        self._csr_array = _csr_array()
+        self._csr_array = csr_array_class()
         Lq, Lk = ranges.shape[2:]
         self.shape = Lq, Lk
         self.mean = mean

@@ -2,9 +2,9 @@
 
 Each is one class in one file, made by `from_pretrained(folder)` and called with one input or a list of them; the
 results come in the order of the inputs. `texts` and `text_runs` make batches of texts of different lengths, and check
-them; `labels` and `activations` make scores of logits; `sentence_*` read the folders of sentence-transformers, and
-`pair_models` the models of `CrossEncoder`. A new pipeline is one more file and one more line here. A file is imported
-when its class is first asked for: `SentenceEncoder` needs no models of pictures or sound.
+them; `labels` and `activations` make scores of logits; `sentence_*`, `sparse_*` and `multi_vector_*` read the folders
+of sentence-transformers, and `pair_models` the models of `CrossEncoder`. A new pipeline is one more file and one more
+line here. A file is imported when its class is first asked for: `SentenceEncoder` needs no models of pictures or sound.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from transformer_fast.pipelines.multi_vector_encoder import MultiVectorEncoder
     from transformer_fast.pipelines.question_answerer import QuestionAnswerer
     from transformer_fast.pipelines.sentence_encoder import SentenceEncoder, TruncationWarning
+    from transformer_fast.pipelines.sparse_encoder import SparseEncoder
     from transformer_fast.pipelines.text_classifier import TextClassifier
     from transformer_fast.pipelines.text_to_text import Summariser, Translator
     from transformer_fast.pipelines.token_pooling import HierarchicalTokenPooling, LambdaTokenPooling
@@ -39,6 +40,7 @@ __all__ = [
     "MultiVectorEncoder",
     "QuestionAnswerer",
     "SentenceEncoder",
+    "SparseEncoder",
     "Summariser",
     "TextClassifier",
     "TokenTagger",
@@ -60,6 +62,7 @@ _FILES = {
     "MultiVectorEncoder": "multi_vector_encoder",
     "QuestionAnswerer": "question_answerer",
     "SentenceEncoder": "sentence_encoder",
+    "SparseEncoder": "sparse_encoder",
     "Summariser": "text_to_text",
     "TextClassifier": "text_classifier",
     "TokenTagger": "token_tagger",

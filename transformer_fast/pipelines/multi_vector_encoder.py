@@ -35,6 +35,7 @@ from transformer_fast.pipelines.sentence_texts import (
 from transformer_fast.pipelines.text_runs import (
     check_device,
     check_positive,
+    check_without_pool,
     check_without_torch,
     runs,
     show_progress,
@@ -214,7 +215,8 @@ class MultiVectorEncoder:
             TypeError: an input is no string and no pair (its index is named).
             ValueError: another argument is out of range, or a string cannot be written as UTF-8.
         """
-        check_without_torch(convert_to_tensor, device, pool, chunk_size)
+        check_without_torch(convert_to_tensor)
+        check_without_pool(device, pool, chunk_size)
         if output_value != "token_embeddings":
             raise ValueError(f"output_value is {output_value!r}; needed: 'token_embeddings'")
         if token_pooling is not None and not isinstance(token_pooling, BaseTokenPooling):

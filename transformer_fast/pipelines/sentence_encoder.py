@@ -2,12 +2,12 @@
 
 Users and the commands call it. `sentence_settings` reads the files of sentence-transformers, `sentence_routes` makes
 the modules that they name, `text_runs` batches texts, and `util` has what is done with vectors; results follow
-sentence-transformers' `encode`. To add a module, see `sentence_routes`; an option of `encode` goes into `_Job`.
+sentence-transformers' `encode`. `RoutedEncoder` has what it shares with `SparseEncoder`. To add a module, see
+`sentence_routes`; an option of `encode` goes into `_Job`.
 """
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import closing
@@ -23,12 +23,13 @@ from transformer_fast.files.folder import open_source
 from transformer_fast.files.source import ModelSource
 from transformer_fast.models.common.compute_types import ComputeType
 from transformer_fast.pipelines.processes import InProcesses, ProcessPool, opened
+from transformer_fast.pipelines.routed_encoder import RoutedEncoder
 from transformer_fast.pipelines.sentence_routes import Route, Routes, read_routes
-from transformer_fast.pipelines.sentence_settings import SentenceSettings, chosen_prompt, read_settings
+from transformer_fast.pipelines.sentence_settings import SentenceSettings, read_settings
 from transformer_fast.pipelines.sentence_texts import (
-    DOCUMENT_PROMPTS,
     Text,
     checked_texts,
+    hub_name,
     renamed,
     several,
     take_prompts,
@@ -45,7 +46,6 @@ from transformer_fast.util.similarity import checked_name
 
 # Whose models are meant where the hub's name has no "/".
 _HUB_ORGANISATION = "sentence-transformers"
-_HUB_NAME = re.compile(r"[^./~\\][^/\\]*")
 
 # Texts that `encode_stream` reads ahead: enough to sort by length, and for some runs of texts of a few words.
 _WINDOW = 1024
@@ -69,7 +69,7 @@ class _Job:
     truncate_dim: int | None
 
 
-class SentenceEncoder(InProcesses):
+class SentenceEncoder(InProcesses, RoutedEncoder):
     """Texts in, vectors out; made by `from_pretrained`.
 
     It pickles as the path and options that it was made from, and what has been set since; other processes read the
@@ -92,11 +92,8 @@ class SentenceEncoder(InProcesses):
     """
 
     def __init__(self, routes: Routes, settings: SentenceSettings) -> None:
-        self._routes = routes
-        self.prompts = settings.prompts
-        self.default_prompt_name = settings.default_prompt_name
+        super().__init__(routes, settings)
         self.truncate_dim = settings.truncate_dim
-        self._similarity = settings.similarity
 
     @classmethod
     def from_pretrained(
@@ -133,9 +130,7 @@ class SentenceEncoder(InProcesses):
             ValueError: another argument is out of range.
         """
         check_device(device)
-        name = path_or_hub_id
-        if isinstance(name, str) and _HUB_NAME.fullmatch(name) and not Path(name).exists():
-            name = f"{_HUB_ORGANISATION}/{name}"
+        name = hub_name(path_or_hub_id, _HUB_ORGANISATION)
         source = open_source(name, local_files_only=local_files_only, **hub)
         settings = read_settings(source)
         take_prompts(settings, prompts, default_prompt_name)
@@ -146,55 +141,10 @@ class SentenceEncoder(InProcesses):
             settings.similarity = checked_name(similarity_fn_name)
         return cls(read_routes(source, settings, compute_type, ignore_fields, packed_cache), settings)
 
-    # ------------------------------------------------------------------------------------------------------------------
-    # What the model is
-
-    @property
-    def model(self) -> Any:
-        return self._routes.first().input.model
-
-    @property
-    def tokenizer(self) -> Any:
-        """The `tokenizers.Tokenizer`, which cuts off at max_seq_length."""
-        return self._routes.first().input.tokenizer
-
-    @property
-    def device(self) -> str:
-        """ "cpu"."""
-        return "cpu"
-
-    @property
-    def max_seq_length(self) -> float:
-        """Tokens, special ones included, after which a text is cut off; may be set. A StaticEmbedding has no limit.
-
-        Of several routes it is the greatest; setting it sets all.
-        """
-        return max(input.max_seq_length for input in self._routes.inputs())
-
-    @max_seq_length.setter
-    def max_seq_length(self, length: int) -> None:
-        if self.max_seq_length == float("inf"):
-            raise ValueError(f"max_seq_length is {length}; needed: none, a StaticEmbedding cuts nothing off")
-        for input in self._routes.inputs():
-            input.max_seq_length = length
-
-    @property
-    def similarity_fn_name(self) -> str:
-        """The measure of `similarity`: "cosine", "dot", "euclidean" or "manhattan"; may be set."""
-        return self._similarity
-
-    @similarity_fn_name.setter
-    def similarity_fn_name(self, name: str) -> None:
-        self._similarity = checked_name(name)
-
     def get_embedding_dimension(self) -> int:
         """The length of the vectors that `encode` returns."""
-        full = self._routes.first().dimension
+        full = super().get_embedding_dimension()
         return min(full, self.truncate_dim or full)
-
-    def get_sentence_embedding_dimension(self) -> int:
-        """As `get_embedding_dimension`: its name before sentence-transformers 5."""
-        return self.get_embedding_dimension()
 
     # ------------------------------------------------------------------------------------------------------------------
     # Embeddings
@@ -280,27 +230,6 @@ class SentenceEncoder(InProcesses):
         return results if convert_to_numpy else list(results)
 
     @renamed(sentences="inputs")
-    def encode_query(
-        self, inputs: str | Iterable[Text], prompt_name: str | None = None, prompt: str | None = None, **options: Any
-    ) -> np.ndarray | list[np.ndarray]:
-        """`encode` with the prompt "query", if no other is named, and on the route "query"."""
-        if prompt_name is None and prompt is None and "query" in self.prompts:
-            prompt_name = "query"
-        return self.encode(inputs, prompt_name, prompt, **{"task": "query", **options})
-
-    @renamed(sentences="inputs")
-    def encode_document(
-        self, inputs: str | Iterable[Text], prompt_name: str | None = None, prompt: str | None = None, **options: Any
-    ) -> np.ndarray | list[np.ndarray]:
-        """`encode` with the prompt "document", "passage" or "corpus", the first that there is, if no other is named.
-
-        It takes the route "document". Every model has a prompt "document", which is empty unless its files say more.
-        """
-        if prompt_name is None and prompt is None:
-            prompt_name = next((name for name in DOCUMENT_PROMPTS if name in self.prompts), None)
-        return self.encode(inputs, prompt_name, prompt, **{"task": "document", **options})
-
-    @renamed(sentences="inputs")
     def encode_stream(
         self,
         inputs: Iterable[Text],
@@ -329,64 +258,6 @@ class SentenceEncoder(InProcesses):
         job = self._job(prompt_name, prompt, batch_size, output_value, normalize_embeddings, truncate_dim, task)
         total = len(inputs) if isinstance(inputs, Sized) and not isinstance(inputs, str) else None
         return self._stream(checked_texts(several(inputs)), job, total, show_progress_bar)
-
-    # ------------------------------------------------------------------------------------------------------------------
-    # Tokens
-
-    @renamed(sentences="inputs")
-    def tokenize(self, inputs: str | Iterable[Text], *, task: str | None = None) -> dict[str, np.ndarray]:
-        """The model's arguments by name, each (B, L) int64, padded to the longest.
-
-        They are input_ids, token_type_ids (if the model knows token types) and attention_mask; of a StaticEmbedding
-        input_ids (T,) and offsets (B,).
-        """
-        route = self._routes.route(task)
-        return route.input.arguments(route.tokens(list(checked_texts(several(inputs)))))
-
-    @renamed(sentences="inputs")
-    def count_tokens(self, inputs: str | Iterable[Text], *, task: str | None = None) -> int:
-        """The number of tokens that `encode` runs for these texts, without a prompt."""
-        return sum(map(len, self._routes.route(task).tokens(list(checked_texts(several(inputs))))))
-
-    def count_truncated_tokens(
-        self,
-        inputs: str | Iterable[Text],
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-        *,
-        task: str | None = None,
-    ) -> np.ndarray:
-        """How many tokens of each text `encode` cuts off at max_seq_length: (N,) int64.
-
-        Example:
-            >>> encoder.count_truncated_tokens(["short", "long " * 1000])                             # doctest: +SKIP
-            array([  0, 746])
-        """
-        route, start = self._routes.route(task), self._prompt(prompt_name, prompt)
-        texts = list(checked_texts(several(inputs)))
-        kept = np.array([len(one) for one in route.tokens(texts, start)], np.int64)
-        return np.array(route.input.lengths(texts, start), np.int64) - kept
-
-    # ------------------------------------------------------------------------------------------------------------------
-    # Similarity
-
-    def similarity(self, a: Any, b: Any) -> np.ndarray:
-        """The model's own measure, `similarity_fn_name`, between all of a (Na, dim) and all of b (Nb, dim): (Na, Nb).
-
-        A single vector counts as one row. Distances are negative.
-
-        Raises:
-            ValueError: shapes do not fit.
-        """
-        return util.similarity(a, b, self._similarity)
-
-    def similarity_pairwise(self, a: Any, b: Any) -> np.ndarray:
-        """The model's own measure of a[i] and b[i], (N, dim) each: (N,).
-
-        Raises:
-            ValueError: shapes do not fit.
-        """
-        return util.pairwise_similarity(a, b, self._similarity)
 
     # ------------------------------------------------------------------------------------------------------------------
 
@@ -463,9 +334,6 @@ class SentenceEncoder(InProcesses):
                     yield indices, job.route.token_rows(found)
                 else:
                     yield indices, self._finished(job.route.vectors(found, job.skipped), job)
-
-    def _prompt(self, name: str | None, prompt: str | None) -> str:
-        return chosen_prompt(self.prompts, self.default_prompt_name, name, prompt)
 
     def _finished(self, embeddings: np.ndarray, job: _Job) -> np.ndarray:
         embeddings = embeddings[:, : job.truncate_dim]

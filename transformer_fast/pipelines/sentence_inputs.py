@@ -58,6 +58,7 @@ _WITHOUT_EFFECT = {"unpad_inputs"}
 # transformer_task -> what of the model's outputs is taken, and its name.
 _TASKS = {
     "feature-extraction": ("last_hidden_state", "token_embeddings"),
+    "fill-mask": ("logits", "token_embeddings"),
     "sequence-classification": ("logits", "scores"),
     "text-generation": ("logits", "causal_logits"),
 }
@@ -82,15 +83,26 @@ class TextTokens:
 class TransformerInput:
     """A model of `models` that encodes text, and its tokenizer.
 
+    encoder: what makes the rows, if it is a part of the model.
+
     Attributes:
         model: the model. hidden_size: the length of its rows.
         max_seq_length: tokens, special ones included, after which a text is cut off; infinity: nothing is. May be set.
     """
 
+    # May max_seq_length be set?
+    takes_limit = True
+
     def __init__(
-        self, model: Any, tokenizer: Tokenizer, max_seq_length: int | None, chats: Chats | None = None
+        self,
+        model: Any,
+        tokenizer: Tokenizer,
+        max_seq_length: int | None,
+        chats: Chats | None = None,
+        encoder: Any = None,
     ) -> None:
         self.model, self._tokenizer, self._chats = model, tokenizer, chats
+        self._encoder = model = model if encoder is None else encoder
         self.hidden_size = model.hidden_size
         limits = [limit for limit in (max_seq_length, model.max_length) if limit is not None]
         self._max_seq_length: float = math.inf
@@ -127,7 +139,7 @@ class TransformerInput:
 
     @max_seq_length.setter
     def max_seq_length(self, length: int) -> None:
-        least, most = max(self._tokenizer.tokenizer.num_special_tokens_to_add(False), 1), self.model.max_length
+        least, most = max(self._tokenizer.tokenizer.num_special_tokens_to_add(False), 1), self._encoder.max_length
         if not isinstance(length, (int, np.integer)) or length < least or (most is not None and length > most):
             needed = f"at least {least}" if most is None else f"{least} to {most} (the model's positions)"
             raise ValueError(f"max_seq_length is {length}; needed: {needed}")
@@ -188,7 +200,7 @@ class TransformerInput:
             counts = [len(one) if one.attended is None else one.attended for one in tokens]
             seen = [np.arange(len(one)) < count for one, count in zip(tokens, counts, strict=True)]
             options["attended"] = np.concatenate(seen)
-        return self.model.encode_packed(*arguments, **options)
+        return self._encoder.encode_packed(*arguments, **options)
 
     def arguments(self, tokens: Sequence[TextTokens]) -> dict[str, np.ndarray]:
         """The model's arguments by name, each (B, L) int64, padded to the longest."""
@@ -223,6 +235,7 @@ class StaticEmbedding:
     """
 
     max_seq_length = math.inf
+    takes_limit = False
 
     def __init__(self, table: np.ndarray, tokenizer: PlainTokenizer) -> None:
         self._table, self._tokenizer = table, tokenizer
@@ -311,14 +324,18 @@ def sentence_config(source: ModelSource) -> tuple[str, dict[str, Any]]:
 
 
 def read_tokenizer_settings(
-    source: ModelSource, task: str, plain: bool = False, followed: Collection[str] = ()
+    source: ModelSource,
+    task: str,
+    plain: bool = False,
+    followed: Collection[str] = (),
+    usual_task: str = "feature-extraction",
 ) -> tuple[Tokenizer, int | None]:
     """As `read_text_settings`, for callers that know no chats.
 
     Raises:
         CheckpointError: as there, or the file asks for chats.
     """
-    tokenizer, limit, chats = read_text_settings(source, task, plain, followed=followed)
+    tokenizer, limit, chats = read_text_settings(source, task, plain, followed=followed, usual_task=usual_task)
     if chats is not None and not plain:
         raise CheckpointError(f"{source}: modality_config has message; supported here: text")
     return tokenizer, limit
@@ -330,19 +347,21 @@ def read_text_settings(
     plain: bool = False,
     own_template: bool = False,
     followed: Collection[str] = (),
+    usual_task: str = "feature-extraction",
 ) -> tuple[Tokenizer, int | None, Chats | None]:
     """The tokenizer of a model, the most tokens of a text, and how texts become chats, if they do.
 
     task: the transformer_task that the caller runs. plain: there is no modules.json, so that sentence_bert_config.json
     does not count, and texts are chats where the model has a template. own_template: the caller has one, and the
     model's does not count. followed: fields that the caller follows, of those that have one value elsewhere.
+    usual_task: that of a file that names none.
 
     Raises:
         CheckpointError: a file is missing, malformed or asks for what is not supported.
     """
     name, config = (_CONFIGS[0], {"transformer_task": task}) if plain else sentence_config(source)
     place = source.place(name)
-    message = _check_config(place, config, task, followed)
+    message = _check_config(place, {"transformer_task": usual_task, **config}, task, followed)
     own = check_processing(place, typed(place, config, "processing_kwargs", dict, {}))
     tokenizer = Tokenizer(source, lower_case=typed(place, config, "do_lower_case", bool, False))
     if any(tokenizer.tokenizer.encode("a").type_ids):
@@ -367,7 +386,7 @@ def _check_config(
 ) -> Mapping[str, Any] | None:
     """The entry "message" of modality_config, or None."""
     check_fields(place, config, {*_FOLLOWED, *_WITHOUT_EFFECT, *_NEUTRAL, *_ARGUMENTS})
-    found = config.get("transformer_task", "feature-extraction")
+    found = config["transformer_task"]
     if found != task:
         raise CheckpointError(f"{place}: transformer_task is {found!r}; supported: {task!r}")
     output, output_name = _TASKS[task]

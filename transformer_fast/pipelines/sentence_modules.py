@@ -24,6 +24,8 @@ from transformer_fast.util import normalize_embeddings
 
 _NAMES = ("module_input_name", "module_output_name")
 _FEATURE = "sentence_embedding"
+_SPARSE_SIZES = {"hidden_dim": 512, "k": 8}
+_SPARSE_FIELDS = {"input_dim", *_SPARSE_SIZES, "k_aux", "normalize", "dead_threshold"}
 _DENSE_FIELDS = {"in_features", "out_features", "bias", "activation_function", "use_residual", *_NAMES}
 
 
@@ -129,12 +131,70 @@ class Dense(_FromFiles):
         return found
 
 
+class SparseAutoEncoder(_FromFiles):
+    """The k largest of hidden_dim latents, (B, input_dim) -> (B, hidden_dim) with zeros elsewhere: CSR embeddings.
+
+    Of equal latents those of lower index stay; negative ones are zeros. k_aux, dead_threshold and the statistics among
+    the tensors are of training. Source: Wen et al. 2025, https://arxiv.org/abs/2503.01776.
+
+    Raises:
+        CheckpointError: its config or weights are malformed or do not fit.
+    """
+
+    def __init__(self, part: Part, dimension: int, weight_format: str) -> None:
+        super().__init__(part, dimension, weight_format)
+        source = part()
+        checkpoint, place = Checkpoint.open(source), source.place("config.json")
+        config = checkpoint.config
+        check_fields(place, config, _SPARSE_FIELDS)
+        width = typed(place, config, "input_dim", int)
+        if width != dimension:
+            raise CheckpointError(f"{place}: input_dim is {width}; needed: {dimension}, which comes before")
+        self.dimension, self.k = (typed(place, config, size, int, usual) for size, usual in _SPARSE_SIZES.items())
+        if not 1 <= self.k <= self.dimension:
+            raise CheckpointError(f"{place}: k is {self.k}; needed: 1 to {self.dimension}, which is hidden_dim")
+        self._normalize = typed(place, config, "normalize", bool, False)
+        # The decoder's weight is the encoder's: files have it under one name of the two.
+        name = "encoder.weight" if "encoder.weight" in checkpoint.tensors else "decoder.linear.weight"
+        shapes = {"pre_bias": (width,), "latent_bias": (self.dimension,), name: (self.dimension, width)}
+        tensors = checkpoint.take(shapes, ignore=("stats_last_nonzero", "decoder."))
+        self._shift = tensors["pre_bias"].astype(np.float32)
+        weights = {"encoder.weight": tensors[name], "encoder.bias": tensors["latent_bias"].astype(np.float32)}
+        self._encoder = linear_layer(weights, "encoder", weight_format)
+
+    def __call__(self, vectors: np.ndarray, k: int | None = None) -> np.ndarray:
+        """k: instead of the config's.
+
+        Raises:
+            ValueError: k is more than hidden_dim.
+        """
+        k = self.k if k is None else k
+        if k > self.dimension:
+            raise ValueError(f"max_active_dims is {k}; needed: at most {self.dimension}, the numbers of a vector")
+        if self._normalize:
+            vectors = vectors - vectors.mean(axis=-1, keepdims=True)
+            vectors = vectors / (vectors.std(axis=-1, ddof=1, keepdims=True) + np.float32(1e-5))
+        latents = self._encoder(vectors - self._shift, activation="relu")
+        return largest(latents, k)
+
+
+def largest(vectors: np.ndarray, k: int) -> np.ndarray:
+    """Vectors (B, dim) of numbers >= 0 with only the k largest of each; of equal ones those of lower index."""
+    if k >= vectors.shape[1]:
+        return vectors
+    least = np.partition(vectors, -k, axis=1)[:, -k, None]
+    above, equal = vectors > least, vectors == least
+    free = k - np.add.reduce(above, axis=1, keepdims=True)
+    return np.where(above | (equal & (np.cumsum(equal, axis=1) <= free)), vectors, np.float32(0))
+
+
 # The last part of a module's type -> its class; None: it has no effect on inference.
 _KINDS: Mapping[str, Callable[[Part, int, str], Any] | None] = {
     "Dense": Dense,
     "Dropout": None,
     "LayerNorm": LayerNorm,
     "Normalize": Normalize,
+    "SparseAutoEncoder": SparseAutoEncoder,
 }
 KINDS = tuple(_KINDS)
 

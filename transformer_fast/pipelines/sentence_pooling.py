@@ -66,6 +66,10 @@ class Pooling:
                 raise CheckpointError(f"{place}: {name} is {config[name]}; needed: {hidden_size}, the model's")
         return cls(modes, typed(place, config, "include_prompt", bool, True), word_weights)
 
+    def dimension(self, input: Any) -> int:
+        """The length of the vectors that it makes of an input's rows."""
+        return input.hidden_size * len(self.modes)
+
     def __call__(self, input: Any, tokens: Sequence[TextTokens], skipped: int) -> np.ndarray:
         """The vectors (B, dim) of texts; the first `skipped` tokens of each do not count."""
         if self.word_weights is None and self.modes in (("cls",), ("lasttoken",)):

@@ -24,7 +24,7 @@ from transformer_fast.files.source import ModelSource
 from transformer_fast.files.tokenizer import typed
 from transformer_fast.models.common.compute_types import ComputeType, weight_format_of
 from transformer_fast.pipelines.sentence_inputs import INPUTS, TextTokens
-from transformer_fast.pipelines.sentence_modules import KINDS, read_modules
+from transformer_fast.pipelines.sentence_modules import KINDS, SparseAutoEncoder, read_modules
 from transformer_fast.pipelines.sentence_pooling import Pooling, read_word_weights
 from transformer_fast.pipelines.sentence_settings import ModuleFiles, SentenceSettings, check_fields, kind_of
 
@@ -43,7 +43,7 @@ class Route:
 
     def __init__(self, input: Any, pooling: Pooling, modules: Sequence[Any] = ()) -> None:
         self.input, self.pooling, self._modules = input, pooling, tuple(modules)
-        self.dimension = modules[-1].dimension if modules else input.hidden_size * len(pooling.modes)
+        self.dimension = modules[-1].dimension if modules else pooling.dimension(input)
 
     def tokens(self, texts: list[Any], prompt: str = "") -> list[TextTokens]:
         """The tokens of texts and pairs, with a prompt."""
@@ -53,12 +53,22 @@ class Route:
         """The number of tokens of a prompt that are not to be pooled."""
         return 0 if self.pooling.include_prompt or not prompt else self.input.prompt_length(prompt)
 
-    def vectors(self, tokens: Sequence[TextTokens], skipped: int) -> np.ndarray:
-        """The vectors (B, dimension) of texts, of whose tokens the first `skipped` are not pooled."""
+    def vectors(self, tokens: Sequence[TextTokens], skipped: int, k: int | None = None) -> Any:
+        """The vectors (B, dimension) of texts, of whose tokens the first `skipped` are not pooled.
+
+        An array, or a scipy.sparse.csr_array where the pooling gives one and no module follows. k: how many numbers a
+        SparseAutoEncoder keeps, instead of its own k.
+        """
         found = self.pooling(self.input, tokens, skipped)
         for module in self._modules:
-            found = module(found)
+            given = found if isinstance(found, np.ndarray) else found.toarray()
+            found = module(given, k) if isinstance(module, SparseAutoEncoder) else module(given)
         return found
+
+    @property
+    def kept(self) -> int | None:
+        """k of its SparseAutoEncoder; None without one."""
+        return next((module.k for module in self._modules if isinstance(module, SparseAutoEncoder)), None)
 
     def token_rows(self, tokens: Sequence[TextTokens]) -> list[np.ndarray]:
         """The rows (L, h) of each text's tokens, before they are pooled."""
@@ -161,7 +171,7 @@ class RouteMaker:
     def route(self, modules: Sequence[ModuleFiles], what: str, plain: bool = False) -> Route:
         """what: the modules, for error texts. plain: there is no Pooling, and the mean is taken."""
         kinds = [files.kind for files in modules]
-        pooled = 0 if plain else _pooled_at(kinds)
+        pooled = 0 if plain else pooled_at(kinds)
         if pooled is None:
             raise CheckpointError(
                 f"{what} are {', '.join(kinds) or 'none'}; supported: Transformer, WordWeights, Pooling "
@@ -173,10 +183,12 @@ class RouteMaker:
         if inner:
             weights = _word_weights(inner[0], input) if len(inner) == 2 else None
             pooling = Pooling.read(inner[-1].part(), input.hidden_size, weights)
-        following = read_modules(
-            modules[pooled + 1 :], input.hidden_size * len(pooling.modes), weight_format_of(self.compute_type)
-        )
-        return Route(input, pooling, following)
+        return self.finished(input, pooling, modules[pooled + 1 :])
+
+    def finished(self, input: Any, pooling: Any, following: Sequence[ModuleFiles]) -> Route:
+        """The route of an input and a pooling, and of the modules that follow."""
+        made = read_modules(following, pooling.dimension(input), weight_format_of(self.compute_type))
+        return Route(input, pooling, made)
 
 
 def _word_weights(files: ModuleFiles, input: Any) -> np.ndarray:
@@ -184,7 +196,7 @@ def _word_weights(files: ModuleFiles, input: Any) -> np.ndarray:
     return read_word_weights(files.part(), last + 1)
 
 
-def _pooled_at(kinds: Sequence[str]) -> int | None:
+def pooled_at(kinds: Sequence[str]) -> int | None:
     """The place of the module that makes vectors; None if the order is not one that is known."""
     for start in (["StaticEmbedding"], ["Transformer", "Pooling"], ["Transformer", "WordWeights", "Pooling"]):
         if kinds[: len(start)] == start and set(kinds[len(start) :]) <= set(KINDS):

@@ -1,9 +1,8 @@
 """The settings of sentence-transformers' folders: modules.json, and config_sentence_transformers.json.
 
-`SentenceEncoder`, `MultiVectorEncoder` and `CrossEncoder` call `read_settings`, which says which modules there are, in
-which order; what a module's own files say is read where it is made (`sentence_inputs`, `sentence_pooling`,
-`sentence_modules`), and so are routes in `sentence_routes`. A field of config_sentence_transformers.json is a line in
-`read_settings`.
+`SentenceEncoder` and its relatives call `read_settings`, which says which modules there are, in which order; what a
+module's own files say is read where it is made (`sentence_inputs`, `sentence_pooling`, `sentence_modules`), and so are
+routes in `sentence_routes`. A field of config_sentence_transformers.json is a line in `read_settings`.
 
 Source: sentence-transformers 6, base/model.py and sentence_transformer/model.py.
 """

@@ -1,13 +1,15 @@
 """What the calls of encoders of sentence-transformers' folders share: texts and pairs, prompts, older names.
 
-`SentenceEncoder` and `MultiVectorEncoder` call it; `text_runs` has what every pipeline of texts does. An argument that
+`SentenceEncoder` and its relatives call it; `text_runs` has what every pipeline of texts does. An argument that
 several encoders take in the same way is checked here.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import wraps
+from pathlib import Path
 from typing import Any, TypeVar
 
 from transformer_fast.pipelines.sentence_settings import SentenceSettings, checked_prompt
@@ -16,6 +18,7 @@ from transformer_fast.pipelines.text_runs import column, one_of
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 Text = str | tuple[str, str]
 
+_HUB_NAME = re.compile(r"[^./~\\][^/\\]*")
 # Prompts of documents, in the order in which `encode_document` looks for them.
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
@@ -54,6 +57,13 @@ def take_prompts(
     if default_prompt_name is not None:
         one_of("default_prompt_name", default_prompt_name, settings.prompts)
         settings.default_prompt_name = default_prompt_name
+
+
+def hub_name(name: Any, organisation: str) -> Any:
+    """The name of a folder or a model; one without "/" that is no folder is a model of that organisation."""
+    if isinstance(name, str) and _HUB_NAME.fullmatch(name) and not Path(name).exists():
+        return f"{organisation}/{name}"
+    return name
 
 
 def several(inputs: Any) -> Iterable[Any]:

@@ -313,6 +313,16 @@ def linear(x, weight, bias=None, *, activation=None, multiply=None, residual=Non
     return y.astype(out_dtype)
 
 
+def linear_max(x, weight, bias=None, *, cu_seqlens):
+    """The maximum over the rows cu_seqlens[b]:cu_seqlens[b + 1] of linear(x, weight, bias); -infinity of none.
+
+    x (T, K), weight (N, K), bias (N,) -> (B, N).
+    """
+    y = linear(x, weight, bias)
+    pieces = [y[first:last] for first, last in zip(cu_seqlens[:-1], cu_seqlens[1:], strict=True)]
+    return np.stack([rows.max(axis=0, initial=-np.inf) for rows in pieces]).astype(y.dtype)
+
+
 def matmul(a, b):
     """a @ b: (..., M, K) and (..., K, N) -> (..., M, N)."""
     return (_widen(a, "a") @ _widen(b, "b")).astype(np.asarray(a).dtype)

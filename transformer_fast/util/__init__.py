@@ -1,8 +1,9 @@
 """What is done with embeddings: similarities, search, mining, communities, quantisation; as sentence-transformers.util.
 
 Users call it, and `pipelines` do. Arrays in, arrays and lists out; no model is needed. `similarity` has the measures,
-`multi_vectors` those of texts that have a vector a token, `search` what looks through many vectors without ever holding
-all scores, `quantization` the smaller types. A new function goes into the file of its kind and is named below.
+`sparse` those of scipy.sparse arrays, `multi_vectors` those of texts that have a vector a token, `search` what looks
+through many vectors without ever holding all scores, `quantization` the smaller types. A new function goes into the
+file of its kind and is named below.
 
 Source: sentence_transformers.util of sentence-transformers 6.
 """

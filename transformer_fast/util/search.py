@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from transformer_fast import functional as F
+from transformer_fast.util import sparse
 from transformer_fast.util.similarity import cos_sim, dot_score, normalize_embeddings, rows
 
 ScoreFunction = Callable[[Any, Any], np.ndarray]
@@ -36,12 +37,14 @@ def semantic_search(
     """The top_k vectors of a corpus for each query: lists of {"corpus_id", "score"}, the highest score first.
 
     Args:
-        query_embeddings, corpus_embeddings: (Q, D), or one vector (D,), and (N, D).
+        query_embeddings, corpus_embeddings: (Q, D), or one vector (D,), and (N, D); both dense, or both arrays of
+            scipy.sparse, as of `SparseEncoder`.
         query_chunk_size, corpus_chunk_size: rows of a block of scores; they change time and memory, not one bit of the
             result. By default a block has 2^24 scores.
         score_function: `cos_sim`, `dot_score`, or another function of (q, D) and (n, D) -> (q, n).
 
     Raises:
+        TypeError: one is sparse and the other dense.
         ValueError: a number is out of range, or shapes do not fit.
 
     Example:
@@ -49,7 +52,8 @@ def semantic_search(
         >>> util.semantic_search([1, 0], [[0, 1], [2, 0], [1, 1]], top_k=2)
         [[{'corpus_id': 1, 'score': 1.0}, {'corpus_id': 2, 'score': 0.7071067690849304}]]
     """
-    queries, corpus = rows("query_embeddings", query_embeddings), rows("corpus_embeddings", corpus_embeddings)
+    take = sparse.rows if sparse.both_sparse(query_embeddings, corpus_embeddings) else rows
+    queries, corpus = take("query_embeddings", query_embeddings), take("corpus_embeddings", corpus_embeddings)
     best = _best(queries, corpus, query_chunk_size, corpus_chunk_size, top_k, score_function)
     return [
         [{"corpus_id": i, "score": score} for i, score in zip(*found, strict=True)]
@@ -223,31 +227,32 @@ def _highest(scores: np.ndarray, k: int) -> np.ndarray:
     return np.nonzero(above | equal)[1].reshape(len(scores), k)
 
 
-def _best(
-    queries: np.ndarray, corpus: np.ndarray, query_chunk: int, corpus_chunk: int | None, k: int, score: ScoreFunction
-) -> Best:
-    """The k highest scores of all queries (Q, D) in the corpus (N, D)."""
+def _best(queries: Any, corpus: Any, query_chunk: int, corpus_chunk: int | None, k: int, score: ScoreFunction) -> Best:
+    """The k highest scores of all queries (Q, D) in the corpus (N, D): arrays, or csr_arrays."""
     _check("top_k", k)
-    if queries.size and corpus.size and queries.shape[1] != corpus.shape[1]:
+    count = queries.shape[0]
+    if count and corpus.shape[0] and queries.shape[1] != corpus.shape[1]:
         raise ValueError(f"queries have shape {queries.shape}, the corpus {corpus.shape}; needed: (Q, D) and (N, D)")
-    if np.isnan(queries.min(initial=0)) or np.isnan(corpus.min(initial=0)):  # the least of NaN is NaN
+    if any(np.isnan(sparse.values(one).min(initial=0)) for one in (queries, corpus)):  # the least of NaN is NaN
         raise ValueError("the embeddings hold NaN; needed: numbers, which have an order")
-    best = [Best(len(chunk), k) for _, chunk in _chunks("query_chunk_size", queries, query_chunk)]
+    best = [Best(chunk.shape[0], k) for _, chunk in _chunks("query_chunk_size", queries, query_chunk)]
     if corpus_chunk is None:
-        corpus_chunk = max(k, _MOST_SCORES // max(1, min(query_chunk, len(queries))))
+        corpus_chunk = max(k, _MOST_SCORES // max(1, min(query_chunk, count)))
     for start, block in _chunks("corpus_chunk_size", corpus, corpus_chunk):
-        of_block = _scorer(block, score)
+        of_block = _scorer(block, score, queries)
         for found, (_, chunk) in zip(best, _chunks("query_chunk_size", queries, query_chunk), strict=True):
             found.add(of_block(chunk), start)
-    together = Best(len(queries), k)
+    together = Best(count, k)
     if best:
         together.scores = np.concatenate([found.scores for found in best])
         together.indices = np.concatenate([found.indices for found in best])
     return together
 
 
-def _scorer(block: np.ndarray, score: ScoreFunction) -> Callable[[np.ndarray], np.ndarray]:
-    """Queries (q, D) -> their scores (q, n) in a block (n, D), which is packed once where it can be."""
+def _scorer(block: Any, score: ScoreFunction, every: Any) -> Callable[[Any], np.ndarray]:
+    """Queries (q, D) of `every` -> their scores (q, n) in a block (n, D), which is packed once where it can be."""
+    if sparse.is_sparse(block) and score in (cos_sim, dot_score):
+        return sparse.scorer(block, every, normalized=score is cos_sim)
     if score is cos_sim:
         packed = F.pack_weight(normalize_embeddings(block))
         return lambda queries: F.linear(normalize_embeddings(queries), packed)
@@ -257,17 +262,20 @@ def _scorer(block: np.ndarray, score: ScoreFunction) -> Callable[[np.ndarray], n
     return lambda queries: _checked_scores(np.asarray(score(queries, block), np.float32), queries, block)
 
 
-def _checked_scores(scores: np.ndarray, queries: np.ndarray, block: np.ndarray) -> np.ndarray:
-    needed = (len(queries), len(block))
+def _checked_scores(scores: np.ndarray, queries: Any, block: Any) -> np.ndarray:
+    needed = (queries.shape[0], block.shape[0])
     if scores.shape != needed:
         raise ValueError(f"score_function gives shape {scores.shape}; needed: {needed}")
     return scores
 
 
-def _chunks(name: str, vectors: np.ndarray, size: int) -> Iterator[tuple[int, np.ndarray]]:
+def _chunks(name: str, vectors: Any, size: int) -> Iterator[tuple[int, Any]]:
     _check(name, size)
-    for start in range(0, len(vectors), size):
-        yield start, vectors[start : start + size]
+    for start in range(0, vectors.shape[0], size):
+        if sparse.is_sparse(vectors):
+            yield start, sparse.part(vectors, start, start + size)
+        else:
+            yield start, vectors[start : start + size]
 
 
 def _check(name: str, value: Any) -> None:

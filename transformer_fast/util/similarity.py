@@ -2,7 +2,7 @@
 
 `SentenceEncoder.similarity` and `search` call it. Each measure is a function of all pairs, (Na, D) and (Nb, D) ->
 (Na, Nb), and one of the pairs of equal index, (N, D) and (N, D) -> (N,). A new measure is two such functions and a line
-in `_MEASURES`.
+in `_MEASURES`. Where a or b is an array of scipy.sparse, `sparse` has the same measures.
 
 Products run in `functional.linear`. Distances are sums over differences, not over |a|^2 - 2ab + |b|^2, which has no
 digit left where two vectors are nearly the same.
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from transformer_fast import functional as F
+from transformer_fast.util import sparse
 
 # Numbers of one block of differences, 4 MB: they stay in the cache.
 _BLOCK = 1 << 20
@@ -24,7 +25,8 @@ _BLOCK = 1 << 20
 def cos_sim(a: Any, b: Any) -> np.ndarray:
     """The cosine of the angle between each of a (Na, D) and each of b (Nb, D): (Na, Nb) float32.
 
-    a and b: arrays, lists of vectors, or one vector (D,), which counts as one row. Vectors of zeros give 0.
+    a and b: arrays, of scipy.sparse, too, lists of vectors, or one vector (D,), which counts as one row. Vectors of
+    zeros give 0.
 
     Raises:
         ValueError: they are no rows of the same length.
@@ -35,12 +37,16 @@ def cos_sim(a: Any, b: Any) -> np.ndarray:
         array([[0.    ],
                [0.7071]], dtype=float32)
     """
+    if sparse.is_sparse(a) or sparse.is_sparse(b):
+        return sparse.cos_sim(a, b)
     a, b = _both(a, b)
     return F.linear(_unit(a), _unit(b))
 
 
 def dot_score(a: Any, b: Any) -> np.ndarray:
     """The dot product of each of a (Na, D) with each of b (Nb, D): (Na, Nb) float32. Arguments as `cos_sim`."""
+    if sparse.is_sparse(a) or sparse.is_sparse(b):
+        return sparse.dot_score(a, b)
     return F.linear(*_both(a, b))
 
 
@@ -54,6 +60,8 @@ def euclidean_sim(a: Any, b: Any) -> np.ndarray:
         >>> util.euclidean_sim([[0, 0]], [[3, 4], [0, 0]])
         array([[-5., -0.]], dtype=float32)
     """
+    if sparse.is_sparse(a) or sparse.is_sparse(b):
+        return sparse.euclidean_sim(a, b)
     return _distances(a, b, lambda differences: np.sqrt(np.add.reduce(differences * differences, axis=-1)))
 
 
@@ -62,6 +70,8 @@ def manhattan_sim(a: Any, b: Any) -> np.ndarray:
 
     Arguments as `cos_sim`.
     """
+    if sparse.is_sparse(a) or sparse.is_sparse(b):
+        return sparse.manhattan_sim(a, b)
     return _distances(a, b, lambda differences: np.add.reduce(np.abs(differences), axis=-1))
 
 
@@ -73,24 +83,32 @@ def pairwise_cos_sim(a: Any, b: Any) -> np.ndarray:
         >>> util.pairwise_cos_sim([[1, 0], [1, 1]], [[0, 2], [3, 3]])
         array([0., 1.], dtype=float32)
     """
+    if sparse.is_sparse(a) or sparse.is_sparse(b):
+        return sparse.pairwise_cos_sim(a, b)
     a, b = _pairs(a, b)
     return np.add.reduce(normalize_embeddings(a) * normalize_embeddings(b), axis=-1)
 
 
 def pairwise_dot_score(a: Any, b: Any) -> np.ndarray:
     """The dot product of a[i] and b[i], (N, D) each: (N,) float32."""
+    if sparse.is_sparse(a) or sparse.is_sparse(b):
+        return sparse.pairwise_dot_score(a, b)
     a, b = _pairs(a, b)
     return np.add.reduce(a * b, axis=-1)
 
 
 def pairwise_euclidean_sim(a: Any, b: Any) -> np.ndarray:
     """Minus the Euclidean distance of a[i] and b[i], (N, D) each: (N,) float32."""
+    if sparse.is_sparse(a) or sparse.is_sparse(b):
+        return sparse.pairwise_euclidean_sim(a, b)
     a, b = _pairs(a, b)
     return -np.sqrt(np.add.reduce((a - b) ** 2, axis=-1))
 
 
 def pairwise_manhattan_sim(a: Any, b: Any) -> np.ndarray:
     """Minus the sum of absolute differences of a[i] and b[i], (N, D) each: (N,) float32."""
+    if sparse.is_sparse(a) or sparse.is_sparse(b):
+        return sparse.pairwise_manhattan_sim(a, b)
     a, b = _pairs(a, b)
     return -np.add.reduce(np.abs(a - b), axis=-1)
 
@@ -137,6 +155,8 @@ def checked_name(name: Any) -> str:
 def normalize_embeddings(embeddings: Any) -> np.ndarray:
     """Vectors (..., D) scaled to length 1; those shorter than 1e-12 are divided by that. float32.
 
+    Of an array of scipy.sparse (N, D) it is a csr_array.
+
     Source: torch.nn.functional.normalize.
 
     Example:
@@ -144,6 +164,8 @@ def normalize_embeddings(embeddings: Any) -> np.ndarray:
         >>> util.normalize_embeddings([3, 4])
         array([0.6, 0.8], dtype=float32)
     """
+    if sparse.is_sparse(embeddings):
+        return sparse.unit(sparse.rows("embeddings", embeddings))
     return _unit(_array("embeddings", embeddings))
 
 
@@ -157,6 +179,7 @@ def rows(name: str, embeddings: Any) -> np.ndarray:
 
     Raises:
         ValueError: they have other shapes.
+        TypeError: they are sparse.
     """
     found = _array(name, embeddings)
     found = found[None] if found.ndim == 1 and found.size else found
@@ -168,6 +191,8 @@ def rows(name: str, embeddings: Any) -> np.ndarray:
 
 
 def _array(name: str, embeddings: Any) -> np.ndarray:
+    if sparse.is_sparse(embeddings):
+        raise TypeError(f"{name} is a {type(embeddings).__name__}; needed here: a dense array (toarray())")
     try:
         return np.asarray(embeddings, np.float32)
     except ValueError:

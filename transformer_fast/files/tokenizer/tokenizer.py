@@ -215,7 +215,7 @@ class Tokenizer:
         if max_length is not None:
             tokenizer = self.limited(max_length, stride, strategy, side)
             special = tokenizer.num_special_tokens_to_add(any(isinstance(text, tuple) for text in texts))
-            if max_length < special:  # the package would cut nothing off
+            if add_special_tokens and max_length < special:  # the package would cut nothing off
                 raise ValueError(f"max_length is {max_length}; needed: at least {special}, the special tokens")
         with errors_of_texts(self.place, texts, max_length, strategy):
             encode = tokenizer.encode_batch if offsets else tokenizer.encode_batch_fast

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from transformer_fast import functional as F
 from transformer_fast.models.common.base import PretrainedModel, Source, under
 from transformer_fast.models.common.encoder import Encoded, TextEncoder
 from transformer_fast.models.common.output import (
@@ -144,6 +145,13 @@ class ForMaskedLM(HeadModel):
     def predictions(self, rows: np.ndarray) -> np.ndarray:
         """Hidden states (N, h) -> logits (N, V)."""
         return self.decoder(self.transform(rows))
+
+    def largest_predictions(self, rows: np.ndarray, cu_seqlens: np.ndarray) -> np.ndarray:
+        """Hidden states (T, h) of packed sequences -> each one's largest logit for each word, (B, V).
+
+        As the maximum over the rows of `predictions`, whose (T, V) logits are never in memory.
+        """
+        return F.linear_max(self.transform(rows), self.decoder.packed(), self.decoder.bias, cu_seqlens=cu_seqlens)
 
 
 class ForSequenceClassification(HeadModel):
