@@ -217,3 +217,12 @@ def test_maxsim_of_nothing():
     assert util.maxsim(some, []).shape == (1, 0)
     assert util.maxsim(some, [np.ones((0, 3))]) == util.maxsim(some, [np.ones((0, 7))]) == np.float32(-1e9)
     assert util.maxsim([np.ones((0, 3))], some) == 0
+
+
+def test_blocks_of_documents_change_no_bit():
+    rng = np.random.default_rng(0)
+    a, b = ([rng.standard_normal((n, 5)).astype(np.float32) for n in lengths] for lengths in ((3, 7), (4, 0, 9, 1, 30)))
+    for name in ("maxsim", "maxsim_pairwise"):
+        queries = a if name == "maxsim" else [*a, *a, a[0]]
+        whole, *parts = (getattr(util, name)(queries, b, chunk_elements=n) for n in (None, 1, 40, 100))
+        assert all(np.array_equal(part, whole) for part in parts)
