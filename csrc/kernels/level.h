@@ -23,6 +23,7 @@
 #include "probe.h"
 #include "recurrent.h"
 #include "rope.h"
+#include "search.h"
 #include "softmax.h"
 #include "widen.h"
 
@@ -89,6 +90,9 @@ static const tfast_row_kernels row_kernels = {
     .softmax = KERNEL(softmax),
     .activation = KERNEL(activation),
     .widen = KERNEL(widen),
+    .above = KERNEL(above),
+    .squares = KERNEL(squares),
+    .hamming = KERNEL(hamming),
     .lstm = KERNEL(lstm),
     .gru = KERNEL(gru),
     .fma_probe = KERNEL(fma_probe),

@@ -60,6 +60,18 @@ class TruncationWarning(UserWarning):
     """Texts were cut off at max_seq_length. `encode(show_truncated=True)` gives it."""
 
 
+def open_encoder(path_or_hub_id: str | Path | ModelSource, **hub: Any) -> ModelSource:
+    """`open_source` where "name" on the hub is sentence-transformers'.
+
+    Raises:
+        CheckpointError: as `open_source`.
+    """
+    name = path_or_hub_id
+    if isinstance(name, str) and _HUB_NAME.fullmatch(name) and not Path(name).exists():
+        name = f"{_HUB_ORGANISATION}/{name}"
+    return open_source(name, **hub)
+
+
 @dataclass(frozen=True)
 class _Job:
     """The arguments of `encode`, checked."""
@@ -150,10 +162,7 @@ class SentenceEncoder:
             ValueError: another argument is out of range.
         """
         check_device(device)
-        name = path_or_hub_id
-        if isinstance(name, str) and _HUB_NAME.fullmatch(name) and not Path(name).exists():
-            name = f"{_HUB_ORGANISATION}/{name}"
-        source = open_source(name, local_files_only=local_files_only, **hub)
+        source = open_encoder(path_or_hub_id, local_files_only=local_files_only, **hub)
         settings = read_settings(source)
         for prompt_name, prompt in (prompts or {}).items():
             if prompt is None:
