@@ -6,12 +6,12 @@
  *   scores of one row of the corpus:  | q0 q1 q2 ... q(n-1) |  * factor
  *   limits, the k-th best so far:     | l0 l1 l2 ... l(n-1) |   four vectors of both, one branch
  *
- * Loads for each score: one of it, one of its limit, against K multiply-adds that it took: 0.5 % of the time for
+ * Loads for each vector of scores: one of them, one of their limits, against K multiply-adds that it took: 0.5 % for
  * K = 384. After the first rows nearly all scores are below their limits, so the branch is predicted. */
 #ifndef TFAST_KERNELS_SEARCH_H
 #define TFAST_KERNELS_SEARCH_H
 
-/* Four vectors of comparisons a branch: one a branch took 1.3 times as long where the scores come from L2. */
+/* Vectors of comparisons a branch. */
 enum { ABOVE_VECTORS = 4, ABOVE_STEP = ABOVE_VECTORS * V_LANES };
 
 static int64_t KERNEL(above)(int64_t n, const float* x, float factor, const float* limits, int32_t* found) {

@@ -3,11 +3,12 @@
  * Called by transformer_fast/_core.pyx. A further score: a way to fill `scores` in score_rows.
  *
  * The queries are the packed operand and the corpus is streamed as the rows of a linear layer: it is read once and
- * never copied, where packing it took as long as the products of 20 queries. A part of the corpus is one task. It goes
- * through its rows block by block; a block's scores stay in L2 until `above` has compared them with each query's k-th
- * best, and what passes enters the query's heap. The parts' heaps are merged at the end. The order (score, then lower
- * index) is total, and a score has the bits of the linear layer's element, which do not depend on the block: nor do the
- * results, nor on parts and threads. */
+ * never copied, where packing it would write and read all of it once more. Granite Rapids, 1,000 queries, 384 wide, of
+ * the linear layer's speed in the same run: 0.95 to 1.0 with AMX, 0.9 to 1.05 with AVX-512 and AVX2. A part of the
+ * corpus is one task. It goes through its rows block by block; a block's scores stay in L2 until `above` has compared
+ * them with each query's k-th best, and what passes enters the query's heap. The parts' heaps are merged at the end.
+ * The order (score, then lower index) is total, and a score has the bits of the linear layer's element, which do not
+ * depend on the block: nor do the results, nor on parts and threads. */
 #include "../tfast.h"
 
 #include <math.h>
@@ -17,7 +18,6 @@
 #include "../runtime/parallel.h"
 #include "../runtime/workspace.h"
 #include "../tuning/tuning.h"
-#include "packed.h"
 
 /* A block of scores takes half of L2, where the queries pass by it. */
 #define SCORES_SHARE_OF_L2 0.5
@@ -25,8 +25,8 @@
 #define MAX_BLOCK_ROWS     768
 #define PARTS_PER_THREAD   4
 #define QUERIES_PER_MERGE  16
-/* A word of bits and its count, compare and add. */
-#define HAMMING_WORD_NS 0.5
+/* A word of bits: load, exclusive or, count, add. Granite Rapids: 0.6 to 1.8, rows of 48 bytes. */
+#define HAMMING_WORD_NS 1.0
 
 typedef struct {
     float score;

@@ -52,7 +52,7 @@ def test_info_json(run):
 def test_help_and_version(run):
     code, out, err = run("--help")
     assert code == 0 and err == ""
-    for command in ("info", "embed", "search", "similarity", "classify", "tag", "attend", "compare", "bench"):
+    for command in ("info", "embed", "search", "rerank", "similarity", "classify", "tag", "attend", "compare", "bench"):
         assert command in out
         assert run(command, "--help")[0] == 0
     assert run("--version")[:2] == (0, f"transformer-fast {transformer_fast.__version__}\n")

@@ -9,10 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from model_folders import write_sentence_model
+from pipeline_folders import write_head
 from subprocesses import run_python
 
 import transformer_fast
+from transformer_fast import passages
 from transformer_fast.commands import common, stored_embeddings
+from transformer_fast.pipelines import CrossEncoder
 from transformer_fast.weights import find_minilm
 
 
@@ -233,6 +237,28 @@ def test_rerank(run, reranker, notes):
     assert result["passages"] == 4 and [hit["line"] for hit in result["hits"]] == [5]
     assert run("rerank", " ", "--in", str(notes), "--model", "m")[0] == 2
     assert run("rerank", "q", "--model", "m")[0] == run("rerank", "q", "--in", str(notes))[0] == 2
+
+
+def test_models_from_folders(run, notes, tmp_path, cache):
+    """Tiny models: an encoder whose index is found again, and a cross-encoder that scores as `rank` does."""
+    pytest.importorskip("tokenizers")
+    pytest.importorskip("safetensors")
+    encoder = write_sentence_model(tmp_path / "encoder")
+    reranker = write_head(tmp_path / "reranker", "SequenceClassification", 1)
+    options = ("--model", str(encoder), "--rerank", str(reranker))
+    first, embedded, _ = search(run, notes / "notes.md", *options)
+    assert embedded == 3
+    second, embedded, _ = search(run, notes / "notes.md", *options)
+    assert embedded == 0 and second["hits"] == first["hits"]
+    texts = [passage.text for passage in passages.from_path(notes / "notes.md").passages]
+    ranked = CrossEncoder.from_pretrained(reranker).rank("bananas", texts)
+    assert [hit["score"] for hit in first["hits"]] == [entry["score"] for entry in ranked]
+    out = run("rerank", "bananas", "--in", str(notes / "notes.md"), "--model", str(reranker), "--json")[1]
+    assert [hit["score"] for hit in json.loads(out)["hits"]] == [entry["score"] for entry in ranked]
+    code, out, err = run("embed", "a cat", "--model", str(encoder), "--query", "--precision", "ubinary")
+    assert code == 0 and len(json.loads(out)["embedding"]) < 8
+    code, _, err = run("embed", "a", "--model", str(encoder), "--prompt-name", "other")
+    assert code == 1 and "'other'" in err
 
 
 # as a user does ------------------------------------------------------------------------------------------------------
