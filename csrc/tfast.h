@@ -243,6 +243,23 @@ typedef struct {
     float* scores;                            /* (B, N), dense */
 } tfast_max_sim;
 tfast_status tfast_max_sim_run(const tfast_max_sim* call, int n_threads);
+/* --- search (ops/search.c) --------------------------------------------------------------------------------- */
+/* The k of N corpus rows with the highest scores for each of Q queries: scores and indices (Q, k), dense, the highest
+ * first, of equal ones the lower index; k <= N. The score is the product with the query, divided by the row's length if
+ * `cosine` (1e-12 at least), or with `query_bits` in place of `queries` minus the Hamming distance. */
+typedef struct {
+    int64_t Q, N, K, k; /* K: values of a row; with query_bits bytes */
+    tfast_dtype dtype;  /* of corpus: F32, F16, BF16, I8 or U8 */
+    const void* corpus;
+    int64_t stride;              /* between rows, elements; values of a row are dense */
+    const tfast_packed* queries; /* (Q, K), of format F32, */
+    const uint8_t* query_bits;   /* or (Q, K) dense bytes */
+    int cosine;
+    float* scores;
+    int64_t* indices;
+    int* nan; /* set to 1 where a score is NaN: results mean nothing then; not written else */
+} tfast_search;
+tfast_status tfast_search_run(const tfast_search* call, int n_threads);
 
 /* --- encoder layers (ops/encoder.c) ------------------------------------------------------------------------ */
 typedef struct {

@@ -1,6 +1,6 @@
 # cython: language_level=3
 """csrc/tfast.h as Cython sees it: what _core.pyx calls. A new op of the engine: its prototype here."""
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t
 
 
 cdef extern from "tfast.h" nogil:
@@ -8,7 +8,7 @@ cdef extern from "tfast.h" nogil:
         TFAST_OK, TFAST_NO_MEMORY, TFAST_UNKNOWN_ISA, TFAST_ISA_MISSING, TFAST_WRONG_LAYOUT
     const int64_t TFAST_UNLIMITED
     ctypedef enum tfast_dtype:
-        TFAST_F32, TFAST_F16, TFAST_BF16, TFAST_I8, TFAST_BLOCKS
+        TFAST_F32, TFAST_F16, TFAST_BF16, TFAST_I8, TFAST_BLOCKS, TFAST_U8
     ctypedef enum tfast_activation:
         TFAST_IDENTITY
     ctypedef enum tfast_bias_kind:
@@ -165,6 +165,18 @@ cdef extern from "tfast.h" nogil:
         float *scores
 
     tfast_status tfast_max_sim_run(const tfast_max_sim *call, int n_threads)
+    ctypedef struct tfast_search:
+        int64_t Q, N, K, k
+        tfast_dtype dtype
+        const void *corpus
+        int64_t stride
+        const tfast_packed *queries
+        const uint8_t *query_bits
+        int cosine
+        float *scores
+        int64_t *indices
+        int *nan
+    tfast_status tfast_search_run(const tfast_search *call, int n_threads)
     ctypedef struct tfast_encoder_layer:
         const tfast_packed *qkv
         const tfast_packed *out

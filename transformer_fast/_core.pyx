@@ -7,7 +7,7 @@ check for themselves, and leave all that is not simple to the others. A new op: 
 csrc/tfast.h), its function here, its line in _core.pyi.
 """
 from libc.math cimport sqrt
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
@@ -173,6 +173,11 @@ include "_core_attention.pxi"
 # --- linear layers ----------------------------------------------------------------------------------------------------
 
 include "_core_linear.pxi"
+
+
+# --- search -----------------------------------------------------------------------------------------------------------
+
+include "_core_search.pxi"
 
 
 # --- encoder layers ---------------------------------------------------------------------------------------------------

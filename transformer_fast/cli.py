@@ -25,6 +25,7 @@ from transformer_fast.commands import (
     generate,
     info,
     quantize,
+    rerank,
     search,
     similarity,
     tag,
@@ -32,7 +33,21 @@ from transformer_fast.commands import (
 )
 
 # In the order of --help.
-_COMMANDS = (info, embed, search, similarity, classify, tag, attend, generate, transcribe, quantize, compare, bench)
+_COMMANDS = (
+    info,
+    embed,
+    search,
+    rerank,
+    similarity,
+    classify,
+    tag,
+    attend,
+    generate,
+    transcribe,
+    quantize,
+    compare,
+    bench,
+)
 
 # What wrong input, a missing file or a missing package raise, here and in the layers below: told in one line. Anything
 # else is a fault of this program and keeps its traceback.

@@ -24,9 +24,10 @@ typedef enum {
     TFAST_F32 = 0,
     TFAST_F16 = 1,
     TFAST_BF16 = 2,
-    TFAST_I8 = 3,    /* of weights, keys and values */
-    TFAST_BLOCKS = 4 /* of weights alone: bytes of blocks as a GGUF file has them; a row is K values long, strides count
-                        bytes */
+    TFAST_I8 = 3,     /* of weights, keys and values, and of vectors that are searched */
+    TFAST_BLOCKS = 4, /* of weights alone: bytes of blocks as a GGUF file has them; a row is K values long, strides
+                         count bytes */
+    TFAST_U8 = 5      /* of vectors that are searched alone */
 } tfast_dtype;
 
 /* How the values of a packed weight are stored, and what meets them; INT8_UNBOUNDED is INT8 for integers of others,

@@ -190,6 +190,13 @@ typedef struct tfast_row_kernels {
     void (*activation)(int64_t n, const float* x, float* y, tfast_activation kind);
     /* n values of another type, widened. */
     void (*widen)(int64_t n, const void* x, tfast_dtype dtype, float* y);
+    /* The places i of n scores whose x[i] * factor is not <= limits[i] (NaN on either side is not), in ascending order
+     * to `found`, which has room for n; returns how many. */
+    int64_t (*above)(int64_t n, const float* x, float factor, const float* limits, int32_t* found);
+    /* The sum of the squares of n values. */
+    float (*squares)(int64_t n, const float* x);
+    /* Minus the number of bits in which a row of bytes differs from each of n others, `stride` bytes apart. */
+    void (*hamming)(int64_t n, int64_t bytes, const uint8_t* row, const uint8_t* others, int64_t stride, float* minus);
     /* The gates of one row of a recurrent step with n units: x and s, the shares of the input and of the state, hold 4
      * (LSTM: i, f, g, o) or 3 (GRU: r, z, n) times n numbers. c and h are the state: c is read and written, and so is h
      * of a GRU; h of an LSTM is only written. */

@@ -25,6 +25,7 @@
 #include "probe.h"
 #include "recurrent.h"
 #include "rope.h"
+#include "search.h"
 #include "softmax.h"
 #include "widen.h"
 
@@ -94,6 +95,9 @@ static const tfast_row_kernels row_kernels = {
     .column_max = KERNEL(column_max),
     .activation = KERNEL(activation),
     .widen = KERNEL(widen),
+    .above = KERNEL(above),
+    .squares = KERNEL(squares),
+    .hamming = KERNEL(hamming),
     .lstm = KERNEL(lstm),
     .gru = KERNEL(gru),
     .fma_probe = KERNEL(fma_probe),

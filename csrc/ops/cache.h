@@ -62,8 +62,9 @@ static inline void store_values(const float* x, int64_t n, tfast_dtype dtype, vo
     case TFAST_I8:
         store_int8(x, n, to, scale);
         break;
-    case TFAST_BLOCKS:
-        break; /* of weights alone */
+    case TFAST_BLOCKS: /* of weights alone */
+    case TFAST_U8:     /* of vectors that are searched alone */
+        break;
     }
 }
 

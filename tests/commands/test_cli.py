@@ -20,34 +20,8 @@ import pytest
 from subprocesses import PACKAGE_PARENT, environment, run_python
 
 import transformer_fast
-from transformer_fast import bench, visualize, weights
+from transformer_fast import bench, util, visualize, weights
 from transformer_fast.commands import common, embed
-
-
-class FakeEncoder:
-    """Letters of the alphabet, counted: similar words have similar counts. The first calls' options stay in `calls`."""
-
-    def __init__(self):
-        self.calls = []
-
-    def encode(self, sentences, **options):
-        self.calls.append(options)
-        if isinstance(sentences, str):
-            return self.encode([sentences], **options)[0]
-        counts = np.array([[text.lower().count(chr(97 + i)) for i in range(26)] for text in sentences], np.float32)
-        if options.get("normalize_embeddings"):
-            counts /= np.maximum(np.linalg.norm(counts, axis=1, keepdims=True), 1e-12)
-        return counts
-
-    def count_tokens(self, sentences):
-        return sum(len(text.split()) for text in sentences)
-
-
-@pytest.fixture
-def encoder(monkeypatch):
-    fake = FakeEncoder()
-    monkeypatch.setattr(common, "encoder", lambda options: fake)
-    return fake
 
 
 def assert_one_line(err: str, *parts: str):
@@ -78,7 +52,7 @@ def test_info_json(run):
 def test_help_and_version(run):
     code, out, err = run("--help")
     assert code == 0 and err == ""
-    for command in ("info", "embed", "search", "similarity", "classify", "tag", "attend", "compare", "bench"):
+    for command in ("info", "embed", "search", "rerank", "similarity", "classify", "tag", "attend", "compare", "bench"):
         assert command in out
         assert run(command, "--help")[0] == 0
     assert run("--version")[:2] == (0, f"transformer-fast {transformer_fast.__version__}\n")
@@ -107,6 +81,27 @@ def test_jsonl_gives_every_bit_back(tmp_path):
     row = json.loads(file.read_text())["embedding"]
     np.testing.assert_array_equal(np.array(row, np.float32), values[0])
     assert len(file.read_text()) < 16 * values.size
+
+
+def test_embed_sides_and_precision(run, encoder):
+    assert run("embed", "a", "--query", "--prompt-name", "p", "--precision", "binary", "--truncate-dim", "3")[0] == 0
+    assert encoder.calls[-1] == {
+        "batch_size": 32,
+        "task": "query",
+        "prompt_name": "p",
+        "precision": "binary",
+        "truncate_dim": 3,
+    }
+    for options, given in (
+        (["--document"], {"task": "document"}),
+        (["--task", "t", "--prompt", "p: "], {"task": "t", "prompt": "p: "}),
+        ([], {}),
+    ):
+        assert run("embed", "a", *options)[0] == 0
+        assert encoder.calls[-1] == {"batch_size": 32, **given}
+    for options in (["--query", "--document"], ["--query", "--task", "t"], ["--prompt", "a", "--prompt-name", "b"]):
+        assert run("embed", "a", *options)[0] == 2
+    assert embed.PRECISIONS == util.PRECISIONS
 
 
 def test_embed_file_to_npy(run, encoder, tmp_path):
@@ -280,57 +275,6 @@ def test_terminal_without_unicode():
     done = run_python("0", "search", "ä", "--in", "missing-ä", code=CHILD, check=False, PYTHONIOENCODING="ascii")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-
-
-# search --------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def notes(tmp_path):
-    (tmp_path / "notes.md").write_text("zebra zebra\n\nbanana banana\n\ncompressed files: zip, gzip, bzip\n")
-    (tmp_path / "mod.py").write_text('def peel():\n    """Peels a banana."""\n')
-    return tmp_path
-
-
-def test_search_prints_hits_and_speed(run, encoder, notes):
-    code, out, err = run("search", "bananas", "--in", str(notes), "--top", "2")
-    lines = out.splitlines()
-    assert code == 0
-    assert lines[0].split()[0] == "1" and "notes.md:3" in lines[0]
-    assert "banana banana" in lines[1]
-    assert "mod.peel (mod.py:1)" in lines[2]
-    config = transformer_fast.show_config()
-    assert lines[-1].startswith("4 texts, 12 tokens")
-    for part in ("texts/s", "tokens/s", f"ISA {config['isa']}", f"{config['num_threads']} threads"):
-        assert part in lines[-1]
-    assert "embedding 4 passages" in err
-
-
-def test_search_json(run, encoder, notes):
-    code, out, _ = run("search", "bananas", "--in", str(notes), "--json", "--top", "99")
-    result = json.loads(out)
-    assert code == 0
-    assert len(result["hits"]) == 4
-    scores = [hit["score"] for hit in result["hits"]]
-    assert scores == sorted(scores, reverse=True)
-    assert result["hits"][0]["file"] == str(notes / "notes.md")
-    assert {"query", "texts", "tokens", "texts_per_second", "tokens_per_second", "isa", "num_threads"} <= set(result)
-
-
-def test_search_says_what_it_left_out(run, encoder, notes):
-    (notes / "broken.py").write_text("def")
-    code, _, err = run("search", "bananas", "--in", str(notes))
-    assert code == 0
-    assert "left out:" in err and "broken.py" in err
-
-
-def test_threads_option(run, encoder, notes):
-    before = transformer_fast.get_num_threads()
-    try:
-        code, out, _ = run("search", "a", "--in", str(notes), "--threads", "1", "--json")
-        assert code == 0 and json.loads(out)["num_threads"] == 1
-    finally:
-        transformer_fast.set_num_threads(before)
 
 
 # attend --------------------------------------------------------------------------------------------------------------
@@ -514,19 +458,6 @@ def test_embed_lines_of_stdin():
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["text"] for row in rows] == ["a cat", "ein Käse"]
     assert np.linalg.norm(rows[0]["embedding"]) == pytest.approx(1, abs=1e-5)
-
-
-def test_search_with_real_weights(tmp_path):
-    needs_weights()
-    (tmp_path / "notes.txt").write_text(
-        "The soup needs salt.\n\nOpen a gzip-compressed file in binary or text mode.\n\nTrains leave at noon.\n"
-    )
-    done = run_python(
-        "-m", "transformer_fast", "search", "how do I read a compressed file", "--in", str(tmp_path), "--json"
-    )
-    result = json.loads(done.stdout)
-    assert result["hits"][0]["line"] == 3
-    assert result["texts"] == 3 and result["tokens"] > 20
 
 
 def test_attend_with_real_weights(tmp_path):

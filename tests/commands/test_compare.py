@@ -39,7 +39,9 @@ def test_compute_types_are_those_of_the_engine():
     assert common.COMPUTE_TYPES == ("auto", "auto_a8", *FORMATS)
 
 
-@pytest.mark.parametrize("command", ["embed", "search", "similarity", "classify", "tag", "generate", "compare"])
+@pytest.mark.parametrize(
+    "command", ["embed", "search", "rerank", "similarity", "classify", "tag", "generate", "compare"]
+)
 def test_help_names_every_compute_type(run, command):
     code, out, _ = run(command, "--help")
     assert code == 0 and all(name in out for name in FORMATS)

@@ -34,6 +34,7 @@ SIZES = ((21, 19), (5, 1), (16, 16), (64, 64), (13, 47), (97, 33))  # rows, widt
 
 
 NARROW = "weights in narrow formats"
+SEARCH = "search"
 _NARROW_FORMATS = ("int8", "int8_a16", "bfloat16", "float16", "bfloat16_a32", "int4", "int4_a8")
 
 
@@ -46,6 +47,10 @@ def test_guard_pages(family, isa):
 @pytest.mark.formats("bfloat16")
 def test_guard_pages_of_narrow_weights(isa):
     run_between_pages(NARROW, isa)
+
+
+def test_guard_pages_of_searches(isa):
+    run_between_pages(SEARCH, isa)
 
 
 def run_between_pages(family, isa):
@@ -269,6 +274,27 @@ def narrow_weights(place, guarded, end) -> int:
     return len(SIZES) * 2 * len(_NARROW_FORMATS) + 2 * len(BLOCK_FORMATS)
 
 
+def searches(place, guarded, end) -> int:
+    """Queries and a corpus of every type, bits among them. How many."""
+    from support import assert_same_bits, normal
+
+    from transformer_fast import functional
+
+    types = (np.float32, np.float16, ml_dtypes.bfloat16, np.int8, np.uint8)
+    for rows, width in SIZES:
+        for dtype in types:
+            print(SEARCH, rows, width, dtype.__name__, place.__name__, f"{end=}", flush=True)
+            query, corpus = normal(rows, width), np.abs(normal(rows + 90, width, seed=1) * 40).astype(dtype)
+            expected = functional.top_k_products(query, corpus, 3, cosine=True)
+            found = functional.top_k_products(place(query, guarded, end), place(corpus, guarded, end), 3, cosine=True)
+            assert_same_bits(found[0], expected[0])
+            assert np.array_equal(found[1], expected[1])
+        bits = place(corpus, guarded, end)
+        found, expected = (functional.top_k_hamming(x, x, 2) for x in (bits, corpus))
+        assert np.array_equal(found, expected)
+    return len(SIZES) * (len(types) + 1)
+
+
 def child(family: str, isa: str):
     from support import assert_close, every_call, guarded
 
@@ -302,6 +328,10 @@ def child(family: str, isa: str):
         for place in (plain, tight):
             for end in (False, True):
                 count += narrow_weights(place, guarded, end)
+    if family == SEARCH:
+        for place in (plain, tight):
+            for end in (False, True):
+                count += searches(place, guarded, end)
     if family == "recurrent":
         for place in (plain, tight):
             for end in (False, True):

@@ -61,6 +61,15 @@ def rows(op, M, N, **options):
     return lambda: getattr(functional, op)(x, **options)
 
 
+def bits(rows):
+    return np.random.default_rng(rows).integers(0, 256, (rows, 5)).astype(np.uint8)
+
+
+def search(op, query, corpus):
+    """Scores and indices in one array."""
+    return lambda: np.concatenate([x.astype(np.float64) for x in getattr(functional, op)(query, corpus, 9)])
+
+
 def gather():
     ids, weight = np.random.default_rng(0).integers(0, 5000, (40, 128)), normal(5000, 96)
     return lambda: functional.embedding(ids, weight)
@@ -116,6 +125,8 @@ WORK = {
     "gelu": lambda: rows("gelu", 1003, 384),
     "tanh": lambda: rows("tanh", 1, 400_001),
     "embedding": gather,
+    "search": lambda: search("top_k_products", normal(70, 48), normal(3001, 48, seed=1)),
+    "search-bits": lambda: search("top_k_hamming", bits(300), bits(2001)),
     "split_heads": lambda: heads("split_heads", 4, 257, 12 * 33, num_heads=12),
     "concat_heads": lambda: heads("concat_heads", 4, 12, 257, 33),
 }

@@ -35,6 +35,7 @@ PYTHON_ROOMS = {
         "generation",
         "models",
         "passages",
+        "util",
         "pipelines",
         "visualize",
         "__init__",
@@ -147,7 +148,7 @@ def test_reference_imports_numpy_alone():
 
 
 def test_compiled_module_imports_nothing_of_the_package():
-    names = ("_core.pyx", "_core_attention.pxi", "_core_linear.pxi", "_core.pxd")
+    names = ("_core.pyx", "_core_attention.pxi", "_core_linear.pxi", "_core_search.pxi", "_core.pxd")
     source = "".join((PACKAGE / name).read_text(encoding="utf-8") for name in names)
     assert not re.search(r"^\s*(from|import|cimport)\s+transformer_fast", source, re.MULTILINE)
     headers = set(re.findall(r'cdef extern from "([^"]+)"', source))

@@ -18,7 +18,10 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from transformer_fast.pipelines import SentenceEncoder
+    from transformer_fast.files.source import ModelSource
+    from transformer_fast.models.common.compute_types import ComputeType
+    from transformer_fast.passages import Collection
+    from transformer_fast.pipelines import CrossEncoder, SentenceEncoder
 
 # "auto" and functional.linear.FORMATS, which --help should not have to import.
 COMPUTE_TYPES = ("auto", "auto_a8", "float32", "float16", "bfloat16", "bfloat16_a32")
@@ -90,10 +93,68 @@ def set_threads(options: argparse.Namespace) -> None:
 
 
 def encoder(options: argparse.Namespace) -> SentenceEncoder:
-    from transformer_fast.files.weights import find_minilm
     from transformer_fast.pipelines import SentenceEncoder
 
-    return SentenceEncoder.from_pretrained(options.model or find_minilm(), compute_type=options.compute_type)
+    return SentenceEncoder.from_pretrained(encoder_source(options), compute_type=options.compute_type)
+
+
+def encoder_source(options: argparse.Namespace) -> ModelSource:
+    """The files of the model that `encoder` reads."""
+    from transformer_fast.files.weights import find_minilm
+    from transformer_fast.pipelines.sentence_encoder import open_encoder
+
+    return open_encoder(options.model or find_minilm())
+
+
+def cross_encoder(name: str, compute_type: ComputeType) -> CrossEncoder:
+    from transformer_fast.pipelines import CrossEncoder
+
+    return CrossEncoder.from_pretrained(name, compute_type=compute_type)
+
+
+def add_sides(command: argparse.ArgumentParser) -> None:
+    """Whether texts are questions or what is found, which many models embed in different ways."""
+    side = command.add_mutually_exclusive_group()
+    side.add_argument(
+        "--query", action="store_true", help="the texts are queries: the model's prompt and route for them"
+    )
+    side.add_argument("--document", action="store_true", help="the texts are documents: likewise")
+    side.add_argument("--task", metavar="NAME", help="the model's route or task of that name")
+    prompt = command.add_mutually_exclusive_group()
+    prompt.add_argument("--prompt-name", metavar="NAME", help="put the model's prompt of that name before each text")
+    prompt.add_argument("--prompt", metavar="TEXT", help="put TEXT before each text")
+
+
+def passages(source: str) -> Collection:
+    """What `--in` names: "stdlib", a file or a folder."""
+    from transformer_fast import passages
+
+    collection = passages.standard_library() if source == "stdlib" else passages.from_path(source)
+    for file, reason in collection.skipped:
+        say(f"left out: {file} {reason}")
+    return collection
+
+
+def hit(collection: Collection, index: int, scores: dict[str, float]) -> dict[str, Any]:
+    """A passage that was found, as --json prints it."""
+    passage = collection.passages[index]
+    return {
+        **scores,
+        "place": passage.place,
+        "name": passage.name,
+        "file": str(collection.root / passage.file),
+        "line": passage.line,
+        "text": passage.text,
+    }
+
+
+def hit_lines(hits: list[dict[str, Any]]) -> list[str]:
+    """The same for people: the highest score first, two lines each."""
+    lines = []
+    for rank, found in enumerate(hits, 1):
+        lines.append(f"{rank:3}  {found['score']:.3f}  {found['place']}")
+        lines.append(f"{'':12}{shortened(found['text'])}")
+    return lines
 
 
 # texts ---------------------------------------------------------------------------------------------------------------

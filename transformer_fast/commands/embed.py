@@ -11,6 +11,9 @@ from typing import IO, TYPE_CHECKING, Any
 
 from transformer_fast.commands import common
 
+# util.PRECISIONS, which --help should not have to import.
+PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -28,6 +31,16 @@ def add(commands: Any) -> None:
         "--batch-size", type=common.positive, default=32, metavar="N", help="texts a batch (default 32)"
     )
     command.add_argument("--normalize", action="store_true", help="scale every embedding to length 1")
+    command.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="float32",
+        help="int8 and uint8: a byte a number, in the ranges of these texts; binary and ubinary: a bit a number",
+    )
+    command.add_argument(
+        "--truncate-dim", type=common.positive, metavar="N", help="keep the first N numbers of every embedding"
+    )
+    common.add_sides(command)
     common.add_model(command)
     common.add_threads(command)
     common.add_json(command, help="with -o: print what was written as JSON on stdout")
@@ -40,7 +53,8 @@ def run(options: argparse.Namespace) -> None:
     common.set_threads(options)
     encoder = common.encoder(options)
     started = time.perf_counter()
-    embeddings = encoder.encode(texts, batch_size=options.batch_size, normalize_embeddings=options.normalize)
+    encode = encoder.encode_query if options.query else encoder.encode_document if options.document else encoder.encode
+    embeddings = encode(texts, batch_size=options.batch_size, **_given(options))
     seconds = time.perf_counter() - started
     if output is None:
         _write_jsonl(sys.stdout, texts, embeddings)
@@ -57,6 +71,19 @@ def run(options: argparse.Namespace) -> None:
                     "texts_per_second": len(texts) / seconds,
                 }
             )
+
+
+def _given(options: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `encode` that the caller has set: what a model's folder says counts for the others."""
+    given = {
+        "normalize_embeddings": options.normalize or None,
+        "precision": None if options.precision == "float32" else options.precision,
+        "truncate_dim": options.truncate_dim,
+        "prompt_name": options.prompt_name,
+        "prompt": options.prompt,
+        "task": options.task,
+    }
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _write_embeddings(path: Path, texts: list[str], embeddings: np.ndarray) -> None:

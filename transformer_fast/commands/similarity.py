@@ -47,8 +47,10 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _pairs(options: argparse.Namespace, texts: list[str]) -> list[dict[str, Any]]:
-    embeddings = common.encoder(options).encode(texts, normalize_embeddings=True)
-    cosines = embeddings @ embeddings.T
+    from transformer_fast import util
+
+    embeddings = common.encoder(options).encode(texts)
+    cosines = util.cos_sim(embeddings, embeddings)
     pairs = [
         {"similarity": float(cosines[i, j]), "a": texts[i], "b": texts[j]}
         for i, j in combinations(range(len(texts)), 2)

@@ -3,8 +3,8 @@
 Called by users and by transformer_fast.nn. Here stand checks, defaults and docstrings; what is computed stands in
 csrc/, and transformer_fast.reference says the same in plain NumPy. One file a family:
 attention, paged (attention over pages), linear, encoder, decoder, recurrent, rows (norm, softmax, activations), rotary,
-copies (embedding, heads), late_interaction (max_sim), settings (threads, instruction set, the machine); arrays.py is
-what their checks share. A new op goes into its family's file and is named below.
+copies (embedding, heads), search (the best of many vectors), late_interaction (max_sim), settings (threads, instruction
+set, the machine); arrays.py is what their checks share. A new op goes into its family's file and is named below.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from transformer_fast.functional.paged import paged_attention
 from transformer_fast.functional.recurrent import gru, lstm
 from transformer_fast.functional.rotary import rotary_embedding
 from transformer_fast.functional.rows import gelu, layer_norm, quick_gelu, relu, rms_norm, silu, softmax, tanh
+from transformer_fast.functional.search import top_k_hamming, top_k_products
 from transformer_fast.functional.settings import (
     available_isas,
     get_isa,
@@ -84,5 +85,7 @@ __all__ = [
     "softmax",
     "split_heads",
     "tanh",
+    "top_k_hamming",
+    "top_k_products",
     "varlen_attention",
 ]

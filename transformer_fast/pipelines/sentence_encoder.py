@@ -29,7 +29,6 @@ from transformer_fast.pipelines.sentence_settings import SentenceSettings, read_
 from transformer_fast.pipelines.sentence_texts import (
     Text,
     checked_texts,
-    hub_name,
     renamed,
     several,
     take_prompts,
@@ -54,6 +53,15 @@ _OUTPUTS = ("sentence_embedding", "token_embeddings")
 
 class TruncationWarning(UserWarning):
     """Texts were cut off at max_seq_length. `encode(show_truncated=True)` gives it."""
+
+
+def open_encoder(path_or_hub_id: str | Path | ModelSource, **hub: Any) -> ModelSource:
+    """`open_source` where "name" on the hub is sentence-transformers'.
+
+    Raises:
+        CheckpointError: as `open_source`.
+    """
+    return open_source(hub_name(path_or_hub_id, _HUB_ORGANISATION), **hub)
 
 
 @dataclass(frozen=True)
@@ -130,8 +138,7 @@ class SentenceEncoder(InProcesses, RoutedEncoder):
             ValueError: another argument is out of range.
         """
         check_device(device)
-        name = hub_name(path_or_hub_id, _HUB_ORGANISATION)
-        source = open_source(name, local_files_only=local_files_only, **hub)
+        source = open_encoder(path_or_hub_id, local_files_only=local_files_only, **hub)
         settings = read_settings(source)
         take_prompts(settings, prompts, default_prompt_name)
         if truncate_dim is not None:

@@ -328,6 +328,26 @@ def matmul(a, b):
     return (_widen(a, "a") @ _widen(b, "b")).astype(np.asarray(a).dtype)
 
 
+def top_k_products(query, corpus, k, *, cosine=False):
+    """The k highest of query corpus^T (divided by the lengths of both) and their indices; equal ones by index.
+
+    query (Q, D), corpus (N, D), of integers as well -> (Q, k) each.
+    """
+    query, corpus = _widen(query, "query"), np.asarray(corpus).astype(np.asarray(query).dtype)
+    if cosine:
+        query, corpus = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (query, corpus))
+    scores = query @ corpus.T
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(scores, order, axis=1), order
+
+
+def top_k_hamming(query, corpus, k):
+    """The k least numbers of different bits, and their indices: query (Q, D / 8), corpus (N, D / 8) -> (Q, k) each."""
+    differs = np.unpackbits(np.asarray(query)[:, None] ^ np.asarray(corpus)[None], axis=-1).sum(axis=-1, dtype=np.int64)
+    order = np.argsort(differs, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(differs, order, axis=1), order
+
+
 def layer_norm(x, weight=None, bias=None, eps=1e-5, *, residual=None):
     """(z - mean(z)) / sqrt(variance(z) + eps) * weight + bias with z = x + residual, over the last axis; x (..., N).
 

@@ -1,9 +1,9 @@
 """What is done with embeddings: similarities, search, mining, communities, quantisation; as sentence-transformers.util.
 
 Users call it, and `pipelines` do. Arrays in, arrays and lists out; no model is needed. `similarity` has the measures,
-`sparse` those of scipy.sparse arrays, `multi_vectors` those of texts that have a vector a token, `search` what looks
-through many vectors without ever holding all scores, `quantization` the smaller types. A new function goes into the
-file of its kind and is named below.
+`sparse` those of scipy.sparse arrays, `multi_vectors` those of texts that have a vector a token. `search` has what
+looks through many vectors without ever holding all scores, `quantization` the smaller types and `quantized_search` the
+search among them. A new function goes into the file of its kind and is named below.
 
 Source: sentence_transformers.util of sentence-transformers 6.
 """
@@ -19,6 +19,7 @@ from transformer_fast.util.multi_vectors import (
     multi_vector_similarity,
 )
 from transformer_fast.util.quantization import PRECISIONS, quantize_embeddings
+from transformer_fast.util.quantized_search import semantic_search_quantized
 from transformer_fast.util.search import (
     community_detection,
     paraphrase_mining,
@@ -37,6 +38,7 @@ from transformer_fast.util.similarity import (
     pairwise_euclidean_sim,
     pairwise_manhattan_sim,
     pairwise_similarity,
+    score_function,
     similarity,
     truncate_embeddings,
 )
@@ -64,7 +66,9 @@ __all__ = [
     "paraphrase_mining",
     "paraphrase_mining_embeddings",
     "quantize_embeddings",
+    "score_function",
     "semantic_search",
+    "semantic_search_quantized",
     "similarity",
     "truncate_embeddings",
 ]

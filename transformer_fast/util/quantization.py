@@ -50,11 +50,7 @@ def quantize_embeddings(
     if embeddings.dtype in (np.int8, np.uint8):
         raise ValueError(f"embeddings has dtype {embeddings.dtype}; needed: floating-point numbers")
     if precision in ("int8", "uint8"):
-        if ranges is None:
-            ranges = _ranges(embeddings, precision, calibration_embeddings)
-        ranges = np.asarray(ranges).astype(np.float32, copy=False)
-        if ranges.shape != (2, embeddings.shape[-1]):
-            raise ValueError(f"ranges has shape {ranges.shape}; needed: {(2, embeddings.shape[-1])}")
+        ranges = calibrated_ranges(embeddings, precision, ranges, calibration_embeddings)
     return _quantized(embeddings, precision, ranges)
 
 
@@ -65,6 +61,20 @@ def checked_precision(precision: Any) -> None:
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}; needed: one of {', '.join(PRECISIONS)}")
+
+
+def calibrated_ranges(embeddings: np.ndarray, precision: str, ranges: Any, calibration: Any) -> np.ndarray:
+    """The ranges (2, D) float32 that `quantize_embeddings` takes for 8 bits of these embeddings.
+
+    Raises:
+        ValueError: they would have to come from one vector, or do not fit.
+    """
+    if ranges is None:
+        ranges = _ranges(embeddings, precision, calibration)
+    ranges = np.asarray(ranges).astype(np.float32, copy=False)
+    if ranges.shape != (2, embeddings.shape[-1]):
+        raise ValueError(f"ranges has shape {ranges.shape}; needed: {(2, embeddings.shape[-1])}")
+    return ranges
 
 
 def _ranges(embeddings: np.ndarray, precision: str, calibration: Any) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Search, mining and communities among many vectors: only the best of a block of scores are kept, never all scores.
 
-Users call it. A corpus is packed block by block, products run in `functional.linear`, and `Best` keeps the highest
-scores of each query. Of equal scores the lower index comes first, so that results do not depend on blocks or threads.
-A new kind of search goes over `_blocks`.
+Users and commands call it. Cosines and dot products run in `functional.top_k_products`; for other functions of scores
+`Best` keeps the highest of each block. Of equal scores the lower index comes first, so that results do not depend on
+blocks or threads. A new kind of search goes over `_best`.
 
 Source: sentence_transformers.util of sentence-transformers 6.
 """
@@ -22,6 +22,7 @@ ScoreFunction = Callable[[Any, Any], np.ndarray]
 
 # Scores that are in memory at a time, 64 MB, where the caller says nothing else.
 _MOST_SCORES = 1 << 24
+_READ_AS_THEY_ARE = ("float32", "float16", "bfloat16", "int8", "uint8")
 # Scores of a query that are looked through together: after the first strip few are above the k-th best so far.
 _STRIP = 4096
 
@@ -38,26 +39,36 @@ def semantic_search(
 
     Args:
         query_embeddings, corpus_embeddings: (Q, D), or one vector (D,), and (N, D); both dense, or both arrays of
-            scipy.sparse, as of `SparseEncoder`.
+            scipy.sparse, as of `SparseEncoder`. A dense corpus of float32, float16, bfloat16, int8 or uint8 is read as
+            it is, other types are converted to float32.
         query_chunk_size, corpus_chunk_size: rows of a block of scores; they change time and memory, not one bit of the
-            result. By default a block has 2^24 scores.
+            result. By default a block has 2^24 scores. With `cos_sim` and `dot_score` the engine chooses the blocks of
+            dense vectors.
         score_function: `cos_sim`, `dot_score`, or another function of (q, D) and (n, D) -> (q, n).
 
     Raises:
         TypeError: one is sparse and the other dense.
-        ValueError: a number is out of range, or shapes do not fit.
+        ValueError: a number is out of range, shapes do not fit, or embeddings hold NaN.
 
     Example:
         >>> from transformer_fast import util
         >>> util.semantic_search([1, 0], [[0, 1], [2, 0], [1, 1]], top_k=2)
         [[{'corpus_id': 1, 'score': 1.0}, {'corpus_id': 2, 'score': 0.7071067690849304}]]
     """
-    take = sparse.rows if sparse.both_sparse(query_embeddings, corpus_embeddings) else rows
-    queries, corpus = take("query_embeddings", query_embeddings), take("corpus_embeddings", corpus_embeddings)
+    if sparse.both_sparse(query_embeddings, corpus_embeddings):
+        queries = sparse.rows("query_embeddings", query_embeddings)
+        corpus = sparse.rows("corpus_embeddings", corpus_embeddings)
+    else:
+        queries, corpus = rows("query_embeddings", query_embeddings), _corpus_rows(corpus_embeddings)
     best = _best(queries, corpus, query_chunk_size, corpus_chunk_size, top_k, score_function)
+    return hits(best.scores, best.indices)
+
+
+def hits(scores: np.ndarray, indices: np.ndarray) -> list[list[dict[str, int | float]]]:
+    """Scores and indices (Q, k) as lists of {"corpus_id", "score"}."""
     return [
         [{"corpus_id": i, "score": score} for i, score in zip(*found, strict=True)]
-        for found in zip(best.indices.tolist(), best.scores.tolist(), strict=True)
+        for found in zip(indices.tolist(), scores.tolist(), strict=True)
     ]
 
 
@@ -119,8 +130,8 @@ def paraphrase_mining_embeddings(
         [[1.0, 0, 2]]
     """
     vectors = rows("embeddings", embeddings)
-    _check("max_pairs", max_pairs)
-    _check("top_k", top_k)
+    check_count("max_pairs", max_pairs)
+    check_count("top_k", top_k)
     nearest = _best(vectors, vectors, query_chunk_size, corpus_chunk_size, top_k + 1, score_function)
     if len(vectors) < 2:
         return []
@@ -156,8 +167,8 @@ def community_detection(
         [[0, 2], [1, 3]]
     """
     vectors = normalize_embeddings(rows("embeddings", embeddings))
-    _check("min_community_size", min_community_size)
-    _check("batch_size", batch_size)
+    check_count("min_community_size", min_community_size)
+    check_count("batch_size", batch_size)
     candidates: list[tuple[int, np.ndarray]] = []
     packed = F.pack_weight(vectors) if len(vectors) else None
     for start in range(0, len(vectors), batch_size):
@@ -229,20 +240,27 @@ def _highest(scores: np.ndarray, k: int) -> np.ndarray:
 
 def _best(queries: Any, corpus: Any, query_chunk: int, corpus_chunk: int | None, k: int, score: ScoreFunction) -> Best:
     """The k highest scores of all queries (Q, D) in the corpus (N, D): arrays, or csr_arrays."""
-    _check("top_k", k)
+    check_count("top_k", k)
     count = queries.shape[0]
     if count and corpus.shape[0] and queries.shape[1] != corpus.shape[1]:
         raise ValueError(f"queries have shape {queries.shape}, the corpus {corpus.shape}; needed: (Q, D) and (N, D)")
+    together = Best(count, k)
+    check_count("query_chunk_size", query_chunk)
+    if corpus_chunk is not None:
+        check_count("corpus_chunk_size", corpus_chunk)
+    if score in (cos_sim, dot_score) and not sparse.is_sparse(corpus):
+        if len(queries) and len(corpus):
+            together.scores, together.indices = F.top_k_products(queries, corpus, k, cosine=score is cos_sim)
+        return together
     if any(np.isnan(sparse.values(one).min(initial=0)) for one in (queries, corpus)):  # the least of NaN is NaN
         raise ValueError("the embeddings hold NaN; needed: numbers, which have an order")
-    best = [Best(chunk.shape[0], k) for _, chunk in _chunks("query_chunk_size", queries, query_chunk)]
+    best = [Best(chunk.shape[0], k) for _, chunk in _chunks(queries, query_chunk)]
     if corpus_chunk is None:
         corpus_chunk = max(k, _MOST_SCORES // max(1, min(query_chunk, count)))
-    for start, block in _chunks("corpus_chunk_size", corpus, corpus_chunk):
+    for start, block in _chunks(corpus, corpus_chunk):
         of_block = _scorer(block, score, queries)
-        for found, (_, chunk) in zip(best, _chunks("query_chunk_size", queries, query_chunk), strict=True):
+        for found, (_, chunk) in zip(best, _chunks(queries, query_chunk), strict=True):
             found.add(of_block(chunk), start)
-    together = Best(count, k)
     if best:
         together.scores = np.concatenate([found.scores for found in best])
         together.indices = np.concatenate([found.indices for found in best])
@@ -250,27 +268,30 @@ def _best(queries: Any, corpus: Any, query_chunk: int, corpus_chunk: int | None,
 
 
 def _scorer(block: Any, score: ScoreFunction, every: Any) -> Callable[[Any], np.ndarray]:
-    """Queries (q, D) of `every` -> their scores (q, n) in a block (n, D), which is packed once where it can be."""
+    """Queries (q, D) of `every` -> their scores (q, n) in a block (n, D)."""
     if sparse.is_sparse(block) and score in (cos_sim, dot_score):
         return sparse.scorer(block, every, normalized=score is cos_sim)
-    if score is cos_sim:
-        packed = F.pack_weight(normalize_embeddings(block))
-        return lambda queries: F.linear(normalize_embeddings(queries), packed)
-    if score is dot_score:
-        packed = F.pack_weight(block)
-        return lambda queries: F.linear(queries, packed)
-    return lambda queries: _checked_scores(np.asarray(score(queries, block), np.float32), queries, block)
+    return lambda queries: _scores(score, queries, block)
 
 
-def _checked_scores(scores: np.ndarray, queries: Any, block: Any) -> np.ndarray:
-    needed = (queries.shape[0], block.shape[0])
+def _scores(score: ScoreFunction, queries: Any, block: Any) -> np.ndarray:
+    """Scores (q, n) of queries (q, D) and a block of the corpus (n, D)."""
+    scores = np.asarray(score(queries, block), np.float32)
+    needed = queries.shape[0], block.shape[0]
     if scores.shape != needed:
         raise ValueError(f"score_function gives shape {scores.shape}; needed: {needed}")
     return scores
 
 
-def _chunks(name: str, vectors: Any, size: int) -> Iterator[tuple[int, Any]]:
-    _check(name, size)
+def _corpus_rows(embeddings: Any) -> np.ndarray:
+    """Rows (N, D) in their own type where the engine reads it."""
+    found = embeddings if isinstance(embeddings, np.ndarray) else None
+    if found is None or found.ndim != 2 or found.dtype.name not in _READ_AS_THEY_ARE:
+        return rows("corpus_embeddings", embeddings)
+    return found
+
+
+def _chunks(vectors: Any, size: int) -> Iterator[tuple[int, Any]]:
     for start in range(0, vectors.shape[0], size):
         if sparse.is_sparse(vectors):
             yield start, sparse.part(vectors, start, start + size)
@@ -278,6 +299,10 @@ def _chunks(name: str, vectors: Any, size: int) -> Iterator[tuple[int, Any]]:
             yield start, vectors[start : start + size]
 
 
-def _check(name: str, value: Any) -> None:
+def check_count(name: str, value: Any) -> None:
+    """
+    Raises:
+        ValueError: the value is no integer >= 1.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
         raise ValueError(f"{name} is {value!r}; needed: an integer >= 1")

@@ -141,6 +141,20 @@ def pairwise_similarity(a: Any, b: Any, name: str = "cosine") -> np.ndarray:
     return _MEASURES[checked_name(name)][1](a, b)
 
 
+def score_function(name: str) -> Callable[[Any, Any], np.ndarray]:
+    """The measure of that name, one of SIMILARITIES, as `semantic_search(score_function=...)` takes it.
+
+    Raises:
+        ValueError: there is no such measure.
+
+    Example:
+        >>> from transformer_fast import util
+        >>> util.score_function("dot") is util.dot_score
+        True
+    """
+    return _MEASURES[checked_name(name)][0]
+
+
 def checked_name(name: Any) -> str:
     """The name of a measure.
 
