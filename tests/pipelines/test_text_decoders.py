@@ -256,6 +256,17 @@ def test_the_last_token_of_a_classifier_is_not_padding(tmp_path):
     np.testing.assert_allclose(model.last_logits(ids, [0, 5]), model.last_logits(ids[:-1], [0, 4]), atol=1e-6)
 
 
+@pytest.mark.parametrize("head", ["ForSequenceClassification", "ForCausalLM"])
+def test_texts_without_tokens(tmp_path, head):
+    """Of a tokenizer that puts nothing around a text: they have no last token, and their vectors are 0."""
+    folder = write_model(tmp_path / "m", "qwen3", head)
+    change_json(folder / "tokenizer.json", post_processor=None)
+    with pytest.raises(ValueError, match="text 0 has no token; needed: at least one"):
+        CrossEncoder.from_pretrained(folder).predict(("", ""))
+    vectors = SentenceEncoder.from_pretrained(folder).encode(["", "dog"])
+    assert not vectors[0].any() and vectors[1].any()
+
+
 def test_a_plain_reranker_by_the_name_of_its_template(tmp_path):
     """Qwen3-Reranker's folder: a language model with a template that takes no pairs."""
     folder = write_model(tmp_path / "m", "qwen3", "ForCausalLM", USERS)

@@ -29,6 +29,7 @@ from transformer_fast.pipelines.sentence_settings import SentenceSettings, read_
 from transformer_fast.pipelines.sentence_texts import (
     Text,
     checked_texts,
+    hub_name,
     renamed,
     several,
     take_prompts,

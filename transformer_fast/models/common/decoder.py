@@ -433,8 +433,8 @@ class CausalLM(GenerationMixin, PretrainedModel):
         Raises:
             ValueError, TypeError, IndexError: as `Decoder.encode_packed`, or a text is empty.
         """
-        last = np.diff(integers("cu_seqlens", cu_seqlens)) - 1
-        return self.logits(self.body.encode_packed(input_ids, cu_seqlens, pooled_rows=last))
+        ids, cu_seqlens = packed_ids(input_ids, cu_seqlens, self.config.vocab_size, empty=False)
+        return self.logits(self.body.encode_packed(ids, cu_seqlens, pooled_rows=np.diff(cu_seqlens) - 1))
 
     def scores(self, logits: np.ndarray) -> np.ndarray:
         """What the family makes of the head's result (..., V), which may be overwritten."""

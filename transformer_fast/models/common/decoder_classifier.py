@@ -51,7 +51,7 @@ class DecoderClassifier(PretrainedModel):
         Raises:
             ValueError, TypeError, IndexError: as `Decoder.encode_packed`, or a text is empty.
         """
-        ids, cu_seqlens = packed_ids(input_ids, cu_seqlens, self.config.vocab_size)
+        ids, cu_seqlens = packed_ids(input_ids, cu_seqlens, self.config.vocab_size, empty=False)
         pad = self.config.pad_token_id
         last = np.diff(cu_seqlens) - 1
         if pad is not None:

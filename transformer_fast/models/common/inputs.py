@@ -29,8 +29,8 @@ def integers(name: str, array, limit: int | None = None, shape: tuple[int, ...] 
     return array.astype(np.int64, copy=False)
 
 
-def packed_ids(input_ids, cu_seqlens, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """input_ids (T,) and cu_seqlens (B + 1,) of packed texts, checked."""
+def packed_ids(input_ids, cu_seqlens, vocab_size: int, *, empty: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """input_ids (T,) and cu_seqlens (B + 1,) of packed texts, checked. empty: a text may have no token."""
     input_ids, cu_seqlens = integers("input_ids", input_ids, vocab_size), integers("cu_seqlens", cu_seqlens)
     if (
         input_ids.ndim != 1
@@ -42,6 +42,8 @@ def packed_ids(input_ids, cu_seqlens, vocab_size: int) -> tuple[np.ndarray, np.n
         raise ValueError("needed: input_ids (T,) and cu_seqlens (B + 1,) that starts at 0 and never falls")
     if cu_seqlens[-1] != len(input_ids):
         raise ValueError(f"cu_seqlens ends at {cu_seqlens[-1]}; needed: T={len(input_ids)}")
+    if not empty and not np.diff(cu_seqlens).all():
+        raise ValueError(f"text {int(np.argmin(np.diff(cu_seqlens)))} has no token; needed: at least one")
     return input_ids, cu_seqlens
 
 
