@@ -140,7 +140,7 @@ class BGEM3Encoder:
                 raise TypeError(f"sentences[{i}] is a {type(text).__name__}; needed: a string")
         wanted = {"dense_vecs": return_dense, "lexical_weights": return_sparse, "colbert_vecs": return_colbert_vecs}
         found: dict[str, Any] = {name: [None] * len(texts) if asked else None for name, asked in wanted.items()}
-        batches = runs(texts, lambda batch: self._input.tokens(batch, limit), batch_size)
+        batches = runs(texts, lambda batch: self._input.tokens(batch, limit=limit), batch_size)
         with show_progress(len(texts), show_progress_bar) as progress, closing(batches):
             for indices, tokens in batches:
                 for name, parts in self._represent(tokens, wanted).items():
