@@ -8,6 +8,7 @@ Source: sentence-transformers 6, base/modules/transformer.py and sentence_transf
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -90,6 +91,17 @@ class TransformerInput:
         if not hasattr(model, "encode_packed"):
             raise CheckpointError(f"{source}: {type(model).__name__} encodes no text")
         return cls(model, *read_tokenizer_settings(source, "feature-extraction"))
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks for which the model has adapters."""
+        return getattr(self.model, "tasks", ())
+
+    def for_task(self, task: str) -> TransformerInput:
+        """The same with the model's adapters of a task."""
+        twin = copy.copy(self)
+        twin.model = self.model.for_task(task)
+        return twin
 
     @property
     def max_seq_length(self) -> int:
