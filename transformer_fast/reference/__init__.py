@@ -15,7 +15,6 @@ M, N, K for matrix products, V vocabulary.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import numpy as np
@@ -280,7 +279,7 @@ def _of_sequence(terms, rows, columns, distances):
         None if term is None else term[part].swapaxes(0, 1)
         for term, part in ((terms.of_query, rows), (terms.of_key, columns))
     )
-    return dataclasses.replace(terms, of_query=of_query, of_key=of_key, buckets=np.asarray(terms.buckets)[distances])
+    return type(terms)(of_query, of_key, np.asarray(terms.buckets)[distances])
 
 
 def merge_attention(outputs, lses):
