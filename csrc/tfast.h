@@ -69,7 +69,19 @@ typedef struct {
     int64_t row_stride[3];
 } tfast_sparse_weights;
 
-/* One attention call. The order of operations on a score: q.k * scale, soft cap, bias terms, ALiBi, structure; then
+/* Terms of scores that depend on a row and on the distance of query and key, as disentangled attention has them:
+ * of_query[i][bucket] + of_key[j][bucket] for the bucket of j - i. Rows have n_buckets numbers, the last axis is dense.
+ * Buckets of neighbouring distances differ by 1 at most, so that V_LANES of them lie within one vector of a row. */
+typedef struct {
+    const float *of_query, *of_key;          /* or NULL */
+    int64_t query_stride[3], key_stride[3];  /* batch, head, position */
+    const int32_t *bucket, *bucket_of_minus; /* of the distance d at bucket[d], at bucket_of_minus[-d]: rows of either
+                                                side read theirs forwards */
+    int64_t n_buckets;
+} tfast_distance_scores;
+
+/* One attention call. The order of operations on a score: q.k * scale, soft cap, bias terms, terms of distance,
+ * ALiBi, structure; then
  * softmax with sink. Key j is visible to query i of batch b iff  j < kv_length[b]  and  offset - left <= j - i <=
  * offset + right  (right is 0 when causal; TFAST_UNLIMITED: no bound), offset = offset[b]. Packed sequences: cu_q and
  * cu_k hold B + 1 row offsets, batch strides are unused; with pages there is no cu_k, and kv_length says how many keys
@@ -98,6 +110,7 @@ typedef struct {
     const float* additive; /* D values, or NULL: the score is then additive . tanh(q + k) (Bahdanau) in place of q . k;
                               scale 1, no soft cap */
     tfast_bias bias[2];
+    tfast_distance_scores distance_scores;
     const float *alibi_slopes, *sinks; /* H values or NULL */
     float* lse;                        /* natural logarithm, or NULL */
     float* max_sum;                    /* or NULL: each row's maximum (base 2) and sum, a pair where lse has a value */

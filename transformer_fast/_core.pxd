@@ -33,6 +33,14 @@ cdef extern from "tfast.h" nogil:
         const int64_t *before
         const int64_t *row_begin
         int64_t row_stride[3]
+    ctypedef struct tfast_distance_scores:
+        const float *of_query
+        const float *of_key
+        int64_t query_stride[3]
+        int64_t key_stride[3]
+        const int32_t *bucket
+        const int32_t *bucket_of_minus
+        int64_t n_buckets
     ctypedef struct tfast_attention:
         tfast_dtype q_dtype, kv_dtype
         int64_t B, H, Hkv, Lq, Lk, D, Dv
@@ -59,6 +67,7 @@ cdef extern from "tfast.h" nogil:
         float scale, softcap
         const float *additive
         tfast_bias bias[2]
+        tfast_distance_scores distance_scores
         const float *alibi_slopes
         const float *sinks
         float *lse

@@ -45,6 +45,7 @@ class AttentionCall:
     additive: ndarray | None
     attn_mask: ndarray | None
     relative_bias: ndarray | None
+    distance_scores: tuple[ndarray | None, ndarray | None, ndarray, ndarray] | None
     key_ranges: tuple[ndarray, ndarray, ndarray, float] | None
     alibi_slopes: ndarray | None
     sinks: ndarray | None

@@ -106,6 +106,32 @@ cdef int set_table(object table, int64_t centre, tfast_bias *bias) except -1:
     return 0
 
 
+cdef const float *set_distance_rows(object rows, int packed, int64_t *stride, int64_t *n) except? NULL:
+    """(B, H, L, n), or (T, H, n) when packed, float32, last axis dense -> strides of batch, head, position; or None."""
+    if rows is None:
+        return NULL
+    cdef const void *data
+    set_operand(rows, packed, stride, &data)
+    n[0] = cnp.PyArray_DIM(<cnp.ndarray>rows, cnp.PyArray_NDIM(<cnp.ndarray>rows) - 1)
+    return floats(rows)
+
+
+cdef int set_distance_scores(object given, int packed, int64_t centre, tfast_distance_scores *s) except -1:
+    """(of_query, of_key, bucket, bucket_of_minus): both last (Lq + Lk - 1,) dense int32, one the other backwards.
+
+    centre: Lq - 1, where distance 0 is.
+    """
+    cdef cnp.ndarray bucket = given[2]
+    cdef cnp.ndarray backwards = given[3]
+    if cnp.PyArray_TYPE(bucket) != cnp.NPY_INT32 or cnp.PyArray_TYPE(backwards) != cnp.NPY_INT32:
+        raise TypeError("int32 buckets needed")
+    s.of_query = set_distance_rows(given[0], packed, s.query_stride, &s.n_buckets)
+    s.of_key = set_distance_rows(given[1], packed, s.key_stride, &s.n_buckets)
+    s.bucket = <const int32_t *>cnp.PyArray_DATA(bucket) + centre
+    s.bucket_of_minus = <const int32_t *>cnp.PyArray_DATA(backwards) + cnp.PyArray_DIM(backwards, 0) - 1 - centre
+    return 0
+
+
 cdef class AttentionCall:
     """One call of attention, filled by name: set_operands and scale, then the options that are there.
 
@@ -126,6 +152,7 @@ cdef class AttentionCall:
     cdef public double scale, softcap
     cdef public object additive  # (D,) float32
     cdef public object attn_mask, relative_bias
+    cdef public object distance_scores  # what set_distance_scores takes
     cdef public object key_ranges  # what set_ranges takes
     cdef public object alibi_slopes, sinks  # (H,) float32
     cdef public object lse, weights  # float32 results
@@ -181,6 +208,8 @@ cdef class AttentionCall:
             set_mask(self.attn_mask, &c.bias[0])
         if self.relative_bias is not None:
             set_table(self.relative_bias, c.Lq - 1, &c.bias[1])
+        if self.distance_scores is not None:
+            set_distance_scores(self.distance_scores, packed, c.Lq - 1, &c.distance_scores)
         if self.key_ranges is not None:
             set_ranges(self.key_ranges, packed, &c.ranges)
         c.alibi_slopes = floats(self.alibi_slopes)

@@ -194,7 +194,8 @@ static void cut_batch(plan_t* p, int64_t b) {
     const int64_t heads = grouped ? 1 : p->group; /* of a kv head that are cut one by one */
     tfast_attention_piece base = {.batch = b, .fallback = fallback};
     base.prefetch_into_l2 = tfast_tuning_now()->decode_prefetches_into_l2;
-    base.decode = grouped && !c->weights && !c->additive && !c->any_rows && cut.rows <= kernels->decode_rows;
+    base.decode = grouped && !c->weights && !c->additive && !c->distance_scores.bucket && !c->any_rows &&
+                  cut.rows <= kernels->decode_rows;
     if (!p->pieces && !p->explained) {
         count_rows(p, base, &l, &cut, c->Hkv * heads);
         return;

@@ -191,6 +191,9 @@ V_INLINE vi vi_load(const void* p) {
 V_INLINE void vi_store(void* p, vi x) {
     _mm256_storeu_si256((vi*)p, x);
 }
+V_INLINE vf v_permute(vf x, vi at) {
+    return _mm256_permutevar8x32_ps(x, at);
+}
 V_INLINE vi vi_sub(vi a, vi b) {
     return _mm256_sub_epi32(a, b);
 }

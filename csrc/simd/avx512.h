@@ -226,6 +226,9 @@ V_INLINE vi vi_load(const void* p) {
 V_INLINE void vi_store(void* p, vi x) {
     _mm512_storeu_si512((vi*)p, x);
 }
+V_INLINE vf v_permute(vf x, vi at) {
+    return _mm512_permutexvar_ps(at, x);
+}
 V_INLINE vi vi_sub(vi a, vi b) {
     return _mm512_sub_epi32(a, b);
 }

@@ -13,6 +13,7 @@
  *   v_load_f16, v_load_bf16   V_LANES half-precision numbers, widened
  *   v_load_i8                 V_LANES signed bytes, as floats
  *   v_load_bf16_pairs         2 * V_LANES of them: the even ones in one vector, the odd ones in the other
+ *   v_permute(x, at)          lane i is lane at[i] of x, 0 <= at[i] < V_LANES
  *   v_transpose(x)            the V_LANES x V_LANES block, in place
  *   v_sums(x)                 one vector: lane i is the sum of x[i]
  *
@@ -237,6 +238,11 @@ V_LONG void v_transpose(vf x[V_LANES]) {
         }
 }
 
+V_LONG vf v_permute(vf x, vi at) {
+    vf y;
+    for (int i = 0; i < V_LANES; i++) y[i] = x[at[i]];
+    return y;
+}
 V_LONG vf v_sums(const vf x[V_LANES]) {
     vf sums = v_zero();
     for (int i = 0; i < V_LANES; i++) sums[i] = v_sum(x[i]);

@@ -66,6 +66,7 @@ def test_no_array_at_all(name, operand):
 Q, K, V = (CALLS["attention"].operands[name] for name in ("query", "key", "value"))
 B, H, Lq, D = Q.shape
 Lk = K.shape[2]
+DISTANCES, APART = functional.DistanceScores, np.clip(np.arange(1 - Lq, Lk) + 2, 0, 3)
 X = CALLS["linear"].operands["x"]
 WRONG = [
     # attention: shapes
@@ -103,6 +104,17 @@ WRONG = [
     ("attention", "relative_bias", normal(H, Lq + Lk), ValueError),
     ("attention", "relative_bias", normal(H + 1, Lq + Lk - 1), ValueError),
     ("attention", "relative_bias", normal(Lq + Lk - 1), ValueError),
+    ("attention", "distance_scores", normal(H, Lq + Lk - 1), TypeError),
+    ("attention", "distance_scores", DISTANCES(None, None, APART), ValueError),
+    ("attention", "distance_scores", DISTANCES(normal(B, H, Lq, 4).astype(float), None, APART), TypeError),
+    ("attention", "distance_scores", DISTANCES(normal(B, H, Lq + 1, 4), None, APART), ValueError),
+    ("attention", "distance_scores", DISTANCES(None, normal(H, Lk, 4), APART), ValueError),
+    ("attention", "distance_scores", DISTANCES(normal(B, H, Lq, 4), normal(B, H, Lk, 5), APART), ValueError),
+    ("attention", "distance_scores", DISTANCES(normal(B, H, Lq, 4), None, APART[1:]), ValueError),
+    ("attention", "distance_scores", DISTANCES(normal(B, H, Lq, 4), None, APART / 2), TypeError),
+    ("attention", "distance_scores", DISTANCES(normal(B, H, Lq, 4), None, APART + 1), ValueError),
+    ("attention", "distance_scores", DISTANCES(normal(B, H, Lq, 4), None, APART - 1), ValueError),
+    ("attention", "distance_scores", DISTANCES(normal(B, H, Lq, 4), None, APART * 3 % 4), ValueError),
     ("attention", "alibi_slopes", normal(H + 1), ValueError),
     ("attention", "alibi_slopes", normal(H, 1), ValueError),
     ("attention", "sinks", normal(H + 1), ValueError),

@@ -224,6 +224,26 @@ def sparse_weights(guarded):
                     assert_same_bits(call.weights, expected.weights)
 
 
+def distance_scores(guarded):
+    """Both terms of distance and the buckets, forwards and backwards, with query, key and value."""
+    from cases import distance_scores
+    from support import assert_same_bits, normal
+
+    from transformer_fast.functional.attention import _Call
+
+    for Lq, Lk, most in ((1, 70, 3), (16, 16, 40), (50, 300, 11), (130, 131, 60)):
+        q, k = normal(2, 2, Lq, 16), normal(2, 2, Lk, 16, seed=1)
+        options = {"distance_scores": distance_scores("both", (2, 2, Lq), (2, 2, Lk), Lq, Lk, seed=2, most=most)}
+        expected = _Call(q, k, k, **options)
+        expected.run(1)
+        for end in (False, True):
+            print("terms of distance:", Lq, Lk, most, f"{end=}", flush=True)
+            call = _Call(*(guarded(x, end) for x in (q, k, k)), **options)
+            call.distance_scores = tuple(guarded(x, end) for x in call.distance_scores)
+            call.run(1)
+            assert_same_bits(call.out, expected.out)
+
+
 def recurrent_outputs(place, guarded, end):
     """The rows that lstm and gru write, and those they read: `out` and x between the pages at once."""
     from support import assert_close, every_call
@@ -322,6 +342,7 @@ def child(family: str, isa: str):
     if family == "attention":
         keys_that_do_not_exist(guarded)
         lists_of_ranges(guarded)
+        distance_scores(guarded)
         sparse_weights(guarded)
         keys_in_pages(guarded)
     if family == NARROW:

@@ -52,6 +52,11 @@ MODELS = {
         "ForMaskedLM",
         NOMIC | {"rope_parameters": {"rope_type": "default", "rope_theta": 50.0}},
     ),
+    "jina-v3": (
+        "JinaEmbeddingsV3",
+        "ForSequenceClassification",
+        NOMIC | {"rope_parameters": {"rope_type": "default", "rope_theta": 50.0}, "id2label": LABELS},
+    ),
     "albert": ("Albert", "ForMaskedLM", ALBERT | {"num_hidden_groups": 2, "inner_group_num": 2}),
     "albert-labels": ("Albert", "ForSequenceClassification", ALBERT | {"hidden_act": "relu", "id2label": LABELS}),
     "deberta-v2": (

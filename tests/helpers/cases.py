@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from transformer_fast.functional import DistanceScores
+
 STRADDLING = (1, 7, 8, 9, 15, 16, 17, 23, 24, 25, 47, 48, 49, 63, 64, 65, 128, 197, 257)
 HEAD_SIZES = (1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 40, 47, 48, 63, 65, 72, 80, 96, 127, 128, 129, 160, 256)
 
@@ -82,6 +84,7 @@ class AttentionCase:
     scale: float | None = None
     softcap: float = 0.0
     relative_bias: str = ""  # heads (H, ...) or shared (1, ...)
+    distance: str = ""  # the terms of DistanceScores: query, key or both
     alibi: bool = False
     sinks: bool = False
     layout: str = "contiguous"
@@ -145,11 +148,26 @@ class AttentionCase:
             options["softcap"] = self.softcap
         if self.relative_bias:
             options["relative_bias"] = normal(1 if self.relative_bias == "shared" else H, max(Lq + Lk - 1, 0))
+        if self.distance:
+            options["distance_scores"] = distance_scores(self.distance, (B, H, Lq), (B, H, Lk), Lq, Lk, seed=self.Lk)
         if self.alibi:
             options["alibi_slopes"] = (2.0 ** -np.arange(1, H + 1)).astype(dtype)
         if self.sinks:
             options["sinks"] = normal(H)
         return arrays, options
+
+
+def distance_scores(terms, of_query, of_key, Lq, Lk, seed, most=11):
+    """DistanceScores of random terms, whose shapes are given without the last axis. Buckets rise by 1 a distance in the
+    middle, then more slowly, up to `most`, as those of DeBERTa do."""
+    distance = np.arange(1 - Lq, Lk)
+    slow = np.minimum(np.abs(distance), 5 + np.abs(distance) // 6)
+    bucket = np.clip(np.sign(distance) * slow, -most, most)
+    bucket -= bucket.min(initial=0)
+    rng, N = np.random.default_rng(seed), int(bucket.max(initial=0)) + 1
+    arrays = (rng.standard_normal((*shape, N)).astype(np.float32) for shape in (of_query, of_key))
+    named = zip(("query", "key"), arrays, strict=True)
+    return DistanceScores(*(array if terms in (name, "both") else None for name, array in named), bucket)
 
 
 def _make_mask(kind, shape, rng, normal):
@@ -208,6 +226,9 @@ def _attention_cases():
         yield AttentionCase(f"softcap-{at}", *shape, softcap=1.5, tags=engine)
         yield AttentionCase(f"bias-{at}", *shape, relative_bias="heads", tags=engine)
         yield AttentionCase(f"bias-shared-{at}", *shape, relative_bias="shared", tags=engine)
+        for terms in ("query", "key", "both"):
+            yield AttentionCase(f"distance-{terms}-{at}", *shape, distance=terms, tags=engine)
+        yield AttentionCase(f"distance-gqa-{at}", *shape, Hkv=2, distance="both", mask="padding", tags=engine)
         yield AttentionCase(f"alibi-{at}", *shape, alibi=True, tags=engine)
         yield AttentionCase(f"alibi-offset-{at}", *shape, alibi=True, causal_offset=-2, is_causal=True, tags=engine)
         yield AttentionCase(f"sinks-{at}", *shape, sinks=True, tags=engine)
@@ -220,7 +241,7 @@ def _attention_cases():
                     name = f"both-{'causal-' * causal}{'lengths-' * ragged}{mask + '-' * bool(mask)}{at}"
                     yield AttentionCase(name, *shape, Hkv=2, is_causal=causal, ragged=ragged, mask=mask)
         everything = dict(Hkv=2, is_causal=True, causal_offset="ragged", ragged=True, softcap=2.0, scale=0.2)
-        everything |= dict(relative_bias="heads", alibi=True, sinks=True, window=(20, 3), tags=engine)
+        everything |= dict(relative_bias="heads", distance="both", alibi=True, sinks=True, window=(20, 3), tags=engine)
         for mask in ("bool", "float"):
             yield AttentionCase(f"everything-{mask}-{at}", *shape, mask=mask, Dv=40, **everything)
     # Layouts, plain and with masks and groups.

@@ -9,6 +9,7 @@ import encoder_checks as checks
 import numpy as np
 import pytest
 
+from transformer_fast import functional as F
 from transformer_fast import load_model, nn
 from transformer_fast.files.errors import CheckpointError
 from transformer_fast.files.json_files import read_json_object
@@ -223,9 +224,8 @@ def attended(query, key, value, distances, tables, scale, places, key_places):
 
 @pytest.mark.parametrize("terms", ["key", "query", "both"])
 @pytest.mark.parametrize("distances", [Distances(8, 8, 100), Distances(5, 0, 5), Distances(200, 0, 200)], ids=str)
-def test_formula(isa, monkeypatch, terms, distances):
-    """Sequences with and without holes, of more than one block, each with all its rows and with one."""
-    monkeypatch.setattr(disentangled_attention, "_ROWS", 24)
+def test_formula(isa, terms, distances):
+    """Sequences with and without holes, each with all its rows and with one."""
     rng = np.random.default_rng(3)
     lengths, H, D, scale = [70, 0, 1, 30], 2, 4, 0.4
     starts = np.cumsum([0, *lengths])
@@ -250,32 +250,38 @@ def test_formula(isa, monkeypatch, terms, distances):
     np.testing.assert_allclose(got, expected[pooled], atol=2e-6, rtol=0)
 
 
-def test_blocks_have_no_say(isa, monkeypatch):
-    """Scores of distance have the same bits in blocks of any size. (Attention sums in the order of its own blocks.)"""
+def test_rows_do_not_depend_on_what_runs_together(isa, monkeypatch):
+    """Which sequences and how many heads a call of attention has changes no bit of a row."""
     rng = np.random.default_rng(4)
-    query, key = rng.standard_normal((2, 2, 150, 8)).astype(np.float32)
-    tables = Tables(*rng.standard_normal((2, 2, 299, 8)).astype(np.float32))
-    whole = disentangled_attention.position_scores(query, key, 0, tables)
-    for rows, keys in ((150, 150), (1, 64), (16, 11), (149, 1)):
-        monkeypatch.setattr(disentangled_attention, "_KEYS", keys)
-        for first in range(0, 150, rows):
-            block = disentangled_attention.position_scores(query[:, first : first + rows], key, first, tables)
-            assert np.array_equal(block, whole[:, first : first + rows])
+    starts, H, D = np.cumsum([0, 150, 0, 3, 64, 200]), 3, 8
+    query, key, value = rng.standard_normal((3, starts[-1], H, D)).astype(np.float32)
+    tables, distances = Tables(*rng.standard_normal((2, H, 80, D)).astype(np.float32)), Distances(40, 40, 100)
+
+    def run(starts):
+        return DisentangledAttention(EncoderBatch(starts, None, None), distances, 0.4).run(
+            *(x[: starts[-1]] for x in (query, key, value)), tables
+        )
+
+    whole = run(starts)
+    for rows, numbers in ((1, 2**23), (1024, 1), (1024, 40 * 2 * 417 * 2), (100, 40)):
+        monkeypatch.setattr(disentangled_attention, "_ROWS", rows)
+        monkeypatch.setattr(disentangled_attention, "_NUMBERS", numbers)
+        assert np.array_equal(run(starts), whole)
+    assert np.array_equal(run(starts[:2]), whole[:150])
 
 
 def test_memory_of_a_long_sequence(monkeypatch):
-    """Blocks become shorter as sequences become longer: scores of all heads stay below a number."""
-    monkeypatch.setattr(disentangled_attention, "_NUMBERS", 2**14)
-    rows = []
-    scores = disentangled_attention.position_scores
+    """Fewer heads run together as sequences become longer: their terms stay below a number, and nothing is L x L."""
+    monkeypatch.setattr(disentangled_attention, "_NUMBERS", 2**15)
+    sizes, attention = [], F.varlen_attention
 
-    def noted(query, key, first, tables):
-        rows.append(query.shape[1])
-        return scores(query, key, first, tables)
+    def noted(query, *arguments, distance_scores, **options):
+        sizes.append((query.shape[1], distance_scores.of_query.size + distance_scores.of_key.size))
+        return attention(query, *arguments, distance_scores=distance_scores, **options)
 
-    monkeypatch.setattr(disentangled_attention, "position_scores", noted)
-    x = np.random.default_rng(5).standard_normal((400, 2, 4)).astype(np.float32)
-    tables = Tables(*np.ones((2, 2, 16, 4), np.float32))
+    monkeypatch.setattr(disentangled_attention.F, "varlen_attention", noted)
+    x = np.random.default_rng(5).standard_normal((400, 5, 4)).astype(np.float32)
+    tables = Tables(*np.ones((2, 5, 16, 4), np.float32))
     batch = EncoderBatch(np.array([0, 400]), np.arange(400), None)
     DisentangledAttention(batch, Distances(8, 8, 100), 0.3).run(x, x, x, tables)
-    assert max(rows) == 20 and sum(rows) == 400
+    assert sizes == [(2, 2 * 400 * 2 * 16), (2, 2 * 400 * 2 * 16), (1, 2 * 400 * 16)]

@@ -5,8 +5,12 @@ from __future__ import annotations
 import encoder_checks as checks
 import numpy as np
 import pytest
+from model_folders import write_json
 
 from transformer_fast import load_model
+from transformer_fast.files.checkpoint import Checkpoint
+from transformer_fast.files.errors import CheckpointError
+from transformer_fast.files.json_files import read_json_object
 from transformer_fast.models.roberta import (
     RobertaForMaskedLM,
     RobertaForQuestionAnswering,
@@ -20,7 +24,7 @@ from transformer_fast.models.roberta import (
     XLMRobertaModel,
 )
 
-pytest.importorskip("safetensors")
+save_file = pytest.importorskip("safetensors.numpy").save_file
 pytest.importorskip("ml_dtypes")
 
 CONFIG = {
@@ -103,6 +107,42 @@ def test_xlm_roberta(isa, tmp_path):
     checks.golden("xlm-roberta", "XLMRobertaForTokenClassification")
     checks.round_trip("xlm-roberta", tmp_path)
     assert load_model(tmp_path).config.labels == ("low", "middle", "high")
+
+
+def flash_name(name):
+    """A tensor's name in jina-reranker-v2."""
+    for ours, theirs in (
+        ("embeddings.LayerNorm", "emb_ln"),
+        ("attention.output.dense", "mixer.out_proj"),
+        ("attention.output.LayerNorm", "norm1"),
+        ("intermediate.dense", "mlp.fc1"),
+        ("output.dense", "mlp.fc2"),
+        ("output.LayerNorm", "norm2"),
+        ("encoder.layer.", "encoder.layers."),
+    ):
+        name = name.replace(ours, theirs)
+    return name
+
+
+def test_names_of_tensors_in_jina_reranker(tmp_path):
+    """The same numbers under those names, with query, key and value in one tensor; transformers' are written."""
+    golden = checks.GOLDEN / "xlm-roberta"
+    tensors = {flash_name(n): t.array() for n, t in Checkpoint.open(golden).tensors.items()}
+    for start in [name.removesuffix("attention.self.query.weight") for name in tensors if ".self.query.weight" in name]:
+        for kind in ("weight", "bias"):
+            parts = [tensors.pop(f"{start}attention.self.{part}.{kind}") for part in ("query", "key", "value")]
+            tensors[f"{start}mixer.Wqkv.{kind}"] = np.concatenate(parts)
+    content = read_json_object(golden / "config.json") | {"use_flash_attn": True, "lora_adaptations": None}
+    write_json(tmp_path / "config.json", content)
+    save_file(tensors, tmp_path / "model.safetensors")
+    ids, expected = np.array([[7, 8, 9]]), load_model(golden)
+    model = load_model(tmp_path)
+    np.testing.assert_array_equal(model(ids).logits, expected(ids).logits)
+    model.save_pretrained(tmp_path / "saved")
+    assert set(Checkpoint.open(tmp_path / "saved").tensors) == set(Checkpoint.open(golden).tensors)
+    write_json(tmp_path / "config.json", content | {"lora_adaptations": ["a"]})
+    with pytest.raises(CheckpointError, match="lora_adaptations is .*; needed: None"):
+        load_model(tmp_path)
 
 
 def test_positions_count_what_is_not_padding(model):

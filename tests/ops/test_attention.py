@@ -9,7 +9,7 @@ import inspect
 import ml_dtypes
 import numpy as np
 import pytest
-from cases import ATTENTION, AttentionCase, tagged
+from cases import ATTENTION, AttentionCase, distance_scores, tagged
 from support import TOLERANCE, assert_close, assert_same_bits, both, normal, widened
 
 from transformer_fast import _core, functional, reference
@@ -92,6 +92,7 @@ def test_the_short_way_knows_every_option(monkeypatch):
         "kv_lengths": np.array([3]),
         "softcap": 5.0,
         "relative_bias": normal(2, 7),
+        "distance_scores": distance_scores("both", (1, 2, 4), (1, 2, 4), 4, 4, seed=0),
         "alibi_slopes": normal(2),
         "sinks": normal(2),
         "key_scale": np.ones((1, 2, 4), np.float32),
@@ -406,6 +407,7 @@ def test_varlen(name, isa, threads):
     both("varlen_attention", *packed(name, H=4, Hkv=2, D=24, Dv=40), enable_gqa=True, is_causal=True)
 
 
+CROSS = [sum(lengths) for lengths in PACKS["cross"]]
 VARLEN_OPTIONS = {
     "scale": dict(scale=0.3),
     "bottom-right": dict(is_causal=True, causal_offset="bottom_right"),
@@ -416,6 +418,7 @@ VARLEN_OPTIONS = {
     "alibi": dict(alibi_slopes=np.array([0.5, 0.25], np.float32)),
     "sinks": dict(sinks=np.array([0.5, -0.25], np.float32)),
     "relative-bias": dict(relative_bias=normal(2, 64 + 257 - 1)),
+    "distance": dict(distance_scores=distance_scores("both", (CROSS[0], 2), (CROSS[1], 2), 64, 257, seed=0, most=40)),
     "lse": dict(return_lse=True),
 }
 

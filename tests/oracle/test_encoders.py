@@ -101,6 +101,15 @@ FAMILIES = {
             "num_labels": 3,
         },
     ),
+    "JinaEmbeddingsV3": (
+        NOMIC,
+        {"hidden_act": "relu", "tie_word_embeddings": False, "type_vocab_size": 3},
+        {
+            "hidden_size": 20,
+            "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 100.0},
+            "num_labels": 3,
+        },
+    ),
     # transformers computes no windows of fewer than four places, and pads to the widest.
     "Longformer": (
         BERT | {"attention_window": [4, 8, 4], "sep_token_id": 2},

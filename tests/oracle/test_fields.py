@@ -107,6 +107,7 @@ FAMILIES = {
     "Mistral": (GATED | WINDOWS, ("ForCausalLM",)),
     "Mixtral": (GATED | {"num_local_experts": 4}, ("ForCausalLM",)),
     "ModernBert": (MODERN, ("ForMaskedLM", "ForSequenceClassification")),
+    "JinaEmbeddingsV3": (BERT, ("ForMaskedLM", "ForSequenceClassification")),
     "NomicBert": (BERT, ("ForMaskedLM", "ForSequenceClassification")),
     "Olmo2": (GATED, ("ForCausalLM",)),
     "Phi": ({n: v for n, v in GATED.items() if n != "head_dim"} | {"hidden_size": 32}, ("ForCausalLM",)),
@@ -137,7 +138,7 @@ ROPE = (
     "Phi3",
     "Qwen2",
 )
-ROPE += ("GptOss", "Gte", "Mixtral", "NomicBert", "Qwen3", "Qwen3Moe", "SmolLM3", "Starcoder2")
+ROPE += ("GptOss", "Gte", "JinaEmbeddingsV3", "Mixtral", "NomicBert", "Qwen3", "Qwen3Moe", "SmolLM3", "Starcoder2")
 
 GONE = object()  # a field that is taken out
 ACTIVATIONS = ("relu", "silu", "gelu_new", "mish")

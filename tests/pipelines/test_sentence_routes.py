@@ -300,8 +300,8 @@ def test_word_weights_that_are_refused(tmp_path, config, text):
         ({"pooling": {"embedding_dimension": 7}}, f"embedding_dimension is 7; needed: {H}, the model's"),
         ({"pooling": {"colour": 1}}, "holds colour; supported: "),
         (
-            {"modules": [{"path": "", "type": "x.Transformer", "kwargs": ["task"]}]},
-            r"kwargs of x.Transformer is \['task'\]; supported: \[\]",
+            {"modules": [{"path": "", "type": "x.Transformer", "kwargs": ["prompt"]}]},
+            r"kwargs of x.Transformer is \['prompt'\]; supported: \['task'\]",
         ),
     ],
     ids=str,

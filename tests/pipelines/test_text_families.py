@@ -17,6 +17,7 @@ from transformer_fast.models.distilbert import DistilBertConfig, DistilBertModel
 from transformer_fast.models.electra import ElectraConfig, ElectraModel
 from transformer_fast.models.gte import GteConfig, GteModel
 from transformer_fast.models.jina_bert import JinaBertConfig, JinaBertModel
+from transformer_fast.models.jina_v3 import JinaEmbeddingsV3Config, JinaEmbeddingsV3Model
 from transformer_fast.models.longformer import LongformerConfig, LongformerModel
 from transformer_fast.models.modernbert import ModernBertConfig, ModernBertModel
 from transformer_fast.models.mpnet import MPNetConfig, MPNetModel
@@ -53,6 +54,11 @@ MODELS = {
     "big_bird": (BigBirdModel, BigBirdConfig(*SIZES), 16),
     "longformer": (LongformerModel, LongformerConfig(*SIZES, pad_token_id=0, attention_window=4), 15),
     "modernbert": (ModernBertModel, ModernBertConfig(len(WORDS), 24, 40, 3, 3, local_attention=4, pad_token_id=0), 20),
+    "jina-v3": (
+        JinaEmbeddingsV3Model,
+        JinaEmbeddingsV3Config(len(WORDS), 24, 40, 2, 3, max_position_embeddings=16),
+        16,
+    ),
     "nomic_bert": (NomicBertModel, NomicBertConfig(len(WORDS), 24, 40, 2, 3, max_position_embeddings=16), 16),
 }
 TYPED = (
@@ -61,6 +67,7 @@ TYPED = (
     "deberta-v2",
     "gte",
     "jina-bert",
+    "jina-v3",
     "longformer",
     "roberta",
     "xlm-roberta",

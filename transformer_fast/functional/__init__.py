@@ -19,6 +19,7 @@ from transformer_fast.functional.attention import (
 from transformer_fast.functional.block_weight import BlockWeight
 from transformer_fast.functional.copies import concat_heads, embedding, embedding_sum, split_heads
 from transformer_fast.functional.decoder import CacheArrays, Decoder, DecoderLayer
+from transformer_fast.functional.distance_scores import DistanceScores
 from transformer_fast.functional.encoder import Encoder, EncoderLayer
 from transformer_fast.functional.integer_weight import IntegerWeight
 from transformer_fast.functional.key_ranges import KeyRanges
@@ -46,6 +47,7 @@ __all__ = [
     "CacheArrays",
     "Decoder",
     "DecoderLayer",
+    "DistanceScores",
     "Encoder",
     "EncoderLayer",
     "IntegerWeight",

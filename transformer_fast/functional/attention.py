@@ -13,6 +13,7 @@ import numpy as np
 from transformer_fast import _core, reference
 from transformer_fast.functional import arrays
 from transformer_fast.functional import attention_checks as checks
+from transformer_fast.functional.distance_scores import DistanceScores, prepared
 from transformer_fast.functional.linear import linear
 from transformer_fast.functional.sparse_weights import SparseWeights, all_keys
 
@@ -23,6 +24,7 @@ _OPTIONS = {
     "kv_lengths",
     "softcap",
     "relative_bias",
+    "distance_scores",
     "alibi_slopes",
     "sinks",
     "key_scale",
@@ -37,6 +39,13 @@ _OPTIONS = {
 _BOTH_SIDES = (-1, -1)  # no window
 # The dense form of sparse weights, of which reference.py makes them.
 _DENSE_WEIGHTS = {"sparse": "heads", "sparse-mean": "mean"}
+
+
+def _term_inputs(scores: DistanceScores | None) -> dict[str, np.ndarray | None]:
+    """The arrays of distance_scores by the names that an error has for them."""
+    if not isinstance(scores, DistanceScores):
+        return {}
+    return {"distance_scores.of_query": scores.of_query, "distance_scores.of_key": scores.of_key}
 
 
 class _Call(_core.AttentionCall):
@@ -63,6 +72,7 @@ class _Call(_core.AttentionCall):
         kv_lengths=None,
         softcap=0.0,
         relative_bias=None,
+        distance_scores=None,
         alibi_slopes=None,
         sinks=None,
         key_scale=None,
@@ -106,6 +116,7 @@ class _Call(_core.AttentionCall):
                 "causal_offset": causal_offset,
                 "kv_lengths": kv_lengths,
                 "relative_bias": relative_bias,
+                **_term_inputs(distance_scores),
                 "alibi_slopes": alibi_slopes,
                 "sinks": sinks,
                 "key_scale": key_scale,
@@ -134,6 +145,8 @@ class _Call(_core.AttentionCall):
             self.attn_mask = checks.mask(attn_mask, self.lead, (H, Lq, Lk))
         if relative_bias is not None:
             self.relative_bias = checks.table(relative_bias, H, Lq, Lk)
+        if distance_scores is not None:
+            self.distance_scores = prepared(distance_scores, self.lead, (H, Lq), (H, Lk), (Lq, Lk))
         if alibi_slopes is not None:
             self.alibi_slopes = arrays.vector(alibi_slopes, "alibi_slopes", H)
         if sinks is not None:
@@ -186,6 +199,7 @@ def scaled_dot_product_attention(
     kv_lengths=None,
     softcap=0.0,
     relative_bias=None,
+    distance_scores=None,
     alibi_slopes=None,
     sinks=None,
     key_scale=None,
@@ -211,6 +225,7 @@ def scaled_dot_product_attention(
     kv_lengths: (B,) integers; keys from there on do not exist.
     softcap: c > 0 makes c * tanh(score / c) of a score.
     relative_bias: (H or 1, Lq + Lk - 1); the bias of (i, j) is relative_bias[h, j - i + Lq - 1].
+    distance_scores: `DistanceScores`, terms by a row and the distance j - i.
     alibi_slopes: (H,); slope * (j - (i + causal_offset)) is added. sinks: (H,); a logit that joins the denominator.
     key_scale, value_scale: of int8 key and value alone, (..., Hkv, Lk) float32: a row is integers times its scale.
     mask: a structure of `transformer_fast.masks`, or the `KeyRanges` of one: which keys each query sees, as ranges, so
@@ -239,6 +254,7 @@ def scaled_dot_product_attention(
         and scale is None
         and kv_lengths is None
         and relative_bias is None
+        and distance_scores is None
         and alibi_slopes is None
         and sinks is None
         and key_scale is None
@@ -270,6 +286,7 @@ def scaled_dot_product_attention(
         kv_lengths,
         softcap,
         relative_bias,
+        distance_scores,
         alibi_slopes,
         sinks,
         key_scale,
@@ -292,6 +309,7 @@ def scaled_dot_product_attention(
             kv_lengths=kv_lengths,
             softcap=softcap,
             relative_bias=relative_bias,
+            distance_scores=distance_scores,
             alibi_slopes=alibi_slopes,
             sinks=sinks,
             return_weights=_DENSE_WEIGHTS.get(return_weights, return_weights),
@@ -326,6 +344,7 @@ def varlen_attention(
     kv_lengths=None,
     softcap=0.0,
     relative_bias=None,
+    distance_scores=None,
     alibi_slopes=None,
     sinks=None,
     key_scale=None,
@@ -388,6 +407,7 @@ def varlen_attention(
                 "causal_offset": causal_offset,
                 "kv_lengths": kv_lengths,
                 "relative_bias": relative_bias,
+                **_term_inputs(distance_scores),
                 "alibi_slopes": alibi_slopes,
                 "sinks": sinks,
                 "key_scale": key_scale,
@@ -398,6 +418,8 @@ def varlen_attention(
     call.causal_offset = checks.offsets(causal_offset, B, lengths_k - lengths_q)
     call.kv_lengths = checks.lengths(kv_lengths, B, lengths_k)
     call.relative_bias = checks.table(relative_bias, H, Mq, Mk)
+    if distance_scores is not None:
+        call.distance_scores = prepared(distance_scores, None, (Tq, H), (key.shape[0], H), (Mq, Mk))
     call.attn_mask = checks.mask(attn_mask, (B,), (H, Mq, Mk))
     if alibi_slopes is not None:
         call.alibi_slopes = arrays.vector(alibi_slopes, "alibi_slopes", H)
@@ -424,6 +446,7 @@ def varlen_attention(
             kv_lengths=kv_lengths,
             softcap=softcap,
             relative_bias=relative_bias,
+            distance_scores=distance_scores,
             alibi_slopes=alibi_slopes,
             sinks=sinks,
             return_lse=True,

@@ -41,6 +41,12 @@ def _named(*names: str) -> dict[str, str]:
 _GTE = {f"NewFor{task}": f"GteFor{task}" for task in ("MaskedLM", "SequenceClassification", "TokenClassification")}
 _GTE |= _named(*_GTE.values())
 
+# The names of JinaBERT v3's classes in its first folders, which are XLM-RoBERTa's -> ours, which are transformers'.
+_JINA_V3 = {
+    f"XLMRobertaFor{task}": f"JinaEmbeddingsV3For{task}"
+    for task in ("MaskedLM", "SequenceClassification", "TokenClassification", "QuestionAnswering")
+}
+
 # model_type in config.json -> file in models/, {name in its "architectures": class}, class without a head, which is
 # taken for architectures that are not listed.
 _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
@@ -70,6 +76,7 @@ _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
     "gpt_oss": ("gpt_oss", _decoder_heads("GptOssForCausalLM", "GptOss"), "GptOssModel"),
     "granite": ("granite", _named("GraniteForCausalLM"), "GraniteModel"),
     "gte": ("gte", _GTE, "GteModel"),
+    "jina_embeddings_v3": ("jina_v3", _heads("JinaEmbeddingsV3"), "JinaEmbeddingsV3Model"),
     "led": ("led", _named("LEDForConditionalGeneration"), "LEDModel"),
     "llama": ("llama", _decoder_heads("LlamaForCausalLM", "Llama"), "LlamaModel"),
     "longformer": ("longformer", _heads("Longformer", "MultipleChoice"), "LongformerModel"),
@@ -105,6 +112,7 @@ _FAMILIES: dict[str, tuple[str, dict[str, str], str]] = {
 # Families whose model_type is another's: (model_type, field, value) in config.json -> as above.
 _VARIANTS: dict[tuple[str, str, str], tuple[str, dict[str, str], str]] = {
     ("bert", "position_embedding_type", "alibi"): ("jina_bert", _heads("JinaBert", "MultipleChoice"), "JinaBertModel"),
+    ("xlm-roberta", "position_embedding_type", "rotary"): ("jina_v3", _JINA_V3, "JinaEmbeddingsV3Model"),
 }
 
 # Of the classes above, those that are a part of a family's model and have no head: head=False takes them as well.

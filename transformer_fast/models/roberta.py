@@ -4,17 +4,21 @@ positions, and heads.
 Sources: Liu et al. 2019, https://arxiv.org/abs/1907.11692; Conneau et al. 2019, https://arxiv.org/abs/1911.02116;
 Martin et al. 2019, https://arxiv.org/abs/1911.03894; Baevski et al. 2022, https://arxiv.org/abs/2202.03555; and
 transformers' modeling_roberta, of which the others are copies. `load_model` finds this file by model_type "roberta",
-"xlm-roberta", "camembert" and "data2vec-text". The layers are bert.py's.
+"xlm-roberta", "camembert" and "data2vec-text". The layers are bert.py's. jina-reranker-v2 is an XLM-RoBERTa whose
+tensors have the names of the code that its folder names (jinaai/xlm-roberta-flash-implementation).
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 
 from transformer_fast.models.bert import BertConfig, BertModel
 from transformer_fast.models.common import heads
+from transformer_fast.models.common.base import Source
 from transformer_fast.models.common.config import Index
 from transformer_fast.models.common.encoder import Encoded
 from transformer_fast.nn import Linear, Module
@@ -25,6 +29,19 @@ class RobertaConfig(BertConfig):
     """BERT's fields, and the id of padding, after which positions start."""
 
     pad_token_id: Index = 1
+
+    without_effect = (
+        *BertConfig.without_effect,
+        # Of jina-reranker-v2: how its code computed, and the adapters that it does not have.
+        "emb_pooler",
+        "load_trained_adapters",
+        "lora_alpha",
+        "lora_dropout_p",
+        "lora_main_params_trainable",
+        "lora_rank",
+        "matryoshka_dimensions",
+        "use_flash_attn",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -174,10 +191,49 @@ class RobertaForQuestionAnswering(heads.ForQuestionAnswering):
 # The same under the names of XLM-RoBERTa, CamemBERT and data2vec, which save_pretrained writes
 
 
+# Names of tensors in jina-reranker-v2 -> XLM-RoBERTa's; query, key and value are one tensor there.
+_FLASH_NAMES = {
+    r"^emb_ln\.": "embeddings.LayerNorm.",
+    r"^encoder\.layers\.": "encoder.layer.",
+    r"\.mixer\.out_proj\.": ".attention.output.dense.",
+    r"\.norm1\.": ".attention.output.LayerNorm.",
+    r"\.mlp\.fc1\.": ".intermediate.dense.",
+    r"\.mlp\.fc2\.": ".output.dense.",
+    r"\.norm2\.": ".output.LayerNorm.",
+}
+
+
 class XLMRobertaModel(RobertaModel):
     """As `RobertaModel`."""
 
     model_types = ("xlm-roberta",)
+    neutral = RobertaModel.neutral | {
+        "lora_adaptations": (None,),
+        "truncate_dim": (None,),
+        "use_reg_tokens": (False, None),
+    }
+
+    @classmethod
+    def canonical(cls, name: str) -> str:
+        name = super().canonical(name)
+        for theirs, ours in _FLASH_NAMES.items():
+            name = re.sub(theirs, ours, name)
+        return name
+
+    @classmethod
+    def written_names(cls, names: Collection[str]) -> Collection[str]:
+        """transformers' alone."""
+        return [name for name in names if ".mixer.Wqkv." not in name]
+
+    @classmethod
+    def sources(cls, config: RobertaConfig, names: Collection[str]) -> dict[str, Source]:
+        sources = super().sources(config, names)
+        for i in range(config.num_hidden_layers):
+            for kind in ("weight", "bias"):
+                joined = f"encoder.layer.{i}.mixer.Wqkv.{kind}"
+                if joined in names and f"encoder.layer.{i}.attention.self.query.{kind}" not in names:
+                    sources[f"layers.{i}.attention.in_proj.{kind}"] = Source(joined)
+        return sources
 
 
 class XLMRobertaForMaskedLM(ForMaskedLM):

@@ -7,12 +7,23 @@ A new activation is a class here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from transformer_fast import functional as F
 from transformer_fast.nn.module import Module
+
+# What the products do on the way out (names of `functional.linear`), for results that no product makes.
+FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, "tanh"),
+    "quick_gelu": F.quick_gelu,
+    "silu": F.silu,
+    "tanh": F.tanh,
+}
 
 
 class Elementwise(Module):

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import numpy as np
 
 from transformer_fast import functional as F
 from transformer_fast.nn import init
+from transformer_fast.nn.activation import FUNCTIONS
 from transformer_fast.nn.module import Module
 from transformer_fast.nn.packed_weights import PackedParameters
 
@@ -86,8 +87,8 @@ class _Convolution(Module):
             )
         if input.dtype != np.float32:
             raise TypeError(f"input has dtype {input.dtype}; needed: float32")
-        if activation is not None and activation not in _ACTIVATIONS:
-            raise ValueError(f"activation is {activation!r}; needed: None or one of {list(_ACTIVATIONS)}")
+        if activation is not None and activation not in FUNCTIONS:
+            raise ValueError(f"activation is {activation!r}; needed: None or one of {list(FUNCTIONS)}")
         windows = self._windows(self._padded(input))
         if self.groups == self.in_channels > 1:
             result = self._each_channel(windows, activation)
@@ -161,7 +162,7 @@ class _Convolution(Module):
         result = result.reshape(*places, self.out_channels)
         if self.bias is not None:
             result += self.bias
-        return result if activation is None else _ACTIVATIONS[activation](result)
+        return result if activation is None else FUNCTIONS[activation](result)
 
     def _packed(self) -> list[F.PackedWeight]:
         """The weight of each group as a matrix (outputs, places of the kernel * inputs), packed."""
@@ -249,17 +250,6 @@ class PatchEmbedding(Module):
 
     def extra_repr(self) -> str:
         return f"{self.in_channels}, {self.embed_dim}, patch_size={self.patch_size}, bias={self.bias is not None}"
-
-
-# What the products do on the way out (names of `functional.linear`), for results that no product makes.
-_ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "relu": F.relu,
-    "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, "tanh"),
-    "quick_gelu": F.quick_gelu,
-    "silu": F.silu,
-    "tanh": F.tanh,
-}
 
 
 # Floats of the rows that one product reads. All windows of a large image at once are nine times the image for a 3 x 3

@@ -97,6 +97,11 @@ class TaskInput(TransformerInput):
             input.query_expansion = _read_expansion(place, expansion, input)
         return input
 
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """(): a task is here a query or a document, and no adapter."""
+        return ()
+
     def limit(self, task: str | None) -> int:
         """The most tokens of a text of this task."""
         limit = {"query": self.query_length, "document": self.document_length}.get(task or "")

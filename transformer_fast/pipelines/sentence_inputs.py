@@ -8,6 +8,7 @@ Source: sentence-transformers 6, base/modules/transformer.py and sentence_transf
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -132,6 +133,17 @@ class TransformerInput:
             whole_texts=True,
         )
         return cls(model, *read_text_settings(source, "feature-extraction", plain))
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks for which the model has adapters."""
+        return getattr(self.model, "tasks", ())
+
+    def for_task(self, task: str) -> TransformerInput:
+        """The same with the model's adapters of a task."""
+        twin = copy.copy(self)
+        twin.model = twin._encoder = self.model.for_task(task)
+        return twin
 
     @property
     def max_seq_length(self) -> float:

@@ -11,6 +11,7 @@ Source: sentence-transformers 6, base/model.py and base/modules/router.py.
 from __future__ import annotations
 
 import ast
+import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -44,6 +45,12 @@ class Route:
     def __init__(self, input: Any, pooling: Pooling, modules: Sequence[Any] = ()) -> None:
         self.input, self.pooling, self._modules = input, pooling, tuple(modules)
         self.dimension = modules[-1].dimension if modules else pooling.dimension(input)
+
+    def with_input(self, input: Any) -> Route:
+        """The same modules after another input."""
+        route = copy.copy(self)
+        route.input = input
+        return route
 
     def tokens(self, texts: list[Any], prompt: str = "") -> list[TextTokens]:
         """The tokens of texts and pairs, with a prompt."""
@@ -80,7 +87,8 @@ class Route:
 class Routes:
     """The routes by name; of a model without a Router there is one, called "".
 
-    default: the route where no task is named, or None. mappings: (task, modality) -> route, of a Router's config.
+    A model with adapters has one for each of its tasks besides. default: the route where no task is named, or None.
+    mappings: (task, modality) -> route, of a Router's config.
     """
 
     routes: Mapping[str, Route]
@@ -93,7 +101,7 @@ class Routes:
         Raises:
             ValueError: there is no route for it.
         """
-        if "" in self.routes:
+        if len(self.routes) == 1 and "" in self.routes:
             return self.routes[""]
         for key in ((task, "text"), (task, None), (None, "text"), (None, None)):
             if key in self.mappings:
@@ -103,7 +111,9 @@ class Routes:
                 return self.routes[name]
         if task is None and self.default is not None:
             return self.routes[self.default]
-        raise ValueError(f"task is {task!r}; this model has the routes: {', '.join(map(repr, self.routes))}")
+        raise ValueError(
+            f"task is {task!r}; this model has the routes: {', '.join(map(repr, filter(None, self.routes)))}"
+        )
 
     def first(self) -> Route:
         """The route that the model's own attributes are of."""
@@ -131,11 +141,11 @@ def read_routes(
     """
     make = (maker or RouteMaker)(compute_type, ignore_fields, packed_cache)
     if settings.modules is None:
-        return Routes({"": make.route(_without_modules(source), "", plain=True)})
+        return _routes_of_tasks(make.route(_without_modules(source), "", plain=True))
     place = source.place("modules.json")
     routers = [i for i, files in enumerate(settings.modules) if files.kind in _ROUTERS]
     if not routers:
-        return Routes({"": make.route(settings.modules, f"{place}: the modules")})
+        return _routes_of_tasks(make.route(settings.modules, f"{place}: the modules"))
     if len(routers) > 1:
         raise CheckpointError(f"{place}: has {len(routers)} Routers; supported: one")
     before, router, after = _parts(settings.modules, routers[0])
@@ -145,6 +155,18 @@ def read_routes(
         for name, own in structure.items()
     }
     return Routes(routes, default, mappings)
+
+
+def _routes_of_tasks(route: Route) -> Routes:
+    """A route alone or, of a model with adapters, with one for each task: the same modules after its adapter.
+
+    The tasks "query" and "document", which encode_query and encode_document name, are those of retrieval.
+    """
+    tasks = getattr(route.input, "tasks", ())
+    routes = {"": route} | {task: route.with_input(route.input.for_task(task)) for task in tasks}
+    retrieval = {"query": "retrieval.query", "document": "retrieval.passage"}
+    mappings = {(task, "text"): name for task, name in retrieval.items() if name in routes}
+    return Routes(routes, "", mappings)
 
 
 class RouteMaker:

@@ -166,8 +166,8 @@ def _modules(source: ModelSource) -> tuple[ModuleFiles, ...] | None:
         raise CheckpointError(f"{place}: needed: a list of objects with type and path")
     for module in modules:
         check_fields(place, module, _MODULE_FIELDS)
-        if module.get("kwargs"):
-            raise CheckpointError(f"{place}: kwargs of {module['type']} is {module['kwargs']!r}; supported: []")
+        if module.get("kwargs") not in (None, [], ["task"]):  # the word of encode() that chooses a module's adapter
+            raise CheckpointError(f"{place}: kwargs of {module['type']} is {module['kwargs']!r}; supported: ['task']")
     return tuple(
         ModuleFiles(
             kind_of(module["type"]), partial(source.part, module.get("path"), "modules.json"), str(module.get("path"))

@@ -64,6 +64,7 @@ def scaled_dot_product_attention(
     kv_lengths=None,
     softcap=0.0,
     relative_bias=None,
+    distance_scores=None,
     alibi_slopes=None,
     sinks=None,
     key_scale=None,
@@ -82,8 +83,9 @@ def scaled_dot_product_attention(
     ``is_causal`` shows j <= p, ``window`` shows p - left <= j <= p + right (-1: unlimited), ``kv_lengths`` (B,) shows
     j < kv_lengths[b]. ``causal_offset`` is an int, (B,) integers or "bottom_right" (Lk - Lq).
 
-    Added to the capped scores: relative_bias[h, j - i + Lq - 1], alibi_slopes[h] * (j - p), and ``attn_mask``
-    (float: added; bool: True = attend), which broadcasts to (..., H, Lq, Lk). ``sinks`` (H,) are logits that join the
+    Added to the capped scores: relative_bias[h, j - i + Lq - 1], ``distance_scores`` (of_query[h, i, n] and
+    of_key[h, j, n] for n = buckets[j - i + Lq - 1]), alibi_slopes[h] * (j - p), and ``attn_mask`` (float: added; bool:
+    True = attend), which broadcasts to (..., H, Lq, Lk). ``sinks`` (H,) are logits that join the
     denominator. A row that sees no key gives zeros, and lse = log(denominator) = -inf (its sink, if it has one).
 
     Source: torch.nn.functional.scaled_dot_product_attention; ONNX operator Attention for softcap, offset and windows.
@@ -114,6 +116,8 @@ def scaled_dot_product_attention(
         if relative_bias is not None:
             distance = np.arange(Lk) - np.arange(Lq)[:, None] + Lq - 1
             scores = scores + np.asarray(relative_bias)[:, distance]
+        if distance_scores is not None:
+            scores = scores + _distance_scores(distance_scores, lead, (B, H, Lq, Lk)).astype(scores.dtype)
         if alibi_slopes is not None:
             slopes = np.asarray(alibi_slopes, scores.dtype)[:, None, None]
             scores = scores + slopes * (np.arange(Lk) - position)
@@ -134,6 +138,19 @@ def scaled_dot_product_attention(
     if return_lse:
         results.append(lse.reshape(lead + (H, Lq)))
     return results[0] if len(results) == 1 else tuple(results)
+
+
+def _distance_scores(terms, lead, shape):
+    """(B, H, Lq, Lk) of a functional.DistanceScores, whose arrays have the axes `lead` before H."""
+    B, H, Lq, Lk = shape
+    query, key = np.arange(Lq)[:, None], np.arange(Lk)
+    bucket = np.asarray(terms.buckets)[key - query + Lq - 1]
+    result = np.zeros(shape)
+    if terms.of_query is not None:
+        result += terms.of_query.reshape(B, H, Lq, terms.of_query.shape[-1])[:, :, query, bucket]
+    if terms.of_key is not None:
+        result += terms.of_key.reshape(B, H, Lk, terms.of_key.shape[-1])[:, :, key, bucket]
+    return result
 
 
 def _visible_keys(B, Lq, Lk, is_causal, causal_offset, window, kv_lengths):
@@ -201,6 +218,7 @@ def varlen_attention(
     kv_lengths=None,
     softcap=0.0,
     relative_bias=None,
+    distance_scores=None,
     alibi_slopes=None,
     sinks=None,
     key_scale=None,
@@ -242,6 +260,9 @@ def varlen_attention(
             relative_bias=None
             if relative_bias is None
             else np.asarray(relative_bias)[:, longest_q - Lq : longest_q + Lk - 1],
+            distance_scores=None
+            if distance_scores is None
+            else _of_sequence(distance_scores, rows, columns, slice(longest_q - Lq, longest_q + Lk - 1)),
             alibi_slopes=alibi_slopes,
             sinks=sinks,
             key_scale=None if key_scale is None else np.asarray(key_scale)[columns].T,
@@ -250,6 +271,15 @@ def varlen_attention(
         )
         out[rows], lse[:, rows] = one.swapaxes(0, 1), one_lse
     return (out, lse) if return_lse else out
+
+
+def _of_sequence(terms, rows, columns, distances):
+    """The part of packed terms, (T, H, N), that is one sequence's: (H, L, N)."""
+    of_query, of_key = (
+        None if term is None else term[part].swapaxes(0, 1)
+        for term, part in ((terms.of_query, rows), (terms.of_key, columns))
+    )
+    return type(terms)(of_query, of_key, np.asarray(terms.buckets)[distances])
 
 
 def merge_attention(outputs, lses):

@@ -45,6 +45,13 @@ typedef struct {
     uint8_t nonfinite[PANEL];       /* lanes that a matrix engine cannot compute */
 } panel_t;
 
+/* Keys [t0, t1) of a block for which the vectors [v0, v1) have work; `ragged`: not every one of their lanes sees all of
+ * these keys. */
+typedef struct {
+    int64_t t0, t1, v0, v1;
+    int ragged;
+} segment_t;
+
 /* The keys that query i sees, cut to the piece; (0, 0) where there are none. */
 static void visible_range(const tfast_attention* c, const sequence_t* s, const tfast_attention_piece* p, int64_t i,
                           int64_t* lo, int64_t* hi) {

@@ -38,7 +38,7 @@ static void score_block(const work_t* w, const panel_t* t, const float* q, int64
             additive_scores(c, q, k, k_stride, &g[i], w->scores);
         else if (!w->engine)
             multiply_scores(w, q, k, k_stride, &g[i]);
-        shape_scores(c, t, w->s.offset, k0, &g[i], w->scores);
+        shape_scores(c, &w->s, t, k0, &g[i], w->scores);
     }
 }
 

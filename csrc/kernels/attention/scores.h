@@ -1,4 +1,5 @@
-/* From raw products to weights, for one block of scores: segments, soft cap, bias terms, ALiBi, structure, softmax.
+/* From raw products to weights, for one block of scores: segments, soft cap, bias terms, terms of distance, ALiBi,
+ * structure, softmax.
  *
  * Used by products.h and blocks.h; decode.h, whose scores are transposed, takes the values of a bias from here. The
  * block is S[key][lane], PANEL lanes a key, in base-2 logarithms. A new term of the scores is a sweep like the others
@@ -6,14 +7,7 @@
 #ifndef TFAST_KERNELS_ATTENTION_SCORES_H
 #define TFAST_KERNELS_ATTENTION_SCORES_H
 
-#include "panel.h"
-
-/* Keys [t0, t1) of a block for which the vectors [v0, v1) have work; `ragged`: not every one of their lanes sees all of
- * these keys. */
-typedef struct {
-    int64_t t0, t1, v0, v1;
-    int ragged;
-} segment_t;
+#include "distance.h"
 
 /* Pages of fewer keys are copied, superblock by superblock: their tiles would be too short. */
 enum { MIN_PAGE_IN_PLACE = 64 };
@@ -224,12 +218,13 @@ static void mask_ragged(const panel_t* p, int64_t k0, const segment_t* g, float*
 }
 
 /* Raw products to final logits (base 2) of one segment. */
-static void shape_scores(const tfast_attention* c, const panel_t* p, int64_t offset, int64_t k0, const segment_t* g,
-                         float* S) {
+static void shape_scores(const tfast_attention* c, const sequence_t* s, const panel_t* p, int64_t k0,
+                         const segment_t* g, float* S) {
     if (c->softcap > 0) cap_scores(c->softcap, g, S);
     add_bias(c, p, 0, k0, g, S);
     add_bias(c, p, 1, k0, g, S);
-    if (c->alibi_slopes) add_alibi(p, offset, k0, g, S);
+    if (c->distance_scores.bucket) add_distance_scores(c, s, p, k0, g, S);
+    if (c->alibi_slopes) add_alibi(p, s->offset, k0, g, S);
     if (g->ragged) mask_ragged(p, k0, g, S);
 }
 

@@ -11,6 +11,7 @@ typedef struct {
     const char *q, *k, *v;          /* of this batch and kv head (q: of this batch); with pages of page 0 */
     const float *k_scale, *v_scale; /* as k and v, of I8; else not read */
     const int32_t* table;           /* the sequence's pages, or NULL */
+    const float *distance_of_query, *distance_of_key; /* terms of row 0 of head 0, or NULL */
     char* out;
     int64_t q_bytes, kv_bytes; /* of an element of q and out, of k and v */
 } sequence_t;
@@ -23,6 +24,11 @@ static int64_t element_bytes(tfast_dtype dtype) {
 static const float* scales_of(const tfast_attention_piece* p, const float* scale, const int64_t stride[3],
                               int64_t batch, int64_t row0) {
     return scale ? scale + batch * stride[0] + p->kv_head * stride[1] + row0 * stride[2] : NULL;
+}
+
+/* Row 0 of a sequence in terms of distance, which are float32. */
+static const float* distance_rows(const float* data, const int64_t stride[3], const int64_t* cu, int64_t b) {
+    return data ? data + (cu ? cu[b] * stride[2] : b * stride[0]) : NULL;
 }
 
 static void set_sequence(const tfast_attention* c, const tfast_attention_piece* p, sequence_t* s) {
@@ -55,6 +61,9 @@ static void set_sequence(const tfast_attention* c, const tfast_attention_piece* 
     s->k_scale = scales_of(p, c->k_scale, c->k_scale_stride, kv_batch, s->k_row0);
     s->v_scale = scales_of(p, c->v_scale, c->v_scale_stride, kv_batch, s->k_row0);
     s->out = (char*)c->out + o0 * s->q_bytes;
+    const tfast_distance_scores* d = &c->distance_scores;
+    s->distance_of_query = distance_rows(d->of_query, d->query_stride, c->cu_q, b);
+    s->distance_of_key = distance_rows(d->of_key, d->key_stride, c->cu_k, b);
 }
 
 /* Elements from the base of k, v or their scales, whose strides (page or batch, head, position) are given, to key j. */

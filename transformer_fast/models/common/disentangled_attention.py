@@ -4,34 +4,35 @@ Source: He et al. 2020, https://arxiv.org/abs/2006.03654, section 3; names are t
 and the key's position; p2c: the query's position and the key's content). The layers of DeBERTa v2 and v3 call
 `DisentangledAttention.run`; `deberta_v2.py` makes the tables. A further kind of score is a further table in `Tables`.
 
-Both terms depend on the distance e = j - i of key j and query i, and one factor of each on the distance alone, so that
-no array has a query, a key and a feature as axes:
+Both terms depend on the distance e = j - i of key j and query i, and one factor of each on the distance alone. So each
+row is multiplied by the vectors of the distances that occur, N of them (at most 512 with 256 buckets):
 
-    query rows x table of key vectors, one row for each e     R x (L + R - 1) products; row i, shifted by i, is its bias
-    table of query vectors x C keys                           (C + R - 1) x C products; diagonals are the bias of a row
+    query rows x table of key vectors    T x N products a head; row i's score with key j takes the one of e
+    key rows x table of query vectors    T x N, likewise
 
-The first product is written once and read through strides as (R, L); the second is added to it, C keys at a time.
-Blocks of R query rows bound the memory. Of a sequence with padding inside the scores are made as if its padding was
-there, and read without.
+`functional.DistanceScores` has both, and attention adds them to its scores block by block: no array has an axis of
+queries and one of keys. Sequences run some at a time, and heads too, which bounds the memory. Of a sequence with
+padding inside the rows are made as if its padding was there, and the padding is masked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
 from transformer_fast import functional as F
 from transformer_fast.models.common.encoder import EncoderBatch
 from transformer_fast.nn import Collector, Module
 
-# Query rows of a block: at most so many, and fewer where the block's scores of all heads would be more numbers than
-# that (32 MiB). Keys of a step: 64 rows of the table's product are 64 lines of memory, which the first level holds.
-_ROWS, _LEAST_ROWS, _NUMBERS = 256, 16, 2**23
-_KEYS = 64
+# Sequences run together until they have so many query rows: more rows amortise a call, fewer share its longest length.
+_ROWS = 1024
+# Numbers of both terms of the heads that run together (4 MiB), but for one head of one sequence: a second level of the
+# cache holds them. Granite Rapids, one layer of DeBERTa-v3-base with 512 tokens, 2^23, 2^21, 2^20 and 2^19: 71, 60, 56
+# and 60 ms; with 2048: 312, 294, 275 and 312 (a busy machine).
+_NUMBERS = 2**20
 
 
 def log_buckets(distances: np.ndarray, buckets: int, farthest: int) -> np.ndarray:
@@ -61,13 +62,11 @@ class Distances:
     buckets: int
     farthest: int
 
-    def rows(self, reach: int) -> np.ndarray | slice:
-        """The row of each distance j - i from -reach to reach, in `Tables`, which have the last embedding first."""
-        back = np.arange(reach, -reach - 1, -1)  # i - j, whose embeddings rise
+    def rows(self, lowest: int, highest: int) -> np.ndarray:
+        """The row of each distance j - i from lowest to highest, in `Tables`: they rise."""
+        back = np.arange(-lowest, -highest - 1, -1)  # i - j, whose embeddings rise
         place = log_buckets(back, self.buckets, self.farthest) if self.buckets else back
-        rows = 2 * self.span - 1 - np.clip(place + self.span, 0, 2 * self.span - 1)
-        first, last = int(rows[0]), int(rows[-1])
-        return slice(first, last + 1) if last - first == 2 * reach and (np.diff(rows) == 1).all() else rows
+        return 2 * self.span - 1 - np.clip(place + self.span, 0, 2 * self.span - 1)
 
 
 @dataclass(frozen=True)
@@ -80,9 +79,8 @@ class Tables:
     key: np.ndarray | None
     query: np.ndarray | None
 
-    def of(self, rows: np.ndarray | slice) -> Tables:
-        """The rows of each distance, `Distances.rows`."""
-        return Tables(*(None if x is None else x[:, rows] for x in (self.key, self.query)))
+    def of(self, heads: slice) -> Tables:
+        return Tables(*(None if x is None else x[heads] for x in (self.key, self.query)))
 
 
 def table(projected: np.ndarray, num_heads: int, scale: float) -> np.ndarray:
@@ -115,38 +113,6 @@ class TablesCache:
         return TablesCache, ()
 
 
-def position_scores(query: np.ndarray, key: np.ndarray, first: int, tables: Tables) -> np.ndarray:
-    """Both terms of distance for query (H, R, D), whose row 0 is `first` keys behind key 0, and key (H, L, D).
-
-    tables: one row for each distance from -reach to reach. -> (H, R, L), strided.
-
-    Example:
-        >>> ones = np.ones((1, 5, 2), np.float32)  # distances -2 to 2
-        >>> position_scores(ones[:, :2], ones[:, :3], 0, Tables(ones, ones))
-        array([[[4., 4., 4.],
-                [4., 4., 4.]]], dtype=float32)
-    """
-    (H, R, _), L = query.shape, key.shape[1]
-    given = tables.key if tables.key is not None else tables.query
-    start = given.shape[1] // 2 - (first + R - 1)  # the row of the smallest distance, of key 0 and the last query
-    if tables.key is None:
-        products = np.zeros((H, R, L + R - 1), np.float32)
-    else:
-        products = F.matmul(query, tables.key[:, start : start + L + R - 1].swapaxes(1, 2))
-    head, row, one = products.strides
-    scores = as_strided(products[:, :, R - 1 :], (H, R, L), (head, row - one, one))
-    if tables.query is not None:
-        for j in range(0, L, _KEYS):
-            own = key[:, j : j + _KEYS]
-            last = start + j + own.shape[1] + R - 1
-            products = F.matmul(tables.query[:, start + j : last], own.swapaxes(1, 2))
-            head, row, one = products.strides
-            scores[:, :, j : j + _KEYS] += as_strided(
-                products[:, R - 1 :], (H, R, own.shape[1]), (head, -row, row + one)
-            )
-    return scores
-
-
 @dataclass(frozen=True)
 class _Side:
     """The queries or the keys of a sequence: rows of the packed ones, and their places (n,), which rise."""
@@ -156,12 +122,12 @@ class _Side:
 
     @cached_property
     def first(self) -> int:
-        return int(self.places[0])
+        return int(self.places[0]) if len(self.places) else 0
 
     @cached_property
     def length(self) -> int:
         """Of the stretch from the first place to the last."""
-        return int(self.places[-1]) + 1 - self.first
+        return int(self.places[-1]) + 1 - self.first if len(self.places) else 0
 
     @cached_property
     def at(self) -> np.ndarray | None:
@@ -169,12 +135,87 @@ class _Side:
         return None if self.length == len(self.places) else self.places - self.first
 
     def stretched(self, packed: np.ndarray) -> np.ndarray:
-        """packed (T, H, D) -> (H, length, D), zeros where there are no rows."""
-        rows = packed[self.rows]
-        if self.at is not None:
-            own, rows = rows, np.zeros((self.length, *rows.shape[1:]), rows.dtype)
-            rows[self.at] = own
-        return rows.swapaxes(0, 1)
+        """packed (T, H, D) -> (length, H, D), zeros where there are no rows."""
+        if self.at is None:
+            return packed[self.rows]
+        rows = np.zeros((self.length, *packed.shape[1:]), packed.dtype)
+        rows[self.at] = packed[self.rows]
+        return rows
+
+
+class _Part:
+    """Sequences that run in one call: (queries, keys) of each. See `_parts`.
+
+    cu_queries, cu_keys: of varlen_attention. mask: its attn_mask, or None.
+    """
+
+    def __init__(self, sequences: list[tuple[_Side, _Side]], distances: Distances) -> None:
+        self._sides = sequences
+        queries, keys = zip(*sequences, strict=True)
+        self.cu_queries, self.cu_keys = (np.cumsum([0, *(side.length for side in of)]) for of in (queries, keys))
+        Lq, Lk = (max(side.length for side in of) for of in (queries, keys))
+        apart = keys[0].first - queries[0].first
+        used, self._buckets = np.unique(distances.rows(apart + 1 - Lq, apart + Lk - 1), return_inverse=True)
+        in_a_row = len(used) and used[-1] - used[0] + 1 == len(used)
+        self._used = slice(int(used[0]), int(used[-1]) + 1) if in_a_row else used
+        self._count = len(used)
+        self.mask = None
+        if keys[0].at is not None:
+            self.mask = np.zeros((1, 1, 1, Lk), bool)
+            self.mask[..., keys[0].at] = True
+
+    def rows(self, packed: np.ndarray, side: int) -> np.ndarray:
+        """Of packed (T, H, D) the rows of this part's queries (side 0) or keys (1), stretched."""
+        if len(self._sides) == 1:
+            return self._sides[0][side].stretched(packed)
+        return packed[self._sides[0][side].rows.start : self._sides[-1][side].rows.stop]
+
+    def put(self, found: np.ndarray, context: np.ndarray) -> None:
+        """Write found, in the rows of `rows(..., 0)`, to the part's rows of context."""
+        at = self._sides[0][0].at if len(self._sides) == 1 else None
+        rows = slice(self._sides[0][0].rows.start, self._sides[-1][0].rows.stop)
+        context[rows] = found if at is None else found[at]
+
+    def head_blocks(self, num_heads: int) -> list[slice]:
+        """Heads that run together."""
+        numbers = int(self.cu_queries[-1] + self.cu_keys[-1]) * self._count
+        size = max(1, _NUMBERS // max(1, numbers))
+        return [slice(start, start + size) for start in range(0, num_heads, size)]
+
+    def room(self, heads: int) -> tuple[np.ndarray, np.ndarray]:
+        """Scratch for the two terms of so many heads: memory that is new to the process costs more than the product."""
+        return tuple(np.empty((heads, int(cu[-1]), self._count), np.float32) for cu in (self.cu_queries, self.cu_keys))
+
+    def terms(
+        self, query: np.ndarray, key: np.ndarray, tables: Tables, room: tuple[np.ndarray, np.ndarray]
+    ) -> F.DistanceScores:
+        """query (Tq, H, D) and key (Tk, H, D), stretched; tables of their heads; room for as many heads or more."""
+        terms = (
+            None
+            if table is None
+            else F.matmul(rows.swapaxes(0, 1), table[:, self._used].swapaxes(1, 2), out=out[: len(table)]).swapaxes(
+                0, 1
+            )
+            for rows, table, out in ((query, tables.key, room[0]), (key, tables.query, room[1]))
+        )
+        return F.DistanceScores(*terms, self._buckets)
+
+
+def _parts(queries: list[_Side], keys: list[_Side], distances: Distances) -> list[_Part]:
+    """Sequences until they have _ROWS query rows. One with holes, or with its first key and first query at different
+    places, is a part of its own: distances are then not those of the others."""
+    parts, together = [], []
+    for pair in zip(queries, keys, strict=True):
+        own = len(pair[0].places) and len(pair[1].places)
+        if own and (pair[0].first != pair[1].first or pair[0].at is not None or pair[1].at is not None):
+            parts += [together, [pair]]
+            together = []
+            continue
+        together.append(pair)
+        if sum(query.length for query, _ in together) >= _ROWS:
+            parts.append(together)
+            together = []
+    return [_Part(part, distances) for part in (*parts, together) if part]
 
 
 class DisentangledAttention:
@@ -203,14 +244,8 @@ class DisentangledAttention:
         if places is None:
             places = np.arange(T) - np.repeat(starts[:-1], np.diff(starts))
         queries = _sides(self._cu_queries, places if pooled is None else places[pooled])
-        self._sequences = list(zip(queries, _sides(self._cu_keys, places[rows]), strict=True))
-        ends = [
-            (query.places[[0, -1]], key.places[[0, -1]])
-            for query, key in self._sequences
-            if len(query.places) and len(key.places)
-        ]
-        reach = max((int(np.abs(np.subtract.outer(*pair)).max()) for pair in ends), default=0)
-        self._rows = distances.rows(reach)
+        self._sequences = queries, _sides(self._cu_keys, places[rows]), distances
+        self._parts = _parts(*self._sequences)
 
     def run(self, query: np.ndarray, key: np.ndarray, value: np.ndarray, tables: Tables | None) -> np.ndarray:
         """query (Tq, H, D) of the queries, key and value (Tk, H, D) of the keys -> context (Tq, H D).
@@ -222,55 +257,57 @@ class DisentangledAttention:
         if tables is None:
             F.varlen_attention(query, key, value, self._cu_queries, self._cu_keys, scale=self.scale, out=context)
             return context.reshape(T, H * D)
-        tables = tables.of(self._rows)
-        for queries, keys in self._sequences:
-            own_key, own_value = (packed[keys.rows].swapaxes(0, 1) for packed in (key, value))
-            for rows, scores in _blocks(queries, keys, query, key, tables):
-                out = context[rows].swapaxes(0, 1)
-                F.scaled_dot_product_attention(
-                    query[rows].swapaxes(0, 1), own_key, own_value, scores, scale=self.scale, out=out
+        for part in self._parts:
+            q, k, v = part.rows(query, 0), part.rows(key, 1), part.rows(value, 1)
+            found = np.empty((len(q), H, D), np.float32)
+            blocks = part.head_blocks(H)
+            room = part.room(min(blocks[0].stop, H))
+            for heads in blocks:
+                own = q[:, heads], k[:, heads]
+                F.varlen_attention(
+                    *own,
+                    v[:, heads],
+                    part.cu_queries,
+                    part.cu_keys,
+                    attn_mask=part.mask,
+                    scale=self.scale,
+                    distance_scores=part.terms(*own, tables.of(heads), room),
+                    out=found[:, heads],
                 )
+            part.put(found, context)
         return context.reshape(T, H * D)
 
     def report(self, collect: Collector, query: np.ndarray, key: np.ndarray, tables: Tables | None) -> None:
         """Tell `collect` the attention's weights; arguments as in `run`."""
         if collect.attentions is None:
             return
-        options: dict[str, object] = {"scale": self.scale}
-        if tables is not None:
-            tables = tables.of(self._rows)
-            longest = [int(np.diff(cu).max(initial=0)) for cu in (self._cu_queries, self._cu_keys)]
-            bias = np.zeros((len(self._sequences), query.shape[1], *longest), np.float32)
-            for own, (queries, keys) in zip(bias, self._sequences, strict=True):
-                for rows, scores in _blocks(queries, keys, query, key, tables):
-                    first = rows.start - queries.rows.start
-                    own[:, first : first + scores.shape[1], : scores.shape[2]] = scores
-            options["attn_mask"] = bias
-        collect.add_weights(query, key, options)
+        if tables is None:
+            collect.add_weights(query, key, {"scale": self.scale})
+            return
+        queries, keys, distances = self._sequences
+        weights = []
+        for query_side, key_side in zip(queries, keys, strict=True):
+            part = _Part([(query_side, key_side)], distances)
+            q, k = part.rows(query, 0), part.rows(key, 1)
+            weights.append(np.zeros((q.shape[1], len(query_side.places), len(key_side.places)), np.float32))
+            if weights[-1].size:
+                terms = part.terms(q, k, tables, part.room(q.shape[1]))
+                options = {"attn_mask": None if part.mask is None else part.mask[0], "scale": self.scale}
+                options["distance_scores"] = replace(
+                    terms, **{name: _by_head(getattr(terms, name)) for name in ("of_query", "of_key")}
+                )
+                _, found = F.scaled_dot_product_attention(*map(_by_head, (q, k, k)), return_weights="heads", **options)
+                weights[-1][...] = found[:, _all(query_side.at)][:, :, _all(key_side.at)]
+        collect.add_found(weights, query.shape[1])
+
+
+def _by_head(packed: np.ndarray | None) -> np.ndarray | None:
+    return None if packed is None else packed.swapaxes(0, 1)
+
+
+def _all(at: np.ndarray | None) -> np.ndarray | slice:
+    return slice(None) if at is None else at
 
 
 def _sides(starts: np.ndarray, places: np.ndarray) -> list[_Side]:
     return [_Side(slice(a, b), places[a:b]) for a, b in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)]
-
-
-def _blocks(
-    queries: _Side, keys: _Side, query: np.ndarray, key: np.ndarray, tables: Tables
-) -> Iterator[tuple[slice, np.ndarray]]:
-    """Packed rows of a sequence's queries, and the terms of distance of each with all keys, (H, rows, Lk)."""
-    if not len(queries.places):
-        return
-    if not len(keys.places):
-        yield queries.rows, np.zeros((query.shape[1], len(queries.places), 0), np.float32)
-        return
-    stretched, all_keys = queries.stretched(query), keys.stretched(key)
-    size = max(_LEAST_ROWS, min(_ROWS, _NUMBERS // (query.shape[1] * keys.length)))
-    for start in range(0, queries.length, size):
-        block = stretched[:, start : start + size]
-        scores = position_scores(block, all_keys, queries.first + start - keys.first, tables)
-        rows = slice(queries.rows.start + start, queries.rows.start + start + block.shape[1])
-        if queries.at is not None:
-            a, b = np.searchsorted(queries.at, (start, start + block.shape[1])).tolist()
-            rows, scores = slice(queries.rows.start + a, queries.rows.start + b), scores[:, queries.at[a:b] - start]
-        if keys.at is not None:
-            scores = scores[:, :, keys.at]
-        yield rows, scores

@@ -78,6 +78,10 @@ class HeadModel(PretrainedModel):
         return cls.base_class.canonical(name)
 
     @classmethod
+    def written_names(cls, names: Collection[str]) -> Collection[str]:
+        return cls.base_class.written_names(names)
+
+    @classmethod
     def sources(cls, config: Any, names: Collection[str]) -> dict[str, Source]:
         own = {ours: Source(theirs) for ours, theirs in cls.head.items()}
         return under("base", cls.base_class.sources(config, names)) | own

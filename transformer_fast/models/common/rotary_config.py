@@ -46,7 +46,8 @@ class RotaryConfig(Labels):
                 f"needed without head_dim: a divisor of hidden_size={self.hidden_size}"
             )
         if self.rotary_field is None and self.width_of_head % 2:
-            raise ValueError(f"head_dim is {self.width_of_head}; needed: an even number, for rotary positions")
+            made = "" if getattr(self, "head_dim", None) else " (hidden_size / num_attention_heads)"
+            raise ValueError(f"head_dim is {self.width_of_head}{made}; needed: an even number, for rotary positions")
         windows = getattr(self, "layer_types", None)
         if windows is not None and (
             len(windows) != self.num_hidden_layers or not set(windows) <= {"full_attention", "sliding_attention"}

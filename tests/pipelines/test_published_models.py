@@ -1,0 +1,95 @@
+"""docs/models.md: of each model that it says loads, a folder with that config, those modules and tensors does.
+
+The weights are random and the sizes small: what a model answers is compared with transformers and sentence-transformers
+in tests/oracle; here is held that the files are read, and as what.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from model_folders import WORDS, write_json, write_tokenizer
+from published_models import MODELS, VOCABULARY
+
+from transformer_fast import load_model, models, nn
+from transformer_fast.files.folder import open_source
+from transformer_fast.pipelines import CrossEncoder, SentenceEncoder
+
+save_file = pytest.importorskip("safetensors.numpy").save_file
+pytest.importorskip("ml_dtypes")
+pytest.importorskip("tokenizers")
+
+DOCS = Path(__file__).parents[2] / "docs" / "models.md"
+WIDTH, DENSE = 24, 7
+
+
+def write_module(folder: Path, number: int, kind: str) -> dict:
+    """The files of a module after the Transformer, and its entry in modules.json."""
+    name, _, pooling = kind.partition(":")
+    path = f"{number}_{name}"
+    (folder / path).mkdir()
+    if name == "Pooling":
+        modes = {
+            f"pooling_mode_{mode}": mode.startswith(pooling) for mode in ("cls_token", "mean_tokens", "max_tokens")
+        }
+        write_json(folder / path / "config.json", {"word_embedding_dimension": WIDTH} | modes)
+    if name == "Dense":
+        config = {"in_features": WIDTH, "out_features": DENSE, "bias": True}
+        write_json(folder / path / "config.json", config | {"activation_function": "torch.nn.modules.activation.Tanh"})
+        weight = np.random.default_rng(0).standard_normal((DENSE, WIDTH)).astype(np.float32)
+        save_file({"linear.weight": weight, "linear.bias": weight[:, 0].copy()}, folder / path / "model.safetensors")
+    return {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{name}"}
+
+
+def write_folder(folder: Path, name: str) -> Path:
+    """A folder of the model with random weights, under the names that its family's folders have."""
+    published = MODELS[name]
+    folder.mkdir()
+    write_json(folder / "config.json", published.fields)
+    nn.manual_seed(0)
+    made = models.find_class(open_source(folder), head=published.pipeline == "predict")
+    config = made.read_config(dict(published.fields), folder / "config.json")
+    made(config).save_pretrained(folder)
+    write_json(folder / "config.json", published.fields)
+    write_tokenizer(folder)
+    if published.modules is not None:
+        kinds = enumerate(published.modules, 1)
+        first = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}
+        write_json(folder / "modules.json", [first, *(write_module(folder, i, kind) for i, kind in kinds)])
+        write_json(folder / "sentence_bert_config.json", {"max_seq_length": 16, "do_lower_case": False})
+    return folder
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_folder_of_the_model_runs(tmp_path, name):
+    published = MODELS[name]
+    assert len(WORDS) <= VOCABULARY
+    folder = write_folder(tmp_path / "model", name)
+    expected = published.model or published.fields["architectures"][0]
+    loaded = load_model(folder, head=published.pipeline == "predict")
+    assert type(loaded).__name__ in (expected, expected.replace("New", "Gte"))
+    if published.pipeline == "predict":
+        scores = CrossEncoder.from_pretrained(folder).predict([("the cat", "sat on the mat"), ("dog", "the mat")])
+        assert scores.shape == (2,) and np.isfinite(scores).all()
+        return
+    encoder = SentenceEncoder.from_pretrained(folder)
+    for task in (None, *published.adapters):
+        found = encoder.encode(["the cat sat on the mat", "dog"], task=task)
+        assert found.shape == (2, DENSE if "Dense" in published.modules else WIDTH) and np.isfinite(found).all()
+        if "Normalize" in published.modules:
+            np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+
+
+def table():
+    """model -> whether it loads, by the table of the docs."""
+    rows = re.findall(r"^\| (\S+/\S+) \|.*\| (yes|no)[^|]*\|$", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
+    return dict(rows)
+
+
+def test_the_table_of_the_docs():
+    rows = table()
+    assert {name for name, loads in rows.items() if loads == "yes"} == set(MODELS)
+    assert sum(loads == "yes" for loads in rows.values()) >= 0.9 * len(rows) - 1
