@@ -25,6 +25,7 @@ typedef struct {
     int panel_width;
     int k_group;       /* values of k that are packed together; a last group is padded with zeros */
     int k_group_bytes; /* of a whole panel */
+    int column_pairs;  /* two columns of a group share what others have apart (gemm/int8_pack.h) */
 } tfast_layout;
 
 /* Bytes of k values of one panel, from a multiple of k_group on. */
@@ -192,7 +193,8 @@ typedef struct tfast_level {
     const tfast_row_kernels* rows;
 } tfast_level;
 
-extern const tfast_level tfast_level_portable, tfast_level_avx2, tfast_level_avxvnni, tfast_level_avx512,
-    tfast_level_avx512vnni, tfast_level_avx512bf16, tfast_level_amx;
+extern const tfast_level tfast_level_portable, tfast_level_neon, tfast_level_neondot, tfast_level_neoni8mm,
+    tfast_level_avx2, tfast_level_avxvnni, tfast_level_avx512, tfast_level_avx512vnni, tfast_level_avx512bf16,
+    tfast_level_amx;
 
 #endif

@@ -17,6 +17,8 @@ from subprocesses import ROOT
 
 LEVELS = {
     "portable": "isa/portable.c",
+    "neon": "isa/emulated/neon.c",
+    "neondot": "isa/emulated/neondot.c",
     "avx2": "isa/emulated/avx2.c",
     "avxvnni": "isa/emulated/avxvnni.c",
     "avx512": "isa/emulated/avx512.c",
@@ -29,6 +31,8 @@ WRONG = [
     ("avx512", "isa/avx512.c", "TILE_ROWS", "12", "TILES makes tiles"),
     ("avx2", "isa/avx2.c", "TILE_VECTORS", "4", "tiles\\[\\] has two or three vectors"),
     ("avx2", "isa/avx2.c", "TILE_ROWS", "8", "fit in the registers"),
+    ("neon", "simd/neon.h", "V_REGISTERS", "16", "fit in the registers"),
+    ("neondot", "kernels/gemm/int8_rows.h", "INT8_X_LESS", "0", "run of products must fit in 16 bits"),
     ("portable", "isa/portable.c", "V_LANES", "2", "4, 8 and 16 lanes"),
     ("portable", "isa/portable.c", "DECODE_ROWS", "8", "must not exceed V_LANES"),
     ("avx2", "isa/avx2.c", "DECODE_ROWS", "6", "DECODE_ROWS must be 4 or 8"),
