@@ -25,7 +25,6 @@ typedef struct {
     int panel_width;
     int k_group;       /* values of k that are packed together; a last group is padded with zeros */
     int k_group_bytes; /* of a whole panel */
-    int column_pairs;  /* two columns of a group share what others have apart (gemm/int8_pack.h) */
 } tfast_layout;
 
 /* Bytes of k values of one panel, from a multiple of k_group on. */
@@ -72,7 +71,9 @@ typedef struct {
 /* The products of one weight format on one level. */
 typedef struct tfast_gemm {
     tfast_layout layout;
-    int integers;  /* what base/int8.h describes stands behind the panels; x is quantised by `prepare` */
+    int integers;     /* what base/int8.h describes stands behind the panels; x is quantised by `prepare` */
+    int column_pairs; /* of a layout whose columns share a group two by two (gemm/int8_pack.h), unlike others of its
+                         numbers */
     int many_rows; /* pays from some dozens of rows on: weights that are packed for decoding take the next descriptor of
                       the format that is not so */
     int fewest_rows;        /* formats of integers: with fewer, the next descriptor of the same layout is faster */

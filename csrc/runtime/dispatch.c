@@ -95,9 +95,10 @@ static const char* level_name(int i) {
     return levels[i].level ? levels[i].level->name : levels[i].emulated->name;
 }
 
-static int same_layout(const tfast_layout* a, const tfast_layout* b) {
+static int same_layout(const tfast_gemm* one, const tfast_gemm* other) {
+    const tfast_layout *a = &one->layout, *b = &other->layout;
     return a->format == b->format && a->panel_width == b->panel_width && a->k_group == b->k_group &&
-           a->k_group_bytes == b->k_group_bytes && a->column_pairs == b->column_pairs;
+           a->k_group_bytes == b->k_group_bytes && one->column_pairs == other->column_pairs;
 }
 
 /* Ends the process at import where TFAST_MAX_GEMMS is too small: a format that went missing would be found much later.
@@ -158,13 +159,13 @@ const tfast_gemm* tfast_gemm_that_reads(const tfast_kernels* kernels, const tfas
     for (const tfast_gemm* const* g = kernels->gemms; *g; g++)
         if (*g == packer) return packer;
     for (const tfast_gemm* const* g = kernels->gemms; *g; g++)
-        if (same_layout(&(*g)->layout, &packer->layout)) return *g;
+        if (same_layout(*g, packer)) return *g;
     return NULL;
 }
 
 const tfast_gemm* tfast_gemm_for_rows(const tfast_kernels* kernels, const tfast_gemm* gemm, int64_t rows) {
     for (const tfast_gemm* const* g = kernels->gemms; gemm->integers && *g; g++)
-        if (rows >= (*g)->fewest_rows && same_layout(&(*g)->layout, &gemm->layout)) return *g;
+        if (rows >= (*g)->fewest_rows && same_layout(*g, gemm)) return *g;
     return gemm;
 }
 

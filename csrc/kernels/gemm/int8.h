@@ -447,19 +447,20 @@ static void KERNEL(int8_unbounded_prepare)(int64_t m, int64_t k, const float* a,
  * the time. */
 enum { INT8_MIN_ROW_BLOCK = 96 };
 
-#define INT8_GEMM(format_, rows_, panel_, prepared_bytes_, prepare_, pack_)                          \
-    {                                                                                                \
-        .layout = {format_, INT8_PANEL, INT8_K_GROUP, INT8_K_GROUP * INT8_PANEL, INT8_COLUMN_PAIRS}, \
-        .integers = 1,                                                                               \
-        .tile_rows = rows_,                                                                          \
-        .k_unit = INT8_K_GROUP,                                                                      \
-        .max_k_block = INT8_MAX_K,                                                                   \
-        .min_row_block = INT8_MIN_ROW_BLOCK,                                                         \
-        .panel = KERNEL(panel_),                                                                     \
-        .prepared_bytes = KERNEL(prepared_bytes_),                                                   \
-        .prepare = KERNEL(prepare_),                                                                 \
-        .pack = KERNEL(pack_),                                                                       \
-        .unpack = KERNEL(int8_unpack),                                                               \
+#define INT8_GEMM(format_, rows_, panel_, prepared_bytes_, prepare_, pack_)       \
+    {                                                                             \
+        .layout = {format_, INT8_PANEL, INT8_K_GROUP, INT8_K_GROUP * INT8_PANEL}, \
+        .column_pairs = INT8_COLUMN_PAIRS,                                        \
+        .integers = 1,                                                            \
+        .tile_rows = rows_,                                                       \
+        .k_unit = INT8_K_GROUP,                                                   \
+        .max_k_block = INT8_MAX_K,                                                \
+        .min_row_block = INT8_MIN_ROW_BLOCK,                                      \
+        .panel = KERNEL(panel_),                                                  \
+        .prepared_bytes = KERNEL(prepared_bytes_),                                \
+        .prepare = KERNEL(prepare_),                                              \
+        .pack = KERNEL(pack_),                                                    \
+        .unpack = KERNEL(int8_unpack),                                            \
     }
 
 static const tfast_gemm int8_gemm =
