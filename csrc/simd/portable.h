@@ -89,7 +89,7 @@ typedef uint32_t vu_ __attribute__((vector_size(4 * V_LANES), aligned(4 * V_LANE
 #define V_INLINE static inline __attribute__((always_inline))
 /* Operations of many instructions. Where a vector takes four registers, kernels with all of them inlined are megabytes.
  */
-#if V_LANES == 4
+#if !defined(TFAST_EMULATED)
 #define V_LONG V_INLINE
 #else
 #define V_LONG static __attribute__((noinline, unused))
@@ -215,7 +215,7 @@ V_LONG vf v_from_mask_bytes(const uint8_t* p, int64_t n) {
     return x;
 }
 V_LONG vf v_load_f16(const uint16_t* p) {
-    vm x;
+    vm x = {0};
     for (int i = 0; i < V_LANES; i++) x[i] = p[i];
     const vm rest = x & 0x7fff, tiny = rest < 0x400, special = rest >= 0x7c00; /* infinity, NaN */
     const vm wide = (rest << 13) + (112 << 23) + (special & 112 << 23);
@@ -223,7 +223,7 @@ V_LONG vf v_load_f16(const uint16_t* p) {
     return (vf)((wide & ~tiny) | (counted & tiny) | (vm)((vu_)(x & 0x8000) << 16));
 }
 V_LONG vf v_load_bf16(const uint16_t* p) {
-    vm x;
+    vm x = {0};
     for (int i = 0; i < V_LANES; i++) x[i] = p[i];
     return (vf)(x << 16);
 }
@@ -330,7 +330,7 @@ V_INLINE vi vi_repeat_4(const void* p) {
     return vi_set1(x);
 }
 V_INLINE vi vi_repeat_8(const void* p) {
-    vi x;
+    vi x = {0};
     for (int i = 0; i < V_LANES; i += 2) memcpy((char*)&x + 4 * i, p, 8);
     return x;
 }
@@ -475,7 +475,7 @@ V_LONG vf v_dot_bf16(vf sum, vf a, vf b) {
 }
 
 /* The same holds for kernels that are inlined for the sake of their constants: emulated, they read them at run time. */
-#if V_LANES > 4
+#if defined(TFAST_EMULATED)
 #undef V_INLINE
 #define V_INLINE static inline
 #endif

@@ -39,6 +39,12 @@ enum { BLOCK_VECTORS = 3, BLOCK_TILE_ROWS = 4 };
 enum { BLOCK_VECTORS = 2, BLOCK_TILE_ROWS = 4 };
 #endif
 enum { BLOCK_PANEL = BLOCK_VECTORS * V_LANES, BLOCK_SMALL_M = 8, BLOCK_MOST_AT_ONCE = 4 };
+/* Where x is no operand from memory, gcc 12 loads that of eight steps first, and spills the sums. */
+#if defined(VI_DOT_TAKES_FACTOR)
+enum { BLOCK_STEPS_UNROLLED = 1 };
+#else
+enum { BLOCK_STEPS_UNROLLED = 8 };
+#endif
 /* Rows that take all vectors of a panel at once: sums, totals and codes of four fit in 32 registers, of two in 16. */
 enum { BLOCK_WIDE_ROWS = V_REGISTERS == 32 ? 4 : 2 };
 
@@ -337,7 +343,7 @@ V_INLINE void block_tile_bytes(const block_tile_args* t, const char* x, const ch
         for (int i = 0; i < m; i++)
 #pragma GCC unroll 4
             for (int j = 0; j < BLOCK_VECTORS; j++) part[i][j] = section_start(acc[i][j]);
-#pragma GCC unroll 8
+#pragma GCC unroll BLOCK_STEPS_UNROLLED
         for (int q = 0; q < group / 4 / sections; q++, x += 4, from += 4 * BLOCK_PANEL) {
             vi code[BLOCK_VECTORS];
 #pragma GCC unroll 4
