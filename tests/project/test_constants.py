@@ -49,6 +49,7 @@ WRONG = [
     ("amx", "isa/amx/amx.c", "BF16_K_GROUP", "16", "rows of two tiles"),
     ("amx", "isa/amx/amx.c", "BF16_ROW_UNIT", "8", "must be whole tiles"),
     ("amx", "isa/amx/gemm_bf16.h", "MAX_BF16_STEPS", "16", "fit in L1"),
+    ("neon", "kernels/attention/work.h", "VALUE_GROUP", "4", "whole vectors and whole tiles"),
     ("avx2", "kernels/attention/panel.h", "KEY_BLOCK", "100", "squares of V_LANES"),
     ("avx2", "kernels/attention/panel.h", "MIN_TAIL_ROWS", "(2 * V_LANES)", "more rows than it gives"),
     ("avx512", "kernels/attention/decode.h", "DECODE_KEY_BLOCK", "520", "whole vectors"),
