@@ -27,11 +27,9 @@ PACKAGED := $(COMPILED) README.md LICENSE MANIFEST.in \
 LINTED := setup.py transformer_fast tests $(wildcard benchmarks examples)
 WARNINGS := -Werror
 # On one thread, and without the guard pages, which .ci/run adds: a few minutes.
-EMULATED_TESTS ?= tests/ops tests/contracts -k "(isa or amx or avx512 or avx2) and not 2t and not guard_pages"
-# On one thread too, and without what starts Pythons of its own, which would not be under qemu. Levels without `isa`
-# in their names are the best one's.
-ARM64_TESTS ?= tests/ops tests/contracts tests/nn/test_linear.py -k "not portable and not 2t"
-ARM64_LEFT_OUT := --ignore=tests/contracts/test_process.py --ignore=tests/contracts/test_guard_pages.py
+EMULATED_TESTS ?= tests/ops tests/contracts -k "(isa or amx or avx512 or avx2 or neon) and not 2t and not guard_pages"
+# Two minutes under qemu; tests that start a Python of their own would leave it.
+ARM64_TESTS ?= tests/ops tests/nn/test_linear.py tests/contracts/test_tuning.py -k "neon and not 2t"
 # .ci/run sets it to WARNINGS: the package and the test build together are what `make warnings` compiles.
 TEST_CFLAGS ?=
 export NO_EMULATED_LEVEL := import sys, transformer_fast as tf; sys.exit(bool(tf.show_config()["emulated_isas"]))
@@ -66,7 +64,7 @@ emulate: $(VENV)/.test ## the tests of kernels on the levels that this machine l
 arm64: $(VENV)/.test ## the tests of kernels on arm64, cross-built and run under qemu (Debian; installs as root what is missing)
 	TRANSFORMER_FAST_CFLAGS="$(TEST_CFLAGS)" \
 	tests/arm64/run.sh "$(abspath $(BIN))/python" -m "not oracle and not slow and not alone and not stress" \
-		$(ARM64_LEFT_OUT) $(ARM64_TESTS) $(PYTEST_ARGS)
+		$(ARM64_TESTS) $(PYTEST_ARGS)
 
 bench: $(VENV)/.peers ## next to all peers, some 40 minutes (BENCH_ARGS="--quick": 7); writes benchmarks/results
 	$(BIN)/python -m benchmarks all $(BENCH_ARGS)
