@@ -27,7 +27,9 @@ PACKAGED := $(COMPILED) README.md LICENSE MANIFEST.in \
 LINTED := setup.py transformer_fast tests $(wildcard benchmarks examples)
 WARNINGS := -Werror
 # On one thread, and without the guard pages, which .ci/run adds: a few minutes.
-EMULATED_TESTS ?= tests/ops tests/contracts -k "(isa or amx or avx512 or avx2) and not 2t and not guard_pages"
+EMULATED_TESTS ?= tests/ops tests/contracts -k "(isa or amx or avx512 or avx2 or neon) and not 2t and not guard_pages"
+# Two minutes under qemu; tests that start a Python of their own would leave it.
+ARM64_TESTS ?= tests/ops tests/nn/test_linear.py tests/contracts/test_tuning.py -k "neon and not 2t"
 # .ci/run sets it to WARNINGS: the package and the test build together are what `make warnings` compiles.
 TEST_CFLAGS ?=
 export NO_EMULATED_LEVEL := import sys, transformer_fast as tf; sys.exit(bool(tf.show_config()["emulated_isas"]))
@@ -35,10 +37,10 @@ SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-om
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test emulate bench oracle stress lint style warnings format asan clean distclean changed
+.PHONY: help demo test emulate arm64 bench oracle stress lint style warnings format asan clean distclean changed
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
+	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
 
 demo: $(VENV)/.demo ## search Python's own documentation with a real model, then a short benchmark
 	$(BIN)/transformer-fast search "how do I read a compressed file" --in stdlib
@@ -57,6 +59,12 @@ emulate: $(VENV)/.test ## the tests of kernels on the levels that this machine l
 	(cd build/emulate/lib && "$(abspath $(BIN))/python" -c "$$NO_EMULATED_LEVEL") || \
 	PYTHONPATH="$(CURDIR)/build/emulate/lib" $(BIN)/pytest $(TOGETHER) -m "not oracle and not slow and not alone and not stress" \
 		$(EMULATED_TESTS) $(PYTEST_ARGS) $(OR_NONE)
+
+# The package of the environment compares: integers have its bits. What is fetched and built stays in build/arm64.
+arm64: $(VENV)/.test ## the tests of kernels on arm64, cross-built and run under qemu (Debian; installs as root what is missing)
+	TRANSFORMER_FAST_CFLAGS="$(TEST_CFLAGS)" \
+	tests/arm64/run.sh "$(abspath $(BIN))/python" -m "not oracle and not slow and not alone and not stress" \
+		$(ARM64_TESTS) $(PYTEST_ARGS)
 
 bench: $(VENV)/.peers ## next to all peers, some 40 minutes (BENCH_ARGS="--quick": 7); writes benchmarks/results
 	$(BIN)/python -m benchmarks all $(BENCH_ARGS)

@@ -10,7 +10,6 @@ the compiler (csrc/isa/emulated). "all" emulates those that the machine has as w
 
 import glob
 import os
-import platform
 import shlex
 import sys
 import sysconfig
@@ -22,8 +21,15 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-X86_64 = platform.machine().lower() in ("x86_64", "amd64")
+# sysconfig's name and not platform.machine(): in a cross build it is that of the machine the build is for.
+TARGET = sysconfig.get_platform().lower()
+X86_64 = TARGET.endswith(("x86_64", "amd64"))
+ARM64 = TARGET.endswith(("aarch64", "arm64"))
 ISA_FLAGS = {"portable": []}
+if ARM64:
+    # dotprod is allowed from Armv8.1 on: the atomics that the flag implies are there, too.
+    ISA_FLAGS |= {"neon": ["-march=armv8-a"], "neondot": ["-march=armv8.2-a+dotprod"]}
+    ISA_FLAGS["neoni8mm"] = ["-march=armv8.2-a+dotprod+i8mm"]
 if X86_64:
     ISA_FLAGS |= {"avx2": ["-march=x86-64-v3"], "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"]}
     ISA_FLAGS["avxvnni"] = [*ISA_FLAGS["avx2"], "-mavxvnni"]
@@ -40,7 +46,7 @@ ISA_SOURCES = {
 EMULATE = os.environ.get("TRANSFORMER_FAST_EMULATE", "0")
 if EMULATE != "0" and any(argument.endswith("wheel") for argument in sys.argv):
     raise SystemExit(f"TRANSFORMER_FAST_EMULATE is {EMULATE}, needed: 0 for a wheel, since emulation is for tests")
-EMULATED_LEVELS = ("avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16", "amx")
+EMULATED_LEVELS = ("neon", "neondot", "neoni8mm", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16", "amx")
 EMULATED_SOURCES = [f"csrc/isa/emulated/{level}.c" for level in EMULATED_LEVELS]
 # -O1: vectors of several registers take minutes to optimise. -Wno-psabi: no such vector is handed to another file.
 EMULATED_FLAGS = ["-O1", "-Wno-psabi"]
@@ -49,11 +55,14 @@ EMULATED_FLAGS = ["-O1", "-Wno-psabi"]
 TEST_BUILD_FLAGS = ["-O1", "-w"]
 
 # Files by the processor time that they take to compile, so that no processor waits for a long one at the end: 32, 28,
-# 19, 17, 12, 9, 5 and 4 seconds (gcc 12, Zen 4). All others together take 2.
-SLOWEST_FIRST = ("portable", "avx512", "avx2", "amx", "avx512vnni", "avxvnni", "_core", "avx512bf16")
+# 19, 17, 12, 9, 5 and 4 seconds (gcc 12, Zen 4). All others together take 2. For arm64 neon takes 43, neondot 27.
+SLOWEST_FIRST = ("neon", "portable", "neondot", "avx512", "avx2", "amx", "avx512vnni", "avxvnni", "_core", "avx512bf16")
 
 # What a level's flag has to make compile: a real intrinsic, since a compiler may know a flag and not the header.
 ISA_PROBES = {
+    "neon": "#include <arm_neon.h>\nfloat32x4_t f(float32x4_t a) { return vfmaq_f32(a, a, a); }",
+    "neondot": "#include <arm_neon.h>\nint32x4_t f(int32x4_t a, int8x16_t b) { return vdotq_s32(a, b, b); }",
+    "neoni8mm": "#include <arm_neon.h>\nint32x4_t f(int32x4_t a, int8x16_t b) { return vmmlaq_s32(a, b, b); }",
     "avx2": "#include <immintrin.h>\n__m256 f(__m256 a) { return _mm256_fmadd_ps(a, a, a); }",
     "avx512": "#include <immintrin.h>\n__m512 f(__m512 a) { return _mm512_reduce_ps(a, 1); }",
     "avxvnni": "#include <immintrin.h>\n__m256i f(__m256i a) { return _mm256_dpbusd_avx_epi32(a, a, a); }",
@@ -62,7 +71,7 @@ ISA_PROBES = {
     "amx": "#include <immintrin.h>\nvoid f(void) { _tile_dpbf16ps(0, 1, 2); _tile_dpbusd(0, 1, 2); }",
 }
 # Levels that the build may go without: their flags are younger than the compilers that are asked for.
-OPTIONAL = {"avxvnni", "avx512vnni", "avx512bf16", "amx"}
+OPTIONAL = {"neondot", "neoni8mm", "avxvnni", "avx512vnni", "avx512bf16", "amx"}
 # No -ffast-math and no -march=native: the one changes NaN and denormals (of the whole process, when it links), the
 # other the machine.
 COMMON_FLAGS = ["-std=gnu11", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra"]

@@ -34,7 +34,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 ORACLES = ("torch", "onnx", "transformers")
 # Levels that have kernels for some weight formats alone: everything else is tested under the levels below.
-FORMAT_LEVELS = {"avxvnni": "int8", "avx512vnni": "int8", "avx512bf16": "bfloat16"}
+FORMAT_LEVELS = {
+    "neondot": "int8",
+    "neoni8mm": "int8",
+    "avxvnni": "int8",
+    "avx512vnni": "int8",
+    "avx512bf16": "bfloat16",
+}
 
 
 def pytest_generate_tests(metafunc):

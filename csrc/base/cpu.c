@@ -1,5 +1,6 @@
-/* CPUID and XGETBV. A level counts only if every feature that the compiler's -march level implies is there and the
- * operating system saves the registers: the compiler may use any of them anywhere in that translation unit. */
+/* CPUID and XGETBV; of arm64 cpu_arm64.c knows more. A level counts only if every feature that the compiler's -march
+ * level implies is there and the operating system saves the registers: the compiler may use any of them anywhere in
+ * that translation unit. */
 #include "cpu.h"
 
 #include <string.h>
@@ -102,6 +103,10 @@ static void fill(tfast_cpu* cpu) {
     find_caches(cpu, 4);
     if (!cpu->l1d_bytes) find_caches(cpu, 0x8000001Du);
     find_brand(cpu);
+}
+#elif defined(__aarch64__) || defined(_M_ARM64)
+static void fill(tfast_cpu* cpu) {
+    tfast_fill_arm64(cpu);
 }
 #else
 static void fill(tfast_cpu* cpu) {

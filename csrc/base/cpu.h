@@ -1,7 +1,7 @@
 /* What this machine is: instruction sets that may be used (CPU and operating system together) and cache sizes.
  *
  * Called by runtime/dispatch.c and by tuning/ and by the ops that choose block sizes. A new instruction set level gets
- * a bit here and its test in cpu.c. */
+ * a bit here and its test in cpu.c or cpu_arm64.c. */
 #ifndef TFAST_BASE_CPU_H
 #define TFAST_BASE_CPU_H
 
@@ -13,7 +13,10 @@ enum {
     TFAST_CPU_AMX = 1 << 2,         /* AMX-TILE, AMX-BF16, AMX-INT8, and the system lets this process use the tiles */
     TFAST_CPU_AVX_VNNI = 1 << 3,    /* with X86_64_V3 */
     TFAST_CPU_AVX512_VNNI = 1 << 4, /* with X86_64_V4 */
-    TFAST_CPU_AVX512_BF16 = 1 << 5  /* with X86_64_V4 */
+    TFAST_CPU_AVX512_BF16 = 1 << 5, /* with X86_64_V4 */
+    TFAST_CPU_NEON = 1 << 6,        /* arm64: Armv8-A, whose vectors every processor has */
+    TFAST_CPU_NEON_DOT = 1 << 7,    /* FEAT_DotProd: sdot */
+    TFAST_CPU_NEON_I8MM = 1 << 8    /* FEAT_I8MM: smmla */
 };
 
 typedef enum { TFAST_OTHER_VENDOR, TFAST_INTEL, TFAST_AMD } tfast_vendor;
@@ -25,6 +28,9 @@ typedef struct {
     tfast_vendor vendor;
     int family, model; /* as the makers count them, extensions added; 0: unknown */
 } tfast_cpu;
+
+/* All that cpu_arm64.c finds out about its machine; 0 is what it does not know. */
+void tfast_fill_arm64(tfast_cpu* cpu);
 
 /* Filled at the first call; safe to call from several threads (each would write the same values). */
 const tfast_cpu* tfast_cpu_info(void);

@@ -83,7 +83,9 @@ typedef struct {
 /* The products of one weight format on one level. */
 typedef struct tfast_gemm {
     tfast_layout layout;
-    int integers;  /* what base/int8.h describes stands behind the panels; x is quantised by `prepare` */
+    int column_pairs; /* of a layout whose columns share a group two by two (gemm/int8_pack.h), unlike others of its
+                         numbers */
+    int integers;     /* what base/int8.h describes stands behind the panels; x is quantised by `prepare` */
     int many_rows; /* pays from some dozens of rows on: weights that are packed for decoding take the next descriptor of
                       the format that is not so */
     int fewest_rows;        /* formats of integers: with fewer, the next descriptor of the same layout is faster */
@@ -217,7 +219,8 @@ typedef struct tfast_level {
     const tfast_row_kernels* rows;
 } tfast_level;
 
-extern const tfast_level tfast_level_portable, tfast_level_avx2, tfast_level_avxvnni, tfast_level_avx512,
-    tfast_level_avx512vnni, tfast_level_avx512bf16, tfast_level_amx;
+extern const tfast_level tfast_level_portable, tfast_level_neon, tfast_level_neondot, tfast_level_neoni8mm,
+    tfast_level_avx2, tfast_level_avxvnni, tfast_level_avx512, tfast_level_avx512vnni, tfast_level_avx512bf16,
+    tfast_level_amx;
 
 #endif

@@ -12,7 +12,8 @@
 #define TFAST_EMULATE      0
 #define EMULATED_BY(level) NULL
 #else
-extern const tfast_level tfast_level_avx2_emulated, tfast_level_avxvnni_emulated, tfast_level_avx512_emulated,
+extern const tfast_level tfast_level_neon_emulated, tfast_level_neondot_emulated, tfast_level_neoni8mm_emulated,
+    tfast_level_avx2_emulated, tfast_level_avxvnni_emulated, tfast_level_avx512_emulated,
     tfast_level_avx512vnni_emulated, tfast_level_avx512bf16_emulated, tfast_level_amx_emulated;
 #define EMULATED_BY(level) &level##_emulated
 #endif
@@ -26,6 +27,22 @@ typedef struct {
 /* In ascending order. A level that a build goes without is there in a test build, emulated. */
 static const level_t levels[] = {
     {&tfast_level_portable, NULL, 0},
+#if defined(TFAST_WITH_NEON)
+    {&tfast_level_neon, EMULATED_BY(tfast_level_neon), TFAST_CPU_NEON},
+#elif TFAST_EMULATE
+    {NULL, EMULATED_BY(tfast_level_neon), 0},
+#endif
+#if defined(TFAST_WITH_NEONDOT)
+    {&tfast_level_neondot, EMULATED_BY(tfast_level_neondot), TFAST_CPU_NEON | TFAST_CPU_NEON_DOT},
+#elif TFAST_EMULATE
+    {NULL, EMULATED_BY(tfast_level_neondot), 0},
+#endif
+#if defined(TFAST_WITH_NEONI8MM)
+    {&tfast_level_neoni8mm, EMULATED_BY(tfast_level_neoni8mm),
+     TFAST_CPU_NEON | TFAST_CPU_NEON_DOT | TFAST_CPU_NEON_I8MM},
+#elif TFAST_EMULATE
+    {NULL, EMULATED_BY(tfast_level_neoni8mm), 0},
+#endif
 #if defined(TFAST_WITH_AVX2)
     {&tfast_level_avx2, EMULATED_BY(tfast_level_avx2), TFAST_CPU_X86_64_V3},
 #elif TFAST_EMULATE
@@ -78,9 +95,10 @@ static const char* level_name(int i) {
     return levels[i].level ? levels[i].level->name : levels[i].emulated->name;
 }
 
-static int same_layout(const tfast_layout* a, const tfast_layout* b) {
+static int same_layout(const tfast_gemm* one, const tfast_gemm* other) {
+    const tfast_layout *a = &one->layout, *b = &other->layout;
     return a->format == b->format && a->panel_width == b->panel_width && a->k_group == b->k_group &&
-           a->k_group_bytes == b->k_group_bytes;
+           a->k_group_bytes == b->k_group_bytes && one->column_pairs == other->column_pairs;
 }
 
 /* Ends the process at import where TFAST_MAX_GEMMS is too small: a format that went missing would be found much later.
@@ -141,13 +159,13 @@ const tfast_gemm* tfast_gemm_that_reads(const tfast_kernels* kernels, const tfas
     for (const tfast_gemm* const* g = kernels->gemms; *g; g++)
         if (*g == packer) return packer;
     for (const tfast_gemm* const* g = kernels->gemms; *g; g++)
-        if (same_layout(&(*g)->layout, &packer->layout)) return *g;
+        if (same_layout(*g, packer)) return *g;
     return NULL;
 }
 
 const tfast_gemm* tfast_gemm_for_rows(const tfast_kernels* kernels, const tfast_gemm* gemm, int64_t rows) {
     for (const tfast_gemm* const* g = kernels->gemms; gemm->integers && *g; g++)
-        if (rows >= (*g)->fewest_rows && same_layout(&(*g)->layout, &gemm->layout)) return *g;
+        if (rows >= (*g)->fewest_rows && same_layout(*g, gemm)) return *g;
     return gemm;
 }
 

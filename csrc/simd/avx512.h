@@ -6,7 +6,9 @@
 #ifndef TFAST_SIMD_AVX512_H
 #define TFAST_SIMD_AVX512_H
 
-#define V_LANES 16
+#define V_LANES         16
+#define V_REGISTERS     32
+#define VI_SIGNED_BYTES 0
 /* Without VNNI vi_dot_bytes saturates where weights are not bounded (base/int8.h). */
 #if defined(TFAST_VNNI)
 #define VI_DOT_BYTES_IS_BOUNDED 0

@@ -6,6 +6,26 @@
 #ifndef TFAST_SIMD_MATH_H
 #define TFAST_SIMD_MATH_H
 
+/* Where no instruction takes a value from a lane of a register, a factor of whole vectors is one itself. */
+#if !defined(V_BY_LANE)
+typedef vf v_factor;
+V_INLINE v_factor v_load_factor(const float* p) {
+    return v_set1(*p);
+}
+V_INLINE vf v_fma_by(v_factor a, vf b, vf c) {
+    return v_fma(a, b, c);
+}
+#endif
+#if !defined(VI_BY_LANE)
+typedef vi vi_factor;
+V_INLINE vi_factor vi_load_factor(const void* p) {
+    return vi_repeat_4(p);
+}
+V_INLINE vi vi_dot_by(vi sum, vi w, vi_factor x) {
+    return vi_dot_codes(sum, w, x);
+}
+#endif
+
 #define V_LOG2E 1.44269504088896340736f
 
 /* 2^x; 0 below -126 and infinity from 128 on. 2^f on [0, 1) by degree 5 with p(0) = 1 exactly, so that an unchanged

@@ -6,6 +6,8 @@
  *   v_load_n, v_store_n       the first n lanes only (0 <= n <= V_LANES); memory after them is neither read nor written;
  *                             other lanes read as 0
  *   v_fma(a, b, c)            a * b + c (one rounding where the machine has it)
+ *   v_load_factor(p)          the float at p, to meet every lane: v_fma_by(factor, b, c) is v_fma with it. Vectors in
+ *                             math.h, where no instruction takes a lane of a register for them
  *   v_max, v_min(a, b)        the second operand where one of them is NaN
  *   v_select(m, a, b)         a where m, else b
  *   v_exp2_clamp, v_frac, v_scale2    2^x = v_scale2(polynomial(v_frac(c)), c) with c = v_exp2_clamp(x); see math.h
@@ -23,19 +25,28 @@
  *   vi_zero, vi_set1, vi_load, vi_store, vi_add, vi_sub, vi_mul, vi_abs, vi_min      modulo 2^32
  *   vi_repeat_4(p), vi_repeat_8(p)    4 or 8 bytes at p, again and again
  *   vi_join_bytes(a, b, c, d) the low bytes of four vectors: those of a lane side by side
- *   vi_store_bytes(p, a, b, c, d)     4 * V_LANES integers >= 0 as bytes in order, those above 255 as 255
+ *   vi_store_bytes(p, a, b, c, d)     4 * V_LANES integers >= 0 as bytes in order, those above 255 as 255; with
+ *                             VI_SIGNED_BYTES signed ones, those above 127 as 127
  *   vi_store_shorts(p, a, b)  2 * V_LANES integers of 16 bits in order
- *   vi_dot_bytes(sum, x0, w0, x1, w1)    each lane: sum + the products of its four bytes of x0, unsigned, and of w0,
- *                             signed, + those of x1 and w1; with VI_DOT_BYTES_IS_BOUNDED only weights that are bounded
- *                             as base/int8.h says
+ *   vi_dot_bytes(sum, x0, w0, x1, w1)    each lane: sum + the products of its four bytes of x0, unsigned (signed with
+ *                             VI_SIGNED_BYTES), and of w0, signed, + those of x1 and w1; with VI_DOT_BYTES_IS_BOUNDED
+ *                             only weights that are bounded as base/int8.h says
+ *   vi_dot_matrices(sum, rows, columns)  with VI_DOT_TAKES_MATRICES alone, and four lanes: sum + the 2 x 2 products of two
+ *                             rows and two columns of eight signed bytes, row by row. With it:
+ *                             vi_low_halves, vi_high_halves(a, b)   the lower or upper lanes of a, then those of b
+ *                             vi_zip_low, vi_zip_high(a, b)   lanes of the lower or upper halves in turn
  *   vi_dot_shorts(sum, x, w)  each lane: sum + the products of its two 16-bit integers of x and of w
  *   vi_widen_bytes(p)         2 * V_LANES signed bytes as 16-bit integers
  *   vi_add_pairs(a, b)        lane i: the sum of lanes 2i and 2i + 1 of a and b, one after the other
  *
  * for weights in blocks (gemm/blocks.h):
  *
- *   vi_dot_codes(sum, codes, x)    each lane: sum + the products of its four unsigned bytes of codes and signed ones of
- *                             x; with VI_CODES_IN_SHORTS, sums of two of them in 16 bits, modulo 2^16
+ *   vi_dot_codes(sum, codes, x)    each lane: sum + the products of its four unsigned bytes of codes (signed with
+ *                             VI_SIGNED_BYTES) and signed ones of x; with VI_CODES_IN_SHORTS, sums of two of them in 16
+ *                             bits, modulo 2^16
+ *   vi_load_factor(p)         4 bytes at p, to meet every lane: vi_dot_by(sum, codes, factor) is vi_dot_codes with them.
+ *                             Vectors in math.h, where no instruction takes a lane of a register for them
+ *   vi_less_128(x)            each byte less 128, signed; with VI_SIGNED_BYTES alone
  *   vi_add_shorts(sum, shorts)     each lane: sum + its two 16-bit integers: the end of such sums
  *   vi_left_by(x, n)          each 32 bits by those of n
  *   vi_and, vi_or             of all bits
@@ -58,8 +69,9 @@
  *   v_dot_bf16(sum, a, b)     each lane: sum + the product of the odd bfloat16 of a and b, then + that of the even ones,
  *                             each rounded; denormals count as 0 and become 0
  *
- * Included by isa/portable.c with 4 lanes (SSE2 on x86-64, NEON on arm64), and by avx2.h and avx512.h with 8 and 16
- * where a test build emulates them: V_LANES, VI_DOT_BYTES_IS_BOUNDED and VI_CODES_IN_SHORTS are defined before.
+ * Included by isa/portable.c with 4 lanes (SSE2 on x86-64, NEON on arm64), and by neon.h, avx2.h and avx512.h with 4, 8
+ * and 16 where a test build emulates them: V_LANES, V_REGISTERS (how many vectors the machine holds), VI_SIGNED_BYTES,
+ * VI_DOT_BYTES_IS_BOUNDED and VI_CODES_IN_SHORTS are defined before.
  * clang-format on */
 #ifndef TFAST_SIMD_PORTABLE_H
 #define TFAST_SIMD_PORTABLE_H
@@ -78,7 +90,7 @@ typedef uint32_t vu_ __attribute__((vector_size(4 * V_LANES), aligned(4 * V_LANE
 #define V_INLINE static inline __attribute__((always_inline))
 /* Operations of many instructions. Where a vector takes four registers, kernels with all of them inlined are megabytes.
  */
-#if V_LANES == 4
+#if !defined(TFAST_EMULATED)
 #define V_LONG V_INLINE
 #else
 #define V_LONG static __attribute__((noinline, unused))
@@ -118,7 +130,7 @@ V_INLINE vf v_mul(vf a, vf b) {
 V_INLINE vf v_div(vf a, vf b) {
     return a / b;
 }
-#if V_LANES == 4
+#if !defined(TFAST_EMULATED)
 V_INLINE vf v_fma(vf a, vf b, vf c) {
     return a * b + c;
 }
@@ -204,7 +216,7 @@ V_LONG vf v_from_mask_bytes(const uint8_t* p, int64_t n) {
     return x;
 }
 V_LONG vf v_load_f16(const uint16_t* p) {
-    vm x;
+    vm x = {0};
     for (int i = 0; i < V_LANES; i++) x[i] = p[i];
     const vm rest = x & 0x7fff, tiny = rest < 0x400, special = rest >= 0x7c00; /* infinity, NaN */
     const vm wide = (rest << 13) + (112 << 23) + (special & 112 << 23);
@@ -212,7 +224,7 @@ V_LONG vf v_load_f16(const uint16_t* p) {
     return (vf)((wide & ~tiny) | (counted & tiny) | (vm)((vu_)(x & 0x8000) << 16));
 }
 V_LONG vf v_load_bf16(const uint16_t* p) {
-    vm x;
+    vm x = {0};
     for (int i = 0; i < V_LANES; i++) x[i] = p[i];
     return (vf)(x << 16);
 }
@@ -324,7 +336,7 @@ V_INLINE vi vi_repeat_4(const void* p) {
     return vi_set1(x);
 }
 V_INLINE vi vi_repeat_8(const void* p) {
-    vi x;
+    vi x = {0};
     for (int i = 0; i < V_LANES; i += 2) memcpy((char*)&x + 4 * i, p, 8);
     return x;
 }
@@ -335,7 +347,8 @@ V_LONG void vi_store_bytes(void* p, vi a, vi b, vi c, vi d) {
     const vi* x[4] = {&a, &b, &c, &d};
     uint8_t* to = p;
     for (int j = 0; j < 4; j++)
-        for (int i = 0; i < V_LANES; i++) to[j * V_LANES + i] = (uint8_t)TFAST_MIN((*x[j])[i], 255);
+        for (int i = 0; i < V_LANES; i++)
+            to[j * V_LANES + i] = (uint8_t)TFAST_MIN((*x[j])[i], VI_SIGNED_BYTES ? 127 : 255);
 }
 V_LONG void vi_store_shorts(void* p, vi a, vi b) {
     int16_t to[2 * V_LANES];
@@ -348,13 +361,38 @@ V_INLINE vi vi_add_halves_(vs_ x) {
 }
 /* A product of a byte of x and one of w fits in 16 bits, bounded or not. */
 V_INLINE vi vi_dot_four_bytes_(vi sum, vi x, vi w) {
+#if VI_SIGNED_BYTES
+    const vs_ x_even = (vs_)((vsu_)x << 8) >> 8, x_odd = (vs_)x >> 8;
+#else
     const vs_ x_even = (vs_)((vsu_)x & 255), x_odd = (vs_)((vsu_)x >> 8);
+#endif
     const vs_ w_even = (vs_)((vsu_)w << 8) >> 8, w_odd = (vs_)w >> 8;
     return sum + vi_add_halves_(x_even * w_even) + vi_add_halves_(x_odd * w_odd);
 }
 V_INLINE vi vi_dot_bytes(vi sum, vi x0, vi w0, vi x1, vi w1) {
     return vi_dot_four_bytes_(vi_dot_four_bytes_(sum, x0, w0), x1, w1);
 }
+#if defined(VI_DOT_TAKES_MATRICES)
+V_INLINE vi vi_dot_matrices(vi sum, vi rows, vi columns) {
+    int8_t x[16], w[16];
+    memcpy(x, &rows, sizeof x);
+    memcpy(w, &columns, sizeof w);
+    for (int i = 0; i < 32; i++) sum[i / 8] += x[i / 16 * 8 + i % 8] * w[i % 16];
+    return sum;
+}
+V_INLINE vi vi_low_halves(vi a, vi b) {
+    return (vi){a[0], a[1], b[0], b[1]};
+}
+V_INLINE vi vi_high_halves(vi a, vi b) {
+    return (vi){a[2], a[3], b[2], b[3]};
+}
+V_INLINE vi vi_zip_low(vi a, vi b) {
+    return (vi){a[0], b[0], a[1], b[1]};
+}
+V_INLINE vi vi_zip_high(vi a, vi b) {
+    return (vi){a[2], b[2], a[3], b[3]};
+}
+#endif
 V_INLINE vi vi_dot_shorts(vi sum, vi x, vi w) {
     return sum + ((vi)((vu_)x << 16) >> 16) * ((vi)((vu_)w << 16) >> 16) + (x >> 16) * (w >> 16);
 }
@@ -383,6 +421,9 @@ V_INLINE vi vi_widen_bytes(const void* p) {
 }
 V_INLINE vi vi_or(vi a, vi b) {
     return a | b;
+}
+V_INLINE vi vi_less_128(vi bytes) {
+    return bytes ^ (int32_t)0x80808080;
 }
 V_INLINE vi vi_left_shorts(vi x, int n) {
     return (vi)((vsu_)x << n);
@@ -440,7 +481,7 @@ V_LONG vf v_dot_bf16(vf sum, vf a, vf b) {
 }
 
 /* The same holds for kernels that are inlined for the sake of their constants: emulated, they read them at run time. */
-#if V_LANES > 4
+#if defined(TFAST_EMULATED)
 #undef V_INLINE
 #define V_INLINE static inline
 #endif

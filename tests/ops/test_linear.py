@@ -74,7 +74,13 @@ def test_packed_weight_is_a_copy(isa):
 
 def test_packed_weight_of_another_isa_is_refused():
     """Levels of one format have the floats of the level below; amx keeps the kernels of avx512 for few rows."""
-    of_floats = {"avxvnni": "avx2", "avx512vnni": "avx512", "avx512bf16": "avx512"}
+    of_floats = {
+        "avxvnni": "avx2",
+        "avx512vnni": "avx512",
+        "avx512bf16": "avx512",
+        "neondot": "neon",
+        "neoni8mm": "neon",
+    }
     isas, before = functional.available_isas(), functional.get_isa()
     if len(isas) == 1:
         pytest.skip("this machine has one ISA")

@@ -17,6 +17,8 @@ from subprocesses import ROOT
 
 LEVELS = {
     "portable": "isa/portable.c",
+    "neon": "isa/emulated/neon.c",
+    "neondot": "isa/emulated/neondot.c",
     "avx2": "isa/emulated/avx2.c",
     "avxvnni": "isa/emulated/avxvnni.c",
     "avx512": "isa/emulated/avx512.c",
@@ -29,6 +31,8 @@ WRONG = [
     ("avx512", "isa/avx512.c", "TILE_ROWS", "12", "TILES makes tiles"),
     ("avx2", "isa/avx2.c", "TILE_VECTORS", "4", "tiles\\[\\] has two or three vectors"),
     ("avx2", "isa/avx2.c", "TILE_ROWS", "8", "fit in the registers"),
+    ("neon", "simd/neon.h", "V_REGISTERS", "16", "fit in the registers"),
+    ("neondot", "kernels/gemm/int8_rows.h", "INT8_X_LESS", "0", "run of products must fit in 16 bits"),
     ("portable", "isa/portable.c", "V_LANES", "2", "4, 8 and 16 lanes"),
     ("portable", "isa/portable.c", "DECODE_ROWS", "8", "must not exceed V_LANES"),
     ("avx2", "isa/avx2.c", "DECODE_ROWS", "6", "DECODE_ROWS must be 4 or 8"),
@@ -45,6 +49,7 @@ WRONG = [
     ("amx", "isa/amx/amx.c", "BF16_K_GROUP", "16", "rows of two tiles"),
     ("amx", "isa/amx/amx.c", "BF16_ROW_UNIT", "8", "must be whole tiles"),
     ("amx", "isa/amx/gemm_bf16.h", "MAX_BF16_STEPS", "16", "fit in L1"),
+    ("neon", "kernels/attention/work.h", "VALUE_GROUP", "4", "whole vectors and whole tiles"),
     ("avx2", "kernels/attention/panel.h", "KEY_BLOCK", "100", "squares of V_LANES"),
     ("avx2", "kernels/attention/panel.h", "MIN_TAIL_ROWS", "(2 * V_LANES)", "more rows than it gives"),
     ("avx512", "kernels/attention/decode.h", "DECODE_KEY_BLOCK", "520", "whole vectors"),

@@ -62,7 +62,7 @@ def get_isa() -> str:
 
 
 def set_isa(name: str | None) -> None:
-    """Forces a level ("portable", "avx2", "avx512", "amx"); None: the best of this machine, which is the default.
+    """Forces a level ("portable", "avx2", "amx", "neon", ...); None: the best of this machine, which is the default.
 
     Weights packed before belong to the level they were packed under. Raises ValueError for a name that is not known,
     RuntimeError where the machine lacks the level. TRANSFORMER_FAST_ISA does the same at import.

@@ -143,7 +143,7 @@ static void take_v(const work_t* w, int64_t from, int64_t end) {
     for (int64_t j = 0; j < end; j += T_K) {
         vf worst[2] = {v_zero(), v_zero()}; /* NaN stays */
         for (int64_t d = 0; d < w->c->Dv; d += T_ROWS) {
-            const float* v = values.at + d / V_LANES * values.group_step + j * values.key_stride;
+            const float* v = values.at + d / VALUE_GROUP * values.group_step + j * values.key_stride;
             char* to = u->v + (d / T_ROWS * u->key_steps + j / T_K) * A_STEP_BYTES;
             vf x[16], y[16], left[2];
             columns_of_v(v, values.key_stride, from - j, end - j, w->c->Dv - d, x);

@@ -32,7 +32,7 @@ enum { FAR_VALUE_BYTES = 3072 };
  */
 enum { DECODE_KEY_BLOCK = 512 };
 /* Registers for sums of values: half of all registers, the others hold a row of V and its weights. */
-enum { DECODE_ACCUMULATORS = V_LANES == 16 ? 16 : 8 };
+enum { DECODE_ACCUMULATORS = V_REGISTERS / 2 };
 /* Vectors of V that one row takes together. */
 enum { ONE_ROW_VECTORS = 4 };
 /* Keys whose rows of V pass by all accumulators before the next: 16 KB at Dv = 128, so that they stay in L1. */
@@ -178,9 +178,9 @@ V_INLINE void value_columns(const decode_t* w, const key_run* run, int64_t j0, i
         }
 #pragma GCC unroll 8
         for (int r = 0; r < rows; r++) {
-            const vf weight = v_set1(S[r * DECODE_KEY_BLOCK + j]);
+            const v_factor weight = v_load_factor(S + r * DECODE_KEY_BLOCK + j);
 #pragma GCC unroll 4
-            for (int i = 0; i < vectors; i++) acc[r][i] = v_fma(weight, x[i], acc[r][i]);
+            for (int i = 0; i < vectors; i++) acc[r][i] = v_fma_by(weight, x[i], acc[r][i]);
         }
     }
 #pragma GCC unroll 8

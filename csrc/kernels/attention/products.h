@@ -60,7 +60,7 @@ static void add_values_by_lane(const work_t* w, const panel_t* t, int64_t k0, co
         vf lo, hi;
         lane_ranges(t, v, k0, &lo, &hi);
         for (int64_t d = 0; d < w->c->Dv; d++) {
-            const float* a = values.at + d / V_LANES * values.group_step + d % V_LANES;
+            const float* a = values.at + d / VALUE_GROUP * values.group_step + d % VALUE_GROUP;
             float* x = o + d * PANEL + v * V_LANES;
             vf acc = v_zero();
             for (int64_t j = g->t0; j < g->t1; j++) {
@@ -94,9 +94,10 @@ static void add_values_by_tile(const work_t* w, int64_t k0, const segment_t* g, 
                    .end = end,
                    .n = nv * V_LANES,
                    .ahead = w->ahead};
-    const int64_t together = values.group_step == V_LANES ? w->c->Dv : V_LANES; /* in place: all columns in a row */
+    const int64_t together =
+        values.group_step == VALUE_GROUP ? w->c->Dv : VALUE_GROUP; /* in place: all columns in a row */
     for (int64_t d = 0; d < w->c->Dv; d += together) {
-        a.a = values.at + d / V_LANES * values.group_step;
+        a.a = values.at + d / VALUE_GROUP * values.group_step;
         tile_rows(&a, TFAST_MIN(together, w->c->Dv - d), nv);
     }
 }

@@ -6,6 +6,12 @@
 
 #include "scores.h"
 
+/* Columns of V that are copied side by side: whole vectors, and whole tiles of the second product, whose rows they are.
+ */
+enum { VALUE_GROUP = V_LANES > TILE_ROWS ? V_LANES : TILE_ROWS };
+_Static_assert(VALUE_GROUP % V_LANES == 0 && VALUE_GROUP % TILE_ROWS == 0,
+               "a group of columns of V must be whole vectors and whole tiles");
+
 /* K and V of a superblock together take about this much, half of a 1 MB L2. */
 #define STAGE_FLOATS (96 * 1024)
 /* Cache lines prefetched during each tile: a tile of 8 x 48 x 64 runs for about 800 cycles, and operands and output of
@@ -36,7 +42,7 @@ static layout_t layout_of(const tfast_attention* c, int64_t max_rows) {
     layout_t l = {.panels = TFAST_MAX(1, tfast_ceil_div(max_rows, PANEL))};
     const int64_t wide = c->D + c->Dv, fit = STAGE_FLOATS / wide / KEY_BLOCK * KEY_BLOCK;
     l.superblock = tfast_clamp(fit, KEY_BLOCK, MAX_SUPERBLOCK_BLOCKS * KEY_BLOCK);
-    const int64_t dv = tfast_round_up(c->Dv, V_LANES);
+    const int64_t dv = tfast_round_up(c->Dv, VALUE_GROUP);
     size_t at = 0;
     const size_t part[] = {(size_t)l.panels * sizeof(panel_t),  (size_t)(l.panels * c->D * PANEL) * 4,
                            (size_t)(l.panels * dv * PANEL) * 4, (size_t)(KEY_BLOCK * PANEL) * 4,
@@ -98,21 +104,23 @@ static void stage_k(const work_t* w, int64_t from, int64_t n) {
     }
 }
 
-/* The same of V, as operand A of the second product: [Dv / V_LANES][key][V_LANES], so that a tile reads it in order. */
+/* The same of V, as operand A of the second product: [Dv / VALUE_GROUP][key][VALUE_GROUP], so that a tile reads it in
+ * order. */
 static void stage_v(const work_t* w, int64_t from, int64_t n) {
     const tfast_attention* c = w->c;
-    const int64_t step = w->l.superblock * V_LANES, row_bytes = c->v_stride[2] * w->s.kv_bytes;
+    const int64_t step = w->l.superblock * VALUE_GROUP, row_bytes = c->v_stride[2] * w->s.kv_bytes;
     const char* rows = w->s.v + key_at(c, &w->s, c->v_stride, w->s0 + from) * w->s.kv_bytes;
     const float* scales = w->s.v_scale ? w->s.v_scale + key_at(c, &w->s, c->v_scale_stride, w->s0 + from) : NULL;
     for (int64_t d = 0; d < c->Dv; d += V_LANES) {
         const int64_t width = c->Dv - d;
-        float* to = w->v_stage + d / V_LANES * step + from * V_LANES;
+        float* to = w->v_stage + d / VALUE_GROUP * step + from * VALUE_GROUP + d % VALUE_GROUP;
         if (width >= V_LANES && c->kv_dtype == TFAST_F32)
-            for (int64_t j = 0; j < n; j++) v_store(to + j * V_LANES, v_load((const float*)(rows + j * row_bytes) + d));
+            for (int64_t j = 0; j < n; j++)
+                v_store(to + j * VALUE_GROUP, v_load((const float*)(rows + j * row_bytes) + d));
         else
             for (int64_t j = 0; j < n; j++) {
                 const float scale = scales ? scales[j * c->v_scale_stride[2]] : 1;
-                v_store(to + j * V_LANES, load_kv(rows + j * row_bytes, d, width, c->kv_dtype, scale));
+                v_store(to + j * VALUE_GROUP, load_kv(rows + j * row_bytes, d, width, c->kv_dtype, scale));
             }
     }
 }
@@ -126,16 +134,17 @@ static void stage_keys(const work_t* w, int64_t from, int64_t to) {
     }
 }
 
-/* V from `key` on, as columns: element (d, j) is at[d / V_LANES * group_step + d % V_LANES + j * key_stride]. In place,
- * keys follow each other up to the end of a page. */
+/* V from `key` on, as columns: element (d, j) is at[d / VALUE_GROUP * group_step + d % VALUE_GROUP + j * key_stride].
+ * In place, keys follow each other up to the end of a page. */
 typedef struct {
     const float* at;
     int64_t key_stride, group_step;
 } values_t;
 
 static values_t values_from(const work_t* w, int64_t key) {
-    if (w->staged) return (values_t){w->v_stage + (key - w->s0) * V_LANES, V_LANES, w->l.superblock * V_LANES};
-    return (values_t){(const float*)w->s.v + key_at(w->c, &w->s, w->c->v_stride, key), w->c->v_stride[2], V_LANES};
+    if (w->staged)
+        return (values_t){w->v_stage + (key - w->s0) * VALUE_GROUP, VALUE_GROUP, w->l.superblock * VALUE_GROUP};
+    return (values_t){(const float*)w->s.v + key_at(w->c, &w->s, w->c->v_stride, key), w->c->v_stride[2], VALUE_GROUP};
 }
 
 /* K from `key` on. */

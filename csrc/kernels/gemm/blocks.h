@@ -31,19 +31,27 @@
 
 #if V_LANES == 16
 enum { BLOCK_VECTORS = 2, BLOCK_TILE_ROWS = 8 };
+#elif V_REGISTERS == 32
+enum { BLOCK_VECTORS = 3, BLOCK_TILE_ROWS = 8 };
 #elif V_LANES == 8
 enum { BLOCK_VECTORS = 3, BLOCK_TILE_ROWS = 4 };
 #else
 enum { BLOCK_VECTORS = 2, BLOCK_TILE_ROWS = 4 };
 #endif
 enum { BLOCK_PANEL = BLOCK_VECTORS * V_LANES, BLOCK_SMALL_M = 8, BLOCK_MOST_AT_ONCE = 4 };
+/* Where x is no operand from memory, gcc 12 loads that of eight steps first, and spills the sums. */
+#if defined(VI_DOT_TAKES_FACTOR)
+enum { BLOCK_STEPS_UNROLLED = 1 };
+#else
+enum { BLOCK_STEPS_UNROLLED = 8 };
+#endif
 /* Rows that take all vectors of a panel at once: sums, totals and codes of four fit in 32 registers, of two in 16. */
-enum { BLOCK_WIDE_ROWS = V_LANES == 16 ? 4 : 2 };
+enum { BLOCK_WIDE_ROWS = V_REGISTERS == 32 ? 4 : 2 };
 
-_Static_assert(BLOCK_TILE_ROWS* BLOCK_VECTORS + 4 <= (V_LANES == 16 ? 32 : 16),
+_Static_assert(BLOCK_TILE_ROWS* BLOCK_VECTORS + 4 <= V_REGISTERS,
                "the sums of the tile, two vectors of weights, a value of x and a product must fit in the registers");
 _Static_assert(BLOCK_MOST_AT_ONCE == 4, "small_block_panels() has kernels for 1, 2 and 4 rows");
-_Static_assert(BLOCK_WIDE_ROWS* BLOCK_VECTORS * 2 + 4 <= (V_LANES == 16 ? 32 : 16),
+_Static_assert(BLOCK_WIDE_ROWS* BLOCK_VECTORS * 2 + 4 <= V_REGISTERS,
                "sums and totals of all vectors, and four codes, must fit in the registers");
 _Static_assert((int64_t)BLOCK_SUB* INT8_A16_X_MAX * 255 <= INT32_MAX, "the sum of a group must fit in 32 bits");
 
@@ -111,13 +119,13 @@ V_INLINE void small_block_bytes(const block_format f, const block_rows* r, const
 #pragma GCC unroll 4
             for (int j = 0; j < vectors; j++) {
                 vi code[2];
-                block_codes(f, sub, first + j, half * chunks + c, code);
+                block_dot_codes(f, sub, first + j, half * chunks + c, code);
 #pragma GCC unroll 2
                 for (int q = 0; q < 2; q++)
 #pragma GCC unroll 4
                     for (int i = 0; i < m; i++)
                         part[i][j] =
-                            vi_dot_codes(part[i][j], code[q], vi_repeat_4(x + i * r->stride + (c * 2 + q) * 4));
+                            vi_dot_by(part[i][j], code[q], vi_load_factor(x + i * r->stride + (c * 2 + q) * 4));
             }
 #pragma GCC unroll 4
         for (int i = 0; i < m; i++)
@@ -134,7 +142,8 @@ V_INLINE void small_block_group(const block_format f, const int bytes, const blo
     vi acc[BLOCK_MOST_AT_ONCE][BLOCK_VECTORS];
 #pragma GCC unroll 4
     for (int i = 0; i < m; i++) {
-        const vi start = f.offset ? vi_set1(-f.offset * ((const int32_t*)sums)[i * r->groups]) : vi_zero();
+        const int offset = bytes == 1 ? BLOCK_DOT_OFFSET(f) : f.offset;
+        const vi start = offset ? vi_set1(-offset * ((const int32_t*)sums)[i * r->groups]) : vi_zero();
 #pragma GCC unroll 4
         for (int j = 0; j < vectors; j++) acc[i][j] = start;
     }
@@ -264,7 +273,7 @@ V_INLINE void expand_blocks(const block_format f, const int bytes, const char* b
             for (int c = 0; c < BLOCK_CHUNKS; c++) {
                 vi pair[4];
                 if (bytes == 1) {
-                    block_codes(f, b, j, c, pair);
+                    block_dot_codes(f, b, j, c, pair);
                     int32_t* code = to->codes[sub * 8 + c * 2] + j * V_LANES;
                     vi_store(code, pair[0]);
                     vi_store(code + BLOCK_PANEL, pair[1]);
@@ -334,16 +343,16 @@ V_INLINE void block_tile_bytes(const block_tile_args* t, const char* x, const ch
         for (int i = 0; i < m; i++)
 #pragma GCC unroll 4
             for (int j = 0; j < BLOCK_VECTORS; j++) part[i][j] = section_start(acc[i][j]);
-#pragma GCC unroll 8
+#pragma GCC unroll BLOCK_STEPS_UNROLLED
         for (int q = 0; q < group / 4 / sections; q++, x += 4, from += 4 * BLOCK_PANEL) {
             vi code[BLOCK_VECTORS];
 #pragma GCC unroll 4
             for (int j = 0; j < BLOCK_VECTORS; j++) code[j] = vi_load(from + j * 4 * V_LANES);
 #pragma GCC unroll 8
             for (int i = 0; i < m; i++) {
-                const vi a = vi_repeat_4(x + i * t->x_stride);
+                const vi_factor a = vi_load_factor(x + i * t->x_stride);
 #pragma GCC unroll 4
-                for (int j = 0; j < BLOCK_VECTORS; j++) part[i][j] = vi_dot_codes(part[i][j], code[j], a);
+                for (int j = 0; j < BLOCK_VECTORS; j++) part[i][j] = vi_dot_by(part[i][j], code[j], a);
             }
         }
 #pragma GCC unroll 8
@@ -403,7 +412,7 @@ typedef void (*block_tile_fn)(const block_tile_args* t);
     KERNEL(block_tile_##kind##_1), KERNEL(block_tile_##kind##_2), KERNEL(block_tile_##kind##_3), \
         KERNEL(block_tile_##kind##_4)
 /* kind, then what block_tile() takes: group, has_min, together. */
-#if V_LANES == 16
+#if V_REGISTERS == 32
 #define BLOCK_TILES(kind, ...)                                                                                       \
     BLOCK_TILES_4(kind, __VA_ARGS__)                                                                                 \
     BLOCK_TILE(5, kind, __VA_ARGS__)                                                                                 \
@@ -509,7 +518,7 @@ static void multiply_blocks(const tfast_gemm_call* p, expand_blocks_fn expand, c
         expand_blocks(f, bytes, b, k, to);                                                                             \
     }                                                                                                                  \
     static void KERNEL(name##_panel)(const tfast_gemm_call* p) {                                                       \
-        multiply_blocks(p, KERNEL(name##_expand), tiles, group, bytes, (f).offset,                                     \
+        multiply_blocks(p, KERNEL(name##_expand), tiles, group, bytes, BLOCK_DOT_OFFSET(f),                            \
                         BLOCK_MOST_K / FORMAT_K(f) * BLOCK_BYTES(f) * BLOCK_PANEL);                                    \
     }
 

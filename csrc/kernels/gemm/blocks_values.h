@@ -66,6 +66,20 @@ V_INLINE void block_codes(const block_format f, const char* sub, const int j, co
     }
 }
 
+/* The same as vi_dot_by() takes them: where its bytes are signed, codes that may be above 127 are 128 less, and so is
+ * what a code of the value 0 is. */
+#define BLOCK_CODES_ARE_LESS(f) (VI_SIGNED_BYTES && (f).most > 127)
+#define BLOCK_DOT_OFFSET(f)     ((f).offset - (BLOCK_CODES_ARE_LESS(f) ? 128 : 0))
+
+V_INLINE void block_dot_codes(const block_format f, const char* sub, const int j, const int c, vi code[2]) {
+    block_codes(f, sub, j, c, code);
+#if VI_SIGNED_BYTES
+    if (!BLOCK_CODES_ARE_LESS(f)) return;
+    code[0] = vi_less_128(code[0]);
+    code[1] = vi_less_128(code[1]);
+#endif
+}
+
 /* Codes of 8 k as pairs in the order of k. */
 V_INLINE void block_pairs(const block_format f, const char* sub, const int j, const int c, vi pair[4]) {
     if (f.bits == 4 && !f.table) {

@@ -35,13 +35,20 @@
 #include "epilogue.h"
 #include "prefetch.h"
 
+/* Where products of bytes go through 16 bits, NEON needs two registers for them, four for their operands, and repeats
+ * those of x: with eight rows gcc 12 spills 13 of 24 sums. */
+#if V_LANES == 4 && VI_DOT_BYTES_IS_BOUNDED
+#define INT8_TILE_ROWS 4
+#else
+#define INT8_TILE_ROWS TILE_ROWS
+#endif
 /* A panel of the 16-lane levels is two vectors: a row of it is a row of two tiles of the tile unit, which reads the
  * same weights (isa/amx/gemm_int8.h) 64 k at a time. */
 #if V_LANES == 16
 enum { INT8_ROWS = 8, INT8_VECTORS = 2, INT8_K_GROUP = 64, INT16_ROWS = 8 };
 #else
 enum {
-    INT8_ROWS = TILE_ROWS,
+    INT8_ROWS = INT8_TILE_ROWS,
     INT8_VECTORS = TILE_VECTORS,
     INT8_K_GROUP = INT8_RUN_SPAN,
     INT16_ROWS = V_LANES == 8 ? 6 : 4
@@ -50,11 +57,11 @@ enum {
 enum { INT8_PANEL = INT8_VECTORS * V_LANES, INT8_GROUP_BYTES = INT8_PANEL * 4 };
 /* Rows of x come in so many: the tile unit reads whole tiles. */
 #if !defined(INT8_ROW_UNIT)
-#define INT8_ROW_UNIT 1
+#define INT8_ROW_UNIT INT8_ROWS_TOGETHER
 #endif
-_Static_assert(INT8_ROWS* INT8_VECTORS + 3 <= (V_LANES == 16 ? 32 : 16) || V_LANES == 4,
+_Static_assert(INT8_ROWS* INT8_VECTORS + 3 <= V_REGISTERS || V_LANES == 4,
                "the sums of the tile, a value of x, ones and a product must fit in the registers");
-_Static_assert(INT16_ROWS * 2 + 4 <= (V_LANES == 16 ? 32 : 16),
+_Static_assert(INT16_ROWS * 2 + 4 <= V_REGISTERS,
                "the sums of the tile for 16 bits, two vectors of weights, a value of x and a product must fit");
 
 #include "int8_pack.h"
@@ -137,6 +144,36 @@ static void finish_rows_of_tile(const tfast_gemm_call* p, int8_tile_args* t, int
 }
 
 /* Eight k of a tile of bytes. */
+#if defined(VI_DOT_TAKES_MATRICES)
+/* sum[i][j] and sum[i + 1][j], i even, are of rows i and i + 1, and of the first and the last two columns of vector j:
+ * two rows by two columns each. The partner of the last of an odd number of rows is any. */
+V_INLINE void int8_step(const char* x, int64_t x_stride, const char* w, const int m, vi sum[][INT8_VECTORS]) {
+    vi a[INT8_ROWS / 2];
+#pragma GCC unroll 4
+    for (int i = 0; i < m; i += 2) a[i / 2] = vi_load(x + i * x_stride);
+#pragma GCC unroll 8
+    for (int j = 0; j < 2 * INT8_VECTORS; j++) {
+        const vi b = vi_load(w + j % 2 * INT8_GROUP_BYTES + j / 2 * 4 * V_LANES);
+#pragma GCC unroll 4
+        for (int i = 0; i < m; i += 2) sum[i + j % 2][j / 2] = vi_dot_matrices(sum[i + j % 2][j / 2], a[i / 2], b);
+    }
+}
+#elif defined(VI_DOT_TAKES_FACTOR)
+V_INLINE void int8_step(const char* x, int64_t x_stride, const char* w, const int m, vi sum[][INT8_VECTORS]) {
+#pragma GCC unroll 2
+    for (int four = 0; four < 2; four++, x += 4, w += INT8_GROUP_BYTES) {
+        vi b[INT8_VECTORS];
+#pragma GCC unroll 4
+        for (int j = 0; j < INT8_VECTORS; j++) b[j] = vi_load(w + j * 4 * V_LANES);
+#pragma GCC unroll 16
+        for (int i = 0; i < m; i++) {
+            const vi_factor a = vi_load_factor(x + i * x_stride);
+#pragma GCC unroll 4
+            for (int j = 0; j < INT8_VECTORS; j++) sum[i][j] = vi_dot_by(sum[i][j], b[j], a);
+        }
+    }
+}
+#else
 V_INLINE void int8_step(const char* x, int64_t x_stride, const char* w, const int m, vi sum[][INT8_VECTORS]) {
 #pragma GCC unroll 16
     for (int i = 0; i < m; i++) {
@@ -148,7 +185,12 @@ V_INLINE void int8_step(const char* x, int64_t x_stride, const char* w, const in
         }
     }
 }
-enum { INT8_STEP_K = 8, INT8_STEP_BYTES = INT8_STEP_K / 4 * INT8_GROUP_BYTES };
+#endif
+enum {
+    INT8_STEP_K = 8,
+    INT8_STEP_X = INT8_STEP_K * INT8_ROWS_TOGETHER,
+    INT8_STEP_BYTES = INT8_STEP_K / 4 * INT8_GROUP_BYTES
+};
 _Static_assert((int)INT8_STEP_BYTES <= (int)MAX_FETCH, "a step must be able to fetch as much as it reads");
 _Static_assert((int)INT8_STEP_K == (int)INT8_RUN_SPAN && (int)INT8_K_GROUP % (int)INT8_STEP_K == 0,
                "a step must be what the bound of a run is for, and a packed group must be whole steps");
@@ -156,6 +198,14 @@ _Static_assert((int)INT8_STEP_K == (int)INT8_RUN_SPAN && (int)INT8_K_GROUP % (in
 V_INLINE void finish_int8_tile(const int8_tile_args* t, const int m, vi sum[][INT8_VECTORS], const int whole) {
 #pragma GCC unroll 4
     for (int j = 0; j < INT8_VECTORS; j++) {
+#if defined(VI_DOT_TAKES_MATRICES)
+#pragma GCC unroll 4
+        for (int i = 0; i < m; i += 2) {
+            const vi first = sum[i][j], last = sum[i + 1][j];
+            sum[i][j] = vi_low_halves(first, last);
+            sum[i + 1][j] = vi_high_halves(first, last);
+        }
+#endif
         const int8_columns columns = columns_of(t, j);
 #pragma GCC unroll 16
         for (int i = 0; i < m; i++) finish_int8(t, &columns, i, sum[i][j], 1, whole);
@@ -168,23 +218,23 @@ V_INLINE void finish_int8_tile(const int8_tile_args* t, const int m, vi sum[][IN
 V_INLINE void int8_tile(const int8_tile_args* t, const int m) {
     vi sum[INT8_ROWS][INT8_VECTORS];
 #pragma GCC unroll 16
-    for (int i = 0; i < m; i++)
+    for (int i = 0; i < INT8_ROWS; i++)
 #pragma GCC unroll 4
         for (int j = 0; j < INT8_VECTORS; j++) sum[i][j] = vi_zero();
     const char *x = t->x, *w = t->w, *next = t->next;
     const float* written = t->written;
     const int64_t x_stride = t->x_stride, fetch = t->fetch, rows = written ? TFAST_MIN(m, t->steps) : 0;
     const int64_t fetches = TFAST_MIN(t->fetches, t->steps - rows);
-    for (int64_t k = rows; k > 0; k--, x += INT8_STEP_K, w += INT8_STEP_BYTES, written += t->written_stride) {
+    for (int64_t k = rows; k > 0; k--, x += INT8_STEP_X, w += INT8_STEP_BYTES, written += t->written_stride) {
         int8_step(x, x_stride, w, m, sum);
         for (int j = 0; j < INT8_PANEL; j += 16) __builtin_prefetch(written + j, 1);
     }
-    for (int64_t k = fetches; k > 0; k--, x += INT8_STEP_K, w += INT8_STEP_BYTES, next += fetch) {
+    for (int64_t k = fetches; k > 0; k--, x += INT8_STEP_X, w += INT8_STEP_BYTES, next += fetch) {
         __builtin_prefetch(next, 0, 2);
         fetch_step(next, fetch);
         int8_step(x, x_stride, w, m, sum);
     }
-    for (int64_t k = t->steps - rows - fetches; k > 0; k--, x += INT8_STEP_K, w += INT8_STEP_BYTES)
+    for (int64_t k = t->steps - rows - fetches; k > 0; k--, x += INT8_STEP_X, w += INT8_STEP_BYTES)
         int8_step(x, x_stride, w, m, sum);
     if (t->n == INT8_PANEL)
         finish_int8_tile(t, m, sum, 1);
@@ -258,7 +308,7 @@ INT8_TILE(1)
 INT8_TILE(2)
 INT8_TILE(3)
 INT8_TILE(4)
-#if V_LANES == 16
+#if INT8_TILE_ROWS == 8
 INT8_TILE(5)
 INT8_TILE(6)
 INT8_TILE(7)
@@ -368,7 +418,7 @@ static void KERNEL(int8_prepare)(int64_t m, int64_t k, const float* a, int64_t a
     (void)x_limit;
     int8_row* row = int8_rows_of(rows, m, k, 1);
     for (int64_t i = 0; i < m; i++)
-        row[i] = quantise_row(a + i * a_stride, factor, k, 1, (char*)rows + i * int8_row_stride(k, 1));
+        row[i] = quantise_row(a + i * a_stride, factor, k, 1, (char*)rows + int8_row_at(i, k));
 }
 
 static void KERNEL(int8_a16_prepare)(int64_t m, int64_t k, const float* a, int64_t a_stride, const float* factor,
@@ -400,6 +450,7 @@ enum { INT8_MIN_ROW_BLOCK = 96 };
 #define INT8_GEMM(format_, rows_, panel_, prepared_bytes_, prepare_, pack_)       \
     {                                                                             \
         .layout = {format_, INT8_PANEL, INT8_K_GROUP, INT8_K_GROUP * INT8_PANEL}, \
+        .column_pairs = INT8_COLUMN_PAIRS,                                        \
         .integers = 1,                                                            \
         .tile_rows = rows_,                                                       \
         .k_unit = INT8_K_GROUP,                                                   \

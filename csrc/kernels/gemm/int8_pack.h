@@ -2,12 +2,39 @@
  *
  * Used by gemm/int8.h. A panel is [k / 4][column][4]: four k of a column side by side, as vpdpbusd and vpmaddubsw read
  * them; k behind the end are 0. V_LANES columns are packed at once, so that each lane is a column and all its sums are
- * vertical. The same operations in the same order on every level: the same integers. */
+ * vertical. The same operations in the same order on every level: the same integers.
+ *
+ * With VI_DOT_TAKES_MATRICES eight k of a column lie side by side: of the four columns of a vector, two in the place of
+ * the first four k, two in that of the last. */
 #ifndef TFAST_KERNELS_GEMM_INT8_PACK_H
 #define TFAST_KERNELS_GEMM_INT8_PACK_H
 
 #include "../../base/int8.h"
 #include "pack.h"
+
+#if defined(VI_DOT_TAKES_MATRICES)
+enum { INT8_COLUMN_PAIRS = 1 };
+#else
+enum { INT8_COLUMN_PAIRS = 0 };
+#endif
+
+/* Where value d of column j stands in a panel. */
+V_INLINE int64_t int8_place(int64_t d, int64_t j) {
+    if (!INT8_COLUMN_PAIRS) return (d / 4 * INT8_PANEL + j) * 4 + d % 4;
+    const int64_t vector = j / 4, column = j % 4;
+    return (d / 8 * 2 + column / 2) * INT8_PANEL * 4 + vector * 16 + column % 2 * 8 + d % 8;
+}
+
+/* Eight k of a vector of columns, which are given four by four. */
+V_INLINE void store_eight_k(int8_t* to, vi first, vi last) {
+#if defined(VI_DOT_TAKES_MATRICES)
+    vi_store(to, vi_zip_low(first, last));
+    vi_store(to + INT8_PANEL * 4, vi_zip_high(first, last));
+#else
+    vi_store(to, first);
+    vi_store(to + INT8_PANEL * 4, last);
+#endif
+}
 
 enum { BLOCK_K = V_LANES > INT8_RUN_SPAN ? V_LANES : INT8_RUN_SPAN };
 _Static_assert(BLOCK_K % V_LANES == 0 && BLOCK_K % INT8_RUN_SPAN == 0, "a block must be whole vectors and whole runs");
@@ -125,15 +152,18 @@ V_INLINE void pack_columns(const tfast_weight_rows* w, const tfast_dtype dtype, 
                 r[j] = v_from_int(v_to_int(exact[j]));
             }
             if (bounded) keep_runs_bounded(exact, r);
-            for (int j = 0; j < INT8_RUN_SPAN; j += 4, to += INT8_PANEL * 4) {
+            vi four[INT8_RUN_SPAN / 4];
+            for (int j = 0; j < INT8_RUN_SPAN; j += 4) {
                 const vi q[4] = {v_to_int(r[j]), v_to_int(r[j + 1]), v_to_int(r[j + 2]), v_to_int(r[j + 3])};
 #pragma GCC unroll 4
                 for (int l = 0; l < 4; l++) {
                     sum = vi_add(sum, q[l]);
                     magnitude = vi_add(magnitude, vi_abs(q[l]));
                 }
-                vi_store(to, vi_join_bytes(q[0], q[1], q[2], q[3]));
+                four[j / 4] = vi_join_bytes(q[0], q[1], q[2], q[3]);
             }
+            store_eight_k(to, four[0], four[1]);
+            to += INT8_RUN_SPAN * INT8_PANEL;
         }
     }
     v_store(side->scale, v_add(scale, e.nan));
@@ -148,7 +178,7 @@ static void copy_columns(const tfast_weight_rows* w, int64_t n, int64_t k, int8_
         int32_t sum = 0, magnitude = 0;
         for (int64_t d = 0; d < tfast_round_up(k, INT8_RUN_SPAN); d++) {
             const int8_t q = j < n && d < k ? from[d] : 0;
-            to[(d / 4 * INT8_PANEL + j) * 4 + d % 4] = q;
+            to[int8_place(d, j)] = q;
             sum += q;
             magnitude += q < 0 ? -q : q;
         }
@@ -194,7 +224,7 @@ static void KERNEL(int8_unpack)(const void* panel, const tfast_int8_side* side, 
     const int8_t* from = panel;
     for (int64_t d = 0; d < k; d++)
         for (int64_t j = 0; j < n; j++) {
-            const float value = (float)from[(d / 4 * INT8_PANEL + j) * 4 + d % 4] * side->scale[j];
+            const float value = (float)from[int8_place(d, j)] * side->scale[j];
             w[j * w_stride + d] = side->factor ? value * side->factor[d] : value;
         }
 }

@@ -5,11 +5,24 @@
  * not part of the kernels that make x (norm, GELU, attention), which would each have to know of it.
  *
  * Laid out: rows of bytes (or 16-bit integers), each from a multiple of 64 bytes on, then an int8_row for each. Behind
- * the last k stands anything: the weights there are 0. */
+ * the last k stands anything: the weights there are 0. With VI_DOT_TAKES_MATRICES two rows of bytes share their place,
+ * eight k of one and of the other in turn. */
 #ifndef TFAST_KERNELS_GEMM_INT8_ROWS_H
 #define TFAST_KERNELS_GEMM_INT8_ROWS_H
 
 #include "../../base/int8.h"
+
+/* Where the bytes of vi_dot_bytes() are signed, those of x are so much less than the integers, and so is their zero:
+ * from -102 to 102. */
+enum { INT8_X_LESS = VI_SIGNED_BYTES ? INT8_X_MAX / 2 : 0 };
+_Static_assert(2 * (INT8_X_MAX - INT8_X_LESS) * INT8_RUN_LIMIT <= INT16_MAX || !VI_SIGNED_BYTES,
+               "the sum of a run of products must fit in 16 bits");
+
+#if defined(VI_DOT_TAKES_MATRICES)
+enum { INT8_ROWS_TOGETHER = 2 };
+#else
+enum { INT8_ROWS_TOGETHER = 1 };
+#endif
 
 /* x[k] * factor[k] = (integer - zero) * scale. A row that holds NaN or infinity has a scale of NaN. */
 typedef struct {
@@ -35,6 +48,24 @@ V_INLINE vf load_scaled(const float* x, const float* factor, int64_t i, int64_t 
     if (i + V_LANES <= k) return factor ? v_mul(v_load(x + i), v_load(factor + i)) : v_load(x + i);
     const int64_t n = tfast_clamp(k - i, 0, V_LANES);
     return factor ? v_mul(v_load_n(x + i, n), v_load_n(factor + i, n)) : v_load_n(x + i, n);
+}
+
+/* Where row i of bytes begins. */
+static inline int64_t int8_row_at(int64_t i, int64_t k) {
+    const int64_t in_pair = i % INT8_ROWS_TOGETHER;
+    return (i - in_pair) * int8_row_stride(k, 1) + in_pair * 8;
+}
+
+/* 4 * V_LANES integers as bytes of a row; where the next ones go. */
+V_INLINE char* store_row_bytes(char* to, vi a, vi b, vi c, vi d) {
+    if (INT8_ROWS_TOGETHER == 1) {
+        vi_store_bytes(to, a, b, c, d);
+        return to + 4 * V_LANES;
+    }
+    char bytes[4 * V_LANES];
+    vi_store_bytes(bytes, a, b, c, d);
+    for (int i = 0; i < 4 * V_LANES; i += 8) memcpy(to + 2 * i, bytes + i, 8);
+    return to + 8 * V_LANES;
 }
 
 /* The extremes of x * factor and 0. */
@@ -85,7 +116,7 @@ static int8_row symmetric_row_of(const extremes_t* e, int32_t limit, float* inve
 }
 
 static int8_row nonfinite_row_of(void* to, int64_t stride) {
-    memset(to, 0, (size_t)stride);
+    if (INT8_ROWS_TOGETHER == 1) memset(to, 0, (size_t)stride); /* any integers will do: the scale is NaN */
     return (int8_row){NAN, 0};
 }
 
@@ -98,15 +129,16 @@ V_INLINE int8_row quantise_row(const float* x, const float* factor, int64_t k, c
     const extremes_t e = find_extremes(x, factor, k);
     if (!e.finite) return nonfinite_row_of(to, int8_row_stride(k, bytes));
     float inverse;
-    const int8_row row = row_of(&e, &inverse);
+    int8_row row = row_of(&e, &inverse);
+    if (bytes == 1) row.zero -= INT8_X_LESS;
     const vf by = v_set1(inverse);
     const vi zero = vi_set1(row.zero), most = vi_set1(INT8_X_MAX);
     if (bytes == 1)
-        for (int64_t i = 0; i < k; i += 4 * V_LANES, to += 4 * V_LANES)
-            vi_store_bytes(to, round_scaled(x, factor, i, k, by, zero),
-                           round_scaled(x, factor, i + V_LANES, k, by, zero),
-                           round_scaled(x, factor, i + 2 * V_LANES, k, by, zero),
-                           round_scaled(x, factor, i + 3 * V_LANES, k, by, zero));
+        for (int64_t i = 0; i < k; i += 4 * V_LANES)
+            to = store_row_bytes(to, round_scaled(x, factor, i, k, by, zero),
+                                 round_scaled(x, factor, i + V_LANES, k, by, zero),
+                                 round_scaled(x, factor, i + 2 * V_LANES, k, by, zero),
+                                 round_scaled(x, factor, i + 3 * V_LANES, k, by, zero));
     else
         for (int64_t i = 0; i < k; i += 2 * V_LANES, to += 4 * V_LANES)
             vi_store_shorts(to, vi_min(round_scaled(x, factor, i, k, by, zero), most),

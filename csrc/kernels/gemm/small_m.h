@@ -43,7 +43,7 @@ V_INLINE void small_m_step(const load_group_fn load, const float* a, int64_t a_s
     for (int i = 0; i < k; i++)
 #pragma GCC unroll 8
         for (int row = 0; row < m; row++) {
-            const vf x = v_set1(a[row * a_stride + i]);
+            const v_factor x = v_load_factor(a + row * a_stride + i);
 #pragma GCC unroll 4
             for (int j = 0; j < TILE_VECTORS; j++) acc[row][j] = TILE_PRODUCT(x, value[j][i], acc[row][j]);
         }

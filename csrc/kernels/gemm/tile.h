@@ -25,7 +25,7 @@
 /* A step of k: c + a * b. A file whose operands are pairs of bfloat16, which are as long as a float, says so before
  * (bf16_pairs.h); `k` counts pairs then. */
 #if !defined(TILE_PRODUCT)
-#define TILE_PRODUCT(a, b, c) v_fma(a, b, c)
+#define TILE_PRODUCT(a, b, c) v_fma_by(a, b, c)
 #endif
 
 #define PANEL (TILE_VECTORS * V_LANES)
@@ -89,7 +89,7 @@ V_INLINE void tile_step(const float* a, int64_t row_stride, const float* b, cons
     if (fetch) __builtin_prefetch(next, 0, 2);
 #pragma GCC unroll 16
     for (int i = 0; i < m; i++) {
-        const vf x = v_set1(a[i * row_stride]);
+        const v_factor x = v_load_factor(a + i * row_stride);
 #pragma GCC unroll 4
         for (int j = 0; j < nv; j++) acc[i][j] = TILE_PRODUCT(x, bk[j], acc[i][j]);
     }
@@ -183,7 +183,7 @@ _Static_assert(TILE_ROWS == 4 || TILE_ROWS == 8,
 _Static_assert(TILE_VECTORS == 2 || TILE_VECTORS == 3,
                "tiles[] has two or three vectors: TILE_VECTORS must be one of them");
 _Static_assert(V_LANES == 4 || V_LANES == 8 || V_LANES == 16, "transposes and unrolling know 4, 8 and 16 lanes");
-_Static_assert(TILE_ROWS* TILE_VECTORS + TILE_VECTORS + 1 <= (V_LANES == 16 ? 32 : 16),
+_Static_assert(TILE_ROWS* TILE_VECTORS + TILE_VECTORS + 1 <= V_REGISTERS,
                "the tile's sums, a row of B and a value of A must fit in the registers");
 #if TILE_ROWS == 8
 #define TILES_ABOVE_4(nv)      TILE(5, nv) TILE(6, nv) TILE(7, nv) TILE(8, nv)
