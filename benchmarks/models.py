@@ -143,7 +143,7 @@ def model_work(case: ModelCase, found: dict[str, Any], sequences: Sequence[int] 
 
     return Work(
         case=case,
-        group=MODELS[case.model],
+        group=MODELS.get(case.model, case.model),
         flops=flops(found["config"], case.B * case.L, case.B * case.L**2),
         rows=[b * case.L + i for b in sequences for i in range(case.L)],
         expected=expected,
