@@ -103,6 +103,10 @@ _RANDOM: dict[str, tuple[str, str, dict[str, Any]]] = {
         "DebertaV2Config",
         {
             "vocab_size": 128100,
+            "hidden_size": 768,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "intermediate_size": 3072,
             "relative_attention": True,
             "pos_att_type": ["p2c", "c2p"],
             "position_buckets": 256,

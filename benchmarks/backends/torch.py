@@ -244,7 +244,7 @@ class Torch(Configured):
         except ImportError as error:
             raise Unsupported(f"transformers is not installed ({error})") from None
         options = {"attn_implementation": "sdpa", "dtype": torch.float32}
-        if case.model in ("t5", "big_bird"):  # whose biases or blocks leave it no choice in some releases
+        if case.model in ("t5", "big_bird", "deberta-v3-base"):  # whose biases or blocks leave it no choice
             del options["attn_implementation"]
         model_class = getattr(transformers, artifacts["config"]["architectures"][0])
         return model_class.from_pretrained(artifacts["checkpoint"], **options).eval()
