@@ -6,6 +6,9 @@ the same model with W + scaling B A written into its file in place of W.
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import encoder_checks as checks
 import numpy as np
 import pytest
@@ -180,6 +183,22 @@ def test_tasks_of_a_sentence_encoder(tmp_path, folder):
         encoder.encode(texts, task="search")
     encoder.max_seq_length = 3
     assert all(len(row) == 3 for row in encoder.tokenize(["the cat sat on the mat"], task="separation")["input_ids"])
+
+
+def test_tasks_pickle_as_the_model_that_they_share(folder):
+    model = load_model(folder)
+    tasks = [model.for_task(task) for task in TASKS]
+    content = pickle.dumps([model, *tasks])
+    assert len(content) < 2000
+    for found, *others in (pickle.loads(content), copy.deepcopy([model, *tasks])):
+        for task, other in zip(tasks, others, strict=True):
+            assert all(a is b for a, b in zip(other.parameters(), found.parameters(), strict=True))
+            np.testing.assert_array_equal(other(IDS, MASK)[0], task(IDS, MASK)[0])
+    before, norm = tasks[0](IDS, MASK)[0], tasks[0].layers[0].feed_forward_norm
+    norm.bias = norm.bias + 1  # all of them share it
+    for again in pickle.loads(pickle.dumps(tasks[0])), pickle.loads(pickle.dumps(model)).for_task(TASKS[0]):
+        np.testing.assert_array_equal(again(IDS, MASK)[0], tasks[0](IDS, MASK)[0])
+        assert not np.array_equal(again(IDS, MASK)[0], before)
 
 
 def test_what_is_saved_is_loaded(tmp_path, folder):

@@ -222,9 +222,10 @@ def test_attention(L, size, radius, isa):
     assert np.isfinite(out).all()
 
 
+@pytest.mark.parametrize("size", [None, 16])
 @pytest.mark.parametrize("L, radius", [(130, 30), (300, 5), (1000, 127)])
-def test_bits_of_a_row_do_not_depend_on_the_batch(L, radius, isa):
-    """A gap in one row makes lists of ranges of the window of all rows."""
+def test_bits_of_a_row_do_not_depend_on_the_batch(L, radius, size, isa):
+    """Of rows without gaps a matrix engine computes the window; those with gaps, lists of ranges, it does not take."""
     tokens = row_kinds(L)
     arrays = np.random.default_rng(0).standard_normal((3, *tokens.shape, H, 64), dtype=np.float32)
     side = np.random.default_rng(1).standard_normal((L // 16, H, 64), dtype=np.float32)
@@ -232,9 +233,12 @@ def test_bits_of_a_row_do_not_depend_on_the_batch(L, radius, isa):
     def run(rows: slice) -> np.ndarray:
         packing = PackedSequences(spans(tokens[rows]))
         query, key, value = (packing.pack(array[rows]) for array in arrays)
-        out, options = np.empty_like(query), {"size": 16, "side_bias": make_bias(2)}
-        attend = TransientGlobalAttention(tokens[rows], packing, radius, make_bias(1), **options)
-        counts = block_ids(tokens[rows], 16).max(axis=1) + 1
+        out, options = np.empty_like(query), (tokens[rows], packing, radius, make_bias(1))
+        if size is None:
+            LocalAttention(*options)(query, key, value, out)
+            return packing.unpack(out)
+        attend = TransientGlobalAttention(*options, size=size, side_bias=make_bias(2))
+        counts = block_ids(tokens[rows], size).max(axis=1) + 1
         own = np.concatenate([side[:count] for count in counts])
         attend(query, key, value, out, own, own)
         return packing.unpack(out)
@@ -242,6 +246,25 @@ def test_bits_of_a_row_do_not_depend_on_the_batch(L, radius, isa):
     whole = run(slice(None))
     for b in range(len(tokens)):
         assert np.array_equal(run(slice(b, b + 1))[0], whole[b])
+
+
+@pytest.mark.parametrize("own, calls", [([], 0), ([0, 1, 2], 1), ([3, 7], 1), ([0, 3, 7, 1, 2], 3), ([6], 1)])
+def test_rows_with_gaps_have_calls_of_their_own(own, calls, monkeypatch):
+    """Of whatever level this machine has: which options a row is attended with follows from the row alone."""
+    tokens = row_kinds(40)[own]
+    packing = PackedSequences(spans(tokens))
+    rows = np.zeros((packing.cu_seqlens[-1], H, D), np.float32)
+    seen = []
+
+    def record(query, key, value, starts, keys, **options):
+        seen.append(("mask" in options, len(starts) - 1))
+        return varlen_attention(query, key, value, starts, keys, **options)
+
+    varlen_attention = F.varlen_attention
+    monkeypatch.setattr(F, "varlen_attention", record)
+    LocalAttention(tokens, packing, 3, make_bias(1))(rows, rows, rows, np.empty_like(rows))
+    assert len(seen) == calls
+    assert [has_lists for has_lists, n in seen for _ in range(n)] == [row in (3, 7) for row in own]
 
 
 def test_hidden_rows_are_never_looked_at():

@@ -231,6 +231,20 @@ def test_changed_models_pickle_with_their_weights(folder):
     assert np.array_equal(hidden(pickle.loads(content)), hidden(model))
 
 
+def test_models_that_generate_pickle_as_path_and_settings(tmp_path):
+    """Also where the defaults of generation, a dictionary, are changed in place."""
+    model = load_model(write(tmp_path / "llama", "llama"))
+    model.generation_config["max_new_tokens"] = 3
+    content = pickle.dumps(model)
+    assert len(content) < 1500
+    for again in (pickle.loads(content), copy.deepcopy(model)):
+        assert again.generation_config == model.generation_config
+        assert np.array_equal(again.generate(IDS[:1]), model.generate(IDS[:1]))
+    model.generation_config = {"max_new_tokens": 2}
+    again = pickle.loads(pickle.dumps(model))
+    assert again.generation_config == {"max_new_tokens": 2} and again.generate(IDS[:1]).shape == (1, 6)
+
+
 def test_two_threads_write_at_once(folder, tmp_path):
     expected = hidden(load_model(folder))
     with ThreadPoolExecutor(4) as threads:

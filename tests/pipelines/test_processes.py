@@ -15,13 +15,26 @@ from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
+from bge_m3_folders import write_bge_m3
 from model_folders import SENTENCES, write_json, write_sentence_model
+from multi_vector_folders import write_colbert, write_multi_vector, write_pylate
 from pipeline_folders import TEXTS, write_head
+from sparse_folders import write_csr, write_router, write_splade
 from subprocesses import environment
+from text_decoders import write_model
 
-from transformer_fast import CrossEncoder, SentenceEncoder
+from transformer_fast import BGEM3Encoder, CrossEncoder, MultiVectorEncoder, SentenceEncoder
 from transformer_fast.files.errors import CheckpointError
-from transformer_fast.pipelines import FillMask, QuestionAnswerer, TextClassifier, TokenTagger, TruncationWarning
+from transformer_fast.pipelines import (
+    FillMask,
+    HierarchicalTokenPooling,
+    LambdaTokenPooling,
+    QuestionAnswerer,
+    SparseEncoder,
+    TextClassifier,
+    TokenTagger,
+    TruncationWarning,
+)
 
 pytest.importorskip("tokenizers")
 pytest.importorskip("safetensors")
@@ -55,6 +68,55 @@ def reranker(tmp_path_factory):
 
 def same(got, expected) -> bool:
     return len(got) == len(expected) and all(np.array_equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
+def by_tasks(encoder, **options) -> list:
+    """The embeddings of queries, of documents and of texts, one after the other."""
+    found = [getattr(encoder, f"encode{kind}")(MANY, **options) for kind in ("_query", "_document", "")]
+    return [row for part in found for row in (part.toarray() if hasattr(part, "toarray") else part)]
+
+
+def all_three(encoder, **options) -> list:
+    """bge-m3's."""
+    found = encoder.encode(MANY, return_sparse=True, return_colbert_vecs=True, **options)
+    weights = [
+        np.array(sorted((int(token), weight) for token, weight in one.items())) for one in found["lexical_weights"]
+    ]
+    return [*found["dense_vecs"], *weights, *found["colbert_vecs"]]
+
+
+# What runs in pools: the class, what writes a folder, arguments beside it, and what is computed.
+MARKERS = {"query_prefix": "[unused0]", "document_prefix": "[unused1]", "attend_to_expansion_tokens": True}
+ENCODERS = {
+    "splade": (SparseEncoder, write_splade, {}, by_tasks),
+    "sparse router": (SparseEncoder, write_router, {}, by_tasks),
+    "sparse auto-encoder": (SparseEncoder, write_csr, {}, by_tasks),
+    "multi-vector": (
+        MultiVectorEncoder,
+        lambda path: write_multi_vector(path, pooling={"pool_factor": 2}),
+        {},
+        by_tasks,
+    ),
+    "pylate": (MultiVectorEncoder, lambda path: write_pylate(path, MARKERS), {}, by_tasks),
+    "colbert": (MultiVectorEncoder, lambda path: write_colbert(path, {"attend_to_mask_tokens": True}), {}, by_tasks),
+    "bge-m3": (BGEM3Encoder, write_bge_m3, {}, all_three),
+    "reranking language model": (
+        CrossEncoder,
+        lambda path: write_model(path, "qwen3", "ForCausalLM"),
+        {"chat_template": "qwen3-reranker"},
+        lambda encoder, **options: encoder.predict(PAIRS, **options),
+    ),
+}
+
+
+@pytest.fixture(params=ENCODERS)
+def kind(request, tmp_path):
+    """An encoder with a packed_cache, and what is computed."""
+    if request.param in ("splade", "sparse router", "sparse auto-encoder", "multi-vector"):
+        pytest.importorskip("scipy")
+    kind, write, options, run = ENCODERS[request.param]
+    write(tmp_path / "m")
+    return kind.from_pretrained(tmp_path / "m", packed_cache=tmp_path / "cache", **options), run
 
 
 # pools ---------------------------------------------------------------------------------------------------------------
@@ -96,6 +158,57 @@ def test_another_pipeline_in_the_same_pool(encoder, reranker, started):
     assert np.array_equal(reranker.predict(PAIRS, pool=started, chunk_size=3), reranker.predict(PAIRS))
     assert reranker.rank("the dog", TEXTS, pool=started) == reranker.rank("the dog", TEXTS)
     assert np.array_equal(encoder.encode(MANY, pool=started), encoder.encode(MANY))
+
+
+def test_every_encoder_in_the_same_pool(kind, started):
+    encoder, run = kind
+    expected = run(encoder)
+    assert same(run(encoder, pool=started, chunk_size=5), expected)
+    encoder.max_seq_length = 7
+    limited = run(encoder)
+    assert not same(limited, expected) and same(run(encoder, pool=started), limited), "workers follow what is changed"
+
+
+def test_options_of_sparse_and_multi_vector_encoders_in_a_pool(tmp_path, started):
+    pytest.importorskip("scipy")
+    sparse, vectors = write_splade(tmp_path / "a"), write_multi_vector(tmp_path / "b")
+    encoder = SparseEncoder.from_pretrained(sparse)
+    encoder.prompts["far"] = "far "
+    options = {"max_active_dims": 3, "prompt_name": "far", "convert_to_sparse_tensor": False}
+    assert same(encoder.encode(MANY, pool=started, chunk_size=2, **options), encoder.encode(MANY, **options))
+    assert encoder.encode([], pool=started).shape == encoder.encode([]).shape
+    assert np.array_equal(encoder.encode("dog", pool=started).toarray(), encoder.encode("dog").toarray())
+    encoder = MultiVectorEncoder.from_pretrained(vectors)
+    options = {"normalize_embeddings": True, "token_pooling": HierarchicalTokenPooling(3), "prompt": "far "}
+    assert same(encoder.encode_document(MANY, pool=started, **options), encoder.encode_document(MANY, **options))
+    assert encoder.encode([], pool=started) == []
+    with pytest.raises(TypeError, match="a LambdaTokenPooling cannot be sent to another process"):
+        encoder.encode(MANY, pool=started, token_pooling=LambdaTokenPooling(lambda rows: rows[:1]))
+    assert same(encoder.encode(MANY, pool=started), encoder.encode(MANY)), "it goes on"
+
+
+def test_scores_of_bge_m3_in_a_pool(tmp_path, started):
+    encoder = BGEM3Encoder.from_pretrained(write_bge_m3(tmp_path / "m"))
+    assert encoder.compute_score(PAIRS, pool=started, chunk_size=5) == encoder.compute_score(PAIRS)
+    assert (
+        encoder.encode("dog", pool=started, return_sparse=True)["lexical_weights"]
+        == (encoder.encode("dog", return_sparse=True)["lexical_weights"])
+    )
+    with pytest.raises(ValueError, match="chunk_size is 3; needed: pool or a list of devices"):
+        encoder.compute_score(PAIRS, chunk_size=3)
+
+
+@pytest.mark.parametrize("name", ["splade", "multi-vector", "bge-m3"])
+def test_a_list_of_devices_for_other_encoders(name, tmp_path):
+    pytest.importorskip("scipy")
+    kind, write, _, _ = ENCODERS[name]
+    write(tmp_path / "m")
+    encoder, before = kind.from_pretrained(tmp_path / "m"), set(multiprocessing.active_children())
+    with pytest.raises(ValueError, match="device is 'cuda'; needed: 'cpu'"):
+        encoder.encode(MANY, device=["cpu", "cuda"])
+    found = encoder.encode(MANY[:3], device=["cpu"])
+    assert len(found["dense_vecs"] if name == "bge-m3" else found if name == "multi-vector" else found.toarray()) == 3
+    assert set(multiprocessing.active_children()) == before
 
 
 def test_an_error_in_a_worker_is_this_process_error(encoder, started):
@@ -239,6 +352,30 @@ def test_encoders_pickle_as_path_options_and_changes(folder, tmp_path):
         assert other.similarity_fn_name == "dot" and other.get_embedding_dimension() == 11
         other.prompts["near"], other.max_seq_length = "near ", 5
         assert "near" not in encoder.prompts and encoder.max_seq_length == 7
+
+
+def test_every_encoder_pickles_as_its_files(kind, tmp_path):
+    encoder, run = kind
+    encoder.max_seq_length = 30
+    files, content = len(list((tmp_path / "cache").iterdir())), pickle.dumps(encoder)
+    assert files == 1 and len(content) < 2000
+    for other in (pickle.loads(content), copy.deepcopy(encoder)):
+        assert same(run(other), run(encoder)) and other.max_seq_length == 30
+        other.max_seq_length = 5
+        assert encoder.max_seq_length == 30
+    assert len(list((tmp_path / "cache").iterdir())) == files, "nothing was packed anew"
+
+
+def test_a_reranker_whose_weights_were_changed_pickles_with_them(tmp_path):
+    folder = write_model(tmp_path / "m", "qwen3", "ForCausalLM")
+    encoder = CrossEncoder.from_pretrained(folder, chat_template="qwen3-reranker")
+    before, head = encoder.predict(PAIRS), encoder.model.lm_head
+    head.weight = head.weight * 2
+    again = pickle.loads(pickle.dumps(encoder))
+    assert np.array_equal(again.predict(PAIRS), encoder.predict(PAIRS)) and not np.array_equal(
+        again.predict(PAIRS), before
+    )
+    assert again.model.token_ids == encoder.model.token_ids
 
 
 def test_modules_after_the_pooling_pickle_as_their_files(tmp_path):

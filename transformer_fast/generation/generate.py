@@ -242,6 +242,7 @@ class GenerationMixin:
 
     is_encoder_decoder = False
     generation_config: dict[str, Any] = {}
+    pickled_settings = ("generation_config",)  # see models.common.pickles
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -253,7 +254,8 @@ class GenerationMixin:
         model = super().from_checkpoint(checkpoint, **options)
         ignored = options.get("ignore_fields", ())
         told = {name: value for name, value in checkpoint.config.items() if name not in ignored}
-        model.generation_config = read_generation_config(checkpoint.source, cls.generation_config | told)
+        defaults = read_generation_config(checkpoint.source, cls.generation_config | told)
+        model.note_setting("generation_config", defaults)
         return model
 
     def save_pretrained(self, folder: str | Path, **options: Any) -> None:

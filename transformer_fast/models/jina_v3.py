@@ -201,6 +201,7 @@ class JinaEmbeddingsV3Model(PoolingEncoder):
             raise ValueError(f"task is {task!r}; needed: None or {', '.join(map(repr, self.tasks)) or 'nothing else'}")
         model = copy.copy(self)
         model._task = None if task is None else self.tasks.index(task)
+        model.note_derived(self, "for_task", task)
         return model
 
     @property

@@ -20,12 +20,12 @@ from transformer_fast.files.folder import open_source
 from transformer_fast.files.safetensors import read_safetensors
 from transformer_fast.files.source import ModelSource
 from transformer_fast.models.common.compute_types import ComputeType, weight_format_of
-from transformer_fast.nn import Linear
+from transformer_fast.pipelines.processes import InProcesses, ProcessPool, in_chunks
 from transformer_fast.pipelines.sentence_inputs import TextTokens, TransformerInput
-from transformer_fast.pipelines.sentence_modules import linear_layer
+from transformer_fast.pipelines.sentence_modules import FromFiles, linear_layer
 from transformer_fast.pipelines.sentence_settings import transformer_source
 from transformer_fast.pipelines.sentence_texts import checked_texts, several
-from transformer_fast.pipelines.text_runs import check_device, check_positive, runs, show_progress
+from transformer_fast.pipelines.text_runs import check_device, check_positive, runs
 from transformer_fast.util import mean_maxsim, mean_maxsim_pairwise, normalize_embeddings
 
 Weights = dict[str, float]  # number of a token, as a string -> its weight
@@ -34,8 +34,8 @@ _UNWEIGHTED = ("cls_token", "eos_token", "pad_token", "unk_token")
 _MODES = ("dense", "sparse", "colbert")  # the order of weights_for_different_modes
 
 
-class BGEM3Encoder:
-    """BAAI/bge-m3 and models like it; made by `from_pretrained`.
+class BGEM3Encoder(InProcesses):
+    """BAAI/bge-m3 and models like it; made by `from_pretrained`. It pickles as `SentenceEncoder` does.
 
     Attributes:
         model: the token encoder (`models`).
@@ -50,7 +50,9 @@ class BGEM3Encoder:
         {'What': 0.084, 'is': 0.081, 'B': 0.13, 'GE': 0.252, 'M': 0.17, '3': 0.27, '?': 0.041}
     """
 
-    def __init__(self, input: TransformerInput, sparse: Linear, colbert: Linear, normalize: bool = True) -> None:
+    def __init__(
+        self, input: TransformerInput, sparse: _TokenLayer, colbert: _TokenLayer, normalize: bool = True
+    ) -> None:
         self._input, self._sparse, self._colbert = input, sparse, colbert
         self.model, self.normalize_embeddings = input.model, normalize
         specials = (input.unlimited.special(name) for name in _UNWEIGHTED)
@@ -85,11 +87,11 @@ class BGEM3Encoder:
         source = open_source(path_or_hub_id, local_files_only=local_files_only, **hub)
         input = TransformerInput.read(transformer_source(source), compute_type, ignore_fields, packed_cache)
         weight_format = weight_format_of(compute_type)
-        sparse = _layer(source, "sparse_linear", input.hidden_size, weight_format)
-        colbert = _layer(source, "colbert_linear", input.hidden_size, weight_format)
-        if sparse.out_features != 1:
+        sparse = _TokenLayer(source, "sparse_linear", input.hidden_size, weight_format)
+        colbert = _TokenLayer(source, "colbert_linear", input.hidden_size, weight_format)
+        if sparse.dimension != 1:
             place = source.place("sparse_linear.safetensors")
-            raise CheckpointError(f"{place}: weight has {sparse.out_features} rows; needed: 1, the weight of a token")
+            raise CheckpointError(f"{place}: weight has {sparse.dimension} rows; needed: 1, the weight of a token")
         return cls(input, sparse, colbert, normalize_embeddings)
 
     @property
@@ -116,6 +118,9 @@ class BGEM3Encoder:
         return_colbert_vecs: bool = False,
         *,
         show_progress_bar: bool | None = None,
+        device: str | Sequence[str] | None = None,
+        pool: ProcessPool | None = None,
+        chunk_size: int | None = None,
     ) -> dict[str, Any]:
         """The representations of N texts, or of one, by name; one that is not asked for is None.
 
@@ -124,11 +129,12 @@ class BGEM3Encoder:
           special tokens have none.
         - colbert_vecs, (L_i - 1, dim) a text: a vector for each token but the first.
 
-        max_length: tokens after which a text is cut off, by default max_seq_length. batch_size, show_progress_bar: as
-        in `SentenceEncoder.encode`.
+        max_length: tokens after which a text is cut off, by default max_seq_length. batch_size, show_progress_bar,
+        device, pool, chunk_size: as in `SentenceEncoder.encode`.
 
         Raises:
             TypeError, ValueError: an input is no string, or another argument is out of range.
+            RuntimeError: a process of the pool has died.
         """
         if not (return_dense or return_sparse or return_colbert_vecs):
             raise ValueError("return_dense, return_sparse and return_colbert_vecs are all False; needed: one of them")
@@ -140,13 +146,11 @@ class BGEM3Encoder:
                 raise TypeError(f"sentences[{i}] is a {type(text).__name__}; needed: a string")
         wanted = {"dense_vecs": return_dense, "lexical_weights": return_sparse, "colbert_vecs": return_colbert_vecs}
         found: dict[str, Any] = {name: [None] * len(texts) if asked else None for name, asked in wanted.items()}
-        batches = runs(texts, lambda batch: self._input.tokens(batch, limit=limit), batch_size)
-        with show_progress(len(texts), show_progress_bar) as progress, closing(batches):
-            for indices, tokens in batches:
-                for name, parts in self._represent(tokens, wanted).items():
-                    for i, part in zip(indices, parts, strict=True):
-                        found[name][i] = part
-                progress.update(len(indices))
+        how = batch_size, show_progress_bar, device, pool, chunk_size
+        with closing(in_chunks(self, "_encode_chunk", texts, (wanted, limit, batch_size), *how)) as chunks:
+            for chunk, parts in chunks:
+                for name, part in parts.items():
+                    found[name][chunk] = part
         if isinstance(sentences, str):
             return {name: None if parts is None else parts[0] for name, parts in found.items()}
         if return_dense:
@@ -184,12 +188,15 @@ class BGEM3Encoder:
         max_query_length: int | None = None,
         max_passage_length: int | None = None,
         weights_for_different_modes: Sequence[float] | None = None,
+        *,
+        pool: ProcessPool | None = None,
+        chunk_size: int | None = None,
     ) -> dict[str, Any]:
         """The scores of pairs of query and passage, name -> list, or of one pair, name -> number.
 
         The names are colbert, sparse, dense, and the weighted means sparse+dense and colbert+sparse+dense;
-        weights_for_different_modes: those of dense, sparse and colbert, by default 1 each. Unlike in FlagEmbedding,
-        the padding of a batch is no token that a query may match.
+        weights_for_different_modes: those of dense, sparse and colbert, by default 1 each. pool, chunk_size: of
+        `encode`. Unlike in FlagEmbedding, the padding of a batch is no token that a query may match.
 
         Raises:
             TypeError, ValueError: they are no pairs of strings, or another argument is out of range.
@@ -205,9 +212,10 @@ class BGEM3Encoder:
         for i, pair in enumerate(pairs):
             if len(pair) != 2 or not all(isinstance(text, str) for text in pair):
                 raise TypeError(f"sentence_pairs[{i}] is {pair!r}; needed: two strings")
-        limits = max_query_length, max_passage_length
+        limits, running = (max_query_length, max_passage_length), {"pool": pool, "chunk_size": chunk_size}
         queries, passages = (
-            self.encode([pair[side] for pair in pairs], batch_size, limits[side], True, True, True) for side in (0, 1)
+            self.encode([pair[side] for pair in pairs], batch_size, limits[side], True, True, True, **running)
+            for side in (0, 1)
         )
         lexical = zip(queries["lexical_weights"], passages["lexical_weights"], strict=True)
         dense = np.add.reduce(queries["dense_vecs"] * passages["dense_vecs"], axis=1).astype(float)
@@ -234,6 +242,21 @@ class BGEM3Encoder:
             return self.max_seq_length
         check_positive(name, length)
         return min(int(length), self.max_seq_length)
+
+    def _encode_chunk(
+        self, texts: list[str], wanted: Mapping[str, bool], limit: int, batch_size: int, progress: Any = None
+    ) -> dict[str, list[Any]]:
+        """What is wanted of each text, by name."""
+        found: dict[str, list[Any]] = {name: [None] * len(texts) for name, asked in wanted.items() if asked}
+        batches = runs(texts, lambda batch: self._input.tokens(batch, limit=limit), batch_size)
+        with closing(batches):
+            for indices, tokens in batches:
+                for name, parts in self._represent(tokens, wanted).items():
+                    for i, part in zip(indices, parts, strict=True):
+                        found[name][i] = part
+                if progress is not None:
+                    progress.update(len(indices))
+        return found
 
     def _represent(self, tokens: Sequence[TextTokens], wanted: Mapping[str, bool]) -> dict[str, list[Any]]:
         found: dict[str, list[Any]] = {}
@@ -264,7 +287,7 @@ class BGEM3Encoder:
     def __repr__(self) -> str:
         return (
             f"BGEM3Encoder({type(self.model).__name__}, dim={self._input.hidden_size}, "
-            f"colbert_dim={self._colbert.out_features}, max_seq_length={self.max_seq_length})"
+            f"colbert_dim={self._colbert.dimension}, max_seq_length={self.max_seq_length})"
         )
 
 
@@ -272,17 +295,30 @@ def _matching(one: Weights, other: Weights) -> float:
     return float(sum(weight * other[token] for token, weight in one.items() if token in other))
 
 
-def _layer(source: ModelSource, name: str, width: int, weight_format: str) -> Linear:
-    place = source.place(f"{name}.safetensors")
-    if not place.is_file():
-        pickled = source.place(f"{name}.pt").is_file()
-        raise CheckpointError(
-            f"{place}: there is no such file; needed: the tensors weight and bias of that layer"
-            + (f", converted from {name}.pt: pickles are not read (docs/sentence_transformers.md)" if pickled else "")
-        )
-    tensors = read_safetensors(place)
-    shapes = {key: tensor.shape for key, tensor in tensors.items()}
-    weight = shapes.get("weight", ())
-    if len(weight) != 2 or weight[1] != width or shapes != {"weight": weight, "bias": weight[:1]}:
-        raise CheckpointError(f"{place}: holds {shapes}; needed: weight (n, {width}) and bias (n,)")
-    return linear_layer({f"linear.{key}": t.floating() for key, t in tensors.items()}, "linear", weight_format)
+class _TokenLayer(FromFiles):
+    """A layer beside the encoder, (T, width) -> (T, dimension), from name.safetensors.
+
+    Raises:
+        CheckpointError: there is no such file, or it does not fit.
+    """
+
+    def __init__(self, source: ModelSource, name: str, width: int, weight_format: str) -> None:
+        super().__init__(source, name, width, weight_format)
+        place = source.place(f"{name}.safetensors")
+        if not place.is_file():
+            pickled = source.place(f"{name}.pt").is_file()
+            hint = f", converted from {name}.pt: pickles are not read (docs/sentence_transformers.md)"
+            raise CheckpointError(
+                f"{place}: there is no such file; needed: the tensors weight and bias of that layer{hint * pickled}"
+            )
+        tensors = read_safetensors(place)
+        shapes = {key: tensor.shape for key, tensor in tensors.items()}
+        weight = shapes.get("weight", ())
+        if len(weight) != 2 or weight[1] != width or shapes != {"weight": weight, "bias": weight[:1]}:
+            raise CheckpointError(f"{place}: holds {shapes}; needed: weight (n, {width}) and bias (n,)")
+        self.dimension = weight[0]
+        named = {f"linear.{key}": tensor.floating() for key, tensor in tensors.items()}
+        self._linear = linear_layer(named, "linear", weight_format)
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        return self._linear(rows)

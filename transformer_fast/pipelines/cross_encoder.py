@@ -25,7 +25,7 @@ from transformer_fast.files.tokenizer import Tokenizer
 from transformer_fast.models.common.compute_types import ComputeType
 from transformer_fast.pipelines.activations import ACTIVATIONS, Activation, activation_of, as_activation
 from transformer_fast.pipelines.pair_models import PairModel, read_pair_model
-from transformer_fast.pipelines.processes import InProcesses, ProcessPool, opened
+from transformer_fast.pipelines.processes import InProcesses, ProcessPool, in_chunks
 from transformer_fast.pipelines.sentence_settings import CONFIG, SentenceSettings, chosen_prompt, read_settings
 from transformer_fast.pipelines.text_runs import (
     check_device,
@@ -33,7 +33,6 @@ from transformer_fast.pipelines.text_runs import (
     check_without_torch,
     column,
     runs,
-    show_progress,
 )
 
 # Fields of config_sentence_transformers.json that only this kind of model has; the second says how torch computes.
@@ -193,19 +192,11 @@ class CrossEncoder(InProcesses):
         start = self._prompt(prompt_name, prompt)
         activation = self.activation_fn if activation_fn is None else as_activation("activation_fn", activation_fn)
         single, pairs = _pairs(inputs)
-        with (
-            opened(self, device, pool, chunk_size) as workers,
-            show_progress(len(pairs), show_progress_bar) as progress,
-        ):
-            if workers is None:
-                logits = self._logits(pairs, start, batch_size, progress)
-            else:
-                logits = np.empty((len(pairs), self.num_labels), np.float32)
-                chunks = workers.chunks(len(pairs), batch_size, chunk_size)
-                with closing(workers.results(self, "_logits", pairs, chunks, start, batch_size)) as parts:
-                    for chunk, part in parts:
-                        logits[chunk] = part
-                        progress.update(len(part))
+        logits = np.empty((len(pairs), self.num_labels), np.float32)
+        how = batch_size, show_progress_bar, device, pool, chunk_size
+        with closing(in_chunks(self, "_logits", pairs, (start, batch_size), *how)) as parts:
+            for chunk, part in parts:
+                logits[chunk] = part
         scores = np.asarray(activation(logits), np.float32)
         if self.num_labels == 1 and scores.ndim > 1:
             scores = scores[:, 0]

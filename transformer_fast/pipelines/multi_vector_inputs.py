@@ -85,8 +85,8 @@ class TaskInput(TransformerInput):
         model = load_model(source, head=False, **options)
         if not hasattr(model, "encode_packed"):
             raise CheckpointError(f"{source}: {type(model).__name__} encodes no text")
-        input = cls(model, *read_tokenizer_settings(source, "feature-extraction", followed=_LENGTHS))
-        _register(input.unlimited, prefixes)
+        tokenizer, most = read_tokenizer_settings(source, "feature-extraction", followed=_LENGTHS)
+        input = cls(model, tokenizer.with_markers(_markers(tokenizer, prefixes)), most)
         name, config = sentence_config(source)
         place, said = source.place(name), {**lengths, **{k: v for k, v in config.items() if k in _LENGTHS}}
         for task in ("query_length", "document_length"):
@@ -132,23 +132,20 @@ class TaskInput(TransformerInput):
         return isinstance(text, tuple) and self._takes_types()
 
 
-def _register(tokenizer: Tokenizer, prefixes: Sequence[str]) -> None:
-    """Makes one token of markers that the vocabulary has, and that the tokenizer would take apart.
+def _markers(tokenizer: Tokenizer, prefixes: Sequence[str]) -> list[str]:
+    """Markers that the vocabulary has, and that the tokenizer would take apart.
 
     Stanford's and PyLate's training puts the token itself before a text; here it is a part of the text.
     """
-    from tokenizers import AddedToken
-
     inner, markers = tokenizer.tokenizer, []
     for prefix in prefixes:
         for marker in (prefix, *prefix.split(None, 1)[:1]) if prefix.strip() else ():
             if inner.token_to_id(marker) is None:
                 continue
             if inner.encode(marker, add_special_tokens=False).tokens != [marker]:
-                markers.append(AddedToken(marker, normalized=False, special=True))
+                markers.append(marker)
             break
-    if markers:
-        inner.add_special_tokens(markers)
+    return markers
 
 
 def _read_expansion(place: Any, config: Mapping[str, Any], input: TaskInput) -> QueryExpansion:

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from transformer_fast.files.errors import CheckpointError
-from transformer_fast.files.source import ModelSource, Tensor
+from transformer_fast.files.source import ModelSource
 from transformer_fast.files.tokenizer import typed
 from transformer_fast.models.common.compute_types import ComputeType, weight_format_of
 from transformer_fast.pipelines.multi_vector_inputs import TaskInput
-from transformer_fast.pipelines.multi_vector_settings import MultiVectorFolder
+from transformer_fast.pipelines.multi_vector_settings import PROJECTION, MultiVectorFolder
 from transformer_fast.pipelines.sentence_inputs import TextTokens
-from transformer_fast.pipelines.sentence_modules import Dense, Normalize, linear_layer
+from transformer_fast.pipelines.sentence_modules import Dense, FromFiles, Normalize, linear_layer
 from transformer_fast.pipelines.sentence_routes import RouteMaker, Routes, read_routes
 from transformer_fast.pipelines.sentence_settings import ModuleFiles, check_fields
 from transformer_fast.pipelines.token_pooling import BaseTokenPooling, HierarchicalTokenPooling
@@ -80,6 +80,27 @@ class MultiVectorMask:
         if task != "query" and self._kept is not None:
             counted = counted & np.isin(ids, self._kept)
         return counted
+
+
+class Projection(FromFiles):
+    """Stanford's projection of tokens, (T, width) -> (T, dimension).
+
+    Raises:
+        CheckpointError: there is no such tensor, or it does not fit.
+    """
+
+    def __init__(self, source: ModelSource, width: int, weight_format: str) -> None:
+        super().__init__(source, width, weight_format)
+        tensor = source.tensor(PROJECTION)
+        if len(tensor.shape) != 2 or tensor.shape[1] != width:
+            raise CheckpointError(
+                f"{tensor.file}: tensor {tensor.name!r} has shape {tensor.shape}; needed: (D, {width})"
+            )
+        self.dimension = tensor.shape[0]
+        self._linear = linear_layer({PROJECTION: tensor.floating()}, "linear", weight_format)
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        return self._linear(rows)
 
 
 class TaskRoute:
@@ -188,8 +209,8 @@ class _Maker(RouteMaker):
                     (after or before).append(module)
                     width = module.dimension
         if folder.projection is not None:
-            before.append(_projection(folder.projection, width, weight_format))
-            width = folder.projection.shape[0]
+            before.append(Projection(folder.projection, width, weight_format))
+            width = before[-1].dimension
         if folder.adapted:
             if not before:
                 raise CheckpointError(f"{what} are {', '.join(kinds)}; needed: a Dense, the projection of tokens")
@@ -218,9 +239,3 @@ def _read_pooling(source: ModelSource) -> HierarchicalTokenPooling:
         return HierarchicalTokenPooling(options.pop("pool_factor", 1.0), **options)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{place}: {error}") from None
-
-
-def _projection(tensor: Tensor, width: int, weight_format: str) -> Any:
-    if len(tensor.shape) != 2 or tensor.shape[1] != width:
-        raise CheckpointError(f"{tensor.file}: tensor {tensor.name!r} has shape {tensor.shape}; needed: (D, {width})")
-    return linear_layer({tensor.name: tensor.floating()}, "linear", weight_format)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from transformer_fast.files.errors import CheckpointError
@@ -33,7 +34,7 @@ from transformer_fast.util import MULTI_VECTOR_SIMILARITIES, SIMILARITIES
 
 _STANFORD = "HF_ColBERT"
 _METADATA = "artifact.metadata"
-_PROJECTION = "linear.weight"
+PROJECTION = "linear.weight"
 _PYLATE_LENGTH = 32  # of a query, where a file does not say
 
 _LENGTHS = ("query_length", "document_length", "query_expansion")
@@ -66,7 +67,7 @@ class MultiVectorFolder:
     lengths: query_length, document_length, query_expansion, which the Transformer's own file overrides.
     prefixes: texts of markers that are to be one token each.
     adapted: the modules are those of an encoder of one vector or of PyLate: what makes one vector is left out, and a
-        mask with `skiplist` and a Normalize follow. projection: (D, h) of Stanford's, or None.
+        mask with `skiplist` and a Normalize follow. projection: the source of Stanford's, or None.
     """
 
     settings: SentenceSettings
@@ -74,7 +75,7 @@ class MultiVectorFolder:
     prefixes: tuple[str, ...] = ()
     adapted: bool = False
     skiplist: tuple[str, ...] = ()
-    projection: Tensor | None = None
+    projection: ModelSource | None = None
 
 
 def read_folder(source: ModelSource) -> MultiVectorFolder:
@@ -132,7 +133,7 @@ def _stanford(source: ModelSource) -> MultiVectorFolder:
     metadata = {} if data is None else checked_object(place, checked_json(place, data))
     said = {name: typed(place, metadata, name, kind) for name, kind in _METADATA_READ.items()}
     settings = SentenceSettings("MultiVectorEncoder", similarity="maxsim")
-    settings.modules = (ModuleFiles("Transformer", lambda: WithoutTensors(source, (_PROJECTION,)), ""),)
+    settings.modules = (ModuleFiles("Transformer", partial(WithoutTensors, source, (PROJECTION,)), ""),)
     prefixes = (f"{said['query_token_id'] or '[unused0]'} ", f"{said['doc_token_id'] or '[unused1]'} ")
     settings.prompts |= dict(zip(("query", "document"), prefixes, strict=True))
     attend, length = bool(said["attend_to_mask_tokens"]), said["query_maxlen"] or _PYLATE_LENGTH
@@ -140,7 +141,7 @@ def _stanford(source: ModelSource) -> MultiVectorFolder:
     if said["doc_maxlen"] is not None:
         lengths["document_length"] = said["doc_maxlen"]
     skiplist = () if said["mask_punctuation"] is False else tuple(string.punctuation)
-    return MultiVectorFolder(settings, lengths, prefixes, True, skiplist, source.tensor(_PROJECTION))
+    return MultiVectorFolder(settings, lengths, prefixes, True, skiplist, source)
 
 
 class WithoutTensors(ModelSource):

@@ -1,7 +1,7 @@
 """`ProcessPool`: processes that run a pipeline on parts of many inputs, sentence-transformers' multi-process pool.
 
-`SentenceEncoder.encode` and `CrossEncoder.predict` run in one where they are given `pool=` or a list of devices. A
-pipeline derives from `InProcesses`, opens its pool by `opened`, and names the method that a worker calls with a chunk.
+`encode` of the encoders and `CrossEncoder.predict` run in one where they are given `pool=` or a list of devices. A
+pipeline derives from `InProcesses`, and calls `in_chunks` with the name of the method that computes a chunk.
 
 Every worker has a pipe of its own, and at most one chunk at a time: neither side ever waits to write while the other
 does, and a worker that dies closes its pipe, which the parent sees at once. There are no queues, whose locks a dying
@@ -20,14 +20,14 @@ import signal
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 from transformer_fast import functional as F
-from transformer_fast.pipelines.text_runs import check_device, check_positive
+from transformer_fast.pipelines.text_runs import check_device, check_positive, show_progress
 
 # sentence-transformers' number of processes on CPUs, and what it cuts inputs into: some chunks a worker, so that one
 # that is late is not waited for, and not so long that a progress bar stands still.
@@ -106,6 +106,38 @@ def opened(
         yield pool
 
 
+def in_chunks(
+    pipeline: Any,
+    method: str,
+    inputs: Sequence[Any],
+    arguments: Sequence[Any],
+    batch_size: int,
+    show_progress_bar: bool | None,
+    device: Any,
+    pool: ProcessPool | None,
+    chunk_size: int | None,
+) -> Iterator[tuple[slice, Any]]:
+    """Each chunk and `pipeline.method(inputs[chunk], *arguments)`, in the order in which they are done.
+
+    Without a pool it is one chunk, and the method gets progress= as well, to tell of each run of texts.
+
+    Raises:
+        Exception: as `opened`, `ProcessPool.results` and the method.
+    """
+    with (
+        opened(pipeline, device, pool, chunk_size) as workers,
+        show_progress(len(inputs), show_progress_bar) as progress,
+    ):
+        if workers is None:
+            yield slice(0, len(inputs)), getattr(pipeline, method)(inputs, *arguments, progress=progress)
+            return
+        chunks = workers.chunks(len(inputs), batch_size, chunk_size)
+        with closing(workers.results(pipeline, method, inputs, chunks, *arguments)) as parts:
+            for chunk, part in parts:
+                yield chunk, part
+                progress.update(chunk.stop - chunk.start)
+
+
 @dataclass(eq=False)
 class _Worker:
     """One process. loaded: the pickle of the pipeline that it has. busy: a chunk is with it."""
@@ -168,10 +200,12 @@ class ProcessPool:
         pool may be used again; a worker that died and Ctrl-C close it.
 
         Raises:
+            TypeError: the pipeline or an argument is no object that pickles.
             RuntimeError: a worker has died, or the pool is closed or another process' one.
             Exception: what the method raised.
         """
         content = _pickled(pipeline)
+        _check_arguments(arguments)
         if os.getpid() != self._owner:  # before the lock, which a fork may have left locked
             raise RuntimeError(f"the pool is one of the process {self._owner}; needed: one that this process started")
         with self._lock:
@@ -263,6 +297,16 @@ def _pickled(pipeline: Any) -> bytes:
         name = next(found, None)
         what = type(pipeline).__name__ if name is None else f"{type(pipeline).__name__}.{name}"
         raise TypeError(f"{what} cannot be sent to another process, being no object that pickles: {error}") from None
+
+
+def _check_arguments(arguments: Sequence[Any]) -> None:
+    for argument in arguments:
+        try:
+            pickle.dumps(argument)
+        except (TypeError, AttributeError, pickle.PicklingError) as error:
+            raise TypeError(
+                f"a {type(argument).__name__} cannot be sent to another process, being no object that pickles: {error}"
+            ) from None
 
 
 def _is_picklable(value: Any) -> bool:

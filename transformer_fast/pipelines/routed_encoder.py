@@ -1,7 +1,8 @@
 """What encoders of whole texts share: routes and their limits, prompts, tokens, similarity.
 
-`SentenceEncoder` and `SparseEncoder` derive from `RoutedEncoder` and add `from_pretrained` and `encode`. What both do
-with a model goes here; what is done with texts and arguments before a model is known, into `sentence_texts`.
+`SentenceEncoder`, `SparseEncoder` and `MultiVectorEncoder` derive from `RoutedEncoder` and add `from_pretrained` and
+`encode`. What all do with a model goes here; what is done with texts and arguments before a model is known, into
+`sentence_texts`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from transformer_fast import util
+from transformer_fast.pipelines.processes import InProcesses
 from transformer_fast.pipelines.sentence_routes import Routes
 from transformer_fast.pipelines.sentence_settings import SentenceSettings, chosen_prompt
 from transformer_fast.pipelines.sentence_texts import (
@@ -24,8 +26,11 @@ from transformer_fast.pipelines.sentence_texts import (
 from transformer_fast.util.similarity import checked_name
 
 
-class RoutedEncoder:
+class RoutedEncoder(InProcesses):
     """A folder's routes and settings, and what does not depend on the kind of vectors that come out.
+
+    It pickles as the path and options that it was made from, and what has been set since; other processes read the
+    files again.
 
     Attributes:
         model: the token encoder (`models`), or a StaticEmbedding; of a model with several routes the default one's.
@@ -138,13 +143,12 @@ class RoutedEncoder:
         They are input_ids, token_type_ids (if the model knows token types) and attention_mask; of a StaticEmbedding
         input_ids (T,) and offsets (B,).
         """
-        route = self._routes.route(task)
-        return route.input.arguments(route.tokens(list(checked_texts(several(inputs)))))
+        return self._routes.route(task).input.arguments(self._tokens(list(checked_texts(several(inputs))), "", task))
 
     @renamed(sentences="inputs")
     def count_tokens(self, inputs: str | Iterable[Text], *, task: str | None = None) -> int:
         """The number of tokens that `encode` runs for these texts, without a prompt."""
-        return sum(map(len, self._routes.route(task).tokens(list(checked_texts(several(inputs))))))
+        return sum(map(len, self._tokens(list(checked_texts(several(inputs))), "", task)))
 
     def count_truncated_tokens(
         self,
@@ -160,10 +164,10 @@ class RoutedEncoder:
             >>> encoder.count_truncated_tokens(["short", "long " * 1000])                             # doctest: +SKIP
             array([  0, 746])
         """
-        route, start = self._routes.route(task), self._prompt(prompt_name, prompt)
-        texts = list(checked_texts(several(inputs)))
-        kept = np.array([len(one) for one in route.tokens(texts, start)], np.int64)
-        return np.array(route.input.lengths(texts, start), np.int64) - kept
+        start, texts = self._prompt(prompt_name, prompt), list(checked_texts(several(inputs)))
+        kept = np.array([len(one) for one in self._tokens(texts, start, task)], np.int64)
+        lengths = np.array(self._routes.route(task).input.lengths(texts, start), np.int64)
+        return np.maximum(lengths - kept, 0)  # a query may get tokens beyond its own
 
     # ------------------------------------------------------------------------------------------------------------------
     # Similarity
@@ -185,6 +189,10 @@ class RoutedEncoder:
             ValueError: shapes do not fit.
         """
         return util.pairwise_similarity(a, b, self._similarity)
+
+    def _tokens(self, texts: list[Text], prompt: str, task: str | None) -> list[Any]:
+        """The tokens of checked texts with a prompt."""
+        return self._routes.route(task).tokens(texts, prompt)
 
     def _prompt(self, name: str | None, prompt: str | None) -> str:
         return chosen_prompt(self.prompts, self.default_prompt_name, name, prompt)

@@ -22,7 +22,7 @@ from transformer_fast import util
 from transformer_fast.files.folder import open_source
 from transformer_fast.files.source import ModelSource
 from transformer_fast.models.common.compute_types import ComputeType
-from transformer_fast.pipelines.processes import InProcesses, ProcessPool, opened
+from transformer_fast.pipelines.processes import ProcessPool, in_chunks
 from transformer_fast.pipelines.routed_encoder import RoutedEncoder
 from transformer_fast.pipelines.sentence_routes import Route, Routes, read_routes
 from transformer_fast.pipelines.sentence_settings import SentenceSettings, read_settings
@@ -78,11 +78,8 @@ class _Job:
     truncate_dim: int | None
 
 
-class SentenceEncoder(InProcesses, RoutedEncoder):
+class SentenceEncoder(RoutedEncoder):
     """Texts in, vectors out; made by `from_pretrained`.
-
-    It pickles as the path and options that it was made from, and what has been set since; other processes read the
-    files again.
 
     Inputs are a string, or several: any iterable of strings, a NumPy array, a column of pandas or Arrow. A tuple of two
     strings among them is a pair, which the tokenizer puts together.
@@ -210,25 +207,18 @@ class SentenceEncoder(InProcesses, RoutedEncoder):
         job = self._job(prompt_name, prompt, batch_size, output_value, normalize_embeddings, truncate_dim, task)
         if job.tokens_wanted and precision != "float32":
             raise ValueError(f"precision is {precision!r}; needed: 'float32' with output_value='token_embeddings'")
-        cut: list[int] | None = [] if show_truncated else None
         texts = list(checked_texts(several(inputs)))
-        with (
-            opened(self, device, pool, chunk_size) as workers,
-            show_progress(len(texts), show_progress_bar) as progress,
-        ):
-            if workers is None:
-                results = self._encoded(texts, job, cut, progress)
-            else:
-                # All that decides results is in the job; names of prompts are this process' business.
-                arguments = None, job.prompt, batch_size, output_value, normalize_embeddings, job.truncate_dim, task
-                results, chunks = self._room(len(texts), job), workers.chunks(len(texts), batch_size, chunk_size)
-                parts = workers.results(self, "_encode_chunk", texts, chunks, arguments, show_truncated)
-                with closing(parts):
-                    for chunk, (part, cut_off) in parts:
-                        results[chunk] = part
-                        if cut is not None:
-                            cut += [chunk.start + i for i in cut_off]
-                        progress.update(len(part))
+        # All that decides results; names of prompts are this process' business.
+        arguments = None, job.prompt, batch_size, output_value, normalize_embeddings, job.truncate_dim, task
+        how = batch_size, show_progress_bar, device, pool, chunk_size
+        results, cut = self._room(len(texts), job), []
+        with closing(in_chunks(self, "_encode_chunk", texts, (arguments, show_truncated), *how)) as parts:
+            for chunk, (part, cut_off) in parts:
+                if len(part) == len(texts):
+                    results = part  # not copied, which would take as much memory again
+                else:
+                    results[chunk] = part
+                cut += [chunk.start + i for i in cut_off]
         if cut:
             warnings.warn(_truncation(cut, texts, job.route.input.max_seq_length), TruncationWarning, stacklevel=3)
         if precision != "float32":
@@ -295,10 +285,13 @@ class SentenceEncoder(InProcesses, RoutedEncoder):
         shape = (count, min(full, job.truncate_dim or full))
         return [None] * count if job.tokens_wanted else np.empty(shape, np.float32)
 
-    def _encoded(self, texts: list[Text], job: _Job, cut: list[int] | None, progress: Any = None) -> Any:
-        """The results of texts in their order; cut: where the indices of those go that were cut off."""
+    def _encode_chunk(
+        self, texts: list[Text], arguments: tuple, show_truncated: bool, progress: Any = None
+    ) -> tuple[Any, list[int]]:
+        """The results of texts in their order, and the indices of those that were cut off; arguments: of `_job`."""
+        job, cut = self._job(*arguments), []
         results = self._room(len(texts), job)
-        for indices, part in self._runs(texts, job, cut):
+        for indices, part in self._runs(texts, job, cut if show_truncated else None):
             if job.tokens_wanted:
                 for i, rows in zip(indices, part, strict=True):
                     results[i] = rows.copy()
@@ -306,12 +299,7 @@ class SentenceEncoder(InProcesses, RoutedEncoder):
                 results[indices] = part
             if progress is not None:
                 progress.update(len(indices))
-        return results
-
-    def _encode_chunk(self, texts: list[Text], arguments: tuple, show_truncated: bool) -> tuple[Any, list[int]]:
-        """What a process of a pool does: the results of its texts, and the indices of those that were cut off."""
-        cut: list[int] = []
-        return self._encoded(texts, self._job(*arguments), cut if show_truncated else None), cut
+        return results, cut
 
     def _stream(self, texts: Iterator[Text], job: _Job, total: int | None, show: bool | None) -> Iterator[np.ndarray]:
         with show_progress(total, show) as progress:

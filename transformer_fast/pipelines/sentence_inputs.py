@@ -84,8 +84,6 @@ class TextTokens:
 class TransformerInput:
     """A model of `models` that encodes text, and its tokenizer.
 
-    encoder: what makes the rows, if it is a part of the model.
-
     Attributes:
         model: the model. hidden_size: the length of its rows.
         max_seq_length: tokens, special ones included, after which a text is cut off; infinity: nothing is. May be set.
@@ -100,16 +98,14 @@ class TransformerInput:
         tokenizer: Tokenizer,
         max_seq_length: int | None,
         chats: Chats | None = None,
-        encoder: Any = None,
     ) -> None:
         self.model, self._tokenizer, self._chats = model, tokenizer, chats
-        self._encoder = model = model if encoder is None else encoder
-        self.hidden_size = model.hidden_size
-        limits = [limit for limit in (max_seq_length, model.max_length) if limit is not None]
+        self.hidden_size = self._encoder.hidden_size
+        limits = [limit for limit in (max_seq_length, self._encoder.max_length) if limit is not None]
         self._max_seq_length: float = math.inf
         if limits:
             self.max_seq_length = min(limits)
-        self._type_count = getattr(model.config, "type_vocab_size", 0) or 0
+        self._type_count = getattr(self._encoder.config, "type_vocab_size", 0) or 0
 
     @classmethod
     def read(
@@ -142,8 +138,13 @@ class TransformerInput:
     def for_task(self, task: str) -> TransformerInput:
         """The same with the model's adapters of a task."""
         twin = copy.copy(self)
-        twin.model = twin._encoder = self.model.for_task(task)
+        twin.model = self.model.for_task(task)
         return twin
+
+    @property
+    def _encoder(self) -> Any:
+        """What of the model makes the rows."""
+        return self.model
 
     @property
     def max_seq_length(self) -> float:

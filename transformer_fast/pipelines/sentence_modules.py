@@ -29,23 +29,26 @@ _SPARSE_FIELDS = {"input_dim", *_SPARSE_SIZES, "k_aux", "normalize", "dead_thres
 _DENSE_FIELDS = {"in_features", "out_features", "bias", "activation_function", "use_residual", *_NAMES}
 
 
-class _FromFiles:
-    """A module that nothing changes after it is made: it pickles as its files, and its copies are itself."""
+class FromFiles:
+    """A module that nothing changes after it is made: it pickles as its files, and its copies are itself.
 
-    def __init__(self, part: Part, dimension: int, weight_format: str, *feature: str) -> None:
-        self._made_from = part, dimension, weight_format, *feature
+    made_from: the arguments of its class, sources and settings.
+    """
+
+    def __init__(self, *made_from: Any) -> None:
+        self._made_from = made_from
 
     def __reduce__(self) -> tuple:
         return type(self), self._made_from
 
-    def __copy__(self) -> _FromFiles:
+    def __copy__(self) -> FromFiles:
         return self
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _FromFiles:
+    def __deepcopy__(self, memo: dict[int, Any]) -> FromFiles:
         return self
 
 
-class Normalize(_FromFiles):
+class Normalize(FromFiles):
     """Vectors (B, dim) of length 1. feature: what the module works on, as its files call it.
 
     Raises:
@@ -67,7 +70,7 @@ class Normalize(_FromFiles):
         return normalize_embeddings(vectors)
 
 
-class LayerNorm(_FromFiles):
+class LayerNorm(FromFiles):
     """torch's LayerNorm of vectors (B, dim), with its eps of 1e-5.
 
     Raises:
@@ -91,7 +94,7 @@ class LayerNorm(_FromFiles):
         return F.layer_norm(vectors, self._weight, self._bias)
 
 
-class Dense(_FromFiles):
+class Dense(FromFiles):
     """A linear layer with an activation, (B, in_features) -> (B, out_features), and what it began with added to it.
 
     feature: as of `Normalize`.
@@ -131,7 +134,7 @@ class Dense(_FromFiles):
         return found
 
 
-class SparseAutoEncoder(_FromFiles):
+class SparseAutoEncoder(FromFiles):
     """The k largest of hidden_dim latents, (B, input_dim) -> (B, hidden_dim) with zeros elsewhere: CSR embeddings.
 
     Of equal latents those of lower index stay; negative ones are zeros. k_aux, dead_threshold and the statistics among

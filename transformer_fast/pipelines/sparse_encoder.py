@@ -9,7 +9,7 @@ Source: sentence-transformers 6, sparse_encoder/model.py.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from transformer_fast.files.folder import open_source
 from transformer_fast.files.source import ModelSource
 from transformer_fast.files.tokenizer import typed
 from transformer_fast.models.common.compute_types import ComputeType
+from transformer_fast.pipelines.processes import ProcessPool, in_chunks
 from transformer_fast.pipelines.routed_encoder import RoutedEncoder
 from transformer_fast.pipelines.sentence_routes import Route, Routes, read_routes
 from transformer_fast.pipelines.sentence_settings import CONFIG, SentenceSettings, read_settings
@@ -35,13 +36,7 @@ from transformer_fast.pipelines.sentence_texts import (
 )
 from transformer_fast.pipelines.sparse_modules import sparse_rows
 from transformer_fast.pipelines.sparse_routes import SparseRouteMaker
-from transformer_fast.pipelines.text_runs import (
-    check_device,
-    check_positive,
-    check_without_pool,
-    runs,
-    show_progress,
-)
+from transformer_fast.pipelines.text_runs import check_device, check_positive, runs
 from transformer_fast.util import SIMILARITIES
 from transformer_fast.util import sparse as util_sparse
 from transformer_fast.util.similarity import checked_name
@@ -150,10 +145,10 @@ class SparseEncoder(RoutedEncoder):
         convert_to_tensor: bool = True,
         convert_to_sparse_tensor: bool = True,
         save_to_cpu: bool = False,
-        device: str | None = None,
+        device: str | Sequence[str] | None = None,
         max_active_dims: int | None = None,
-        pool: None = None,
-        chunk_size: None = None,
+        pool: ProcessPool | None = None,
+        chunk_size: int | None = None,
         *,
         task: str | None = None,
     ) -> Any:
@@ -163,7 +158,8 @@ class SparseEncoder(RoutedEncoder):
 
         Args:
             prompt_name, prompt: what is put before each text: one of `prompts`, or a text of its own.
-            batch_size, show_progress_bar: as in `SentenceEncoder.encode`; they change no bit of the result.
+            batch_size, show_progress_bar, device, pool, chunk_size: as in `SentenceEncoder.encode`; they change no bit
+                of the result.
             convert_to_tensor: one array for all texts; False gives a list of one (dim,) each. The name is
                 sentence-transformers', nothing is torch's.
             convert_to_sparse_tensor: False gives NumPy arrays.
@@ -171,16 +167,20 @@ class SparseEncoder(RoutedEncoder):
             max_active_dims: the most numbers of a vector that are not 0: the largest stay, of equal ones those of lower
                 index. None: the attribute.
             task: the route of a model that has several, "query" or "document" for instance.
-            device, pool, chunk_size: None or "cpu"; None; None.
 
         Raises:
             TypeError: an input is no string and no pair (its index is named).
             ValueError: another argument is out of range, or a string cannot be written as UTF-8.
+            RuntimeError: a process of the pool has died.
         """
-        check_without_pool(device, pool, chunk_size)
         job = self._job(prompt_name, prompt, batch_size, max_active_dims, task)
         texts = list(checked_texts(several(inputs)))
-        found = self._embeddings(texts, job, show_progress_bar)
+        # All that decides results; names of prompts are this process' business.
+        arguments = None, job.prompt, batch_size, job.most, task
+        how = batch_size, show_progress_bar, device, pool, chunk_size
+        with closing(in_chunks(self, "_encode_chunk", texts, arguments, *how)) as chunks:
+            parts = {chunk.start: part for chunk, part in chunks}
+        found = _stacked([parts[start] for start in sorted(parts)], job.route.dimension)
         if isinstance(inputs, str):
             return found[0] if convert_to_sparse_tensor else found.toarray()[0]
         if not convert_to_sparse_tensor:
@@ -271,28 +271,25 @@ class SparseEncoder(RoutedEncoder):
         route, prompt = self._routes.route(task), self._prompt(prompt_name, prompt)
         return _Job(route, batch_size, prompt, route.prompt_length(prompt), most)
 
-    def _embeddings(self, texts: list[Text], job: _Job, show: bool | None) -> Any:
-        """A csr_array (N, dim)."""
-        library = optional_import("scipy.sparse", "sparse")
-        if not texts:
-            return library.csr_array((0, job.route.dimension), dtype=np.float32)
+    def _encode_chunk(self, texts: list[Text], *arguments: Any, progress: Any = None) -> Any:
+        """A csr_array (N, dim); arguments: of `_job`."""
+        job = self._job(*arguments)
 
         def tokens(batch: list[Text]) -> list[Any]:
             return job.route.tokens(batch, job.prompt)
 
         order: list[int] = []
         parts = []
-        with (
-            show_progress(len(texts), show) as progress,
-            closing(runs(texts, tokens, job.batch_size)) as together,
-        ):
+        with closing(runs(texts, tokens, job.batch_size)) as together:
             for indices, held in together:
                 found = job.route.vectors(held, job.skipped, job.most)
                 found = sparse_rows(found) if isinstance(found, np.ndarray) else found
                 parts.append(found if job.most is None else _largest(found, job.most))
                 order += indices
-                progress.update(len(indices))
-        return library.vstack(parts, format="csr")[np.argsort(order)]
+                if progress is not None:
+                    progress.update(len(indices))
+        found = _stacked(parts, job.route.dimension)
+        return found[np.argsort(order)] if parts else found
 
     def __repr__(self) -> str:
         first = self._routes.first()
@@ -301,6 +298,14 @@ class SparseEncoder(RoutedEncoder):
             f"SparseEncoder({type(self.model).__name__}, dim={self.get_embedding_dimension()}, "
             f"pooling={'+'.join(first.pooling.modes)}, max_seq_length={self.max_seq_length}{routes})"
         )
+
+
+def _stacked(parts: Sequence[Any], width: int) -> Any:
+    """The rows of csr_arrays (N_i, width) one after the other; of none an empty one."""
+    library = optional_import("scipy.sparse", "sparse")
+    if len(parts) == 1:
+        return parts[0]
+    return library.vstack(parts, format="csr") if parts else library.csr_array((0, width), dtype=np.float32)
 
 
 def _largest(rows: Any, k: int) -> Any:

@@ -9,6 +9,7 @@ Source: sentence-transformers 6, sparse_encoder/modules.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -48,8 +49,12 @@ class MaskedLMInput(TransformerInput):
     """
 
     def __init__(self, model: ForMaskedLM, tokenizer: Tokenizer, max_seq_length: int | None) -> None:
-        super().__init__(model, tokenizer, max_seq_length, encoder=model.base)
+        super().__init__(model, tokenizer, max_seq_length)
         self.vocab_size = model.decoder.out_features
+
+    @property
+    def _encoder(self) -> Any:
+        return self.model.base
 
     @classmethod
     def read(
@@ -155,18 +160,20 @@ class SpladePooling:
 class SparseStaticEmbedding:
     """A weight for each token of the vocabulary, the token's IDF for instance; it is its own model.
 
-    Texts have no special tokens, and are cut off where the tokenizer's files say so.
+    Texts have no special tokens, and are cut off where the tokenizer's files say so. It pickles as its files and
+    max_seq_length.
 
     Attributes:
-        weight: (V,). max_seq_length: the most tokens of a text, or infinity; may be set.
+        weight: (V,), read-only. max_seq_length: the most tokens of a text, or infinity; may be set.
     """
 
     takes_limit = True
 
     def __init__(self, weight: np.ndarray, tokenizer: Tokenizer) -> None:
-        self.weight, self._tokenizer = weight, tokenizer
+        self._weight, self._tokenizer = weight.view(), tokenizer
+        self._weight.flags.writeable = False
         self._max_seq_length: float = tokenizer.max_length or math.inf
-        self.model = self
+        self._read_from: tuple | None = None
 
     @classmethod
     def read(
@@ -198,7 +205,30 @@ class SparseStaticEmbedding:
             raise CheckpointError(
                 f"{tokenizer.place}: has the token {max(vocabulary.values())}; needed: less than {len(weight)}"
             )
-        return cls(weight, tokenizer)
+        made = cls(weight, tokenizer)
+        made._read_from = source, compute_type, ignore_fields
+        return made
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if self._read_from is None:
+            return super().__reduce_ex__(protocol)
+        return SparseStaticEmbedding.read, self._read_from, {"_max_seq_length": self._max_seq_length}
+
+    def __copy__(self) -> SparseStaticEmbedding:
+        twin = object.__new__(type(self))
+        vars(twin).update(vars(self))
+        return twin
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SparseStaticEmbedding:
+        return copy.copy(self)  # of all that it has, max_seq_length alone changes
+
+    @property
+    def weight(self) -> np.ndarray:
+        return self._weight
+
+    @property
+    def model(self) -> SparseStaticEmbedding:
+        return self
 
     @property
     def max_seq_length(self) -> float:

@@ -140,18 +140,6 @@ def check_without_torch(convert_to_tensor: Any) -> None:
         )
 
 
-def check_without_pool(device: Any, pool: Any, chunk_size: Any) -> None:
-    """For pipelines that run in one process.
-
-    Raises:
-        ValueError: one has a value that asks for several.
-    """
-    check_device(device)
-    for name, value in (("pool", pool), ("chunk_size", chunk_size)):
-        if value is not None:
-            raise ValueError(f"{name} is {value!r}; needed: None: threads do what processes do there (set_num_threads)")
-
-
 def one_of(name: str, value: Any, known: Collection[Any]) -> None:
     """
     Raises:

@@ -64,12 +64,16 @@ class Tokenizer:
         ('[MASK]', 103)
     """
 
-    def __init__(self, source: ModelSource, lower_case: bool = False) -> None:
-        """lower_case: lower-case texts before all else, as sentence-transformers' do_lower_case does."""
-        optional_import("tokenizers")
-        self._made_from = source, lower_case
+    def __init__(self, source: ModelSource, lower_case: bool = False, markers: Sequence[str] = ()) -> None:
+        """lower_case: lower-case texts before all else, as sentence-transformers' do_lower_case does. markers: of
+        `with_markers`."""
+        library = optional_import("tokenizers")
+        self._made_from = source, lower_case, tuple(markers)
         with refusals(source.place("tokenizer.json")):
             self._read(source, lower_case)
+        if markers:
+            tokens = [library.AddedToken(marker, normalized=False, special=True) for marker in markers]
+            self.tokenizer.add_special_tokens(tokens)
         self._limited: OrderedDict[tuple, Any] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -81,6 +85,11 @@ class Tokenizer:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tokenizer:
         return self
+
+    def with_markers(self, markers: Sequence[str]) -> Tokenizer:
+        """The same, with words of the vocabulary that are one token wherever a text has them."""
+        source, lower_case, known = self._made_from
+        return Tokenizer(source, lower_case, (*known, *markers)) if markers else self
 
     def _read(self, source: ModelSource, lower_case: bool) -> None:
         data, definition = vocabulary.definition_of(source)

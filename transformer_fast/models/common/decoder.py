@@ -355,7 +355,9 @@ class CausalLM(GenerationMixin, PretrainedModel):
             >>> reranker.last_logits(ids, [0, 9])                                                     # doctest: +SKIP
             array([[1.5, -0.3]], dtype=float32)
         """
-        return type(cls.__name__, (cls,), {"token_ids": tuple(token_ids), "__module__": cls.__module__})
+        named = vars(cls).get("scoring_of") or cls
+        own = {"token_ids": tuple(token_ids), "scoring_of": named, "__module__": cls.__module__}
+        return type(cls.__name__, (named,), own)
 
     @classmethod
     def scored(cls, config: Any) -> int:

@@ -9,6 +9,7 @@ Source: Guo et al. 2021, https://arxiv.org/abs/2112.07916, and transformers' mod
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +47,21 @@ def block_ids(tokens: np.ndarray, size: int) -> np.ndarray:
     return np.where(tokens, np.minimum(block, whole - 1), -1)
 
 
+@dataclass(frozen=True)
+class _NearCall:
+    """Neighbouring sequences that attend to near keys in one call.
+
+    Those with gaps need lists of ranges, for the others a window says all. Matrix engines take windows only, with other
+    roundings, so that a call has sequences of one kind: else the neighbours would decide a sequence's bits.
+
+    rows: packed. cu_seqlens: of these rows, from 0 on. options: of varlen_attention.
+    """
+
+    rows: slice
+    cu_seqlens: np.ndarray
+    options: dict[str, Any]
+
+
 class LocalAttention:
     """Attention of packed rows to the keys within `radius` of them: called with query, key, value (T, H, D) and out.
 
@@ -64,23 +80,36 @@ class LocalAttention:
         collect: bool = False,
     ) -> None:
         self.tokens, self.packing, self.radius, self.bias = tokens, packing, radius, bias
-        self.options: dict[str, Any] = {
-            "scale": 1.0,
-            "relative_bias": bias.table(packing.longest, packing.longest),
-        }
-        own = packing.pack(tokens)
-        # A window alone, where it says all, costs no lists of ranges.
-        if own.all():
-            self.options["window"] = (radius, radius)
-        else:
-            self.options["mask"] = _near_tokens(own, packing, radius)
         self.weights: list[np.ndarray] | None = [] if collect else None
+        has_gaps = (packing.tokens & ~tokens).any(axis=1).tolist()
+        neighbours = (list(rows) for _, rows in itertools.groupby(range(len(packing)), has_gaps.__getitem__))
+        self._calls = [self._near_call(rows[0], rows[-1] + 1, has_gaps[rows[0]]) for rows in neighbours]
 
     def __call__(self, query: np.ndarray, key: np.ndarray, value: np.ndarray, out: np.ndarray) -> None:
-        starts = self.packing.cu_seqlens
-        F.varlen_attention(query, key, value, starts, starts, out=out, **self.options)
+        self.attend_near(query, key, value, out)
         if self.weights is not None:
             self.weights.append(_softmax(self._near_scores(query, key)))
+
+    def attend_near(self, query: np.ndarray, key: np.ndarray, value: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """Attend to the keys within `radius` into out; returns the log-sum-exp (H, T)."""
+        lse = np.empty(query.shape[1::-1], np.float32)
+        for call in self._calls:
+            own, starts = call.rows, call.cu_seqlens
+            arrays = (query[own], key[own], value[own], starts, starts)
+            lse[:, own] = F.varlen_attention(*arrays, out=out[own], return_lse=True, **call.options)[1]
+        return lse
+
+    def _near_call(self, first: int, end: int, has_gaps: bool) -> _NearCall:
+        """Of the sequences [first, end), which all have gaps, or none of them has."""
+        starts = self.packing.cu_seqlens[first : end + 1]
+        longest = int(np.diff(starts).max())
+        options = {"scale": 1.0, "relative_bias": self.bias.table(longest, longest)}
+        if has_gaps:
+            own = self.packing.pack(self.tokens)[starts[0] : starts[-1]]
+            options["mask"] = _near_tokens(own, starts - starts[0], self.radius)
+        else:
+            options["window"] = (self.radius, self.radius)
+        return _NearCall(slice(starts[0], starts[-1]), starts - starts[0], options)
 
     def _near_scores(self, query: np.ndarray, key: np.ndarray) -> np.ndarray:
         """(B, blocks, H, length, 3 * length) with length radius + 1; -inf where a key is not seen."""
@@ -147,8 +176,7 @@ class TransientGlobalAttention(LocalAttention):
         side_key: np.ndarray,
         side_value: np.ndarray,
     ) -> None:
-        starts = self.packing.cu_seqlens
-        _, near_lse = F.varlen_attention(query, key, value, starts, starts, out=out, return_lse=True, **self.options)
+        near_lse = self.attend_near(query, key, value, out)
         far, far_lse = np.zeros_like(out), np.full(out.shape[:2], -np.inf, np.float32)
         for b, groups in enumerate(self._sequences):
             of_row = slice(*self._side_starts[b : b + 2])
@@ -254,10 +282,10 @@ class SideBlock(Block):
     self_attention_class = SideAttention
 
 
-def _near_tokens(own: np.ndarray, packing: PackedSequences, radius: int) -> F.KeyRanges:
+def _near_tokens(own: np.ndarray, cu_seqlens: np.ndarray, radius: int) -> F.KeyRanges:
     """Of packed rows (T,), True for tokens: which keys of its sequence each token sees. Other rows see none."""
     bounds, counts = [np.zeros((0, 2), np.int64)], [np.zeros(0, np.int64)]
-    for start, end in zip(packing.cu_seqlens, packing.cu_seqlens[1:], strict=False):
+    for start, end in itertools.pairwise(cu_seqlens):
         edges = np.flatnonzero(np.diff(np.pad(own[start:end].astype(np.int8), 1)))
         lows, highs = edges[::2], edges[1::2]  # of the runs of tokens
         place = np.arange(end - start)
@@ -269,7 +297,7 @@ def _near_tokens(own: np.ndarray, packing: PackedSequences, radius: int) -> F.Ke
         bounds.append(np.stack([np.maximum(lows[run], begin[query]), np.minimum(highs[run], stop[query])], axis=1))
         counts.append(count)
     begin = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
-    return F.KeyRanges(np.arange(len(own))[None, None], begin, np.concatenate(bounds), packing.longest)
+    return F.KeyRanges(np.arange(len(own))[None, None], begin, np.concatenate(bounds), int(np.diff(cu_seqlens).max()))
 
 
 # ----------------------------------------------------------------------------------------------------------------------
