@@ -242,6 +242,7 @@ class GenerationMixin:
 
     is_encoder_decoder = False
     generation_config: dict[str, Any] = {}
+    carried = ("generation_config",)
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -253,7 +254,8 @@ class GenerationMixin:
         model = super().from_checkpoint(checkpoint, **options)
         ignored = options.get("ignore_fields", ())
         told = {name: value for name, value in checkpoint.config.items() if name not in ignored}
-        model.generation_config = read_generation_config(checkpoint.source, cls.generation_config | told)
+        found = read_generation_config(checkpoint.source, cls.generation_config | told)
+        model.__dict__["generation_config"] = found  # not by an attribute, with which it would pickle with its weights
         return model
 
     def save_pretrained(self, folder: str | Path, **options: Any) -> None:

@@ -22,6 +22,8 @@ class ReadFromSource(Module):
 
     # The tokens that the head of a language model scores; None: all. `CausalLM.scoring` derives a class with others.
     token_ids: ClassVar[tuple[int, ...] | None] = None
+    # Attributes that are no part of the version, since they decide nothing of `forward`: they pickle as they are.
+    carried: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,8 +36,9 @@ class ReadFromSource(Module):
     def __reduce_ex__(self, protocol: Any) -> Any:
         if self._read_from is not None and self._read_from[0] is self._version:
             _, source, options = self._read_from
-            return _read_again, (*self._class(), source, options)
-        return super().__reduce_ex__(protocol)
+            return _read_again, (*self._class(), source, options, {name: getattr(self, name) for name in self.carried})
+        reduced = super().__reduce_ex__(protocol)
+        return reduced if self.token_ids is None else (_empty, self._class(), *reduced[2:])
 
     def _class(self) -> tuple[type, tuple[int, ...] | None]:
         """The class that its module has by name, and the tokens for which `CausalLM.scoring` derived from it."""
@@ -58,6 +61,22 @@ class ReadFromSource(Module):
         return other
 
 
-def _read_again(kind: Any, token_ids: tuple[int, ...] | None, source: ModelSource, options: dict[str, Any]) -> Any:
-    kind = kind if token_ids is None else kind.scoring(token_ids)
-    return kind.from_checkpoint(Checkpoint.open(source), **options)
+def _scoring(kind: Any, token_ids: tuple[int, ...] | None) -> Any:
+    return kind if token_ids is None else kind.scoring(token_ids)
+
+
+def _empty(kind: Any, token_ids: tuple[int, ...] | None) -> Any:
+    kind = _scoring(kind, token_ids)
+    return kind.__new__(kind)
+
+
+def _read_again(
+    kind: Any,
+    token_ids: tuple[int, ...] | None,
+    source: ModelSource,
+    options: dict[str, Any],
+    carried: dict[str, Any],
+) -> Any:
+    model = _scoring(kind, token_ids).from_checkpoint(Checkpoint.open(source), **options)
+    model.__dict__.update(carried)
+    return model
