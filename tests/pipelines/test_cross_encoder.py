@@ -88,6 +88,7 @@ def test_a_class_of_torch_is_known_by_its_name(encoder):
         (PAIRS, {"batch_size": 0}, ValueError, "batch_size is 0"),
         (PAIRS, {"activation_fn": "mine.F"}, ValueError, "activation_fn is 'mine.F'; supported: torch.nn's Identity"),
         (PAIRS, {"activation_fn": 3}, TypeError, "activation_fn is a int"),
+        (PAIRS, {"activation_fn": lambda x: x[:1]}, ValueError, r"activation_fn gives shape \(1, 1\) of"),
         (PAIRS, {"device": "cuda:0"}, ValueError, "device is 'cuda:0'; needed: 'cpu'"),
         (PAIRS, {"convert_to_tensor": True}, ValueError, "convert_to_tensor is True; needed: False"),
         (PAIRS, {"pool": {}}, ValueError, "pool is {}; needed: what start_multi_process_pool"),
