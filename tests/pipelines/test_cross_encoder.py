@@ -162,6 +162,7 @@ def test_folders_with_modules(tmp_path, encoder):
         ({"activation_fn": "torch.nn.modules.activation.Softmax"}, "activation_fn is '.*Softmax'; supported"),
         ({"colour": 3}, "holds colour; supported: "),
         ({"transformer": {"transformer_task": "text-generation"}}, "transformer_task is 'text-generation'"),
+        ({"transformer": {"max_seq_length": 2}}, "length of a pair is 2 tokens; needed: at least 3"),
         ({"transformer": {"modality_config": {"message": {}}}}, "modality_config is .*'message'"),
     ],
     ids=str,

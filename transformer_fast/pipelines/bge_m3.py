@@ -201,7 +201,7 @@ class BGEM3Encoder:
                 f"{', '.join(_MODES)}, whose sums are not 0"
             )
         if isinstance(sentence_pairs, str) or not isinstance(sentence_pairs, (Sequence, np.ndarray)):
-            raise TypeError(f"sentence_pairs is a {type(sentence_pairs).__name__}; needed: a list of pairs, or one pair")
+            raise TypeError(f"sentence_pairs is a {type(sentence_pairs).__name__}; needed: pairs, or one pair")
         single = len(sentence_pairs) == 2 and all(isinstance(text, str) for text in sentence_pairs)
         pairs: list[Any] = [tuple(sentence_pairs)] if single else [tuple(pair) for pair in sentence_pairs]
         for i, pair in enumerate(pairs):
