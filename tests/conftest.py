@@ -17,6 +17,7 @@ they are missing.
     util/       what is done with embeddings
     project/    packaging, layering, docstrings, examples, benchmarks
     golden/     other libraries' answers, and the scripts that asked for them
+    arm64/      the cross build and its run under qemu (`make arm64`); no tests of pytest
 """
 
 from __future__ import annotations

@@ -195,7 +195,7 @@ def test_parts_may_have_types_of_their_own(folders):
         {"model_type": "bert", "architectures": ["BertForNextSentencePrediction"]},
         {"model_type": "electra", "architectures": ["ElectraForPreTraining"]},
         {"model_type": "gpt2", "architectures": ["GPT2ForSequenceClassification"]},
-        {"model_type": "gpt2", "architectures": ["GPT2Model"]},
+        {"model_type": "vit", "architectures": ["ViTModel"]},
     ],
     ids=lambda config: config["architectures"][0],
 )

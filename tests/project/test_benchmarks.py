@@ -21,9 +21,10 @@ if not (ROOT / "benchmarks" / "__init__.py").exists():
 @pytest.fixture(scope="module")
 def load():
     """Imports a module of benchmarks/. At the end of sys.path, the checkout hides no installed package."""
+    before = list(sys.path)  # which may hold the checkout itself, for later tests' processes as well
     sys.path.append(str(ROOT))
     yield lambda name: importlib.import_module(f"benchmarks.{name}")
-    sys.path.remove(str(ROOT))
+    sys.path[:] = before
 
 
 def test_cases_survive_json(load):

@@ -46,6 +46,7 @@ _JINA_V3 = {
     f"XLMRobertaFor{task}": f"JinaEmbeddingsV3For{task}"
     for task in ("MaskedLM", "SequenceClassification", "TokenClassification", "QuestionAnswering")
 }
+_JINA_V3 |= _named(*_JINA_V3.values())
 
 # model_type in config.json -> file in models/, {name in its "architectures": class}, class without a head, which is
 # taken for architectures that are not listed.
