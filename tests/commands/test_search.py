@@ -149,13 +149,26 @@ def damage(how, file):
         np.save(file, np.zeros((2, 3), np.float32))
     elif how == "half a manifest":
         manifest.write_text(manifest.read_text()[:40])
+    elif how == "no digests":
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"texts": [["x"]] * 4}))
     else:
-        manifest.write_text({"no object": "[]", "no fields": "{}"}[how])
+        manifest.write_text({"no object": "[]", "no fields": "{}", "too deep": "[" * 100_000}[how])
 
 
 @pytest.mark.parametrize(
     "how",
-    ["cut off", "empty", "missing", "one bit", "other shape", "half a manifest", "no object", "no fields"],
+    [
+        "cut off",
+        "empty",
+        "missing",
+        "one bit",
+        "other shape",
+        "half a manifest",
+        "no object",
+        "no fields",
+        "no digests",
+        "too deep",
+    ],
 )
 def test_a_damaged_index_is_built_again(run, encoder, notes, cache, how):
     first = search(run, notes)[0]

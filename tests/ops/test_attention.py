@@ -467,3 +467,17 @@ def test_public_names_are_the_functional_ones():
 
     assert transformer_fast.scaled_dot_product_attention is functional.scaled_dot_product_attention
     assert transformer_fast.varlen_attention is functional.varlen_attention
+
+
+@pytest.mark.parametrize("which", ["distance without its sign", "up and down"])
+@pytest.mark.parametrize("terms", ["query", "key"])
+def test_buckets_that_rise_and_fall(which, terms, isa):
+    """Neighbours differ by 1 at most, and that is all that buckets must do."""
+    H, Lq, Lk, distance = 2, 33, 70, np.arange(1 - 33, 70)
+    period = np.abs((distance + 32) % 22 - 11)  # 11 down, 11 up: within a vector of 16 and of 8
+    buckets = np.abs(distance) if which == "distance without its sign" else period + 20
+    term = normal(H, Lq if terms == "query" else Lk, int(buckets.max()) + 1, seed=4).astype(np.float32)
+    scores = functional.DistanceScores(*((term, None) if terms == "query" else (None, term)), buckets)
+    q, k, v = (normal(H, length, 16, seed=length) for length in (Lq, Lk, Lk))
+    expected = reference.scaled_dot_product_attention(*widened([q, k, v]), distance_scores=scores)
+    assert_close(scaled_dot_product_attention(q, k, v, distance_scores=scores), expected)

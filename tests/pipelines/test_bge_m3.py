@@ -67,6 +67,8 @@ def test_bad_arguments(folder):
         (ValueError, "max_length is 0", lambda: encoder.encode(TEXTS, max_length=0)),
         (TypeError, r"sentences\[0\] is a tuple", lambda: encoder.encode([("a", "b")])),
         (TypeError, r"sentence_pairs\[0\]", lambda: encoder.compute_score([("a", "b", "c")])),
+        (TypeError, "sentence_pairs is a str", lambda: encoder.compute_score("ab")),
+        (ValueError, "nan", lambda: encoder.compute_score([], weights_for_different_modes=[np.nan, 1, 1])),
         (ValueError, "weights_for_different_modes", lambda: encoder.compute_score([], weights_for_different_modes=[1])),
         (TypeError, "two lists", lambda: encoder.compute_lexical_matching_score({}, [{}])),
         (ValueError, "device is 'cuda'", lambda: BGEM3Encoder.from_pretrained(folder, device="cuda")),

@@ -135,6 +135,12 @@ def test_pylate_and_stanford_have_the_settings_of_their_own_files(tmp_path):
         ("sentence_bert_config", {"query_expansion": {**EXPANSION, "token": "no"}}, "has the token 'no', which the"),
         ("sentence_bert_config", {"query_expansion": EXPANSION, "query_length": 5}, "length 9 and query_length is 5"),
         ("sentence_bert_config", {"query_expansion": {**EXPANSION, "length": 99}}, "the model's 32 positions"),
+        ("sentence_bert_config", {"document_length": 1}, "document_length is 1; needed: at least 2"),
+        (
+            "sentence_bert_config",
+            {"query_expansion": {**EXPANSION, "length": 1}},
+            "expansion.length is 1; needed",
+        ),
         ("sentence_bert_config", {"document_length": "9"}, "document_length is '9'; needed: an integer"),
         ("sentence_bert_config", {"processing_kwargs": {"text": {"stride": 4}}}, "text has stride; supported"),
         ("config_sentence_transformers", {"model_type": "SparseEncoder"}, "supported here: 'MultiVectorEncoder'"),
@@ -142,6 +148,11 @@ def test_pylate_and_stanford_have_the_settings_of_their_own_files(tmp_path):
         ("config_sentence_transformers", {"truncate_dim": 3}, "truncate_dim is 3; supported: null"),
         ("2_MultiVectorMask/config", {"skiplist": []}, "holds skiplist; supported"),
         ("2_MultiVectorMask/config", {"skiplist_words": [1]}, "needed: skiplist_words"),
+        (
+            "config_sentence_transformers",
+            {"model_type": "SentenceTransformer"},
+            "in a folder of SentenceTransformer",
+        ),
         ("1_Dense/config", {"module_input_name": "sentence_embedding"}, "supported: 'token_embeddings'"),
     ],
 )
@@ -151,6 +162,15 @@ def test_refused_settings(tmp_path, name, change, message):
     write_json(path, json.loads(path.read_text()) | change)
     with pytest.raises(CheckpointError, match=message):
         MultiVectorEncoder.from_pretrained(folder)
+
+
+def test_lengths_that_contradict_each_other(tmp_path):
+    """As there, the processor's own length goes before that of a task, and null masks nothing."""
+    lengths = {"document_length": 8, "processing_kwargs": {"text": {"max_length": 6}}}
+    folder = write_multi_vector(tmp_path / "m", {"skiplist_words": []}, sentence_bert_config=lengths)
+    assert [len(one) for one in MultiVectorEncoder.from_pretrained(folder).encode_document(["a b c d e f g"])] == [6]
+    encoder = MultiVectorEncoder.from_pretrained(write_colbert(tmp_path / "c", {"mask_punctuation": None}))
+    assert [len(one) for one in encoder.encode_document([", ."])] == [5]
 
 
 @pytest.mark.parametrize("field", [{"pool_factor": 0.5}, {"num_protected_tokens": -1}, {"tasks": [1]}], ids=str)
@@ -164,7 +184,7 @@ def test_refused_modules(tmp_path):
     modules = json.loads((folder / "modules.json").read_text())
     for kinds, message in [
         ([0, 1, 3, 2, 2], "one MultiVectorMask"),
-        ([1, 0], "supported: Transformer and, after it, Dense"),
+        ([1, 0], "supported in a folder of MultiVectorEncoder: Transformer and, after it, Dense"),
     ]:
         write_json(folder / "modules.json", [modules[i] for i in kinds])
         with pytest.raises(CheckpointError, match=message):

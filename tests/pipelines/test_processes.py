@@ -154,6 +154,10 @@ def test_workers_follow_what_is_changed(encoder, started):
     assert str(alone[0].message) == str(together[0].message)
 
 
+def test_workers_compute_on_the_level_of_the_call(encoder, started, isa):
+    assert np.array_equal(encoder.encode(MANY, pool=started), encoder.encode(MANY))
+
+
 def test_another_pipeline_in_the_same_pool(encoder, reranker, started):
     assert np.array_equal(reranker.predict(PAIRS, pool=started, chunk_size=3), reranker.predict(PAIRS))
     assert reranker.rank("the dog", TEXTS, pool=started) == reranker.rank("the dog", TEXTS)

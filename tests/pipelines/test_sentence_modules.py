@@ -112,6 +112,7 @@ def test_dense_in_bfloat16(tmp_path, isa):
             {"activation_function": "torch.nn.modules.activation.Mish"},
             "activation_function is .*Mish'; supported",
         ),
+        ({"activation_function": None}, "activation_function is null; supported: torch.nn's"),
         ({"activation_function": "mine.Tanh"}, "activation_function is 'mine.Tanh'; supported: torch.nn's"),
         ({"module_input_name": "token_embeddings"}, "module_input_name is 'token_embeddings'; supported"),
         ({"scale": 2}, "holds scale; supported: "),

@@ -5,7 +5,9 @@ The peer is sentence-transformers: tests/oracle/test_text_decoders.py.
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -393,3 +395,29 @@ def test_metadata_that_is_refused(tmp_path):
     path = write_gguf_encoder(tmp_path / "a.gguf", tmp_path / "m", **{"attention.causal": False})
     with pytest.raises(CheckpointError, match="attention.causal"):
         SentenceEncoder.from_pretrained(path)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Pickles
+
+
+@pytest.mark.parametrize("name", ["qwen3", "gpt2"])
+def test_language_models_pickle_as_their_files(tmp_path, name):
+    folder = write_model(tmp_path / "m", name, "LMHeadModel" if name == "gpt2" else "ForCausalLM")
+    model = load_model(folder)
+    model.generation_config["max_new_tokens"] = 3
+    content = pickle.dumps(model)
+    assert len(content) < 1500
+    for other in (pickle.loads(content), copy.deepcopy(model)):
+        np.testing.assert_array_equal(other.generate([[5, 6]]), model.generate([[5, 6]]))
+        assert other.generation_config == model.generation_config
+
+
+def test_rerankers_pickle_as_their_files(tmp_path):
+    encoder = CrossEncoder.from_pretrained(write_reranker(tmp_path / "m", CHAT))
+    expected, content = encoder.predict(PAIRS), pickle.dumps(encoder)
+    assert len(content) < 3000
+    changed = copy.deepcopy(encoder)  # pickles with its parameters
+    for other in (pickle.loads(content), changed, pickle.loads(pickle.dumps(changed))):
+        np.testing.assert_array_equal(other.predict(PAIRS), expected)
+        assert other.model.token_ids == (40, 41)

@@ -98,6 +98,7 @@ def test_floats_and_nothing(vectors):
         (lambda x, c: util.semantic_search_quantized(x[:, :4], c, "ubinary"), ValueError, "query has shape"),
         (lambda x, c: util.semantic_search_quantized(x[:1], c, "uint8"), ValueError, "needs the range"),
         (lambda x, c: util.semantic_search_quantized(x * np.nan, c, "ubinary"), ValueError, "hold NaN"),
+        (lambda x, c: util.semantic_search_quantized(x * np.inf, c, "ubinary"), ValueError, "whose score is NaN"),
     ],
 )
 def test_what_is_refused(vectors, call, error, message):

@@ -106,6 +106,14 @@ def test_empty_search():
         (lambda: util.semantic_search([[1]], [[1]], query_chunk_size=0), "query_chunk_size is 0"),
         (lambda: util.semantic_search([[1]], [[1]], corpus_chunk_size=-1), "corpus_chunk_size is -1"),
         (lambda: util.semantic_search([[np.nan]], [[1]]), "query or corpus holds NaN"),
+        (
+            lambda: util.semantic_search([[1]], [[1], [2]], score_function=lambda a, b: np.array([[1, np.nan]])),
+            "score_function gives NaN",
+        ),
+        (
+            lambda: util.semantic_search([[np.inf]], [[np.inf], [2]], score_function=util.euclidean_sim),
+            "score_function gives NaN",
+        ),
         (lambda: util.cos_sim(np.ones((2, 3)), np.ones((2, 4))), r"shapes \(2, 3\) and \(2, 4\)"),
         (lambda: util.cos_sim(np.ones((2, 3, 1)), np.ones((2, 4))), r"a has shape \(2, 3, 1\)"),
         (lambda: util.cos_sim([[1], [1, 2]], [[1]]), "a holds vectors of different lengths"),

@@ -123,7 +123,7 @@ def _manifest(folder: Path) -> dict[str, Any] | None:
         found = json.loads((folder / _MANIFEST).read_bytes())
     except FileNotFoundError:
         return None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise _Broken(f"{_MANIFEST} is no JSON") from None
     if not isinstance(found, dict):
         raise _Broken(f"{_MANIFEST} holds no object")
@@ -138,6 +138,8 @@ def _checked(folder: Path, manifest: dict[str, Any], settings: dict[str, Any]) -
         raise _Broken(f"{_MANIFEST} has other settings")
     if not isinstance(name, str) or os.path.basename(name) != name or not isinstance(keys, list):
         raise _Broken(f"{_MANIFEST} is incomplete")
+    if not all(isinstance(key, str) for key in keys):
+        raise _Broken(f"{_MANIFEST} holds something else than digests of texts")
     try:
         vectors = np.load(folder / name, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError):

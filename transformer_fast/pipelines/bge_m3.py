@@ -202,11 +202,13 @@ class BGEM3Encoder(InProcesses):
             TypeError, ValueError: they are no pairs of strings, or another argument is out of range.
         """
         weights = np.asarray([1, 1, 1] if weights_for_different_modes is None else weights_for_different_modes, float)
-        if weights.shape != (3,) or not weights[:2].sum() or not weights.sum():
+        if weights.shape != (3,) or not np.isfinite(weights).all() or not weights[:2].sum() or not weights.sum():
             raise ValueError(
                 f"weights_for_different_modes is {weights_for_different_modes!r}; needed: three numbers, of "
                 f"{', '.join(_MODES)}, whose sums are not 0"
             )
+        if isinstance(sentence_pairs, str) or not isinstance(sentence_pairs, (Sequence, np.ndarray)):
+            raise TypeError(f"sentence_pairs is a {type(sentence_pairs).__name__}; needed: pairs, or one pair")
         single = len(sentence_pairs) == 2 and all(isinstance(text, str) for text in sentence_pairs)
         pairs: list[Any] = [tuple(sentence_pairs)] if single else [tuple(pair) for pair in sentence_pairs]
         for i, pair in enumerate(pairs):

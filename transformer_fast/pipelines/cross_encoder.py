@@ -198,6 +198,8 @@ class CrossEncoder(InProcesses):
             for chunk, part in parts:
                 logits[chunk] = part
         scores = np.asarray(activation(logits), np.float32)
+        if scores.shape[:1] != (len(pairs),):
+            raise ValueError(f"activation_fn gives shape {scores.shape} of {logits.shape}; needed: a row a pair")
         if self.num_labels == 1 and scores.ndim > 1:
             scores = scores[:, 0]
         if apply_softmax and scores.ndim > 1:

@@ -95,6 +95,9 @@ class TaskInput(TransformerInput):
         expansion = typed(place, said, "query_expansion", dict)
         if expansion is not None:
             input.query_expansion = _read_expansion(place, expansion, input)
+        _check_lengths(place, input)
+        if ((config.get("processing_kwargs") or {}).get("text") or {}).get("max_length") is not None:
+            input.query_length = input.document_length = None  # max_seq_length is that one, which goes before
         return input
 
     @property
@@ -146,6 +149,15 @@ def _markers(tokenizer: Tokenizer, prefixes: Sequence[str]) -> list[str]:
                 markers.append(marker)
             break
     return markers
+
+
+def _check_lengths(place: Any, input: TaskInput) -> None:
+    least, expansion = input.unlimited.tokenizer.num_special_tokens_to_add(False), input.query_expansion
+    lengths = {"query_length": input.query_length, "document_length": input.document_length}
+    lengths["query_expansion.length"] = None if expansion is None else expansion.length
+    for name, length in lengths.items():
+        if length is not None and length < least:
+            raise CheckpointError(f"{place}: {name} is {length}; needed: at least {least}, the special tokens")
 
 
 def _read_expansion(place: Any, config: Mapping[str, Any], input: TaskInput) -> QueryExpansion:

@@ -30,8 +30,8 @@ from transformer_fast.util import normalize_embeddings
 
 _FEATURE = "token_embeddings"
 _KINDS = ("Dense", "Normalize", "MultiVectorMask", "HierarchicalTokenPooling")
-# What makes one vector of a text: an encoder of one vector is taken without it.
-_OF_ONE_VECTOR = ("Pooling", "Normalize")
+# Of an encoder of one vector, which is taken without its Pooling, and of PyLate; mask and Normalize are added.
+_ADAPTED_KINDS = ("Pooling", "Dense", "Normalize")
 
 
 class MultiVectorMask:
@@ -182,13 +182,13 @@ class _Maker(RouteMaker):
 
     def route(self, modules: Sequence[ModuleFiles], what: str, plain: bool = False) -> TaskRoute:
         folder, kinds = self._folder, [files.kind for files in modules]
-        following = modules[1:]
-        if folder.adapted:
-            following = [files for files in following if files.kind not in _OF_ONE_VECTOR]
-        if kinds[:1] != ["Transformer"] or not {files.kind for files in following} <= set(_KINDS):
+        known = _ADAPTED_KINDS if folder.adapted else _KINDS
+        if kinds[:1] != ["Transformer"] or not set(kinds[1:]) <= set(known):
             raise CheckpointError(
-                f"{what} are {', '.join(kinds) or 'none'}; supported: Transformer and, after it, {', '.join(_KINDS)}"
+                f"{what} are {', '.join(kinds) or 'none'}; supported in a folder of {folder.settings.model_type}: "
+                f"Transformer and, after it, {', '.join(known)}"
             )
+        following = [files for files in modules[1:] if files.kind != "Pooling"]
         input = self.input(modules[0])
         width, weight_format = input.hidden_size, weight_format_of(self.compute_type)
         before: list[Any] = []

@@ -140,7 +140,7 @@ def _stanford(source: ModelSource) -> MultiVectorFolder:
     lengths = {"query_expansion": {"strategy": "fixed", "attend": attend, "length": length}}
     if said["doc_maxlen"] is not None:
         lengths["document_length"] = said["doc_maxlen"]
-    skiplist = () if said["mask_punctuation"] is False else tuple(string.punctuation)
+    skiplist = tuple(string.punctuation) if metadata.get("mask_punctuation", True) else ()  # null is false
     return MultiVectorFolder(settings, lengths, prefixes, True, skiplist, source)
 
 

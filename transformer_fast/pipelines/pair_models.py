@@ -126,6 +126,11 @@ def read_pair_model(
         )
     task = "text-generation" if scores_tokens else "sequence-classification"
     tokenizer, limit, chats = read_text_settings(model_source, task, modules is None, chat_template is not None)
+    least = tokenizer.tokenizer.num_special_tokens_to_add(True)
+    if chats is None and limit is not None and limit < least:
+        raise CheckpointError(
+            f"{model_source}: the maximal length of a pair is {limit} tokens; needed: at least {least}, special ones"
+        )
     if chat_template is not None:
         template = _template(chat_template)
         chats = Chats(tokenizer, format_of(template) == "structured", template=template)

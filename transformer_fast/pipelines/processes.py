@@ -162,11 +162,12 @@ class ProcessPool:
         self._workers: list[_Worker] = []
         self._closed = False
         content, threads = _pickled(pipeline), max(F.get_num_threads() // count, 1)
+        self._isa = F.get_isa()
         context = multiprocessing.get_context("spawn")
         try:
             for _ in range(count):
                 here, there = context.Pipe()
-                process = context.Process(target=_work, args=(there, F.get_isa(), threads), daemon=True)
+                process = context.Process(target=_work, args=(there, threads), daemon=True)
                 try:
                     process.start()
                 finally:
@@ -212,6 +213,7 @@ class ProcessPool:
             if self._closed:
                 raise RuntimeError("the pool is closed; needed: one that is not stopped")
             self._call += 1
+            self._isa = F.get_isa()  # that of the caller, whose bits results have
             try:
                 yield from self._results(content, method, inputs, chunks, arguments)
             except (Exception, GeneratorExit):
@@ -238,7 +240,7 @@ class ProcessPool:
     def _send(self, worker: _Worker, content: bytes, number: int, method: str | None, arguments: tuple) -> None:
         told = None if worker.loaded == content else content
         try:
-            worker.connection.send((self._call, number, told, method, arguments))
+            worker.connection.send((self._call, number, told, self._isa, method, arguments))
         except OSError:
             raise self._died(worker) from None
         worker.busy, worker.loaded = True, content
@@ -317,19 +319,19 @@ def _is_picklable(value: Any) -> bool:
     return True
 
 
-def _work(connection: Connection, isa: str, threads: int) -> None:
+def _work(connection: Connection, threads: int) -> None:
     """What a process does: chunk after chunk, until its pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
-    F.set_isa(isa)
     F.set_num_threads(threads)
     pipeline = None
     while True:
         try:
-            call, number, content, method, arguments = connection.recv()
+            call, number, content, isa, method, arguments = connection.recv()
         except (EOFError, OSError):
             return
         result, error = None, None
         try:
+            F.set_isa(isa)
             if content is not None:
                 pipeline = None
                 pipeline = pickle.loads(content)

@@ -224,6 +224,8 @@ def _check_names(place: Any, config: Mapping[str, Any], feature: str) -> None:
 
 
 def _activation(place: Any, config: Mapping[str, Any]) -> Activation:
+    if config.get("activation_function", "") is None:
+        raise CheckpointError(f"{place}: activation_function is null; supported: torch.nn's {', '.join(ACTIVATIONS)}")
     path = typed(place, config, "activation_function", str, "torch.nn.modules.activation.Tanh")
     if not path.startswith("torch.nn."):
         raise CheckpointError(

@@ -117,6 +117,8 @@ def _rescored(
         some = slice(start, start + together)
         values = _values(corpus[found[some]], precision, ranges, queries.shape[1])
         scores[some] = np.einsum("ij,ikj->ik", queries[some].astype(np.float64), values)
+    if np.isnan(scores.max(initial=-np.inf)):
+        raise ValueError("query_embeddings hold infinities whose score is NaN; needed: numbers, which have an order")
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(scores, order, axis=1), np.take_along_axis(found, order, axis=1)
 

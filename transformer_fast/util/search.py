@@ -280,6 +280,8 @@ def _scores(score: ScoreFunction, queries: Any, block: Any) -> np.ndarray:
     needed = queries.shape[0], block.shape[0]
     if scores.shape != needed:
         raise ValueError(f"score_function gives shape {scores.shape}; needed: {needed}")
+    if np.isnan(scores.max(initial=-np.inf)):  # the largest of NaN is NaN
+        raise ValueError("score_function gives NaN; needed: numbers, which have an order")
     return scores
 
 

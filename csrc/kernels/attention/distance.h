@@ -13,9 +13,13 @@
 
 #include "panel.h"
 
-/* row[bucket[i]] for V_LANES distances; row has n numbers. */
+/* row[bucket[i]] for V_LANES distances; row has n numbers. Buckets may rise and fall: since neighbours differ by 1 at
+ * most, bucket[i] is within i of the first and V_LANES - 1 - i of the last, so within (V_LANES - 1) / 2 of their mean.
+ */
 V_INLINE vf bucket_values(const float* row, int64_t n, const int32_t* bucket) {
-    const int64_t low = TFAST_MIN(bucket[0], bucket[V_LANES - 1]), first = TFAST_MAX(0, TFAST_MIN(low, n - V_LANES));
+    const int64_t twice_low =
+        (int64_t)bucket[0] + bucket[V_LANES - 1] - (V_LANES - 1); /* what is negative begins at 0 */
+    const int64_t low = TFAST_MAX(0, twice_low + 1) / 2, first = TFAST_MAX(0, TFAST_MIN(low, n - V_LANES));
     const vf window = n >= V_LANES ? v_load(row + first) : v_load_n(row, n);
     return v_permute(window, vi_sub(vi_load(bucket), vi_set1((int32_t)first)));
 }
