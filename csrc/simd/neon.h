@@ -181,6 +181,11 @@ V_INLINE void v_transpose(vf x[4]) {
     x[2] = vreinterpretq_f32_f64(vtrn2q_f64(a, c));
     x[3] = vreinterpretq_f32_f64(vtrn2q_f64(b, d));
 }
+/* The four bytes of each lane: those from 4 * at on. */
+V_INLINE vf v_permute(vf x, vi at) {
+    const vi bytes = vmlaq_n_s32(vdupq_n_s32(0x03020100), at, 0x04040404);
+    return vreinterpretq_f32_u8(vqtbl1q_u8(vreinterpretq_u8_f32(x), vreinterpretq_u8_s32(bytes)));
+}
 V_INLINE vf v_sums(const vf x[4]) {
     return vpaddq_f32(vpaddq_f32(x[0], x[1]), vpaddq_f32(x[2], x[3]));
 }

@@ -115,6 +115,20 @@ def test_extreme_rows(format, isa):
     assert_scheme(F.linear(x, F.pack_weight(weight, format=format)), x, weight, format)
 
 
+def test_numbers_that_round_to_more_than_the_range(isa):
+    """132.50002 and 71.5 steps: the highest number and the zero both go up, to 205, which no sum of 16 bits holds."""
+    high, low = np.float32(1.6309846639633179), np.float32(-0.8801161646842957)
+    steps = np.float32(1) / (high / np.float32(204) - low / np.float32(204))
+    assert np.rint(high * steps) + np.rint(-low * steps) == 205
+    x = np.full((2, 16), high)
+    x[0, 15], x[1, 4:8], x[1, 12:] = low, low, low
+    weight = np.ones((2, 16), np.float32)
+    weight[1, 4:8] = weight[1, 12:] = -1
+    foreign, scale = (weight * 127).astype(np.int8), np.ones(2, np.float32)
+    assert_scheme(F.linear(x, F.pack_weight(weight, format="int8")), x, weight, "int8")
+    assert_scheme(F.linear(x, F.pack_weight(foreign, format="int8", scale=scale)), x, foreign, "int8", scale)
+
+
 @pytest.mark.parametrize("format", INTEGER_FORMATS)
 def test_extreme_weights(format, isa):
     """Rows of zeros, denormals and huge numbers: as rows of x. Runs that rounding lifts over the bound go back."""
