@@ -50,8 +50,9 @@ def isa_sources() -> list[Path]:
 
 
 def optional_isas() -> set[str]:
-    """The levels that a build goes without where the compiler does not know their flags."""
-    return _setup_names()["OPTIONAL"]
+    """The levels of this machine's kind that a build goes without where the compiler does not know their flags."""
+    names = _setup_names()
+    return names["OPTIONAL"] & names["ISA_FLAGS"].keys()
 
 
 def optional_flags() -> set[str]:
