@@ -137,3 +137,19 @@ def test_quantising_nothing_and_single_vectors():
     for precision, width in (("int8", 9), ("uint8", 9), ("binary", 2), ("ubinary", 2)):
         assert util.quantize_embeddings(np.empty((0, 9)), precision).shape == (0, width)
     assert util.quantize_embeddings([1.0, -1, 0, 2, 0, 0, 0, 0, 3], "binary").tolist() == [128 + 16 - 128, 0]
+
+
+@pytest.mark.parametrize("most", [1, 4, 7])
+def test_search_by_parts_of_the_queries(most, monkeypatch):
+    """The engine keeps so many best ones at a time: a bound of memory, which changes nothing."""
+    rng = np.random.default_rng(3)
+    queries, corpus = (rng.standard_normal((n, 8), dtype=np.float32) for n in (9, 40))
+    whole = util.semantic_search(queries, corpus, top_k=3)
+    calls = []
+    top_k_products = search.F.top_k_products
+    monkeypatch.setattr(search, "_MOST_BEST", most)
+    monkeypatch.setattr(
+        search.F, "top_k_products", lambda *a, **o: (calls.append(len(a[0])), top_k_products(*a, **o))[1]
+    )
+    assert util.semantic_search(queries, corpus, top_k=3) == whole
+    assert calls == {1: [1] * 9, 4: [1] * 9, 7: [2, 2, 2, 2, 1]}[most]
