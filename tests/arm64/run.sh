@@ -6,10 +6,10 @@
 # PYTHON has the package installed and what builds it. The rest comes from Debian, whose packages are installed where
 # they are missing (as root), and from wheels for arm64; it is kept in build/arm64:
 #
-#     root      Debian's Python 3.11 for arm64, unpacked and nothing more (no chroot, no binfmt_misc)
+#     debian    Debian's Python 3.11 for arm64, unpacked and nothing more (no chroot, no binfmt_misc)
 #     site      wheels of what the tests import
 #     lib       the package
-#     python    runs root's Python under qemu
+#     python    runs that Python under qemu
 #
 # What qemu proves is that results are right. It says nothing about speed.
 set -euo pipefail
@@ -38,13 +38,13 @@ if ((${#missing[@]})); then
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends libc6-dev-arm64-cross "${missing[@]}" >/dev/null
 fi
 
-if [[ ! -e $work/.root ]]; then
-    rm -rf "$work/root"
+if [[ ! -e $work/.debian ]]; then
+    rm -rf "$work/debian"
     mmdebstrap --quiet --variant=extract --architectures=arm64 \
-        --include="python$version,libpython$version-dev,libstdc++6,libgomp1" "$suite" "$work/root"
+        --include="python$version,libpython$version-dev,libstdc++6,libgomp1" "$suite" "$work/debian"
     mkdir -p "$work/sysconfig"
-    cp "$work/root/usr/lib/python$version/_sysconfigdata__$tag.py" "$work/sysconfig"
-    touch "$work/.root"
+    cp "$work/debian/usr/lib/python$version/_sysconfigdata__$tag.py" "$work/sysconfig"
+    touch "$work/.debian"
 fi
 if [[ "$(cat "$work/.site" 2>/dev/null)" != "${wheels[*]}" ]]; then
     rm -rf "$work/site"
@@ -54,16 +54,16 @@ if [[ "$(cat "$work/.site" 2>/dev/null)" != "${wheels[*]}" ]]; then
     echo "${wheels[*]}" >"$work/.site"
 fi
 
-# The names are what CPython's own cross builds use: flags, the compiler and the ending of the module are those of root.
+# The names are what CPython's own cross builds use: flags, the compiler and the ending of the module are those of that Python.
 PYTHONPATH="$work/sysconfig" _PYTHON_SYSCONFIGDATA_NAME="_sysconfigdata__$tag" _PYTHON_HOST_PLATFORM=linux-aarch64 \
-    CPPFLAGS="-I$work/root/usr/include/python$version -idirafter $work/root/usr/include" \
+    CPPFLAGS="-I$work/debian/usr/include/python$version -idirafter $work/debian/usr/include" \
     "$python" setup.py --quiet build --build-base "$work/build" --build-lib "$work/lib"
 
 # -P: the checkout, which has no module for arm64, must not come before lib. Helpers that spin take processors from tests.
 cat >"$work/python" <<EOF
 #!/bin/sh
 export PYTHONPATH="$work/lib:$work/site" OMP_WAIT_POLICY=passive
-exec qemu-aarch64-static -cpu "\${QEMU_CPU_MODEL:-max}" -L "$work/root" "$work/root/usr/bin/python$version" -P "\$@"
+exec qemu-aarch64-static -cpu "\${QEMU_CPU_MODEL:-max}" -L "$work/debian" "$work/debian/usr/bin/python$version" -P "\$@"
 EOF
 chmod +x "$work/python"
 
