@@ -54,7 +54,7 @@ if [[ "$(cat "$work/.site" 2>/dev/null)" != "${wheels[*]}" ]]; then
     echo "${wheels[*]}" >"$work/.site"
 fi
 
-# The names are what CPython's own cross builds use: flags, the compiler and the ending of the module are those of that Python.
+# The names are what CPython's own cross builds use: flags, compiler and the module's ending are that Python's.
 PYTHONPATH="$work/sysconfig" _PYTHON_SYSCONFIGDATA_NAME="_sysconfigdata__$tag" _PYTHON_HOST_PLATFORM=linux-aarch64 \
     CPPFLAGS="-I$work/debian/usr/include/python$version -idirafter $work/debian/usr/include" \
     "$python" setup.py --quiet build --build-base "$work/build" --build-lib "$work/lib"

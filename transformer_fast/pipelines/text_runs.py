@@ -1,8 +1,8 @@
 """Runs: texts of different lengths in batches that keep all threads busy, tokenised while the last ones run.
 
-`SentenceEncoder` and `CrossEncoder` call `runs` with a function that makes tokens, `show_progress`, and the checks of
-texts. What is done with the tokens is the caller's business. `texts` does the same for pipelines that have all tokens
-before they begin.
+The encoders of texts and `CrossEncoder` call `runs` with a function that makes tokens, `show_progress`, and the checks
+of texts. What is done with the tokens is the caller's business. `texts` does the same for pipelines that have all
+tokens before they begin.
 """
 
 from __future__ import annotations
