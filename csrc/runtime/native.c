@@ -76,6 +76,7 @@ static int n_slots; /* those from here on were never taken; atomic */
 #define SLEEPING_ONE ((uint64_t)1 << 32)
 static _Alignas(CACHE_LINE) uint64_t pool; /* atomic */
 static uint32_t wakes;                     /* atomic */
+static int place_of_caller;                /* the processor of the last one; -1: unknown; atomic */
 
 static int n_helpers;            /* changed by the thread that has `starting`; atomic */
 static char refused;  /* the system starts no more; atomic */
@@ -188,8 +189,18 @@ static void sleep_until_called(void) {
     __atomic_fetch_add(&pool, SPINNING_ONE - SLEEPING_ONE, __ATOMIC_ACQ_REL);
 }
 
+/* Linux may have woken it where the caller runs: as long as it stays, only one of the two makes progress. */
+static void leave_caller(void) {
+    const int place = __atomic_load_n(&place_of_caller, __ATOMIC_RELAXED);
+    if (place < 0 || place >= TFAST_OS_MAX_PROCESSORS || tfast_os_current_processor() != place) return;
+    tfast_os_processors taken = {0};
+    taken.word[place / 64] = (uint64_t)1 << place % 64;
+    tfast_os_leave_processors(&taken);
+}
+
 static void helper(void) {
     inside = 1;
+    leave_caller();
     int first = 0;
     int64_t idle_since = tfast_os_now();
     for (unsigned turn = 1;; turn++) {
@@ -201,6 +212,7 @@ static void helper(void) {
         if (turn % TURNS_PER_LOOK) continue;
         if (crowded() || tfast_os_now() - idle_since > SPIN_NS) {
             sleep_until_called();
+            leave_caller();
             idle_since = tfast_os_now();
         }
     }
@@ -310,6 +322,7 @@ static void run(tfast_team* team) {
         __atomic_store_n(&processors, tfast_os_usable_processors(), __ATOMIC_RELAXED);
     inside = 1;
     tfast_team_take_place(team);
+    __atomic_store_n(&place_of_caller, tfast_os_current_processor(), __ATOMIC_RELAXED);
     slot_t* slot = team->n_threads > 1 ? open_loop(team) : NULL;
     const uint64_t before = __atomic_fetch_add(&pool, ACTIVE_ONE, __ATOMIC_ACQ_REL);
     if (slot) {
