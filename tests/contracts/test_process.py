@@ -484,7 +484,8 @@ def test_native_does_not_wait_for_a_helper_that_has_not_begun():
         expected = work()
         (helper,) = (int(name) for name in set(os.listdir("/proc/self/task")) - before)
         ours, other, *_ = sorted(os.sched_getaffinity(0))
-        loop = f"import os; os.sched_setaffinity(0, [{other}]); print(flush=True)\\nwhile 1: 1"
+        loop = "print(flush=True)\\nwhile os.getppid() == parent: pass"
+        loop = f"import os; os.sched_setaffinity(0, [{other}]); parent = {os.getpid()}; {loop}"
         busy = subprocess.Popen([sys.executable, "-c", loop], stdout=subprocess.PIPE)
         busy.stdout.readline()
         os.sched_setaffinity(0, {ours})
