@@ -114,7 +114,7 @@ RACES := tests/threads/races.c $(wildcard csrc/base/os_*.c) $(filter-out %/dispa
 tsan: ## callers at once on the backend "native" under ThreadSanitizer
 	mkdir -p build
 	$${CC:-cc} -std=gnu11 -O1 -g -Wall -Wextra $(WARNINGS) -fsanitize=thread -pthread -Icsrc $(RACES) -o build/races
-	build/races 1000
+	TSAN_OPTIONS=allocator_may_return_null=1 build/races 1000
 
 clean: ## removes what builds and tests leave behind
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks

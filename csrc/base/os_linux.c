@@ -6,7 +6,6 @@
 #endif
 #include "os.h"
 
-#include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
@@ -75,12 +74,15 @@ void tfast_os_leave_processors(const tfast_os_processors* taken) {
 
 /* --- waiting, and fork --- */
 
+/* Of linux/futex.h, which is not where musl's compiler looks. */
+enum { WAIT_PRIVATE = 0 | 128, WAKE_PRIVATE = 1 | 128 };
+
 void tfast_os_wait(const uint32_t* word, uint32_t value) {
-    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
+    syscall(SYS_futex, word, WAIT_PRIVATE, value, NULL, NULL, 0);
 }
 
 void tfast_os_wake(const uint32_t* word, int count) {
-    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, count, NULL, NULL, 0);
+    syscall(SYS_futex, word, WAKE_PRIVATE, count, NULL, NULL, 0);
 }
 
 void tfast_os_at_fork(void (*before)(void), void (*in_parent)(void), void (*in_child)(void)) {

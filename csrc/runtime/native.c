@@ -79,7 +79,7 @@ static uint32_t wakes;                     /* atomic */
 static int place_of_caller;                /* the processor of the last one; -1: unknown; atomic */
 
 static int n_helpers;            /* changed by the thread that has `starting`; atomic */
-static char refused;  /* the system starts no more; atomic */
+static char refused;             /* the system starts no more; atomic */
 static char starting;            /* a thread is starting helpers */
 static int processors;           /* that this process may use; atomic, 0: not yet known */
 static _Thread_local int inside; /* the thread runs a task: a loop in it is serial */
@@ -220,8 +220,8 @@ static void helper(void) {
 
 /* --- a caller --- */
 
-/* So many more helpers, up to `most` in all. What the system refuses once is not asked for again: loops go on with those
- * that there are. */
+/* So many more helpers, up to `most` in all. What the system refuses once is not asked for again: loops go on with
+ * those that there are. */
 static void start_helpers(int more, int most) {
     static const tfast_os_thread thread = {helper};
     if (__atomic_load_n(&n_helpers, __ATOMIC_RELAXED) >= most || __atomic_load_n(&refused, __ATOMIC_RELAXED)) return;
