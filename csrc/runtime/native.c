@@ -5,7 +5,7 @@
  *
  * A loop, from open to close. Loops stand in `slots`, which are never freed, and a slot's `state` is one word:
  *
- *     OPEN | WAITED | inside (13 bits) | tickets (13 bits)                     0: the slot is free
+ *     OPEN | RESERVED | WAITED | inside (13 bits) | tickets (13 bits)          0: the slot is free
  *
  *   caller   0 -> RESERVED             by compare-and-swap: the slot is its own; writes `team`
  *            -> OPEN | n - 1 tickets   release: what a helper sees of the team is whole
@@ -33,7 +33,8 @@
  * - the caller publishes its loop, then adds itself to `pool` and sees in the same word how many helpers sleep. A
  *   helper adds itself to those that sleep, then looks through the slots once more. Both are read-modify-writes of one
  *   word, so one comes first: if the helper, the caller sees a sleeper and wakes it; if the caller, the helper's last
- *   look (acquire) finds the loop. No loop waits with a helper asleep that nobody wakes;
+ *   look (acquire) finds the loop. So no helper that might come in sleeps through a loop. One that might not, because
+ *   enough were active, is called again by the caller of a long loop when they are gone (call_for_the_rest);
  * - helpers sleep on `wakes`, which a caller changes before it wakes: a helper that has read it before its last look
  *   does not fall asleep after the change.
  *
@@ -44,8 +45,9 @@
 #include "../base/cpu.h"
 #include "backend.h"
 
-/* How long a helper that finds no work spins before it sleeps. Between two calls of a model's run lie 5 to 50 us of
- * Python, and waking takes up to 300 us on a virtual machine: docs/threading.md has what longer and shorter times gave.
+/* How long a helper that finds no work spins before it sleeps: as long as waking takes on a virtual machine, which
+ * costs at most twice what the better of both would have. Between two calls of a model's run lie 5 to 60 us of Python;
+ * docs/threading.md has figures of gaps.
  */
 #define SPIN_NS 300000
 /* Between two looks at the clock: 30 ns each. */
