@@ -4,8 +4,9 @@ A process for each backend and number of threads, in turns; a figure is the medi
 the rounds' ratios, time with "openmp" / time with "native": above 1 native is faster. Measured are calls one after the
 other ("warm"), calls with some Python between them ("gap 50 us", ...), one call after 50 ms of sleep ("cold"), four
 Python threads that call at once beside one that has the team alone ("callers"), the share of a core that a process
-takes for a call every 10 ms ("load"), and from one second after its last call on ("idle"). Lines are printed as they come. A case is a line in `CASES`, another way to
-call a function in `_WAYS`. Let nothing else run meanwhile; --quick says whether everything works, in two minutes.
+takes for a call every 10 ms ("load"), and from one second after its last call on ("idle"). Lines are printed as they
+come. A case is a line in `CASES`, another way to call a function in `_WAYS`. Let nothing else run meanwhile; --quick
+says whether everything works, in two minutes.
 """
 
 from __future__ import annotations
