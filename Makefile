@@ -41,7 +41,7 @@ SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-om
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test emulate arm64 bench oracle stress lint style warnings format asan tsan clean distclean changed
+.PHONY: help demo test emulate arm64 bench oracle stress lint style warnings format asan clean distclean changed
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -111,6 +111,7 @@ asan: $(VENV)/.test ## the suite under AddressSanitizer and UndefinedBehaviorSan
 
 # Some seconds: without kernels, on the files that threads meet in.
 RACES := tests/threads/races.c $(wildcard csrc/base/os_*.c) $(filter-out %/dispatch.c %/initialise.c %/pages.c,$(wildcard csrc/runtime/*.c))
+.PHONY: tsan
 tsan: ## callers at once on the backend "native" under ThreadSanitizer
 	mkdir -p build
 	$${CC:-cc} -std=gnu11 -O1 -g -Wall -Wextra $(WARNINGS) -fsanitize=thread -pthread -Icsrc $(RACES) -o build/races
