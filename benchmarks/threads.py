@@ -32,6 +32,7 @@ BACKENDS = ("openmp", "native")
 THREADS = (1, 2)
 _CALLERS = 4
 _COLD_SECONDS = 0.05
+_LONG_ROUNDS = 5  # of callers, whose turns last ten times as long
 _GAPS = {"gap 10 us": 10e-6, "gap 50 us": 50e-6, "gap 200 us": 200e-6, "gap 1 ms": 1e-3}
 
 
@@ -260,7 +261,7 @@ def measure(rounds: int, seconds: float, cases: tuple[str, ...], say: Callable[[
                 for way in (*_GAPS, "cold"):
                     add(_times(lanes, case, way, threads, rounds, seconds))
             for case in cases:
-                add(_callers(lanes, case, rounds, seconds))
+                add(_callers(lanes, case, min(rounds, _LONG_ROUNDS), seconds))
             for way in ("load", "idle"):
                 share = _turns(lanes, cases[0], way, 1, seconds)
                 add({"case": cases[0], "way": way, "threads": threads} | {name: share[name][0] for name in share})

@@ -46,10 +46,11 @@
 #include "backend.h"
 
 /* How long a helper that finds no work spins before it sleeps: as long as waking takes on a virtual machine, which
- * costs at most twice what the better of both would have. Between two calls of a model's run lie 5 to 60 us of Python;
- * docs/threading.md has figures of gaps.
- */
-#define SPIN_NS 300000
+ * costs at most twice what the better of both would have. Between two calls of a model's run lie 5 to 60 us of Python.
+ * One that is called again soon after it fell asleep expects the next call after as long a gap, and spins longer until
+ * it is wrong. docs/threading.md has figures. */
+#define SPIN_NS      300000
+#define LONG_SPIN_NS 2000000
 /* Between two looks at the clock: 30 ns each. */
 #define TURNS_PER_LOOK 64
 /* A caller wakes a helper for the rest of a loop if that is worth several times the time to wake. */
@@ -204,18 +205,19 @@ static void helper(void) {
     inside = 1;
     leave_caller();
     int first = 0;
-    int64_t idle_since = tfast_os_now();
+    int64_t worked = tfast_os_now(), spinning_since = worked, patience = SPIN_NS;
     for (unsigned turn = 1;; turn++) {
         if (look_for_work(&first)) {
-            idle_since = tfast_os_now();
+            worked = spinning_since = tfast_os_now();
             continue;
         }
         tfast_cpu_relax();
         if (turn % TURNS_PER_LOOK) continue;
-        if (crowded() || tfast_os_now() - idle_since > SPIN_NS) {
+        if (crowded() || tfast_os_now() - spinning_since > patience) {
             sleep_until_called();
             leave_caller();
-            idle_since = tfast_os_now();
+            spinning_since = tfast_os_now();
+            patience = spinning_since - worked < LONG_SPIN_NS ? LONG_SPIN_NS : SPIN_NS;
         }
     }
 }
