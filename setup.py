@@ -80,10 +80,13 @@ COMMON_FLAGS += ["-ffp-contract=off"]
 # Without it a tile's loop begins where the code before it ends: on Zen 3 an edit elsewhere moved products of 24 rows by
 # 5 % and of 4 rows by 13 %, in opposite directions.
 COMMON_FLAGS += ["-falign-loops=64"]
+WINDOWS = TARGET.startswith(("win", "mingw"))
 # Windows' stack is aligned to 16 bytes, and gcc does not align it further for vectors (its bug 54412): what it spills of
 # 32 or 64 bytes with aligned moves ends the process. The assembler makes them unaligned ones, which on processors with
 # AVX are as fast on aligned addresses. clang aligns the stack.
 UNALIGNED_MOVES = "-Wa,-muse-unaligned-vector-move"
+THREAD_FLAGS = [] if WINDOWS else ["-pthread"]  # before glibc 2.34 threads are a library of their own
+SYSTEM_LIBRARIES = ["synchronization"] if WINDOWS else []  # WaitOnAddress, of csrc/base/os_windows.c
 EXTRA_FLAGS = shlex.split(os.environ.get("TRANSFORMER_FAST_CFLAGS", ""))  # sanitizers (make asan), -Werror (make lint)
 
 
@@ -111,7 +114,7 @@ def missing_levels(compiles):
 
 def system_flags(compiles):
     """What all files of a build for this system need; compiles as in `missing_levels`."""
-    if not TARGET.startswith(("win", "mingw")) or compiles("#ifndef __clang__\n#error\n#endif", []):
+    if not WINDOWS or compiles("#ifndef __clang__\n#error\n#endif", []):
         return []
     if not compiles("", [UNALIGNED_MOVES]):
         raise SystemExit("gcc for Windows needs binutils >= 2.38, whose assembler has -muse-unaligned-vector-move; or clang")
@@ -135,7 +138,7 @@ class BuildExt(build_ext):
         built.extra_compile_args = (
             COMMON_FLAGS + system_flags(self.compiles) + (["-fopenmp"] if openmp else []) + EXTRA_FLAGS
         )
-        built.extra_link_args = (["-fopenmp"] if openmp else []) + EXTRA_FLAGS
+        built.extra_link_args = (["-fopenmp"] if openmp else THREAD_FLAGS) + EXTRA_FLAGS
         self.flags_by_file()
         self.files_in_parallel()
         super().build_extensions()
@@ -207,6 +210,7 @@ core = Extension(
     # C files of isa/ as well: those of isa/emulated include them.
     depends=sorted(glob.glob("csrc/**/*.h", recursive=True) + glob.glob("csrc/isa/**/*.c", recursive=True)),
     include_dirs=["csrc", numpy.get_include()],
+    libraries=SYSTEM_LIBRARIES,
     define_macros=[
         ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
         ("_FILE_OFFSET_BITS", "64"),

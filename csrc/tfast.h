@@ -11,6 +11,8 @@
 
 /* --- settings (runtime/)
  * --------------------------------------------------------------------------------------------------- */
+/* Once, before all else: when the module is imported. */
+void tfast_initialise(void);
 void tfast_set_num_threads(int n);
 int tfast_get_num_threads(void);
 int tfast_has_openmp(void);
@@ -182,8 +184,10 @@ void tfast_file_block(tfast_format format, int64_t* values, int64_t* bytes);
  * dozens of rows at most, or one. */
 void tfast_packed_begin(int64_t N, int64_t K, tfast_format format, int for_decode, tfast_packed* p);
 size_t tfast_packed_bytes(const tfast_packed* p);
-/* Memory for packed weights, aligned to a cache line, to be freed by free(); NULL: there is none. */
+/* Memory for packed weights, aligned to a cache line; NULL: there is none. */
 void* tfast_weight_memory(size_t bytes);
+/* Of tfast_weight_memory, or NULL. */
+void tfast_weight_free(void* memory);
 /* Whether the level in force can read its layout. */
 int tfast_packed_fits(const tfast_packed* p);
 /* What tells how the bytes of one weight lie: a file of packed weights holds it beside them. tfast_packed_begin with

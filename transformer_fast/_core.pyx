@@ -14,6 +14,7 @@ from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
 cnp.import_array()
+tfast_initialise()
 
 
 cdef extern from *:

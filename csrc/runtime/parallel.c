@@ -8,22 +8,15 @@
  * child is serial;
  * - the number of threads has to follow affinity, cgroup quota, the library's own setting and threadpoolctl;
  * - Linux may wake a helper on the processor of the thread that calls, and leave it there: see `settle`. */
-#define _GNU_SOURCE /* sched_getaffinity, sched_getcpu */
 #include "parallel.h"
 
-#include <pthread.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
 
+#include "../base/os.h"
 #include "workspace.h"
 
 #ifdef _OPENMP
 #include <omp.h>
-#endif
-#if defined(__linux__)
-#include <sched.h>
 #endif
 
 /* Fork and join of two threads measured at 1-3 us warm (docs/threading.md): below this much work a loop stays serial.
@@ -43,59 +36,12 @@ static int positive_env(const char* name) {
     return (*end == '\0' || *end == ',') && n > 0 && n < 4096 ? (int)n : 0;
 }
 
-#if defined(__linux__)
-static int cgroup_quota_cpus(void) {
-    long quota = 0, period = 0;
-    FILE* f = fopen("/sys/fs/cgroup/cpu.max", "r");
-    if (f) { /* version 2: "max 100000" or "150000 100000" */
-        const int n = fscanf(f, "%ld %ld", &quota, &period);
-        fclose(f);
-        if (n != 2) return 0;
-    } else { /* version 1 */
-        f = fopen("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "r");
-        if (!f) return 0;
-        int n = fscanf(f, "%ld", &quota);
-        fclose(f);
-        f = fopen("/sys/fs/cgroup/cpu/cpu.cfs_period_us", "r");
-        if (!f || n != 1) {
-            if (f) fclose(f);
-            return 0;
-        }
-        n = fscanf(f, "%ld", &period);
-        fclose(f);
-        if (n != 1) return 0;
-    }
-    if (quota <= 0 || period <= 0) return 0;
-    return (int)((quota + period - 1) / period);
-}
-
-static int affinity_cpus(void) {
-    cpu_set_t set;
-    return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 0;
-}
-#else
-static int cgroup_quota_cpus(void) {
-    return 0;
-}
-static int affinity_cpus(void) {
-    return 0;
-}
-#endif
-
-static int available_cpus(void) {
-    int n = affinity_cpus();
-    if (n <= 0) n = (int)sysconf(_SC_NPROCESSORS_ONLN);
-    const int quota = cgroup_quota_cpus();
-    if (quota > 0 && quota < n) n = quota;
-    return n > 0 ? n : 1;
-}
-
 static int environment_threads(void) {
     static int cached;
     if (!cached) {
         int n = positive_env("TRANSFORMER_FAST_NUM_THREADS");
         if (!n) n = positive_env("OMP_NUM_THREADS");
-        if (!n) n = available_cpus();
+        if (!n) n = tfast_os_usable_processors();
         cached = n;
     }
     return cached;
@@ -115,11 +61,11 @@ static void after_fork_in_child(void) {
 #endif
 }
 
-__attribute__((constructor)) static void prepare(void) {
+void tfast_start_threads(void) {
 #ifdef _OPENMP
     initial_omp_max = omp_get_max_threads();
 #endif
-    pthread_atfork(NULL, NULL, after_fork_in_child);
+    tfast_os_at_fork(tfast_workspace_before_fork, tfast_workspace_after_fork, after_fork_in_child);
 }
 
 #ifdef _OPENMP
@@ -165,65 +111,38 @@ static void run_serial(const tfast_parallel* loop, tfast_task_fn fn, void* ctx, 
 }
 
 #ifdef _OPENMP
-#if defined(__linux__)
-typedef struct {
-    uint64_t taken[CPU_SETSIZE / 64]; /* a bit for each processor that a thread of the team runs on */
-} places_t;
-
-static int take_place(places_t* p) {
-    const int cpu = sched_getcpu();
-    if (cpu < 0 || cpu >= CPU_SETSIZE) return 1;
+/* Takes the calling thread's processor; 0: another thread of the team has it. */
+static int take_place(tfast_os_processors* taken) {
+    const int cpu = tfast_os_current_processor();
+    if (cpu < 0 || cpu >= TFAST_OS_MAX_PROCESSORS) return 1;
     const uint64_t bit = (uint64_t)1 << cpu % 64;
-    return !(__atomic_fetch_or(&p->taken[cpu / 64], bit, __ATOMIC_RELAXED) & bit);
+    return !(__atomic_fetch_or(&taken->word[cpu / 64], bit, __ATOMIC_RELAXED) & bit);
 }
 
 /* Two threads of the team on one processor: after a pause Linux was seen to wake the helper where the caller runs, with
  * the other processor idle, and both then waited for each other by turns of a time slice: a call of 26 us took 1.4 to
- * 4 ms, for as long as the calls went on (two processors, Linux 6.18). The one that comes second moves: its affinity
- * goes without the processors that are taken, and is what it was again at once. */
-static void settle(places_t* p) {
-    if (take_place(p)) return;
-    cpu_set_t allowed, others;
-    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
-    others = allowed;
-    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
-        if (__atomic_load_n(&p->taken[cpu / 64], __ATOMIC_RELAXED) >> cpu % 64 & 1) CPU_CLR(cpu, &others);
-    if (CPU_COUNT(&others) == 0 || sched_setaffinity(0, sizeof others, &others) != 0) return;
-    take_place(p);
-    sched_setaffinity(0, sizeof allowed, &allowed);
+ * 4 ms, for as long as the calls went on (two processors, Linux 6.18). The one that comes second moves. */
+static void settle(tfast_os_processors* taken) {
+    if (take_place(taken)) return;
+    tfast_os_leave_processors(taken);
+    take_place(taken);
 }
 
 /* A helper that has not begun may be waiting for the caller's processor: it has to run there once in order to leave. */
 static void let_begin(const int* begun, int helpers) {
     for (int spins = 0; __atomic_load_n(begun, __ATOMIC_RELAXED) < helpers;)
         if (++spins > SPINS_BEFORE_YIELD) {
-            sched_yield();
+            tfast_os_yield();
             spins = 0;
         }
 }
-#else
-typedef struct {
-    char none;
-} places_t;
-static int take_place(places_t* p) {
-    (void)p;
-    return 1;
-}
-static void settle(places_t* p) {
-    (void)p;
-}
-static void let_begin(const int* begun, int helpers) {
-    (void)begun;
-    (void)helpers;
-}
-#endif
 
 /* Tasks are counted out one by one: a thread that the machine slows down takes fewer. No result depends on who runs a
  * task. */
 static void run_team(const tfast_parallel* loop, tfast_task_fn fn, void* ctx, char* scratch, size_t stride, int n) {
     int64_t next = 0;
     int begun = 0; /* helpers; OpenMP may have given fewer than were asked for */
-    places_t places = {0};
+    tfast_os_processors places = {0};
     take_place(&places);
     pool_started = 1;
 #pragma omp parallel num_threads(n)

@@ -25,6 +25,9 @@ tfast_status tfast_parallel_for(const tfast_parallel* loop, tfast_task_fn fn, vo
 /* How many threads a loop of this much work would get; ops use it to choose how finely to cut. */
 int tfast_threads_for(double total_ns, int n_threads);
 
+/* Once, before the first loop. */
+void tfast_start_threads(void);
+
 void tfast_set_num_threads(int n); /* 0: back to the environment's choice */
 int tfast_get_num_threads(void);
 int tfast_has_openmp(void);

@@ -3,7 +3,7 @@
  * largest size seen. */
 #include "workspace.h"
 
-#include <stdlib.h>
+#include "../base/os.h"
 
 enum { MAX_SLABS = 64, ALIGNMENT = 4096 };
 
@@ -27,13 +27,15 @@ static void release(void) {
     __atomic_clear(&lock, __ATOMIC_RELEASE);
 }
 
+void tfast_workspace_before_fork(void) {
+    acquire();
+}
 void tfast_workspace_after_fork(void) {
-    release(); /* its holder may have been another thread of the parent */
+    release();
 }
 
 static void* allocate(size_t bytes) {
-    void* p = NULL;
-    return posix_memalign(&p, ALIGNMENT, bytes) == 0 ? p : NULL;
+    return tfast_os_allocate(ALIGNMENT, bytes);
 }
 
 /* Under the lock, before the memory is freed: freed addresses come back, and give() goes by addresses. */
@@ -69,7 +71,7 @@ void* tfast_workspace_take(size_t bytes) {
     if (grow) detach(i);
     release();
     if (!grow) return memory;
-    free(memory);
+    tfast_os_free(memory);
     memory = allocate(bytes);
     acquire();
     slabs[i] = (slab_t){memory, memory ? bytes : 0, memory != NULL};
@@ -87,7 +89,7 @@ void tfast_workspace_give(void* memory) {
             known = 1;
         }
     release();
-    if (!known) free(memory);
+    if (!known) tfast_os_free(memory);
 }
 
 size_t tfast_workspace_release(void) {
@@ -101,7 +103,7 @@ size_t tfast_workspace_release(void) {
             detach(i);
         }
         release();
-        free(memory);
+        tfast_os_free(memory);
     }
     return freed;
 }

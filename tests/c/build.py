@@ -66,7 +66,9 @@ class Build:
             return list(pool.map(compile_one, sources + tests))
 
     def link(self, objects: list[Path]) -> None:
-        command = [*self.cc, *self.flags, *map(str, objects), "-o", str(self.program), "-lm"]
+        libraries = ["-l" + name for name in ["m", *self.setup["SYSTEM_LIBRARIES"]]]
+        threads = self.setup["THREAD_FLAGS"]
+        command = [*self.cc, *threads, *self.flags, *map(str, objects), "-o", str(self.program), *libraries]
         if subprocess.run(command, check=False).returncode:
             raise SystemExit(f"not linked: {shlex.join(command)}")
 

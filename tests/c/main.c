@@ -42,6 +42,7 @@ static void print_list(const char* title, const char* (*item)(int)) {
 int main(int argc, char** argv) {
     check_counts all = {0, 0};
     int chosen = 0;
+    tfast_initialise();
     printf("%-10s%s\n", "processor", tfast_cpu_brand());
     print_list("levels", tfast_available_isa);
     print_list("backends", check_backend);

@@ -1,8 +1,6 @@
 /* Packing, products and unpacking for weights.h. */
 #include "weights.h"
 
-#include <stdlib.h>
-
 #include "check.h"
 #include "data.h"
 
@@ -19,7 +17,7 @@ tfast_status weight_pack(const weight_t* w, int n_threads, tfast_packed* packed)
 }
 
 void weight_free(tfast_packed* packed) {
-    free(packed->data);
+    tfast_weight_free(packed->data);
 }
 
 tfast_status weight_multiply(const void* product, float* y, int n_threads) {
