@@ -15,7 +15,13 @@
 void tfast_initialise(void);
 void tfast_set_num_threads(int n);
 int tfast_get_num_threads(void);
-int tfast_has_openmp(void);
+int tfast_has_openmp(void); /* compiled in */
+/* "openmp", "native" or "serial": what runs loops from now on; 0: this build has no such backend. Results are the same
+ * to the bit. */
+int tfast_set_thread_backend(const char* name);
+const char* tfast_get_thread_backend(void);
+/* The i-th backend of this build; NULL behind the last. */
+const char* tfast_thread_backend_name(int i);
 tfast_status tfast_set_isa(const char* name);
 const char* tfast_get_isa(void);
 /* For tests: the tuning record of that name (tuning/tuning.c), NULL: that of this processor. Results are the same to

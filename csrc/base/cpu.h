@@ -32,4 +32,13 @@ typedef struct {
 /* Filled at the first call; safe to call from several threads (each would write the same values). */
 const tfast_cpu* tfast_cpu_info(void);
 
+/* For loops that wait for another thread: leaves the core's resources to its other hardware thread for a moment. */
+static inline void tfast_cpu_relax(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
 #endif

@@ -5,7 +5,8 @@
 
 #include "../base/os.h"
 
-enum { MAX_SLABS = 64, ALIGNMENT = 4096 };
+/* A lock that a running thread holds is free after some ten. */
+enum { MAX_SLABS = 64, ALIGNMENT = 4096, SPINS_BEFORE_YIELD = 100 };
 
 typedef struct {
     void* memory;
@@ -20,7 +21,9 @@ static int n_slabs;
 static char lock;
 
 static void acquire(void) {
-    while (__atomic_test_and_set(&lock, __ATOMIC_ACQUIRE)) {
+    for (int spins = 0; __atomic_test_and_set(&lock, __ATOMIC_ACQUIRE); spins++) {
+        tfast_cpu_relax();
+        if (spins % SPINS_BEFORE_YIELD == SPINS_BEFORE_YIELD - 1) tfast_os_yield(); /* its holder lost its processor */
     }
 }
 static void release(void) {
