@@ -102,7 +102,9 @@ def level_macro(level):
 
 def missing_levels(compiles):
     """The levels whose flags the compiler does not know; compiles(source, flags): whether it takes such a file."""
-    missing = [level for level in ISA_PROBES if level in ISA_FLAGS and not compiles(ISA_PROBES[level], ISA_FLAGS[level])]
+    missing = [
+        level for level in ISA_PROBES if level in ISA_FLAGS and not compiles(ISA_PROBES[level], ISA_FLAGS[level])
+    ]
     for level in missing:
         if level not in OPTIONAL:
             raise SystemExit(
@@ -112,12 +114,21 @@ def missing_levels(compiles):
     return missing
 
 
+def openmp_flags(compiles):
+    """None without OpenMP, which a build goes without if it has to."""
+    probe = "#include <omp.h>\nint f(void) { return omp_get_max_threads(); }"
+    wanted = os.environ.get("TRANSFORMER_FAST_OPENMP", "1") != "0"
+    return ["-fopenmp"] if wanted and compiles(probe, ["-fopenmp"]) else []
+
+
 def system_flags(compiles):
     """What all files of a build for this system need; compiles as in `missing_levels`."""
     if not WINDOWS or compiles("#ifndef __clang__\n#error\n#endif", []):
         return []
     if not compiles("", [UNALIGNED_MOVES]):
-        raise SystemExit("gcc for Windows needs binutils >= 2.38, whose assembler has -muse-unaligned-vector-move; or clang")
+        raise SystemExit(
+            "gcc for Windows needs binutils >= 2.38, whose assembler has -muse-unaligned-vector-move; or clang"
+        )
     return [UNALIGNED_MOVES]
 
 
@@ -132,13 +143,9 @@ class BuildExt(build_ext):
         if EMULATE != "0":
             built.sources += EMULATED_SOURCES
             built.define_macros.append(("TFAST_EMULATE", "2" if EMULATE == "all" else "1"))
-        openmp = os.environ.get("TRANSFORMER_FAST_OPENMP", "1") != "0" and self.compiles(
-            "#include <omp.h>\nint f(void) { return omp_get_max_threads(); }", ["-fopenmp"]
-        )
-        built.extra_compile_args = (
-            COMMON_FLAGS + system_flags(self.compiles) + (["-fopenmp"] if openmp else []) + EXTRA_FLAGS
-        )
-        built.extra_link_args = (["-fopenmp"] if openmp else THREAD_FLAGS) + EXTRA_FLAGS
+        openmp = openmp_flags(self.compiles)
+        built.extra_compile_args = COMMON_FLAGS + system_flags(self.compiles) + openmp + EXTRA_FLAGS
+        built.extra_link_args = (openmp or THREAD_FLAGS) + EXTRA_FLAGS
         self.flags_by_file()
         self.files_in_parallel()
         super().build_extensions()

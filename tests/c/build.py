@@ -1,8 +1,8 @@
 """Builds the C core and its tests into one program, with the files and flags of setup.py and without Python in it.
 
-    python tests/c/build.py PROGRAM --cc "musl-gcc" [--platform win-amd64] [flags of the compiler ...]
+    python tests/c/build.py PROGRAM --cc "musl-gcc" [--ld "..."] [--platform win-amd64] [flags of the compiler ...]
 
-Called by run.sh. --platform is the name that sysconfig gives the system that the program is for; without it, this one.
+Called by run.sh. --platform is the name that sysconfig gives the system that the program is for; without it, this one. --ld: what links, if it is not the compiler.
 Flags come last: they win over those of setup.py (-O1), and are given to the linker, too (-static, -fsanitize=address).
 """
 
@@ -24,8 +24,9 @@ ROOT = Path(__file__).resolve().parents[2]
 class Build:
     """One compiler and its flags; objects go to the folder of the program."""
 
-    def __init__(self, program: Path, cc: list[str], flags: list[str], setup: dict):
-        self.program, self.cc, self.flags, self.setup = program, cc, flags, setup
+    def __init__(self, program: Path, cc: list[str], ld: list[str], flags: list[str], setup: dict):
+        self.program, self.cc, self.ld, self.flags, self.setup = program, cc, ld, flags, setup
+        self.openmp = setup["openmp_flags"](self.compiles)
         self.objects = program.parent / "objects"
         self.objects.mkdir(parents=True, exist_ok=True)
 
@@ -46,7 +47,7 @@ class Build:
         levels = {source: level for level, source in setup["ISA_SOURCES"].items()}
         sources = [source for source in setup["sources"]() if levels.get(source) not in missing]
         sources.sort(key=setup["place"])
-        common = [*setup["COMMON_FLAGS"], *setup["system_flags"](self.compiles), "-Icsrc"]
+        common = [*setup["COMMON_FLAGS"], *setup["system_flags"](self.compiles), *self.openmp, "-Icsrc"]
         here = [level for level in setup["ISA_FLAGS"] if level not in missing]
         common += ["-D{}={}".format(*setup["level_macro"](level)) for level in here]
         tests = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "tests" / "c").glob("*.c"))
@@ -67,8 +68,8 @@ class Build:
 
     def link(self, objects: list[Path]) -> None:
         libraries = ["-l" + name for name in ["m", *self.setup["SYSTEM_LIBRARIES"]]]
-        threads = self.setup["THREAD_FLAGS"]
-        command = [*self.cc, *threads, *self.flags, *map(str, objects), "-o", str(self.program), *libraries]
+        threads = self.openmp or self.setup["THREAD_FLAGS"]
+        command = [*self.ld, *threads, *self.flags, *map(str, objects), "-o", str(self.program), *libraries]
         if subprocess.run(command, check=False).returncode:
             raise SystemExit(f"not linked: {shlex.join(command)}")
 
@@ -86,13 +87,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("program", type=Path)
     parser.add_argument("--cc", default=os.environ.get("CC", "cc"), type=shlex.split)
+    parser.add_argument("--ld", type=shlex.split)
     parser.add_argument("--platform")
     arguments, flags = parser.parse_known_args()
     if arguments.platform:
         os.environ["_PYTHON_HOST_PLATFORM"] = arguments.platform
     os.chdir(ROOT)
     sys.argv = ["setup.py"]  # which looks for a wheel among its arguments
-    build = Build(arguments.program.absolute(), arguments.cc, flags, runpy.run_path("setup.py"))
+    program, cc, ld = arguments.program.absolute(), arguments.cc, arguments.ld or arguments.cc
+    build = Build(program, cc, ld, flags, runpy.run_path("setup.py"))
     build.link(build.compile_all())
 
 

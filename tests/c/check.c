@@ -40,15 +40,6 @@ void check_that(int holds, const char* what, ...) {
     if (!holds) fail("%s", text);
 }
 
-const char* check_backend(int i) {
-    if (i > 0) return NULL;
-    return tfast_has_openmp() ? "openmp" : "serial";
-}
-
-void check_use_backend(int i) {
-    (void)i;
-}
-
 /* The first number of y that is farther from the reference than it may be, or -1. NaN and infinity must be where the
  * reference has them. */
 static int64_t first_apart(const check_t* c, const float* y) {
@@ -92,16 +83,17 @@ static void add_to_digest(const void* bytes, size_t n) {
 }
 
 void check_call(const check_t* c) {
+    const char* own_backend = tfast_get_thread_backend();
     float *first = data_room((size_t)c->n * sizeof *first), *y = data_room((size_t)c->n * sizeof *y);
     float* on_first_level = data_room((size_t)c->n * sizeof *y);
     const char* level;
     for (int l = 0; (level = tfast_available_isa(l)); l++) {
         tfast_set_isa(level);
         const float* same = NULL;
-        for (int b = 0; check_backend(b); b++) {
-            check_use_backend(b);
+        for (int b = 0; tfast_thread_backend_name(b); b++) {
+            tfast_set_thread_backend(tfast_thread_backend_name(b));
             for (int t = 0; check_threads[t]; t++) {
-                run_once(c, (where_t){level, check_backend(b), check_threads[t]}, same, same ? y : first);
+                run_once(c, (where_t){level, tfast_thread_backend_name(b), check_threads[t]}, same, same ? y : first);
                 same = first;
             }
         }
@@ -116,7 +108,7 @@ void check_call(const check_t* c) {
         }
     }
     tfast_set_isa(NULL);
-    check_use_backend(0);
+    tfast_set_thread_backend(own_backend);
 }
 
 check_counts check_take_counts(void) {

@@ -28,10 +28,6 @@ void check_call(const check_t* check);
 /* A single condition; `what` says what does not hold. */
 void check_that(int holds, const char* what, ...) __attribute__((format(printf, 2, 3)));
 
-/* The thread backends of the build: NULL behind the last. check_use_backend makes one of them that in force. */
-const char* check_backend(int i);
-void check_use_backend(int i);
-
 extern const int check_threads[]; /* numbers of threads, 0 behind the last */
 
 /* What has been counted since the last call, and of all groups. */

@@ -45,7 +45,7 @@ int main(int argc, char** argv) {
     tfast_initialise();
     printf("%-10s%s\n", "processor", tfast_cpu_brand());
     print_list("levels", tfast_available_isa);
-    print_list("backends", check_backend);
+    print_list("backends", tfast_thread_backend_name);
     for (int i = 0; i < N_GROUPS; i++) {
         if (!is_chosen(groups[i].name, argc - 1, argv + 1)) continue;
         const clock_t begin = clock();

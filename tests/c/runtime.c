@@ -106,11 +106,14 @@ static void check_workspace(void) {
 
 void check_runtime(void) {
     const int64_t numbers[] = {0, 1, 2, 3, 7, TASKS};
-    for (int b = 0; check_backend(b); b++) {
-        check_use_backend(b);
+    const char *backend, *own = tfast_get_thread_backend();
+    for (int b = 0; (backend = tfast_thread_backend_name(b)); b++) {
+        check_that(tfast_set_thread_backend(backend), "the backend %s is there", backend);
+        check_that(strcmp(tfast_get_thread_backend(), backend) == 0, "the backend %s is in force", backend);
         for (int t = 0; check_threads[t]; t++)
             for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) check_tasks(numbers[i], check_threads[t]);
     }
-    check_use_backend(0);
+    check_that(!tfast_set_thread_backend("no such backend"), "a backend of a wrong name is refused");
+    tfast_set_thread_backend(own);
     check_workspace();
 }
