@@ -68,7 +68,9 @@ ISA_PROBES = {
     "avxvnni": "#include <immintrin.h>\n__m256i f(__m256i a) { return _mm256_dpbusd_avx_epi32(a, a, a); }",
     "avx512vnni": "#include <immintrin.h>\n__m512i f(__m512i a) { return _mm512_dpbusd_epi32(a, a, a); }",
     "avx512bf16": "#include <immintrin.h>\n__m512 f(__m512 a, __m512bh b) { return _mm512_dpbf16_ps(a, b, b); }",
-    "amx": "#include <immintrin.h>\nvoid f(void) { _tile_dpbf16ps(0, 1, 2); _tile_dpbusd(0, 1, 2); }",
+    # A tile load as well: gcc 12 for Windows makes an address of a 32-bit stride, which no assembler takes.
+    "amx": "#include <immintrin.h>\nvoid f(const void* x, long long stride) "
+    "{ _tile_loadd(1, x, stride); _tile_dpbf16ps(0, 1, 2); _tile_dpbusd(0, 1, 2); }",
 }
 # Levels that the build may go without: their flags are younger than the compilers that are asked for.
 OPTIONAL = {"neondot", "neoni8mm", "avxvnni", "avx512vnni", "avx512bf16", "amx"}
@@ -81,11 +83,12 @@ COMMON_FLAGS += ["-ffp-contract=off"]
 # 5 % and of 4 rows by 13 %, in opposite directions.
 COMMON_FLAGS += ["-falign-loops=64"]
 WINDOWS = TARGET.startswith(("win", "mingw"))
-# Windows' stack is aligned to 16 bytes, and gcc does not align it further for vectors (its bug 54412): what it spills of
-# 32 or 64 bytes with aligned moves ends the process. The assembler makes them unaligned ones, which on processors with
-# AVX are as fast on aligned addresses. clang aligns the stack.
+# Windows' stack is aligned to 16 bytes, and gcc does not align it further for vectors (its bug 54412): an aligned move
+# of 32 or 64 bytes that it spills ends the process. The assembler makes unaligned ones of them, which are as fast on
+# aligned addresses since AVX. clang aligns the stack.
 UNALIGNED_MOVES = "-Wa,-muse-unaligned-vector-move"
-THREAD_FLAGS = [] if WINDOWS else ["-pthread"]  # before glibc 2.34 threads are a library of their own
+# Before glibc 2.34 threads are a library of their own; Windows' are not, but gcc's own functions are.
+THREAD_FLAGS = ["-static-libgcc"] if WINDOWS else ["-pthread"]
 SYSTEM_LIBRARIES = ["synchronization"] if WINDOWS else []  # WaitOnAddress, of csrc/base/os_windows.c
 EXTRA_FLAGS = shlex.split(os.environ.get("TRANSFORMER_FAST_CFLAGS", ""))  # sanitizers (make asan), -Werror (make lint)
 
@@ -115,9 +118,9 @@ def missing_levels(compiles):
 
 
 def openmp_flags(compiles):
-    """None without OpenMP, which a build goes without if it has to."""
+    """None without OpenMP, which a build goes without if it has to; on Windows its library would be one more to ship."""
     probe = "#include <omp.h>\nint f(void) { return omp_get_max_threads(); }"
-    wanted = os.environ.get("TRANSFORMER_FAST_OPENMP", "1") != "0"
+    wanted = os.environ.get("TRANSFORMER_FAST_OPENMP", "0" if WINDOWS else "1") != "0"
     return ["-fopenmp"] if wanted and compiles(probe, ["-fopenmp"]) else []
 
 
@@ -134,6 +137,14 @@ def system_flags(compiles):
 
 class BuildExt(build_ext):
     """Compiles files of csrc/isa with their level's flags, and with OpenMP where the compiler has it."""
+
+    def finalize_options(self):
+        """On Windows setuptools would take MSVC, which has neither the attributes nor the built-ins that csrc uses."""
+        super().finalize_options()
+        if WINDOWS:
+            self.compiler = self.compiler or "mingw32"
+            if self.compiler == "msvc":
+                raise SystemExit('the compiler is "msvc"; needed: "mingw32", which is gcc, or what CC names (clang)')
 
     def build_extensions(self):
         (built,) = self.extensions  # not `core`: Cython made another object of it

@@ -2,8 +2,9 @@
 
     python tests/c/build.py PROGRAM --cc "musl-gcc" [--ld "..."] [--platform win-amd64] [flags of the compiler ...]
 
-Called by run.sh. --platform is the name that sysconfig gives the system that the program is for; without it, this one. --ld: what links, if it is not the compiler.
-Flags come last: they win over those of setup.py (-O1), and are given to the linker, too (-static, -fsanitize=address).
+Called by run.sh. --platform is the name that sysconfig gives the system that the program is for; without it, this one.
+--ld: what links, if it is not the compiler. Flags come last: they win over those of setup.py (-O1), and are given to
+the linker, too (-static, -fsanitize=address).
 """
 
 from __future__ import annotations

@@ -107,12 +107,15 @@ static void check_workspace(void) {
 void check_runtime(void) {
     const int64_t numbers[] = {0, 1, 2, 3, 7, TASKS};
     const char *backend, *own = tfast_get_thread_backend();
+    int has_openmp = 0;
     for (int b = 0; (backend = tfast_thread_backend_name(b)); b++) {
+        has_openmp |= strcmp(backend, "openmp") == 0;
         check_that(tfast_set_thread_backend(backend), "the backend %s is there", backend);
         check_that(strcmp(tfast_get_thread_backend(), backend) == 0, "the backend %s is in force", backend);
         for (int t = 0; check_threads[t]; t++)
             for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) check_tasks(numbers[i], check_threads[t]);
     }
+    check_that(has_openmp == tfast_has_openmp(), "OpenMP is a backend where it is compiled in");
     check_that(!tfast_set_thread_backend("no such backend"), "a backend of a wrong name is refused");
     tfast_set_thread_backend(own);
     check_workspace();
