@@ -179,6 +179,7 @@ core = Extension(
     # C files of isa/ as well: those of isa/emulated include them.
     depends=sorted(glob.glob("csrc/**/*.h", recursive=True) + glob.glob("csrc/isa/**/*.c", recursive=True)),
     include_dirs=["csrc", numpy.get_include()],
+    libraries=[] if sys.platform == "win32" else ["m"],  # else libm is found only where Python itself has loaded it
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), ("_FILE_OFFSET_BITS", "64")],
 )
 if "-g" in shlex.split(sysconfig.get_config_var("CFLAGS") or "") and "-g" not in EXTRA_FLAGS:
