@@ -40,7 +40,7 @@ SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-om
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test emulate arm64 bench oracle stress lint style warnings format asan clean distclean changed
+.PHONY: help demo test emulate arm64 wheel bench oracle stress lint style warnings format asan clean distclean changed
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -68,6 +68,10 @@ arm64: $(VENV)/.test ## the tests of kernels on arm64, cross-built and run under
 	TRANSFORMER_FAST_CFLAGS="$(TEST_CFLAGS)" \
 	tests/arm64/run.sh "$(abspath $(BIN))/python" -m "not oracle and not slow and not alone and not stress" \
 		$(ARM64_TESTS) $(PYTEST_ARGS)
+
+# Python, a compiler and Debian's binutils are all that it takes from here; what is fetched stays in build/wheel.
+wheel: ## the release's wheel into dist/: built from the sdist, repaired, checked, installed and tested elsewhere (Debian)
+	WORKERS=$(WORKERS) WEIGHTS="$(WEIGHTS)" tests/wheel/run.sh "$(PYTHON)" $(PYTEST_ARGS)
 
 bench: $(VENV)/.peers ## next to all peers, some 40 minutes (BENCH_ARGS="--quick": 7); writes benchmarks/results
 	$(BIN)/python -m benchmarks all $(BENCH_ARGS)
