@@ -80,6 +80,7 @@ COMMON_FLAGS += ["-ffp-contract=off"]
 # Without it a tile's loop begins where the code before it ends: on Zen 3 an edit elsewhere moved products of 24 rows by
 # 5 % and of 4 rows by 13 %, in opposite directions.
 COMMON_FLAGS += ["-falign-loops=64"]
+THREAD_FLAGS = [] if sys.platform == "win32" else ["-pthread"]  # before glibc 2.34 threads are a library of their own
 EXTRA_FLAGS = shlex.split(os.environ.get("TRANSFORMER_FAST_CFLAGS", ""))  # sanitizers (make asan), -Werror (make lint)
 
 
@@ -105,7 +106,7 @@ class BuildExt(build_ext):
             "#include <omp.h>\nint f(void) { return omp_get_max_threads(); }", ["-fopenmp"]
         )
         built.extra_compile_args = COMMON_FLAGS + (["-fopenmp"] if openmp else []) + EXTRA_FLAGS
-        built.extra_link_args = (["-fopenmp"] if openmp else []) + EXTRA_FLAGS
+        built.extra_link_args = (["-fopenmp"] if openmp else THREAD_FLAGS) + EXTRA_FLAGS
         self.flags_by_file()
         self.files_in_parallel()
         super().build_extensions()
@@ -179,7 +180,8 @@ core = Extension(
     # C files of isa/ as well: those of isa/emulated include them.
     depends=sorted(glob.glob("csrc/**/*.h", recursive=True) + glob.glob("csrc/isa/**/*.c", recursive=True)),
     include_dirs=["csrc", numpy.get_include()],
-    libraries=[] if sys.platform == "win32" else ["m"],  # else libm is found only where Python itself has loaded it
+    # WaitOnAddress, of csrc/base/os_windows.c; without "m" libm is found only where Python itself has loaded it.
+    libraries=["synchronization"] if sys.platform == "win32" else ["m"],
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), ("_FILE_OFFSET_BITS", "64")],
 )
 if "-g" in shlex.split(sysconfig.get_config_var("CFLAGS") or "") and "-g" not in EXTRA_FLAGS:

@@ -11,9 +11,17 @@
 
 /* --- settings (runtime/)
  * --------------------------------------------------------------------------------------------------- */
+/* Once, before all else: when the module is imported. */
+void tfast_initialise(void);
 void tfast_set_num_threads(int n);
 int tfast_get_num_threads(void);
-int tfast_has_openmp(void);
+int tfast_has_openmp(void); /* compiled in */
+/* "openmp", "native" or "serial": what runs loops from now on; 0: this build has no such backend. Results are the same
+ * to the bit. */
+int tfast_set_thread_backend(const char* name);
+const char* tfast_get_thread_backend(void);
+/* The i-th backend of this build; NULL behind the last. */
+const char* tfast_thread_backend_name(int i);
 tfast_status tfast_set_isa(const char* name);
 const char* tfast_get_isa(void);
 /* For tests: the tuning record of that name (tuning/tuning.c), NULL: that of this processor. Results are the same to
@@ -182,8 +190,10 @@ void tfast_file_block(tfast_format format, int64_t* values, int64_t* bytes);
  * dozens of rows at most, or one. */
 void tfast_packed_begin(int64_t N, int64_t K, tfast_format format, int for_decode, tfast_packed* p);
 size_t tfast_packed_bytes(const tfast_packed* p);
-/* Memory for packed weights, aligned to a cache line, to be freed by free(); NULL: there is none. */
+/* Memory for packed weights, aligned to a cache line; NULL: there is none. */
 void* tfast_weight_memory(size_t bytes);
+/* Of tfast_weight_memory, or NULL. */
+void tfast_weight_free(void* memory);
 /* Whether the level in force can read its layout. */
 int tfast_packed_fits(const tfast_packed* p);
 /* What tells how the bytes of one weight lie: a file of packed weights holds it beside them. tfast_packed_begin with

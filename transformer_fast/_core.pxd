@@ -120,9 +120,13 @@ cdef extern from "tfast.h" nogil:
         int64_t B
         const int64_t *cu
 
+    void tfast_initialise()
     void tfast_set_num_threads(int n)
     int tfast_get_num_threads()
     int tfast_has_openmp()
+    int tfast_set_thread_backend(const char *name)
+    const char *tfast_get_thread_backend()
+    const char *tfast_thread_backend_name(int i)
     tfast_status tfast_set_isa(const char *name)
     int tfast_set_tuning(const char *name)
     const char *tfast_get_tuning()
@@ -139,6 +143,7 @@ cdef extern from "tfast.h" nogil:
     void tfast_packed_begin(int64_t N, int64_t K, tfast_format format, int for_decode, tfast_packed *p)
     size_t tfast_packed_bytes(const tfast_packed *p)
     void *tfast_weight_memory(size_t bytes)
+    void tfast_weight_free(void *memory)
     int tfast_packed_fits(const tfast_packed *p)
     int tfast_packed_layout_of(const tfast_packed *p, tfast_packed_layout *layout)
     int64_t tfast_pack_step(const tfast_packed *p)

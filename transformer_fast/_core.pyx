@@ -14,6 +14,7 @@ from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
 cnp.import_array()
+tfast_initialise()
 
 
 cdef extern from *:
@@ -93,6 +94,25 @@ def get_num_threads():
 
 def has_openmp():
     return bool(tfast_has_openmp())
+
+
+def set_thread_backend(str name):
+    """False: this build has no such backend. For the import and for tests: the backend of before keeps its threads."""
+    cdef bytes text = name.encode()
+    return bool(tfast_set_thread_backend(text))
+
+
+def get_thread_backend():
+    return tfast_get_thread_backend().decode()
+
+
+def thread_backends():
+    """The names of this build's backends."""
+    names, i = [], 0
+    while tfast_thread_backend_name(i) != NULL:
+        names.append(tfast_thread_backend_name(i).decode())
+        i += 1
+    return tuple(names)
 
 
 def compiler():

@@ -177,7 +177,7 @@ cdef class PackedWeight:
 
     def __dealloc__(self):
         if self.mapped is None:
-            free(self.packed.data)
+            tfast_weight_free(self.packed.data)
         free(<void *>self.packed.parts)
 
     @property

@@ -1,16 +1,14 @@
-/* CPUID and XGETBV; of arm64 cpu_arm64.c knows more. A level counts only if every feature that the compiler's -march
+/* CPUID and XGETBV; on arm64 the system tells (os.h). A level counts only if every feature that the compiler's -march
  * level implies is there and the operating system saves the registers: the compiler may use any of them anywhere in
  * that translation unit. */
 #include "cpu.h"
 
 #include <string.h>
 
+#include "os.h"
+
 #if defined(__x86_64__)
 #include <cpuid.h>
-#if defined(__linux__)
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
 
 static uint64_t read_xcr0(void) {
     uint32_t lo, hi;
@@ -22,20 +20,9 @@ static int has(unsigned reg, unsigned mask) {
     return (reg & mask) == mask;
 }
 
-/* Linux hands out the tile registers (8 KB of state a thread) to processes that ask, once, for all their threads and
- * children. It refuses where a signal stack is too small to save them. */
-static int tiles_permitted(void) {
-#if defined(__linux__)
-    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
-    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
-#else
-    return 0;
-#endif
-}
-
 static int has_amx(uint64_t xcr0, unsigned d7) {
     const unsigned amx_bf16 = 1u << 22, amx_tile = 1u << 24, amx_int8 = 1u << 25;
-    return (xcr0 >> 17 & 3) == 3 && has(d7, amx_bf16 | amx_tile | amx_int8) && tiles_permitted();
+    return (xcr0 >> 17 & 3) == 3 && has(d7, amx_bf16 | amx_tile | amx_int8) && tfast_os_permits_amx();
 }
 
 static unsigned find_levels(void) {
@@ -104,9 +91,11 @@ static void fill(tfast_cpu* cpu) {
     if (!cpu->l1d_bytes) find_caches(cpu, 0x8000001Du);
     find_brand(cpu);
 }
-#elif defined(__aarch64__) || defined(_M_ARM64)
+#elif defined(__aarch64__)
 static void fill(tfast_cpu* cpu) {
-    tfast_fill_arm64(cpu);
+    cpu->levels = TFAST_CPU_NEON; /* every arm64 processor has it */
+    tfast_os_fill_arm64(cpu);
+    if (!cpu->brand[0]) strcpy(cpu->brand, "arm64");
 }
 #else
 static void fill(tfast_cpu* cpu) {

@@ -1,7 +1,7 @@
 /* What this machine is: instruction sets that may be used (CPU and operating system together) and cache sizes.
  *
  * Called by runtime/dispatch.c and by tuning/ and by the ops that choose block sizes. A new instruction set level gets
- * a bit here and its test in cpu.c or cpu_arm64.c. */
+ * a bit here and its test in cpu.c, of arm64 in tfast_os_fill_arm64 of each system. */
 #ifndef TFAST_BASE_CPU_H
 #define TFAST_BASE_CPU_H
 
@@ -29,10 +29,16 @@ typedef struct {
     int family, model; /* as the makers count them, extensions added; 0: unknown */
 } tfast_cpu;
 
-/* All that cpu_arm64.c finds out about its machine; 0 is what it does not know. */
-void tfast_fill_arm64(tfast_cpu* cpu);
-
 /* Filled at the first call; safe to call from several threads (each would write the same values). */
 const tfast_cpu* tfast_cpu_info(void);
+
+/* For loops that wait for another thread: leaves the core's resources to its other hardware thread for a moment. */
+static inline void tfast_cpu_relax(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
 
 #endif

@@ -1,8 +1,7 @@
 /* The machine's own limits, measured with the kernels of kernels/probe.h, and what base/cpu.c found out. Called by
  * transformer_fast/_core.pyx for benchmarks and show_config(). */
-#include <time.h>
-
 #include "../base/cpu.h"
+#include "../base/os.h"
 #include "../runtime/dispatch.h"
 #include "../runtime/parallel.h"
 #include "../tfast.h"
@@ -19,9 +18,7 @@ void tfast_cache_bytes(int64_t* l1d, int64_t* l2, int64_t* l3) {
 }
 
 static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+    return 1e-9 * (double)tfast_os_now();
 }
 
 typedef struct {

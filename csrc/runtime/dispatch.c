@@ -137,7 +137,7 @@ static void lay_over(tfast_kernels* k, const tfast_level* level) {
     if (level->rows) k->rows = level->rows;
 }
 
-__attribute__((constructor)) static void lay_levels(void) {
+void tfast_lay_levels(void) {
     for (int top = 0; top < N_LEVELS; top++) {
         for (int i = 0; i <= top; i++)
             if (level_here(i)) lay_over(&overlays[top], level_here(i));

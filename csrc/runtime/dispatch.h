@@ -18,6 +18,9 @@ typedef struct {
     const tfast_row_kernels* rows;
 } tfast_kernels;
 
+/* Finds the levels of this machine, and puts the best in force. Once, before all else. */
+void tfast_lay_levels(void);
+
 /* What is in force. It never changes once it is made: a call keeps the one it began with. */
 const tfast_kernels* tfast_kernels_now(void);
 

@@ -1,6 +1,7 @@
 /* The one way to run work on several threads.
  *
- * Called by ops/ alone; kernels never see it. What decides the number of threads is said in docs/threading.md. */
+ * Called by ops/ alone; kernels never see it. What decides the number of threads is said in docs/threading.md. How the
+ * threads are kept, woken and joined is the business of a backend (backend.h): "openmp", "native" or "serial". */
 #ifndef TFAST_RUNTIME_PARALLEL_H
 #define TFAST_RUNTIME_PARALLEL_H
 
@@ -18,15 +19,14 @@ typedef struct {
 } tfast_parallel;
 
 /* Runs fn(ctx, 0 .. n_tasks-1, scratch), in any order, each task exactly once. TFAST_NO_MEMORY before any task has run,
- * else TFAST_OK. Serial when it is called inside another parallel loop of the process, when the whole costs less than a
- * fork and join is worth, and in a child that was forked after the parent's threads had been started. */
+ * else TFAST_OK. Serial when it is called inside another parallel loop, when the whole costs less than a fork and join
+ * is worth, and where the backend has no threads to give (backend.h). */
 tfast_status tfast_parallel_for(const tfast_parallel* loop, tfast_task_fn fn, void* ctx);
 
 /* How many threads a loop of this much work would get; ops use it to choose how finely to cut. */
 int tfast_threads_for(double total_ns, int n_threads);
 
-void tfast_set_num_threads(int n); /* 0: back to the environment's choice */
-int tfast_get_num_threads(void);
-int tfast_has_openmp(void);
+/* Once, before the first loop. */
+void tfast_start_threads(void);
 
 #endif

@@ -3,9 +3,10 @@
  * largest size seen. */
 #include "workspace.h"
 
-#include <stdlib.h>
+#include "../base/os.h"
 
-enum { MAX_SLABS = 64, ALIGNMENT = 4096 };
+/* A lock that a running thread holds is free after some ten. */
+enum { MAX_SLABS = 64, ALIGNMENT = 4096, SPINS_BEFORE_YIELD = 100 };
 
 typedef struct {
     void* memory;
@@ -20,20 +21,24 @@ static int n_slabs;
 static char lock;
 
 static void acquire(void) {
-    while (__atomic_test_and_set(&lock, __ATOMIC_ACQUIRE)) {
+    for (int spins = 0; __atomic_test_and_set(&lock, __ATOMIC_ACQUIRE); spins++) {
+        tfast_cpu_relax();
+        if (spins % SPINS_BEFORE_YIELD == SPINS_BEFORE_YIELD - 1) tfast_os_yield(); /* its holder lost its processor */
     }
 }
 static void release(void) {
     __atomic_clear(&lock, __ATOMIC_RELEASE);
 }
 
+void tfast_workspace_before_fork(void) {
+    acquire();
+}
 void tfast_workspace_after_fork(void) {
-    release(); /* its holder may have been another thread of the parent */
+    release();
 }
 
 static void* allocate(size_t bytes) {
-    void* p = NULL;
-    return posix_memalign(&p, ALIGNMENT, bytes) == 0 ? p : NULL;
+    return tfast_os_allocate(ALIGNMENT, bytes);
 }
 
 /* Under the lock, before the memory is freed: freed addresses come back, and give() goes by addresses. */
@@ -69,7 +74,7 @@ void* tfast_workspace_take(size_t bytes) {
     if (grow) detach(i);
     release();
     if (!grow) return memory;
-    free(memory);
+    tfast_os_free(memory);
     memory = allocate(bytes);
     acquire();
     slabs[i] = (slab_t){memory, memory ? bytes : 0, memory != NULL};
@@ -87,7 +92,7 @@ void tfast_workspace_give(void* memory) {
             known = 1;
         }
     release();
-    if (!known) free(memory);
+    if (!known) tfast_os_free(memory);
 }
 
 size_t tfast_workspace_release(void) {
@@ -101,7 +106,7 @@ size_t tfast_workspace_release(void) {
             detach(i);
         }
         release();
-        free(memory);
+        tfast_os_free(memory);
     }
     return freed;
 }

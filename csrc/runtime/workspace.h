@@ -15,7 +15,8 @@ void tfast_workspace_give(void* slab);
 /* Frees every slab that is not in use; says how many bytes that gave back. */
 size_t tfast_workspace_release(void);
 
-/* In a forked child, before anything else. */
+/* A fork must not fall between a take of the lock and its release: the child would wait for ever. */
+void tfast_workspace_before_fork(void);
 void tfast_workspace_after_fork(void);
 
 #endif

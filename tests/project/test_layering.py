@@ -77,6 +77,13 @@ C_ROOMS = {
     "tfast.h": {"base"},
 }
 INTRINSICS = re.compile(r"(immintrin|x86intrin|[a-z]mmintrin|avx\w*intrin|arm_neon|arm_sve)\.h")
+# What differs between systems: their headers, the macros that name them, and functions that not all of them have.
+C_HEADERS = {"cpuid.h", "float.h", "limits.h", "math.h", "omp.h", "stddef.h", "stdint.h", "stdlib.h", "string.h"}
+SYSTEMS = re.compile(r"\b(__linux__|__linux|__APPLE__|__unix__|_WIN32|_WIN64|__MINGW32__|_MSC_VER|_GNU_SOURCE)\b")
+CALLS_OF_SYSTEMS = re.compile(
+    r"\b(posix_memalign|aligned_alloc|_aligned_malloc|memalign|setenv|clock_gettime|time|sysconf|sysctlbyname|getauxval|"
+    r"syscall|madvise|mmap|fork|usleep|nanosleep|sched_\w+|pthread_\w+|fopen)\s*\("
+)
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
 
 PYTHON_FILES = sorted(PACKAGE.rglob("*.py"))
@@ -194,11 +201,27 @@ def test_c_file_includes_only_what_lies_below_it(path):
 def test_openmp_and_intrinsics_stand_in_their_rooms(path):
     where = path.relative_to(CSRC).as_posix()
     system = {name for own, name in included(path) if not own}
-    if where != "runtime/parallel.c":
+    if where != "runtime/openmp.c":
         assert "omp.h" not in system
         assert "#pragma omp" not in path.read_text(encoding="utf-8")
     if not where.startswith(("isa/", "simd/")) and where != "base/cpu.c":
         assert not {name for name in system if INTRINSICS.fullmatch(name)}
+
+
+@pytest.mark.parametrize("path", [path for path in C_FILES if not path.match("base/os*.[ch]")], ids=relative)
+def test_what_differs_between_systems_stands_in_base_os(path):
+    system = {name for own, name in included(path) if not own}
+    assert not {name for name in system if not INTRINSICS.fullmatch(name)} - C_HEADERS
+    code = re.sub(r"/\*.*?\*/", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert not SYSTEMS.findall(code) + CALLS_OF_SYSTEMS.findall(code)
+    assert "constructor" not in code, "tfast_initialise calls what has to be done once"
+
+
+def test_cython_knows_no_system():
+    for path in sorted(PACKAGE.glob("_core*.p[yx][xdi]")):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"cimport\s+posix|from\s+posix|libc\.(time|signal)", text), relative(path)
+        assert not re.search(r"\blong\b(?!\s+long)", text), f"{relative(path)}: long has 32 bits on Windows"
 
 
 def test_every_isa_file_is_compiled():

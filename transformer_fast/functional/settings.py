@@ -9,7 +9,7 @@ import numpy as np
 
 from transformer_fast import _core
 
-_MOST_THREADS = 4095  # csrc/runtime/parallel.c takes no more from the environment
+_MOST_THREADS = 4095  # csrc/runtime/threads.c takes no more from the environment
 
 
 def set_num_threads(n: int | None) -> None:
@@ -100,8 +100,9 @@ def show_config() -> dict:
     """What this build is and what it found on this machine.
 
     Keys: version, isa, available_isas, emulated_isas (levels that run without their instructions: in test builds
-    alone), tuning (the record of the microarchitecture that is in force), num_threads, openmp, cpu, cache_bytes (L1d,
-    L2, L3), compiler.
+    alone), tuning (the record of the microarchitecture that is in force), num_threads, threads (what keeps them:
+    "openmp", "native" or "serial", as TRANSFORMER_FAST_THREADS says at import), openmp (whether this build has it), cpu,
+    cache_bytes (L1d, L2, L3), compiler.
 
     Example:
         >>> F.show_config()["version"] == tf.__version__
@@ -116,6 +117,7 @@ def show_config() -> dict:
         "emulated_isas": _core.emulated_isas(),
         "tuning": _core.get_tuning(),
         "num_threads": get_num_threads(),
+        "threads": _core.get_thread_backend(),
         "openmp": _core.has_openmp(),
         "cpu": _core.cpu_brand(),
         "cache_bytes": _core.cache_bytes(),
@@ -151,6 +153,14 @@ def _apply_environment() -> None:
             set_isa(isa)
         except (ValueError, RuntimeError) as error:
             raise ImportError(f"TRANSFORMER_FAST_ISA={isa}: {error}") from None
+    backend = os.environ.get("TRANSFORMER_FAST_THREADS")
+    if backend and backend not in _core.thread_backends():
+        built = "" if _core.has_openmp() else " (this build is without OpenMP)"
+        raise ImportError(
+            f"TRANSFORMER_FAST_THREADS is {backend!r}; needed: one of {', '.join(_core.thread_backends())}{built}"
+        )
+    if backend:
+        _core.set_thread_backend(backend)
     threads = os.environ.get("TRANSFORMER_FAST_NUM_THREADS")
     if threads and not (re.fullmatch("[0-9]{1,4}", threads) and 1 <= int(threads) <= _MOST_THREADS):
         raise ImportError(f"TRANSFORMER_FAST_NUM_THREADS is {threads!r}; needed: an integer from 1 to {_MOST_THREADS}")
