@@ -88,6 +88,12 @@ style: $(VENV)/.dev
 	$(BIN)/ruff check $(LINTED)
 	$(BIN)/ruff format --check $(LINTED)
 	$(BIN)/clang-format --dry-run -Werror $(C_SOURCES)
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-issue-forms \
+		$(filter-out %/config.yml, $(wildcard .github/ISSUE_TEMPLATE/*.yml))
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.citation-file-format CITATION.cff
 	PATH="$(abspath $(BIN)):$$PATH" cython-lint transformer_fast/_core.pyx transformer_fast/_core.pxd $(wildcard transformer_fast/*.pxi)
 
 # Two builds: in a test build the files of the machine's own levels are not compiled as in a wheel.
