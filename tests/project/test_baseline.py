@@ -1,8 +1,8 @@
 """No code but that of a level asks for more than the processor that every wheel is for: SSE2 on x86-64.
 
-The classic fault: a function that is not static is compiled with AVX-512's flags in one file and with none in another, and the
-linker takes the former for both. The module under test is disassembled; the symbol table says which file a function comes
-from, since local symbols follow the name of theirs. A new level is known from setup.py's table.
+The classic fault: a function that is not static is compiled with AVX-512's flags in one file and with none in another,
+and the linker takes the former for both. The module under test is disassembled; the symbol table says which file a
+function comes from, since local symbols follow the name of theirs. A new level is known from setup.py's table.
 """
 
 from __future__ import annotations

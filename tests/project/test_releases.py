@@ -1,7 +1,7 @@
-"""What a release is made of beside the package: wheels to be built, workflows, and the version in every place that names it.
+"""What a release is made of beside the package: the wheels to build, the workflows, and the version wherever it is named.
 
-`make style` holds the same files against GitHub's schemas; here is what the project asks of them. A new workflow or wheel
-platform is found by itself, and its table is in pyproject.toml.
+`make style` holds the same files against GitHub's schemas; here is what the project asks of them. A new workflow goes
+into `test_there_are_workflows`, a new Python or platform of wheels into the tables here.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Holds a wheel and an sdist against what they must be: tag, size, files, and what the module asks of a system.
 
-Run by run.sh with the Python of its tools: check.py WHEEL SDIST FOLDER...; no byte of the wheel may name one of the folders,
-which are those of the build. It needs readelf and objdump (Debian: binutils). Each check is one function that raises Fault.
+Run by run.sh with the Python of its tools: check.py WHEEL SDIST FOLDER...; no byte of the wheel may name one of the
+folders, which are those of the build. It needs readelf and objdump (Debian: binutils). Each check is one function that
+raises Fault.
 """
 
 from __future__ import annotations

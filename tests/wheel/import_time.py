@@ -1,7 +1,7 @@
 """Prints what `import transformer_fast` takes in a fresh process, and fails where it is more than 0.1 s.
 
-Run by run.sh with the Python that has the wheel alone: the median of nine processes, after one that fills the disk cache.
-NumPy's own import is shown beside it.
+Run by run.sh with the Python that has the wheel alone: the median of nine processes, after one that fills the disk
+cache. NumPy's own import is shown beside it.
 """
 
 from __future__ import annotations
