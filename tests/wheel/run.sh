@@ -43,7 +43,7 @@ tools=$work/tools/bin
 # In a folder that is none of the checkout's, so that nothing of it is found by accident.
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-"$tools/python" -m build --sdist --outdir "$scratch/sdist" "$checkout" >/dev/null
+"$tools/python" -m build --sdist --outdir "$scratch/sdist" "$checkout" &>"$work/sdist.log"
 sdist=$(echo "$scratch"/sdist/*.tar.gz)
 mkdir "$scratch/source"
 tar -xf "$sdist" -C "$scratch/source" --strip-components=1
@@ -55,7 +55,7 @@ cc="${CC:-gcc} --sysroot=$sysroot"
     CC=$cc LDSHARED="$cc -shared -Wl,-z,relro,-z,now" LDFLAGS="" TRANSFORMER_FAST_OPENMP=0 \
         "$python" "${pip[@]}" wheel --quiet --no-deps -w "$scratch/built" "$scratch/source"
 )
-PATH="$tools:$PATH" "$tools/auditwheel" --quiet repair --wheel-dir "$scratch/repaired" "$scratch"/built/*.whl
+PATH="$tools:$PATH" "$tools/auditwheel" repair --wheel-dir "$scratch/repaired" "$scratch"/built/*.whl >/dev/null
 wheel=$(echo "$scratch"/repaired/*.whl)
 "$tools/python" -P tests/wheel/check.py "$wheel" "$sdist" "$scratch" "$checkout"
 
