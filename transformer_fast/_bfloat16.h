@@ -38,6 +38,13 @@ static void bfloat16_copyswap(void* to, void* from, int swap, void* array) {
     bytes[1] = first;
 }
 
+/* `from` is NULL where the bytes are swapped in place. */
+static void bfloat16_copyswapn(void* to, npy_intp to_step, void* from, npy_intp from_step, npy_intp n, int swap,
+                               void* array) {
+    for (npy_intp i = 0; i < n; i++)
+        bfloat16_copyswap((char*)to + i * to_step, from ? (char*)from + i * from_step : NULL, swap, array);
+}
+
 static npy_bool bfloat16_nonzero(void* data, void* array) {
     (void)array;
     uint16_t bits;
@@ -65,6 +72,7 @@ static PyObject* tfast_register_bfloat16(PyObject* scalar) {
     functions.getitem = bfloat16_getitem;
     functions.setitem = bfloat16_setitem;
     functions.copyswap = bfloat16_copyswap;
+    functions.copyswapn = bfloat16_copyswapn;
     functions.nonzero = bfloat16_nonzero;
     memset(&proto, 0, sizeof proto);
     Py_SET_REFCNT((PyObject*)&proto, 1);

@@ -1,4 +1,4 @@
-"""What a release is made of beside the package: the wheels to build, the workflows, and the version wherever it is named.
+"""What a release is made of beside the package: wheels to build, workflows, and the version wherever it is named.
 
 `make style` holds the same files against GitHub's schemas; here is what the project asks of them. A new workflow goes
 into `test_there_are_workflows`, a new Python or platform of wheels into the tables here.
