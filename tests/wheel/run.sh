@@ -6,7 +6,7 @@
 # Releases are built by cibuildwheel in manylinux containers (pyproject.toml, .github/workflows/wheels.yml). This makes one
 # wheel of the same kind on a Debian machine without a container. Its symbols are those of glibc 2.31: Debian 11's libc6-dev
 # lies unpacked in build/wheel/sysroot, and the compiler of the machine compiles and links against it. What is built uses
-# only versions up to 2.27 of it, so auditwheel's tag is manylinux_2_27 or 2_28. Threads are the library's own: no libgomp
+# only versions up to 2.27 of it (exp2f), so auditwheel's tag is manylinux_2_27 or 2_28. Threads are the library's own: no libgomp
 # is put into the wheel. The wheel lands in dist/.
 #
 # Add a check of the file to check.py; tests/project/test_baseline.py looks at the instructions.
@@ -31,7 +31,11 @@ if [[ ! -e $work/.sysroot ]]; then
         DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends mmdebstrap >/dev/null
     fi
     rm -rf "$sysroot"
-    mmdebstrap --quiet --variant=extract --architectures=amd64 --include=libc6-dev bullseye "$sysroot"
+    mmdebstrap --quiet --variant=extract --include=libc6-dev bullseye "$sysroot"
+    # Links to "/lib/..." would lead to the libraries of this machine.
+    find "$sysroot/usr/lib" "$sysroot"/lib* -lname '/*' -print0 | while IFS= read -r -d '' link; do
+        ln -sfn "$sysroot$(readlink "$link")" "$link"
+    done
     touch "$work/.sysroot"
 fi
 if [[ ! -x $work/tools/bin/auditwheel ]]; then
@@ -48,8 +52,10 @@ sdist=$(echo "$scratch"/sdist/*.tar.gz)
 mkdir "$scratch/source"
 tar -xf "$sdist" -C "$scratch/source" --strip-components=1
 
-# LDSHARED: the command of Python's own build may carry an rpath of that build.
-cc="${CC:-gcc} --sysroot=$sysroot"
+# -B and -L: the compiler looks into its own machine's folders before those of the sysroot. LDSHARED: the command of Python's
+# own build may carry an rpath of that build.
+libraries=$sysroot/usr/lib/$(gcc -print-multiarch)
+cc="${CC:-gcc} --sysroot=$sysroot -B$libraries/ -L$libraries -L${libraries/\/usr/}"
 (
     cd "$scratch"
     CC=$cc LDSHARED="$cc -shared -Wl,-z,relro,-z,now" LDFLAGS="" TRANSFORMER_FAST_OPENMP=0 \
