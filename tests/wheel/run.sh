@@ -54,8 +54,9 @@ tar -xf "$sdist" -C "$scratch/source" --strip-components=1
 
 # -B and -L: the compiler looks into its own machine's folders before those of the sysroot. LDSHARED: the command of Python's
 # own build may carry an rpath of that build.
-libraries=$sysroot/usr/lib/$(gcc -print-multiarch)
-cc="${CC:-gcc} --sysroot=$sysroot -B$libraries/ -L$libraries -L${libraries/\/usr/}"
+machine=$(gcc -print-multiarch)
+libraries=$sysroot/usr/lib/$machine
+cc="${CC:-gcc} --sysroot=$sysroot -B$libraries/ -L$libraries -L$sysroot/lib/$machine"
 (
     cd "$scratch"
     CC=$cc LDSHARED="$cc -shared -Wl,-z,relro,-z,now" LDFLAGS="" TRANSFORMER_FAST_OPENMP=0 \
