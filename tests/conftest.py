@@ -18,6 +18,7 @@ they are missing.
     project/    packaging, layering, docstrings, examples, benchmarks
     golden/     other libraries' answers, and the scripts that asked for them
     arm64/      the cross build and its run under qemu (`make arm64`); no tests of pytest
+    wheel/      the wheel of a release, and what is checked of it (`make wheel`); no tests of pytest
 """
 
 from __future__ import annotations

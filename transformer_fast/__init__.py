@@ -8,7 +8,7 @@ import and in `__all__`; a new public name that pulls in more than NumPy gets a 
 
 from __future__ import annotations
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -2,9 +2,12 @@
 
 from typing import Any
 
-from numpy import ndarray
+from numpy import dtype, generic, ndarray
 
 PAGE_UNIT: int
+BFLOAT16: dtype
+
+class bfloat16(generic): ...
 
 def readable(x: ndarray) -> bool: ...
 def set_num_threads(n: int) -> None: ...

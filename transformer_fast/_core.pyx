@@ -13,8 +13,21 @@ from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
 
+import numpy as np
+
 cnp.import_array()
 tfast_initialise()
+
+
+cdef extern from "_bfloat16.h":
+    object tfast_register_bfloat16(object scalar)
+
+
+class bfloat16(np.generic):
+    """The type of single values of BFLOAT16; they are shown as Python floats."""
+
+
+BFLOAT16 = tfast_register_bfloat16(bfloat16)  # functional.bfloat16_dtype
 
 
 cdef extern from *:

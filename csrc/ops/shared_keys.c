@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "../base/convert.h"
+#include "../base/log_sum.h"
 #include "../runtime/parallel.h"
 #include "../runtime/workspace.h"
 #include "shared_keys.h"
@@ -186,7 +187,7 @@ static void merge_row(const shared_t* s, int64_t b, int64_t head, int64_t i) {
     const float factor = total == 0 ? 0 : 1 / total;
     if (c->lse) {
         const int64_t at = b * c->lse_stride[0] + head * c->lse_stride[1] + (c->cu_q ? c->cu_q[b] : 0) + i;
-        c->lse[at] = total == 0 ? -INFINITY : (float)(((double)top + log2((double)total)) * M_LN2);
+        c->lse[at] = total == 0 ? -INFINITY : tfast_log_sum(top, total);
     }
     store_mean(own[1] == 0 ? NULL : own_row, own_sum * factor, shared[1] == 0 ? NULL : shared_row, shared_sum * factor,
                c->Dv, c->q_dtype, (char*)c->out + row_at(c, c->out_stride, b, head, i) * element_bytes(c->q_dtype));

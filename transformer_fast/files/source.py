@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from transformer_fast.files.errors import CheckpointError, optional_import
+from transformer_fast.files.errors import CheckpointError
 from transformer_fast.files.json_files import checked_json, checked_object
+from transformer_fast.functional.bfloat16 import bfloat16_dtype
 
-# safetensors code -> NumPy type; the format is little-endian. BF16 comes from ml_dtypes (see `_dtype`).
+# safetensors code -> NumPy type; the format is little-endian. BF16 is `bfloat16_dtype`'s.
 _DTYPES = {
     "F64": "<f8",
     "F32": "<f4",
@@ -168,7 +169,7 @@ def mapping_of(data: np.ndarray) -> mmap.mmap | None:
 
 def _dtype(tensor: Tensor) -> np.dtype:
     if tensor.code == "BF16":
-        return np.dtype(optional_import("ml_dtypes").bfloat16)
+        return bfloat16_dtype()
     if tensor.code not in _DTYPES:
         raise CheckpointError(f"{tensor.file}: tensor {tensor.name!r} has type {tensor.code}, which NumPy cannot show")
     return np.dtype(_DTYPES[tensor.code])

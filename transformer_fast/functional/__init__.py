@@ -3,8 +3,9 @@
 Called by users and by transformer_fast.nn. Here stand checks, defaults and docstrings; what is computed stands in
 csrc/, and transformer_fast.reference says the same in plain NumPy. One file a family:
 attention, paged (attention over pages), linear, encoder, decoder, recurrent, rows (norm, softmax, activations), rotary,
-copies (embedding, heads), search (the best of many vectors), late_interaction (max_sim), settings (threads, instruction
-set, the machine); arrays.py is what their checks share. A new op goes into its family's file and is named below.
+copies (embedding, heads), bfloat16 (its NumPy type), search (the best of many vectors), late_interaction (max_sim),
+settings (threads, instruction set, the machine); arrays.py is what their checks share. A new op goes into its family's
+file and is named below.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from transformer_fast.functional.attention import (
     scaled_dot_product_attention,
     varlen_attention,
 )
+from transformer_fast.functional.bfloat16 import bfloat16_dtype
 from transformer_fast.functional.block_weight import BlockWeight
 from transformer_fast.functional.copies import concat_heads, embedding, embedding_sum, split_heads
 from transformer_fast.functional.decoder import CacheArrays, Decoder, DecoderLayer
@@ -55,6 +57,7 @@ __all__ = [
     "PackedWeight",
     "additive_attention",
     "available_isas",
+    "bfloat16_dtype",
     "concat_heads",
     "embedding",
     "embedding_sum",

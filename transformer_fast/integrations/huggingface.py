@@ -14,6 +14,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 from transformer_fast import functional as F
+from transformer_fast.functional.bfloat16 import bfloat16_dtype
 
 
 def register_attention(name: str = "transformer_fast") -> str:
@@ -111,9 +112,7 @@ def _array(tensor: torch.Tensor) -> np.ndarray:
     tensor = tensor.detach()
     if tensor.dtype != torch.bfloat16:
         return tensor.numpy()
-    from ml_dtypes import bfloat16
-
-    return tensor.view(torch.int16).numpy().view(bfloat16)
+    return tensor.view(torch.int16).numpy().view(bfloat16_dtype())
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:

@@ -74,10 +74,10 @@ class StackCache:
     sure to be kept: about 2 W positions instead of the whole past. Where older ones were dropped, `lengths` count what
     is stored. That is what attention needs, since causal order and window only compare positions.
 
-    dtype is the type in which keys and values are stored: float32, or float16 or bfloat16 (ml_dtypes), which round what
-    is appended and take half the memory, or int8, which takes a fourth and 4 bytes: integers of at most 127 times a
-    scale for each position of a head (`scales`). Keys or values with NaN or infinity get the scale NaN. A float32 query
-    attends to any of them.
+    dtype is the type in which keys and values are stored: float32, or float16 or bfloat16
+    (`functional.bfloat16_dtype`), which round what is appended and take half the memory, or int8, which takes a fourth
+    and 4 bytes: integers of at most 127 times a scale for each position of a head (`scales`). Keys or values with NaN
+    or infinity get the scale NaN. A float32 query attends to any of them.
 
     Raises:
         ValueError: a size is negative, or window is not positive.

@@ -359,7 +359,7 @@ def _stored(label: str, value: Any, half: bool, packed: bool) -> np.ndarray | St
             return value
         value = value.dequantised()
     array = np.asarray(value)
-    # ml_dtypes' bfloat16 has kind "V", and so have structured types.
+    # bfloat16 has kind "V", and so have structured types.
     if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
         raise TypeError(f"{label} has dtype {array.dtype}; needed: a floating-point type")
     dtype = array.dtype if half and array.dtype.name in ("float16", "bfloat16") else np.dtype(np.float32)

@@ -40,7 +40,7 @@ class PagedCache:
 
     Raises:
         ValueError: a size is negative, or page_size is not a multiple of 16.
-        TypeError: dtype is not float32, float16, bfloat16 (ml_dtypes) or int8.
+        TypeError: dtype is not float32, float16, bfloat16 (`functional.bfloat16_dtype`) or int8.
 
     Example:
         >>> import numpy as np

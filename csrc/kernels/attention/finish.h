@@ -4,6 +4,7 @@
 #ifndef TFAST_KERNELS_ATTENTION_FINISH_H
 #define TFAST_KERNELS_ATTENTION_FINISH_H
 
+#include "../../base/log_sum.h"
 #include "sequence.h"
 
 /* The denominator of a row with its sink's share, relative to *top (base 2): with a sink the common maximum of scores
@@ -33,7 +34,7 @@ static float finish_row(const tfast_attention* c, const tfast_attention_piece* p
     if (c->lse) {
         float top;
         const float total = denominator(c, head, max, sum, &top);
-        c->lse[at] = total == 0 ? -INFINITY : (float)(((double)top + log2((double)total)) * M_LN2);
+        c->lse[at] = total == 0 ? -INFINITY : tfast_log_sum(top, total);
     }
     if (c->max_sum) {
         c->max_sum[2 * at] = max;

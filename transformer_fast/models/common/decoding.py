@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from transformer_fast import functional as F
-from transformer_fast.files.errors import optional_import
+from transformer_fast.functional.bfloat16 import bfloat16_dtype
 from transformer_fast.models.common.saved_state import save_state
 from transformer_fast.nn.cache import StackCache
 from transformer_fast.nn.paged_cache import PagedCache, check_page_size
@@ -29,11 +29,10 @@ def cache_dtype(name: str | None) -> np.dtype:
 
     Raises:
         ValueError: there is no such type.
-        ImportError: bfloat16 without the package ml_dtypes.
     """
     if name is not None and name not in CACHE_TYPES:
         raise ValueError(f"kv_cache_dtype is {name!r}; needed: {', '.join(CACHE_TYPES[:-1])} or {CACHE_TYPES[-1]}")
-    return np.dtype(optional_import("ml_dtypes").bfloat16 if name == "bfloat16" else name or "float32")
+    return bfloat16_dtype() if name == "bfloat16" else np.dtype(name or "float32")
 
 
 class CacheShape(NamedTuple):

@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from transformer_fast.files.checkpoint import Checkpoint
-from transformer_fast.files.errors import CheckpointError, optional_import
+from transformer_fast.files.errors import CheckpointError
 from transformer_fast.files.gguf_blocks import E2M1
 from transformer_fast.files.source import Tensor
+from transformer_fast.functional.bfloat16 import bfloat16_dtype
 from transformer_fast.functional.stored_weight import StoredWeight
 
 _BLOCKS, _SCALES = "_blocks", "_scales"
@@ -80,7 +81,7 @@ class Mxfp4Weight(StoredWeight):
         """The values, (N, K) bfloat16, which has them all."""
         factors = np.ldexp(np.float32(1), self._scales.astype(np.int32) - _BIAS)
         values = _PAIRS[self._blocks] * factors[:, :, None, None]
-        return values.reshape(self.shape).astype(optional_import("ml_dtypes").bfloat16)
+        return values.reshape(self.shape).astype(bfloat16_dtype())
 
     def __reduce__(self) -> tuple:
         return Mxfp4Weight, (self._blocks, self._scales)

@@ -19,9 +19,10 @@ import numpy as np
 
 from transformer_fast import functional as F
 from transformer_fast.files.checkpoint import Checkpoint
-from transformer_fast.files.errors import CheckpointError, optional_import
+from transformer_fast.files.errors import CheckpointError
 from transformer_fast.files.mapped_arrays import MappedArrays, read_arrays, write_arrays
 from transformer_fast.files.source import mapping_of
+from transformer_fast.functional.bfloat16 import bfloat16_dtype
 from transformer_fast.functional.packed_bytes import describe, restore, sample_digest
 from transformer_fast.models.common.compute_types import ComputeType
 from transformer_fast.nn import Module
@@ -175,7 +176,7 @@ def _is_copy(parameter: Any) -> bool:
 
 
 def _dtype(name: str) -> Any:
-    return optional_import("ml_dtypes").bfloat16 if name == "bfloat16" else np.dtype(name)
+    return bfloat16_dtype() if name == "bfloat16" else np.dtype(name)
 
 
 def _packs_alike(samples: list[list[Any]]) -> bool:
