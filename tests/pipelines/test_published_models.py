@@ -1,4 +1,4 @@
-"""docs/models.md: of each model that it says loads, a folder with that config, those modules and tensors does.
+"""docs/howto/models.md: of each model that it says loads, a folder with that config, those modules and tensors does.
 
 The weights are random and the sizes small: what a model answers is compared with transformers and sentence-transformers
 in tests/oracle; here is held that the files are read, and as what.
@@ -22,7 +22,7 @@ save_file = pytest.importorskip("safetensors.numpy").save_file
 pytest.importorskip("ml_dtypes")
 pytest.importorskip("tokenizers")
 
-DOCS = Path(__file__).parents[2] / "docs" / "models.md"
+DOCS = Path(__file__).parents[2] / "docs" / "howto" / "models.md"
 WIDTH, DENSE = 24, 7
 
 
