@@ -2,11 +2,13 @@
 
 IPython runs this in each kernel that builds a page (docs/conf.py sets IPYTHONDIR). A cell whose last expression is a
 matplotlib Figure shows it; `transformer_fast.visualize` returns such figures. Where another colour is to follow the
-theme, use "C0", "C1", ...: the cycle below is legible on both grounds.
+theme, use "C0", "C1", ...: the cycle below is legible on both grounds. Pages may import `benchmarks` of the checkout.
 """
 
 import io
+import os
 import re
+import sys
 
 import matplotlib
 from IPython import get_ipython
@@ -38,6 +40,7 @@ def as_html(figure) -> str:
     return f'<div class="figure">{svg}</div>'
 
 
+sys.path.append(os.environ["TRANSFORMER_FAST_CHECKOUT"])  # at the end: the installed package comes first
 matplotlib.use("Agg")
 matplotlib.rcParams.update(_SETTINGS)
 get_ipython().display_formatter.formatters["text/html"].for_type_by_name("matplotlib.figure", "Figure", as_html)
