@@ -31,7 +31,7 @@ _COLORS = {
     "sentence_transformers": "#b8860b",
 }
 _TITLES = {
-    "full": "full",
+    "full": "full, 8 heads of 64 features",
     "causal": "causal (half of the flops counted)",
     "window": "causal, window of 128 keys",
     "decode": "decode: 1 query, L keys",
@@ -127,11 +127,11 @@ def _draw_curves(result: dict[str, Any]) -> Any:
         axis.set_xscale("log", base=2)
         axis.set_ylim(bottom=0)
         axis.set_xlabel("L")
-        axis.set_ylabel("GFLOP/s")
+        axis.set_ylabel("useful GFLOP/s")
         axis.set_title(title)
         axis.grid(alpha=0.3)
-    axes[0, 0].legend(fontsize=8)
-    figure.suptitle("Attention, 8 heads of 64 features: useful GFLOP/s")
+    handles = {label: line for axis in axes.flat for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles, loc="outside upper center", ncols=len(handles), fontsize=8, frameon=False)
     return figure
 
 
@@ -140,7 +140,7 @@ def _draw_models(result: dict[str, Any]) -> Any:
 
     rows = [row for row in result["rows"] if "seconds" in row["lanes"]["ours"]]
     labels = [label for label in _COLORS if any("seconds" in row["lanes"].get(label, {}) for row in rows)]
-    figure, axis = pyplot.subplots(figsize=(max(8, 1.5 * len(rows)), 5), layout="constrained")
+    figure, axis = pyplot.subplots(figsize=(max(7, 1.1 * len(rows)), 4.5), layout="constrained")
     figure.get_layout_engine().set(rect=(0, 0.05, 1, 0.95))
     width = 0.8 / max(len(labels), 1)
     for i, label in enumerate(labels):
@@ -153,11 +153,11 @@ def _draw_models(result: dict[str, Any]) -> Any:
                 axis.text(place, ratio, f"{ratio:.2f}", ha="center", va="bottom", fontsize=6, rotation=90)
     axis.axhline(1, color=rcParams["text.color"], linewidth=0.8)
     axis.margins(y=0.12)
-    axis.set_xticks(range(len(rows)), [row["case"]["name"] for row in rows], fontsize=8)
+    axis.set_xticks(range(len(rows)), [row["case"]["name"].replace(" ", "\n", 1) for row in rows], fontsize=8)
     axis.set_ylabel("time in units of this library's (lower is faster)")
     handles = [pyplot.Rectangle((0, 0), 1, 1, color=_COLORS[label]) for label in labels]
-    axis.legend(handles, [PEER_NAMES[label] for label in labels], fontsize=8)
-    axis.set_title("Encoders, float32")
+    names = [PEER_NAMES[label] for label in labels]
+    figure.legend(handles, names, loc="outside upper center", ncols=len(names), fontsize=8, frameon=False)
     return figure
 
 

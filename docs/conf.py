@@ -47,6 +47,7 @@ os.environ["JUPYTER_PLATFORM_DIRS"] = "1"
 
 smartquotes = False
 html_theme = "furo"
+pygments_dark_style = "github-dark"
 html_title = f"transformer_fast {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]

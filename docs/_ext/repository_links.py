@@ -1,8 +1,8 @@
 """Links of pages to files outside of docs/, and pages whose text stands there.
 
 Pages are read on the site and in the repository: their links are paths between files. A path that leaves docs/ becomes
-the page that shows this file (`PAGES`), or a copy of it to download. A page in `PAGES` needs a file in docs/ that says
-where its text comes from.
+the page that shows this file (`PAGES`), or a copy of it to download; a link whose text is a page's file name gets its
+title. A page in `PAGES` needs a file in docs/ that says where its text comes from.
 """
 
 from __future__ import annotations
@@ -23,17 +23,19 @@ PAGES = {
     "benchmarks/zen5": "benchmarks/results/zen5/README.md",
 }
 
-_LINK = re.compile(r"(?<=\])\((?!https?:|#|mailto:)([^)\s#]+)(#[^)\s]*)?\)")
+_LINK = re.compile(r"\[([^\]\[]*)\]\((?!https?:|#|mailto:)([^)\s#]+)(#[^)\s]*)?\)")
 
 
-def _rewritten(text: str, file: Path, page: Path, root: Path, pages: dict[Path, Path]) -> str:
+def _rewritten(text: str, file: Path, page: Path, docs: Path, pages: dict[Path, Path]) -> str:
     """The text of `file` with links that lead from `page` to where they are meant to."""
 
     def replace(match: re.Match) -> str:
-        target = (file.parent / match[1]).resolve()
+        target = (file.parent / match[2]).resolve()
         if target.is_dir():
             target /= "README.md"
-        return f"({os.path.relpath(pages.get(target, target), page.parent)}{match[2] or ''})"
+        target = pages.get(target, target)
+        text = "" if match[1].endswith(".md") and target.is_relative_to(docs) else match[1]
+        return f"[{text}]({os.path.relpath(target, page.parent)}{match[3] or ''})"
 
     return _LINK.sub(replace, text)
 
@@ -46,7 +48,7 @@ def _read(app, docname: str, content: list[str]) -> None:
         app.env.note_dependency(str(file))
         content[0] = file.read_text(encoding="utf-8")
     pages = {root / path: docs / f"{name}.md" for name, path in PAGES.items()}
-    content[0] = _rewritten(content[0], file, page, root, pages)
+    content[0] = _rewritten(content[0], file, page, docs, pages)
 
 
 def setup(app) -> dict:
