@@ -1,10 +1,10 @@
 """Settings of the documentation site; `make docs` builds it into build/docs.
 
 Pages are Markdown (MyST). A page whose front matter names a kernel is executed while it is built (myst-nb): an error in
-a cell ends the build. What is done here beyond Sphinx stands in _ext/, a file each: `docstrings` (ours, for autodoc),
-`repository_links` (links to files outside of docs/), `mathml` (formulas without scripts). How figures of executed pages
-become SVG in the colours of the page: _ipython/. A new page goes into the toctree of its folder's index.md, which
-tests/project/test_docs.py checks.
+a cell ends the build. What is done here beyond Sphinx stands in _ext/, a file each: `docstrings` and `reference`
+(autodoc), `repository_links` (links to files outside of docs/), `mathml` (formulas without scripts). How figures of
+executed pages become SVG in the colours of the page: _ipython/. A new page goes into a toctree (index.md here or in its
+folder), which tests/project/test_docs.py checks.
 """
 
 import os
@@ -21,7 +21,7 @@ author = "The transformer_fast developers"
 release = version = transformer_fast.__version__
 copyright = "the transformer_fast developers; Apache License 2.0"
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "docstrings", "mathml", "repository_links"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "docstrings", "reference", "mathml", "repository_links"]
 exclude_patterns = ["_*"]
 nitpicky = True
 
@@ -41,9 +41,11 @@ nb_execution_in_temp = True
 nb_execution_timeout = 120
 nb_merge_streams = True
 os.environ["IPYTHONDIR"] = str(HERE / "_ipython")
+os.environ["TRANSFORMER_FAST_CHECKOUT"] = str(HERE.parent)
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["JUPYTER_PLATFORM_DIRS"] = "1"
 
+smartquotes = False
 html_theme = "furo"
 html_title = f"transformer_fast {release}"
 html_static_path = ["_static"]

@@ -3,12 +3,14 @@
 IPython runs this in each kernel that builds a page (docs/conf.py sets IPYTHONDIR). A cell whose last expression is a
 matplotlib Figure shows it; `transformer_fast.visualize` returns such figures. Where another colour is to follow the
 theme, use "C0", "C1", ...: the cycle below is legible on both grounds. What `Figure.set_label` was given is the text for
-those who cannot see the figure.
+those who cannot see the figure. Pages may import `benchmarks` and `examples` of the checkout.
 """
 
 import html
 import io
+import os
 import re
+import sys
 
 import matplotlib
 from IPython import get_ipython
@@ -41,6 +43,7 @@ def as_html(figure) -> str:
     return f'<div class="figure">{svg.replace("<svg", described, 1)}</div>'
 
 
+sys.path.append(os.environ["TRANSFORMER_FAST_CHECKOUT"])  # at the end: the installed package comes first
 matplotlib.use("Agg")
 matplotlib.rcParams.update(_SETTINGS)
 get_ipython().display_formatter.formatters["text/html"].for_type_by_name("matplotlib.figure", "Figure", as_html)
