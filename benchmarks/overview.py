@@ -1,8 +1,8 @@
 """README's picture: how long peers take for what this library does; `python -m benchmarks.overview` writes it as SVG.
 
 Drawn from stored results without matplotlib, so that the same results give the same bytes, which
-tests/project/test_benchmarks.py checks. `python -m benchmarks.report` writes it, too. Another case is a line in `_CASES`,
-another machine goes into `MACHINE`.
+tests/project/test_benchmarks.py checks. `python -m benchmarks.report` writes it, too. Another case is a line in
+`_CASES`, another machine goes into `MACHINE`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Small models with random weights in place of those that README and docs/ name: on the Hugging Face hub, or as a folder.
+"""Small models with random weights in place of those on the Hugging Face hub that README and docs/ name.
 
-tests/project/test_page_code.py runs the code of pages on them. A page that names another model needs a line in `MODELS`:
-its name, and how a folder of this kind is written.
+tests/project/test_page_code.py runs the code of pages on them. A page that names another model needs a line in
+`MODELS`: its name, and how a folder of this kind is written.
 """
 
 from __future__ import annotations
@@ -49,6 +49,12 @@ def _scorer(folder: Path, name: str) -> Path:
     return folder
 
 
+def _jina_v3(folder: Path) -> Path:
+    write_folder(folder, "jinaai/jina-embeddings-v3")
+    write_json(folder / "config_sentence_transformers.json", {"prompts": {"retrieval.query": "query: "}})
+    return folder
+
+
 def write_llama_gguf(path: Path) -> Path:
     """A Llama of one layer with a tokenizer of bytes and a chat template, in one file."""
     from tokenizers.pre_tokenizers import ByteLevel
@@ -64,7 +70,7 @@ MODELS: dict[str, Callable[[Path], Path]] = {
     "sentence-transformers/all-MiniLM-L6-v2": write_sentence_model,
     "all-MiniLM-L6-v2": write_sentence_model,
     "Qwen/Qwen3-Embedding-0.6B": _embedder,
-    "jinaai/jina-embeddings-v3": partial(write_folder, name="jinaai/jina-embeddings-v3"),
+    "jinaai/jina-embeddings-v3": _jina_v3,
     "naver/splade-cocondenser-ensembledistil": write_splade,
     "colbert-ir/colbertv2.0": write_multi_vector,
     "cross-encoder/ms-marco-MiniLM-L6-v2": partial(write_head, task="SequenceClassification", labels=1),

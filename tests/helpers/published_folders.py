@@ -1,4 +1,4 @@
-"""A folder of each model of `published_models`: random weights, small sizes, and the files that its family's folders have.
+"""A folder of each model of `published_models`: random weights, small sizes, the files that its family's folders have.
 
 tests/pipelines/test_published_models.py and `hub_models` write them.
 """

@@ -1,8 +1,8 @@
 """The configs of embedding models and rerankers that people use, with small sizes, and their modules.
 
-`tests/pipelines/test_published_models.py` makes a folder of each and runs it; docs/howto/models.md has a row of each. To add
-a model: a line in MODELS, and its row. None was downloaded: the fields are those that folders of the architecture are
-known to have, besides those that transformers writes into all (tests/models/test_real_fields.py).
+`tests/pipelines/test_published_models.py` makes a folder of each and runs it; docs/howto/models.md has a row of each.
+To add a model: a line in MODELS, and its row. None was downloaded: the fields are those that folders of the
+architecture are known to have, besides those that transformers writes into all (tests/models/test_real_fields.py).
 """
 
 from __future__ import annotations

@@ -11,19 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from model_folders import WORDS, write_json, write_tokenizer
+from model_folders import WORDS
+from published_folders import DENSE, WIDTH, write_folder
 from published_models import MODELS, VOCABULARY
 
-from transformer_fast import load_model, models, nn
-from transformer_fast.files.folder import open_source
+from transformer_fast import load_model
 from transformer_fast.pipelines import CrossEncoder, SentenceEncoder
 
-save_file = pytest.importorskip("safetensors.numpy").save_file
+pytest.importorskip("safetensors")
 pytest.importorskip("ml_dtypes")
 pytest.importorskip("tokenizers")
 
 DOCS = Path(__file__).parents[2] / "docs" / "howto" / "models.md"
-WIDTH, DENSE = 24, 7
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -1,8 +1,9 @@
 """The code of README and docs/ runs: every block ```python, with small models in place of those that a page names.
 
-Blocks of a page run in order in one namespace, in a folder of their own; so do the cells of pages that the site executes
-(docs/conf.py), where plain blocks follow them. Prompts (>>>) are checked by test_doctests.py. What a page takes as
-given (texts, queries) stands in `GIVEN`; blocks that need what the suite does not install are run elsewhere (`ELSEWHERE`).
+Blocks of a page run in order in one namespace, in a folder of their own; so do the cells of pages that the site
+executes (docs/conf.py), where plain blocks follow them. Prompts (>>>) are checked by test_doctests.py. What a page
+takes as given (texts, queries) stands in `GIVEN`; blocks that need what the suite does not install are run elsewhere
+(`ELSEWHERE`).
 """
 
 from __future__ import annotations
@@ -58,12 +59,15 @@ GIVEN = {
     "docs/howto/gguf.md": lambda page: {"file": write_llama_gguf(Path("model.gguf"))},
     "docs/howto/models.md": _minilm,
     "docs/howto/processes.md": _minilm,
+    "docs/howto/sentence_transformers.md": _pickled,
     "docs/howto/search.md": lambda page: {"np": np, "documents": TEXTS, "question": "cat", "queries": ["dog", "cat"]},
 }
 # Imports of blocks that tests/oracle/test_indexes.py runs.
 ELSEWHERE = ("faiss", "usearch", "hnswlib")
 # What a page says -> what a test may do.
-INSTEAD = {"/var/cache/transformer_fast": "packed"}
+INSTEAD = {"/var/cache/transformer_fast": "packed", '["cpu"] * 4': '["cpu"] * 2'}
+# Pages whose code takes seconds: processes that start.
+SLOW = ("docs/howto/processes.md",)
 
 _BLOCK = re.compile(r"^```(?:python|\{code-cell\} python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _FOREIGN = re.compile(r"^(?:import|from) (torch|transformers|safetensors\.torch)\b", re.MULTILINE)
@@ -82,7 +86,7 @@ def pages() -> Iterator:
     for page in sorted(path.relative_to(ROOT).as_posix() for path in files):
         if "```python\n" in re.sub(r"```python\n>>>", "", (ROOT / page).read_text(encoding="utf-8")):
             foreign = any(_FOREIGN.search(code) for _, code in blocks(page))
-            yield pytest.param(page, marks=[pytest.mark.oracle] if foreign else [])
+            yield pytest.param(page, marks=[pytest.mark.oracle] * foreign + [pytest.mark.slow] * (page in SLOW))
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +104,7 @@ def hub(tmp_path_factory):
     return download
 
 
-@pytest.mark.parametrize("page", pages())
+@pytest.mark.parametrize("page", list(pages()))
 def test_code_of_page(page, hub, tmp_path, monkeypatch):
     import huggingface_hub
 
@@ -130,13 +134,4 @@ def test_every_block_says_what_it_is():
     for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         opened = re.findall(r"^(?:```|:::)(.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)[::2]
         languages |= {info.strip() for info in opened}
-    known = {
-        "python",
-        "{code-cell} python",
-        "{eval-rst}",
-        "{toctree}",
-        "sh",
-        "{code-block} sh",
-        "{code-block} dockerfile",
-    }
-    assert languages <= known | {"text"}
+    assert languages <= {"python", "{code-cell} python", "{eval-rst}", "{toctree}", "sh", "text", "dockerfile"}
