@@ -44,9 +44,3 @@ def test_page_ends_with_questions_and_sources(page):
     questions, sources = text.split("\n## Try\n")[1].split("\n## Sources\n")
     assert 2 <= len(re.findall(r"^\d\. ", questions, re.MULTILINE)) <= 3
     assert "arXiv:" in sources
-
-
-def test_every_page_is_listed():
-    index = (FOLDER / "index.md").read_text(encoding="utf-8")
-    listed = index.split("```{toctree}")[1].split("```")[0].split()[2:]
-    assert sorted(listed) == PAGES
