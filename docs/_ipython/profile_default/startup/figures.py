@@ -2,9 +2,11 @@
 
 IPython runs this in each kernel that builds a page (docs/conf.py sets IPYTHONDIR). A cell whose last expression is a
 matplotlib Figure shows it; `transformer_fast.visualize` returns such figures. Where another colour is to follow the
-theme, use "C0", "C1", ...: the cycle below is legible on both grounds. Pages may import `benchmarks` of the checkout.
+theme, use "C0", "C1", ...: the cycle below is legible on both grounds. What `Figure.set_label` was given is the text for
+those who cannot see the figure. Pages may import `benchmarks` and `examples` of the checkout.
 """
 
+import html
 import io
 import os
 import re
@@ -37,7 +39,8 @@ def as_html(figure) -> str:
     svg = file.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = svg.replace(INK, "currentColor").replace(GROUND, "var(--color-background-primary)")
-    return f'<div class="figure">{svg}</div>'
+    described = f'<svg role="img" aria-label="{html.escape(figure.get_label())}"'
+    return f'<div class="figure">{svg.replace("<svg", described, 1)}</div>'
 
 
 sys.path.append(os.environ["TRANSFORMER_FAST_CHECKOUT"])  # at the end: the installed package comes first
