@@ -69,6 +69,7 @@ def figure(path: Path) -> Any:
     if drawer is None:
         return None
     drawn = drawer(result)
+    drawn.set_label(f"{result['benchmark']}: {_caption(result)}")  # for those who cannot see it
     lines = textwrap.wrap(_caption(result), int(_LETTERS_AN_INCH * drawn.get_figwidth()))
     drawn.text(0.01, 0.005, "\n".join(lines), fontsize=7, alpha=0.7)
     return drawn

@@ -15,6 +15,7 @@ from pathlib import Path
 PAGES = {
     "changelog": "CHANGELOG.md",
     "contributing": "CONTRIBUTING.md",
+    "security": "SECURITY.md",
     "examples": "examples/README.md",
     "benchmarks/method": "benchmarks/README.md",
     "benchmarks/graniterapids": "benchmarks/results/graniterapids/README.md",
