@@ -25,7 +25,7 @@ C_TESTS := $(sort $(wildcard tests/c/*.[ch] tests/threads/*.c))
 COMPILED := setup.py pyproject.toml transformer_fast/_core.pyx transformer_fast/_core.pxd $(wildcard transformer_fast/*.pxi) $(C_SOURCES)
 PACKAGED := $(COMPILED) README.md LICENSE MANIFEST.in \
 	$(sort $(shell find transformer_fast -type f \( -name '*.py' -o -name '*.pyi' -o -name py.typed \)))
-LINTED := setup.py transformer_fast tests $(wildcard benchmarks examples)
+LINTED := setup.py transformer_fast tests $(wildcard benchmarks examples docs/conf.py docs/_ext docs/_ipython)
 WARNINGS := -Werror
 # On one thread, and without the guard pages, which .ci/run adds: 40 s a level on two processors, after a build of 90.
 EMULATED_TESTS ?= tests/ops tests/contracts -k "(isa or amx or avx512 or avx2 or neon) and not 2t and not guard_pages"
@@ -45,7 +45,7 @@ SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-om
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test emulate arm64 clang musl windows macos wheel bench oracle stress lint style warnings format asan clean distclean changed
+.PHONY: help demo test emulate arm64 clang musl windows macos wheel bench docs oracle stress lint style warnings format asan clean distclean changed
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -97,6 +97,11 @@ wheel: ## the release's wheel into dist/: built from the sdist, repaired, checke
 
 bench: $(VENV)/.peers ## next to all peers, some 40 minutes (BENCH_ARGS="--quick": 7); writes benchmarks/results
 	$(BIN)/python -m benchmarks all $(BENCH_ARGS)
+
+# -E: pages are executed anew, since what they show comes from the package. -n -W: a link to nothing ends the build.
+docs: $(VENV)/.docs ## the documentation site in build/docs; its pages are executed
+	rm -rf build/docs
+	$(BIN)/sphinx-build -b html -E -n -W --keep-going -j 2 -q -d build/docs-state docs build/docs
 
 oracle: $(VENV)/.oracle ## live comparisons with torch, transformers, sentence-transformers and onnx
 	$(BIN)/pytest $(TOGETHER) -m "oracle and not stress" $(PYTEST_ARGS)
@@ -188,6 +193,10 @@ $(VENV)/.test: $(PACKAGED) build/.fresh
 
 $(VENV)/.oracle: $(VENV)/.test
 	$(PIP_INSTALL) ".[oracle]"
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.test
+	$(PIP_INSTALL) ".[docs]"
 	@touch $@
 
 $(VENV)/.peers: $(VENV)/.demo benchmarks/requirements-peers.txt

@@ -1,8 +1,8 @@
 """Result files as Markdown: `python -m benchmarks.report benchmarks/results/*`.
 
 Writes the tables of each machine beside its results (README.md of the folder), and the headlines of all into
-docs/performance.md between two marks. Called by __main__.py for the folder that it wrote. A new kind of row is a
-function in `_TABLES`, a new headline a line in `_HEADLINES`.
+docs/performance.md between two marks, and README's picture. Called by __main__.py for the folder that it wrote. A new
+kind of row is a function in `_TABLES`, a new headline a line in `_HEADLINES`.
 """
 
 from __future__ import annotations
@@ -470,12 +470,15 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int
 
 
 def main() -> None:
+    from benchmarks import overview  # which imports this module
+
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="one a machine")
     folders = [folder for folder in parser.parse_args().folders if folder.is_dir()]
     for folder in folders:
         write_tables(folder)
     write_into(_DOCUMENT, headlines(folders))
+    overview.write()
 
 
 if __name__ == "__main__":

@@ -16,23 +16,31 @@ from transformer_fast.weights import find_minilm
 TEXT = "The robot obeys because it must"
 
 
-def main() -> None:
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
-    encoder = SentenceEncoder.from_pretrained(find_minilm())
-    encoding = encoder.tokenizer.encode(TEXT)
+def attend(encoder: SentenceEncoder, text: str) -> tuple[list[np.ndarray], list[str]]:
+    """The weights of each layer, (H, L, L), and the text's L tokens."""
+    encoding = encoder.tokenizer.encode(text)
     found = encoder.model(np.array([encoding.ids]), output_attentions=True)
-    attentions = [layer[0] for layer in found.attentions]  # of the only sentence: (H, L, L) for each layer
+    return [layer[0] for layer in found.attentions], encoding.tokens
 
-    # The head that looks at the next word most: the mean weight beside the diagonal.
+
+def head_of_next_word(attentions: list[np.ndarray]) -> tuple[int, int, float]:
+    """The layer and head that look at the next word most, and the mean weight that they give it."""
     habits = np.array([[np.diagonal(head, offset=1).mean() for head in layer] for layer in attentions])
     layer, head = np.unravel_index(habits.argmax(), habits.shape)
-    print(f"layer {layer}, head {head} gives {habits.max():.0%} of its weight to the next word")
+    return int(layer), int(head), float(habits.max())
+
+
+def main() -> None:
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
+    attentions, tokens = attend(SentenceEncoder.from_pretrained(find_minilm()), TEXT)
+    layer, head, share = head_of_next_word(attentions)
+    print(f"layer {layer}, head {head} gives {share:.0%} of its weight to the next word")
 
     figures = {
         "heatmap.png": visualize.attention_heatmap(
-            attentions[layer][head], encoding.tokens, title=f"layer {layer}, head {head}"
+            attentions[layer][head], tokens, title=f"layer {layer}, head {head}"
         ),
-        "lines.png": visualize.attention_lines(attentions[layer], encoding.tokens, title=f"layer {layer}, all heads"),
+        "lines.png": visualize.attention_lines(attentions[layer], tokens, title=f"layer {layer}, all heads"),
         "grid.png": visualize.attention_grid(attentions, title=TEXT),
     }
     for name, figure in figures.items():

@@ -1,8 +1,8 @@
 """The configs of embedding models and rerankers that people use, with small sizes, and their modules.
 
-`tests/pipelines/test_published_models.py` makes a folder of each and runs it; docs/models.md has a row of each. To add
-a model: a line in MODELS, and its row. None was downloaded: the fields are those that folders of the architecture are
-known to have, besides those that transformers writes into all (tests/models/test_real_fields.py).
+`tests/pipelines/test_published_models.py` makes a folder of each and runs it; docs/howto/models.md has a row of each.
+To add a model: a line in MODELS, and its row. None was downloaded: the fields are those that folders of the
+architecture are known to have, besides those that transformers writes into all (tests/models/test_real_fields.py).
 """
 
 from __future__ import annotations
@@ -242,7 +242,7 @@ def _reranker(fields: dict[str, Any], architecture: str, **more: Any) -> Publish
     return Published(fields | _LABELS | {"architectures": [architecture]} | more, None, "predict")
 
 
-# As docs/models.md names them.
+# As docs/howto/models.md names them.
 MODELS: dict[str, Published] = {
     "sentence-transformers/all-MiniLM-L6-v2": Published(BERT),
     "sentence-transformers/all-MiniLM-L12-v2": Published(BERT),

@@ -119,7 +119,7 @@ BYTES |= {"scores": [0.0] * 260, "token_type": [2, 3, 3, *[6] * 256, 1], "bos_to
 
 @pytest.mark.parametrize("case", ["mixtral", "qwen3_moe", "gpt_oss"])
 def test_experts_next_to_llama_cpp(tmp_path, case):
-    """float32 caches there. gpt-oss without YaRN, whose limits llama.cpp rounds (docs/gguf.md)."""
+    """float32 caches there. gpt-oss without YaRN, whose limits llama.cpp rounds (docs/howto/gguf.md)."""
     llama_cpp = pytest.importorskip("llama_cpp")
     changes = {"hidden_size": 64, "head_dim": 16, "intermediate_size": 96, "vocab_size": len(BYTES["tokens"])}
     changes |= {

@@ -1,4 +1,4 @@
-"""Quantised search next to sentence-transformers with faiss and usearch; docs/search.md's recipes for indexes."""
+"""Quantised search next to sentence-transformers with faiss and usearch; docs/howto/search.md's recipes for indexes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformer_fast import util
 
 pytestmark = pytest.mark.oracle
 
-DOCS = Path(__file__).parents[2] / "docs" / "search.md"
+DOCS = Path(__file__).parents[2] / "docs" / "howto" / "search.md"
 
 
 @pytest.fixture

@@ -488,3 +488,22 @@ def test_peers_of_families_agree(load, tmp_path):
         for label, entry in row["lanes"].items():
             assert entry.get("max_error", 1) < 1e-5, (row["case"]["name"], label, entry)
     assert result["rows"][1]["lanes"]["ours"]["of_read"] > 0
+
+
+@needs_results
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_picture_of_readme_is_that_of_the_results(load, theme):
+    overview = load("overview")
+    assert overview.place(theme).read_text(encoding="utf-8") == overview.svg(theme)
+    assert f"docs/_static/peers-{theme}.svg" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@needs_results
+def test_figures_of_results(load):
+    """A result without a figure is told apart; what is drawn has a curve or bars of this library."""
+    pytest.importorskip("matplotlib")
+    plots = load("plots")
+    drawn = {path.name: plots.figure(path) for path in sorted((RESULTS / "zen5").glob("*-1thread.json"))}
+    kinds = {name for name, figure in drawn.items() if figure is not None}
+    assert kinds == {name for name in drawn if name.startswith(("attention-", "models-"))} and len(kinds) == 2
+    assert len(drawn["attention-avx512-1thread.json"].axes) == 4

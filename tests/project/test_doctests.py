@@ -59,7 +59,11 @@ def test_examples_of_module(name):
     assert not runner.failures, "".join(report)
 
 
-PAGES = sorted(page.name for page in (ROOT / "docs").glob("*.md") if ">>> " in page.read_text(encoding="utf-8"))
+PAGES = sorted(
+    page.relative_to(ROOT / "docs").as_posix()
+    for page in (ROOT / "docs").rglob("*.md")
+    if ">>> " in page.read_text(encoding="utf-8")
+)
 
 
 @pytest.mark.parametrize("page", PAGES)

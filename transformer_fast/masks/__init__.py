@@ -12,7 +12,7 @@ Users combine them with `&`, `|` and `~` and hand them to attention, which compi
     tables.py       structures over a table of blocks: blocks, random_blocks, rows
 
 A new structure is a Structure with one method, `of_head`, in one of the last three files, its function beside it, a
-line below, a case in tests/masks/test_masks.py and a picture in docs/masks.md.
+line below, a case in tests/masks/test_masks.py and a picture in docs/howto/masks.md.
 """
 
 from transformer_fast.functional.key_ranges import KeyRanges

@@ -164,7 +164,7 @@ def load_model(
     packed_cache: a folder for packed weights, which is made if it is not there. The first process to load a model
     writes a file of them, as large as they are; it and others map that file: they load without packing, and share the
     memory. There is a file for each model, compute_type and instruction set, and another one when the model's files
-    change; one that is damaged (PackedCacheWarning) or of another version is written anew (docs/processes.md).
+    change; one that is damaged (PackedCacheWarning) or of another version is written anew (docs/howto/processes.md).
     revision, cache_dir, token, local_files_only: of huggingface_hub.snapshot_download, for hub ids. Only JSON,
     safetensors, text and SentencePiece files are fetched.
 

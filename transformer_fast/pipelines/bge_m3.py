@@ -75,7 +75,7 @@ class BGEM3Encoder(InProcesses):
 
         Beside the model's files there are sparse_linear.safetensors, of a layer (1, h), and colbert_linear.safetensors,
         (dim, h), each with the tensors weight and bias. The model's own repository has pickles (.pt, .bin), which are
-        not read: docs/sentence_transformers.md has the lines that convert them.
+        not read: docs/howto/sentence_transformers.md has the lines that convert them.
 
         compute_type, ignore_fields, packed_cache: as in `load_model`. device: "cpu". hub: its revision, cache_dir and
         token.
@@ -309,7 +309,7 @@ class _TokenLayer(FromFiles):
         place = source.place(f"{name}.safetensors")
         if not place.is_file():
             pickled = source.place(f"{name}.pt").is_file()
-            hint = f", converted from {name}.pt: pickles are not read (docs/sentence_transformers.md)"
+            hint = f", converted from {name}.pt: pickles are not read (docs/howto/sentence_transformers.md)"
             raise CheckpointError(
                 f"{place}: there is no such file; needed: the tensors weight and bias of that layer{hint * pickled}"
             )
