@@ -39,7 +39,7 @@ class OneCall:
     def __enter__(self) -> None:
         if not self._lock.acquire(blocking=False):
             raise RuntimeError(
-                f"{self._what} is in use by a call of another thread; needed: one call at a time, or one for each thread"
+                f"{self._what} is in use by a call of another thread; needed: one call at a time, or one a thread"
             )
 
     def __exit__(self, *_: object) -> None:

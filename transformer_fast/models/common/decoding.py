@@ -16,9 +16,9 @@ import numpy as np
 
 from transformer_fast import functional as F
 from transformer_fast.files.errors import optional_import
+from transformer_fast.functional.one_call import OneCall, one_call
 from transformer_fast.models.common.saved_state import save_state
 from transformer_fast.nn.cache import StackCache
-from transformer_fast.functional.one_call import OneCall, one_call
 from transformer_fast.nn.paged_cache import PagedCache, check_page_size
 from transformer_fast.nn.sequences import Scratch
 
