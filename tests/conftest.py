@@ -19,6 +19,7 @@ they are missing. Marker ``thread_unsafe``: `make parallel`, where each test run
     project/    packaging, layering, docstrings, examples, benchmarks
     golden/     other libraries' answers, and the scripts that asked for them
     arm64/      the cross build and its run under qemu (`make arm64`); no tests of pytest
+    freethreaded/  the build for a free-threaded Python and its run (`make freethreaded`); no tests of pytest
 """
 
 from __future__ import annotations
