@@ -48,7 +48,7 @@ def bert():
 
 
 def texts(model):
-    """Calls of a decoder: texts of several lengths, beams, samples, pages, a past, and a session of the thread's own."""
+    """Calls of a decoder: several lengths, beams, samples, an int8 past, and a session of the thread's own."""
     options = {"eos_token_id": None, "pad_token_id": 1}
 
     def session():
