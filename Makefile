@@ -33,9 +33,12 @@ EMULATED_TESTS ?= tests/ops tests/contracts -k "(isa or amx or avx512 or avx2 or
 ARM64_TESTS ?= tests/ops \
 	-k "neon and not 2t and not long and not decode and not 300-700 and not MNK257 and not test_types and not and_lse and not ranges \
 	and not paged and not attention_types and not test_encoder and not sparse_weights and not while_they_are_packed"
-# Each test in four threads that begin together; without the largest shapes, and ops on the levels below the best.
-PARALLEL_TESTS ?= tests/nn tests/models tests/pipelines tests/masks tests/util tests/files tests/contracts tests/ops
-FREETHREADED_TESTS ?= tests/ops tests/nn tests/masks tests/util tests/contracts tests/models tests/pipelines
+# Where state is kept: in modules, in models, in pasts, in tokenizers. Two minutes of a processor.
+PARALLEL_TESTS ?= tests/nn tests/masks tests/util tests/files/test_chat.py tests/files/test_tokenizer.py tests/files/test_source.py \
+	$(addprefix tests/models/test_,decoder_stack.py packed_cache.py pages.py past.py shared_state.py) \
+	tests/pipelines/test_text.py tests/pipelines/test_texts.py
+FREETHREADED_TESTS ?= tests/ops tests/nn tests/masks tests/util \
+	$(addsuffix /test_threads.py,tests/contracts tests/models tests/pipelines) tests/models/test_shared_state.py
 NOT_PARALLEL := not oracle and not slow and not alone and not stress
 # .ci/run sets it to WARNINGS: the package and the test build together are what `make warnings` compiles.
 TEST_CFLAGS ?=
@@ -73,10 +76,10 @@ arm64: $(VENV)/.test ## the tests of kernels on arm64, cross-built and run under
 	tests/arm64/run.sh "$(abspath $(BIN))/python" -m "not oracle and not slow and not alone and not stress" \
 		$(ARM64_TESTS) $(PYTEST_ARGS)
 
-parallel: $(VENV)/.test ## each test of the suite in four threads at once, to find state that they share by mistake
+parallel: $(VENV)/.test ## each test of modules and pasts in four threads at once, to find state that they share by mistake
 	$(BIN)/pytest $(TOGETHER) --parallel-threads=4 -m "$(NOT_PARALLEL)" $(PARALLEL_TESTS) $(PYTEST_ARGS)
 
-freethreaded: ## the same on a free-threaded Python, for which it builds the package: PYTHON=python3.14t
+freethreaded: ## kernels and modules on a free-threaded Python, for which it builds the package: PYTHON=python3.14t
 	tests/freethreaded/run.sh "$(PYTHON)" -m "$(NOT_PARALLEL)" $(FREETHREADED_TESTS) $(PYTEST_ARGS)
 
 bench: $(VENV)/.peers ## next to all peers, some 40 minutes (BENCH_ARGS="--quick": 7); writes benchmarks/results
