@@ -38,6 +38,13 @@ ARM64_TESTS ?= tests/ops \
 CLANG ?= clang-19
 CLANG_OPENMP ?= libomp-19-dev
 CLANG_TESTS ?= tests/ops tests/contracts
+# Where state is kept: in modules, in models, in pasts, in tokenizers. Two minutes of a processor.
+PARALLEL_TESTS ?= tests/nn tests/masks tests/util tests/files/test_chat.py tests/files/test_tokenizer.py tests/files/test_source.py \
+	$(addprefix tests/models/test_,decoder_stack.py packed_cache.py pages.py past.py shared_state.py) \
+	tests/pipelines/test_text.py tests/pipelines/test_texts.py
+FREETHREADED_TESTS ?= tests/ops tests/nn tests/masks tests/util \
+	$(addsuffix /test_threads.py,tests/contracts tests/models tests/pipelines) tests/models/test_shared_state.py
+NOT_PARALLEL := not oracle and not slow and not alone and not stress
 # .ci/run sets it to WARNINGS: the package and the test build together are what `make warnings` compiles.
 TEST_CFLAGS ?=
 export NO_EMULATED_LEVEL := import sys, transformer_fast as tf; sys.exit(bool(tf.show_config()["emulated_isas"]))
@@ -45,7 +52,7 @@ SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-om
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test emulate arm64 clang musl windows macos wheel bench docs oracle stress lint style warnings format asan clean distclean changed
+.PHONY: help demo test emulate arm64 parallel freethreaded clang musl windows macos wheel bench docs oracle stress lint style warnings format asan clean distclean changed
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -94,6 +101,12 @@ macos: $(VENV)/.test ## the C core and its tests compiled and linked for macOS, 
 # Python, a compiler and Debian's binutils are all that it takes from here; what is fetched stays in build/wheel.
 wheel: ## the release's wheel into dist/: built from the sdist, repaired, checked, installed and tested elsewhere (Debian)
 	WORKERS=$(WORKERS) WEIGHTS="$(WEIGHTS)" tests/wheel/run.sh "$(PYTHON)" $(PYTEST_ARGS)
+
+parallel: $(VENV)/.test ## each test of modules and pasts in four threads at once, to find state that they share by mistake
+	$(BIN)/pytest $(TOGETHER) --parallel-threads=4 -m "$(NOT_PARALLEL)" $(PARALLEL_TESTS) $(PYTEST_ARGS)
+
+freethreaded: ## kernels and modules on a free-threaded Python, for which it builds the package: PYTHON=python3.14t
+	tests/freethreaded/run.sh "$(PYTHON)" -m "$(NOT_PARALLEL)" $(FREETHREADED_TESTS) $(PYTEST_ARGS)
 
 bench: $(VENV)/.peers ## next to all peers, some 40 minutes (BENCH_ARGS="--quick": 7); writes benchmarks/results
 	$(BIN)/python -m benchmarks all $(BENCH_ARGS)

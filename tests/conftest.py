@@ -6,7 +6,8 @@ Both restore what was set before. Where the product with the cases would be larg
 each case on one of their values, in turn; ``rotate("threads")`` runs it on every ISA, with the numbers of threads in
 turn. Marker ``formats(name)``: the test's ``isa`` are also the levels that improve products in this weight format alone
 (``int8``, ``bfloat16``). Marker ``oracle``: compares with torch, onnx or transformers (extra ``oracle``), skipped where
-they are missing.
+they are missing. Marker ``thread_unsafe``: `make parallel`, where each test runs in several threads at once
+(pytest-run-parallel), runs it in one; ``OF_THE_PROCESS`` says which tests get it by what they call.
 ``helpers/`` has what is no fixture (``support.py``) and the shapes (``cases.py``); pytest puts it on sys.path.
 
     ops/        each op of `functional` against `reference`, and `reference` itself
@@ -19,6 +20,7 @@ they are missing.
     golden/     other libraries' answers, and the scripts that asked for them
     arm64/      the cross build and its run under qemu (`make arm64`); no tests of pytest
     wheel/      the wheel of a release, and what is checked of it (`make wheel`); no tests of pytest
+    freethreaded/  the build for a free-threaded Python and its run (`make freethreaded`); no tests of pytest
 """
 
 from __future__ import annotations
@@ -43,6 +45,23 @@ FORMAT_LEVELS = {
     "avx512vnni": "int8",
     "avx512bf16": "bfloat16",
 }
+
+
+# What a test may call or ask for that belongs to the whole process, so that it must not run in several threads at once.
+# The fixtures `isa` and `threads` are no such thing: they set up once, before the threads of a test begin.
+# pytest-run-parallel knows capsys, monkeypatch, pytest.warns and hypothesis by itself.
+OF_THE_PROCESS = {
+    *("set_isa", "set_num_threads", "set_tuning", "release_workspace", "manual_seed", "threadpool_limits"),
+    *("fork", "chdir", "environ", "sched_setaffinity", "setswitchinterval", "getrusage", "tracemalloc"),
+    *("storm", "together", "run"),
+    "restored_threads",
+}
+
+
+def _names_used(code) -> set[str]:
+    """Global names and attributes in a function, and in those that are written inside it."""
+    inner = (const for const in code.co_consts if hasattr(const, "co_names"))
+    return set(code.co_names).union(*map(_names_used, inner))
 
 
 def pytest_generate_tests(metafunc):
@@ -91,6 +110,9 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if item.get_closest_marker("rotate"):
             tests.setdefault(item.function, []).append(item)
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if hasattr(item, "function") and OF_THE_PROCESS & (fixtures | _names_used(item.function.__code__)):
+            item.add_marker("thread_unsafe")
     left_out = set()
     for cases in tests.values():
         left_out |= set(cases).difference(_without_other_turns(cases, cases[0].get_closest_marker("rotate").args))

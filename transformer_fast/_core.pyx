@@ -52,7 +52,7 @@ cdef int check(tfast_status status) except -1:
     if status == TFAST_WRONG_LAYOUT:
         raise RuntimeError(
             f"weight is packed in a layout that the level in force ({get_isa()}) does not read; "
-            "needed: pack it again after set_isa()"
+            "needed: pack it again after set_isa(), and no set_isa() in another thread during a call"
         )
     raise RuntimeError(f"internal status {<int>status}")
 

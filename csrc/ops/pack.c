@@ -118,14 +118,22 @@ static int is_bounded(const tfast_row_block* blocks, int64_t n_blocks, int64_t K
     return 1;
 }
 
+static int same_panels(const tfast_layout* a, const tfast_layout* b) {
+    return a->panel_width == b->panel_width && a->k_group == b->k_group && a->k_group_bytes == b->k_group_bytes;
+}
+
 int64_t tfast_pack_step(const tfast_packed* p) {
     return p->gemm->layout.panel_width;
 }
 
 tfast_status tfast_pack_rows(const tfast_row_block* blocks, int64_t n_blocks, tfast_dtype dtype, const float* smoothing,
                              int64_t first, tfast_packed* p, int n_threads) {
-    if (dtype == TFAST_I8 && p->gemm->layout.format == TFAST_FORMAT_INT8 && !is_bounded(blocks, n_blocks, p->K))
-        p->gemm = tfast_gemm_for(tfast_kernels_now(), TFAST_FORMAT_INT8_UNBOUNDED, 0);
+    if (dtype == TFAST_I8 && p->gemm->layout.format == TFAST_FORMAT_INT8 && !is_bounded(blocks, n_blocks, p->K)) {
+        const tfast_gemm* unbounded = tfast_gemm_for(tfast_kernels_now(), TFAST_FORMAT_INT8_UNBOUNDED, 0);
+        /* The memory has the size of the layout that the weight began with, maybe under another level. */
+        if (!same_panels(&unbounded->layout, &p->gemm->layout)) return TFAST_WRONG_LAYOUT;
+        p->gemm = unbounded;
+    }
     pack_t t = {blocks, n_blocks, dtype, smoothing, p, packed_side(p), first};
     const int64_t width = p->gemm->layout.panel_width;
     int64_t n = 0;

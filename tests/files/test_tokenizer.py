@@ -107,7 +107,7 @@ def test_class_and_arguments(tmp_path, config, model_type, name, inputs):
     tokenizer = read_tokenizer(folder_of(tmp_path, config, model_type))
     assert tokenizer.name == name
     assert ("token_type_ids" in tokenizer.input_names) == (inputs is not None)
-    config["model_input_names"] = ["input_ids", "token_type_ids"]
+    config = config | {"model_input_names": ["input_ids", "token_type_ids"]}
     assert read_tokenizer(folder_of(tmp_path, config, model_type)).input_names == ("input_ids", "token_type_ids")
 
 

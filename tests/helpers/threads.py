@@ -21,7 +21,7 @@ FEW, MANY = 20, 200
 @contextmanager
 def often_switching() -> Iterator[None]:
     before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
+    sys.setswitchinterval(1e-6)
     try:
         yield
     finally:

@@ -101,6 +101,7 @@ def test_copies_and_pickles_start_empty(parts, calls, duplicate):
     assert np.array_equal(other_bias.get(parts), joined)
 
 
+@pytest.mark.thread_unsafe(reason="replaces a parameter of the fixture")
 def test_joined_bias(parts):
     bias = JoinedBias(("a_bias", "b_bias"), (4, 4))
     assert np.array_equal(bias.get(parts), np.concatenate([parts.a_bias, np.zeros(4)]))

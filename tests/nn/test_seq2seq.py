@@ -79,6 +79,7 @@ WAYS = {
 }
 
 
+@pytest.mark.thread_unsafe(reason="the last line holds for the weights that one thread draws after manual_seed()")
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", MODELS)
 def test_tokens_are_those_of_recomputing_everything(name, way, isa):

@@ -191,8 +191,8 @@ def test_padding_is_left_out_of_one_call(isa):
 )
 def test_padding_where_torch_takes_no_nested_tensors(options):
     """Then positions of padding are computed like others; tokens are the same either way."""
-    nested = options.pop("nested", True)
-    encoder = stack(**{"batch_first": True} | options)
+    nested = options.get("nested", True)
+    encoder = stack(**{"batch_first": True} | {name: value for name, value in options.items() if name != "nested"})
     encoder.enable_nested_tensor = nested
     shape = (4, 9, 24) if encoder.layers[0].self_attn.batch_first else (9, 4, 24)
     x = np.random.default_rng(2).standard_normal(shape).astype(np.float32)

@@ -135,6 +135,7 @@ def test_normalising_and_truncating(tmp_path, encoder):
     np.testing.assert_allclose(np.linalg.norm(short, axis=1), 1, atol=1e-6)
 
 
+@pytest.mark.thread_unsafe(reason="sets an attribute of the encoder that tests share")
 def test_length_limit(tmp_path, folder, encoder):
     long = "the cat sat on the mat " * 10
     assert encoder.max_seq_length == 20, "tokenizer_config.json's model_max_length"

@@ -150,6 +150,12 @@ class Decoder:
         self.without_caches = ((0, 0),) * len(self._layers)  # places, where nothing is kept
         self._stacks: dict[tuple, _core.DecoderStack] = {}
 
+    @property
+    def fits(self) -> bool:
+        """Whether the level in force reads all of the layers' weights."""
+        weights = (w for one in self._layers for w in (*one.qkv, one.out, one.gate, one.up, one.down))
+        return all(weight.fits for weight in weights if weight is not None)
+
     def __call__(
         self,
         x: np.ndarray,

@@ -64,7 +64,9 @@ def get_isa() -> str:
 def set_isa(name: str | None) -> None:
     """Forces a level ("portable", "avx2", "amx", "neon", ...); None: the best of this machine, which is the default.
 
-    Weights packed before belong to the level they were packed under. Raises ValueError for a name that is not known,
+    Weights packed before belong to the level they were packed under. The level is the process's: a call of another
+    thread that is under way goes on under the new one, with the bits of both, or ends with a RuntimeError where its
+    weights do not fit; the next call is whole again. Raises ValueError for a name that is not known,
     RuntimeError where the machine lacks the level. TRANSFORMER_FAST_ISA does the same at import.
 
     Example:

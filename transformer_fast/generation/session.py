@@ -12,16 +12,19 @@ from typing import Any
 import numpy as np
 
 from transformer_fast.functional import arrays
+from transformer_fast.functional.one_call import OneCall, one_call
 
 
 class GenerationSession:
     """One row of text that grows, or is taken back: the past of its longest known beginning is not computed again.
 
-    model: a decoder. kv_cache_dtype: as in `generate`. A session is one conversation: it is not to be shared between
-    threads (the model is). Layers with a sliding window keep all positions here, so that any beginning can be used.
+    model: a decoder. kv_cache_dtype: as in `generate`. A session is one conversation: threads share the model and have
+    sessions of their own. Layers with a sliding window keep all positions here, so that any beginning can be used.
 
     Raises:
         TypeError: the model is no decoder.
+        RuntimeError: when it is called while a call of another thread is in it, or when a `stream` goes on after a
+            later call has begun.
 
     Example:
         >>> from transformer_fast.generation import GenerationSession
@@ -39,10 +42,14 @@ class GenerationSession:
         if not all(hasattr(model, name) for name in ("extend", "empty_past")):
             raise TypeError(f"model is a {type(model).__name__}; needed: a decoder, with extend() and empty_past()")
         self.model, self.kv_cache_dtype = model, kv_cache_dtype
+        self._in_turn: object = None  # what tells the last call that has begun from those before
+        self.in_use = OneCall("the session")
         self.clear()
 
+    @one_call
     def clear(self) -> None:
         """Forget everything."""
+        self._in_turn = None
         self._past = self.model.empty_past(1, kv_cache_dtype=self.kv_cache_dtype)
         self._ids = np.zeros(0, np.int64)
 
@@ -70,30 +77,44 @@ class GenerationSession:
             streamer.end()
         return np.concatenate([row, np.stack(new, axis=1)], axis=1)
 
+    @one_call
     def stream(self, input_ids: Any, **options: Any) -> Iterator[np.ndarray]:
         """As the model's `stream`, one token at a time; it may be stopped after any of them."""
         row = self._row(input_ids)
         self._forget_what_differs(row[0])
         ids = self.model.stream(row, np.ones_like(row), past_key_values=self._past, **options)
-        return self._followed(row[0], ids)
+        turn = self._in_turn = object()
+        return self._followed(turn, row[0], ids)
 
-    def _followed(self, row: np.ndarray, stream: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    def _followed(self, turn: object, row: np.ndarray, stream: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         """Yields what `stream` does, and notes what the past then holds."""
         known = row.tolist()
         try:
-            for ids in stream:
+            while (ids := self._next(turn, stream)) is not None:
                 known.append(int(ids[0]))
                 yield ids
         except GeneratorExit:
             raise
         except BaseException:
-            self.clear()  # a call that fails half-way leaves a past that nobody knows
+            if self._in_turn is turn:
+                self.clear()  # a call that fails half-way leaves a past that nobody knows
             raise
         finally:
-            # Speculation is ahead of what it has yielded.
-            held = self._past.get_seq_length()
-            self._past.crop(min(held, len(known)))
-            self._ids = np.array(known[: self._past.get_seq_length()], np.int64)
+            if self._in_turn is turn:
+                self._note(known)
+
+    @one_call
+    def _next(self, turn: object, stream: Iterator[np.ndarray]) -> np.ndarray | None:
+        if self._in_turn is not turn:
+            raise RuntimeError("a later call of the session has begun, or clear(); needed: one generation at a time")
+        return next(stream, None)
+
+    @one_call
+    def _note(self, known: list[int]) -> None:
+        """The past holds `known`, or less: speculation is ahead of what it has yielded."""
+        held = self._past.get_seq_length()
+        self._past.crop(min(held, len(known)))
+        self._ids = np.array(known[: self._past.get_seq_length()], np.int64)
 
     def _row(self, input_ids: Any) -> np.ndarray:
         ids = arrays.as_array(input_ids, "input_ids", arrays.PADDED)

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from transformer_fast import functional as F
+from transformer_fast.functional.one_call import OneCall, one_call
 
 # In the order of tfast_dtype.
 DTYPES = ("float32", "float16", "bfloat16", "int8")
@@ -291,6 +292,8 @@ class StackCache:
 class KeyValueCache(StackCache):
     """Keys (B, Hkv, n, D) and values (B, Hkv, n, Dv) of one layer, with a length for each row; see `StackCache`.
 
+    One thread at a time: a call that meets another one's in the same cache is refused (RuntimeError).
+
     Raises:
         ValueError: a size is negative, or window is not positive.
         TypeError: dtype is another type.
@@ -315,6 +318,7 @@ class KeyValueCache(StackCache):
         dtype: np.dtype | type = np.float32,
     ) -> None:
         super().__init__(1, B, Hkv, D, capacity, Dv, window=window, dtype=dtype)
+        self.in_use = OneCall("the cache")
 
     @property
     def keys(self) -> np.ndarray:
@@ -330,6 +334,7 @@ class KeyValueCache(StackCache):
         """key_scale and value_scale (B, Hkv, max(lengths)) for attention where dtype is int8, else nothing."""
         return super().scales(layer, more)
 
+    @one_call
     def append(self, key: np.ndarray, value: np.ndarray, counts: np.ndarray | None = None) -> None:
         """Row b gets the first counts[b] (default n) of key (B, Hkv, n, D) and value (B, Hkv, n, Dv).
 
@@ -350,6 +355,7 @@ class KeyValueCache(StackCache):
         self.write(0, key, value, counts)
         self.advance(counts)
 
+    @one_call
     def append_packed(self, key: np.ndarray, value: np.ndarray, cu_seqlens: np.ndarray) -> None:
         """Row b gets the positions cu_seqlens[b]:cu_seqlens[b + 1] of key (T, Hkv, D) and value (T, Hkv, Dv).
 
@@ -366,6 +372,16 @@ class KeyValueCache(StackCache):
         self.reserve(counts)
         self.write_packed(0, key, value, cu_seqlens, counts)
         self.advance(counts)
+
+    @one_call
+    def reorder(self, index: np.ndarray) -> None:
+        """As `StackCache.reorder`."""
+        super().reorder(index)
+
+    @one_call
+    def crop(self, lengths: np.ndarray) -> None:
+        """As `StackCache.crop`."""
+        super().crop(lengths)
 
     def _check(self, key: np.ndarray, value: np.ndarray, axes: Sequence[int]) -> None:
         """axes: of (B, Hkv, D), those that have to fit."""

@@ -41,7 +41,10 @@ class DecoderStackCache:
         if kept is None or kept.version is not root._version or kept.isa != F.get_isa():
             # The version is read first: after a change during `read` the next call reads again.
             version, isa = root._version, F.get_isa()
-            kept = self._kept = _Kept(version, isa, read())
+            decoder = read()
+            # As encoder_stack: weights of two levels at once are not kept.
+            isa = isa if decoder is None or decoder.fits else ""
+            kept = self._kept = _Kept(version, isa, decoder)
         return kept.decoder
 
     def __reduce__(self) -> tuple[type, tuple[()]]:

@@ -42,6 +42,8 @@ class EncoderStackCache:
     """Made when first needed, and again when a part, an option or the instruction set has changed.
 
     Many threads may call `get` at once, also while a part is replaced: what is kept is one tuple, replaced as a whole.
+    Its `encoders` only gets more entries, each of which any of the threads may have made. What was read while another
+    thread called set_isa() is used once, and not kept.
     Copies and pickles start empty, since packed weights belong to this process and its instruction set.
     """
 
@@ -73,6 +75,9 @@ class EncoderStackCache:
         before, version, isa = self._kept, root._version, F.get_isa()
         spec = read_spec()
         unchanged = before is not None and spec is not None and spec.same(before.spec)
+        # Weights of two levels at once fit neither: no level has that name, so that the next call reads again.
+        if spec is not None and not all(part.fits for layer in spec.layers for part in layer[:4]):
+            isa = ""
         return _Kept(version, isa, spec, before.encoders if unchanged else {})
 
     def __reduce__(self) -> tuple[type, tuple[()]]:

@@ -115,6 +115,9 @@ class PackedParameters:
             rows = [block[i * (n := len(block) // parts) : (i + 1) * n] for block in blocks for i in range(parts)]
             given["smoothing"] = smoothing_factors(norm, rows)
         packed = F.pack_weight(blocks if len(blocks) > 1 else blocks[0], **options, **given)
+        if packed.isa == F.get_isa() and not packed.fits:
+            # set_isa() there and back while it was packed: kept, it would be wrong until the next set_isa().
+            raise RuntimeError("set_isa() was called in another thread while a weight was packed; needed: call again")
         return _Kept(version, made_from, packed.isa, options, packed)
 
     def kept(self) -> tuple[str, F.PackedWeight] | None:

@@ -244,6 +244,7 @@ class Decoder(PretrainedModel):
         Raises:
             ValueError, TypeError: shapes or types do not fit.
             IndexError: an id is outside of its table.
+            RuntimeError: past_key_values is in use by a call of another thread.
         """
         input_ids = integers("input_ids", input_ids, self.config.vocab_size)
         if input_ids.ndim != 2 or input_ids.shape[1] == 0:
@@ -252,10 +253,20 @@ class Decoder(PretrainedModel):
         state = past_key_values
         if state is None and use_cache:
             state = self.new_state(B, L, trimmed=False)
-        if state is not None and len(state.positions) != B:
-            raise ValueError(f"past_key_values is of {len(state.positions)} rows; needed: {B}, as input_ids has")
-        if state is not None:
+        options = attention_mask, position_ids, state, use_cache, output_attentions, output_hidden_states
+        if state is None:
+            return self._forward(input_ids, *options)
+        with state.in_use:
+            if len(state.positions) != B:
+                raise ValueError(f"past_key_values is of {len(state.positions)} rows; needed: {B}, as input_ids has")
             state.count_columns()
+            return self._forward(input_ids, *options)
+
+    def _forward(
+        self, input_ids, attention_mask, position_ids, state, use_cache, output_attentions, output_hidden_states
+    ) -> BaseModelOutputWithPast:
+        """`forward` with the state that past_key_values and use_cache lead to."""
+        B, L = input_ids.shape
         seen = np.zeros((B, 0), bool) if state is None else state.tokens
         past = seen.shape[1]
         tokens = self.tokens(attention_mask, (B, L), seen)
@@ -517,7 +528,12 @@ class CausalLM(GenerationMixin, PretrainedModel):
 
         Raises:
             ValueError, TypeError, IndexError: shapes, types or ids do not fit.
+            RuntimeError: the state is in use by a call of another thread.
         """
+        with state.in_use:
+            return self._extend(ids, state, every)
+
+    def _extend(self, ids: np.ndarray, state: DecoderState, every: bool) -> np.ndarray:
         body, positions = self.body, state.positions
         ids = integers("ids", ids, self.config.vocab_size)
         if ids.ndim != 2 or len(ids) != len(positions) or ids.shape[1] == 0 or (every and len(ids) != 1):
@@ -535,10 +551,11 @@ class CausalLM(GenerationMixin, PretrainedModel):
 
     def step(self, ids: np.ndarray, state: DecoderState) -> np.ndarray:
         """See `transformer_fast.generation`: ids (B,) -> logits (B, V)."""
-        body, positions = self.body, state.positions
         ids = integers("ids", ids, self.config.vocab_size)
-        if ids.shape != positions.shape:
-            raise ValueError(f"ids has shape {ids.shape}; needed: {positions.shape}, one id a row")
-        logits = body.last_hidden(ids, positions, DecoderStep(state), head=self.lm_head)
-        state.count_step(1)
+        with state.in_use:
+            positions = state.positions
+            if ids.shape != positions.shape:
+                raise ValueError(f"ids has shape {ids.shape}; needed: {positions.shape}, one id a row")
+            logits = self.body.last_hidden(ids, positions, DecoderStep(state), head=self.lm_head)
+            state.count_step(1)
         return self.scores(logits)

@@ -16,6 +16,7 @@ import numpy as np
 
 from transformer_fast import functional as F
 from transformer_fast.functional.bfloat16 import bfloat16_dtype
+from transformer_fast.functional.one_call import OneCall, one_call
 from transformer_fast.models.common.saved_state import save_state
 from transformer_fast.nn.cache import StackCache
 from transformer_fast.nn.paged_cache import PagedCache, check_page_size
@@ -54,7 +55,8 @@ class DecoderState:
     caches: a `StackCache` for the layers of each shape, or with page_size a `PagedCache` for those without a window.
     places: of each layer, which of them, and which layer of it. trimmed: layers with a window forget what no later
     token sees. dtype: as `StackCache`. config: the model's, by which
-    `save` tells models apart.
+    `save` tells models apart. in_use: what a call is in while it reads or changes the state: calls of two threads at
+    once are refused.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class DecoderState:
     ) -> None:
         kinds = [shape if trimmed else shape._replace(window=None) for shape in shapes]
         groups = list(dict.fromkeys(kinds))
+        self.in_use = OneCall("past_key_values")
         self.places = tuple((groups.index(kind), kinds[:i].count(kind)) for i, kind in enumerate(kinds))
         if page_size is not None:
             check_page_size(page_size)
@@ -93,6 +96,7 @@ class DecoderState:
         """Whether a row has a past."""
         return bool(self.caches) and np.count_nonzero(self.caches[0].lengths) > 0
 
+    @one_call
     def crop(self, max_length: int) -> None:
         """Forget what follows the first max_length columns; negative: the last -max_length columns.
 
@@ -126,6 +130,7 @@ class DecoderState:
         else:
             self.tokens, self.positions = columns, np.minimum(self.positions, columns.shape[1])
 
+    @one_call
     def reserve(self, capacity: int) -> None:
         """Makes room for rows of `capacity` positions; windows need none."""
         for cache in self.caches:
@@ -137,6 +142,7 @@ class DecoderState:
             self.generating, self.padded = True, not self.tokens.all()
         self.positions = self.positions + n
 
+    @one_call
     def count_columns(self) -> None:
         """After a generation: the rows' tokens become columns, as forward counts them.
 
@@ -150,10 +156,12 @@ class DecoderState:
         self.tokens = np.ones((len(self.positions), self.get_seq_length()), bool)
         self.generating = False
 
+    @one_call
     def save(self, path: str | Path) -> None:
         """Writes the state to a file of NumPy's format .npz, for `load_past` of the same model; see `saved_state`."""
         save_state(self, path)
 
+    @one_call
     def reorder(self, index: np.ndarray) -> None:
         """Row i becomes what row index[i] was; there may be more or fewer rows than before."""
         index = np.asarray(index)

@@ -106,7 +106,9 @@ class TablesCache:
         kept = self._kept
         if kept is None or kept[0] is not model._version or kept[1] != F.get_isa():
             version, isa = model._version, F.get_isa()  # read first: a change during `read` is seen by the next call
-            kept = self._kept = (version, isa, read())
+            tables = read()
+            isa = isa if isa == F.get_isa() else ""  # bits of two levels are not kept
+            kept = self._kept = (version, isa, tables)
         return kept[2]
 
     def __reduce__(self) -> tuple[type, tuple[()]]:

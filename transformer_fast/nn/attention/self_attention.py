@@ -115,7 +115,28 @@ class SelfAttention(Module):
         Raises:
             ValueError, TypeError: shapes or types do not fit, attn_mask or padding in the middle with a cache, or a
                 table of positions ("alibi" without is_causal, RelativePositionBias) with a cache of unequal lengths.
+            RuntimeError: the cache is in use by a call of another thread.
         """
+        masks = key_padding_mask, attn_mask, is_causal
+        if cache is None:
+            return self._attended(input, *masks, need_weights, average_attn_weights, positions, None, residual, mask)
+        with cache.in_use:
+            return self._attended(input, *masks, need_weights, average_attn_weights, positions, cache, residual, mask)
+
+    def _attended(
+        self,
+        input,
+        key_padding_mask,
+        attn_mask,
+        is_causal,
+        need_weights,
+        average_attn_weights,
+        positions,
+        cache,
+        residual,
+        mask,
+    ) -> tuple[np.ndarray, Any]:
+        """`forward` in the one call that the cache may have."""
         weights = weights_form(need_weights, average_attn_weights)
         x = np.asarray(input)
         if x.ndim not in (2, 3) or x.shape[-1] != self.embed_dim:
