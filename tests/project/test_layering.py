@@ -47,7 +47,7 @@ PYTHON_ROOMS = {
     "models": {"models", "generation", "nn", "functional", "files", "masks"},
     "generation": {"generation", "files", "functional"},
     "integrations": {"integrations", "nn", "functional"},
-    "files": {"files"},
+    "files": {"files", "functional"},  # its type of bfloat16
     "nn": {"nn", "functional"},
     "functional": {"functional", "_core", "reference"},  # reference: float64, which only an oracle needs
     "masks": {"masks", "functional"},

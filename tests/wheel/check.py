@@ -39,7 +39,7 @@ def check_tag(wheel: Path) -> str:
 
 
 def check_files(wheel: Path, sdist: Path) -> list[str]:
-    names = zipfile.ZipFile(wheel).namelist()
+    names = [name for name in zipfile.ZipFile(wheel).namelist() if not name.endswith("/")]
     for name in names:
         top = name.split("/")[0]
         if top != "transformer_fast" and not re.fullmatch(r"transformer_fast-[^/]+\.dist-info", top):
