@@ -17,7 +17,7 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 class OneCall:
-    """A context that one thread at a time may be in, as often as it likes. 0.15 us each time.
+    """A context that one thread at a time may be in, as often as it likes. 0.4 us each time.
 
     what: names the state in the error. Copies and pickles are new ones.
 
