@@ -43,6 +43,8 @@ nb_merge_streams = True
 os.environ["IPYTHONDIR"] = str(HERE / "_ipython")
 os.environ["TRANSFORMER_FAST_CHECKOUT"] = str(HERE.parent)
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Two pages run at once: threads of both would wait for each other, and small sizes gain nothing from them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["JUPYTER_PLATFORM_DIRS"] = "1"
 
 smartquotes = False
