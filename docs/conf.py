@@ -7,6 +7,7 @@ executed pages become SVG in the colours of the page: _ipython/. A new page goes
 folder), which tests/project/test_docs.py checks.
 """
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -40,6 +41,7 @@ nb_execution_raise_on_error = True
 nb_execution_in_temp = True
 nb_execution_timeout = 120
 nb_merge_streams = True
+logging.getLogger("traitlets").setLevel(logging.WARNING)  # it tells of every kernel
 os.environ["IPYTHONDIR"] = str(HERE / "_ipython")
 os.environ["TRANSFORMER_FAST_CHECKOUT"] = str(HERE.parent)
 os.environ["HF_HUB_OFFLINE"] = "1"

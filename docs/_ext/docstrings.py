@@ -35,6 +35,7 @@ _CODE = re.compile(r"`([^`]+)`")
 _SPECIAL = re.compile(r"[\\*|`]|_(?!\w)")
 _SECTION = re.compile(r"([A-Z][^:]*):$")
 _ITEM = re.compile(r"(\w+(?:, \w+)*)( \([^)]*\))?: ")
+_SENTENCE = re.compile(r"(?<=[.;]) (?=\w+(?:, \w+)*(?: \([^)]*\))?: )")
 
 
 @cache
@@ -117,10 +118,24 @@ def _blocks(lines: list[str], names: set[str]) -> list[str]:
     return written
 
 
+def _separate(lines: list[str], names: set[str]) -> list[str]:
+    """The lines, and a line of its own for an argument that is told in the middle of one."""
+    separate: list[str] = []
+    for line in lines:
+        first, *others = _SENTENCE.split(line)
+        separate.append(first)
+        for sentence in others:
+            if set(_ITEM.match(sentence)[1].split(", ")) <= names:
+                separate.append(sentence)
+            else:
+                separate[-1] += f" {sentence}"
+    return separate
+
+
 def _paragraph(lines: list[str], names: set[str]) -> list[str]:
     """Text as it is, and lists where lines begin with "- " or with the names of arguments and a colon."""
     groups: list[tuple[str, list[str]]] = []
-    for line in lines:
+    for line in _separate(lines, names):
         match = _ITEM.match(line)
         if line.startswith("- "):
             groups.append(("*", [line[2:]]))
