@@ -45,7 +45,6 @@ logging.getLogger("traitlets").setLevel(logging.WARNING)  # it tells of every ke
 os.environ["IPYTHONDIR"] = str(HERE / "_ipython")
 os.environ["TRANSFORMER_FAST_CHECKOUT"] = str(HERE.parent)
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["JUPYTER_PLATFORM_DIRS"] = "1"
 
 smartquotes = False
 html_theme = "furo"
