@@ -1,8 +1,8 @@
 """Docstrings as this project writes them, which are plain text, turned into reStructuredText for autodoc.
 
-`x` is code, or a link where x is a public name; lines that begin with an argument's name and a colon become a list;
-blocks under a line that ends in a colon ("Args:", "Raises:", "Example:") become a field; other indented blocks stay as
-they are. Autodoc calls `_process` for each entry of the reference. A new form of docstring goes into `_blocks`.
+`x` is code, or a link where x is a public name; docs/x.md is a link; lines that begin with an argument's name and a
+colon become a list; blocks under a line that ends in a colon ("Args:", "Raises:", "Example:") become a field; other
+indented blocks stay as they are. Autodoc calls `_process` for each entry of the reference. A new form of docstring goes into `_blocks`.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ MODULES = (
 )
 
 _CODE = re.compile(r"`([^`]+)`")
+_PAGE = re.compile(r"(?<![\w/])docs/([\w/]+)\.md")
 _SPECIAL = re.compile(r"[\\*|`]|_(?!\w)")
 _SECTION = re.compile(r"([A-Z][^:]*):$")
 _ITEM = re.compile(r"(\w+(?:, \w+)*)( \([^)]*\))?: ")
@@ -57,7 +58,7 @@ def _inline(text: str) -> str:
         return f":py:obj:`{match[1]} <{target}>`" if target else f"``{match[1]}``"
 
     pieces = re.split(r"(`[^`]+`)", text)  # text, code, text, ...
-    plain = [_SPECIAL.sub(r"\\\g<0>", piece) for piece in pieces[::2]]
+    plain = [_PAGE.sub(r":doc:`/\1`", _SPECIAL.sub(r"\\\g<0>", piece)) for piece in pieces[::2]]
     written = [_CODE.sub(code, piece) for piece in pieces[1::2]]
     return "".join(part for pair in zip(plain, [*written, ""], strict=True) for part in pair)
 
@@ -67,10 +68,10 @@ def _indented(lines: list[str]) -> list[str]:
 
 
 def _items(lines: list[str]) -> list[str]:
-    """A list of what begins at the least indentation; deeper lines go on with the item before."""
+    """A list of what begins with a name and a colon; other lines go on with the item before."""
     items: list[list[str]] = []
     for line in inspect.cleandoc("\n" + "\n".join(lines)).splitlines():
-        if items and (not line or line.startswith(" ")):
+        if items and not _ITEM.match(line):
             items[-1].append(line.strip())
         else:
             items.append([line])
