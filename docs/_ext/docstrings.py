@@ -2,7 +2,8 @@
 
 `x` is code, or a link where x is a public name; docs/x.md is a link; lines that begin with an argument's name and a
 colon become a list; blocks under a line that ends in a colon ("Args:", "Raises:", "Example:") become a field; other
-indented blocks stay as they are. Autodoc calls `_process` for each entry of the reference. A new form of docstring goes into `_blocks`.
+indented blocks stay as they are. Autodoc calls `_process` for each entry of the reference. A new form of docstring
+goes into `_blocks`.
 """
 
 from __future__ import annotations
