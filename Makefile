@@ -111,10 +111,12 @@ freethreaded: ## kernels and modules on a free-threaded Python, for which it bui
 bench: $(VENV)/.peers ## next to all peers, some 40 minutes (BENCH_ARGS="--quick": 7); writes benchmarks/results
 	$(BIN)/python -m benchmarks all $(BENCH_ARGS)
 
-# -E: pages are executed anew, since what they show comes from the package. -n -W: a link to nothing ends the build.
+# -E: pages are executed anew, since what they show comes from the package. -n -W: a link to nothing ends the build. The
+# last line lists what a page would fetch from another host: the site works offline.
 docs: $(VENV)/.docs ## the documentation site in build/docs; its pages are executed
 	rm -rf build/docs
 	$(BIN)/sphinx-build -b html -E -n -W --keep-going -j 2 -q -d build/docs-state docs build/docs
+	@! grep -rnoE '<(script|link|img|iframe)[^>]* (src|href)="(https?:)?//[^"]*|url\((https?:)?//[^)]*' build/docs --include=*.html --include=*.css
 
 oracle: $(VENV)/.oracle ## live comparisons with torch, transformers, sentence-transformers and onnx
 	$(BIN)/pytest $(TOGETHER) -m "oracle and not stress" $(PYTEST_ARGS)

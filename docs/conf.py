@@ -7,6 +7,7 @@ executed pages become SVG in the colours of the page: _ipython/. A new page goes
 folder), which tests/project/test_docs.py checks.
 """
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -40,12 +41,12 @@ nb_execution_raise_on_error = True
 nb_execution_in_temp = True
 nb_execution_timeout = 120
 nb_merge_streams = True
+logging.getLogger("traitlets").setLevel(logging.WARNING)  # it tells of every kernel
 os.environ["IPYTHONDIR"] = str(HERE / "_ipython")
 os.environ["TRANSFORMER_FAST_CHECKOUT"] = str(HERE.parent)
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Two pages run at once: threads of both would wait for each other, and small sizes gain nothing from them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ["JUPYTER_PLATFORM_DIRS"] = "1"
 
 smartquotes = False
 html_theme = "furo"

@@ -1,8 +1,9 @@
 """Docstrings as this project writes them, which are plain text, turned into reStructuredText for autodoc.
 
-`x` is code, or a link where x is a public name; lines that begin with an argument's name and a colon become a list;
-blocks under a line that ends in a colon ("Args:", "Raises:", "Example:") become a field; other indented blocks stay as
-they are. Autodoc calls `_process` for each entry of the reference. A new form of docstring goes into `_blocks`.
+`x` is code, or a link where x is a public name; docs/x.md is a link; lines that begin with an argument's name and a
+colon become a list; blocks under a line that ends in a colon ("Args:", "Raises:", "Example:") become a field; other
+indented blocks stay as they are. Autodoc calls `_process` for each entry of the reference. A new form of docstring
+goes into `_blocks`.
 """
 
 from __future__ import annotations
@@ -32,9 +33,11 @@ MODULES = (
 )
 
 _CODE = re.compile(r"`([^`]+)`")
+_PAGE = re.compile(r"(?<![\w/])docs/([\w/]+)\.md")
 _SPECIAL = re.compile(r"[\\*|`]|_(?!\w)")
 _SECTION = re.compile(r"([A-Z][^:]*):$")
 _ITEM = re.compile(r"(\w+(?:, \w+)*)( \([^)]*\))?: ")
+_SENTENCE = re.compile(r"(?<=[.;]) (?=\w+(?:, \w+)*(?: \([^)]*\))?: )")
 
 
 @cache
@@ -56,7 +59,7 @@ def _inline(text: str) -> str:
         return f":py:obj:`{match[1]} <{target}>`" if target else f"``{match[1]}``"
 
     pieces = re.split(r"(`[^`]+`)", text)  # text, code, text, ...
-    plain = [_SPECIAL.sub(r"\\\g<0>", piece) for piece in pieces[::2]]
+    plain = [_PAGE.sub(r":doc:`/\1`", _SPECIAL.sub(r"\\\g<0>", piece)) for piece in pieces[::2]]
     written = [_CODE.sub(code, piece) for piece in pieces[1::2]]
     return "".join(part for pair in zip(plain, [*written, ""], strict=True) for part in pair)
 
@@ -66,10 +69,10 @@ def _indented(lines: list[str]) -> list[str]:
 
 
 def _items(lines: list[str]) -> list[str]:
-    """A list of what begins at the least indentation; deeper lines go on with the item before."""
+    """A list of what begins with a name and a colon; other lines go on with the item before."""
     items: list[list[str]] = []
     for line in inspect.cleandoc("\n" + "\n".join(lines)).splitlines():
-        if items and (not line or line.startswith(" ")):
+        if items and not _ITEM.match(line):
             items[-1].append(line.strip())
         else:
             items.append([line])
@@ -117,10 +120,24 @@ def _blocks(lines: list[str], names: set[str]) -> list[str]:
     return written
 
 
+def _separate(lines: list[str], names: set[str]) -> list[str]:
+    """The lines, and a line of its own for an argument that is told in the middle of one."""
+    separate: list[str] = []
+    for line in lines:
+        first, *others = _SENTENCE.split(line)
+        separate.append(first)
+        for sentence in others:
+            if set(_ITEM.match(sentence)[1].split(", ")) <= names:
+                separate.append(sentence)
+            else:
+                separate[-1] += f" {sentence}"
+    return separate
+
+
 def _paragraph(lines: list[str], names: set[str]) -> list[str]:
     """Text as it is, and lists where lines begin with "- " or with the names of arguments and a colon."""
     groups: list[tuple[str, list[str]]] = []
-    for line in lines:
+    for line in _separate(lines, names):
         match = _ITEM.match(line)
         if line.startswith("- "):
             groups.append(("*", [line[2:]]))

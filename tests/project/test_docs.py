@@ -73,6 +73,13 @@ def test_links_between_files_lead_somewhere(page):
         assert path.exists() or not is_there(path), f"{named(page)} links to {target}"
 
 
+def test_readme_fits_a_screen_and_a_half_and_has_its_two_commands():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text.count("\n") <= 110
+    assert re.search(r"^make demo ", text, re.MULTILINE) and re.search(r"^make test ", text, re.MULTILINE)
+    assert not re.search(r"^\|", text, re.MULTILINE), "tables of figures are in docs/performance.md"
+
+
 def test_pages_that_show_a_file_name_it():
     """A page whose text stands elsewhere in the repository links to it, for readers of the repository."""
     source = (DOCS / "_ext" / "repository_links.py").read_text(encoding="utf-8")

@@ -2,8 +2,8 @@
 
 IPython runs this in each kernel that builds a page (docs/conf.py sets IPYTHONDIR). A cell whose last expression is a
 matplotlib Figure shows it; `transformer_fast.visualize` returns such figures. Where another colour is to follow the
-theme, use "C0", "C1", ...: the cycle below is legible on both grounds. What `Figure.set_label` was given is the text for
-those who cannot see the figure. Pages may import `benchmarks` and `examples` of the checkout.
+theme, use "C0", "C1", ...: the cycle below is legible on both grounds. What `Figure.set_label` was given is the text
+for those who cannot see the figure. Pages may import `benchmarks` and `examples` of the checkout.
 """
 
 import html
