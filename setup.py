@@ -4,6 +4,8 @@ Each level's file in csrc/isa is compiled with the flags of its own level, all o
 ISA_FLAGS is the only place that knows them. To add a level: a file in csrc/isa/, its flags and its
 probe here, and the rest of the list in docs/adding_a_kernel.md.
 
+TRANSFORMER_FAST_OPENMP=0 leaves OpenMP out: the library's own threads are the default then (docs/threading.md).
+
 TRANSFORMER_FAST_EMULATE=1 makes a test build, never a wheel: in it the levels that a machine lacks run on vectors of
 the compiler (csrc/isa/emulated). "all" emulates those that the machine has as well.
 """

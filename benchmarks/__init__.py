@@ -11,7 +11,8 @@
                    wire.py masks.py texts.py artifacts.py modules.py      what both sides share
 
 perplexity.py and greedy.py judge formats by the small language model that byte_model.py trains. compare.py puts two
-builds of ours in the place of the peers; bench_cases.py gives the same cases to pytest-benchmark.
+builds of ours in the place of the peers, threads.py two backends of threads; bench_cases.py gives the same cases to
+pytest-benchmark.
 A new peer is a file in backends/ and a name in `backends.NAMES`; a new case is a line in its question's file.
 README.md says how to run everything.
 """

@@ -3,9 +3,10 @@
 A process for each backend and number of threads, in turns; a figure is the median of the rounds, a ratio the median of
 the rounds' ratios, time with "openmp" / time with "native": above 1 native is faster. Measured are calls one after the
 other ("warm"), calls with some Python between them ("gap 50 us", ...), one call after 50 ms of sleep ("cold"), four
-Python threads that call at once beside one that has the team alone ("callers"), and what a process burns from one
-second after its last call on ("idle"). Lines are printed as they come. A case is a line in `CASES`, another way to
-call a function in `_WAYS`. Let nothing else run meanwhile; --quick says whether everything works, in two minutes.
+Python threads that call at once beside one that has the team alone ("callers"), the share of a core that a process
+takes for a call every 10 ms ("load"), and from one second after its last call on ("idle"). Lines are printed as they
+come. A case is a line in `CASES`, another way to call a function in `_WAYS`. Let nothing else run meanwhile; --quick
+says whether everything works, in two minutes.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ BACKENDS = ("openmp", "native")
 THREADS = (1, 2)
 _CALLERS = 4
 _COLD_SECONDS = 0.05
+_LONG_ROUNDS = 5  # of callers, whose turns last ten times as long
 _GAPS = {"gap 10 us": 10e-6, "gap 50 us": 50e-6, "gap 200 us": 200e-6, "gap 1 ms": 1e-3}
 
 
@@ -138,12 +140,22 @@ def _idle(call: Callable[[], object], seconds: float) -> float:
     return (time.process_time() - cpu) / (time.perf_counter() - start)
 
 
+def _load(call: Callable[[], object], seconds: float) -> float:
+    """Share of a core that the process takes for a call every 10 ms, as a server makes them."""
+    cpu, start = time.process_time(), time.perf_counter()
+    while time.perf_counter() - start < max(1.0, seconds):
+        call()
+        time.sleep(0.01)
+    return (time.process_time() - cpu) / (time.perf_counter() - start)
+
+
 _WAYS: dict[str, Callable[[Callable[[], object], float], Any]] = {
     "warm": _mean_seconds,
     **{name: functools.partial(_mean_seconds, gap=gap) for name, gap in _GAPS.items()},
     "cold": _cold,
     "callers": lambda call, seconds: _calls_a_second(call, _CALLERS, 10 * seconds),
     "one caller": lambda call, seconds: _calls_a_second(call, 1, 10 * seconds),
+    "load": _load,
     "idle": _idle,
 }
 
@@ -249,9 +261,10 @@ def measure(rounds: int, seconds: float, cases: tuple[str, ...], say: Callable[[
                 for way in (*_GAPS, "cold"):
                     add(_times(lanes, case, way, threads, rounds, seconds))
             for case in cases:
-                add(_callers(lanes, case, rounds, seconds))
-            idle = _turns(lanes, cases[0], "idle", 1, seconds)
-            add({"case": cases[0], "way": "idle", "threads": threads} | {name: idle[name][0] for name in idle})
+                add(_callers(lanes, case, min(rounds, _LONG_ROUNDS), seconds))
+            for way in ("load", "idle"):
+                share = _turns(lanes, cases[0], way, 1, seconds)
+                add({"case": cases[0], "way": way, "threads": threads} | {name: share[name][0] for name in share})
         finally:
             for lane in lanes.values():
                 lane.close()

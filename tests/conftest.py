@@ -139,6 +139,23 @@ def restored_threads():
     functional.set_num_threads(before)
 
 
+def _backends() -> list[str]:
+    from transformer_fast import _core
+
+    return [name for name in _core.thread_backends() if name != "serial"]
+
+
+@pytest.fixture(params=_backends())
+def backend(request):
+    """Runs the test once with each backend of this build that has threads, in this process; the name."""
+    from transformer_fast import _core
+
+    before = _core.get_thread_backend()
+    _core.set_thread_backend(request.param)
+    yield request.param
+    _core.set_thread_backend(before)
+
+
 @pytest.fixture
 def torch():
     """torch, imported when an oracle test runs: a suite that was told ``-m "not oracle"`` never loads it."""

@@ -47,6 +47,10 @@ void tfast_os_leave_processors(const tfast_os_processors* taken);
 typedef struct {
     void (*body)(void);
 } tfast_os_thread;
+/* musl would give a thread 128 KB, macOS 512, glibc 8 MB. The largest frame of csrc takes 20 KB (gcc 12, -O3, weights
+ * in blocks), of the emulated levels 24, and calls go some ten deep; a signal's frame with the tiles of AMX takes 11
+ * KB, glibc keeps thread-local data of all libraries on the stack, and sanitizers want several times as much. Untouched
+ * pages cost nothing. */
 enum { TFAST_OS_STACK_BYTES = 1 << 20 };
 /* Runs thread->body in a new thread that nobody joins. Signals are blocked in it, its own faults excepted: they are for
  * the threads of the program. `thread` lives as long as the thread. 0: the system starts no more threads. */

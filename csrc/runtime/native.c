@@ -5,7 +5,7 @@
  *
  * A loop, from open to close. Loops stand in `slots`, which are never freed, and a slot's `state` is one word:
  *
- *     OPEN | WAITED | inside (13 bits) | tickets (13 bits)                     0: the slot is free
+ *     OPEN | RESERVED | WAITED | inside (13 bits) | tickets (13 bits)          0: the slot is free
  *
  *   caller   0 -> RESERVED             by compare-and-swap: the slot is its own; writes `team`
  *            -> OPEN | n - 1 tickets   release: what a helper sees of the team is whole
@@ -33,7 +33,8 @@
  * - the caller publishes its loop, then adds itself to `pool` and sees in the same word how many helpers sleep. A
  *   helper adds itself to those that sleep, then looks through the slots once more. Both are read-modify-writes of one
  *   word, so one comes first: if the helper, the caller sees a sleeper and wakes it; if the caller, the helper's last
- *   look (acquire) finds the loop. No loop waits with a helper asleep that nobody wakes;
+ *   look (acquire) finds the loop. So no helper that might come in sleeps through a loop. One that might not, because
+ *   enough were active, is called again by the caller of a long loop when they are gone (call_for_the_rest);
  * - helpers sleep on `wakes`, which a caller changes before it wakes: a helper that has read it before its last look
  *   does not fall asleep after the change.
  *
@@ -44,10 +45,12 @@
 #include "../base/cpu.h"
 #include "backend.h"
 
-/* How long a helper that finds no work spins before it sleeps. Between two calls of a model's run lie 5 to 50 us of
- * Python, and waking takes up to 300 us on a virtual machine: docs/threading.md has what longer and shorter times gave.
- */
-#define SPIN_NS 300000
+/* How long a helper that finds no work spins before it sleeps: as long as waking takes on a virtual machine, which
+ * costs at most twice what the better of both would have. Between two calls of a model's run lie 5 to 60 us of Python.
+ * One that is called again soon after it fell asleep expects the next call after as long a gap, and spins longer until
+ * it is wrong. docs/threading.md has figures. */
+#define SPIN_NS      300000
+#define LONG_SPIN_NS 2000000
 /* Between two looks at the clock: 30 ns each. */
 #define TURNS_PER_LOOK 64
 /* A caller wakes a helper for the rest of a loop if that is worth several times the time to wake. */
@@ -76,9 +79,10 @@ static int n_slots; /* those from here on were never taken; atomic */
 #define SLEEPING_ONE ((uint64_t)1 << 32)
 static _Alignas(CACHE_LINE) uint64_t pool; /* atomic */
 static uint32_t wakes;                     /* atomic */
+static int place_of_caller;                /* the processor of the last one; -1: unknown; atomic */
 
 static int n_helpers;            /* changed by the thread that has `starting`; atomic */
-static char refused;  /* the system starts no more; atomic */
+static char refused;             /* the system starts no more; atomic */
 static char starting;            /* a thread is starting helpers */
 static int processors;           /* that this process may use; atomic, 0: not yet known */
 static _Thread_local int inside; /* the thread runs a task: a loop in it is serial */
@@ -188,28 +192,40 @@ static void sleep_until_called(void) {
     __atomic_fetch_add(&pool, SPINNING_ONE - SLEEPING_ONE, __ATOMIC_ACQ_REL);
 }
 
+/* Linux may have woken it where the caller runs: as long as it stays, only one of the two makes progress. */
+static void leave_caller(void) {
+    const int place = __atomic_load_n(&place_of_caller, __ATOMIC_RELAXED);
+    if (place < 0 || place >= TFAST_OS_MAX_PROCESSORS || tfast_os_current_processor() != place) return;
+    tfast_os_processors taken = {0};
+    taken.word[place / 64] = (uint64_t)1 << place % 64;
+    tfast_os_leave_processors(&taken);
+}
+
 static void helper(void) {
     inside = 1;
+    leave_caller();
     int first = 0;
-    int64_t idle_since = tfast_os_now();
+    int64_t worked = tfast_os_now(), spinning_since = worked, patience = SPIN_NS;
     for (unsigned turn = 1;; turn++) {
         if (look_for_work(&first)) {
-            idle_since = tfast_os_now();
+            worked = spinning_since = tfast_os_now();
             continue;
         }
         tfast_cpu_relax();
         if (turn % TURNS_PER_LOOK) continue;
-        if (crowded() || tfast_os_now() - idle_since > SPIN_NS) {
+        if (crowded() || tfast_os_now() - spinning_since > patience) {
             sleep_until_called();
-            idle_since = tfast_os_now();
+            leave_caller();
+            spinning_since = tfast_os_now();
+            patience = spinning_since - worked < LONG_SPIN_NS ? LONG_SPIN_NS : SPIN_NS;
         }
     }
 }
 
 /* --- a caller --- */
 
-/* So many more helpers, up to `most` in all. What the system refuses once is not asked for again: loops go on with those
- * that there are. */
+/* So many more helpers, up to `most` in all. What the system refuses once is not asked for again: loops go on with
+ * those that there are. */
 static void start_helpers(int more, int most) {
     static const tfast_os_thread thread = {helper};
     if (__atomic_load_n(&n_helpers, __ATOMIC_RELAXED) >= most || __atomic_load_n(&refused, __ATOMIC_RELAXED)) return;
@@ -310,6 +326,7 @@ static void run(tfast_team* team) {
         __atomic_store_n(&processors, tfast_os_usable_processors(), __ATOMIC_RELAXED);
     inside = 1;
     tfast_team_take_place(team);
+    __atomic_store_n(&place_of_caller, tfast_os_current_processor(), __ATOMIC_RELAXED);
     slot_t* slot = team->n_threads > 1 ? open_loop(team) : NULL;
     const uint64_t before = __atomic_fetch_add(&pool, ACTIVE_ONE, __ATOMIC_ACQ_REL);
     if (slot) {

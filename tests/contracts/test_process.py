@@ -13,7 +13,7 @@ import textwrap
 import pytest
 from subprocesses import SANITIZED, printed, run_python
 
-from transformer_fast import functional
+from transformer_fast import _core, functional
 
 pytestmark = pytest.mark.alone
 
@@ -41,7 +41,12 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has
 needs_proc = pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="reads /proc, which this system lacks")
 
 
-def child(code: str, **options) -> str:
+on_each_backend = pytest.mark.parametrize("backend", [name for name in _core.thread_backends() if name != "serial"])
+
+
+def child(code: str, backend: str | None = None, **options) -> str:
+    if backend:
+        options["TRANSFORMER_FAST_THREADS"] = backend
     return printed(PREAMBLE + textwrap.dedent(code), **{"timeout": 60, "TRANSFORMER_FAST_NUM_THREADS": "2", **options})
 
 
@@ -49,7 +54,8 @@ def child(code: str, **options) -> str:
 
 
 @needs_fork
-def test_fork_after_the_pool_was_used():
+@on_each_backend
+def test_fork_after_the_pool_was_used(backend):
     code = """
         expected = work()
         read, write = os.pipe()
@@ -61,11 +67,12 @@ def test_fork_after_the_pool_was_used():
         os.wait()
         print(got == expected and work() == expected)
     """
-    assert child(code) == "True"
+    assert child(code, backend) == "True"
 
 
 @needs_fork
-def test_fork_before_the_pool_is_used():
+@on_each_backend
+def test_fork_before_the_pool_is_used(backend):
     code = """
         read, write = os.pipe()
         if os.fork() == 0:
@@ -76,22 +83,24 @@ def test_fork_before_the_pool_is_used():
         os.wait()
         print(got == work())
     """
-    assert child(code) == "True"
+    assert child(code, backend) == "True"
 
 
 @needs_fork
-def test_multiprocessing_fork():
+@on_each_backend
+def test_multiprocessing_fork(backend):
     code = """
         import multiprocessing
         expected = work()
         with multiprocessing.get_context("fork").Pool(3) as pool:
             print(set(pool.starmap(work, [()] * 9)) == {expected})
     """
-    assert child(code) == "True"
+    assert child(code, backend) == "True"
 
 
 @needs_fork
-def test_preforking_server():
+@on_each_backend
+def test_preforking_server(backend):
     """Workers that a warm parent forked answer requests while the parent goes on working."""
     code = """
         import socket
@@ -117,12 +126,13 @@ def test_preforking_server():
         for worker in workers:
             worker.close()
     """
-    assert child(code) == "True"
+    assert child(code, backend) == "True"
 
 
 @needs_fork
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_fork_while_other_threads_compute():
+@on_each_backend
+def test_fork_while_other_threads_compute(backend):
     """A child must not inherit a lock, or the mark of a running loop, that nobody in it will ever clear."""
     code = """
         import threading, warnings
@@ -152,7 +162,27 @@ def test_fork_while_other_threads_compute():
             thread.join()
         print(good)
     """
-    assert child(code) == "20"
+    assert child(code, backend) == "20"
+
+
+@needs_fork
+@needs_proc
+def test_a_forked_child_of_native_has_threads_of_its_own():
+    code = """
+        expected, inherited = work(), tasks()
+        read, write = os.pipe()
+        if os.fork() == 0:
+            before = tasks()
+            same = work() == expected
+            os.write(write, json.dumps([before, same, tasks()]).encode())
+            os._exit(0)
+        os.close(write)
+        print(json.dumps([inherited, *json.loads(os.read(read, 100)), work() == expected]))
+        os.wait()
+    """
+    inherited, before, same, after, same_here = json.loads(child(code, "native"))
+    assert before == 1 and after == 2 <= inherited
+    assert same and same_here
 
 
 @needs_fork
@@ -318,7 +348,8 @@ def test_second_openmp_runtime(other, order):
 
 @needs_openmp
 @needs_proc
-def test_threadpoolctl_reaches_the_library():
+@on_each_backend
+def test_threadpoolctl_reaches_the_library(backend):
     pytest.importorskip("threadpoolctl")
     code = """
         import threadpoolctl
@@ -332,13 +363,13 @@ def test_threadpoolctl_reaches_the_library():
         work()
         print(json.dumps([len(openmp) >= 1, before, inside, started_inside, after, tasks() - started]))
     """
-    assert json.loads(child(code)) == [True, 2, 1, 0, 2, 1]
+    assert json.loads(child(code, backend)) == [True, 2, 1, 0, 2, 1]
 
 
-@needs_openmp
 @needs_proc
+@on_each_backend
 @pytest.mark.parametrize("callers", [1, 4])
-def test_callers_at_once_share_one_team(callers):
+def test_callers_at_once_share_one_team(callers, backend):
     """Python threads that call at the same time do not each start a team of their own."""
     code = f"""
         import threading
@@ -360,14 +391,13 @@ def test_callers_at_once_share_one_team(callers):
         print(max(most) - started - {callers})
     """
     # libgomp keeps a pool for each thread that ever led a team; with two threads that is one helper a caller.
-    assert int(child(code)) <= callers
+    assert int(child(code, backend)) <= (callers if backend == "openmp" else 1)
 
 
 def threads_seen(code: str = "print(tf.get_num_threads())", **variables: str) -> int:
     return int(printed(f"import os, transformer_fast as tf\n{code}", **variables))
 
 
-@needs_openmp
 def test_number_of_threads_from_the_environment():
     assert threads_seen(TRANSFORMER_FAST_NUM_THREADS="3") == 3
     assert threads_seen(OMP_NUM_THREADS="3") == 3
@@ -375,7 +405,6 @@ def test_number_of_threads_from_the_environment():
     assert threads_seen("tf.set_num_threads(4); print(tf.get_num_threads())", TRANSFORMER_FAST_NUM_THREADS="2") == 4
 
 
-@needs_openmp
 def test_number_of_threads_from_affinity():
     if not hasattr(os, "sched_setaffinity"):
         pytest.skip("this system has no affinity")
@@ -390,10 +419,10 @@ needs_processors = pytest.mark.skipif(
 )
 
 
-@needs_openmp
 @needs_proc
 @needs_processors
-def test_a_helper_leaves_the_processor_of_its_caller():
+@on_each_backend
+def test_a_helper_leaves_the_processor_of_its_caller(backend):
     """Both on one processor, free to go: one of them goes, and may run where it might before."""
     code = """
         before = set(os.listdir("/proc/self/task"))
@@ -416,12 +445,73 @@ def test_a_helper_leaves_the_processor_of_its_caller():
             left += processor(helper) != here
         print(left)
     """
-    assert int(child(code)) >= 8, "it stays every time where it is not made to leave"
+    assert int(child(code, backend)) >= 8, "it stays every time where it is not made to leave"
 
 
-@needs_openmp
+@needs_proc
+@on_each_backend
+def test_helpers_sleep_when_there_is_no_work(backend):
+    """After a while they are not run at all: the third number of schedstat counts how often they were."""
+    code = """
+        import time
+        before = set(os.listdir("/proc/self/task"))
+        work()
+        (helper,) = set(os.listdir("/proc/self/task")) - before
+
+        def runs():
+            with open(f"/proc/self/task/{helper}/schedstat") as file:
+                return int(file.read().split()[2])
+
+        for _ in range(100):
+            seen = runs()
+            time.sleep(0.1)
+            if runs() == seen:
+                break
+        print(runs() == seen)
+    """
+    assert child(code, backend) == "True"
+
+
+@needs_proc
+@needs_processors
+def test_native_does_not_wait_for_a_helper_that_has_not_begun():
+    """The helper gets no processor, being of the idle class beside a busy program: calls end without it."""
+    if not hasattr(os, "SCHED_IDLE"):
+        pytest.skip("this system has no idle class")
+    code = """
+        import subprocess, time
+        before = set(os.listdir("/proc/self/task"))
+        expected = work()
+        (helper,) = (int(name) for name in set(os.listdir("/proc/self/task")) - before)
+        ours, other, *_ = sorted(os.sched_getaffinity(0))
+        loop = "print(flush=True)\\nwhile os.getppid() == parent: pass"
+        loop = f"import os; os.sched_setaffinity(0, [{other}]); parent = {os.getpid()}; {loop}"
+        busy = subprocess.Popen([sys.executable, "-c", loop], stdout=subprocess.PIPE)
+        busy.stdout.readline()
+        os.sched_setaffinity(0, {ours})
+        os.sched_setaffinity(helper, {other})
+        os.sched_setscheduler(helper, os.SCHED_IDLE, os.sched_param(0))
+
+        def runs():
+            with open(f"/proc/self/task/{helper}/schedstat") as file:
+                return int(file.read().split()[2])
+
+        without = 0
+        for _ in range(30):
+            time.sleep(0.01)  # and it sleeps
+            seen = runs()
+            tf.linear(x, weight)
+            without += runs() == seen
+        busy.kill()
+        print(without, work() == expected)
+    """
+    without, same = child(code, "native").split()
+    assert int(without) > 0 and same == "True"
+
+
+@on_each_backend
 @pytest.mark.parametrize("asked, variables", [(2, {"OMP_THREAD_LIMIT": "1"}), (3, {"OMP_THREAD_LIMIT": "2"}), (9, {})])
-def test_fewer_threads_or_processors_than_asked_for(asked, variables):
+def test_fewer_threads_or_processors_than_asked_for(asked, variables, backend):
     """OpenMP may give fewer than asked for; threads that find no processor of their own stay where they are."""
     code = """
         expected = work()
@@ -430,7 +520,7 @@ def test_fewer_threads_or_processors_than_asked_for(asked, variables):
                 os.sched_setaffinity(int(thread), {min(os.sched_getaffinity(0))})
         print(all(work() == expected for _ in range(5)))
     """
-    assert child(code, TRANSFORMER_FAST_NUM_THREADS=str(asked), **variables) == "True"
+    assert child(code, backend, TRANSFORMER_FAST_NUM_THREADS=str(asked), **variables) == "True"
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "+2", "many", "1.5", "4096", "2,2", " 2", "2 ", "99999", "\u0662"])
@@ -442,7 +532,6 @@ def test_nonsense_number_of_threads_in_the_environment_fails_loudly(value):
     assert last == f"ImportError: TRANSFORMER_FAST_NUM_THREADS is {value!r}; needed: an integer from 1 to 4095"
 
 
-@needs_openmp
 def test_what_the_environment_may_say_of_threads():
     assert threads_seen(TRANSFORMER_FAST_NUM_THREADS="1") == 1
     assert threads_seen(TRANSFORMER_FAST_NUM_THREADS="4095") == 4095

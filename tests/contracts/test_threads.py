@@ -1,4 +1,5 @@
-"""Threads: the same bits at any number of them, settings and their order, several Python threads at once, the GIL."""
+"""Threads: the same bits at any number of them and of every backend, settings and their order, several Python threads
+at once, the GIL."""
 
 from __future__ import annotations
 
@@ -8,10 +9,12 @@ import time
 
 import numpy as np
 import pytest
-from subprocesses import printed
+from subprocesses import printed, run_python
 from support import assert_same_bits, normal
 
-from transformer_fast import functional
+from transformer_fast import _core, functional
+
+BACKENDS = [name for name in _core.thread_backends() if name != "serial"]
 
 
 def attention(B, H, Lq, Lk, D, Hkv=None, **options):
@@ -133,7 +136,7 @@ WORK = {
 
 
 @pytest.mark.parametrize("name", WORK)
-def test_the_same_bits_at_any_number_of_threads(name, isa, restored_threads):
+def test_the_same_bits_at_any_number_of_threads(name, isa, backend, restored_threads):
     run = WORK[name]()
     functional.set_num_threads(1)
     expected = run()
@@ -142,7 +145,7 @@ def test_the_same_bits_at_any_number_of_threads(name, isa, restored_threads):
         assert_same_bits(run(), expected)
 
 
-def test_packing_gives_the_same_weight_at_any_number_of_threads(isa, restored_threads):
+def test_packing_gives_the_same_weight_at_any_number_of_threads(isa, backend, restored_threads):
     x, weight = normal(3, 515), normal(3001, 515)
     results = []
     for count in (1, 2, 4):
@@ -152,7 +155,7 @@ def test_packing_gives_the_same_weight_at_any_number_of_threads(isa, restored_th
     assert_same_bits(results[2], results[0])
 
 
-def test_setting_the_number(restored_threads):
+def test_setting_the_number(backend, restored_threads):
     for count in (1, 2, 5):
         functional.set_num_threads(count)
         assert functional.get_num_threads() == count
@@ -175,20 +178,43 @@ def together(caller):
     assert not any(thread.is_alive() for thread in callers)
 
 
-def test_order_of_the_settings():
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_order_of_the_settings(backend):
     """The call, else TRANSFORMER_FAST_NUM_THREADS, else OMP_NUM_THREADS, else the CPUs that affinity gives."""
     own, omp = dict(TRANSFORMER_FAST_NUM_THREADS="3"), dict(OMP_NUM_THREADS="5")
-    assert threads_in_a_fresh_process("f.set_num_threads(2)", **own, **omp) == 2
-    assert threads_in_a_fresh_process(**own, **omp) == 3
-    assert threads_in_a_fresh_process(**omp) == 5
-    assert 1 <= threads_in_a_fresh_process() <= len(os.sched_getaffinity(0))
+    chosen = dict(TRANSFORMER_FAST_THREADS=backend)
+    assert threads_in_a_fresh_process("f.set_num_threads(2)", **own, **omp, **chosen) == 2
+    assert threads_in_a_fresh_process(**own, **omp, **chosen) == 3
+    assert threads_in_a_fresh_process(**omp, **chosen) == 5
+    assert 1 <= threads_in_a_fresh_process(**chosen) <= len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize("name", _core.thread_backends())
+def test_the_environment_chooses_the_backend(name):
+    code = "from transformer_fast import functional as f; print(f.show_config()['threads'], f.get_num_threads())"
+    found = printed(code, TRANSFORMER_FAST_THREADS=name, TRANSFORMER_FAST_NUM_THREADS="3")
+    assert found == f"{name} {1 if name == 'serial' else 3}"
+
+
+def test_no_name_is_the_default_backend():
+    code = "from transformer_fast import functional as f; print(f.show_config()['threads'])"
+    assert printed(code) == printed(code, TRANSFORMER_FAST_THREADS="")
+
+
+@pytest.mark.parametrize("value", ["Native", "openmp ", "tbb", "native,openmp", "1", "\udcff"])
+def test_another_backend_in_the_environment_fails_loudly(value):
+    done = run_python(code="import transformer_fast; print('imported')", check=False, TRANSFORMER_FAST_THREADS=value)
+    assert done.returncode == 1 and "imported" not in done.stdout
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"ImportError: TRANSFORMER_FAST_THREADS is {value!r}; needed: one of ")
+    assert ", ".join(_core.thread_backends()) in last
 
 
 @pytest.mark.parametrize(
     "name",
     ["attention-many-heads", "attention-long-rows", "decode", "varlen", "paged-rows", "linear", "layer_norm", "tanh"],
 )
-def test_four_python_threads_at_once(name, isa, restored_threads):
+def test_four_python_threads_at_once(name, isa, backend, restored_threads):
     """Each gets the bits that it gets alone; scratch memory is not shared between callers."""
     functional.set_num_threads(2)
     run = WORK[name]()
@@ -205,7 +231,7 @@ def test_four_python_threads_at_once(name, isa, restored_threads):
     assert not wrong
 
 
-def test_different_ops_at_once(isa, restored_threads):
+def test_different_ops_at_once(isa, backend, restored_threads):
     """Shapes of all sizes from several Python threads: each caller's scratch grows on its own."""
     functional.set_num_threads(2)
     runs = [WORK[name]() for name in ("attention-one-head", "decode-one-head", "linear-deep", "softmax-axis")]

@@ -19,7 +19,14 @@ PACKAGE_PARENT = Path(transformer_fast.__file__).resolve().parent.parent
 SANITIZED = "libasan" in os.environ.get("LD_PRELOAD", "")
 
 # Settings of whoever runs the suite that would decide what a test means to find out.
-_UNSET = ("TRANSFORMER_FAST_ISA", "TRANSFORMER_FAST_NUM_THREADS", "OMP_NUM_THREADS", "OMP_THREAD_LIMIT", "PYTHONPATH")
+_UNSET = (
+    "TRANSFORMER_FAST_ISA",
+    "TRANSFORMER_FAST_THREADS",
+    "TRANSFORMER_FAST_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "OMP_THREAD_LIMIT",
+    "PYTHONPATH",
+)
 
 
 def environment(**variables: str) -> dict[str, str]:

@@ -56,10 +56,8 @@ static void one_loop(unsigned* random) {
     *random = *random * 1664525u + 1013904223u;
     const unsigned r = *random >> 8;
     work_t work = {.nested = r & 1, .n_threads = 1 + (int)(r / 64 % 6), .stack_of_caller = (char*)&r};
-    const tfast_parallel loop = {.n_tasks = 2 + r % (MAX_TASKS - 1),
-                                 .task_ns = 1e5,
-                                 .scratch_bytes = SCRATCH,
-                                 .n_threads = work.n_threads};
+    const tfast_parallel loop = {
+        .n_tasks = 2 + r % (MAX_TASKS - 1), .task_ns = 1e5, .scratch_bytes = SCRATCH, .n_threads = work.n_threads};
     if (tfast_parallel_for(&loop, one_task, &work) != TFAST_OK) fail("no memory");
     for (int i = 0; i < loop.n_tasks; i++)
         if (work.runs[i] != 1 || work.inner[i] != 3 * work.nested) fail("a task did not run once");
@@ -67,6 +65,17 @@ static void one_loop(unsigned* random) {
     if (r % 64 == 0) tfast_workspace_release();
     if (r % 32 == 0)
         for (const int64_t until = tfast_os_now() + 1000000; tfast_os_now() < until;) tfast_os_yield();
+}
+
+/* Scratch that no machine has: an error before any task, and nothing stays taken. */
+static void check_no_memory(void) {
+    work_t work = {.stack_of_caller = (char*)&work};
+    tfast_parallel loop = {.n_tasks = 4, .task_ns = 1e6, .scratch_bytes = (size_t)1 << 60, .n_threads = 2};
+    if (tfast_parallel_for(&loop, one_task, &work) != TFAST_NO_MEMORY) fail("2^60 bytes of scratch were found");
+    for (int i = 0; i < loop.n_tasks; i++)
+        if (work.runs[i]) fail("a task ran without scratch");
+    loop.scratch_bytes = SCRATCH;
+    if (tfast_parallel_for(&loop, one_task, &work) != TFAST_OK) fail("a loop fails after one without memory");
 }
 
 static void caller(void) {
@@ -83,6 +92,7 @@ int main(int n, char** arguments) {
     tfast_start_threads();
     if (!tfast_set_thread_backend("native")) fail("no backend \"native\"");
     tfast_set_num_threads(3);
+    check_no_memory();
     for (int i = 0; i < CALLERS; i++)
         if (!tfast_os_start_thread(&thread)) fail("no more threads");
     for (uint32_t done; (done = __atomic_load_n(&callers_done, __ATOMIC_ACQUIRE)) < CALLERS;)

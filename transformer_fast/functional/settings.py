@@ -101,8 +101,8 @@ def show_config() -> dict:
 
     Keys: version, isa, available_isas, emulated_isas (levels that run without their instructions: in test builds
     alone), tuning (the record of the microarchitecture that is in force), num_threads, threads (what keeps them:
-    "openmp", "native" or "serial", as TRANSFORMER_FAST_THREADS says at import), openmp (whether this build has it), cpu,
-    cache_bytes (L1d, L2, L3), compiler.
+    "openmp", "native" or "serial", as TRANSFORMER_FAST_THREADS says at import), openmp (whether this build has it),
+    cpu, cache_bytes (L1d, L2, L3), compiler.
 
     Example:
         >>> F.show_config()["version"] == tf.__version__
