@@ -48,7 +48,8 @@ static int cgroup_quota(void) {
     return (int)((quota[0] + quota[1] - 1) / quota[1]);
 }
 
-_Static_assert(CPU_SETSIZE == TFAST_OS_MAX_PROCESSORS, "a set must hold what the system's own holds");
+/* The type and not CPU_SETSIZE, which is 128 with musl although its sets hold 1024. */
+_Static_assert(sizeof(cpu_set_t) * 8 == TFAST_OS_MAX_PROCESSORS, "a set must hold what the system's own holds");
 
 int tfast_os_usable_processors(void) {
     cpu_set_t set;
@@ -66,7 +67,7 @@ void tfast_os_leave_processors(const tfast_os_processors* taken) {
     cpu_set_t allowed, others;
     if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
     others = allowed;
-    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+    for (int cpu = 0; cpu < TFAST_OS_MAX_PROCESSORS; cpu++)
         if (__atomic_load_n(&taken->word[cpu / 64], __ATOMIC_RELAXED) >> cpu % 64 & 1) CPU_CLR(cpu, &others);
     if (CPU_COUNT(&others) == 0 || sched_setaffinity(0, sizeof others, &others) != 0) return;
     sched_setaffinity(0, sizeof allowed, &allowed);
