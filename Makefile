@@ -210,8 +210,9 @@ $(VENV)/.oracle: $(VENV)/.test
 	$(PIP_INSTALL) ".[oracle]"
 	@touch $@
 
+# By its name and not as ".[docs]": the package is installed, and is not built again for what the extra adds.
 $(VENV)/.docs: $(VENV)/.test
-	$(PIP_INSTALL) ".[docs]"
+	$(PIP_INSTALL) "transformer-fast[docs]"
 	@touch $@
 
 $(VENV)/.peers: $(VENV)/.demo benchmarks/requirements-peers.txt
