@@ -91,7 +91,8 @@ WINDOWS = TARGET.startswith(("win", "mingw"))
 UNALIGNED_MOVES = "-Wa,-muse-unaligned-vector-move"
 # Before glibc 2.34 threads are a library of their own; Windows' are not, but gcc's own functions are.
 THREAD_FLAGS = ["-static-libgcc"] if WINDOWS else ["-pthread"]
-SYSTEM_LIBRARIES = ["synchronization"] if WINDOWS else []  # WaitOnAddress, of csrc/base/os_windows.c
+# WaitOnAddress, of csrc/base/os_windows.c; without "m" libm is found only where Python itself has loaded it.
+SYSTEM_LIBRARIES = ["synchronization"] if WINDOWS else ["m"]
 EXTRA_FLAGS = shlex.split(os.environ.get("TRANSFORMER_FAST_CFLAGS", ""))  # sanitizers (make asan), -Werror (make lint)
 
 

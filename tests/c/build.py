@@ -68,7 +68,7 @@ class Build:
             return list(pool.map(compile_one, sources + tests))
 
     def link(self, objects: list[Path]) -> None:
-        libraries = ["-l" + name for name in ["m", *self.setup["SYSTEM_LIBRARIES"]]]
+        libraries = ["-l" + name for name in self.setup["SYSTEM_LIBRARIES"]]
         threads = self.openmp or self.setup["THREAD_FLAGS"]
         command = [*self.ld, *threads, *self.flags, *map(str, objects), "-o", str(self.program), *libraries]
         if subprocess.run(command, check=False).returncode:
