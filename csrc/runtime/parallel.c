@@ -7,8 +7,8 @@
 #include "backend.h"
 #include "workspace.h"
 
-/* Where TRANSFORMER_FAST_THREADS says nothing; in a build without OpenMP "native". */
-#define DEFAULT_BACKEND (tfast_openmp() ? tfast_openmp() : &tfast_native)
+/* Where TRANSFORMER_FAST_THREADS says nothing. "openmp" was faster at no case (docs/threading.md). */
+#define DEFAULT_BACKEND &tfast_native
 
 static const tfast_backend* now; /* atomic */
 
