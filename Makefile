@@ -81,7 +81,7 @@ arm64: $(VENV)/.test ## the tests of kernels on arm64, cross-built and run under
 	tests/arm64/run.sh "$(abspath $(BIN))/python" -m "not oracle and not slow and not alone and not stress" \
 		$(ARM64_TESTS) $(PYTEST_ARGS)
 
-# The next four: docs/portability.md.
+# docs/portability.md says what the next four cover.
 clang: $(VENV)/.test ## the package built by clang, and the tests of kernels on it (Debian; installs as root what is missing)
 	bash -c 'source tests/debian.sh && need_packages "$(CLANG)=$(CLANG) $(CLANG_OPENMP)"'
 	CC=$(CLANG) TRANSFORMER_FAST_CFLAGS="$(WARNINGS)" \

@@ -121,7 +121,7 @@ def missing_levels(compiles):
 
 
 def openmp_flags(compiles):
-    """None where the compiler has no OpenMP, and on Windows, where its library would be one more to ship."""
+    """No flags where the compiler has no OpenMP, and on Windows, where its library would be one more to ship."""
     probe = "#include <omp.h>\nint f(void) { return omp_get_max_threads(); }"
     wanted = os.environ.get("TRANSFORMER_FAST_OPENMP", "0" if WINDOWS else "1") != "0"
     return ["-fopenmp"] if wanted and compiles(probe, ["-fopenmp"]) else []

@@ -1,6 +1,6 @@
 /* macOS, and other POSIX systems without a file of their own. See os.h; os_posix.c has what they share with Linux.
  *
- * Written without such a machine: compiled nowhere and not run. macOS has no affinity of threads and no quota, and its
+ * Compiled and linked by `make macos`, not run on macOS. macOS has no affinity of threads and no quota, and its
  * calls that wait on an address came with macOS 14.4: a mutex and a condition do the same on all of them. */
 #if !defined(__linux__) && !defined(_WIN32)
 

@@ -15,6 +15,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+# A release's limit. The levels of x86-64 nearly fill it: 2.9 MiB with gcc 12.
 MAX_BYTES = 3 << 20
 MAX_GLIBC = (2, 28)
 # All that a Linux system has without a package of a compiler: no libgomp, no libstdc++.
@@ -71,7 +72,7 @@ def check_module(module: Path) -> set[str]:
     libraries = set(re.findall(r"\(NEEDED\).*\[(.*)\]", dynamic))
     if libraries - LIBRARIES:
         raise Fault(f"{module.name} needs {sorted(libraries - LIBRARIES)}; needed: {sorted(LIBRARIES)} at most")
-    if "BIND_NOW" not in dynamic and "NOW" not in dynamic:
+    if "NOW" not in dynamic:
         raise Fault(f"{module.name} binds symbols late, so that its table of addresses stays writable (-z now)")
     segments = said("readelf", "-lW", module)
     if not re.search(r"GNU_STACK.*\sRW\s", segments):

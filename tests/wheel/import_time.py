@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 
+# The longest delay of a command that its user does not notice (Nielsen, Usability Engineering, 1993).
 MAX_SECONDS = 0.1
 CODE = """
 import time
