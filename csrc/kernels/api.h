@@ -156,7 +156,7 @@ typedef struct tfast_attention_kernels {
     int decode_key_block; /* the same in `decode` */
     int k_unit;           /* full multiples of it in D and Dv cost nothing extra */
     int piece_panels;     /* of a piece at most: all of them share the work that keys take beforehand */
-    int decode_rows;      /* at most, for `decode` */
+    int decode_rows;      /* at most, for `decode`; 0: the level has none, and the fallback level decodes */
     int matrix_engine;    /* `qblock` computes both products on one */
     /* Fewer rows of a head or group, keys, or D + Dv than this, additive scores and calls with weights go to the
      * fallback level: 0 where it makes no difference. Widths below twice that, panels and multiples of k_unit that are

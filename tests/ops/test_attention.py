@@ -53,6 +53,16 @@ def test_asking_for_more_does_not_change_the_output(isa):
     assert lse.shape == (2, 3, 33) and lse.dtype == np.float32
 
 
+@pytest.mark.parametrize("Lq", [1, 40])
+def test_lse_is_the_rounded_logarithm(Lq, isa):
+    """With equal scores it is that of the number of keys, which every kernel counts exactly."""
+    lengths = np.concatenate([np.arange(1, 200), [1000, 4097]])
+    B, Lk = len(lengths), lengths.max()
+    q, k = np.zeros((B, 1, Lq, 8), np.float32), np.broadcast_to(np.float32(0), (B, 1, Lk, 8))
+    lse = scaled_dot_product_attention(q, k, k, kv_lengths=lengths, return_lse=True)[1]
+    assert (lse == np.log(lengths.astype(np.float64)).astype(np.float32)[:, None, None]).all()
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Shapes
 

@@ -11,7 +11,8 @@
 #define INT8_ROW_UNIT 16
 #define BF16_ROW_UNIT 16
 #define BF16_K_GROUP  32
-#define DECODE_ROWS   8
+/* The level below decodes: ENGINE_MIN_ROWS is beyond any number of rows that a decode has. */
+#define DECODE_ROWS 0
 /* Splitting a block of B of float32 takes as long as multiplying 20 rows by it. Not measured for bfloat16 and integers,
  * which split nothing. */
 #define MIN_MATRIX_ENGINE_ROWS 256
@@ -133,7 +134,6 @@ static const tfast_attention_kernels attention_kernels = {
     .panel = PANEL,
     .min_tail_rows = MIN_TAIL_ROWS,
     .key_block = KEY_BLOCK,
-    .decode_key_block = DECODE_KEY_BLOCK,
     .k_unit = T_K,
     .piece_panels = ENGINE_PIECE_PANELS,
     .decode_rows = DECODE_ROWS,
@@ -143,7 +143,6 @@ static const tfast_attention_kernels attention_kernels = {
     .min_width = ENGINE_MIN_WIDTH,
     .scratch_bytes = KERNEL(attention_scratch_bytes),
     .qblock = KERNEL(attention_qblock),
-    .decode = KERNEL(attention_decode),
     .merge = KERNEL(attention_merge),
 };
 

@@ -17,12 +17,19 @@
 #define TFAST_KERNELS_ATTENTION_ATTENTION_H
 
 #include "qblock.h"
+#if DECODE_ROWS
 #include "decode.h"
+#endif
 #include "merge.h"
 
 static size_t KERNEL(attention_scratch_bytes)(const tfast_attention* c, int64_t max_rows) {
     const layout_t l = layout_of(c, max_rows);
-    return TFAST_MAX(l.bytes + engine_bytes(c, &l), decode_bytes(c));
+    const size_t bytes = l.bytes + engine_bytes(c, &l);
+#if DECODE_ROWS
+    return TFAST_MAX(bytes, decode_bytes(c));
+#else
+    return bytes;
+#endif
 }
 
 #endif
