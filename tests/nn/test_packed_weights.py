@@ -111,6 +111,7 @@ def test_joined_bias(parts):
     assert JoinedBias(("b_bias",), (4,)).get(parts) is None
 
 
+@pytest.mark.thread_unsafe(reason="replaces parameters of the fixture; it has threads of its own")
 def test_threads_never_see_a_half_made_state(parts):
     """While one thread replaces both weights, all others get packed weights whose rows all hold one number each."""
     both, done, failures = PackedParameters("a_weight", "b_weight"), threading.Event(), []
