@@ -7,23 +7,41 @@
 #define TFAST_PYTHON_BFLOAT16_H
 
 #include <Python.h>
+#include <math.h>
 #include <numpy/arrayobject.h>
 #include <string.h>
 
 #include "base/convert.h"
 
+/* By way of float, but rounded once: what a float does not hold is cut off there, and sets its last bit, which tells
+ * the second rounding that more follows. */
+static uint16_t bf16_from_f64(double x) {
+    float single = (float)x;
+    if ((double)single != x && x == x) {
+        uint32_t bits;
+        memcpy(&bits, &single, sizeof bits);
+        bits -= fabs((double)single) > fabs(x);
+        bits |= 1;
+        memcpy(&single, &bits, sizeof bits);
+    }
+    return tfast_bf16_from_f32(single);
+}
+
+static uint16_t swapped_if(uint16_t bits, void* array) {
+    return array && PyArray_ISBYTESWAPPED((PyArrayObject*)array) ? (uint16_t)(bits << 8 | bits >> 8) : bits;
+}
+
 static PyObject* bfloat16_getitem(void* data, void* array) {
-    (void)array;
     uint16_t bits;
     memcpy(&bits, data, sizeof bits);
+    bits = swapped_if(bits, array);
     return PyFloat_FromDouble((double)tfast_f32_from_bf16(bits));
 }
 
 static int bfloat16_setitem(PyObject* value, void* data, void* array) {
-    (void)array;
     const double number = PyFloat_AsDouble(value);
     if (number == -1 && PyErr_Occurred()) return -1;
-    const uint16_t bits = tfast_bf16_from_f32((float)number);
+    const uint16_t bits = swapped_if(bf16_from_f64(number), array);
     memcpy(data, &bits, sizeof bits);
     return 0;
 }
@@ -60,7 +78,7 @@ static npy_bool bfloat16_nonzero(void* data, void* array) {
 CONVERSION(bfloat16_to_float, uint16_t, float, tfast_f32_from_bf16)
 CONVERSION(bfloat16_to_double, uint16_t, double, tfast_f32_from_bf16)
 CONVERSION(bfloat16_from_float, float, uint16_t, tfast_bf16_from_f32)
-CONVERSION(bfloat16_from_double, double, uint16_t, tfast_bf16_from_f32)
+CONVERSION(bfloat16_from_double, double, uint16_t, bf16_from_f64)
 #undef CONVERSION
 
 /* The type's descriptor; scalar is its class, which derives from numpy.generic. NULL with an exception on failure. */

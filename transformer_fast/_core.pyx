@@ -13,6 +13,8 @@ from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
 
+from threading import RLock
+
 import numpy as np
 
 cnp.import_array()
@@ -28,6 +30,28 @@ class bfloat16(np.generic):
 
 
 BFLOAT16 = tfast_register_bfloat16(bfloat16)  # functional.bfloat16_dtype
+
+
+cdef class OneCall:
+    """What functional.one_call.OneCall derives from. Compiled: Python runs handlers of signals between the lines of a
+    Python function, and an exception of one there would leave the lock taken for ever."""
+
+    cdef object lock, what
+
+    def __init__(self, str what):
+        self.lock, self.what = RLock(), what
+
+    def __enter__(self):
+        if not self.lock.acquire(False):
+            raise RuntimeError(
+                f"{self.what} is in use by a call of another thread; needed: one call at a time, or one a thread"
+            )
+
+    def __exit__(self, *_):
+        self.lock.release()
+
+    def __reduce__(self):
+        return type(self), (self.what,)
 
 
 cdef extern from *:

@@ -37,6 +37,22 @@ def test_conversions_round_as_those_of_ml_dtypes(dtype):
     assert_same_bits(got[numbers].astype(dtype), expected[numbers].astype(dtype))
 
 
+def test_float64_is_rounded_once():
+    """Beside a tie by less than a float32 shows, which alone would make it a tie and the even neighbour the result."""
+    half = 2.0**-8
+    x = np.array([1 + half + 2.0**-40, 1 + half, 1 + 3 * half - 2.0**-40, 1 + 3 * half, 2.0**128 - 2.0**100])
+    expected = [1 + 2 * half, 1, 1 + 2 * half, 1 + 4 * half, np.inf]
+    for sign in (1, -1):
+        assert (sign * x).astype(OWN).tolist() == [sign * y for y in expected]
+        assert np.array((sign * x).tolist(), OWN).tolist() == [sign * y for y in expected]
+
+
+def test_items_of_the_other_byte_order():
+    x = np.array([1.5, -2], OWN.newbyteorder())
+    assert x.tolist() == x.astype(np.float32).tolist() == [1.5, -2.0]
+    assert x.view(np.uint16).byteswap().tolist() == [0x3FC0, 0xC000]
+
+
 def test_arrays_behave():
     x = np.array([[1, 0, -2.5]], np.float32).astype(OWN)
     assert x.dtype.name == "bfloat16" and x.tolist() == [[1.0, 0.0, -2.5]]

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import copy
 import pickle
+import signal
 import threading
 import time
 
 import numpy as np
 import pytest
+from subprocesses import printed
 from threads import FEW, MANY, THREADS, frozen, often_switching, storm
 
 from transformer_fast import functional, nn
@@ -195,6 +197,41 @@ def test_a_past_is_of_one_call():
         assert past.get_seq_length() == 4
     expected = model(IDS[:, :5]).logits[:, -1:]
     np.testing.assert_allclose(model(IDS[:, 4:5], past_key_values=past).logits, expected, atol=2e-6)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs timers that send signals")
+def test_an_exception_at_any_moment_leaves_a_past_free():
+    """As Ctrl-C: Python raises it between two instructions of its own code, those around the call included."""
+    code = """
+import signal, threading
+from transformer_fast.functional.one_call import OneCall
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+def enter():
+    try:
+        with past:
+            return
+    except RuntimeError:
+        refused.append(True)
+
+signal.signal(signal.SIGALRM, interrupt)
+past, refused = OneCall("past"), []
+for i in range(200):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 2e-4 + i * 1e-7)
+        while True:
+            with past:
+                pass
+    except KeyboardInterrupt:
+        pass
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+print(len(refused))
+"""
+    assert printed(code).strip() == "0"
 
 
 def test_a_cache_is_of_one_call():

@@ -9,17 +9,19 @@ or changed; `one_call` does so for a method.
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
+
+from transformer_fast import _core
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
-class OneCall:
+class OneCall(_core.OneCall):
     """A context that one thread at a time may be in, as often as it likes. 0.4 us each time.
 
-    what: names the state in the error. Copies and pickles are new ones.
+    what: names the state in the error. Copies and pickles are new ones. An exception leaves it free at any
+    moment, that of Ctrl-C included.
 
     Raises:
         RuntimeError: when it is entered while another thread is in it; nothing has changed then.
@@ -31,22 +33,7 @@ class OneCall:
         ...         pass
     """
 
-    __slots__ = ("_lock", "_what")
-
-    def __init__(self, what: str) -> None:
-        self._lock, self._what = threading.RLock(), what
-
-    def __enter__(self) -> None:
-        if not self._lock.acquire(blocking=False):
-            raise RuntimeError(
-                f"{self._what} is in use by a call of another thread; needed: one call at a time, or one a thread"
-            )
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
-
-    def __reduce__(self) -> tuple[type[OneCall], tuple[str]]:
-        return OneCall, (self._what,)
+    __slots__ = ()
 
 
 def one_call(method: _Method) -> _Method:
