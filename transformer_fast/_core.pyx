@@ -13,7 +13,7 @@ from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
 
-from threading import RLock
+from threading import RLock as _RLock
 
 import numpy as np
 
@@ -39,7 +39,7 @@ cdef class OneCall:
     cdef object lock, what
 
     def __init__(self, str what):
-        self.lock, self.what = RLock(), what
+        self.lock, self.what = _RLock(), what
 
     def __enter__(self):
         if not self.lock.acquire(False):
