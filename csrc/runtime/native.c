@@ -71,6 +71,7 @@ enum { MAX_LOOPS = 64, CACHE_LINE = 64 };
 #define TICKETS    0x1fffu
 #define INSIDE_ONE 0x2000u
 #define INSIDE     (0x1fffu * INSIDE_ONE)
+_Static_assert((TICKETS & INSIDE) == 0 && ((OPEN | RESERVED | WAITED) & (TICKETS | INSIDE)) == 0, "fields overlap");
 
 typedef struct {
     _Alignas(CACHE_LINE) uint32_t state; /* atomic */
