@@ -25,6 +25,7 @@ MODULES = (
     "models",
     "nn",
     "pipelines",
+    "serving",
     "tokenization",
     "util",
     "vision",

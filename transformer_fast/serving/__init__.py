@@ -1,0 +1,11 @@
+"""Engines that many callers share: requests join and leave running batches, and get the results they would get alone.
+
+`transformer_fast.server` puts HTTP before them; programs use them without it. An engine has a thread of its own and
+one copy of the weights; its methods may be called from many threads and return at once. `Busy` says that it holds as
+much as it may, `Stopping` that it ends. `Turns` lets several engines of a process compute one after the other.
+"""
+
+from transformer_fast.serving.errors import Busy, Stopping
+from transformer_fast.serving.turns import Turns
+
+__all__ = ["Busy", "Stopping", "Turns"]
