@@ -19,7 +19,8 @@ from transformer_fast.functional.bfloat16 import bfloat16_dtype
 from transformer_fast.functional.one_call import OneCall, one_call
 from transformer_fast.models.common.saved_state import save_state
 from transformer_fast.nn.cache import StackCache
-from transformer_fast.nn.paged_cache import PagedCache, check_page_size
+from transformer_fast.nn.page_pool import check_page_size
+from transformer_fast.nn.paged_cache import PagedCache
 from transformer_fast.nn.sequences import Scratch
 
 CACHE_TYPES = ("float32", "bfloat16", "float16", "int8")
