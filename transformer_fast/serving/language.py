@@ -1,7 +1,7 @@
 """`LanguageEngine`: a decoder that many callers share, in one running batch.
 
-Programs and `transformer_fast.server` submit prompts and read pieces of answers. Options become a `language_loop.Request`
-here, checked in the caller's thread; `language_loop` has the order in which requests run, `rows` what is computed,
+Programs and `transformer_fast.server` submit prompts and read pieces of answers. Options are checked here, in the
+caller's thread, and become a request; `language_loop` has the order in which requests run, `rows` what is computed,
 `choice` how ids are chosen, `answer_text` how they become text, `results` what callers get.
 """
 
@@ -115,9 +115,9 @@ class LanguageEngine:
         frequency_penalty: -2 to 2, as OpenAI defines them, over the ids of the answer. constraint: a
         `generation.constraints.Constraint`.
         options: those of `GenerationConfig` for one row without beams (do_sample, temperature, seed, eos_token_id,
-        ...), with its meaning: the ids are those that `model.generate` chooses by the same logits and seed. The folder's
-        generation_config.json gives defaults. max_time: seconds from now on, after which the answer ends as if it
-        were too long.
+        ...), with its meaning: the ids are those that `model.generate` chooses by the same logits and seed. The
+        folder's generation_config.json gives defaults. max_time: seconds from now on, after which the answer ends as
+        if it were too long.
 
         Raises:
             ValueError, TypeError, NotImplementedError: an option does not fit; the text names it. A prompt that can
@@ -136,8 +136,8 @@ class LanguageEngine:
         max_length = config.longest(len(prompt), self.max_length)
         if max_length > self.max_length:
             raise ValueError(
-                f"the prompt has {len(prompt)} tokens and max_new_tokens allows {max_length - len(prompt)} more; needed: "
-                f"at most {self.max_length} in all"
+                f"the prompt has {len(prompt)} tokens and may get {max_length - len(prompt)} more; needed: at most "
+                f"{self.max_length} in all"
             )
         vocab_size = self.model.config.vocab_size
         state = None if constraint is None else constraint.start(self.tokenizer, vocab_size, config.eos)
