@@ -161,6 +161,32 @@ def sequence_bias(biases: Mapping[tuple[int, ...], float]) -> Processor:
     return apply
 
 
+def logit_bias(biases: Mapping[int, float]) -> Processor:
+    """Adds a bias to the scores of these ids."""
+    places, added = np.array(list(biases), np.int64), np.array(list(biases.values()), np.float32)
+
+    def apply(ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        scores = scores.copy()
+        scores[:, places] += added
+        return scores
+
+    return apply
+
+
+def presence_and_frequency(presence: float, frequency: float, prompt: int) -> Processor:
+    """Lowers the score of an id that a row has behind its first `prompt` ones: by `presence`, and by `frequency` for
+    each time that it is there. Source: OpenAI's API reference, presence_penalty and frequency_penalty."""
+
+    def apply(ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        scores = scores.copy()
+        for own, row in zip(ids[:, prompt:], scores, strict=True):
+            had, counts = np.unique(own, return_counts=True)
+            row[had] -= (presence + frequency * counts).astype(np.float32)
+        return scores
+
+    return apply
+
+
 def no_repeat_ngram(size: int) -> Processor:
     """No n-gram of this size occurs twice in a row's ids."""
 
