@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +96,7 @@ def _attentions(encoder: SentenceEncoder, text: str) -> tuple[list[str], list[np
     encoding = encoder.tokenizer.encode(text)
     if encoding.overflowing:
         common.say(f"TEXT is cut off after {len(encoding.ids)} tokens, the most that the model takes")
-    attentions, tokens, _ = text_attention(encoder.model, encoder.tokenizer, text)["self-attention"]
+    attentions, tokens = text_attention(encoder.model, encoder.tokenizer, text, truncate=True)["self-attention"]
     return tokens, list(attentions)
 
 
@@ -121,7 +122,7 @@ def _write_page(
 ) -> None:
     from transformer_fast import visualize
 
-    title = options.text if len(options.text) <= 80 else f"{options.text[:79]}\N{HORIZONTAL ELLIPSIS}"
+    title = textwrap.shorten(options.text, 80, placeholder=" \N{HORIZONTAL ELLIPSIS}")
     view = options.kind or "lines"
     explorer = visualize.explore(attentions, tokens, view=view, layer=layer, head=options.head, title=title)
     with common.replacing(output, "w") as file:
