@@ -3,9 +3,12 @@
 `transformer_fast.server` puts HTTP before them; programs use them without it. An engine has a thread of its own and
 one copy of the weights; its methods may be called from many threads and return at once. `Busy` says that it holds as
 much as it may, `Stopping` that it ends. `Turns` lets several engines of a process compute one after the other.
+
+    texts (TextEngine) -> text_requests, fair_queue        embeddings, scores of pairs, labels
 """
 
 from transformer_fast.serving.errors import Busy, Stopping
+from transformer_fast.serving.texts import Classes, Embeddings, Scores, TextEngine
 from transformer_fast.serving.turns import Turns
 
-__all__ = ["Busy", "Stopping", "Turns"]
+__all__ = ["Busy", "Classes", "Embeddings", "Scores", "Stopping", "TextEngine", "Turns"]
