@@ -10,6 +10,7 @@ Source: transformers.generation.logits_process.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -68,12 +69,17 @@ def processors(
         begin = prompt if prompt > 1 or config.forced_bos_token_id is None else prompt + 1
         steps.append(banned_at(begin, config.begin_suppress_tokens))
     if custom is not None:
-        steps.extend([custom] if callable(custom) else custom)
+        steps.extend(_bound(one, config, prompt) for one in (custom if isinstance(custom, (list, tuple)) else [custom]))
     if config.do_sample:
         steps.extend(_filters(config))
     if config.renormalize_logits:
         steps.append(lambda ids, scores: log_softmax(scores))
     return steps
+
+
+def _bound(custom: Any, config: GenerationConfig, prompt: int) -> Processor:
+    """A caller's processor for this generation; one that keeps state has `for_generation`, which makes it anew."""
+    return custom.for_generation(config, prompt) if hasattr(custom, "for_generation") else custom
 
 
 def _filters(config: GenerationConfig) -> list[Processor]:
