@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -15,8 +14,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from transformer_fast.server import endpoints
-from transformer_fast.server.calls import State
+from transformer_fast.server import endpoints, page
+from transformer_fast.server.calls import Endpoint, State
 from transformer_fast.server.errors import ApiError
 from transformer_fast.server.guard import Guard
 from transformer_fast.server.metrics import Metrics
@@ -37,8 +36,8 @@ def create_app(models: Mapping[str, Served], settings: Settings | None = None) -
     """
     settings = Settings() if settings is None else settings
     state = State(dict(models), settings, Metrics())
-    routes: list[Any] = [Route(one.path, one, methods=[one.method]) for one in endpoints.ALL]
-    open_paths = [one.path for one in endpoints.ALL if one.open]
+    routes = [Route(one.path, one, methods=[one.method]) for one in endpoints.ALL] + page.routes(state.models, settings)
+    open_paths = [route.path for route in routes if isinstance(route.app, Endpoint) and route.app.open]
     app = Starlette(
         routes=routes,
         middleware=[Middleware(Guard, state=state, open_paths=open_paths)],

@@ -10,6 +10,7 @@ import asyncio
 import concurrent.futures
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -25,6 +26,8 @@ from transformer_fast.server.settings import Settings
 
 log = logging.getLogger("transformer_fast.server")
 T = TypeVar("T")
+# Long texts that are tokenised, and schemas that are compiled, at once; computing has threads of its own.
+_THREADS = 4
 CLIENT_GONE = 499  # in log lines and counts, as nginx writes it: nobody is there to get it
 
 
@@ -47,6 +50,7 @@ class State:
     metrics: Metrics
     stopping: bool = False
     in_flight: int = 0
+    threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_THREADS, "server"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,10 +146,14 @@ class Call:
         """What the function gives that would keep the event loop from other requests.
 
         Raises:
-            ApiError, ClientGone: as `result`. The function runs to its end all the same.
+            ApiError, ClientGone: as `result`. The function runs to its end all the same; what it has begun is cancelled.
         """
-        loop = asyncio.get_running_loop()
-        return await self.outcome(loop.run_in_executor(None, function, *arguments), param)
+        running = self.state.threads.submit(function, *arguments)
+        try:
+            return await self.outcome(asyncio.wrap_future(running), param)
+        except BaseException:
+            running.add_done_callback(_cancel_result)
+            raise
 
     async def outcome(self, waiting: asyncio.Future[T], param: str | None = None) -> T:
         """As `result`, of an asyncio future."""
@@ -257,3 +265,9 @@ async def _cancel_when_gone(receive: Receive, waiting: asyncio.Future) -> bool:
     while (await receive())["type"] != "http.disconnect":
         pass
     return waiting.cancel()
+
+
+def _cancel_result(done: concurrent.futures.Future) -> None:
+    """Cancels what a function has submitted for a client that is no longer there."""
+    if not done.cancelled() and done.exception() is None and hasattr(done.result(), "cancel"):
+        done.result().cancel()

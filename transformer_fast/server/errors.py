@@ -27,6 +27,8 @@ _TYPES = {
     503: "server_error",
     504: "server_error",
 }
+# What engines, tokenizers and chats raise about what a client sent.
+_CLIENTS = (ValueError, TypeError, IndexError, NotImplementedError)
 _SHOWN_ERRORS = 4  # of a body with many mistakes
 
 
@@ -63,12 +65,12 @@ def bad_request(message: str, param: str | None = None, code: str | None = None)
 def engine_errors(param: str | None = None) -> Iterator[None]:
     """What engines, tokenizers and chat formats raise, as answers; a block of this holds nothing but their calls.
 
-    ValueError and TypeError are the library's texts about what the client sent; ImportError is an extra of this server
+    Most are the library's texts about what the client sent; ImportError is an extra of this server
     that is not installed.
     """
     try:
         yield
-    except (ValueError, TypeError, Busy, Stopping, ImportError) as error:
+    except (*_CLIENTS, Busy, Stopping, ImportError) as error:
         raise as_api_error(error, param) from error
 
 
@@ -83,7 +85,7 @@ def as_api_error(error: BaseException, param: str | None = None) -> ApiError:
         return stopping()
     if isinstance(error, ImportError):
         return ApiError(501, str(error), param, "not_installed")
-    if isinstance(error, (ValueError, TypeError)):
+    if isinstance(error, _CLIENTS):
         return bad_request(str(error), param)
     return ApiError(500, "the server failed; its log has the reason", None, "internal_error")
 

@@ -41,14 +41,13 @@ _ALWAYS = "/health"  # answered whatever Host says and while the server stops: p
 
 
 class Guard:
-    """Around an ASGI application. open_paths: what needs no key: paths, or starts of paths that end in "/"."""
+    """Around an ASGI application. open_paths: what needs no key."""
 
     def __init__(self, app: ASGIApp, state: State, open_paths: Collection[str]) -> None:
         self._app, self._state = app, state
         self._settings: Settings = state.settings
         self._keys = [_digest(key.encode()) for key in self._settings.api_keys]
-        self._open = {path for path in open_paths if path == "/" or not path.endswith("/")}
-        self._open_folders = tuple(path for path in open_paths if path != "/" and path.endswith("/"))
+        self._open = frozenset(open_paths)
         self._hosts = {name.lower() for name in self._settings.allowed_hosts}
         self._compares_hosts = self._settings.is_local or bool(self._hosts)
         self._origins = set(self._settings.cors_origins)
@@ -101,7 +100,7 @@ class Guard:
         if origin is not None and not self._is_welcome(origin.decode("latin-1"), host):
             message = "pages of this origin may not call the server (--cors-origin)"
             return ApiError(403, message, None, "unknown_origin")
-        if scope["method"] == "OPTIONS" or not self._keys or path in self._open or path.startswith(self._open_folders):
+        if scope["method"] == "OPTIONS" or not self._keys or path in self._open:
             return None
         scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
         digest = _digest(key.strip())

@@ -31,6 +31,7 @@ class Served:
         model: the pipeline or the model that the engine runs; read only.
         max_length: the most tokens of a text, or of prompt and answer; None: no limit is known.
         dimensions: of an embedding; None of other kinds.
+        turns: what its engine shares with the others; who computes beside the engine takes one.
         chat: a language model's `serving.ChatFormat`; None without a chat template.
         created: when it was loaded, in seconds since 1970.
     """
@@ -42,6 +43,7 @@ class Served:
     model: Any = None
     max_length: int | None = None
     dimensions: int | None = None
+    turns: Turns | None = None
     chat: Any = None
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -73,6 +75,7 @@ def load_served(
     kind = kind_of(source) if kind is None else kind
     if kind not in KINDS:
         raise ValueError(f"{name}: the kind is {kind!r}; needed: one of {', '.join(KINDS)}")
+    turns = Turns() if turns is None else turns
     limits = {"max_tokens_in_flight": max_tokens_in_flight, "max_queue": max_queue}
     limits = {option: value for option, value in limits.items() if value is not None}
     if kind == "language":
@@ -131,7 +134,7 @@ def _texts(
     engine = TextEngine(model, turns=turns, **limits)
     dimensions = model.get_embedding_dimension() if kind == "embeddings" else None
     length = getattr(model, "max_seq_length", None)
-    return Served(name, kind, engine, model.tokenizer, model, length, dimensions)
+    return Served(name, kind, engine, model.tokenizer, model, length, dimensions, turns)
 
 
 def _language(
@@ -152,4 +155,4 @@ def _language(
     tokenizer = load_tokenizer(source)
     engine = LanguageEngine(model, tokenizer, turns=turns, kv_cache_dtype=kv_cache_dtype, **limits)
     chat = ChatFormat(tokenizer) if tokenizer.chat_templates else None
-    return Served(name, "language", engine, tokenizer, model, engine.max_length, chat=chat)
+    return Served(name, "language", engine, tokenizer, model, engine.max_length, turns=turns, chat=chat)

@@ -8,8 +8,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from transformer_fast.server.calls import Call, Endpoint, json_response
-from transformer_fast.server.endpoints.common import Labelled, ListOf, ModelName, Texts, Usage, check_count
-from transformer_fast.server.errors import engine_errors
+from transformer_fast.server.endpoints.common import Labelled, ListOf, ModelName, Texts, Usage, check_count, submitted
 
 
 class ClassifyBody(Labelled):
@@ -47,12 +46,9 @@ async def classify(call: Call) -> Response:
     model = call.model(body.model, "classifier")
     texts = [body.input] if isinstance(body.input, str) else body.input
     check_count(call, texts, "input")
-    with engine_errors("input"):
-        future = model.engine.classify(texts)
-    found = await call.result(future, "input")
-    call.state.metrics.prompt_tokens.add(model.name, amount=found.tokens)
+    found = await submitted(call, model, texts, model.engine.classify, "input")
     data = []
-    for i, scores in enumerate(found.labels):
+    for i, scores in enumerate(found.ranked()):
         best = scores[0]
         one = {"index": i, "label": best["label"], "score": best["score"], "scores": scores[: body.top_k]}
         data.append({**one, "num_classes": len(scores)})

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
 from transformer_fast.server.calls import Body, Call
-from transformer_fast.server.errors import bad_request
+from transformer_fast.server.errors import bad_request, engine_errors
+from transformer_fast.server.served import Served
 
 TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
 Texts = Annotated[list[str], Field(min_length=1)]
@@ -43,3 +45,17 @@ def check_count(call: Call, items: Sequence[Any], param: str) -> None:
     limit = call.state.settings.max_input_texts
     if len(items) > limit:
         raise bad_request(f"{param} has {len(items)} items; a request may have {limit}", param, "too_many")
+
+
+async def submitted(
+    call: Call, model: Served, inputs: Sequence[Any], submit: Callable[[Sequence[Any]], Future[Any]], param: str
+) -> Any:
+    """The result of a text engine's method; long inputs are tokenised in a thread. It counts the tokens."""
+    if model.engine.is_brief(inputs):
+        with engine_errors(param):
+            future = submit(inputs)
+    else:
+        future = await call.in_thread(submit, inputs, param=param)
+    found = await call.result(future, param)
+    call.state.metrics.prompt_tokens.add(model.name, amount=found.tokens)
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import sys
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -12,8 +13,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from transformer_fast.server.calls import Call, Endpoint, json_response
-from transformer_fast.server.endpoints.common import Labelled, ListOf, ModelName, Texts, Tokens, Usage, check_count
-from transformer_fast.server.errors import engine_errors
+from transformer_fast.server.endpoints.common import Labelled, ListOf, ModelName, Texts, Tokens, Usage, check_count, submitted
 
 
 class EmbeddingsBody(Labelled):
@@ -54,18 +54,16 @@ async def embed(call: Call) -> Response:
     one = isinstance(body.input, str) or isinstance(body.input[0], int)
     inputs: Any = [body.input] if one else body.input
     check_count(call, inputs, "input")
-    with engine_errors("input"):
-        future = model.engine.embed(
-            inputs,
-            prompt_name=body.prompt_name,
-            prompt=body.prompt,
-            task=body.task,
-            normalize=bool(body.normalize),
-            truncate_dim=body.dimensions,
-            truncate=body.truncate is not False,
-        )
-    found = await call.result(future, "input")
-    call.state.metrics.prompt_tokens.add(model.name, amount=found.tokens)
+    engine = partial(
+        model.engine.embed,
+        prompt_name=body.prompt_name,
+        prompt=body.prompt,
+        task=body.task,
+        normalize=bool(body.normalize),
+        truncate_dim=body.dimensions,
+        truncate=body.truncate is not False,
+    )
+    found = await submitted(call, model, inputs, engine, "input")
     rows = _base64(found.vectors) if body.encoding_format == "base64" else np.ascontiguousarray(found.vectors)
     data = [{"object": "embedding", "index": i, "embedding": row} for i, row in enumerate(rows)]
     usage = {"prompt_tokens": found.tokens, "total_tokens": found.tokens}

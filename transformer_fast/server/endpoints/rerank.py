@@ -14,8 +14,8 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from transformer_fast.server.calls import Body, Call, Endpoint, json_response
-from transformer_fast.server.endpoints.common import Labelled, ListOf, ModelName, Usage, check_count
-from transformer_fast.server.errors import bad_request, engine_errors
+from transformer_fast.server.endpoints.common import Labelled, ListOf, ModelName, Usage, check_count, submitted
+from transformer_fast.server.errors import bad_request
 
 _DOCUMENTS_A_UNIT = 100  # Cohere's search unit: a query with up to so many documents
 
@@ -59,10 +59,8 @@ async def rerank(call: Call) -> Response:
     if body.rank_fields not in (None, ["text"]):
         raise bad_request('rank_fields: ["text"] alone is supported', "rank_fields")
     texts = [one if isinstance(one, str) else one.text for one in body.documents]
-    with engine_errors("documents"):
-        future = model.engine.score([(body.query, text) for text in texts])
-    found = await call.result(future, "documents")
-    call.state.metrics.prompt_tokens.add(model.name, amount=found.tokens)
+    pairs = [(body.query, text) for text in texts]
+    found = await submitted(call, model, pairs, model.engine.score, "documents")
     if found.scores.ndim != 1:
         raise bad_request(f"the model {model.name!r} has {found.scores.shape[1]} scores a pair; needed: one", "model")
     order = np.argsort(-found.scores, kind="stable")[: body.top_n].tolist()
