@@ -5,7 +5,7 @@ Users make a `Constraint` and give `constraint_processor(constraint, tokenizer)`
 `grammar`) says which tokens may follow; `grammar_limits` bounds what it is asked for, and `grammar_tokens` tells it the
 vocabulary. A further kind of constraint is a class method here that makes a grammar of llguidance.
 
-Source: https://github.com/guidance-ai/llguidance (release 1.9): its JSON schemas, regular expressions and Lark grammars.
+Source: https://github.com/guidance-ai/llguidance (release 1.9): its JSON schemas, regular expressions and grammars.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Constraint:
 
     @classmethod
     def grammar(cls, text: str) -> Constraint:
-        """A context-free grammar: Lark's form as llguidance reads it, which begins with `start`, or llama.cpp's GBNF."""
+        """A context-free grammar: Lark's form as llguidance reads it, with a rule `start`, or llama.cpp's GBNF."""
         if not isinstance(text, str):
             raise ValueError(f"the grammar is {text!r:.60}; needed: a string")
         if _GBNF.search(text):
