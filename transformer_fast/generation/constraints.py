@@ -98,6 +98,24 @@ class Constraint:
             raise ValueError(f"the choices are {texts!r:.60}; needed: at least one string")
         return cls.regex(f"({'|'.join(map(_quoted, texts))})")
 
+    def after(self, end: str) -> Constraint:
+        """A text that ends with `end`, its first occurrence, and then what this constraint says: reasoning before JSON.
+
+        Raises:
+            ValueError: this is a grammar whose rule `start` is not at its beginning.
+        """
+        before = f"start: before answer\nbefore[suffix={json.dumps(end)}]: /(?s:.*)/\nspace: /\\s*/\n"
+        if self.kind == "json_schema":
+            answer = f"answer: space value\nvalue: %json {self.text}\n"
+        elif self.kind == "regex":
+            to_lark = optional_import("llguidance", "grammar", "for constrained output").regex_to_lark
+            answer = f"answer: space PATTERN\nPATTERN: /{to_lark(self.text)}/\n"
+        elif self.text.startswith("start:"):
+            answer = f"answer: space rest\nrest:{self.text.removeprefix('start:')}"
+        else:
+            raise ValueError(f"{self} is asked for after {end!r}; needed: a grammar that begins with start:")
+        return Constraint.grammar(before + answer)
+
     def start(self, tokenizer: Any, vocab_size: int, eos: Sequence[int]) -> ConstraintState:
         """The state before the first token.
 
