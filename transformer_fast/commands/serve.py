@@ -11,6 +11,12 @@ from transformer_fast.commands import common
 
 _CACHE_TYPES = ("float32", "bfloat16", "float16", "int8")  # of models.common.decoding, without importing it
 _KINDS = ("embeddings", "reranker", "classifier", "language")  # server.served.KINDS, likewise
+# Option without "-timeout", the default of server.Settings, help.
+_TIMEOUTS = (
+    ("read", 30.0, "for a request's headers, and for its body"),
+    ("write", 30.0, "in which a client has to take something of its answer, else it is cut off"),
+    ("stop", 60.0, "that running requests have after SIGTERM"),
+)
 
 
 def add(commands: Any) -> None:
@@ -101,6 +107,10 @@ def _add_limits(command: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="after which a request is cancelled (default 600)",
     )
+    for name, default, told in _TIMEOUTS:
+        command.add_argument(
+            f"--{name}-timeout", type=_seconds, default=default, metavar="SECONDS", help=f"{told} (default {default:g})"
+        )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -119,6 +129,9 @@ def run(options: argparse.Namespace) -> None:
         max_input_texts=options.max_input_texts,
         default_max_tokens=options.default_max_tokens,
         timeout=options.timeout,
+        read_timeout=options.read_timeout,
+        write_timeout=options.write_timeout,
+        stop_timeout=options.stop_timeout,
         log_json=options.log_json,
         log_texts=options.log_texts,
     )
