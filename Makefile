@@ -24,7 +24,7 @@ C_SOURCES := $(sort $(shell find csrc transformer_fast -type f -name '*.[ch]'))
 C_TESTS := $(sort $(wildcard tests/c/*.[ch] tests/threads/*.c))
 COMPILED := setup.py pyproject.toml transformer_fast/_core.pyx transformer_fast/_core.pxd $(wildcard transformer_fast/*.pxi) $(C_SOURCES)
 PACKAGED := $(COMPILED) README.md LICENSE MANIFEST.in \
-	$(sort $(shell find transformer_fast -type f \( -name '*.py' -o -name '*.pyi' -o -name py.typed \)))
+	$(sort $(shell find transformer_fast -type f \( -name '*.py' -o -name '*.pyi' -o -name '*.html' -o -name '*.js' -o -name '*.css' -o -name py.typed \)))
 LINTED := setup.py transformer_fast tests $(wildcard benchmarks examples docs/conf.py docs/_ext docs/_ipython)
 WARNINGS := -Werror
 # On one thread, and without the guard pages, which .ci/run adds: 40 s a level on two processors, after a build of 90.
