@@ -27,6 +27,7 @@ from transformer_fast.commands import (
     quantize,
     rerank,
     search,
+    serve,
     similarity,
     tag,
     transcribe,
@@ -43,6 +44,7 @@ _COMMANDS = (
     tag,
     attend,
     generate,
+    serve,
     transcribe,
     quantize,
     compare,
@@ -56,7 +58,7 @@ _INTERRUPTED, _TERMINATED, _BROKEN_PIPE = 130, 143, 141  # 128 + the signal's nu
 
 
 # Packages that are no part of the extra `models` -> the extra that brings them.
-_EXTRAS = {"matplotlib": "plot"}
+_EXTRAS = {"matplotlib": "plot"} | dict.fromkeys(("starlette", "pydantic", "orjson", "uvicorn"), "serve")
 
 
 class _Parser(argparse.ArgumentParser):

@@ -28,22 +28,27 @@ refused.
 
 `config.py` has the options and their defaults, `logits.py` what changes scores before a token is chosen, `stopping.py`
 when a row ends, `search.py` one token at a time, `beams.py` beam search, `speculation.py` tokens that are drafted and
-checked, `session.py` a text that grows call by call, `streaming.py` text as it comes.
+checked, `session.py` a text that grows call by call, `streaming.py` text as it comes, `constraints.py` output that fits
+a schema or a grammar (`grammar_limits.py`: how large one may be, `grammar_tokens.py`: beside a vocabulary).
 
 Source: transformers.generation (GenerationMixin.generate).
 """
 
 from transformer_fast.files.tokenizer import load_tokenizer
 from transformer_fast.generation.config import GenerationConfig, read_generation_config
+from transformer_fast.generation.constraints import Constraint, ConstraintState, constraint_processor
 from transformer_fast.generation.generate import GenerationMixin, generate, stream
 from transformer_fast.generation.session import GenerationSession
 from transformer_fast.generation.streaming import TextStreamer
 
 __all__ = [
+    "Constraint",
+    "ConstraintState",
     "GenerationConfig",
     "GenerationMixin",
     "GenerationSession",
     "TextStreamer",
+    "constraint_processor",
     "generate",
     "load_tokenizer",
     "read_generation_config",

@@ -10,6 +10,7 @@ Source: transformers.generation.logits_process.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -68,12 +69,17 @@ def processors(
         begin = prompt if prompt > 1 or config.forced_bos_token_id is None else prompt + 1
         steps.append(banned_at(begin, config.begin_suppress_tokens))
     if custom is not None:
-        steps.extend([custom] if callable(custom) else custom)
+        steps.extend(_bound(one, config, prompt) for one in (custom if isinstance(custom, (list, tuple)) else [custom]))
     if config.do_sample:
         steps.extend(_filters(config))
     if config.renormalize_logits:
         steps.append(lambda ids, scores: log_softmax(scores))
     return steps
+
+
+def _bound(custom: Any, config: GenerationConfig, prompt: int) -> Processor:
+    """A caller's processor for this generation; one that keeps state has `for_generation`, which makes it anew."""
+    return custom.for_generation(config, prompt) if hasattr(custom, "for_generation") else custom
 
 
 def _filters(config: GenerationConfig) -> list[Processor]:
@@ -157,6 +163,32 @@ def sequence_bias(biases: Mapping[tuple[int, ...], float]) -> Processor:
             if len(first) <= ids.shape[1]:
                 added[(ids[:, ids.shape[1] - len(first) :] == first).all(axis=1), last] += np.float32(bias)
         return scores + added
+
+    return apply
+
+
+def logit_bias(biases: Mapping[int, float]) -> Processor:
+    """Adds a bias to the scores of these ids."""
+    places, added = np.array(list(biases), np.int64), np.array(list(biases.values()), np.float32)
+
+    def apply(ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        scores = scores.copy()
+        scores[:, places] += added
+        return scores
+
+    return apply
+
+
+def presence_and_frequency(presence: float, frequency: float, prompt: int) -> Processor:
+    """Lowers the score of an id that a row has behind its first `prompt` ones: by `presence`, and by `frequency` for
+    each time that it is there. Source: OpenAI's API reference, presence_penalty and frequency_penalty."""
+
+    def apply(ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        scores = scores.copy()
+        for own, row in zip(ids[:, prompt:], scores, strict=True):
+            had, counts = np.unique(own, return_counts=True)
+            row[had] -= (presence + frequency * counts).astype(np.float32)
+        return scores
 
     return apply
 

@@ -27,6 +27,7 @@ from transformer_fast.files.tokenizer.classes import CLASSES, GENERIC, MARIAN
 from transformer_fast.files.tokenizer.marian import MarianPieces
 from transformer_fast.files.tokenizer.recipe import Tokens
 from transformer_fast.files.tokenizer.settings import NAMED, NO_LIMIT, TokenizerSettings, read_settings, typed
+from transformer_fast.files.tokenizer.token_bytes import TokenBytes, bytes_of
 
 # The names that tokens have where neither a file nor the class says.
 _USUAL = {
@@ -261,6 +262,27 @@ class Tokenizer:
             for spaced in chain.from_iterable(_CLEANED):
                 text = text.replace(spaced, spaced.strip() if spaced.endswith(" ") else spaced[1:])
         return text
+
+    def token_bytes(self) -> TokenBytes:
+        """The bytes that each token stands for inside a text, and which tokens are special.
+
+        Joined, those of ids are the text that `decode` makes of them, but for the space that SentencePiece's decoder
+        drops at its start.
+
+        Raises:
+            CheckpointError: what a token stands for depends on its neighbours (WordPiece, Marian, texts that are
+                cleaned up).
+
+        Example:
+            >>> load_tokenizer("gpt2").token_bytes().tokens[995]                                      # doctest: +SKIP
+            b' world'
+        """
+        if isinstance(self.tokenizer, MarianPieces) or self._cleans or self._decoded is not str:
+            raise CheckpointError(
+                f"{self.place}: decoded texts are changed (clean_up_tokenization_spaces, or {self.name}), so that tokens "
+                "have no bytes of their own; needed: a tokenizer whose texts are its tokens"
+            )
+        return bytes_of(self.tokenizer, self.place)
 
     def _side(self, settings: TokenizerSettings, name: str, default: str) -> str:
         side = typed(self.place, settings.options, name, str, default)
