@@ -14,8 +14,10 @@ MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _PREFIX = "transformer_fast_"
 # Seconds, four a decade: from an embedding of some words (1 ms) to a long answer of a chat.
 _SECONDS = (0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 3, 5, 10, 20, 30, 60, 120, 300)
-# Words that end the names of what an engine counts, and what it only has now.
-_COUNTED = ("requests", "texts", "tokens", "batches", "seconds", "steps", "cancelled", "refused", "pieces", "pairs")
+# What engines have now; all else of `stats()` only grows.
+_GAUGES = frozenset(
+    ("queue_length", "tokens_in_flight", "queue", "reading", "running", "tokens_held", "tokens_known", "max_tokens")
+)
 
 
 class Counter:
@@ -79,11 +81,10 @@ class Metrics:
         written += _head("http_requests_in_flight", "gauge", "requests that have no whole answer yet")
         written.append(f"{_PREFIX}http_requests_in_flight {in_flight}")
         for name in dict.fromkeys(name for one in stats.values() for name in one):
-            counted = name.rsplit("_", 1)[-1] in _COUNTED and not name.endswith(("in_flight", "queued_requests"))
-            shown = f"engine_{name}_total" if counted else f"engine_{name}"
-            written += _head(shown, "counter" if counted else "gauge", f"{name.replace('_', ' ')} of a model's engine")
+            shown, kind = (f"engine_{name}", "gauge") if name in _GAUGES else (f"engine_{name}_total", "counter")
+            written += _head(shown, kind, f"{name.replace('_', ' ')} of a model's engine")
             for model, one in stats.items():
-                if isinstance(one.get(name), (int, float)):
+                if name in one:
                     written.append(f"{_PREFIX}{shown}{_labelled([('model', model)])} {_number(one[name])}")
         return "\n".join(written) + "\n"
 

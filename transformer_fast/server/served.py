@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from transformer_fast.files.folder import open_source
 from transformer_fast.files.source import ModelSource
+from transformer_fast.server.token_texts import TokenTexts
 from transformer_fast.serving import Turns
 
 KINDS = ("embeddings", "reranker", "classifier", "language")
@@ -46,6 +48,11 @@ class Served:
     turns: Turns | None = None
     chat: Any = None
     created: int = field(default_factory=lambda: int(time.time()))
+
+    @cached_property
+    def token_texts(self) -> TokenTexts:
+        """Of the vocabulary; made when log probabilities are first asked for."""
+        return TokenTexts(self.tokenizer)
 
 
 def load_served(
@@ -147,12 +154,12 @@ def _language(
 ) -> Served:
     from transformer_fast.generation import GenerationMixin, load_tokenizer
     from transformer_fast.models import load_model
-    from transformer_fast.serving import ChatFormat, LanguageEngine
+    from transformer_fast.serving import LanguageEngine
 
     model = load_model(source, compute_type=compute_type)
     if not isinstance(model, GenerationMixin) or model.is_encoder_decoder:
         raise ValueError(f"{source}: {type(model).__name__} is no decoder that generates text")
     tokenizer = load_tokenizer(source)
     engine = LanguageEngine(model, tokenizer, turns=turns, kv_cache_dtype=kv_cache_dtype, **limits)
-    chat = ChatFormat(tokenizer) if tokenizer.chat_templates else None
+    chat = None
     return Served(name, "language", engine, tokenizer, model, engine.max_length, turns=turns, chat=chat)

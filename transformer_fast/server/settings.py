@@ -22,6 +22,7 @@ class Settings:
         cors_origins: origins of pages that may call the server from a browser, "https://example.com" or "*".
         max_body: bytes of a request's body.
         max_input_texts: texts, documents or prompts of one request.
+        default_max_tokens: new tokens of an answer whose request does not say how many; memory is kept free for them.
         timeout: seconds until a request without a stream has its answer, else 504; and until a stream ends.
         read_timeout: seconds for a request's headers, and for its body.
         write_timeout: seconds in which a client has to take something of what waits for it.
@@ -39,6 +40,7 @@ class Settings:
     cors_origins: tuple[str, ...] = ()
     max_body: int = 8 << 20
     max_input_texts: int = 2048  # OpenAI's limit of /v1/embeddings
+    default_max_tokens: int = 1024
     timeout: float = 600.0
     read_timeout: float = 30.0
     write_timeout: float = 30.0
@@ -47,7 +49,7 @@ class Settings:
     log_texts: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("max_body", "max_input_texts", "timeout", "read_timeout", "write_timeout", "stop_timeout"):
+        for name in ("max_body", "max_input_texts", "default_max_tokens", "timeout", "read_timeout", "write_timeout", "stop_timeout"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; needed: a number above 0")
         if not 0 <= self.port < 1 << 16:
