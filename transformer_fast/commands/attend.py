@@ -1,4 +1,4 @@
-"""`transformer-fast attend`: which words a model's heads attend, as a page, a picture or a list of the strongest links."""
+"""`transformer-fast attend`: which words a model's heads attend, as a page, a picture or a list of links."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--kind",
         choices=("heatmap", "lines", "grid"),
-        help="of -o: cells (default; html: lines), lines between the words, or all heads of all layers (always in html)",
+        help="of -o: cells (default; html: lines), lines between the words, or all heads of all layers",
     )
     command.add_argument(
         "--top", type=common.positive, default=20, metavar="K", help="links that are printed (default 20)"
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> None:
     if output is not None:
         draw = _write_page if output.suffix == ".html" else _draw
         draw(output, options, layer, tokens, attentions)
-        common.say(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")
+        common.say(f"wrote {output} ({output.stat().st_size / 1000:,.0f} kB)")
     if options.json:
         facts = {"tokens": tokens, "layer": layer, "head": options.head, "links": links}
         common.print_json({**facts, "output": str(output)} if output is not None else facts)

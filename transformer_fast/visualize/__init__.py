@@ -2,10 +2,10 @@
 as a page to look around in (`explore`); and of masks (`mask`; `mask_text` as characters): who may attend whom.
 
 Users and `transformer-fast attend` come here with the weights that `scaled_dot_product_attention(...,
-return_weights="heads")` or a model's `output_attentions=True` gave. Every function but `explore` and `mask_text` returns a matplotlib
-Figure and touches no state of pyplot, so that it needs no display and leaves other figures alone; `save` writes it.
-matplotlib (extra `plot`) is imported when the first figure is made. A new kind of picture is a file here and a line
-below.
+return_weights="heads")` or a model's `output_attentions=True` gave. Every function but `explore` and `mask_text`
+returns a matplotlib Figure and touches no state of pyplot, so that it needs no display and leaves other figures alone;
+`save` writes it. matplotlib (extra `plot`) is imported when the first figure is made. A new kind of picture is a file
+here and a line below.
 """
 
 from transformer_fast.visualize.explorer import Explorer, explore

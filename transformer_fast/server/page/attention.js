@@ -14,7 +14,8 @@ export function startAttention(models) {
   fillModels(select, models);
   const chosen = () => models.find((model) => model.id === select.value);
   const showSecond = () => {
-    const { pair } = chosen().attention;
+    const { pair, max_tokens: most } = chosen().attention;
+    byId("attention-said").textContent = `Up to ${most} tokens`;
     byId("attention-second").hidden = pair === "none";
     byId("attention-pair").required = pair === "required";
     byId("attention-second").querySelector("label").textContent = SECOND[pair] ?? "";

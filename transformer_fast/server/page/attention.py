@@ -100,7 +100,8 @@ def _tried(served: Served) -> Attending | None:
     except (AttributeError, NotImplementedError, TypeError, ValueError):
         return None  # a model of other inputs, or without attention
     heads = sum(len(layer) for layers, *_ in maps.values() for layer in layers)
-    return Attending(pair, math.isqrt(MAX_WEIGHTS // heads))
+    most = math.isqrt(MAX_WEIGHTS // heads)
+    return Attending(pair, most if served.max_length is None else min(most, served.max_length))
 
 
 def _maps(served: Served, text: str, text_pair: str | None, max_tokens: int | None) -> Any:

@@ -84,7 +84,7 @@ class Explorer:
             f"{entry['layers']} x {entry['heads']} heads of {len(entry['queries'])} x {len(entry['keys'])} tokens"
             for entry in self.data["maps"]
         )
-        return f"<Explorer: {shapes}; {len(self.html().encode()) / 1e6:.1f} MB>"
+        return f"<Explorer: {shapes}; {len(self.html().encode()) / 1000:,.0f} kB>"
 
 
 def _hash(text: str) -> str:
@@ -108,7 +108,7 @@ def explore(
     """Attention weights to look around in: all heads at once, one as lines or cells, each token's links with numbers.
 
     The value of a notebook's cell shows it; `save("attention.html")` writes one file that any browser shows without a
-    server or a connection. It has keyboard control, labels for screen readers, and a dark theme. It needs no matplotlib.
+    server or a connection. It has keyboard control, labels for screen readers and a dark theme.
 
     Args:
         attentions: (Lq, Lk) of one head, (H, Lq, Lk) of one layer, or a sequence over layers of (H, Lq, Lk), which may
@@ -127,8 +127,8 @@ def explore(
         height: of the frame in a notebook, in pixels.
 
     Raises:
-        ValueError, TypeError: weights are negative or not finite, shapes do not fit, more than 64 million weights, or an
-            option has another value than these.
+        ValueError, TypeError: weights are negative or not finite, shapes do not fit, more than 64 million weights, or
+            an option has another value than these.
 
     Example:
         >>> from transformer_fast import visualize

@@ -60,7 +60,9 @@ def _stack(
     layers = _layers(attentions)
     if not layers:
         raise ValueError(f"{name} is empty; needed: {needed}")
-    checked = [_heads(checked_weights(f"{name}[{i}]", layer, (2, 3, 4), needed), name) for i, layer in enumerate(layers)]
+    checked = [
+        _heads(checked_weights(f"{name}[{i}]", layer, (2, 3, 4), needed), name) for i, layer in enumerate(layers)
+    ]
     for i, layer in enumerate(checked):
         if layer.shape != checked[0].shape:
             raise ValueError(f"{name}[{i}] has shape {layer.shape}; needed: {checked[0].shape}, as the first layer")
@@ -89,7 +91,9 @@ def _heads(layer: np.ndarray, name: str) -> np.ndarray:
     """(H, Lq, Lk) of one layer, which may have a batch axis of 1 as a model's attentions do."""
     if layer.ndim == 4:
         if len(layer) != 1:
-            raise ValueError(f"{name} has a batch of {len(layer)} rows; needed: one, [layer[row] for layer in attentions]")
+            raise ValueError(
+                f"{name} has a batch of {len(layer)} rows; needed: one, [layer[row] for layer in attentions]"
+            )
         return layer[0]
     return layer.reshape(-1, *layer.shape[-2:])
 

@@ -130,7 +130,7 @@ globalThis.attentionExplorer = (element, data, { toggle = false } = {}) => {
     if (view.firstChild !== drawn.element) view.replaceChildren(drawn.element);
     drawn.show(weights.head(state.layer, state.head), state.hideSpecial);
     note.textContent = state.view === "lines" ? linesNote(drawn) : "";
-    if (state.pinned && state.view === "lines") drawing.lines.mark(...state.pinned);
+    if (state.pinned && state.view === "lines") drawing.lines.mark(...state.pinned, state.pinned);
     inspect(...(state.pinned ?? [null, null]));
   }
 
@@ -140,12 +140,9 @@ globalThis.attentionExplorer = (element, data, { toggle = false } = {}) => {
   }
 
   function lookAtToken(side, position, pin) {
-    if (pin) {
-      const again = state.pinned && position !== null && state.pinned[0] === side && state.pinned[1] === position;
-      state.pinned = position === null || again ? null : [side, position];
-    }
+    if (pin) state.pinned = position === null ? null : [side, position];
     const [markedSide, marked] = position === null || pin ? state.pinned ?? [null, null] : [side, position];
-    drawing.lines.mark(markedSide, marked);
+    drawing.lines.mark(markedSide, marked, state.pinned);
     inspect(markedSide, marked);
   }
 

@@ -10,7 +10,7 @@ globalThis.AttentionLines = class {
   // Dots of a canvas' side that all browsers draw (Safari: 16,384).
   static LARGEST = 16000;
 
-  /** look(side, position or null, pinned): the token under the pointer, or under the keyboard's focus. */
+  /** look(side, position or null, pin): the token under the pointer; pin: clicked, or under the keyboard's focus. */
   constructor(weights, look) {
     this.weights = weights;
     this.look = look;
@@ -42,7 +42,10 @@ globalThis.AttentionLines = class {
     };
     list.addEventListener("pointerover", (event) => event.pointerType === "mouse" && this.look(side, at(event), false));
     list.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && this.look(side, null, false));
-    list.addEventListener("click", (event) => this.look(side, at(event), true));
+    list.addEventListener("click", (event) => {
+      const again = this.pinned?.[0] === side && this.pinned[1] === at(event);
+      this.look(side, again ? null : at(event), true);
+    });
     list.addEventListener("keydown", (event) => this.#key(event, side));
     list.addEventListener("focus", () => {
       if (list.matches(":focus-visible") && this.looked?.[0] !== side) this.look(side, this.active[side], true);
@@ -63,7 +66,6 @@ globalThis.AttentionLines = class {
       this.tokens[side][next].scrollIntoView({ block: "nearest" });
     } else if (event.key === (side === "queries" ? "ArrowRight" : "ArrowLeft")) {
       this.sides[other].focus();
-      this.look(other, this.active[other], true);
     } else if (event.key === "Escape") {
       this.look(side, null, true);
     } else return;
@@ -118,7 +120,8 @@ globalThis.AttentionLines = class {
   }
 
   /** Shows what a token attends (of queries) or what attends it (of keys); position null: everything. */
-  mark(side, position) {
+  mark(side, position, pinned = null) {
+    this.pinned = pinned;
     this.looked = position === null ? null : [side, position];
     if (position !== null) this.active[side] = position;
     for (const [name, tokens] of Object.entries(this.tokens)) {
