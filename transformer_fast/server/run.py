@@ -114,7 +114,7 @@ class _Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         over = await super().on_tick(counter)
         if self._state.stopping and not over:
-            if self._state.in_flight == 0:
+            if self._state.in_flight == 0 and not any(map(_has_to_send, self.server_state.connections)):
                 return True
             if self._deadline is not None and time.monotonic() > self._deadline:
                 self._end()
@@ -124,10 +124,17 @@ class _Server(uvicorn.Server):
         if self.force_exit:
             for task in list(self.server_state.tasks):
                 task.cancel()
+            for connection in list(self.server_state.connections):
+                connection.transport.abort()
         await super().shutdown(sockets)
 
     def _end(self) -> None:
         self.should_exit = self.force_exit = True
+
+
+def _has_to_send(connection: Any) -> bool:
+    """Does a part of an answer wait for the client?"""
+    return connection.transport.get_write_buffer_size() > 0
 
 
 class _JsonLines(logging.Formatter):
