@@ -114,7 +114,13 @@ def test_headers(client):
 
 
 def test_paths_lead_to_no_file(client):
-    for path in ("/page/../served.py", "/page/%2e%2e/served.py", "/page//etc/passwd", "/../../etc/passwd", "/page/x.js"):
+    for path in (
+        "/page/../served.py",
+        "/page/%2e%2e/served.py",
+        "/page//etc/passwd",
+        "/../../etc/passwd",
+        "/page/x.js",
+    ):
         answer = client.get(path)
         assert answer.status_code == 404 and answer.json()["error"]["message"]
     assert client.get("/v1/models/../../etc/passwd").status_code == 404

@@ -7,6 +7,7 @@ second one, or `Settings.stop_timeout` seconds, what still runs is cancelled.
 from __future__ import annotations
 
 import logging
+import signal
 import socket
 import sys
 import time
@@ -61,12 +62,14 @@ def run(
     *,
     listening: socket.socket | None = None,
     started: Callable[[int], None] | None = None,
+    stopper: Stopper | None = None,
 ) -> None:
     """Serves the application until the process is told to end.
 
     Args:
         listening: a bound socket, instead of one at `settings`' host and port.
         started: called with the port when requests are answered.
+        stopper: what stops it besides signals; outside of the main thread there are none.
 
     Raises:
         OSError: as `bound_socket`.
@@ -88,7 +91,23 @@ def run(
         h11_max_incomplete_event_size=_MAX_HEADERS,
     )
     with _logging(settings), listening:
-        _Server(config, state, started).run(sockets=[listening])
+        server = _Server(config, state, started)
+        if stopper is not None:
+            stopper.attach(server)
+        server.run(sockets=[listening])
+
+
+class Stopper:
+    """Stops a server from another thread, as a signal does: what runs ends first; called again, it is cancelled."""
+
+    _server: _Server | None = None
+
+    def attach(self, server: _Server) -> None:
+        self._server = server
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.handle_exit(signal.SIGTERM, None)
 
 
 class _Server(uvicorn.Server):
