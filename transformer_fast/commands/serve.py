@@ -135,12 +135,12 @@ def run(options: argparse.Namespace) -> None:
         log_json=options.log_json,
         log_texts=options.log_texts,
     )
-    if not settings.is_local and not settings.api_keys:
-        common.say(
-            f"warning: {settings.host} may be reached from other machines, and no key is asked for: --api-key-file"
-        )
     common.set_threads(options)
     with bound_socket(settings) as listening:  # an address that is taken is told before models are read
+        if not settings.is_local and not settings.api_keys:
+            common.say(
+                f"warning: {settings.host} may be reached from other machines, and no key is asked for: --api-key-file"
+            )
         models = _loaded(named, options)
 
         def started(port: int) -> None:
