@@ -39,6 +39,7 @@ class Watched:
         self.page = self.context.new_page()
         self.page.set_default_timeout(10_000)
         self.faults: list[str] = []
+        self.page.watched = self
         self.page.on("pageerror", lambda error: self.faults.append(f"error: {error}"))
         self.page.on("console", lambda said: said.type in ("error", "warning") and self.faults.append(said.text))
         self.page.on("request", lambda request: self._check(request.url, host))
@@ -51,6 +52,14 @@ class Watched:
     def close(self) -> None:
         self.context.close()
         assert self.faults == []
+
+
+@contextmanager
+def expected(page, status: str):
+    """Inside, the browser may write to the console that an answer had this status."""
+    faults = page.watched.faults
+    yield
+    faults[:] = [one for one in faults if f"status of {status}" not in one]
 
 
 def unnamed(page) -> list[str]:
