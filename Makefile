@@ -14,6 +14,7 @@ TOGETHER = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # After a step's pytest: PYTEST_ARGS="-k ..." may leave it without tests, which is no failure.
 OR_NONE = || [ $$? -eq 5 ]
 BENCH_ARGS ?= --threads 1,2
+SOAK_SECONDS ?= 600
 
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet
@@ -52,7 +53,7 @@ SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-om
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test emulate arm64 parallel freethreaded clang musl windows macos wheel bench docs oracle stress lint style warnings format asan clean distclean changed
+.PHONY: help demo test emulate arm64 parallel freethreaded clang musl windows macos wheel bench docs oracle stress clients soak lint style warnings format asan clean distclean changed
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -123,6 +124,14 @@ oracle: $(VENV)/.oracle ## live comparisons with torch, transformers, sentence-t
 
 stress: $(VENV)/.oracle ## minutes of threads, and of folders next to transformers: the same tests on more cases
 	$(BIN)/pytest -m stress $(PYTEST_ARGS)
+
+clients: $(VENV)/.clients ## openai, LangChain, Cohere and schemathesis, unchanged, against a server
+	$(BIN)/pytest -m clients tests/clients $(PYTEST_ARGS)
+
+# On Linux alone: /proc says what the server needs.
+soak: $(VENV)/.clients ## SOAK_SECONDS (600) of all that clients do to a server: memory, lost requests, stop; report in build/soak.json
+	mkdir -p build
+	PYTHONPATH=tests/helpers $(BIN)/python tests/server/soak.py --seconds $(SOAK_SECONDS) --report build/soak.json
 
 lint: style warnings ## formatters, linters and compiler warnings; changes nothing
 
@@ -208,6 +217,10 @@ $(VENV)/.test: $(PACKAGED) build/.fresh
 
 $(VENV)/.oracle: $(VENV)/.test
 	$(PIP_INSTALL) ".[oracle]"
+	@touch $@
+
+$(VENV)/.clients: $(VENV)/.test
+	$(PIP_INSTALL) "transformer-fast[clients]"
 	@touch $@
 
 # By its name and not as ".[docs]": the package is installed, and is not built again for what the extra adds.

@@ -107,6 +107,38 @@ BREAKS = """{% for m in messages %}{% if loop.index > 2 %}{% break %}{% endif %}
 
 SORTED = """{{ tools | tojson(sort_keys=true, separators=(',', ':')) }}{{ documents | tojson(ensure_ascii=true) }}"""
 
+# The forms in which models write calls of tools; tests/serving/test_chat.py.
+HERMES_CALLS = """{% if tools %}Tools: {{ tools | tojson }}
+{% endif %}{% for m in messages %}<|im_start|>{{ m.role }}
+{{ m.content }}{% for call in m.tool_calls or [] %}
+<tool_call>
+{{ {'name': call.function.name, 'arguments': call.function.arguments} | tojson }}
+</tool_call>{% endfor %}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% if enable_thinking is defined and not enable_thinking %}<think>
+
+</think>
+
+{% elif thinks %}<think>
+{% endif %}{% endif %}"""
+
+LLAMA_CALLS = """{% if tools %}Answer {"name": function name, "parameters": dictionary}: {{ tools | tojson }}
+{% endif %}{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>
+
+{% if m.tool_calls %}<|python_tag|>{% for call in m.tool_calls %}{{ call.function | tojson }}{% endfor %}
+{% else %}{{ m.content }}{% endif %}<|eot_id|>{% endfor %}
+{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>
+
+{% endif %}"""
+
+MISTRAL_CALLS = """{% for m in messages %}
+{%- if m.role == 'user' %}{% if tools %}[AVAILABLE_TOOLS]{{ tools | tojson }}[/AVAILABLE_TOOLS]{% endif -%}
+[INST]{{ m.content }}[/INST]
+{%- elif m.tool_calls %}[TOOL_CALLS]{{ m.tool_calls | map(attribute='function') | list | tojson }}
+{%- else %}{{ m.content }}{% endif %}{% endfor %}"""
+
+MISTRAL_NAMED_CALLS = MISTRAL_CALLS.replace("[AVAILABLE_TOOLS]", "[TOOL_CALLS]name[ARGS]")
+
 
 @dataclasses.dataclass
 class Case:

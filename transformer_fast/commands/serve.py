@@ -11,6 +11,12 @@ from transformer_fast.commands import common
 
 _CACHE_TYPES = ("float32", "bfloat16", "float16", "int8")  # of models.common.decoding, without importing it
 _KINDS = ("embeddings", "reranker", "classifier", "language")  # server.served.KINDS, likewise
+# Option without "-timeout", the default of server.Settings, help.
+_TIMEOUTS = (
+    ("read", 30.0, "for a request's headers, and for its body"),
+    ("write", 30.0, "in which a client has to take something of its answer, else it is cut off"),
+    ("stop", 60.0, "that running requests have after SIGTERM"),
+)
 
 
 def add(commands: Any) -> None:
@@ -26,8 +32,8 @@ def add(commands: Any) -> None:
         action="append",
         required=True,
         metavar="[NAME=]PATH_OR_ID[:KIND]",
-        help="a folder, a GGUF file or a name on the Hugging Face hub; may be given several times. NAME is what requests"
-        " call it (default: the folder's or the model's name). The kind follows from the files; KIND says it where they"
+        help="a folder, a GGUF file or a name on the Hugging Face hub; may be given several times. NAME is what"
+        " requests call it (default: the folder's or the model's name). The kind follows from the files; KIND says it where they"
         f" do not: {', '.join(_KINDS)}",
     )
     common.add_compute_type(command)
@@ -73,7 +79,7 @@ def _add_limits(command: argparse.ArgumentParser) -> None:
         "--max-tokens-in-flight",
         type=common.positive,
         metavar="N",
-        help="tokens of requests that run or wait, of each model; beyond them the answer is 429 (default: the engine's)",
+        help="tokens of running and waiting requests of each model; beyond them the answer is 429 (default: its engine's)",
     )
     command.add_argument(
         "--max-queue",
@@ -88,12 +94,23 @@ def _add_limits(command: argparse.ArgumentParser) -> None:
         "--max-input-texts", type=common.positive, default=2048, metavar="N", help="of a request (default 2048)"
     )
     command.add_argument(
+        "--default-max-tokens",
+        type=common.positive,
+        default=1024,
+        metavar="N",
+        help="new tokens of a chat's answer whose request does not say how many (default 1024)",
+    )
+    command.add_argument(
         "--timeout",
         type=_seconds,
         default=600.0,
         metavar="SECONDS",
         help="after which a request is cancelled (default 600)",
     )
+    for name, default, told in _TIMEOUTS:
+        command.add_argument(
+            f"--{name}-timeout", type=_seconds, default=default, metavar="SECONDS", help=f"{told} (default {default:g})"
+        )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -110,12 +127,18 @@ def run(options: argparse.Namespace) -> None:
         cors_origins=tuple(options.cors_origin),
         max_body=options.max_body,
         max_input_texts=options.max_input_texts,
+        default_max_tokens=options.default_max_tokens,
         timeout=options.timeout,
+        read_timeout=options.read_timeout,
+        write_timeout=options.write_timeout,
+        stop_timeout=options.stop_timeout,
         log_json=options.log_json,
         log_texts=options.log_texts,
     )
     if not settings.is_local and not settings.api_keys:
-        common.say(f"warning: {settings.host} may be reached from other machines, and no key is asked for: --api-key-file")
+        common.say(
+            f"warning: {settings.host} may be reached from other machines, and no key is asked for: --api-key-file"
+        )
     common.set_threads(options)
     with bound_socket(settings) as listening:  # an address that is taken is told before models are read
         models = _loaded(named, options)

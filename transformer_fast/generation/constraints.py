@@ -5,7 +5,7 @@ Users make a `Constraint` and give `constraint_processor(constraint, tokenizer)`
 `grammar`) says which tokens may follow; `grammar_limits` bounds what it is asked for, and `grammar_tokens` tells it the
 vocabulary. A further kind of constraint is a class method here that makes a grammar of llguidance.
 
-Source: https://github.com/guidance-ai/llguidance (release 1.9): its JSON schemas, regular expressions and Lark grammars.
+Source: https://github.com/guidance-ai/llguidance (release 1.9): its JSON schemas, regular expressions and grammars.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Constraint:
 
     @classmethod
     def grammar(cls, text: str) -> Constraint:
-        """A context-free grammar: Lark's form as llguidance reads it, which begins with `start`, or llama.cpp's GBNF."""
+        """A context-free grammar: Lark's form as llguidance reads it, with a rule `start`, or llama.cpp's GBNF."""
         if not isinstance(text, str):
             raise ValueError(f"the grammar is {text!r:.60}; needed: a string")
         if _GBNF.search(text):
@@ -97,6 +97,24 @@ class Constraint:
         if not texts or not all(isinstance(text, str) for text in texts):
             raise ValueError(f"the choices are {texts!r:.60}; needed: at least one string")
         return cls.regex(f"({'|'.join(map(_quoted, texts))})")
+
+    def after(self, end: str) -> Constraint:
+        """A text that ends with `end`, its first occurrence, and then what this constraint says: reasoning before JSON.
+
+        Raises:
+            ValueError: this is a grammar whose rule `start` is not at its beginning.
+        """
+        before = f"start: before answer\nbefore[suffix={json.dumps(end)}]: /(?s:.*)/\nspace: /\\s*/\n"
+        if self.kind == "json_schema":
+            answer = f"answer: space value\nvalue: %json {self.text}\n"
+        elif self.kind == "regex":
+            to_lark = optional_import("llguidance", "grammar", "for constrained output").regex_to_lark
+            answer = f"answer: space PATTERN\nPATTERN: /{to_lark(self.text)}/\n"
+        elif self.text.startswith("start:"):
+            answer = f"answer: space rest\nrest:{self.text.removeprefix('start:')}"
+        else:
+            raise ValueError(f"{self} is asked for after {end!r}; needed: a grammar that begins with start:")
+        return Constraint.grammar(before + answer)
 
     def start(self, tokenizer: Any, vocab_size: int, eos: Sequence[int]) -> ConstraintState:
         """The state before the first token.

@@ -22,6 +22,8 @@ MAX_DEPTH, MAX_SCHEMAS = 100, 5_000
 MAX_PROPERTIES = 1_000
 # Expressions that have to hold at once: 8 take 0.05 s, 12 of the nasty ones more than 20 s.
 MAX_INTERSECTIONS = 8
+# An error in the last of a chain of rules grows with the square, too: 500 take 1 s, 8,000 take 6 minutes.
+MAX_RULES = 500
 # Grows with the least common multiple: 1,000 takes 1 ms, 1,000,000 takes 11 s and 0.3 GB.
 MAX_MULTIPLE = 10_000
 
@@ -71,6 +73,9 @@ def check_grammar(text: str) -> None:
     _check_size("the grammar", text, MAX_BYTES)
     if len(re.findall("[&~]", text)) > MAX_INTERSECTIONS:
         raise ValueError(f"the grammar has more than {MAX_INTERSECTIONS} of & and ~; needed: at most so many")
+    rules = len(re.findall(r"^\s*[?!]?\w[\w.]*\s*:", text, re.MULTILINE))
+    if rules > MAX_RULES:
+        raise ValueError(f"the grammar has {rules} rules; needed: at most {MAX_RULES}")
     for found in re.finditer(r"%json\s*", text):
         try:
             schema, _ = json.JSONDecoder().raw_decode(text, found.end())

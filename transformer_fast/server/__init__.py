@@ -1,4 +1,4 @@
-"""HTTP in front of the engines of `serving`: OpenAI's interface, Cohere's and Jina's for reranking, vLLM's for the rest.
+"""HTTP in front of the engines of `serving`: the interfaces of OpenAI, Cohere and Jina, and vLLM's for the rest.
 
 `transformer-fast serve` calls `run`; programs mount `create_app`, an ASGI application. Extra `serve`.
 

@@ -1,7 +1,7 @@
 """`Endpoint` and `Call`: from an ASGI request to a validated body, and from an engine's future to an answer.
 
-`app` makes a route of each `Endpoint`; functions of `endpoints/` take a `Call` and return a response. All that waits for
-a client or an engine waits here: a body that comes too slowly, a client that goes, an answer that takes too long.
+`app` makes a route of each `Endpoint`; functions of `endpoints/` take a `Call` and return a response. All that waits
+for a client or an engine waits here: a body that comes too slowly, a client that goes, an answer that takes too long.
 """
 
 from __future__ import annotations
@@ -114,7 +114,9 @@ class Call:
         if name is None:
             if len(fitting) == 1:
                 return self.state.models[fitting[0]]
-            raise bad_request(f"missing parameter: 'model'; {_here(fitting, kinds)}", "model", "missing_required_parameter")
+            raise bad_request(
+                f"missing parameter: 'model'; {_here(fitting, kinds)}", "model", "missing_required_parameter"
+            )
         found = self.state.models.get(name)
         if found is None:
             raise ApiError(404, f"there is no model {name!r:.200}; {_here(fitting, kinds)}", "model", "model_not_found")
@@ -131,8 +133,8 @@ class Call:
             self.body = kind.model_validate_json(data)
         except ValidationError as error:
             raise from_validation(error) from None
-        except (ValueError, RecursionError, OverflowError) as error:
-            raise bad_request(f"the body is no JSON: {error}", None, "invalid_json") from None
+        if b"NaN" in data or b"Infinity" in data:
+            _refuse_words(data)
 
     async def result(self, future: concurrent.futures.Future[T], param: str | None = None) -> T:
         """What an engine's future gives; it is cancelled when the client goes or `timeout` is over.
@@ -146,7 +148,7 @@ class Call:
         """What the function gives that would keep the event loop from other requests.
 
         Raises:
-            ApiError, ClientGone: as `result`. The function runs to its end all the same; what it has begun is cancelled.
+            ApiError, ClientGone: as `result`. The function runs to its end; what it has begun is cancelled.
         """
         running = self.state.threads.submit(function, *arguments)
         try:
@@ -265,6 +267,14 @@ async def _cancel_when_gone(receive: Receive, waiting: asyncio.Future) -> bool:
     while (await receive())["type"] != "http.disconnect":
         pass
     return waiting.cancel()
+
+
+def _refuse_words(data: bytes) -> None:
+    """pydantic takes NaN and Infinity for JSON where a body may have any value."""
+    try:
+        orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise bad_request(f"the body is no JSON: {error}", None, "invalid_json") from None
 
 
 def _cancel_result(done: concurrent.futures.Future) -> None:

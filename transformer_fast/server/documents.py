@@ -30,7 +30,7 @@ def page(description: dict[str, Any]) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{escape(title)}: interface</title><style>{_STYLE}</style></head><body><main>",
-        f"<h1>{escape(title)}</h1><p>The same for programs: <a href=\"/openapi.json\">/openapi.json</a>.</p>",
+        f'<h1>{escape(title)}</h1><p>The same for programs: <a href="/openapi.json">/openapi.json</a>.</p>',
     ]
     for path, operations in description["paths"].items():
         for method, operation in operations.items():
@@ -73,7 +73,9 @@ def _kind(field: dict[str, Any]) -> str:
     if field.get("type") == "array":
         return f"list of ({_kind(field.get('items', {}))})"
     low, high = field.get("minimum", field.get("exclusiveMinimum")), field.get("maximum")
-    bounds = "" if low is None and high is None else f" ({'' if low is None else low} to {'' if high is None else high})"
+    bounds = (
+        "" if low is None and high is None else f" ({'' if low is None else low} to {'' if high is None else high})"
+    )
     return f"{field.get('type', 'anything')}{bounds}"
 
 

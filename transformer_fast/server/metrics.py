@@ -1,6 +1,6 @@
 """`Metrics`: what /metrics says, in Prometheus' text format 0.0.4.
 
-`guard` counts requests, `endpoints/` what generations do, and /metrics adds what engines say of themselves by `stats()`.
+`guard` counts requests, `endpoints/` what generations do, and /metrics adds `stats()` of engines.
 Everything happens in the event loop's thread: no locks. A new measure is a line in `Metrics.__init__`.
 """
 
@@ -13,7 +13,30 @@ from typing import Any
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _PREFIX = "transformer_fast_"
 # Seconds, four a decade: from an embedding of some words (1 ms) to a long answer of a chat.
-_SECONDS = (0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 3, 5, 10, 20, 30, 60, 120, 300)
+_SECONDS = (
+    0.001,
+    0.002,
+    0.003,
+    0.005,
+    0.01,
+    0.02,
+    0.03,
+    0.05,
+    0.1,
+    0.2,
+    0.3,
+    0.5,
+    1,
+    2,
+    3,
+    5,
+    10,
+    20,
+    30,
+    60,
+    120,
+    300,
+)
 # What engines have now; all else of `stats()` only grows.
 _GAUGES = frozenset(
     ("queue_length", "tokens_in_flight", "queue", "reading", "running", "tokens_held", "tokens_known", "max_tokens")

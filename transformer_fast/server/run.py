@@ -1,7 +1,7 @@
 """`run`: an application behind uvicorn until SIGTERM or Ctrl-C, and how it stops.
 
-`commands/serve.py` calls it. After the first signal running requests end, new ones and /health get 503; after the second
-one, or `Settings.stop_timeout` seconds, what still runs is cancelled.
+`commands/serve.py` calls it. After the first signal running requests end, new ones and /health get 503; after the
+second one, or `Settings.stop_timeout` seconds, what still runs is cancelled.
 """
 
 from __future__ import annotations

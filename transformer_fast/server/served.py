@@ -93,8 +93,8 @@ def load_served(
 def kind_of(source: ModelSource) -> str:
     """The kind of a model, by modules.json, then by the architecture of config.json.
 
-    modules.json is of sentence-transformers: a CrossEncoder where it says so, else embeddings. ForSequenceClassification
-    with one label is a reranker, with several a classifier; ForCausalLM is a language model, without a chat template,
+    modules.json is of sentence-transformers: a CrossEncoder where it says so, else embeddings.
+    ForSequenceClassification with one label is a reranker, with several a classifier; ForCausalLM is a language model, without a chat template,
     too; a model without a head makes embeddings.
 
     Raises:
@@ -111,7 +111,9 @@ def kind_of(source: ModelSource) -> str:
     names = config.get("architectures") or [""]
     kind = _architecture(str(names[0]), config)
     if kind is None:
-        wanted = "sentence embeddings, ForSequenceClassification or ForCausalLM; NAME=PATH:KIND says which of them it is"
+        wanted = (
+            "sentence embeddings, ForSequenceClassification or ForCausalLM; NAME=PATH:KIND says which of them it is"
+        )
         raise CheckpointError(f"{source.place('config.json')}: {names[0]} is none of what is served: {wanted}")
     return kind
 
@@ -154,12 +156,12 @@ def _language(
 ) -> Served:
     from transformer_fast.generation import GenerationMixin, load_tokenizer
     from transformer_fast.models import load_model
-    from transformer_fast.serving import LanguageEngine
+    from transformer_fast.serving import ChatFormat, LanguageEngine
 
     model = load_model(source, compute_type=compute_type)
     if not isinstance(model, GenerationMixin) or model.is_encoder_decoder:
         raise ValueError(f"{source}: {type(model).__name__} is no decoder that generates text")
     tokenizer = load_tokenizer(source)
     engine = LanguageEngine(model, tokenizer, turns=turns, kv_cache_dtype=kv_cache_dtype, **limits)
-    chat = None
+    chat = ChatFormat(tokenizer) if tokenizer.chat_templates else None
     return Served(name, "language", engine, tokenizer, model, engine.max_length, turns=turns, chat=chat)

@@ -49,7 +49,15 @@ class Settings:
     log_texts: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("max_body", "max_input_texts", "default_max_tokens", "timeout", "read_timeout", "write_timeout", "stop_timeout"):
+        for name in (
+            "max_body",
+            "max_input_texts",
+            "default_max_tokens",
+            "timeout",
+            "read_timeout",
+            "write_timeout",
+            "stop_timeout",
+        ):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; needed: a number above 0")
         if not 0 <= self.port < 1 << 16:

@@ -126,9 +126,10 @@ class LanguageEngine:
             Busy: as many requests wait as may.
             Stopping: the engine is closed.
         """
-        prompt = integers("prompt_ids", np.asarray(prompt_ids), self.model.config.vocab_size)
-        if prompt.ndim != 1 or not len(prompt):
-            raise ValueError(f"prompt_ids has shape {prompt.shape}; needed: (n,) with n >= 1")
+        shape = np.shape(prompt_ids)
+        if len(shape) != 1 or not shape[0]:
+            raise ValueError(f"prompt_ids has shape {shape}; needed: (n,) with n >= 1")
+        prompt = integers("prompt_ids", prompt_ids, self.model.config.vocab_size).copy()
         config = self._config({**options, "max_new_tokens": max_new_tokens} if max_new_tokens is not None else options)
         stop = _strings(stop, config)
         if logprobs is not None and (isinstance(logprobs, bool) or integer(logprobs, "logprobs") < 0):

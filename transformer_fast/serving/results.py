@@ -130,7 +130,8 @@ class Generation:
         """Called by the engine; raises what the listener raises."""
         with self._lock:
             self._pieces.append(piece)
-            self._ended = piece.finish_reason is not None
+            if piece.finish_reason is not None:
+                self._end()
             self._changed.notify_all()
             if self._listener is not None:
                 self._listener[0](piece)
@@ -140,7 +141,8 @@ class Generation:
         with self._lock:
             if self._ended:
                 return
-            self._error, self._ended = error, True
+            self._error = error
+            self._end()
             self._changed.notify_all()
             listener = self._listener
         if listener is not None and listener[1] is not None:
@@ -148,3 +150,7 @@ class Generation:
                 listener[1](error)
             except Exception:  # noqa: S110
                 pass
+
+    def _end(self) -> None:
+        """What would cancel the request refers to its engine, which is not kept by answers that have ended."""
+        self._ended, self._cancel = True, lambda: None

@@ -80,7 +80,7 @@ class TextEngine:
 
     Methods may be called from any thread. They tokenise and return a `concurrent.futures.Future`; `asyncio.wrap_future`
     makes one to await of it. `cancel` of a future removes what has not run yet. A request that cannot be computed fails
-    alone. The vectors, scores and labels have the bits of `encode`, `predict` or a call of the model, whatever else runs.
+    alone. Vectors, scores and labels have the bits of `encode`, `predict` or a call of the model, whatever else runs.
 
     A waiting request is not held back to fill a batch: an idle engine begins at once, and what arrives meanwhile is the
     next batch. Texts are taken by turns of requests, weighed by tokens.
@@ -90,7 +90,7 @@ class TextEngine:
         turns: shared by the engines of a process, so that they compute one after the other.
         max_batch_tokens: tokens that run together; a longer text runs alone. None: 1,024 for each thread. More of them
             are hardly faster, and a request that arrives waits for all of them.
-        max_tokens_in_flight: tokens of accepted requests that have no result yet. max_queue: the number of such requests.
+        max_tokens_in_flight: tokens of accepted requests without a result. max_queue: the number of such requests.
 
     Attributes:
         kind: "embeddings", "reranker" or "classifier".
@@ -130,7 +130,7 @@ class TextEngine:
         self.kind, self.model = kind, model
         self._turns = Turns() if turns is None else turns
         self._batch_tokens, self._most_tokens, self._most_requests = max_batch_tokens, max_tokens_in_flight, max_queue
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # guards all that follows
         self._work = threading.Condition(self._lock)
         self._queue: FairQueue[TextRequest] = FairQueue()
         self._open: set[TextRequest] = set()  # accepted, without a result
@@ -257,7 +257,7 @@ class TextEngine:
     def close(self, timeout: float | None = None) -> None:
         """Take no more requests, and return when those that were accepted have their results.
 
-        timeout: seconds after which requests that still wait get `Stopping` in place of a result; a batch that runs ends.
+        timeout: seconds after which requests that still wait get `Stopping` in place of a result. A batch ends anyway.
         """
         with self._lock:
             self._stopping = True

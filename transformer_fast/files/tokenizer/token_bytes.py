@@ -1,4 +1,4 @@
-"""The bytes that each token of a vocabulary stands for in a text, for whoever has to know them before a token is chosen.
+"""The bytes that each token of a vocabulary stands for in a text: needed where tokens are judged before one is chosen.
 
 `Tokenizer.token_bytes` calls `bytes_of`; generation's constraints use it. A decoder of the package tokenizers is read
 by what it does to one token; a further kind of step is an entry in `_STEPS`.

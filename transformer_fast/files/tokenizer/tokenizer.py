@@ -279,8 +279,8 @@ class Tokenizer:
         """
         if isinstance(self.tokenizer, MarianPieces) or self._cleans or self._decoded is not str:
             raise CheckpointError(
-                f"{self.place}: decoded texts are changed (clean_up_tokenization_spaces, or {self.name}), so that tokens "
-                "have no bytes of their own; needed: a tokenizer whose texts are its tokens"
+                f"{self.place}: decoded texts are changed (clean_up_tokenization_spaces, or {self.name}), so that "
+                "tokens have no bytes of their own; needed: a tokenizer whose texts are its tokens"
             )
         return bytes_of(self.tokenizer, self.place)
 

@@ -7,12 +7,13 @@ here.
 from __future__ import annotations
 
 from transformer_fast.server.calls import Endpoint
-from transformer_fast.server.endpoints import classify, completions, embeddings, models, rerank, status, tokens
+from transformer_fast.server.endpoints import chat, classify, completions, embeddings, models, rerank, status, tokens
 
 ALL: tuple[Endpoint, ...] = (
     *embeddings.ENDPOINTS,
     *rerank.ENDPOINTS,
     *classify.ENDPOINTS,
+    *chat.ENDPOINTS,
     *completions.ENDPOINTS,
     *models.ENDPOINTS,
     *tokens.ENDPOINTS,

@@ -1,7 +1,7 @@
 """Running generations of a request: waiting for all of them, or sending their pieces as server-sent events.
 
-`chat` and `completions` call `started`, then `finished` or `Events`. Every generation ends when the client goes, when it
-reads too slowly, or when the request takes too long.
+`chat` and `completions` call `started`, then `finished` or `Events`. Every generation ends when the client goes,
+when it reads too slowly, or when the request takes too long.
 """
 
 from __future__ import annotations

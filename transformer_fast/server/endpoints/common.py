@@ -17,7 +17,9 @@ Texts = Annotated[list[str], Field(min_length=1)]
 Tokens = Annotated[list[TokenId], Field(min_length=1)]
 ModelName = Annotated[
     str | None,
-    Field(description="Name of a model of /v1/models. May be left out where one model alone is of the endpoint's kind."),
+    Field(
+        description="Name of a model of /v1/models. May be left out where one model alone is of the endpoint's kind."
+    ),
 ]
 
 

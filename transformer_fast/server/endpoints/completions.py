@@ -34,6 +34,7 @@ class CompletionsBody(SamplingBody):
     logprobs: Annotated[int, Field(ge=0, le=_MOST_LOGPROBS)] | None = Field(
         None, description="Log probabilities of the chosen token and of so many likeliest ones, before all options."
     )
+    skip_special_tokens: bool | None = Field(None, description="Extension: leave them out of the text. Default: true.")
     best_of: Annotated[int, Field(ge=1)] | None = Field(None, description="Supported: the same as n.")
     echo: Literal[False] | None = Field(None, description="The prompt is not repeated.")
     suffix: Literal[""] | None = Field(None, description="Filling in between two texts is not supported.")
@@ -72,6 +73,7 @@ async def complete(call: Call) -> Any:
     prompts: Any = [body.prompt] if one else body.prompt
     check_count(call, range(len(prompts) * count), "prompt")
     options = engine_options(body) | {"stop": stop_strings(body), "logprobs": body.logprobs}
+    options["skip_special_tokens"] = body.skip_special_tokens is not False
     options["constraint"] = constraint_of(body)
     if isinstance(prompts[0], str):
         prompts = await call.in_thread(_encoded, model.tokenizer, prompts, param="prompt")

@@ -13,7 +13,16 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from transformer_fast.server.calls import Call, Endpoint, json_response
-from transformer_fast.server.endpoints.common import Labelled, ListOf, ModelName, Texts, Tokens, Usage, check_count, submitted
+from transformer_fast.server.endpoints.common import (
+    Labelled,
+    ListOf,
+    ModelName,
+    Texts,
+    Tokens,
+    Usage,
+    check_count,
+    submitted,
+)
 
 
 class EmbeddingsBody(Labelled):
@@ -30,7 +39,9 @@ class EmbeddingsBody(Labelled):
     prompt_name: str | None = Field(None, description="Extension: the model's prompt of that name before each text.")
     prompt: str | None = Field(None, description="Extension: this text before each text.")
     task: str | None = Field(None, description="Extension: the model's route or task, as query or document.")
-    normalize: bool | None = Field(None, description="Extension: give vectors the length 1. Default: as the model does.")
+    normalize: bool | None = Field(
+        None, description="Extension: give vectors the length 1. Default: as the model does."
+    )
     truncate: bool | None = Field(
         None, description="Extension: cut off what the model cannot take (the default); false refuses such a text."
     )

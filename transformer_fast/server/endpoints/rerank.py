@@ -1,7 +1,7 @@
 """/v1/rerank, /v2/rerank and /rerank: documents in the order in which they answer a query.
 
-One body and one answer for Cohere's interfaces (v1: documents as texts or objects, v2: texts) and Jina's: the answer has
-what each of them calls its own (meta, usage).
+One body and one answer for Cohere's interfaces (v1: documents as texts or objects, v2: texts) and Jina's: the answer
+has what each of them calls its own (meta, usage).
 """
 
 from __future__ import annotations

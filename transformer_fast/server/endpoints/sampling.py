@@ -47,7 +47,9 @@ class SamplingBody(Labelled):
         description="0: the likeliest token each time. Without temperature, top_p, top_k, min_p and seed the model's"
         " generation_config.json decides; the likeliest token each time where it says nothing.",
     )
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = Field(None, description="Choose among the likeliest that make up so much.")
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="Choose among the likeliest that make up so much."
+    )
     n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = Field(None, description="Answers. Default: 1.")
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = Field(
         None, description="The same answer each time, whatever else runs; the i-th of n answers has seed + i."
@@ -65,12 +67,15 @@ class SamplingBody(Labelled):
     top_k: Annotated[int, Field(ge=-1, lt=1 << 31)] | None = Field(
         None, description="Extension: choose among the k likeliest; 0 or -1: among all."
     )
-    min_p: _Share | None = Field(None, description="Extension: only tokens at least so likely as this share of the likeliest.")
+    min_p: _Share | None = Field(
+        None, description="Extension: only tokens at least so likely as this share of the likeliest."
+    )
     repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = Field(
         None, description="Extension: as transformers' option, over prompt and answer."
     )
-    min_tokens: Annotated[int, Field(ge=0, lt=1 << 31)] | None = Field(None, description="Extension: of the answer, at least.")
-    skip_special_tokens: bool | None = Field(None, description="Extension: leave them out of the text. Default: true.")
+    min_tokens: Annotated[int, Field(ge=0, lt=1 << 31)] | None = Field(
+        None, description="Extension: of the answer, at least."
+    )
     include_stop_str_in_output: bool | None = Field(None, description="Extension: keep the text of `stop`.")
     structured_outputs: StructuredOutputs | None = Field(None, description="Extension: constrain the answer.")
     guided_json: dict[str, Any] | str | None = Field(None, description="Older name of structured_outputs.json.")
@@ -116,7 +121,6 @@ def engine_options(body: SamplingBody) -> dict[str, Any]:
         "frequency_penalty": body.frequency_penalty,
         "repetition_penalty": body.repetition_penalty,
         "min_new_tokens": body.min_tokens,
-        "skip_special_tokens": body.skip_special_tokens,
         "include_stop": body.include_stop_str_in_output,
         "logit_bias": body.logit_bias and {int(token): bias for token, bias in body.logit_bias.items()},
     }
@@ -140,7 +144,10 @@ def constraint_of(body: SamplingBody) -> Any:
     """
     asked: dict[str, Any] = {f"guided_{name}": getattr(body, f"guided_{name}") for name in _GUIDED}
     if body.structured_outputs is not None:
-        asked |= {f"structured_outputs.{name}": value for name, value in body.structured_outputs.model_dump(by_alias=True).items()}
+        asked |= {
+            f"structured_outputs.{name}": value
+            for name, value in body.structured_outputs.model_dump(by_alias=True).items()
+        }
     asked = {name: value for name, value in asked.items() if value is not None and value is not False}
     if not asked:
         if body.structured_outputs is not None:

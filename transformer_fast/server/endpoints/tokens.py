@@ -14,7 +14,10 @@ from transformer_fast.server.served import KINDS
 
 
 class TokenizeBody(Body):
-    model: Annotated[str, Field(description="Name of a model of /v1/models; may be left out if it is the only one.")] | None = None
+    model: (
+        Annotated[str, Field(description="Name of a model of /v1/models; may be left out if it is the only one.")]
+        | None
+    ) = None
     prompt: str | None = Field(None, description="A text; or `messages`.")
     messages: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = Field(
         None, description="A chat, as in /v1/chat/completions."
@@ -101,6 +104,10 @@ def _name(tokenizer: Any, token: int) -> str:
 
 
 ENDPOINTS = (
-    Endpoint("/tokenize", tokenize, "Tokens of a text or a chat", body=TokenizeBody, reply=TokenizeReply, errors=(404, 504)),
-    Endpoint("/detokenize", detokenize, "The text of tokens", body=DetokenizeBody, reply=DetokenizeReply, errors=(404, 504)),
+    Endpoint(
+        "/tokenize", tokenize, "Tokens of a text or a chat", body=TokenizeBody, reply=TokenizeReply, errors=(404, 504)
+    ),
+    Endpoint(
+        "/detokenize", detokenize, "The text of tokens", body=DetokenizeBody, reply=DetokenizeReply, errors=(404, 504)
+    ),
 )
