@@ -6,6 +6,7 @@ tests/server/conftest.py makes fixtures of `start` and `Watched`. Needs the extr
 
 from __future__ import annotations
 
+import re
 import shutil
 from contextlib import contextmanager
 from urllib.parse import urlsplit
@@ -60,6 +61,19 @@ def expected(page, status: str):
     faults = page.watched.faults
     yield
     faults[:] = [one for one in faults if f"status of {status}" not in one]
+
+
+def wait_for_text(locator, length: int) -> None:
+    """Until an element's text has so many characters."""
+    from playwright.sync_api import expect
+
+    expect(locator).to_have_text(re.compile(rf".{{{length},}}", re.DOTALL))
+
+
+def wait_for_value(locator, value: str) -> None:
+    from playwright.sync_api import expect
+
+    expect(locator).to_have_value(value)
 
 
 def unnamed(page) -> list[str]:

@@ -160,11 +160,8 @@ def test_chat_streams_stops_and_remembers(opened):
     opened.fill("#chat-text", "the dog")
     opened.click("#chat-send")
     answer = opened.locator(".message.assistant .said").nth(1)
-    opened.wait_for_function("document.querySelectorAll('.message.assistant .said')[1].textContent.length > 20")
-    length = len(answer.text_content())
-    opened.wait_for_function(
-        "length => document.querySelectorAll('.message.assistant .said')[1].textContent.length > length", arg=length
-    )
+    browsers.wait_for_text(answer, 20)
+    browsers.wait_for_text(answer, len(answer.text_content()) + 1)
     opened.click("#chat-stop")
     opened.get_by_text("stopped").wait_for()
     assert opened.locator("#chat-send").is_visible() and opened.locator("#chat-stop").is_hidden()
@@ -183,7 +180,7 @@ def test_stopped_answer_leaves_the_engine(opened, models):
     opened.click("#tab-chat")
     opened.fill("#chat-text", "the cat")
     opened.press("#chat-text", "Enter")
-    opened.wait_for_function("document.querySelector('.message.assistant .said').textContent.length > 5")
+    browsers.wait_for_text(opened.locator(".message.assistant .said"), 5)
     opened.click("#chat-stop")
     end = time.monotonic() + 5
     while models["chatty"].engine.stats()["running"] and time.monotonic() < end:
@@ -240,6 +237,7 @@ def test_every_tab_is_readable_named_and_fits(opened):
     for tab in ("search", "chat", "attention"):
         opened.click(f"#tab-{tab}")
         if tab == "attention":
+            opened.fill("#attention-text", "the cat sat")
             opened.click("#attention-go")
             opened.locator(".lines-token").first.wait_for()
         assert browsers.too_wide(opened) == 0, tab
@@ -262,8 +260,7 @@ def test_key_is_asked_for_and_not_stored_beyond_the_tab(browser, models):
             page.goto(f"http://{host}/")
             page.fill("#key-text", "wrong")
             page.press("#key-text", "Enter")
-            page.locator("#key-text:not([value='wrong'])").wait_for()
-            page.wait_for_function("document.querySelector('#key-text').value === ''")
+            browsers.wait_for_value(page.locator("#key-text"), "")
             page.fill("#key-text", "right")
             page.press("#key-text", "Enter")
             page.locator("#tabs").wait_for()
