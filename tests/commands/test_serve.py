@@ -1,4 +1,4 @@
-"""`transformer-fast serve`: what --model says, kinds of models, and what is told in one line before anything listens."""
+"""`transformer-fast serve`: what --model says, kinds of models, and what is told in one line before it listens."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ tests/server/conftest.py makes fixtures of `start` and `Watched`. Needs the extr
 
 from __future__ import annotations
 
+import re
 import shutil
 from contextlib import contextmanager
 from urllib.parse import urlsplit
@@ -39,6 +40,7 @@ class Watched:
         self.page = self.context.new_page()
         self.page.set_default_timeout(10_000)
         self.faults: list[str] = []
+        self.page.watched = self
         self.page.on("pageerror", lambda error: self.faults.append(f"error: {error}"))
         self.page.on("console", lambda said: said.type in ("error", "warning") and self.faults.append(said.text))
         self.page.on("request", lambda request: self._check(request.url, host))
@@ -51,6 +53,27 @@ class Watched:
     def close(self) -> None:
         self.context.close()
         assert self.faults == []
+
+
+@contextmanager
+def expected(page, status: str):
+    """Inside, the browser may write to the console that an answer had this status."""
+    faults = page.watched.faults
+    yield
+    faults[:] = [one for one in faults if f"status of {status}" not in one]
+
+
+def wait_for_text(locator, length: int) -> None:
+    """Until an element's text has so many characters."""
+    from playwright.sync_api import expect
+
+    expect(locator).to_have_text(re.compile(rf".{{{length},}}", re.DOTALL))
+
+
+def wait_for_value(locator, value: str) -> None:
+    from playwright.sync_api import expect
+
+    expect(locator).to_have_value(value)
 
 
 def unnamed(page) -> list[str]:

@@ -1,4 +1,4 @@
-"""Chats and completions over HTTP: tokens are those of `generate`, whole and in streams, with what OpenAI's form has."""
+"""Chats and completions over HTTP: tokens are those of `generate`, whole and in streams, in OpenAI's form."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_stop_seed_penalties_and_bias(client):
         ({"structured_outputs": {"grammar": 'start: "x" | "yy"'}}, lambda text: text in ("x", "yy")),
         ({"guided_json": {"enum": [1, 2]}}, lambda text: json.loads(text) in (1, 2)),
     ],
-    ids=str,
+    ids=["choice", "regex", "grammar", "json"],
 )
 @pytest.mark.parametrize("path", ["completions", "chat/completions"])
 def test_constraints(client, path, options, fits):

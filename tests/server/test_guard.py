@@ -1,4 +1,4 @@
-"""What happens around every request: keys, hosts, origins, headers, limits, log lines, counts; and what describes it."""
+"""What happens around every request: keys, hosts, origins, headers, limits, log lines, counts; and descriptions."""
 
 from __future__ import annotations
 
