@@ -28,7 +28,7 @@ from soak_watch import Watch
 TIMEOUT = 3  # seconds: so small that the run meets it often
 OPTIONS = (
     *("--read-timeout", str(TIMEOUT), "--write-timeout", str(TIMEOUT), "--max-body", str(1 << 20)),
-    *("--max-queue", "64", "--max-tokens-in-flight", "40000"),
+    *("--max-queue", "64", "--max-tokens-in-flight", "12000"),
 )
 STOP_LIMIT = 2.0  # seconds from the last answer to the end of the process
 GROWTH_LIMIT = 0.05  # of the memory after the warm-up
