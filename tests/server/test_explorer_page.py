@@ -8,7 +8,14 @@ import pytest
 
 from transformer_fast import visualize
 
-TOKENS = ["[CLS]", "the", "cat", "<img src=x onerror=alert(1)>", "</script><script>document.title='x'</script>", "[SEP]"]
+TOKENS = [
+    "[CLS]",
+    "the",
+    "cat",
+    "<img src=x onerror=alert(1)>",
+    "</script><script>document.title='x'</script>",
+    "[SEP]",
+]
 L = len(TOKENS)
 
 

@@ -1,4 +1,4 @@
-"""The page at / in a browser, on a real server with tiny models: search, chat, attention, keys, themes, narrow screens."""
+"""The page at / in a browser, on a real server with tiny models: what its tabs do, keys, themes, narrow screens."""
 
 from __future__ import annotations
 
@@ -69,9 +69,7 @@ def models(tmp_path_factory):
         folder / "chatty", "qwen3", "ForCausalLM", TEMPLATE, max_position_embeddings=4096, eos_token_id=None
     )
     turns = {"chatty": Slow()}
-    served = {
-        name: load_served(name, folder / name, turns=turns.get(name)) for name in ("encoder", "ranker", "chatty")
-    }
+    served = {name: load_served(name, folder / name, turns=turns.get(name)) for name in ("encoder", "ranker", "chatty")}
     yield served
     for one in served.values():
         one.engine.close(timeout=5)
