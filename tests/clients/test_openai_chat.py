@@ -60,9 +60,15 @@ def test_a_stream_is_the_answer_in_pieces(client):
 
 
 def test_the_stream_helper_of_the_client(client):
-    with client.chat.completions.stream(**GREEDY) as stream:
+    pydantic = pytest.importorskip("pydantic")
+
+    class Animal(pydantic.BaseModel):
+        kind: Literal["cat", "dog"]
+
+    with client.chat.completions.stream(**GREEDY | {"max_tokens": 100}, response_format=Animal) as stream:
         seen = "".join(event.delta for event in stream if event.type == "content.delta")
-        assert seen == stream.get_final_completion().choices[0].message.content
+        final = stream.get_final_completion().choices[0].message
+    assert seen == final.content and isinstance(final.parsed, Animal)
 
 
 def test_seed_and_n(client):

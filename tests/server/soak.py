@@ -131,7 +131,7 @@ def summary(report: dict) -> str:
             f"file descriptors: {report['descriptors']}; threads: {report['threads']}",
             f"stop: exit code {stopped['exit_code']}, {stopped['seconds_after_last_answer']} s after the last answer",
             "held" if not report["verdict"] else "NOT held: " + "; ".join(report["verdict"]),
-            *report["failures"][:10],
+            *(failure[:300] for failure in report["failures"][:10]),
         ]
     )
 

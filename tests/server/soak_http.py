@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 HOST = "127.0.0.1"
 
@@ -14,7 +14,7 @@ HOST = "127.0.0.1"
 @dataclass(frozen=True)
 class Answer:
     status: int
-    headers: dict[str, str]
+    headers: dict[str, str] = field(repr=False)
     text: str
 
 

@@ -33,8 +33,8 @@ def add(commands: Any) -> None:
         required=True,
         metavar="[NAME=]PATH_OR_ID[:KIND]",
         help="a folder, a GGUF file or a name on the Hugging Face hub; may be given several times. NAME is what"
-        " requests call it (default: the folder's or the model's name). The kind follows from the files; KIND says it where they"
-        f" do not: {', '.join(_KINDS)}",
+        " requests call it (default: the folder's or the model's name). The kind follows from the files;"
+        f" KIND says it where they do not: {', '.join(_KINDS)}",
     )
     common.add_compute_type(command)
     command.add_argument("--host", default="127.0.0.1", help="the address to listen at (default 127.0.0.1)")
@@ -79,7 +79,7 @@ def _add_limits(command: argparse.ArgumentParser) -> None:
         "--max-tokens-in-flight",
         type=common.positive,
         metavar="N",
-        help="tokens of running and waiting requests of each model; beyond them the answer is 429 (default: its engine's)",
+        help="tokens of running and waiting requests of each model; beyond them they get 429 (default: the engine's)",
     )
     command.add_argument(
         "--max-queue",
@@ -135,12 +135,12 @@ def run(options: argparse.Namespace) -> None:
         log_json=options.log_json,
         log_texts=options.log_texts,
     )
-    if not settings.is_local and not settings.api_keys:
-        common.say(
-            f"warning: {settings.host} may be reached from other machines, and no key is asked for: --api-key-file"
-        )
     common.set_threads(options)
     with bound_socket(settings) as listening:  # an address that is taken is told before models are read
+        if not settings.is_local and not settings.api_keys:
+            common.say(
+                f"warning: {settings.host} may be reached from other machines, and no key is asked for: --api-key-file"
+            )
         models = _loaded(named, options)
 
         def started(port: int) -> None:

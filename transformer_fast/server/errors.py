@@ -91,7 +91,7 @@ def as_api_error(error: BaseException, param: str | None = None) -> ApiError:
 
 
 def stopping() -> ApiError:
-    return ApiError(503, "the server is stopping", None, "stopping", {"Retry-After": "5"})
+    return ApiError(503, "the server is stopping", None, "stopping", {"Retry-After": "5", "Connection": "close"})
 
 
 def from_validation(error: ValidationError) -> ApiError:

@@ -7,6 +7,7 @@ second one, or `Settings.stop_timeout` seconds, what still runs is cancelled.
 from __future__ import annotations
 
 import logging
+import signal
 import socket
 import sys
 import time
@@ -61,12 +62,14 @@ def run(
     *,
     listening: socket.socket | None = None,
     started: Callable[[int], None] | None = None,
+    stopper: Stopper | None = None,
 ) -> None:
     """Serves the application until the process is told to end.
 
     Args:
         listening: a bound socket, instead of one at `settings`' host and port.
         started: called with the port when requests are answered.
+        stopper: what stops it besides signals; outside of the main thread there are none.
 
     Raises:
         OSError: as `bound_socket`.
@@ -88,7 +91,23 @@ def run(
         h11_max_incomplete_event_size=_MAX_HEADERS,
     )
     with _logging(settings), listening:
-        _Server(config, state, started).run(sockets=[listening])
+        server = _Server(config, state, started)
+        if stopper is not None:
+            stopper.attach(server)
+        server.run(sockets=[listening])
+
+
+class Stopper:
+    """Stops a server from another thread, as a signal does: what runs ends first; called again, it is cancelled."""
+
+    _server: _Server | None = None
+
+    def attach(self, server: _Server) -> None:
+        self._server = server
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.handle_exit(signal.SIGTERM, None)
 
 
 class _Server(uvicorn.Server):
@@ -114,7 +133,7 @@ class _Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         over = await super().on_tick(counter)
         if self._state.stopping and not over:
-            if self._state.in_flight == 0:
+            if self._state.in_flight == 0 and not any(map(_has_to_send, self.server_state.connections)):
                 return True
             if self._deadline is not None and time.monotonic() > self._deadline:
                 self._end()
@@ -124,10 +143,17 @@ class _Server(uvicorn.Server):
         if self.force_exit:
             for task in list(self.server_state.tasks):
                 task.cancel()
+            for connection in list(self.server_state.connections):
+                connection.transport.abort()
         await super().shutdown(sockets)
 
     def _end(self) -> None:
         self.should_exit = self.force_exit = True
+
+
+def _has_to_send(connection: Any) -> bool:
+    """Does a part of an answer wait for the client?"""
+    return connection.transport.get_write_buffer_size() > 0
 
 
 class _JsonLines(logging.Formatter):

@@ -93,9 +93,9 @@ def load_served(
 def kind_of(source: ModelSource) -> str:
     """The kind of a model, by modules.json, then by the architecture of config.json.
 
-    modules.json is of sentence-transformers: a CrossEncoder where it says so, else embeddings.
-    ForSequenceClassification with one label is a reranker, with several a classifier; ForCausalLM is a language model, without a chat template,
-    too; a model without a head makes embeddings.
+    modules.json is of sentence-transformers: a CrossEncoder where it says so, else embeddings. A model with a head for
+    labels (ForSequenceClassification) is a reranker if it has one, a classifier if it has several; ForCausalLM is a
+    language model, with a chat template or without; a model without a head makes embeddings.
 
     Raises:
         CheckpointError: the architecture is one of another kind: of pictures, of tags, an encoder-decoder.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
+from functools import lru_cache
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Settings:
         return is_loopback(self.host)
 
 
+@lru_cache(1024)  # of each request's Host
 def is_loopback(host: str) -> bool:
     """Is it a name or an address of this machine alone?"""
     if host == "localhost" or host.endswith(".localhost"):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from transformer_fast.generation.config import GenerationConfig
-from transformer_fast.generation.logits import Processor, logit_bias, presence_and_frequency, processors
+from transformer_fast.generation.logits import Processor, kth_highest, logit_bias, presence_and_frequency, processors
 from transformer_fast.generation.search import greedy, sampler
 from transformer_fast.serving.results import TokenLogprobs
 
@@ -90,7 +90,7 @@ class Choice:
         k = min(self._logprobs, len(scores))
         likely = np.zeros(0, np.int64)
         if k:
-            least = np.partition(shifted, -k)[-k]
+            least = kth_highest(shifted, k)
             above = np.flatnonzero(shifted > least)
             # Of equal scores the lowest ids, so that there is one answer.
             likely = np.concatenate([above, np.flatnonzero(shifted == least)[: k - len(above)]])

@@ -3,10 +3,11 @@
 `TextEngine` keeps one and guards it with its lock. An entry has the lengths of its texts, in tokens, and a
 `group`: texts of equal groups may run in one batch. Another order of requests is another key in `add` and `take`.
 
-Each request has a clock that its texts advance by their tokens; the next text is always of the request whose clock is
-furthest behind, and a new request starts at the clock of the last text taken (start-time fair queueing; Goyal, Vin and
-Cheng 1996, without weights). A request of one text therefore waits for one text of each other request at most,
-whatever they still have.
+Each request has a clock that its texts advance by their tokens. The next is the request whose clock is furthest behind;
+it may run a quantum of tokens before others have their turn, so that short requests are done in the order in which they
+came and not all at the end. A new request starts at the queue's own clock, which tokens of any request advance by their
+number over that of waiting requests (weighted fair queueing; Demers, Keshav and Shenker 1989, with equal weights): it
+comes before those that had more than their share, and a stream of new ones does not keep a long one from its share.
 """
 
 from __future__ import annotations
@@ -29,15 +30,16 @@ _E = TypeVar("_E", bound=Entry)
 
 
 class FairQueue(Generic[_E]):
-    """Requests whose texts wait."""
+    """Requests whose texts wait. quantum: tokens of one request that may run before others have their turn."""
 
-    def __init__(self) -> None:
-        self._heaps: dict[Hashable, list[tuple[int, int, _E]]] = {}  # group -> (clock, number, entry)
-        self._clock = self._number = 0
+    def __init__(self, quantum: int) -> None:
+        self._quantum = quantum
+        self._heaps: dict[Hashable, list[tuple[float, int, _E, int]]] = {}  # group -> (clock, number, entry, used)
+        self._clock, self._number = 0.0, 0
 
     def add(self, entry: _E) -> None:
         """An entry with at least one text."""
-        heapq.heappush(self._heaps.setdefault(entry.group, []), (self._clock, self._number, entry))
+        heapq.heappush(self._heaps.setdefault(entry.group, []), (self._clock, self._number, entry, 0))
         self._number += 1
 
     def take(self, tokens: int) -> list[tuple[_E, int]]:
@@ -46,28 +48,30 @@ class FairQueue(Generic[_E]):
         Of each entry the texts are taken in their order.
         """
         taken: list[tuple[_E, int]] = []
-        heap, total = self._first(), 0
-        while heap:
-            clock, number, entry = heap[0]
-            length = 0 if entry.ended else entry.lengths[entry.begun]
-            if taken and total + length > tokens:
-                break
-            heapq.heappop(heap)
+        heap, total, full = self._first(), 0, False
+        while heap and not full:
+            clock, number, entry, used = heapq.heappop(heap)
             if entry.ended:
                 continue
-            self._clock = max(self._clock, clock)  # a group that had to wait is behind
-            taken.append((entry, entry.begun))
-            total += length
-            entry.begun += 1
-            if entry.begun < len(entry.lengths):
-                heapq.heappush(heap, (clock + length, number, entry))
+            waiting, before = 1 + sum(map(len, self._heaps.values())), total
+            while entry.begun < len(entry.lengths) and used < self._quantum:
+                length = entry.lengths[entry.begun]
+                full = bool(taken) and total + length > tokens
+                if full:
+                    break
+                taken.append((entry, entry.begun))
+                entry.begun += 1
+                used, total = used + length, total + length
+            self._clock = max(self._clock, clock) + (total - before) / waiting
+            if entry.begun < len(entry.lengths):  # its turn goes on in the next batch, or is over
+                heapq.heappush(heap, (clock, number, entry, used) if full else (clock + used, number, entry, 0))
         return taken
 
     def __bool__(self) -> bool:
         """Does a text wait?"""
         return self._first() is not None
 
-    def _first(self) -> list[tuple[int, int, _E]] | None:
+    def _first(self) -> list[tuple[float, int, _E, int]] | None:
         """The heap whose first entry is next; what has ended is dropped on the way."""
         for group, heap in list(self._heaps.items()):
             while heap and heap[0][2].ended:

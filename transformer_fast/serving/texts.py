@@ -132,7 +132,8 @@ class TextEngine:
         self._batch_tokens, self._most_tokens, self._most_requests = max_batch_tokens, max_tokens_in_flight, max_queue
         self._lock = threading.Lock()  # guards all that follows
         self._work = threading.Condition(self._lock)
-        self._queue: FairQueue[TextRequest] = FairQueue()
+        # Half: there is room for another request in each batch.
+        self._queue: FairQueue[TextRequest] = FairQueue(max(1, max_batch_tokens // 2))
         self._open: set[TextRequest] = set()  # accepted, without a result
         self._tokens = 0  # of those in _open
         self._stopping = False

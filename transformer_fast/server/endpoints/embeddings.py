@@ -23,6 +23,7 @@ from transformer_fast.server.endpoints.common import (
     check_count,
     submitted,
 )
+from transformer_fast.server.errors import bad_request
 
 
 class EmbeddingsBody(Labelled):
@@ -65,6 +66,9 @@ async def embed(call: Call) -> Response:
     one = isinstance(body.input, str) or isinstance(body.input[0], int)
     inputs: Any = [body.input] if one else body.input
     check_count(call, inputs, "input")
+    if body.dimensions is not None and body.dimensions > model.dimensions:
+        message = f"dimensions is {body.dimensions}; the vectors of {model.name!r} have {model.dimensions}"
+        raise bad_request(message, "dimensions")
     engine = partial(
         model.engine.embed,
         prompt_name=body.prompt_name,
