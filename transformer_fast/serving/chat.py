@@ -49,9 +49,9 @@ class ChatFormat:
 
     Example:
         >>> chat = ChatFormat(load_tokenizer("Qwen/Qwen3-0.6B"))                                      # doctest: +SKIP
-        >>> prompt = chat.prompt([{"role": "user", "content": "2 + 2?"}], enable_thinking=False)
-        >>> answer = engine.submit(prompt.ids, skip_special_tokens=prompt.skip_special_tokens).result()
-        >>> chat.parser(prompt=prompt).parse(answer.text).content
+        >>> prompt = chat.prompt([{"role": "user", "content": "2 + 2?"}])                             # doctest: +SKIP
+        >>> answer = engine.submit(prompt.ids, skip_special_tokens=prompt.skip_special_tokens)        # doctest: +SKIP
+        >>> chat.parser(prompt=prompt).parse(answer.result().text).content                            # doctest: +SKIP
         '4'
     """
 
