@@ -174,7 +174,7 @@ class _Conversation:
         """The prompt, and how many tokens the answer may have; the oldest messages go where there is no room."""
         left_out = 0
         while True:
-            prompt = self.chat.prompt([*self.system, *self.messages])
+            prompt = self.chat.prompt([*self.system, *self.messages], constraint=self.constraint)
             room = self.most if self.limit is None else min(self.most, self.limit - len(prompt.ids))
             later = next((i for i, one in enumerate(self.messages) if i and one["role"] == "user"), None)
             if room == self.most or later is None:
@@ -194,11 +194,14 @@ class _Conversation:
         from transformer_fast.generation import TextStreamer
 
         options = {"max_new_tokens": room, "tokenizer": self.tokenizer, **self.search}
-        if self.constraint is not None:
-            constraint = self.constraint.after("</think>") if prompt.thinking else self.constraint
-            options["logits_processor"] = self._constrained(constraint, self.tokenizer)
+        if prompt.constraint is not None:
+            options["logits_processor"] = self._constrained(prompt.constraint, self.tokenizer)
         parser, printer = self.chat.parser(prompt=prompt), _Printer()
-        streamer = TextStreamer(self.tokenizer, write=lambda text: printer.add(parser.feed(text)))
+        streamer = TextStreamer(
+            self.tokenizer,
+            skip_special_tokens=prompt.skip_special_tokens,
+            write=lambda text: printer.add(parser.feed(text)),
+        )
         ids = np.array([prompt.ids])
         streamer.put(ids)
         with _stoppable() as stopped:
