@@ -1,4 +1,4 @@
-"""The page at / in a browser, on a real server with tiny models: search, chat, attention, keys, themes, narrow screens."""
+"""The page at / in a browser, on a real server with tiny models: what its tabs do, keys, themes, narrow screens."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from starlette.responses import Response
 
-from transformer_fast.pipelines.text_attention import takes_pair, text_attention
+from transformer_fast.pipelines.attentions import takes_pair, text_attention
 from transformer_fast.server.calls import Body, Call, Endpoint, json_response
 from transformer_fast.server.errors import bad_request, engine_errors
 from transformer_fast.server.served import Served
