@@ -395,21 +395,23 @@ def test_an_error_ends_its_request_alone(engine):
     wait_until(lambda: failures)
     assert len(pieces) == 2 and len(good.result(20).ids) == 30
 
+
+def test_what_a_listener_raises_ends_its_request_alone(engine):
+    gate, failures = Held(), []
+    one = engine(turns=gate)
+
     def refuses(piece):
         raise ConnectionError
 
-    deaf = one.submit(prompt_of(20), max_new_tokens=30)
-    other = one.submit(prompt_of(20), max_new_tokens=30)
-    try:
+    deaf, other = (one.submit(prompt_of(20), max_new_tokens=30) for _ in range(2))
+    deaf.listen(refuses, failures.append)
+    with pytest.raises(RuntimeError, match="one listener"):
         deaf.listen(refuses)
-    except ConnectionError:  # there was a piece already
-        deaf.cancel()
-        assert deaf.result(20).finish_reason == "cancelled"
-    else:
-        with pytest.raises(ConnectionError):
-            deaf.result(20)
-    assert other.result(20).ids == good.result(20).ids
-    assert one.stats()["errors"] >= 1
+    gate.release()
+    with pytest.raises(ConnectionError):
+        deaf.result(20)
+    assert len(other.result(20).ids) == 30
+    assert one.stats()["errors"] == 1 and [type(error) for error in failures] == [ConnectionError]
 
 
 @pytest.mark.parametrize("where", ["prompt", "step"])
