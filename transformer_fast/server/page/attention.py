@@ -67,6 +67,7 @@ class Models:
             "id": served.name,
             "kind": served.kind,
             "chat": served.chat is not None,
+            "max_length": served.max_length,
             "attention": attending and {"pair": attending.pair, "max_tokens": attending.max_tokens},
             "query": _prompt(prompts, _QUERY),
             "document": _prompt(prompts, _DOCUMENT),
