@@ -11,7 +11,35 @@ from dataclasses import dataclass
 
 from transformer_fast.serving.tool_calls import CallStyle, ToolCall, new_id
 
-THINK, THINK_END = "<think>", "</think>"
+
+@dataclass(frozen=True)
+class Reasoning:
+    """How a model writes its reasoning: the texts before and after it, and those that go with them and say nothing."""
+
+    begin: str
+    end: str
+    around: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return (self.begin, self.end, *self.around)
+
+
+THINK = Reasoning("<think>", "</think>")
+# gpt-oss: https://github.com/openai/harmony
+_FINAL = "<|channel|>final<|message|>"
+CHANNELS = Reasoning(
+    "<|channel|>analysis<|message|>",
+    "<|end|>",
+    (_FINAL, f"<|start|>assistant{_FINAL}", "<|start|>assistant", "<|return|>"),
+)
+
+
+def reasoning_of(template: str) -> Reasoning | None:
+    """The form of reasoning in a template; None where it has none that is known here."""
+    if "<|channel|>" in template:
+        return CHANNELS
+    return THINK if THINK.begin in template or THINK.end in template else None
 
 
 @dataclass(frozen=True)
@@ -31,13 +59,13 @@ class AnswerParser:
 
     What looks like a call and is none, because it is cut off or malformed, is content. Nothing raises.
 
-    style: how calls are written; None: there are none. reasoning: whether <think>...</think> is taken out. thinking:
-    the prompt has opened it already. dropped: texts of special tokens that are no part of an answer.
+    style: how calls are written; None: there are none. reasoning: how reasoning is, which is taken out; None: there is
+    none. thinking: the prompt has opened it already. dropped: texts of special tokens that are no part of an answer.
 
     Example:
-        >>> from transformer_fast.serving.answers import AnswerParser
+        >>> from transformer_fast.serving.answers import THINK, AnswerParser
         >>> from transformer_fast.serving.tool_calls import HERMES_STYLE
-        >>> parser = AnswerParser(HERMES_STYLE, reasoning=True)
+        >>> parser = AnswerParser(HERMES_STYLE, THINK)
         >>> parser.feed("<think>Sum.</think>It is ")
         Delta(content='It is', reasoning_content='Sum.', tool_calls=())
         >>> parser.feed("4.<tool_"), parser.end()
@@ -48,11 +76,12 @@ tool_calls=()))
     def __init__(
         self,
         style: CallStyle | None = None,
-        reasoning: bool = False,
+        reasoning: Reasoning | None = None,
         thinking: bool = False,
         dropped: Sequence[str] = (),
     ) -> None:
-        self._style, self._reasoning, self._dropped = style, reasoning or thinking, tuple(filter(None, dropped))
+        self._style, self._reasoning = style, reasoning
+        self._dropped = tuple(filter(None, (*dropped, *(reasoning.around if reasoning else ()))))
         self._state: Callable[[bool], bool] = self._think if thinking else self._talk
         self._text = ""  # not understood so far
         self._content: list[str] = []
@@ -104,9 +133,9 @@ tool_calls=()))
     # States: each takes from self._text and returns whether there may be more to take
 
     def _think(self, final: bool) -> bool:
-        before, mark = self._until((THINK_END, *self._dropped), final)
+        before, mark = self._until((self._reasoning.end, *self._dropped), final)
         self._thought(before)
-        if mark == THINK_END:
+        if mark == self._reasoning.end:
             self._state, self._thought_space, self._trim = self._talk, "", True
         return mark is not None
 
@@ -114,14 +143,14 @@ tool_calls=()))
         if self._bare_call(final):
             return self._state is self._call and bool(self._text)
         markers = self._style.markers if self._style is not None else ()
-        thinks = (THINK,) if self._reasoning and not self._begun and not self._calls else ()
+        thinks = (self._reasoning.begin,) if self._reasoning and not self._begun and not self._calls else ()
         before, mark = self._until((*markers, *thinks, *self._dropped), final)
-        if mark == THINK and (before.strip() or self._begun):
+        if mark in thinks and (before.strip() or self._begun):
             before, mark = before + mark, ""  # a word of the answer
         self._say(before)
         if mark in markers:
             self._text, self._state = mark + self._text, self._call
-        elif mark == THINK:
+        elif mark in thinks:
             self._state, self._space = self._think, ""
         return mark is not None
 
@@ -165,6 +194,10 @@ tool_calls=()))
         found = [(place, -len(mark), mark) for mark in marks if (place := self._text.find(mark)) >= 0]
         if found:
             place, _, mark = min(found)
+            rest = self._text[place:]
+            if not final and any(len(longer) > len(rest) and longer.startswith(rest) for longer in marks):
+                before, self._text = self._text[:place], rest
+                return before, None  # it may become a longer one
             before, self._text = self._text[:place], self._text[place + len(mark) :]
             return before, mark
         held = 0 if final else _begun_mark(self._text, marks)
