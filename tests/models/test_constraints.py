@@ -230,6 +230,8 @@ def test_special_tokens_are_no_text(tmp_path):
         (lambda: Constraint.grammar("start: foo"), "the grammar 'start: foo': .*unknown name"),
         (lambda: Constraint.grammar("hello"), "the grammar 'hello': "),
         (lambda: Constraint.grammar("root ::= foo"), "the grammar in GBNF is malformed: Rule 'foo' not found"),
+        (lambda: Constraint.grammar("start: a\na: a"), "the grammar .*(no text fits it|panic: .*)$"),
+        (lambda: Constraint.json_schema({"$ref": "#"}), "no text fits it$"),
         (lambda: Constraint.choice([]), r"the choices are \[\]; needed: at least one string"),
     ],
 )
