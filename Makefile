@@ -14,6 +14,7 @@ TOGETHER = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # After a step's pytest: PYTEST_ARGS="-k ..." may leave it without tests, which is no failure.
 OR_NONE = || [ $$? -eq 5 ]
 BENCH_ARGS ?= --threads 1,2
+SOAK_SECONDS ?= 600
 
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet
@@ -24,7 +25,7 @@ C_SOURCES := $(sort $(shell find csrc transformer_fast -type f -name '*.[ch]'))
 C_TESTS := $(sort $(wildcard tests/c/*.[ch] tests/threads/*.c))
 COMPILED := setup.py pyproject.toml transformer_fast/_core.pyx transformer_fast/_core.pxd $(wildcard transformer_fast/*.pxi) $(C_SOURCES)
 PACKAGED := $(COMPILED) README.md LICENSE MANIFEST.in \
-	$(sort $(shell find transformer_fast -type f \( -name '*.py' -o -name '*.pyi' -o -name py.typed \)))
+	$(sort $(shell find transformer_fast -type f \( -name '*.py' -o -name '*.pyi' -o -name '*.html' -o -name '*.js' -o -name '*.css' -o -name py.typed \)))
 LINTED := setup.py transformer_fast tests $(wildcard benchmarks examples docs/conf.py docs/_ext docs/_ipython)
 WARNINGS := -Werror
 # On one thread, and without the guard pages, which .ci/run adds: 40 s a level on two processors, after a build of 90.
@@ -52,7 +53,7 @@ SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-om
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test emulate arm64 parallel freethreaded clang musl windows macos wheel bench docs oracle stress lint style warnings format asan clean distclean changed
+.PHONY: help demo test emulate arm64 parallel freethreaded clang musl windows macos wheel bench docs oracle stress clients soak page lint style warnings format asan clean distclean changed
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -123,6 +124,18 @@ oracle: $(VENV)/.oracle ## live comparisons with torch, transformers, sentence-t
 
 stress: $(VENV)/.oracle ## minutes of threads, and of folders next to transformers: the same tests on more cases
 	$(BIN)/pytest -m stress $(PYTEST_ARGS)
+
+clients: $(VENV)/.clients ## openai, LangChain, Cohere and schemathesis, unchanged, against a server
+	$(BIN)/pytest -m clients tests/clients $(PYTEST_ARGS)
+
+# On Linux alone: /proc says what the server needs.
+soak: $(VENV)/.clients ## SOAK_SECONDS (600) of all that clients do to a server: memory, lost requests, stop; report in build/soak.json
+	mkdir -p build
+	PYTHONPATH=tests/helpers $(BIN)/python tests/server/soak.py --seconds $(SOAK_SECONDS) --report build/soak.json
+
+page: $(VENV)/.browser ## the server's page and the attention explorer in Chromium (Debian; installs as root what is missing)
+	bash -c 'source tests/debian.sh && { command -v google-chrome >/dev/null || need_packages chromium=chromium; }'
+	$(BIN)/pytest tests/server/test_page.py tests/server/test_explorer_page.py $(PYTEST_ARGS)
 
 lint: style warnings ## formatters, linters and compiler warnings; changes nothing
 
@@ -208,6 +221,14 @@ $(VENV)/.test: $(PACKAGED) build/.fresh
 
 $(VENV)/.oracle: $(VENV)/.test
 	$(PIP_INSTALL) ".[oracle]"
+	@touch $@
+
+$(VENV)/.clients: $(VENV)/.test
+	$(PIP_INSTALL) "transformer-fast[clients]"
+	@touch $@
+
+$(VENV)/.browser: $(VENV)/.test
+	$(PIP_INSTALL) "transformer-fast[browser]"
 	@touch $@
 
 # By its name and not as ".[docs]": the package is installed, and is not built again for what the extra adds.

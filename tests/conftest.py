@@ -6,8 +6,9 @@ Both restore what was set before. Where the product with the cases would be larg
 each case on one of their values, in turn; ``rotate("threads")`` runs it on every ISA, with the numbers of threads in
 turn. Marker ``formats(name)``: the test's ``isa`` are also the levels that improve products in this weight format alone
 (``int8``, ``bfloat16``). Marker ``oracle``: compares with torch, onnx or transformers (extra ``oracle``), skipped where
-they are missing. Marker ``thread_unsafe``: `make parallel`, where each test runs in several threads at once
-(pytest-run-parallel), runs it in one; ``OF_THE_PROCESS`` says which tests get it by what they call.
+they are missing; ``clients``: the same for clients of a server (extra ``clients``). Marker ``thread_unsafe``: `make
+parallel`, where each test runs in several threads at once (pytest-run-parallel), runs it in one; ``OF_THE_PROCESS``
+says which tests get it by what they call.
 ``helpers/`` has what is no fixture (``support.py``) and the shapes (``cases.py``); pytest puts it on sys.path.
 
     ops/        each op of `functional` against `reference`, and `reference` itself
@@ -16,6 +17,8 @@ they are missing. Marker ``thread_unsafe``: `make parallel`, where each test run
     files/      checkpoints, pictures, sound pipelines/ sentence encoding and the other pipelines
     commands/   transformer-fast             oracle/    live comparisons with torch, transformers and onnx
     util/       what is done with embeddings
+    clients/    `transformer-fast serve` as openai, LangChain, Cohere and schemathesis see it (`make clients`)
+    server/     the server's endpoints; soak.py is a program (`make soak`)
     project/    packaging, layering, docstrings, examples, benchmarks
     golden/     other libraries' answers, and the scripts that asked for them
     arm64/      the cross build and its run under qemu (`make arm64`); no tests of pytest
@@ -36,7 +39,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-ORACLES = ("torch", "onnx", "transformers")
+# Marker -> what its tests import, which the extra of that name brings.
+EXTRAS = {
+    "oracle": ("torch", "onnx", "transformers"),
+    "clients": ("openai", "langchain_openai", "cohere", "schemathesis", "httpx", "uvicorn", "llguidance"),
+}
 # Levels that have kernels for some weight formats alone: everything else is tested under the levels below.
 FORMAT_LEVELS = {
     "neondot": "int8",
@@ -122,12 +129,13 @@ def pytest_collection_modifyitems(config, items):
     # pytest-xdist hands out files in this order (--no-loadscope-reorder): no process waits for a long one at the end.
     long_files = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in long_files)
-    missing = [name for name in ORACLES if importlib.util.find_spec(name) is None]
-    if missing:
-        skip = pytest.mark.skip(reason=f"needs the extra `oracle`: {', '.join(missing)} not installed")
-        for item in items:
-            if item.get_closest_marker("oracle"):
-                item.add_marker(skip)
+    for extra, packages in EXTRAS.items():
+        missing = [name for name in packages if importlib.util.find_spec(name) is None]
+        if missing:
+            skip = pytest.mark.skip(reason=f"needs the extra `{extra}`: {', '.join(missing)} not installed")
+            for item in items:
+                if item.get_closest_marker(extra):
+                    item.add_marker(skip)
 
 
 @pytest.fixture

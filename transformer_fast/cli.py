@@ -28,6 +28,7 @@ from transformer_fast.commands import (
     quantize,
     rerank,
     search,
+    serve,
     similarity,
     tag,
     transcribe,
@@ -45,6 +46,7 @@ _COMMANDS = (
     attend,
     generate,
     chat,
+    serve,
     transcribe,
     quantize,
     compare,
@@ -59,6 +61,7 @@ _INTERRUPTED, _TERMINATED, _BROKEN_PIPE = 130, 143, 141  # 128 + the signal's nu
 
 # Packages that are no part of the extra `models` -> the extra that brings them.
 _EXTRAS = {"matplotlib": "plot", "llguidance": "grammar"}
+_EXTRAS |= dict.fromkeys(("starlette", "pydantic", "orjson", "uvicorn"), "serve")
 
 
 class _Parser(argparse.ArgumentParser):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -286,15 +287,23 @@ class FakeAttention:
     def __init__(self):
         self.tokenizer = self.model = self
 
-    def encode(self, text):
+    def encode(self, text, pair=None):
+        assert pair is None
         words = text.split()
         starts = np.cumsum([0] + [len(word) + 1 for word in words])
         offsets = [(0, 0), *((int(start), int(start) + len(word)) for start, word in zip(starts, words, strict=False))]
         return SimpleNamespace(
-            ids=[0] * len(offsets), tokens=["[CLS]", *("##?" for _ in words)], offsets=offsets, overflowing=[]
+            ids=[0] * len(offsets),
+            tokens=["[CLS]", *("##?" for _ in words)],
+            offsets=offsets,
+            sequence_ids=[None, *(0 for _ in words)],
+            overflowing=[],
         )
 
     def __call__(self, input_ids, output_attentions):
+        return self.forward(input_ids, output_attentions)
+
+    def forward(self, input_ids, output_attentions):
         assert output_attentions and input_ids.shape[0] == 1
         L = input_ids.shape[1]
         layers = [[0.75 * np.roll(np.eye(L), h + n, axis=1) + 0.25 / L for h in range(3)] for n in range(2)]
@@ -382,7 +391,8 @@ def test_attend_kinds(arguments, artists, run, attention, drawn, tmp_path):
         (["a", "--kind", "grid"], ["--kind grid", "-o"]),
         (["a", "--kind", "grid", "--head", "1", "-o", "out.png"], ["--head"]),
         (["a", "--kind", "cube", "-o", "out.png"], ["cube"]),
-        (["a", "-o", "out.jpg"], ["out.jpg", ".png or .svg"]),
+        (["a", "-o", "out.jpg"], ["out.jpg", ".html or .png or .svg"]),
+        (["a", "--kind", "grid", "-o", "out.html"], ["--kind grid", "leave it out"]),
     ],
     ids=lambda value: " ".join(value) if value and isinstance(value, list) else None,
 )
@@ -392,6 +402,20 @@ def test_attend_bad_arguments(arguments, parts, run, attention, tmp_path, monkey
     assert (code, out) == (2, "")
     assert_one_line(err, *parts)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_attend_writes_a_page_without_matplotlib(run, attention, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    target = tmp_path / "out.html"
+    code, out, err = run(
+        "attend", "a </script> c", "--layer", "1", "--head", "2", "--kind", "heatmap", "-o", str(target)
+    )
+    assert (code, out) == (0, "")
+    assert_one_line(err, f"wrote {target} ({target.stat().st_size / 1000:,.0f} kB)")
+    (content,) = re.findall(r'<script type="application/json" id="attention">(.*?)</script>', target.read_text("utf-8"))
+    data = json.loads(content)
+    assert (data["view"], data["layer"], data["head"]) == ("heatmap", 1, 2)
+    assert data["maps"][0]["queries"] == ["[CLS]", "a", "</script>", "c"]
 
 
 def test_attend_without_matplotlib_names_the_extra(run, attention, tmp_path, monkeypatch):

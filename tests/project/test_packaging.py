@@ -51,7 +51,7 @@ def sources() -> set[str]:
         *(ROOT / "csrc").rglob("*.[ch]"),
         *(
             path
-            for suffix in ("py", "pyx", "pxd", "pxi", "pyi", "typed")
+            for suffix in ("py", "pyx", "pxd", "pxi", "pyi", "typed", "html", "js", "css")
             for path in (ROOT / "transformer_fast").rglob(f"*.{suffix}")
         ),
         *(ROOT / "tests").rglob("*.py"),
@@ -109,7 +109,7 @@ def test_wheel_is_small_and_holds_the_package_alone(wheel):
     tops = {name.split("/")[0] for name in names}
     assert tops == {"transformer_fast", f"transformer_fast-{transformer_fast.__version__}.dist-info"}
     suffixes = {Path(name).suffix for name in names if name.startswith("transformer_fast/")}
-    assert suffixes == {".py", ".pyi", ".so", ".typed"}
+    assert suffixes == {".py", ".pyi", ".so", ".typed", ".html", ".js", ".css"}
     cython = (".pyx", ".pxd", ".pxi")
     modules = {name for name in sources() if name.startswith("transformer_fast/") and not name.endswith(cython)}
     assert modules <= names

@@ -62,8 +62,8 @@ GIVEN = {
     "docs/howto/sentence_transformers.md": _pickled,
     "docs/howto/search.md": lambda page: {"np": np, "documents": TEXTS, "question": "cat", "queries": ["dog", "cat"]},
 }
-# Imports of blocks that tests/oracle/test_indexes.py runs.
-ELSEWHERE = ("faiss", "usearch", "hnswlib")
+# Imports of blocks that tests/oracle/test_indexes.py and, for the clients of a server, tests/clients/test_pages.py run.
+ELSEWHERE = ("faiss", "usearch", "hnswlib", "openai", "langchain_openai", "cohere")
 # What a page says -> what a test may do.
 INSTEAD = {"/var/cache/transformer_fast": "packed", '["cpu"] * 4': '["cpu"] * 2'}
 # Pages whose code takes seconds: processes that start.
@@ -80,11 +80,16 @@ def blocks(page: str) -> list[tuple[int, str]]:
     return [(line, re.sub(r"^:tags:.*\n", "", code)) for line, code in found if not code.startswith(">>>")]
 
 
+def runs_elsewhere(code: str) -> bool:
+    return any(f"import {package}" in code or f"from {package}" in code for package in ELSEWHERE)
+
+
 def pages() -> Iterator:
-    """Those that have a plain block; one that imports torch is a live comparison's."""
+    """Those that have a plain block to run here; one that imports torch is a live comparison's."""
     files = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
     for page in sorted(path.relative_to(ROOT).as_posix() for path in files):
-        if "```python\n" in re.sub(r"```python\n>>>", "", (ROOT / page).read_text(encoding="utf-8")):
+        plain = "```python\n" in re.sub(r"```python\n>>>", "", (ROOT / page).read_text(encoding="utf-8"))
+        if plain and not all(runs_elsewhere(code) for _, code in blocks(page)):
             foreign = any(_FOREIGN.search(code) for _, code in blocks(page))
             yield pytest.param(page, marks=[pytest.mark.oracle] * foreign + [pytest.mark.slow] * (page in SLOW))
 
@@ -118,7 +123,7 @@ def test_code_of_page(page, hub, tmp_path, monkeypatch):
     names = {"__name__": "__main__", **GIVEN.get(page, lambda page: {})(page)}
     ran = 0
     for line, code in blocks(page):
-        if any(f"import {package}" in code or f"from {package}" in code for package in ELSEWHERE):
+        if runs_elsewhere(code):
             continue
         for said, instead in INSTEAD.items():
             code = code.replace(said, instead)
@@ -134,4 +139,16 @@ def test_every_block_says_what_it_is():
     for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         opened = re.findall(r"^(?:```|:::)(.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)[::2]
         languages |= {info.strip() for info in opened}
-    assert languages <= {"python", "{code-cell} python", "{eval-rst}", "{toctree}", "sh", "text", "dockerfile"}
+    known = {
+        "python",
+        "{code-cell} python",
+        "{eval-rst}",
+        "{toctree}",
+        "sh",
+        "text",
+        "dockerfile",
+        "ini",
+        "yaml",
+        "nginx",
+    }
+    assert languages <= known

@@ -18,6 +18,8 @@ from pathlib import Path
 # A release's limit. The levels of x86-64 nearly fill it.
 MAX_BYTES = 3_000_000
 MAX_GLIBC = (2, 28)
+# The last three: the page of the server and the attention explorer.
+SUFFIXES = (".py", ".pyi", ".so", ".typed", ".html", ".js", ".css")
 # All that a Linux system has without a package of a compiler: no libgomp, no libstdc++.
 LIBRARIES = {"libc.so.6", "libm.so.6", "libpthread.so.0", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"}
 
@@ -45,8 +47,8 @@ def check_files(wheel: Path, sdist: Path) -> list[str]:
         top = name.split("/")[0]
         if top != "transformer_fast" and not re.fullmatch(r"transformer_fast-[^/]+\.dist-info", top):
             raise Fault(f"the wheel holds {name}; needed: the package and nothing else, no library of others")
-        if top == "transformer_fast" and Path(name).suffix not in (".py", ".pyi", ".so", ".typed"):
-            raise Fault(f"the wheel holds {name}; needed: Python files, stubs and the module")
+        if top == "transformer_fast" and Path(name).suffix not in SUFFIXES:
+            raise Fault(f"the wheel holds {name}; needed: Python files, stubs, the module, and pages")
     if not any(name.endswith("/licenses/LICENSE") for name in names):
         raise Fault("the wheel holds no license")
     with tarfile.open(sdist) as archive:

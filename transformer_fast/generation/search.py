@@ -25,13 +25,17 @@ def sampler(generator: np.random.Generator) -> Choice:
     """A choice by chance: ids have the probabilities softmax(scores), (B, V) -> (B,)."""
 
     def choose(scores: np.ndarray) -> np.ndarray:
-        sums = np.cumsum(softmax(scores.astype(np.float64)), axis=1)
-        points = generator.random(len(scores)) * sums[:, -1]
-        return np.array(
-            [np.searchsorted(row, point, "right") for row, point in zip(sums, points, strict=True)], np.int64
-        )
+        points = generator.random(len(scores))
+        return np.array([_drawn(row, point) for row, point in zip(scores, points, strict=True)], np.int64)
 
     return choose
+
+
+def _drawn(row: np.ndarray, point: float) -> int:
+    """The id (of scores (V,)) at `point` of the way through the probabilities."""
+    places = np.flatnonzero(row > -np.inf)  # after the filters: a few of many
+    sums = np.cumsum(softmax(row[places].astype(np.float64)))
+    return int(places[np.searchsorted(sums, point * sums[-1], "right")])
 
 
 def search(

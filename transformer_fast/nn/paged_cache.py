@@ -1,8 +1,9 @@
 """`PagedCache`: the keys and values of layers of one shape in pages, which rows share until they part.
 
 A decoder's state has one in place of a `StackCache` where a page size is asked for (models.common.decoding): rows that
-continue one prompt (num_return_sequences, beams) then hold it once, and steps read it once. The arrays are read by
-`functional.paged_attention` and by csrc/ops/decoder.c, which also writes them; types are those of `cache.Store`.
+continue one prompt (num_return_sequences, beams) then hold it once, and steps read it once. The pages are of a
+`page_pool.PagePool`, which other caches may use too: an engine that reads prompts beside the rows that run has two
+(serving.rows). The arrays are read by `functional.paged_attention` and by csrc/ops/decoder.c, which also writes them.
 """
 
 from __future__ import annotations
@@ -12,26 +13,19 @@ from collections.abc import Mapping
 import numpy as np
 
 from transformer_fast import functional as F
-from transformer_fast.functional import arrays
-from transformer_fast.functional.paged import PAGE_UNIT
-from transformer_fast.nn.cache import DTYPES, Store
+from transformer_fast.nn.page_pool import PagePool
 
 _FREE = -1  # in a table: there is no page
-
-
-def check_page_size(page_size: int) -> None:
-    """Raises TypeError where it is no integer, ValueError where pages cannot have that size."""
-    if arrays.integer(page_size, "page_size") < 1 or page_size % PAGE_UNIT:
-        raise ValueError(f"page_size is {page_size}; needed: a multiple of {PAGE_UNIT}")
 
 
 class PagedCache:
     """Keys (B, Hkv, n, D) and values (B, Hkv, n, Dv) of `layers` layers, in pages of page_size positions each.
 
     A call makes room with `reserve`, each layer writes behind the lengths with `write` or `write_packed`, and `advance`
-    counts what was written, as with `StackCache`. The pool of pages grows by doubling; pages go back to it when no row
-    holds them. `reorder` copies tables, and no keys: rows that come from the same row share its pages, and a page that
-    several rows hold is copied when one of them writes to it.
+    counts what was written, as with `StackCache`. Pages go back to the pool when nobody holds them. `reorder` copies
+    tables, and no keys: rows that come from the same row share its pages, and a page that several hold is copied when
+    one of them writes to it. `over` makes a cache of pages of a pool that there is; `join` moves rows from one such
+    cache to another.
 
     table (B, n) int32: the pages of each row, -1 behind the last. shared (B,): how many first keys a row has in common
     with those that it parted from, whole pages; steps read these once for all of them, and sum in another order than
@@ -71,23 +65,24 @@ class PagedCache:
         *,
         dtype: np.dtype | type = np.float32,
     ) -> None:
-        Dv = D if Dv is None else Dv
-        if min(B, Hkv, D, Dv) < 0:
-            raise ValueError(f"B={B}, Hkv={Hkv}, D={D}, Dv={Dv}; needed: sizes that are not negative")
-        check_page_size(page_size)
-        dtype = np.dtype(dtype)
-        if dtype.name not in DTYPES:
-            raise TypeError(f"dtype is {dtype}; needed: {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
-        self.page_size = page_size
+        self._open(PagePool(layers, Hkv, D, page_size, Dv, dtype=dtype), B)
+
+    @classmethod
+    def over(cls, pool: PagePool, B: int) -> PagedCache:
+        """B rows without positions, whose pages are of `pool`."""
+        cache = cls.__new__(cls)
+        cache._open(pool, B)
+        return cache
+
+    def _open(self, pool: PagePool, B: int) -> None:
+        if B < 0:
+            raise ValueError(f"B={B}; needed: a number of rows that is not negative")
+        self.pool = pool
+        self.page_size = pool.page_size
         self.lengths = np.zeros(B, np.int64)
         self.shared = np.zeros(B, np.int64)
         self.uniform = True  # all rows have the same length
         self.table = np.full((B, 0), _FREE, np.int32)
-        self._code = DTYPES.index(dtype.name)
-        self._keys = Store(layers, (0, Hkv, page_size, D), dtype)
-        self._values = Store(layers, (0, Hkv, page_size, Dv), dtype)
-        self._holders = np.zeros(0, np.int64)  # of each page: how many rows hold it
-        self._free: list[int] = []
         self._room = np.zeros(B, np.int64)  # positions that row b may write without more pages or copies
 
     def __len__(self) -> int:
@@ -97,12 +92,12 @@ class PagedCache:
     @property
     def dtype(self) -> np.dtype:
         """The type in which keys and values are stored."""
-        return self._keys.arrays[0].dtype
+        return self.pool.dtype
 
     @property
     def pages(self) -> int:
-        """How many pages rows hold, each counted once."""
-        return len(self._holders) - len(self._free)
+        """How many pages of the pool are held, each counted once."""
+        return self.pool.held
 
     def prepare(self, capacity: int) -> None:
         """Nothing: pages are taken when they are needed."""
@@ -116,7 +111,7 @@ class PagedCache:
             more = -(-int(needed[b]) // self.page_size) - held
             self._widen(held + more)
             for i in range(held, held + more):
-                self.table[b, i] = self._take()
+                self.table[b, i] = self.pool.take()
                 self._room[b] = (i + 1) * self.page_size  # here: the next page may be one for which there is no memory
 
     def write(self, layer: int, key: np.ndarray, value: np.ndarray) -> None:
@@ -142,12 +137,12 @@ class PagedCache:
         shared = self.shared[rows]
         windowed = options.get("window", (-1, -1))[0] != -1
         scales = {}
-        if self._keys.scales:
-            scales = {"key_scale": self._keys.scales[layer], "value_scale": self._values.scales[layer]}
+        if self.pool.keys.scales:
+            scales = {"key_scale": self.pool.keys.scales[layer], "value_scale": self.pool.values.scales[layer]}
         return F.paged_attention(
             query,
-            self._keys.arrays[layer],
-            self._values.arrays[layer],
+            self.pool.keys.arrays[layer],
+            self.pool.values.arrays[layer],
             self.table[rows],
             lengths,
             shared_keys=0 if windowed or not shared.any() else shared,
@@ -160,20 +155,20 @@ class PagedCache:
     def seen(self, layer: int, more: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Copies of keys (B, Hkv, max(lengths) + more, D) and values of a layer, as `StackCache.seen`."""
         length = int(self.lengths.max(initial=0)) + more
-        return tuple(self._gathered(store.arrays[layer], length) for store in (self._keys, self._values))
+        return tuple(self._gathered(store.arrays[layer], length) for store in (self.pool.keys, self.pool.values))
 
     def scales(self, layer: int, more: int = 0) -> dict[str, np.ndarray]:
         """key_scale and value_scale (B, Hkv, n) of int8, copies; nothing of other types."""
         length = int(self.lengths.max(initial=0)) + more
-        stores = {"key_scale": self._keys, "value_scale": self._values}
+        stores = {"key_scale": self.pool.keys, "value_scale": self.pool.values}
         return {name: self._gathered(store.scales[layer], length) for name, store in stores.items() if store.scales}
 
     def engine_arrays(self, kept: np.ndarray) -> F.CacheArrays:
         """What functional.Decoder takes: kept[b] positions of row b are written, and have been reserved."""
-        keys, values = self._keys, self._values
+        keys, values = self.pool.keys, self.pool.values
         arrays = keys.addresses, values.addresses, keys.scale_addresses, values.scale_addresses
         shared = self.shared if self.shared.any() else None
-        return F.CacheArrays(self._code, self.page_size, *arrays, self.lengths, kept, self.table, shared)
+        return F.CacheArrays(self.pool.code, self.page_size, *arrays, self.lengths, kept, self.table, shared)
 
     def kept_of_prompts(self, counts: np.ndarray) -> np.ndarray:
         """All of them."""
@@ -194,20 +189,49 @@ class PagedCache:
         taken = np.bincount(index, minlength=len(self))[index] if len(index) else shared
         whole = lengths // self.page_size * self.page_size
         self.shared = np.where((shared == 0) & (taken > 1), whole, shared)
-        self.table = table
         self._set_lengths(lengths)
-        self._drop_unused()
+        self._keep_used(table)
+
+    def join(self, other: PagedCache) -> None:
+        """The rows of `other`, a cache of the same pool, become rows behind those that there are; it has none then."""
+        if other.pool is not self.pool:
+            raise ValueError("other has pages of another pool; needed: those of the pool of this cache")
+        width = max(self.table.shape[1], other.table.shape[1])
+        self._widen(width)
+        other._widen(self.table.shape[1])
+        self.table = np.concatenate([self.table, other.table[:, : self.table.shape[1]]])
+        self.shared = np.concatenate([self.shared, other.shared])
+        self._room = np.concatenate([self._room, other._room])
+        self._set_lengths(np.concatenate([self.lengths, other.lengths]))
+        other._open(other.pool, 0)
+
+    def adopt(self, b: int, pages: np.ndarray) -> None:
+        """Row b, which has whole pages only, goes on with `pages` of the pool: all their positions are its own.
+
+        The row reads its own table (`shared` stays as it is), so that its bits are those of a row that has written
+        the pages itself.
+        """
+        first, rest = divmod(int(self.lengths[b]), self.page_size)
+        if rest or self._room[b] != self.lengths[b]:
+            raise ValueError(f"row {b} has {self.lengths[b]} positions; needed: whole pages, and none reserved")
+        self._widen(first + len(pages))
+        self.pool.hold(pages)
+        self.table[b, first : first + len(pages)] = pages
+        lengths = self.lengths.copy()
+        lengths[b] += len(pages) * self.page_size
+        self._room[b] = lengths[b]
+        self._set_lengths(lengths)
 
     def crop(self, lengths: np.ndarray) -> None:
         """Row b keeps its first lengths[b] positions of those that it holds; a length beyond them changes nothing."""
         self._set_lengths(np.minimum(self.lengths, lengths))
         self.shared = np.minimum(self.shared, self.lengths // self.page_size * self.page_size)
-        self._drop_unused()
+        self._keep_used(self.table)
 
     def held(self) -> dict[str, np.ndarray]:
         """Copies of all that the positions of all layers hold, as `StackCache.held` gives it."""
         longest = int(self.lengths.max(initial=0))
-        stores = {"keys": self._keys, "values": self._values}
+        stores = {"keys": self.pool.keys, "values": self.pool.values}
         return {
             f"{name}.{i}": self._gathered(array, longest)
             for name, store in stores.items()
@@ -231,8 +255,8 @@ class PagedCache:
             low, high = max(first, begin), min(first + n, begin + self.page_size)
             place = (self.table[b, begin // self.page_size], slice(None), slice(low - begin, high - begin))
             part = slice(low - first, high - first)
-            self._keys.put(layer, place, key[part].swapaxes(0, 1))
-            self._values.put(layer, place, value[part].swapaxes(0, 1))
+            self.pool.keys.put(layer, place, key[part].swapaxes(0, 1))
+            self.pool.values.put(layer, place, value[part].swapaxes(0, 1))
 
     def _part(self, b: int) -> None:
         """Row b's last page, where it is partly filled and held by others, becomes a copy that b alone holds."""
@@ -240,24 +264,9 @@ class PagedCache:
         if filled == 0 or self._room[b] > self.lengths[b] // self.page_size * self.page_size:
             return
         page = int(self.table[b, i])
-        if self._holders[page] > 1:
-            copy = self._take()  # without memory for it nothing has changed
-            self._holders[page] -= 1
-            self.table[b, i] = copy
-            for array in (*self._keys.parts, *self._values.parts):
-                array[copy] = array[page]
+        if self.pool.holders[page] > 1:
+            self.table[b, i] = self.pool.copied(page)  # without memory for it nothing has changed
         self._room[b] = (i + 1) * self.page_size
-
-    def _take(self) -> int:
-        if not self._free:
-            pages, more = len(self._holders), max(8, len(self._holders))
-            for store in (self._keys, self._values):
-                store.grow(pages + more)
-            self._holders = np.concatenate([self._holders, np.zeros(more, np.int64)])
-            self._free = list(range(pages + more - 1, pages - 1, -1))
-        page = self._free.pop()
-        self._holders[page] = 1
-        return page
 
     def _widen(self, n: int) -> None:
         """The table gets room for n pages a row."""
@@ -267,17 +276,18 @@ class PagedCache:
             wide[:, :width] = self.table
             self.table = wide
 
-    def _drop_unused(self) -> None:
-        """After lengths have changed: rows let go of the pages behind them, and pages that no row holds are free. A row
-        that shares its last page may not write to it."""
-        used = np.arange(self.table.shape[1]) * self.page_size < self.lengths[:, None]
-        self.table = np.where(used, self.table, np.int32(_FREE))
-        self._holders = np.bincount(self.table[used], minlength=len(self._holders))
-        self._free = np.flatnonzero(self._holders == 0)[::-1].tolist()
+    def _keep_used(self, table: np.ndarray) -> None:
+        """After lengths have changed: `table` without what lies behind them takes the place of the table, and pages
+        that nobody holds any more are free. A row that shares its last page may not write to it."""
+        used = np.arange(table.shape[1]) * self.page_size < self.lengths[:, None]
+        dropped = self.table[self.table != _FREE]
+        self.table = np.where(used, table, np.int32(_FREE))
+        self.pool.hold(table[used])
+        self.pool.drop(dropped)
         self._room = used.sum(axis=1) * self.page_size
         last = np.maximum(self.lengths - 1, 0) // self.page_size
         for b in np.flatnonzero(self.lengths % self.page_size):
-            if self._holders[self.table[b, last[b]]] > 1:
+            if self.pool.holders[self.table[b, last[b]]] > 1:
                 self._room[b] = self.lengths[b] // self.page_size * self.page_size
 
     def hold(self, lengths: np.ndarray, arrays: Mapping[str, np.ndarray]) -> None:
@@ -288,7 +298,7 @@ class PagedCache:
         """
         longest = int(lengths.max(initial=0))
         self.reserve(lengths)
-        stores = {"keys": self._keys, "values": self._values}
+        stores = {"keys": self.pool.keys, "values": self.pool.values}
         for name, store in stores.items():
             for i, array in enumerate(store.parts):
                 needed = (array.dtype, (len(self), array.shape[1], longest, *array.shape[3:]))

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from transformer_fast.pipelines.attentions import text_attention
     from transformer_fast.pipelines.bge_m3 import BGEM3Encoder
     from transformer_fast.pipelines.classifier import load_classifier
     from transformer_fast.pipelines.cross_encoder import CrossEncoder
@@ -48,6 +49,7 @@ __all__ = [
     "Translator",
     "TruncationWarning",
     "load_classifier",
+    "text_attention",
 ]
 
 # Public name -> file in this folder.
@@ -70,6 +72,7 @@ _FILES = {
     "Translator": "text_to_text",
     "TruncationWarning": "sentence_encoder",
     "load_classifier": "classifier",
+    "text_attention": "attentions",
 }
 
 

@@ -10,8 +10,9 @@ Source: sentence-transformers 6, cross_encoder/model.py.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,47 @@ from transformer_fast.pipelines.text_runs import (
 # Fields of config_sentence_transformers.json that only this kind of model has; the second says how torch computes.
 _FIELDS = ("activation_fn", "keep_in_fp32_modules")
 Pair = Sequence[str]
+
+
+@dataclass(frozen=True)
+class PairJob:
+    """The arguments of `predict`, checked: pairs -> `tokens` -> `rows` of those that run together -> `finished`."""
+
+    pairs: PairModel
+    prompt: str
+    activation: Activation
+    apply_softmax: bool
+
+    @property
+    def together(self) -> Hashable:
+        """Pairs of jobs of which this is equal may run together."""
+        return id(self.pairs)
+
+    @property
+    def width(self) -> int:
+        """The number of logits of a pair."""
+        return self.pairs.num_labels
+
+    def tokens(self, pairs: Sequence[tuple[str, str]], truncate: bool = True) -> list[Any]:
+        """As `PairModel.tokens`, with the prompt."""
+        return self.pairs.tokens(pairs, self.prompt, truncate)
+
+    def rows(self, tokens: Sequence[Any]) -> np.ndarray:
+        """The logits (B, width) of pairs that run together."""
+        return self.pairs.logits(tokens)
+
+    def finished(self, logits: np.ndarray) -> np.ndarray:
+        """The scores of all pairs of a call, (N,) or (N, labels).
+
+        Raises:
+            ValueError: the activation does not give a row a pair.
+        """
+        scores = np.asarray(self.activation(logits), np.float32)
+        if scores.shape[:1] != logits.shape[:1]:
+            raise ValueError(f"activation_fn gives shape {scores.shape} of {logits.shape}; needed: a row a pair")
+        if self.width == 1 and scores.ndim > 1:
+            scores = scores[:, 0]
+        return F.softmax(scores) if self.apply_softmax and scores.ndim > 1 else scores
 
 
 class CrossEncoder(InProcesses):
@@ -189,21 +231,14 @@ class CrossEncoder(InProcesses):
         """
         check_without_torch(convert_to_tensor)
         check_positive("batch_size", batch_size)
-        start = self._prompt(prompt_name, prompt)
-        activation = self.activation_fn if activation_fn is None else as_activation("activation_fn", activation_fn)
-        single, pairs = _pairs(inputs)
+        job = self.prepared(prompt_name, prompt, activation_fn, apply_softmax)
+        single, pairs = checked_pairs(inputs)
         logits = np.empty((len(pairs), self.num_labels), np.float32)
         how = batch_size, show_progress_bar, device, pool, chunk_size
-        with closing(in_chunks(self, "_logits", pairs, (start, batch_size), *how)) as parts:
+        with closing(in_chunks(self, "_logits", pairs, (job.prompt, batch_size), *how)) as parts:
             for chunk, part in parts:
                 logits[chunk] = part
-        scores = np.asarray(activation(logits), np.float32)
-        if scores.shape[:1] != (len(pairs),):
-            raise ValueError(f"activation_fn gives shape {scores.shape} of {logits.shape}; needed: a row a pair")
-        if self.num_labels == 1 and scores.ndim > 1:
-            scores = scores[:, 0]
-        if apply_softmax and scores.ndim > 1:
-            scores = F.softmax(scores)
+        scores = job.finished(logits)
         if single:
             return scores[0]
         return scores if convert_to_numpy else list(scores)
@@ -257,6 +292,21 @@ class CrossEncoder(InProcesses):
             for i in order
         ]
 
+    def prepared(
+        self,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        activation_fn: Any = None,
+        apply_softmax: bool = False,
+    ) -> PairJob:
+        """A call of `predict` whose pairs somebody else batches, such as `serving.TextEngine`; arguments as there.
+
+        Raises:
+            ValueError, TypeError: as `predict`.
+        """
+        activation = self.activation_fn if activation_fn is None else as_activation("activation_fn", activation_fn)
+        return PairJob(self._pairs, self._prompt(prompt_name, prompt), activation, apply_softmax)
+
     def _logits(self, pairs: list[tuple[str, str]], start: str, batch_size: int, progress: Any = None) -> np.ndarray:
         """(N, labels) with a prompt; a process of a pool calls it, too."""
         logits = np.empty((len(pairs), self.num_labels), np.float32)
@@ -271,8 +321,12 @@ class CrossEncoder(InProcesses):
         return chosen_prompt(self.prompts, self.default_prompt_name, name, prompt)
 
 
-def _pairs(inputs: Any) -> tuple[bool, list[tuple[str, str]]]:
-    """Is it a single pair, and the pairs."""
+def checked_pairs(inputs: Any) -> tuple[bool, list[tuple[str, str]]]:
+    """Is it a single pair, and the pairs.
+
+    Raises:
+        TypeError: an input is no pair of strings; its index is named.
+    """
     found = list(column("inputs", inputs))
     single = bool(found) and isinstance(found[0], str)
     pairs = []

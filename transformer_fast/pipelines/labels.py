@@ -36,8 +36,7 @@ def scores(logits: np.ndarray, function: str) -> np.ndarray:
     Raises:
         ValueError: the function is none of FUNCTIONS.
     """
-    if function not in FUNCTIONS:
-        raise ValueError(f"function_to_apply is {function!r}; needed: one of {', '.join(FUNCTIONS)}")
+    check_function(function)
     if function == "softmax":
         return F.softmax(logits)
     return sigmoid(logits) if function == "sigmoid" else logits
@@ -47,6 +46,15 @@ def ranked(scores: np.ndarray, names: tuple[str, ...], top_k: int | None) -> lis
     """The top_k labels (None: all) of scores (n,), as {"label", "score"}, the highest first."""
     order = np.argsort(-scores, kind="stable")[:top_k]
     return [{"label": names[i], "score": float(scores[i])} for i in order]
+
+
+def check_function(function: Any) -> None:
+    """
+    Raises:
+        ValueError: the function is none of FUNCTIONS.
+    """
+    if function not in FUNCTIONS:
+        raise ValueError(f"function_to_apply is {function!r}; needed: one of {', '.join(FUNCTIONS)}")
 
 
 def check_top_k(top_k: Any) -> None:

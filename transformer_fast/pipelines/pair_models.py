@@ -71,15 +71,24 @@ class PairModel(TextPipeline):
     def _model_limit(self) -> int | None:
         return self.model.body.max_length if self._decodes else super()._model_limit()
 
-    def tokens(self, pairs: Sequence[Pair], prompt: str = "") -> list[Any]:
-        """The tokens of each pair with a prompt, cut off at max_length.
+    def tokens(self, pairs: Sequence[Pair], prompt: str = "", truncate: bool = True) -> list[Any]:
+        """The tokens of each pair with a prompt, cut off at max_length; truncate=False refuses what is longer.
 
         Raises:
-            ValueError: a string cannot be written as UTF-8, or a chat template refuses it.
+            ValueError: a string cannot be written as UTF-8, a chat template refuses it, or a pair is too long.
         """
+        most = self.max_length if truncate else None
         if self._chats is not None:
-            return [TextTokens(ids, None, cut) for ids, cut in self._chats.encode(pairs, prompt, self.max_length)]
-        return self._encodings(with_prompt(prompt, pairs), truncation=True)
+            found = [TextTokens(ids, None, cut) for ids, cut in self._chats.encode(pairs, prompt, most)]
+        else:
+            found = self.tokenizer.encode_batch(with_prompt(prompt, pairs), max_length=most)
+        for i, one in enumerate(found):
+            if self.max_length is not None and len(one) > self.max_length:
+                raise ValueError(
+                    f"inputs[{i}] has {len(one)} tokens; needed: at most {self.max_length} (max_seq_length), "
+                    "or truncate=True"
+                )
+        return found
 
     def logits(self, tokens: Sequence[Any]) -> np.ndarray:
         """The logits (B, num_labels) of pairs; of two scored tokens the difference of theirs."""

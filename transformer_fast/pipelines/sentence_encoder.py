@@ -3,13 +3,14 @@
 Users and the commands call it. `sentence_settings` reads the files of sentence-transformers, `sentence_routes` makes
 the modules that they name, `text_runs` batches texts, and `util` has what is done with vectors; results follow
 sentence-transformers' `encode`. `RoutedEncoder` has what it shares with `SparseEncoder`. To add a module, see
-`sentence_routes`; an option of `encode` goes into `_Job`.
+`sentence_routes`; an option of `encode` goes into `EncodeJob`. `serving` takes the job of a call (`prepared`) and
+decides itself which texts run together.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -24,6 +25,7 @@ from transformer_fast.files.source import ModelSource
 from transformer_fast.models.common.compute_types import ComputeType
 from transformer_fast.pipelines.processes import ProcessPool, in_chunks
 from transformer_fast.pipelines.routed_encoder import RoutedEncoder
+from transformer_fast.pipelines.sentence_inputs import TextTokens
 from transformer_fast.pipelines.sentence_routes import Route, Routes, read_routes
 from transformer_fast.pipelines.sentence_settings import SentenceSettings, read_settings
 from transformer_fast.pipelines.sentence_texts import (
@@ -49,6 +51,8 @@ _HUB_ORGANISATION = "sentence-transformers"
 
 # Texts that `encode_stream` reads ahead: enough to sort by length, and for some runs of texts of a few words.
 _WINDOW = 1024
+# Where a StaticEmbedding's limit stands.
+_FILE_LIMIT = "the limit in tokenizer.json"
 _OUTPUTS = ("sentence_embedding", "token_embeddings")
 
 
@@ -66,8 +70,8 @@ def open_encoder(path_or_hub_id: str | Path | ModelSource, **hub: Any) -> ModelS
 
 
 @dataclass(frozen=True)
-class _Job:
-    """The arguments of `encode`, checked."""
+class EncodeJob:
+    """The arguments of `encode`, checked: texts -> `tokens` -> `rows` of those that run together -> `finished`."""
 
     route: Route
     batch_size: int
@@ -76,6 +80,58 @@ class _Job:
     tokens_wanted: bool
     normalize: bool
     truncate_dim: int | None
+
+    @property
+    def together(self) -> Hashable:
+        """Texts of jobs of which this is equal may run together."""
+        return id(self.route), self.skipped
+
+    @property
+    def width(self) -> int:
+        """The length of a row."""
+        return self.route.dimension
+
+    def tokens(self, texts: Sequence[Text], truncate: bool = True) -> list[TextTokens]:
+        """The tokens of texts; truncate=False refuses those that would be cut off.
+
+        Raises:
+            ValueError: a text is too long, or cannot be written as UTF-8.
+        """
+        found = self.route.tokens(list(texts), self.prompt)
+        if not truncate:
+            for i, one in enumerate(found):
+                if one.cut:
+                    (length,) = self.route.input.lengths([texts[i]], self.prompt)
+                    raise ValueError(f"inputs[{i}] has {length} tokens; needed: at most {_limit(self.route)}")
+        return found
+
+    def given(self, inputs: Sequence[Sequence[int]]) -> list[TextTokens]:
+        """Tokens that a caller gives by number, special ones included: nothing is put around them or cut off.
+
+        Raises:
+            TypeError, ValueError: a number is none of the vocabulary, or there are none or too many.
+        """
+        vocabulary, limit = self.route.input.vocabulary_size, self.route.input.max_seq_length
+        found = []
+        for i, ids in enumerate(inputs):
+            for number in ids:
+                if isinstance(number, bool) or not isinstance(number, (int, np.integer)):
+                    raise TypeError(f"inputs[{i}] has {number!r:.40}; needed: numbers of tokens")
+                if not 0 <= number < vocabulary:
+                    raise ValueError(f"inputs[{i}] has the token {number}; needed: 0 to {vocabulary - 1}")
+            if not 1 <= len(ids) <= limit:
+                raise ValueError(f"inputs[{i}] has {len(ids)} tokens; needed: 1 to {limit}")
+            found.append(TextTokens(list(map(int, ids))))
+        return found
+
+    def rows(self, tokens: Sequence[TextTokens]) -> np.ndarray:
+        """The vectors (B, width) of texts that run together, as the route gives them."""
+        return self.route.vectors(tokens, self.skipped)
+
+    def finished(self, rows: np.ndarray) -> np.ndarray:
+        """Rows as the call asks for them, (B, dim)."""
+        rows = rows[:, : self.truncate_dim]
+        return util.normalize_embeddings(rows) if self.normalize else rows
 
 
 class SentenceEncoder(RoutedEncoder):
@@ -257,11 +313,27 @@ class SentenceEncoder(RoutedEncoder):
         total = len(inputs) if isinstance(inputs, Sized) and not isinstance(inputs, str) else None
         return self._stream(checked_texts(several(inputs)), job, total, show_progress_bar)
 
+    def prepared(
+        self,
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        task: str | None = None,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+    ) -> EncodeJob:
+        """A call of `encode` whose texts somebody else batches, such as `serving.TextEngine`; arguments as there.
+
+        Raises:
+            ValueError: as `encode`.
+        """
+        return self._job(prompt_name, prompt, 1, _OUTPUTS[0], normalize_embeddings, truncate_dim, task)
+
     # ------------------------------------------------------------------------------------------------------------------
 
     def _job(
         self, prompt_name, prompt, batch_size, output_value, normalize_embeddings, truncate_dim, task=None
-    ) -> _Job:
+    ) -> EncodeJob:
         """The arguments of `encode`, checked."""
         if output_value not in _OUTPUTS:
             raise ValueError(f"output_value is {output_value!r}; needed: 'sentence_embedding' or 'token_embeddings'")
@@ -269,7 +341,7 @@ class SentenceEncoder(RoutedEncoder):
         if truncate_dim is not None:
             check_positive("truncate_dim", truncate_dim)
         route, prompt = self._routes.route(task), self._prompt(prompt_name, prompt)
-        return _Job(
+        return EncodeJob(
             route=route,
             batch_size=batch_size,
             prompt=prompt,
@@ -279,7 +351,7 @@ class SentenceEncoder(RoutedEncoder):
             truncate_dim=truncate_dim or self.truncate_dim,
         )
 
-    def _room(self, count: int, job: _Job) -> Any:
+    def _room(self, count: int, job: EncodeJob) -> Any:
         """A list, or an array, for the results of so many texts."""
         full = job.route.dimension
         shape = (count, min(full, job.truncate_dim or full))
@@ -301,7 +373,9 @@ class SentenceEncoder(RoutedEncoder):
                 progress.update(len(indices))
         return results, cut
 
-    def _stream(self, texts: Iterator[Text], job: _Job, total: int | None, show: bool | None) -> Iterator[np.ndarray]:
+    def _stream(
+        self, texts: Iterator[Text], job: EncodeJob, total: int | None, show: bool | None
+    ) -> Iterator[np.ndarray]:
         with show_progress(total, show) as progress:
             while window := list(islice(texts, _WINDOW)):
                 results: list[Any] = [None] * len(window)
@@ -312,28 +386,21 @@ class SentenceEncoder(RoutedEncoder):
                 yield from results
 
     def _runs(
-        self, texts: list[Text], job: _Job, cut: list[int] | None = None
+        self, texts: list[Text], job: EncodeJob, cut: list[int] | None = None
     ) -> Iterator[tuple[list[int], Sequence[np.ndarray]]]:
         """Indices of texts that ran together, and a view of the result of each, until all have run.
 
         cut: where the indices of texts go that were cut off.
         """
 
-        def tokens(batch: list[Text]) -> list[Any]:
-            return job.route.tokens(batch, job.prompt)
-
-        with closing(runs(texts, tokens, job.batch_size)) as together:
+        with closing(runs(texts, job.tokens, job.batch_size)) as together:
             for indices, found in together:
                 if cut is not None:
                     cut += [i for i, one in zip(indices, found, strict=True) if one.cut]
                 if job.tokens_wanted:
                     yield indices, job.route.token_rows(found)
                 else:
-                    yield indices, self._finished(job.route.vectors(found, job.skipped), job)
-
-    def _finished(self, embeddings: np.ndarray, job: _Job) -> np.ndarray:
-        embeddings = embeddings[:, : job.truncate_dim]
-        return util.normalize_embeddings(embeddings) if job.normalize else embeddings
+                    yield indices, job.finished(job.rows(found))
 
     def __repr__(self) -> str:
         first = self._routes.first()
@@ -344,9 +411,14 @@ class SentenceEncoder(RoutedEncoder):
         )
 
 
+def _limit(route: Route) -> str:
+    limit = route.input.max_seq_length
+    return f"{limit} (max_seq_length), or truncate=True" if limit < float("inf") else f"{_FILE_LIMIT}, or truncate=True"
+
+
 def _truncation(cut: list[int], texts: Sequence[Text], limit: float) -> str:
     first = min(cut)
-    name = f"max_seq_length={limit} tokens" if limit < float("inf") else "the limit in tokenizer.json"
+    name = f"max_seq_length={limit} tokens" if limit < float("inf") else _FILE_LIMIT
     return (
         f"{len(cut)} of {len(texts)} texts are longer than {name}, and what is beyond was cut off; the first is "
         f"inputs[{first}], {str(texts[first])[:40]!r} ..."

@@ -169,6 +169,11 @@ class TransformerInput:
         """The tokenizer with what its files say of special tokens; it cuts nothing off."""
         return self._tokenizer
 
+    @property
+    def vocabulary_size(self) -> int:
+        """The number of tokens that the model knows."""
+        return self._encoder.config.vocab_size
+
     def _limit(self) -> int | None:
         return None if self._max_seq_length == math.inf else int(self._max_seq_length)
 
@@ -291,6 +296,11 @@ class StaticEmbedding:
     def tokenizer(self) -> Any:
         """The `tokenizers.Tokenizer`."""
         return self._tokenizer.tokenizer
+
+    @property
+    def vocabulary_size(self) -> int:
+        """The number of tokens that have a vector."""
+        return len(self._table)
 
     def tokens(self, texts: Sequence[Text], prompt: str = "") -> list[TextTokens]:
         """The tokens of texts, or of the two texts of pairs, with a prompt; cut off if tokenizer.json says so."""

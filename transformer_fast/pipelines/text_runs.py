@@ -29,7 +29,7 @@ _PROGRESS_DELAY = 1.0
 # Batches run together until they hold this many tokens for each thread. Measured: linear layers reach 95 % of their
 # speed from about 640 rows on, below that the weights are read too often; and threads wait less for each other at the
 # end.
-_ENOUGH_TOKENS = 1024
+TOKENS_OF_A_THREAD = 1024
 # More never run together: nothing gets faster, and the memory that a run needs grows with its tokens.
 _MOST_TOKENS = 16_384
 
@@ -43,7 +43,7 @@ def runs(
     threads the next ones are tokenised on a thread of its own; it ends when the generator is closed.
     """
     n_threads = F.get_num_threads()  # asked here: a limit may be the calling thread's own
-    together = _together(texts, tokens, batch_size, _ENOUGH_TOKENS * n_threads)
+    together = _together(texts, tokens, batch_size, TOKENS_OF_A_THREAD * n_threads)
     if n_threads > 1 and len(texts) > batch_size:
         together = _made_ahead(together)
     with closing(together):  # the other thread ends even after an error here

@@ -59,8 +59,13 @@ def checked_tokens(name: str, tokens: Sequence[str] | None, length: int) -> list
 
 def label(token: Any) -> str:
     """A token as one short line: what is not printable as an escape, the end of a long one as an ellipsis."""
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(token))
+    text = readable(token)
     return text if len(text) <= LABEL_LENGTH else text[: LABEL_LENGTH - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def readable(token: Any) -> str:
+    """A token as one line: what is not printable as an escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(token))
 
 
 def thinned(length: int, most: int) -> np.ndarray:

@@ -7,6 +7,7 @@ padding or the past. Nothing here depends on a family.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +20,8 @@ from transformer_fast.functional.bfloat16 import bfloat16_dtype
 from transformer_fast.functional.one_call import OneCall, one_call
 from transformer_fast.models.common.saved_state import save_state
 from transformer_fast.nn.cache import StackCache
-from transformer_fast.nn.paged_cache import PagedCache, check_page_size
+from transformer_fast.nn.page_pool import check_page_size
+from transformer_fast.nn.paged_cache import PagedCache
 from transformer_fast.nn.sequences import Scratch
 
 CACHE_TYPES = ("float32", "bfloat16", "float16", "int8")
@@ -169,6 +171,24 @@ class DecoderState:
             cache.reorder(index)
         self.positions = self.positions[index]
         self.tokens = self.tokens[index]
+
+    @one_call
+    def beside(self, B: int) -> DecoderState:
+        """B rows without a past, for steps, whose pages are of the pools of this state's; all its layers are paged."""
+        state = copy.copy(self)
+        state.in_use = OneCall("past_key_values")
+        state.caches = [PagedCache.over(cache.pool, B) for cache in self.caches]
+        state.positions, state.tokens, state.generating = np.zeros(B, np.int64), np.zeros((B, 0), bool), True
+        return state
+
+    @one_call
+    def join(self, other: DecoderState) -> None:
+        """The rows of `other`, made by `beside`, become rows behind those that there are; it has none then."""
+        for cache, its in zip(self.caches, other.caches, strict=True):
+            cache.join(its)
+        self.positions = np.concatenate([self.positions, other.positions])
+        self.tokens = np.zeros((len(self.positions), 0), bool)
+        other.positions, other.tokens = other.positions[:0], other.tokens[:0]
 
 
 class DecoderBatch:
