@@ -361,7 +361,7 @@ def _wider(inner):
     )
 
 
-@hypothesis.settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@hypothesis.settings(max_examples=80, deadline=None, derandomize=True, database=None)
 @hypothesis.given(schema=st.recursive(_LEAVES, _wider, max_leaves=8), seed=st.integers(0, 99))
 def test_schemas_of_all_kinds_give_json_or_an_error(tokenizer, schema, seed):
     """A walk by chance through what is allowed: its text is JSON that jsonschema accepts."""

@@ -177,7 +177,7 @@ def test_forced_calls(chat, name):
     template, style = TEMPLATES[name]
     formed = chat(template)
     seen = set()
-    for seed in range(12):
+    for seed in range(8):
         prompt = formed.prompt([USER], [TOOL, OTHER], "required")
         assert prompt.skip_special_tokens == (name == "hermes")
         delta = formed.parser(prompt=prompt).parse(written(formed, prompt, seed))
