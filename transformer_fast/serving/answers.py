@@ -6,6 +6,7 @@ of the parser: a method that takes what it knows from the text that is there, an
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -191,16 +192,21 @@ tool_calls=()))
 
         (text, None) where none is there, without an end that may be the start of one.
         """
+        firsts, begun, longest = _starts(tuple(marks))
+        if firsts.isdisjoint(self._text):
+            text, self._text = self._text, ""
+            return text, None
         found = [(place, -len(mark), mark) for mark in marks if (place := self._text.find(mark)) >= 0]
         if found:
             place, _, mark = min(found)
             rest = self._text[place:]
-            if not final and any(len(longer) > len(rest) and longer.startswith(rest) for longer in marks):
+            if not final and rest in begun:
                 before, self._text = self._text[:place], rest
                 return before, None  # it may become a longer one
             before, self._text = self._text[:place], self._text[place + len(mark) :]
             return before, mark
-        held = 0 if final else _begun_mark(self._text, marks)
+        longest = 0 if final else min(longest, len(self._text))
+        held = next((n for n in range(longest, 0, -1) if self._text[-n:] in begun), 0)
         before, self._text = self._text[: len(self._text) - held], self._text[len(self._text) - held :]
         return before, None
 
@@ -227,7 +233,11 @@ tool_calls=()))
         self._thought_space += text[len(told) :]
 
 
-def _begun_mark(text: str, marks: Sequence[str]) -> int:
-    """How many characters at the end of the text are the start of a mark."""
-    longest = min(max(map(len, marks), default=1) - 1, len(text))
-    return next((n for n in range(longest, 0, -1) if any(mark.startswith(text[-n:]) for mark in marks)), 0)
+@functools.lru_cache(maxsize=64)
+def _starts(marks: tuple[str, ...]) -> tuple[frozenset[str], frozenset[str], int]:
+    """The first characters of marks, all texts that may become one, and the most characters of these.
+
+    Models have up to 6,000 special tokens, and each piece of an answer is looked through for all of them.
+    """
+    begun = frozenset(mark[:n] for mark in marks for n in range(1, len(mark)))
+    return frozenset(mark[0] for mark in marks), begun, max(map(len, begun), default=0)
