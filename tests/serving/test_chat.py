@@ -235,7 +235,7 @@ _CUT = '<tool_call>\n{"name": "add", "arguments": {"a": 1'
 ANSWERS = [
     (None, {}, "Hi <tool_call> [TOOL_CALLS] {}\n", "Hi <tool_call> [TOOL_CALLS] {}\n", "", []),
     (None, {"reasoning": THINK}, "<think>\na\n\nb\n</think>\n\nHi\n", "Hi\n", "a\n\nb", []),
-    (None, {"reasoning": THINK, "thinking": True}, "a</think>b", "b", "a", []),
+    (None, {"thinking": True}, "a</think>b", "b", "a", []),
     (None, {"reasoning": THINK, "thinking": True}, "never ends </thin", "", "never ends </thin", []),
     (None, {"reasoning": THINK}, "So <think> is a tag</think>", "So <think> is a tag</think>", "", []),
     (
