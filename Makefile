@@ -53,7 +53,7 @@ SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-om
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test emulate arm64 parallel freethreaded clang musl windows macos wheel bench docs oracle stress clients soak lint style warnings format asan clean distclean changed
+.PHONY: help demo test emulate arm64 parallel freethreaded clang musl windows macos wheel bench docs oracle stress clients soak page lint style warnings format asan clean distclean changed
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -132,6 +132,10 @@ clients: $(VENV)/.clients ## openai, LangChain, Cohere and schemathesis, unchang
 soak: $(VENV)/.clients ## SOAK_SECONDS (600) of all that clients do to a server: memory, lost requests, stop; report in build/soak.json
 	mkdir -p build
 	PYTHONPATH=tests/helpers $(BIN)/python tests/server/soak.py --seconds $(SOAK_SECONDS) --report build/soak.json
+
+page: $(VENV)/.browser ## the server's page and the attention explorer in Chromium (Debian; installs as root what is missing)
+	bash -c 'source tests/debian.sh && { command -v google-chrome >/dev/null || need_packages chromium=chromium; }'
+	$(BIN)/pytest tests/server/test_page.py tests/server/test_explorer_page.py $(PYTEST_ARGS)
 
 lint: style warnings ## formatters, linters and compiler warnings; changes nothing
 
@@ -221,6 +225,10 @@ $(VENV)/.oracle: $(VENV)/.test
 
 $(VENV)/.clients: $(VENV)/.test
 	$(PIP_INSTALL) "transformer-fast[clients]"
+	@touch $@
+
+$(VENV)/.browser: $(VENV)/.test
+	$(PIP_INSTALL) "transformer-fast[browser]"
 	@touch $@
 
 # By its name and not as ".[docs]": the package is installed, and is not built again for what the extra adds.

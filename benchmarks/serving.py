@@ -335,6 +335,7 @@ def main() -> None:
     if options.encode_worker is not None:
         encode_worker(options.encode_worker)
         return
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the servers end as well
     result = measure(options)
     if options.out is not None:
         options.out.write_text(runner.to_text(result), encoding="utf-8")

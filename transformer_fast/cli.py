@@ -18,6 +18,7 @@ from typing import NoReturn
 from transformer_fast.commands import (
     attend,
     bench,
+    chat,
     classify,
     common,
     compare,
@@ -44,6 +45,7 @@ _COMMANDS = (
     tag,
     attend,
     generate,
+    chat,
     serve,
     transcribe,
     quantize,
@@ -58,7 +60,8 @@ _INTERRUPTED, _TERMINATED, _BROKEN_PIPE = 130, 143, 141  # 128 + the signal's nu
 
 
 # Packages that are no part of the extra `models` -> the extra that brings them.
-_EXTRAS = {"matplotlib": "plot"} | dict.fromkeys(("starlette", "pydantic", "orjson", "uvicorn"), "serve")
+_EXTRAS = {"matplotlib": "plot", "llguidance": "grammar"}
+_EXTRAS |= dict.fromkeys(("starlette", "pydantic", "orjson", "uvicorn"), "serve")
 
 
 class _Parser(argparse.ArgumentParser):

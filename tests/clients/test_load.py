@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 
-import httpx
 import numpy as np
 import pytest
 from served_folders import random_texts
 from served_requests import essence, requests
 from servers import KEY
+
+httpx = pytest.importorskip("httpx")
 
 CLIENTS = 64
 REQUESTS = 6  # of each client

@@ -11,10 +11,11 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
 import numpy as np
 import pytest
 from servers import KEY
+
+httpx = pytest.importorskip("httpx")
 
 # Seconds for 30 tokens of the tiny model and the schema's compilation, with others at the same time: ten times what the
 # slowest took on two processors.

@@ -117,13 +117,14 @@ _PALE = """() => {
       (below, [r, g, b, a]) => [r, g, b].map((x, i) => x * a / 255 + below[i] * (1 - a / 255)), [255, 255, 255]);
   };
   const light = (colour) => {
-    const [r, g, b] = colour.slice(0, 3).map((x) => x / 255).map((x) => x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4);
+    const linear = (x) => x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4;
+    const [r, g, b] = colour.slice(0, 3).map((x) => linear(x / 255));
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
   const found = [];
   for (const element of document.body.querySelectorAll("*")) {
     const text = [...element.childNodes].filter((one) => one.nodeType === 3).map((one) => one.data.trim()).join("");
-    if (!text || ["SCRIPT", "STYLE", "OPTION", "NOSCRIPT"].includes(element.tagName) || element.closest(".unseen")) continue;
+    if (!text || element.matches("script, style, option, noscript") || element.closest(".unseen")) continue;
     if (!element.checkVisibility({visibilityProperty: true}) || element.matches(":disabled")) continue;
     const pair = [light(rgba(getComputedStyle(element).color)), light(ground(element))].sort((a, b) => b - a);
     const ratio = (pair[0] + 0.05) / (pair[1] + 0.05);

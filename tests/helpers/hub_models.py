@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from chat_templates import HERMES_CALLS
 from decoder_cases import write, write_byte_gpt2
 from gguf_files import metadata_of, tensors_in_gguf, tensors_of_llama, write_gguf
 from model_folders import write_json, write_sentence_model
@@ -30,6 +31,13 @@ def _gpt2(folder: Path, **settings: str) -> Path:
     folder.mkdir(parents=True)
     write_byte_gpt2(folder)
     write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **settings})
+    return folder
+
+
+def _chat(folder: Path) -> Path:
+    """With a template that knows tools, and an end of answers."""
+    _gpt2(folder, chat_template=HERMES_CALLS)
+    write_json(folder / "generation_config.json", {"eos_token_id": 10})
     return folder
 
 
@@ -77,7 +85,7 @@ MODELS: dict[str, Callable[[Path], Path]] = {
     "Qwen/Qwen3-Reranker-0.6B": partial(_scorer, name="qwen3"),
     "BAAI/bge-reranker-v2-gemma": partial(_scorer, name="gemma"),
     "openai-community/gpt2": _gpt2,
-    "Qwen/Qwen2.5-0.5B-Instruct": partial(_gpt2, chat_template=_CHAT),
+    "Qwen/Qwen2.5-0.5B-Instruct": _chat,
     "a-folder": partial(write, case="llama"),
     "dslim/bert-base-NER": partial(write_head, task="TokenClassification"),
     "distilbert/distilbert-base-uncased-finetuned-sst-2-english": partial(write_head, task="SequenceClassification"),

@@ -25,6 +25,7 @@ MODULES = (
     "models",
     "nn",
     "pipelines",
+    "server",
     "serving",
     "tokenization",
     "util",

@@ -252,7 +252,7 @@ class Traffic:
     async def long_stream(self) -> None:
         connection = await Connection.open(self.port)
         try:
-            await connection.send(self._long())
+            await connection.send(self._long(tokens=3_000))
             answer = await connection.answer()
             assert answer.status == 200 and answer.text.rstrip().endswith("data: [DONE]"), answer
         finally:
@@ -270,8 +270,9 @@ class Traffic:
     def _some(self) -> tuple[bytes, object]:
         return self._known[self.rng.integers(len(self._known))]
 
-    def _long(self) -> bytes:
-        return request(*_with_key(chat("go " * 5, max_tokens=400, temperature=0, stream=True), self.key))
+    def _long(self, tokens: int = 400) -> bytes:
+        path, body = chat("go " * 5, max_tokens=tokens, temperature=0, stream=True)
+        return request(path, self.key, body)
 
     async def _ask(self, sent: bytes, connection: Connection | None = None) -> Answer:
         used = connection or await Connection.open(self.port)
@@ -322,8 +323,3 @@ class Traffic:
 
     def _count(self, answer: Answer) -> None:
         self.statuses[str(answer.status)] += 1
-
-
-def _with_key(made: tuple[str, dict], key: str) -> tuple[str, str, dict]:
-    path, body = made
-    return path, key, body

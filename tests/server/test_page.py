@@ -1,4 +1,4 @@
-"""The page at / in a browser, on a real server with tiny models: search, chat, attention, keys, themes, narrow screens."""
+"""The page at / in a browser, on a real server with tiny models: what its tabs do, keys, themes, narrow screens."""
 
 from __future__ import annotations
 
@@ -172,6 +172,18 @@ def test_chat_streams_stops_and_remembers(opened):
 
     opened.click("#chat-new")
     assert opened.locator(".message").count() == 0
+
+
+def test_message_that_is_refused_can_be_sent_again(opened):
+    opened.click("#tab-chat")
+    assert opened.locator("#chat-most").input_value() == "512"
+    opened.click("text=Options")
+    opened.fill("#chat-most", "5000")
+    opened.fill("#chat-text", "the cat")
+    with browsers.expected(opened, "400"):
+        opened.press("#chat-text", "Enter")
+        opened.get_by_text("needed: at most 4096 in all").wait_for()
+    assert opened.locator("#chat-text").input_value() == "the cat" and opened.locator(".message.user").count() == 0
 
 
 def test_stopped_answer_leaves_the_engine(opened, models):

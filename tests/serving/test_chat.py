@@ -15,8 +15,9 @@ from model_folders import write_json
 library = pytest.importorskip("tokenizers")
 pytest.importorskip("jinja2")
 
-from transformer_fast.generation import load_tokenizer  # noqa: E402
+from transformer_fast.generation import Constraint, load_tokenizer  # noqa: E402
 from transformer_fast.serving import AnswerParser, ChatFormat, Delta, tool_calls  # noqa: E402
+from transformer_fast.serving.answers import CHANNELS, THINK  # noqa: E402
 
 ADD = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "additionalProperties": False}
 TOOL = {"type": "function", "function": {"name": "add", "description": "adds", "parameters": ADD}}
@@ -126,12 +127,24 @@ def test_malformed_messages(chat, messages, text):
         ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "sub"}}}, "tool_choice is {"),
         ({"response_format": {"type": "xml"}}, "response_format is .*; needed: an object whose type is one of"),
         ({"response_format": {"type": "json_schema"}}, "json_schema.schema is None; needed: a JSON schema"),
-        ({"tools": [TOOL], "response_format": {"type": "json_object"}}, "json_object and tools are given"),
+        (
+            {"tools": [TOOL], "response_format": {"type": "json_object"}},
+            "and tools are given, and an answer cannot follow both",
+        ),
     ],
 )
 def test_malformed_options(chat, options, text):
     with pytest.raises(ValueError, match=text):
         chat(HERMES_CALLS).prompt([USER], **options)
+
+
+def test_channels(chat):
+    """gpt-oss: its special tokens are read, and then left out; what is not known of its form is refused."""
+    formed = chat(CHATML + "{# <|channel|> #}")
+    prompt = formed.prompt([USER])
+    assert formed.parser(prompt=prompt).parse("<|channel|>analysis<|message|>a<|end|>b") == Delta("b", "a")
+    with pytest.raises(ValueError, match="not supported for a chat template with channels"):
+        formed.prompt([USER], response_format={"type": "json_object"})
 
 
 def test_templates_that_do_not_fit(chat):
@@ -164,7 +177,7 @@ def test_forced_calls(chat, name):
     template, style = TEMPLATES[name]
     formed = chat(template)
     seen = set()
-    for seed in range(12):
+    for seed in range(8):
         prompt = formed.prompt([USER], [TOOL, OTHER], "required")
         assert prompt.skip_special_tokens == (name == "hermes")
         delta = formed.parser(prompt=prompt).parse(written(formed, prompt, seed))
@@ -194,6 +207,10 @@ def test_response_formats(chat):
         text = written_after_reasoning(formed, prompt)
         delta = formed.parser(prompt=prompt).parse(text)
         assert delta.reasoning_content == "any\nthing" and holds(delta.content)
+    own = Constraint.choice(["a"])
+    assert formed.prompt([USER], constraint=own).constraint == own
+    with pytest.raises(ValueError, match="response_format and constraint are given"):
+        formed.prompt([USER], response_format=described, constraint=own)
     assert formed.prompt([USER], response_format={"type": "text"}).constraint is None
     assert formed.prompt([USER], response_format={"type": "json_object"}).constraint is not None
 
@@ -217,14 +234,23 @@ _CUT = '<tool_call>\n{"name": "add", "arguments": {"a": 1'
 # Style, options of the parser, text, content, reasoning, calls.
 ANSWERS = [
     (None, {}, "Hi <tool_call> [TOOL_CALLS] {}\n", "Hi <tool_call> [TOOL_CALLS] {}\n", "", []),
-    (None, {"reasoning": True}, "<think>\na\n\nb\n</think>\n\nHi\n", "Hi\n", "a\n\nb", []),
+    (None, {"reasoning": THINK}, "<think>\na\n\nb\n</think>\n\nHi\n", "Hi\n", "a\n\nb", []),
     (None, {"thinking": True}, "a</think>b", "b", "a", []),
-    (None, {"thinking": True}, "never ends </thin", "", "never ends </thin", []),
-    (None, {"reasoning": True}, "So <think> is a tag</think>", "So <think> is a tag</think>", "", []),
+    (None, {"reasoning": THINK, "thinking": True}, "never ends </thin", "", "never ends </thin", []),
+    (None, {"reasoning": THINK}, "So <think> is a tag</think>", "So <think> is a tag</think>", "", []),
+    (
+        None,
+        {"reasoning": CHANNELS, "dropped": ["<|start|>", "<|channel|>", "<|message|>", "<|end|>"]},
+        "<|channel|>analysis<|message|>Sum.<|end|><|start|>assistant<|channel|>final<|message|>4.<|return|>",
+        "4.",
+        "Sum.",
+        [],
+    ),
+    (None, {"reasoning": CHANNELS}, "<|channel|>final<|message|>4 assistants", "4 assistants", "", []),
     (None, {"dropped": ["<|eot_id|>"]}, "a<|eot_id|>b<|eot", "ab<|eot", "", []),
     (
         "hermes",
-        {"reasoning": True},
+        {"reasoning": THINK},
         '<think>x</think>\n\nOk. \n<tool_call>\n{"name": "add", "arguments": {"a": "}</tool_call>;"}}\n</tool_call>\n'
         '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>\n',
         "Ok.",
@@ -279,7 +305,7 @@ def test_answers(style, options, text, content, reasoning, calls):
 
 
 def test_plain_text_is_not_held_back():
-    parser = AnswerParser(tool_calls.HERMES_STYLE, reasoning=True)
+    parser = AnswerParser(tool_calls.HERMES_STYLE, reasoning=THINK)
     assert [parser.feed(piece) for piece in ("He", "llo", " <", "b>")] == [
         Delta("He"),
         Delta("llo"),

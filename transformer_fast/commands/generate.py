@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 import time
 from typing import Any
 
-from transformer_fast.commands import common
-
-_CACHE_TYPES = ("float32", "bfloat16", "float16", "int8")  # of models.common.decoding, without importing it
+from transformer_fast.commands import common, language_model
 
 
 def add(commands: Any) -> None:
@@ -31,17 +28,9 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--max-new-tokens", type=common.positive, default=100, metavar="N", help="at most so many (default 100)"
     )
-    command.add_argument("--temperature", type=_temperature, metavar="T", help="sample; 0: do not sample")
-    command.add_argument("--top-p", type=_share, metavar="P", help="sample among the likeliest that make up P")
-    command.add_argument("--top-k", type=common.positive, metavar="K", help="sample among the K likeliest")
-    command.add_argument("--seed", type=_seed, metavar="S", help="sample, the same each time")
+    language_model.add_sampling(command)
+    language_model.add_constraint(command)
     command.add_argument("--beams", type=common.positive, default=1, metavar="N", help="beam search with N beams")
-    command.add_argument(
-        "--kv-cache-dtype",
-        choices=_CACHE_TYPES,
-        help="how a decoder keeps keys and values of earlier tokens: bfloat16 and float16 take half the memory of"
-        " float32, int8 a little more than a quarter (default: float32)",
-    )
     common.add_threads(command)
     common.add_json(command, help="print prompt, text, number of tokens and seconds as JSON, at the end")
     command.set_defaults(run=run)
@@ -51,7 +40,12 @@ def run(options: argparse.Namespace) -> None:
     search = _search(options)
     prompt = _prompt(options)
     common.set_threads(options)
-    model, tokenizer = _load(options.model, options.compute_type)
+    constraint = language_model.constraint(options)
+    model, tokenizer = language_model.load(options.model, options.compute_type)
+    if constraint is not None:
+        from transformer_fast.generation import constraint_processor
+
+        search["logits_processor"] = constraint_processor(constraint, tokenizer)
     if options.chat:
         ids = tokenizer.apply_chat_template([{"role": "user", "content": prompt}], add_generation_prompt=True)
     else:
@@ -77,18 +71,7 @@ def _search(options: argparse.Namespace) -> dict[str, Any]:
     search: dict[str, Any] = {"max_new_tokens": options.max_new_tokens, "num_beams": options.beams}
     if options.kv_cache_dtype is not None:
         search["kv_cache_dtype"] = options.kv_cache_dtype
-    sampling = {
-        "temperature": options.temperature,
-        "top_p": options.top_p,
-        "top_k": options.top_k,
-        "seed": options.seed,
-    }
-    given = {name: value for name, value in sampling.items() if value is not None}
-    if given.get("temperature") == 0:
-        if len(given) > 1:
-            raise common.UsageError("--temperature 0 means no sampling; --top-p, --top-k and --seed do not go with it")
-        return {**search, "do_sample": False}
-    return {**search, "do_sample": True, **given} if given else search
+    return {**search, **language_model.search_options(options)}
 
 
 def _prompt(options: argparse.Namespace) -> str:
@@ -106,19 +89,6 @@ def _prompt(options: argparse.Namespace) -> str:
     if not prompt:
         raise common.UsageError("PROMPT is empty")
     return prompt
-
-
-def _load(path_or_hub_id: str, compute_type: str) -> tuple[Any, Any]:
-    """The model, which must be able to generate, and its tokenizer."""
-    from transformer_fast.files.folder import find_model
-    from transformer_fast.generation import GenerationMixin, load_tokenizer
-    from transformer_fast.models import load_model
-
-    place = find_model(path_or_hub_id)
-    model = load_model(place, compute_type=compute_type)
-    if not isinstance(model, GenerationMixin):
-        raise ValueError(f"{path_or_hub_id}: {type(model).__name__} does not generate text; needed: a language model")
-    return model, load_tokenizer(place)
 
 
 def _generate(model: Any, tokenizer: Any, ids: list[int], search: dict[str, Any], write: Any) -> int:
@@ -141,33 +111,3 @@ def _generate(model: Any, tokenizer: Any, ids: list[int], search: dict[str, Any]
 def _write(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
-
-
-def _number(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number")
-    return number
-
-
-def _temperature(text: str) -> float:
-    number = _number(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number >= 0")
-    return number
-
-
-def _share(text: str) -> float:
-    number = _number(text)
-    if not 0 < number <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0, up to 1")
-    return number
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number >= 0")
-    return int(text)

@@ -171,16 +171,11 @@ class ConstraintState:
             ValueError: no token may follow: the vocabulary has none, other options ban those, or the grammar is too
                 involved to go on.
         """
-        allowed = np.zeros(len(scores), bool)
-        may_end = True
-        if not self._finished:
-            bits, may_end = self._grammar.mask()
-            allowed[: len(bits)] = bits[: len(scores)]
-        allowed[self._eos] = may_end
-        kept = np.full_like(scores, _NEVER)
-        np.copyto(kept, scores, where=allowed)
+        bounds, may_end = (np.full_like(scores, _NEVER), True) if self._finished else self._grammar.bounds()
+        bounds[self._eos] = -_NEVER if may_end else _NEVER
+        kept = np.minimum(scores, bounds)
         if not kept.max() > _NEVER:
-            reason = "its vocabulary has" if not allowed.any() else "other options leave"
+            reason = "its vocabulary has" if not (bounds > _NEVER).any() else "other options leave"
             raise ValueError(f"{self._constraint}: {reason} no token that may follow {len(self._ids)} tokens")
         return kept
 

@@ -24,6 +24,11 @@ _MAX_LEXER_STATES = 25_000
 _STACK = 64 * 2**20
 _SHOWN = 300  # characters of llguidance's errors, which may quote all of a grammar
 
+# For the eight tokens of a byte of a mask. 150,000 scores take 0.05 ms with them, 0.6 ms with a condition for each.
+_BOUNDS = np.where(
+    np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little"), np.inf, -np.inf
+).astype(np.float32)
+
 T = TypeVar("T")
 
 _vocabularies: WeakKeyDictionary[Any, dict[int, Vocabulary]] = WeakKeyDictionary()
@@ -45,17 +50,17 @@ class Grammar:
     def may_end(self) -> bool:
         return self._matcher.is_accepting()
 
-    def mask(self) -> tuple[np.ndarray, bool]:
-        """(which tokens may follow (V,), whether the text may end here).
+    def bounds(self) -> tuple[np.ndarray, bool]:
+        """(inf for tokens that may follow and -inf for others (V,), whether the text may end here).
 
         Raises:
             ValueError: the grammar is too involved to tell.
         """
-        bits = self._matcher.compute_bitmask()
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         self._check()
         # One bit a token, and one for the end after the last token.
-        allowed = np.unpackbits(np.frombuffer(bits, np.uint8), count=self._vocab_size + 1, bitorder="little").view(bool)
-        return allowed[:-1], bool(allowed[-1])
+        found = np.take(_BOUNDS, bits, axis=0).reshape(-1)
+        return found[: self._vocab_size], bool(found[self._vocab_size] > 0)
 
     def take(self, id: int) -> bool:
         """Go on with a token; False: it may not follow.
@@ -171,5 +176,9 @@ def _with_stack(work: Callable[[], T]) -> T:
 
 
 def _told(error: str) -> str:
-    text = " ".join(error.replace("<non-verbose/>", "").split())
+    """llguidance's error in one line that is not too long, in words for those that are none."""
+    if error.startswith("NoExtension"):
+        return "no text fits it"
+    # What it does not expect, a rule that never ends for one, is a panic, which comes with the places in its code.
+    text = " ".join(error.replace("<non-verbose/>", "").partition("<backtrace>")[0].split())
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

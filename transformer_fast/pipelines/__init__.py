@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from transformer_fast.pipelines.attentions import text_attention
     from transformer_fast.pipelines.bge_m3 import BGEM3Encoder
     from transformer_fast.pipelines.classifier import load_classifier
     from transformer_fast.pipelines.cross_encoder import CrossEncoder
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from transformer_fast.pipelines.question_answerer import QuestionAnswerer
     from transformer_fast.pipelines.sentence_encoder import SentenceEncoder, TruncationWarning
     from transformer_fast.pipelines.sparse_encoder import SparseEncoder
-    from transformer_fast.pipelines.text_attention import text_attention
     from transformer_fast.pipelines.text_classifier import TextClassifier
     from transformer_fast.pipelines.text_to_text import Summariser, Translator
     from transformer_fast.pipelines.token_pooling import HierarchicalTokenPooling, LambdaTokenPooling
@@ -72,7 +72,7 @@ _FILES = {
     "Translator": "text_to_text",
     "TruncationWarning": "sentence_encoder",
     "load_classifier": "classifier",
-    "text_attention": "text_attention",
+    "text_attention": "attentions",
 }
 
 

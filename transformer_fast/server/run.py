@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -169,7 +169,7 @@ class _JsonLines(logging.Formatter):
 
 
 @contextmanager
-def _logging(settings: Settings) -> Any:
+def _logging(settings: Settings) -> Iterator[None]:
     """Log lines of the server on stderr while it runs, and uvicorn's warnings."""
     handler = logging.StreamHandler()
     line = logging.Formatter("%(asctime)s %(levelname)s %(message)s")

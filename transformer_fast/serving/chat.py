@@ -15,7 +15,7 @@ from typing import Any
 from transformer_fast.files.tokenizer import Tokenizer
 from transformer_fast.files.tokenizer.chat import variables_of
 from transformer_fast.generation import Constraint
-from transformer_fast.serving.answers import THINK, THINK_END, AnswerParser
+from transformer_fast.serving.answers import THINK, AnswerParser, reasoning_of
 from transformer_fast.serving.tool_calls import style_of
 
 _ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -49,9 +49,9 @@ class ChatFormat:
 
     Example:
         >>> chat = ChatFormat(load_tokenizer("Qwen/Qwen3-0.6B"))                                      # doctest: +SKIP
-        >>> prompt = chat.prompt([{"role": "user", "content": "2 + 2?"}], enable_thinking=False)
-        >>> answer = engine.submit(prompt.ids, skip_special_tokens=prompt.skip_special_tokens).result()
-        >>> chat.parser(prompt=prompt).parse(answer.text).content
+        >>> prompt = chat.prompt([{"role": "user", "content": "2 + 2?"}])                             # doctest: +SKIP
+        >>> answer = engine.submit(prompt.ids, skip_special_tokens=prompt.skip_special_tokens)        # doctest: +SKIP
+        >>> chat.parser(prompt=prompt).parse(answer.result().text).content                            # doctest: +SKIP
         '4'
     """
 
@@ -60,7 +60,7 @@ class ChatFormat:
         templates = tokenizer.chat_templates
         self._text = "\n".join(templates.values())
         self._style = style_of(self._text)
-        self._reasoning = THINK in self._text or THINK_END in self._text
+        self._reasoning = reasoning_of(self._text)
         added = getattr(tokenizer.tokenizer, "get_added_tokens_decoder", dict)()  # Marian's has none
         self._special = {token.content: number for number, token in added.items() if token.special}
 
@@ -70,6 +70,8 @@ class ChatFormat:
         tools: Sequence[Mapping[str, Any]] | None = None,
         tool_choice: str | Mapping[str, Any] | None = None,
         response_format: Mapping[str, Any] | None = None,
+        *,
+        constraint: Constraint | None = None,
         **template_kwargs: Any,
     ) -> Prompt:
         """The prompt of a conversation; the arguments are those of OpenAI's chat completions.
@@ -79,18 +81,14 @@ class ChatFormat:
         tools: functions with JSON schemas. tool_choice: "auto" (the default with tools), "none", which leaves them out
         of the prompt, "required" or one function, which the answer is then constrained to call.
         response_format: {"type": "text" | "json_object" | "json_schema" | "regex" | "grammar"}, with json_schema,
-        pattern or grammar beside it.
+        pattern or grammar beside it. constraint: the same as a `Constraint`.
         template_kwargs: further names that the template knows, enable_thinking=False for some; add_generation_prompt
         and continue_final_message.
 
         Raises:
             ValueError: something is malformed, contradicts itself, or is not supported by the model's template.
         """
-        if not self.tokenizer.chat_templates:
-            raise ValueError(
-                f"{self.tokenizer.place}: the model has no chat template, so that it is not known how it was given "
-                "messages; needed: a model with one, or completions of plain text"
-            )
+        self.check()
         own = [name for name in _OWN if name in template_kwargs]
         if own:
             raise ValueError(
@@ -109,19 +107,37 @@ class ChatFormat:
         except TypeError as error:
             raise ValueError(str(error)) from error
         ids = self.tokenizer.encode(text, add_special_tokens=False).ids
-        thinking = self._reasoning and text.rstrip().endswith(THINK)
-        constraint = self._constraint(response_format, offered, forced, thinking)
-        words = (*(self._style.words if offered else ()), *((THINK, THINK_END) if self._reasoning else ()))
-        keep = any(word in self._special for word in words)
+        thinking = self._reasoning is not None and text.rstrip().endswith(self._reasoning.begin)
+        constraint = self._constraint(response_format, constraint, offered, forced, thinking)
+        keep = self._keeps(self._words(bool(offered)))
         return Prompt(ids, constraint, (), not keep, thinking, offered)
 
     def parser(self, tools: Sequence[Mapping[str, Any]] | None = None, prompt: Prompt | None = None) -> AnswerParser:
         """A parser for one answer. prompt: what it answers, which knows its tools and whether reasoning is open."""
         tools = prompt.tools if tools is None and prompt is not None else tools
         style = self._style if tools else None
-        words = (*(style.words if style else ()), THINK, THINK_END)
-        dropped = [text for text in self._special if text not in words]
+        words = self._words(style is not None)
+        # Where the engine leaves special tokens out, there is nothing to drop.
+        dropped = [text for text in self._special if text not in words] if self._keeps(words) else ()
         return AnswerParser(style, self._reasoning, prompt is not None and prompt.thinking, dropped)
+
+    def _keeps(self, words: Sequence[str]) -> bool:
+        """Whether special tokens have to be in the text, since one of them is in these words."""
+        joined = "\n".join(words)
+        return any(token in joined for token in self._special)
+
+    def _words(self, calls: bool) -> tuple[str, ...]:
+        """The texts by which answers are read, in which special tokens may be."""
+        of_calls = self._style.words if calls and self._style is not None else ()
+        return (*of_calls, *(self._reasoning.words if self._reasoning is not None else ()))
+
+    def check(self) -> None:
+        """Raises ValueError where the model has no chat template."""
+        if not self.tokenizer.chat_templates:
+            raise ValueError(
+                f"{self.tokenizer.place}: the model has no chat template, so that it is not known how it was given "
+                "messages; needed: a model with one, or completions of plain text"
+            )
 
     def _check_tools(self) -> None:
         known = any("tools" in variables_of(template) for template in self.tokenizer.chat_templates.values())
@@ -133,17 +149,30 @@ class ChatFormat:
             )
 
     def _constraint(
-        self, response_format: Any, offered: Sequence[Mapping[str, Any]], forced: bool, thinking: bool
+        self,
+        response_format: Any,
+        constraint: Constraint | None,
+        offered: Sequence[Mapping[str, Any]],
+        forced: bool,
+        thinking: bool,
     ) -> Constraint | None:
         asked = response_constraint(response_format)
+        if None not in (asked, constraint):
+            raise ValueError("response_format and constraint are given; needed: one of them")
+        asked = constraint if asked is None else asked
         if asked is not None and offered:
             raise ValueError(
-                f"response_format is {response_format['type']} and tools are given, and an answer cannot follow both; "
+                "response_format (or another constraint) and tools are given, and an answer cannot follow both; "
                 'needed: one of them, or tool_choice "none"'
+            )
+        if asked is not None and self._reasoning not in (None, THINK):
+            raise ValueError(
+                "response_format (or another constraint) is given, which is not supported for a chat template with "
+                "channels (gpt-oss); needed: none, and text"
             )
         if forced:
             asked = Constraint.grammar("start: call\n" + self._style.grammar(offered, self._spelled))
-        return asked.after(THINK_END) if asked is not None and thinking else asked
+        return asked.after(self._reasoning.end) if asked is not None and thinking else asked
 
     def _spelled(self, text: str) -> str:
         """A text in a grammar: the token, where it is a special one, which no text can be."""

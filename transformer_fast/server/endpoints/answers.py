@@ -148,7 +148,7 @@ class Events:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
         watch = self._loop.create_task(self._watch(receive))
-        ping = self._loop.call_later(_PING, self._ping)
+        self._timer = self._loop.call_later(_PING, self._ping)
         try:
             with Deadline(self._call.state.settings.timeout):
                 await self._send_all(send)
@@ -158,12 +158,10 @@ class Events:
         finally:
             self._running.cancel()
             watch.cancel()
-            (self._timer or ping).cancel()
+            self._timer.cancel()
         if self._gone:
             scope["transformer_fast.status"] = CLIENT_GONE
         _count(self._call, self._model, self._running, self._tokens)
-
-    _timer: asyncio.TimerHandle | None = None
 
     async def _send_all(self, send: Send) -> None:
         for i, one in enumerate(self._running):
