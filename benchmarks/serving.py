@@ -1,7 +1,7 @@
 """Servers of embeddings under load: `python -m benchmarks.serving`, ours beside `encode` alone and other servers.
 
 MiniLM's own weights, short texts (8 to 16 words) and mixed ones (8 to 250), requests of 1 and of 16 texts, 1 to 64
-clients (`load.py`, a process of its own). In each round every server has one turn, and before them `encode` has one with
+clients (`load.py`, a process of its own). In each round every server has a turn, and before them `encode` has one with
 the same texts, in a process of its own: a busy neighbour or a change of clock frequency meets all alike. Then requests
 come at random times, at half of what 64 clients got. Started by hand; prints tables, and writes JSON with --out.
 
@@ -9,7 +9,7 @@ Peers: "fastapi" and "fastapi, threads" (`serving_peer.py`), in this environment
 /v1/embeddings, by its command, in which {model} and {port} are replaced:
 
     --server 'infinity=infinity_emb v2 --engine torch --device cpu --model-id {model} --served-model-name m
-              --no-model-warmup --port {port}'
+              --url-prefix /v1 --no-model-warmup --port {port}'
     --server 'llama.cpp=llama-server -m minilm.gguf --embedding --ubatch-size 2048 --port {port}'
 """
 
@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import ROOT
+from benchmarks import ROOT, runner
 from benchmarks.load import TEXTS, texts_of
 
 OURS = "transformer-fast"
@@ -246,7 +246,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     folder = str(options.model or find_minilm())
     commands = {name: command for name, command in _COMMANDS.items() if name == OURS or not options.no_peers}
     commands |= dict(text.split("=", 1) for text in options.server)
-    start = time.perf_counter()
+    started = time.time()
     with tempfile.TemporaryDirectory() as logs:
         run = Run(folder, commands, options.seconds, Path(logs))
         try:
@@ -260,21 +260,19 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             half = list(run.half_load(rows, options.rounds))
         finally:
             run.close()
-    return {
-        "question": "serving",
-        "isa": functional.get_isa(),
-        "threads": functional.get_num_threads(),
+    config = functional.show_config()
+    about = {"versions": {"transformer_fast": config["version"]}, "settings": config}
+    return runner.head("serving", about, functional.get_num_threads(), started) | {
         "rounds": options.rounds,
-        "seconds": time.perf_counter() - start,
         "distance_to_encode": distances,
-        "closed": rows,
+        "rows": rows,
         "half_load": half,
         "times_of_peers": _times(rows),
     }
 
 
 def _times(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """How many times as many texts a second as each peer, and as the better of the two ways of FastAPI."""
+    """How many times as many texts a second as each peer."""
     found = []
     for ours in (row for row in rows if row["server"] == OURS):
         case = {name: ours[name] for name in ("kind", "size", "clients")}
@@ -304,7 +302,7 @@ def _line(row: dict[str, Any]) -> str:
 def tables(result: dict[str, Any]) -> str:
     """The rows in Markdown."""
     lines = ["| Texts | a request | clients | server | texts/s | of encode | p50, ms | p99, ms |", "|---" * 8 + "|"]
-    for row in result["closed"]:
+    for row in result["rows"]:
         lines.append(
             f"| {row['kind']} | {row['size']} | {row['clients']} | {row['server']} | {row['texts_per_second']:.0f} | "
             f"{row['share']:.2f} | {1e3 * row['p50']:.1f} | {1e3 * row['p99']:.1f} |"
@@ -337,9 +335,10 @@ def main() -> None:
     if options.encode_worker is not None:
         encode_worker(options.encode_worker)
         return
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the servers end as well
     result = measure(options)
     if options.out is not None:
-        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        options.out.write_text(runner.to_text(result), encoding="utf-8")
     print(tables(result))
 
 

@@ -230,6 +230,8 @@ def test_special_tokens_are_no_text(tmp_path):
         (lambda: Constraint.grammar("start: foo"), "the grammar 'start: foo': .*unknown name"),
         (lambda: Constraint.grammar("hello"), "the grammar 'hello': "),
         (lambda: Constraint.grammar("root ::= foo"), "the grammar in GBNF is malformed: Rule 'foo' not found"),
+        (lambda: Constraint.grammar("start: a\na: a"), "the grammar .*(no text fits it|panic: .*)$"),
+        (lambda: Constraint.json_schema({"$ref": "#"}), "no text fits it$"),
         (lambda: Constraint.choice([]), r"the choices are \[\]; needed: at least one string"),
     ],
 )
@@ -359,7 +361,7 @@ def _wider(inner):
     )
 
 
-@hypothesis.settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@hypothesis.settings(max_examples=80, deadline=None, derandomize=True, database=None)
 @hypothesis.given(schema=st.recursive(_LEAVES, _wider, max_leaves=8), seed=st.integers(0, 99))
 def test_schemas_of_all_kinds_give_json_or_an_error(tokenizer, schema, seed):
     """A walk by chance through what is allowed: its text is JSON that jsonschema accepts."""

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from transformer_fast.nn.cache import StackCache, Store
+from transformer_fast.nn.page_pool import PagePool
 from transformer_fast.nn.paged_cache import PagedCache
 
 
@@ -106,6 +107,44 @@ def test_whole_pages_part_without_a_copy():
     cache.reorder(np.array([0, 0]))
     filled(cache, [1, 1], 1)
     assert cache.pages == 4 and np.array_equal(cache.table[0, :2], cache.table[1, :2])
+
+
+def test_rows_move_between_caches_of_one_pool():
+    pool = PagePool(2, 2, 4, 16, 3)
+    running, reading = PagedCache.over(pool, 0), PagedCache.over(pool, 1)
+    filled(reading, [40], 0)
+    expected, pages = reading.held(), reading.table[0, :2].copy()
+    running.join(reading)
+    assert len(reading) == 0 and running.lengths.tolist() == [40] and pool.held == 3
+    other = PagedCache.over(pool, 1)
+    other.adopt(0, pages)
+    filled(other, [3], 1)
+    running.join(other)
+    assert running.shared.tolist() == [0, 0] and pool.held == 4 and pool.holders[pages].tolist() == [2, 2]
+    filled(running, [1, 1], 2)
+    running.crop(np.array([40, 32]))
+    for name, array in running.held().items():
+        assert np.array_equal(array[0], expected[name][0]) and np.array_equal(
+            array[1, :, :32], expected[name][0, :, :32]
+        )
+    running.reorder(np.array([1]))
+    assert pool.held == 2
+    running.reorder(np.zeros(0, np.int64))
+    assert pool.held == 0
+    with pytest.raises(ValueError, match="another pool"):
+        running.join(PagedCache(2, 1, 2, 4, 16, 3))
+    filled(reading := PagedCache.over(pool, 1), [5], 0)
+    with pytest.raises(ValueError, match="row 0 has 5 positions; needed: whole pages"):
+        reading.adopt(0, pages)
+
+
+def test_a_pool_that_is_full_asks_for_pages():
+    pool = PagePool(1, 1, 4, 16, limit=9)
+    pages = [pool.take() for _ in range(9)]
+    with pytest.raises(MemoryError, match="all 9 pages of 16 positions are held"):
+        pool.take()
+    pool.reclaim = lambda: pool.drop(np.array(pages[3:5]))
+    assert pool.take() == 3 and pool.held == 8 and pool.keys.arrays[0].shape[0] == 9
 
 
 @pytest.mark.parametrize("rounds", range(3))

@@ -174,6 +174,18 @@ def test_chat_streams_stops_and_remembers(opened):
     assert opened.locator(".message").count() == 0
 
 
+def test_message_that_is_refused_can_be_sent_again(opened):
+    opened.click("#tab-chat")
+    assert opened.locator("#chat-most").input_value() == "512"
+    opened.click("text=Options")
+    opened.fill("#chat-most", "5000")
+    opened.fill("#chat-text", "the cat")
+    with browsers.expected(opened, "400"):
+        opened.press("#chat-text", "Enter")
+        opened.get_by_text("needed: at most 4096 in all").wait_for()
+    assert opened.locator("#chat-text").input_value() == "the cat" and opened.locator(".message.user").count() == 0
+
+
 def test_stopped_answer_leaves_the_engine(opened, models):
     opened.click("#tab-chat")
     opened.fill("#chat-text", "the cat")

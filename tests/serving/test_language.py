@@ -342,16 +342,16 @@ def test_a_full_queue_and_a_request_that_can_never_fit(engine):
 
 
 def test_first_come_first_served(engine):
-    """A long request at the head of the queue is not overtaken by short ones that would fit."""
-    one = engine(max_tokens_in_flight=96)
-    order = []
-    answers = [one.submit(prompt_of(n, seed=n), max_new_tokens=16) for n in (60, 60, 3)]
+    """A long request at the head of the queue is not overtaken by a short one that would fit, and would end first."""
+    gate, order = Held(), []
+    one = engine(turns=gate, max_tokens_in_flight=128, share_prompts=False)
+    answers = [one.submit(prompt_of(n, seed=i), max_new_tokens=16) for i, n in enumerate((60, 60, 3))]
     for name, answer in zip("abc", answers, strict=True):
         answer.listen(lambda piece, name=name: order.append(name) if piece.finish_reason else None)
+    gate.release()
     for answer in answers:
         answer.result(20)
-    assert order.index("a") < order.index("b")
-    assert one.stats()["requests"] == 3
+    assert order[0] == "a"
 
 
 def test_a_short_prompt_waits_for_one_piece_of_a_long_one(gpt2, engine):
@@ -395,21 +395,23 @@ def test_an_error_ends_its_request_alone(engine):
     wait_until(lambda: failures)
     assert len(pieces) == 2 and len(good.result(20).ids) == 30
 
+
+def test_what_a_listener_raises_ends_its_request_alone(engine):
+    gate, failures = Held(), []
+    one = engine(turns=gate)
+
     def refuses(piece):
         raise ConnectionError
 
-    deaf = one.submit(prompt_of(20), max_new_tokens=30)
-    other = one.submit(prompt_of(20), max_new_tokens=30)
-    try:
+    deaf, other = (one.submit(prompt_of(20), max_new_tokens=30) for _ in range(2))
+    deaf.listen(refuses, failures.append)
+    with pytest.raises(RuntimeError, match="one listener"):
         deaf.listen(refuses)
-    except ConnectionError:  # there was a piece already
-        deaf.cancel()
-        assert deaf.result(20).finish_reason == "cancelled"
-    else:
-        with pytest.raises(ConnectionError):
-            deaf.result(20)
-    assert other.result(20).ids == good.result(20).ids
-    assert one.stats()["errors"] >= 1
+    gate.release()
+    with pytest.raises(ConnectionError):
+        deaf.result(20)
+    assert len(other.result(20).ids) == 30
+    assert one.stats()["errors"] == 1 and [type(error) for error in failures] == [ConnectionError]
 
 
 @pytest.mark.parametrize("where", ["prompt", "step"])

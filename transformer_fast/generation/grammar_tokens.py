@@ -176,5 +176,9 @@ def _with_stack(work: Callable[[], T]) -> T:
 
 
 def _told(error: str) -> str:
-    text = " ".join(error.replace("<non-verbose/>", "").split())
+    """llguidance's error in one line that is not too long, in words for those that are none."""
+    if error.startswith("NoExtension"):
+        return "no text fits it"
+    # What it does not expect, a rule that never ends for one, is a panic, which comes with the places in its code.
+    text = " ".join(error.replace("<non-verbose/>", "").partition("<backtrace>")[0].split())
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -89,39 +89,25 @@ class TextStreamer:
         self.tokenizer = tokenizer
         self.skip_special_tokens = skip_special_tokens
         self._write = write if write is not None else lambda text: print(text, end="", flush=True)
-        self._ids: list[int] = []
-        self._shown = ""
-        self._context = 0
         self._prompt_to_skip = skip_prompt
+        self._text = GrowingText(tokenizer, (), skip_special_tokens)
 
     def put(self, ids: np.ndarray) -> None:
         """The prompt (1, L) first, then ids (1,)."""
         ids = np.asarray(ids)
         if ids.ndim > 1 and len(ids) != 1 or ids.ndim == 1 and len(ids) != 1:
             raise ValueError(f"ids have shape {ids.shape}; needed: one row")
-        self._ids.extend(int(i) for i in ids.reshape(-1))
+        ids = ids.reshape(-1).tolist()
         if self._prompt_to_skip:
             self._prompt_to_skip = False
-            self._shown = self._text()
+            self._text = GrowingText(self.tokenizer, ids, self.skip_special_tokens)
             return
-        text = self._text()
-        if not text.endswith(_INCOMPLETE):
-            self._show(text)
+        self._show("".join([self._text.add(id) for id in ids]))
 
     def end(self) -> None:
         """No more ids come: write the text that is held back."""
-        self._show(self._text())
-
-    def _text(self) -> str:
-        return self.tokenizer.decode(self._ids[self._context :], skip_special_tokens=self.skip_special_tokens)
+        self._show(self._text.rest())
 
     def _show(self, text: str) -> None:
-        new = text[len(self._shown) :]
-        if new:
-            self._write(new)
-        self._shown = text
-        if text.endswith("\n"):
-            # Decoding everything at each token would take quadratic time. The end of a line is a safe place to start
-            # again; its last token stays, since decoders treat the first one of a text differently.
-            self._context = len(self._ids) - 1
-            self._shown = self._text()
+        if text:
+            self._write(text)

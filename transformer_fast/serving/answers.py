@@ -6,6 +6,7 @@ of the parser: a method that takes what it knows from the text that is there, an
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -80,8 +81,15 @@ tool_calls=()))
         thinking: bool = False,
         dropped: Sequence[str] = (),
     ) -> None:
+        reasoning = THINK if thinking and reasoning is None else reasoning
         self._style, self._reasoning = style, reasoning
-        self._dropped = tuple(filter(None, (*dropped, *(reasoning.around if reasoning else ()))))
+        dropped = tuple(filter(None, (*dropped, *(reasoning.around if reasoning else ()))))
+        self._markers = style.markers if style is not None else ()
+        begin, end = ((reasoning.begin,), (reasoning.end,)) if reasoning is not None else ((), ())
+        # Of reasoning, of the start of an answer, and of what follows.
+        self._thinking = _marks((*end, *dropped))
+        self._opening = _marks((*self._markers, *begin, *dropped))
+        self._talking = _marks((*self._markers, *dropped))
         self._state: Callable[[bool], bool] = self._think if thinking else self._talk
         self._text = ""  # not understood so far
         self._content: list[str] = []
@@ -133,7 +141,7 @@ tool_calls=()))
     # States: each takes from self._text and returns whether there may be more to take
 
     def _think(self, final: bool) -> bool:
-        before, mark = self._until((self._reasoning.end, *self._dropped), final)
+        before, mark = self._until(self._thinking, final)
         self._thought(before)
         if mark == self._reasoning.end:
             self._state, self._thought_space, self._trim = self._talk, "", True
@@ -142,15 +150,15 @@ tool_calls=()))
     def _talk(self, final: bool) -> bool:
         if self._bare_call(final):
             return self._state is self._call and bool(self._text)
-        markers = self._style.markers if self._style is not None else ()
-        thinks = (self._reasoning.begin,) if self._reasoning and not self._begun and not self._calls else ()
-        before, mark = self._until((*markers, *thinks, *self._dropped), final)
-        if mark in thinks and (before.strip() or self._begun):
+        opening = not self._begun and not self._calls
+        before, mark = self._until(self._opening if opening else self._talking, final)
+        thinks = mark is not None and self._reasoning is not None and mark == self._reasoning.begin
+        if thinks and (before.strip() or self._begun):
             before, mark = before + mark, ""  # a word of the answer
         self._say(before)
-        if mark in markers:
+        if mark in self._markers:
             self._text, self._state = mark + self._text, self._call
-        elif mark in thinks:
+        elif thinks and mark:
             self._state, self._space = self._think, ""
         return mark is not None
 
@@ -186,21 +194,25 @@ tool_calls=()))
 
     # ------------------------------------------------------------------------------------------------------------------
 
-    def _until(self, marks: Sequence[str], final: bool) -> tuple[str, str | None]:
+    def _until(self, marks: _Marks, final: bool) -> tuple[str, str | None]:
         """Takes the text before the first of marks, and that mark.
 
         (text, None) where none is there, without an end that may be the start of one.
         """
-        found = [(place, -len(mark), mark) for mark in marks if (place := self._text.find(mark)) >= 0]
+        if marks.firsts.isdisjoint(self._text):
+            text, self._text = self._text, ""
+            return text, None
+        found = [(place, -len(mark), mark) for mark in marks.texts if (place := self._text.find(mark)) >= 0]
         if found:
             place, _, mark = min(found)
             rest = self._text[place:]
-            if not final and any(len(longer) > len(rest) and longer.startswith(rest) for longer in marks):
+            if not final and rest in marks.begun:
                 before, self._text = self._text[:place], rest
                 return before, None  # it may become a longer one
             before, self._text = self._text[:place], self._text[place + len(mark) :]
             return before, mark
-        held = 0 if final else _begun_mark(self._text, marks)
+        longest = 0 if final else min(marks.longest, len(self._text))
+        held = next((n for n in range(longest, 0, -1) if self._text[-n:] in marks.begun), 0)
         before, self._text = self._text[: len(self._text) - held], self._text[len(self._text) - held :]
         return before, None
 
@@ -227,7 +239,19 @@ tool_calls=()))
         self._thought_space += text[len(told) :]
 
 
-def _begun_mark(text: str, marks: Sequence[str]) -> int:
-    """How many characters at the end of the text are the start of a mark."""
-    longest = min(max(map(len, marks), default=1) - 1, len(text))
-    return next((n for n in range(longest, 0, -1) if any(mark.startswith(text[-n:]) for mark in marks)), 0)
+class _Marks:
+    """Texts that are looked for: models have up to 6,000 special tokens, and each piece is looked through for all.
+
+    firsts: their first characters. begun: what may become one of them; longest: the most characters of it.
+    """
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.texts = tuple(texts)
+        self.firsts = frozenset(text[0] for text in texts)
+        self.begun = frozenset(text[:n] for text in texts for n in range(1, len(text)))
+        self.longest = max(map(len, self.begun), default=0)
+
+
+@functools.lru_cache(maxsize=64)
+def _marks(texts: tuple[str, ...]) -> _Marks:
+    return _Marks(texts)

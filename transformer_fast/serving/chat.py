@@ -109,7 +109,7 @@ class ChatFormat:
         ids = self.tokenizer.encode(text, add_special_tokens=False).ids
         thinking = self._reasoning is not None and text.rstrip().endswith(self._reasoning.begin)
         constraint = self._constraint(response_format, constraint, offered, forced, thinking)
-        keep = any(token in word for token in self._special for word in self._words(bool(offered)))
+        keep = self._keeps(self._words(bool(offered)))
         return Prompt(ids, constraint, (), not keep, thinking, offered)
 
     def parser(self, tools: Sequence[Mapping[str, Any]] | None = None, prompt: Prompt | None = None) -> AnswerParser:
@@ -117,8 +117,14 @@ class ChatFormat:
         tools = prompt.tools if tools is None and prompt is not None else tools
         style = self._style if tools else None
         words = self._words(style is not None)
-        dropped = [text for text in self._special if text not in words]
+        # Where the engine leaves special tokens out, there is nothing to drop.
+        dropped = [text for text in self._special if text not in words] if self._keeps(words) else ()
         return AnswerParser(style, self._reasoning, prompt is not None and prompt.thinking, dropped)
+
+    def _keeps(self, words: Sequence[str]) -> bool:
+        """Whether special tokens have to be in the text, since one of them is in these words."""
+        joined = "\n".join(words)
+        return any(token in joined for token in self._special)
 
     def _words(self, calls: bool) -> tuple[str, ...]:
         """The texts by which answers are read, in which special tokens may be."""

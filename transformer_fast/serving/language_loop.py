@@ -192,12 +192,17 @@ class Loop:
                 if not self._queue or not self._may_admit:
                     return
                 request, self._may_admit = self._queue[0], False
-            reading = self._rows.open(request.prompt, request.longest)
-            if reading is None:
-                return
+            try:
+                reading = self._rows.open(request.prompt, request.longest)
+                if reading is None:
+                    return
+            except Exception as error:
+                self._fail([request], error)
             with self._changed:
                 self._may_admit = True
                 self._queue.popleft()
+            if request.ended:
+                continue
             request.reading = reading
             self._reading.append(request)
             now = time.monotonic()

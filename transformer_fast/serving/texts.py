@@ -9,7 +9,7 @@ takes waiting texts of all requests by tokens (`fair_queue`), runs them packed, 
 What is computed is the pipelines' business: `prepared` of a `SentenceEncoder`, `CrossEncoder` or `TextClassifier` gives
 the job of a call. A further kind of model is a pipeline with `prepared`, and a method here.
 
-Tokenising is 2 to 4 % of the time that MiniLM needs for a text (float32, two threads), so that a thread of its own for
+Tokenising is 2 to 5 % of the time that MiniLM needs for a text (float32, two threads), so that a thread of its own for
 it would be idle; the caller's runs beside the computation, which holds no lock, errors of texts come from the call
 itself, and a request is weighed before it is taken. An event loop gives long inputs to a thread: `is_brief`.
 """

@@ -23,11 +23,12 @@ from transformer_fast.server.served import Served
 from transformer_fast.serving import Busy
 from transformer_fast.visualize.explorer.encoding import encoded
 
-# Weights of an answer: 11 MB in 8 bits each and base64. They let MiniLM read 341 tokens, a BERT of base size 241.
+# Weights of an answer: 11 MB in 8 bits each and base64, which Chromium shows within 4 s on a busy machine. They let a BERT
+# of base size read 241 tokens.
 MAX_WEIGHTS = 8 << 20
 # Texts that wait or run at once: each holds MAX_WEIGHTS numbers of 4 bytes, some of them twice.
 _MAX_RUNNING = 4
-# Of a body's text. A token of natural text has 4 to 5 characters.
+# Of a body's text, so that no long one is tokenised to be refused. A token of natural text has 4 to 5 characters.
 _MAX_CHARACTERS = 20_000
 # Names of prompts for the two sides of a search, as sentence-transformers' encode_query and encode_document take them.
 _QUERY, _DOCUMENT = ("query",), ("document", "passage", "corpus")
@@ -67,6 +68,7 @@ class Models:
             "id": served.name,
             "kind": served.kind,
             "chat": served.chat is not None,
+            "max_length": served.max_length,
             "attention": attending and {"pair": attending.pair, "max_tokens": attending.max_tokens},
             "query": _prompt(prompts, _QUERY),
             "document": _prompt(prompts, _DOCUMENT),

@@ -4,11 +4,21 @@
 import { stream } from "./api.js";
 import { byId, fillModels, make, notify } from "./dom.js";
 
+// Tokens of an answer where the user says nothing; of a model that takes few, half of what it takes.
+const MOST = 512;
+
 let history = [];
 let running = null;
 
 export function startChat(models) {
-  fillModels(byId("chat-model"), models);
+  const select = byId("chat-model");
+  fillModels(select, models);
+  const limit = () => {
+    const { max_length: length } = models.find(({ id }) => id === select.value);
+    byId("chat-most").value = length === null ? MOST : Math.min(MOST, Math.floor(length / 2));
+  };
+  select.addEventListener("change", limit);
+  limit();
   byId("chat-form").addEventListener("submit", (event) => {
     event.preventDefault();
     send();
@@ -39,9 +49,9 @@ async function send() {
   const own = (running = new AbortController());
   if (!history.length) byId("chat-log").replaceChildren();
   history.push({ role: "user", content: text });
-  byId("chat-log").append(make("div", "message user", text));
+  const asked = make("div", "message user", text);
   const answer = new Answer();
-  byId("chat-log").append(answer.element);
+  byId("chat-log").append(asked, answer.element);
   answer.element.scrollIntoView({ block: "end" });
   busy(true);
   notify(null);
@@ -55,7 +65,10 @@ async function send() {
   running = null;
   // What was stopped is part of the conversation; what failed before it said anything is asked again.
   if (answer.text) history.push({ role: "assistant", content: answer.text });
-  else byId("chat-text").value ||= history.pop().content;
+  else {
+    byId("chat-text").value ||= history.pop().content;
+    asked.remove();
+  }
   busy(false);
   byId("chat-said").textContent = answer.text;
 }

@@ -16,7 +16,7 @@ from transformer_fast.visualize.inputs import checked_weights, readable
 
 # What 16 bits a weight are used up to: 4 MB, 5.3 MB in base64. Beyond that a weight takes 8 bits.
 _MOST_IN_16_BITS = 2_000_000
-# What Chromium decodes and draws in 1.5 s on one processor; a file of 90 MB.
+# A file of 86 MB, of which Chromium has drawn all maps 10 s after it was opened (two processors that others used, too).
 _MOST_WEIGHTS = 64_000_000
 # Characters of a token that are sent; the page cuts what does not fit.
 _TOKEN_LENGTH = 80
