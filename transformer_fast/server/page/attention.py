@@ -23,8 +23,8 @@ from transformer_fast.server.served import Served
 from transformer_fast.serving import Busy
 from transformer_fast.visualize.explorer.encoding import encoded
 
-# Weights of an answer: 11 MB in 8 bits each and base64, which Chromium shows within 4 s on a busy machine. They let a BERT
-# of base size read 241 tokens.
+# Weights of an answer: 11 MB in 8 bits each and base64, which Chromium shows within 4 s on a busy machine. They let a
+# BERT of base size read 241 tokens.
 MAX_WEIGHTS = 8 << 20
 # Texts that wait or run at once: each holds MAX_WEIGHTS numbers of 4 bytes, some of them twice.
 _MAX_RUNNING = 4
