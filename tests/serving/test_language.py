@@ -411,6 +411,7 @@ def test_what_a_listener_raises_ends_its_request_alone(engine):
     with pytest.raises(ConnectionError):
         deaf.result(20)
     assert len(other.result(20).ids) == 30
+    wait_until(lambda: failures)
     assert one.stats()["errors"] == 1 and [type(error) for error in failures] == [ConnectionError]
 
 
