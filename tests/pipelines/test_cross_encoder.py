@@ -52,7 +52,7 @@ def test_scores_are_the_models(isa, encoder, folder, three):
 
 def test_bits_do_not_depend_on_batches_or_threads(isa, threads, encoder, monkeypatch):
     expected = np.stack([encoder.predict(pair) for pair in PAIRS])
-    monkeypatch.setattr(text_runs, "_ENOUGH_TOKENS", 50)
+    monkeypatch.setattr(text_runs, "TOKENS_OF_A_THREAD", 50)
     for batch_size in (1, 3, 32):
         assert np.array_equal(encoder.predict(PAIRS, batch_size=batch_size), expected)
     assert encoder.predict([]).shape == (0,) and isinstance(encoder.predict(PAIRS, convert_to_numpy=False), list)

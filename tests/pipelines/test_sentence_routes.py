@@ -152,7 +152,7 @@ def test_static_embedding_is_the_mean_of_its_tokens(isa, threads, tmp_path, monk
     expected = [table[row].astype(np.float64).mean(axis=0) if row else np.zeros(6) for row in ids]
     found = encoder.encode(SENTENCES)
     np.testing.assert_allclose(found, expected, atol=1e-6)
-    monkeypatch.setattr(text_runs, "_ENOUGH_TOKENS", 10)
+    monkeypatch.setattr(text_runs, "TOKENS_OF_A_THREAD", 10)
     assert np.array_equal(encoder.encode(SENTENCES, batch_size=1), found)
     assert np.array_equal(np.stack([encoder.encode(text) for text in SENTENCES]), found)
     assert encoder.get_embedding_dimension() == 6 and encoder.max_seq_length == float("inf")

@@ -148,7 +148,7 @@ def test_bits_do_not_depend_on_batches_or_threads(tmp_path, strategy, isa, threa
     encoder = SparseEncoder.from_pretrained(write_splade(tmp_path / "m", {"pooling_strategy": strategy}))
     texts = TEXTS * 3
     expected = np.stack([encoder.encode(text, convert_to_sparse_tensor=False) for text in texts])
-    monkeypatch.setattr(text_runs, "_ENOUGH_TOKENS", 50)
+    monkeypatch.setattr(text_runs, "TOKENS_OF_A_THREAD", 50)
     for batch_size in (1, 3, 32):
         found = encoder.encode(texts, batch_size=batch_size)
         assert np.array_equal(found.toarray(), expected)

@@ -306,7 +306,7 @@ def test_interrupt_stops_within_one_run(encoder, monkeypatch):
         return encode_packed(*args)
 
     monkeypatch.setattr(encoder.model, "encode_packed", counted)
-    monkeypatch.setattr(text, "_ENOUGH_TOKENS", 1)
+    monkeypatch.setattr(text, "TOKENS_OF_A_THREAD", 1)
     assert threading.current_thread() is threading.main_thread()
     with pytest.raises(KeyboardInterrupt):
         encoder.encode(["dog"] * 1000, batch_size=1)

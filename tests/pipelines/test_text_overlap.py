@@ -25,7 +25,7 @@ PATIENCE = 20.0  # seconds; what should come comes at once
 @pytest.fixture
 def encoder(tmp_path, monkeypatch):
     """Every batch of two texts is a run of its own."""
-    monkeypatch.setattr(text_runs, "_ENOUGH_TOKENS", 1)
+    monkeypatch.setattr(text_runs, "TOKENS_OF_A_THREAD", 1)
     return text.SentenceEncoder.from_pretrained(write_sentence_model(tmp_path / "model"))
 
 
@@ -161,7 +161,7 @@ ENDING = """
     from transformer_fast import functional
     from transformer_fast.pipelines import sentence_encoder as text, text_runs
     functional.set_num_threads(2)
-    text_runs._ENOUGH_TOKENS = 1
+    text_runs.TOKENS_OF_A_THREAD = 1
     encoder = text.SentenceEncoder.from_pretrained(sys.argv[1])
     texts = ["the cat sat on the mat.", "dog", "a"] * 20
     expected = encoder.encode(texts)

@@ -58,7 +58,7 @@ def test_batches_run_together_until_they_hold_enough_tokens(encoder, runs, monke
 
 
 def test_runs_hold_at_most_so_many_tokens(encoder, runs, monkeypatch):
-    monkeypatch.setattr(text_runs, "_ENOUGH_TOKENS", 50)
+    monkeypatch.setattr(text_runs, "TOKENS_OF_A_THREAD", 50)
     monkeypatch.setattr(text_runs, "_MOST_TOKENS", 70)
     texts = ["the cat sat on the mat " * 5] * 5 + ["dog"] * 30  # 5 of 20 tokens, 30 of 3
     embeddings = encoder.encode(texts, batch_size=2)
@@ -174,7 +174,7 @@ def test_errors_of_a_stream(encoder, monkeypatch):
 
 
 def test_interrupt_stops_a_stream_within_one_run(encoder, runs, monkeypatch):
-    monkeypatch.setattr(text_runs, "_ENOUGH_TOKENS", 1)
+    monkeypatch.setattr(text_runs, "TOKENS_OF_A_THREAD", 1)
     noted = encoder.model.encode_packed
 
     def interrupted(*args):
