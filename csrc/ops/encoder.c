@@ -16,13 +16,21 @@
 #include "../runtime/workspace.h"
 #include "../tuning/tuning.h"
 
-/* Tokens that go through the layers together: at least so many, where threads need chunks; at most what the tuning
- * record says if the weights of a layer stay in the last cache from one chunk to the next (BERT-base in float32, 28 MB,
- * does not on Zen 3: 8 x 128 tokens 0.92 times as fast in chunks of 128), else MAX_CHUNK_TOKENS. */
-#define MIN_CHUNK_TOKENS    96
+/* Tokens that go through the layers together: at most what the tuning record says if the weights of a layer stay in the
+ * last cache from one chunk to the next (BERT-base in float32, 28 MB, does not on Zen 3: 8 x 128 tokens 0.92 times as
+ * fast in chunks of 128), else MAX_CHUNK_TOKENS.
+ *
+ * Measured with MiniLM on two threads (Granite Rapids), time of a chunk a thread by that of the steps over all threads:
+ * 1.01 for chunks of 56 tokens, 0.90 for 84, 0.80 to 0.87 for 96 to 384. Two chunks a thread, of which a thread that
+ * gets less of its processor may take one: 1.16 for 42 tokens, 0.91 for 98, 0.83 for 192, as one. */
+#define MIN_CHUNK_TOKENS    80
+#define MIN_TOKENS_OF_TWO   192
 #define MAX_CHUNK_TOKENS    384
 #define WEIGHTS_SHARE_OF_L3 0.25
 #define CHUNKS_PER_THREAD   2
+/* Chunks whose longest thread has more than this times its share: 3 x 128 tokens on two threads (1.33) take 1.07 of the
+ * time of the steps over all threads, 5 x 256 (1.2) 0.99 to 1.05, even ones 0.85. */
+#define CHUNKS_MAY_WAIT 1.15
 
 typedef struct {
     const tfast_encoder* call;
@@ -202,6 +210,10 @@ static tfast_status run_rows(rows_t* r, int64_t first_sequence, int64_t first_ro
     return run_layers(r, y);
 }
 
+static int64_t chunk_tokens(const plan_t* p, int64_t i) {
+    return p->call->cu[p->first[i + 1]] - p->call->cu[p->first[i]];
+}
+
 static void run_chunk(void* ctx, int64_t task, void* scratch) {
     plan_t* p = ctx;
     const tfast_encoder* c = p->call;
@@ -215,20 +227,37 @@ static void run_chunk(void* ctx, int64_t task, void* scratch) {
     if (status != TFAST_OK) __atomic_store_n(&p->status, status, __ATOMIC_RELAXED);
 }
 
-/* Whole sequences, one after the other, until a chunk holds `tokens`. With p->first NULL they are only counted. */
-static void cut_chunks(plan_t* p, int64_t tokens) {
+/* At most p->n_chunks chunks of nearly the same number of tokens: a sequence is in the chunk that holds its middle. */
+static void cut_chunks(plan_t* p) {
     const tfast_encoder* c = p->call;
-    int64_t begin = 0;
-    p->n_chunks = p->max_tokens = p->max_sequences = 0;
-    for (int64_t b = 1; b <= c->B; b++) {
-        if (c->cu[b] - c->cu[begin] < tokens && b < c->B) continue;
-        if (p->first) p->first[p->n_chunks] = begin;
-        p->n_chunks++;
-        p->max_tokens = TFAST_MAX(p->max_tokens, c->cu[b] - c->cu[begin]);
-        p->max_sequences = TFAST_MAX(p->max_sequences, b - begin);
-        begin = b;
+    const int64_t wanted = p->n_chunks, twice = 2 * c->T;
+    int64_t last = -1, n = 0;
+    for (int64_t b = 0; b < c->B; b++) {
+        const int64_t chunk = TFAST_MIN((c->cu[b] + c->cu[b + 1]) * wanted / twice, wanted - 1);
+        if (chunk != last) p->first[n++] = b;
+        last = chunk;
     }
-    if (p->first) p->first[p->n_chunks] = c->B;
+    p->first[n] = c->B;
+    p->n_chunks = n;
+    p->max_tokens = p->max_sequences = 0;
+    for (int64_t i = 0; i < n; i++) {
+        p->max_tokens = TFAST_MAX(p->max_tokens, chunk_tokens(p, i));
+        p->max_sequences = TFAST_MAX(p->max_sequences, p->first[i + 1] - p->first[i]);
+    }
+}
+
+/* Tokens of the thread that has the most, where each takes the next chunk when it is done. */
+static int64_t longest_thread(const plan_t* p, int threads, int64_t* load) {
+    int64_t longest = 0;
+    memset(load, 0, (size_t)threads * sizeof *load);
+    for (int64_t i = 0; i < p->n_chunks; i++) {
+        int next = 0;
+        for (int t = 1; t < threads; t++)
+            if (load[t] < load[next]) next = t;
+        load[next] += chunk_tokens(p, i);
+        longest = TFAST_MAX(longest, load[next]);
+    }
+    return longest;
 }
 
 static tfast_status run_whole(const tfast_encoder* c, int n_threads) {
@@ -262,27 +291,40 @@ static int64_t most_chunk_tokens(const tfast_encoder* c) {
     return stays ? tfast_tuning_now()->chunk_tokens : MAX_CHUNK_TOKENS;
 }
 
+/* How many chunks all rows are cut into: a multiple of `threads`, or 1 where a thread has too few tokens for one. */
+static int64_t count_chunks(const tfast_encoder* c, int threads) {
+    const int64_t most = most_chunk_tokens(c), share = c->T / threads;
+    const int64_t a_thread = (share + most / 2) / most; /* to the nearest */
+    if (share < MIN_CHUNK_TOKENS || (threads == 1 && a_thread <= 1)) return 1;
+    const int64_t several = threads == 1 ? 1 : TFAST_MIN(share / MIN_TOKENS_OF_TWO, CHUNKS_PER_THREAD);
+    return threads * TFAST_MAX(TFAST_MAX(a_thread, several), 1);
+}
+
 tfast_status tfast_encoder_run(const tfast_encoder* c, int n_threads) {
     STEP(check_weights(c));
     if (c->T == 0) return TFAST_OK;
     const double flops =
         2.0 * (double)(c->T * c->hidden) * (double)(4 * c->hidden + 2 * c->inner) * (double)c->n_layers;
     const int threads = tfast_threads_for(tfast_flops_ns(flops), n_threads);
-    const int64_t share = c->T / (threads * CHUNKS_PER_THREAD);
-    const int64_t most = most_chunk_tokens(c);
-    const int64_t tokens = threads == 1 ? most : tfast_clamp(share, MIN_CHUNK_TOKENS, most);
-    plan_t p = {.call = c, .status = TFAST_OK};
-    cut_chunks(&p, tokens);
-    if (p.n_chunks < threads || p.n_chunks == 1) return run_whole(c, n_threads);
-    p.first = tfast_workspace_take((size_t)(p.n_chunks + 1) * sizeof(int64_t));
+    plan_t p = {.call = c, .n_chunks = count_chunks(c, threads), .status = TFAST_OK};
+    if (p.n_chunks == 1) return run_whole(c, n_threads);
+    const int64_t wanted = p.n_chunks;
+    p.first = tfast_workspace_take((size_t)(wanted + 1 + threads) * sizeof(int64_t));
     if (!p.first) return TFAST_NO_MEMORY;
-    cut_chunks(&p, tokens);
-    const tfast_parallel loop = {.n_tasks = p.n_chunks,
-                                 .task_ns = tfast_flops_ns(flops) / (double)p.n_chunks,
-                                 .n_threads = n_threads,
-                                 .scratch_bytes = tfast_align64((size_t)(p.max_sequences + 1) * sizeof(int64_t)) +
-                                                  place_buffers(c, p.max_tokens, p.max_sequences, NULL, NULL)};
-    const tfast_status status = tfast_parallel_for(&loop, run_chunk, &p);
+    cut_chunks(&p);
+    const double longest = (double)longest_thread(&p, threads, p.first + wanted + 1);
+    tfast_status status;
+    if (longest * threads > CHUNKS_MAY_WAIT * (double)c->T) {
+        status = run_whole(c, n_threads);
+    } else {
+        const tfast_parallel loop = {.n_tasks = p.n_chunks,
+                                     .task_ns = tfast_flops_ns(flops) / (double)p.n_chunks,
+                                     .n_threads = n_threads,
+                                     .scratch_bytes = tfast_align64((size_t)(p.max_sequences + 1) * sizeof(int64_t)) +
+                                                      place_buffers(c, p.max_tokens, p.max_sequences, NULL, NULL)};
+        status = tfast_parallel_for(&loop, run_chunk, &p);
+        if (status == TFAST_OK) status = p.status;
+    }
     tfast_workspace_give(p.first);
-    return status != TFAST_OK ? status : p.status;
+    return status;
 }

@@ -6,13 +6,16 @@ Engines are stand-ins that never answer by themselves, so that a test knows what
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
+import functools
+import importlib
+import importlib.util
 import json
 import re
 import signal
 import socket
 import threading
 import time
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -50,7 +53,7 @@ def found(count: int = 1, size: int = 4):
     return Embeddings(np.zeros((count, size), np.float32), 1)
 
 
-@contextmanager
+@contextlib.contextmanager
 def running(models, **settings):
     """(a server in a thread, its port, what SIGTERM calls)"""
     pytest.importorskip("uvicorn")
@@ -76,6 +79,22 @@ def running(models, **settings):
         stopper.stop()
         thread.join(10)
         assert not thread.is_alive()
+
+
+@pytest.fixture(autouse=True, params=["h11", "httptools"])
+def protocol(request, monkeypatch):
+    """What parses requests, in whose event loop: as without httptools and uvloop, and with them."""
+    run = importlib.import_module("transformer_fast.server.run") if importlib.util.find_spec("uvicorn") else None
+    if run is None:
+        return
+    if request.param == "h11":
+        from uvicorn.protocols.http.h11_impl import H11Protocol as protocol
+    else:
+        pytest.importorskip("httptools")
+        from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as protocol
+    loop = "asyncio" if request.param == "h11" else "auto"
+    monkeypatch.setattr(run, "AutoHTTPProtocol", protocol)
+    monkeypatch.setattr(run.uvicorn, "Config", functools.partial(run.uvicorn.Config, loop=loop))
 
 
 @pytest.fixture
@@ -177,6 +196,29 @@ def test_too_large_a_body_is_refused_before_it_is_sent(models):
         chunk = b"190\r\n" + b"x" * 400 + b"\r\n"
         with connect(port, HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 3) as connection:
             assert b" 413 " in everything(connection)[:40]
+
+
+@pytest.mark.parametrize("name", [b"X-Long: ", b"X-Long"], ids=["a value", "a name"])
+def test_too_long_a_head_is_refused(models, name):
+    """Whether it comes at once or in parts, and without the end that a parser waits for."""
+    with running(models) as (port, *_), connect(port, HEAD + name) as connection:
+        with contextlib.suppress(ConnectionError):
+            for _ in range(40):
+                connection.sendall(b"x" * 8192)
+                time.sleep(0.001)
+        assert b" 431 " in everything(connection)[:40]
+
+
+def test_a_long_head_after_another_request(models, engine):
+    """What came before does not count."""
+    with running(models) as (port, *_), connect(port) as connection:
+        for _ in range(3):
+            connection.sendall(post(head=HEAD + b"X-Long: " + b"x" * 40_000 + b"\r\n"))
+            engine.next().set_result(found())
+            told = b""
+            while b"total_tokens" not in told:
+                told += connection.recv(1 << 16)
+            assert told.startswith(b"HTTP/1.1 200 ")
 
 
 def test_a_connection_is_kept_after_an_answer(models, engine):

@@ -1,18 +1,21 @@
-"""`guarded`: uvicorn's HTTP protocol with limits for clients that are slow on purpose.
+"""`guarded`: one of uvicorn's HTTP protocols with limits for clients that are slow, or send too much, on purpose.
 
-`run` gives it to uvicorn, which itself waits for ever for a request's headers and for a client that does not read.
+`run` gives it to uvicorn, which itself waits for ever for a request's headers and for a client that does not read, and
+which with httptools takes headers of any length.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+_TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 _CHUNK = 16 << 10  # a client that takes less than this in `write_timeout` seconds is cut off
 
 
-def guarded(base: type, read_timeout: float, write_timeout: float) -> type:
+def guarded(base: type, read_timeout: float, write_timeout: float, max_head: int) -> type:
     """A class that derives from uvicorn's and closes connections
 
+    - whose request line and headers have more than `max_head` bytes (431);
     - whose headers are not there `read_timeout` seconds after the connection, or after their first byte;
     - that take less than 16 KiB of what waits for them in `write_timeout` seconds.
     """
@@ -21,6 +24,7 @@ def guarded(base: type, read_timeout: float, write_timeout: float) -> type:
         _headers_timer: Any = None
         _write_timer: Any = None
         _waiting = 0
+        _head = 0  # bytes of a request whose headers are not all there
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -32,6 +36,12 @@ def guarded(base: type, read_timeout: float, write_timeout: float) -> type:
             super().data_received(data)
             if not self._is_idle():
                 self._forget_headers()
+                self._head = 0
+                return
+            self._head += len(data)
+            if self._head > max_head and not self.transport.is_closing():
+                self.transport.write(_TOO_LONG)
+                self.transport.close()
 
         def connection_lost(self, error: Exception | None) -> None:
             self._forget_headers()

@@ -28,8 +28,8 @@ from transformer_fast.server.settings import Settings
 _BACKLOG = 2048
 # Seconds that an idle connection stays open: longer than 60, which proxies usually keep theirs.
 _KEEP_ALIVE = 75
-# Of a request line and headers; longer ones are 400.
-_MAX_HEADERS = 64 << 10
+# Bytes of a request line and headers; longer ones are 431.
+_MAX_HEAD = 64 << 10
 
 
 def bound_socket(settings: Settings) -> socket.socket:
@@ -76,7 +76,7 @@ def run(
     """
     listening = bound_socket(settings) if listening is None else listening
     state: State = app.state.server
-    protocol = guarded(AutoHTTPProtocol, settings.read_timeout, settings.write_timeout)
+    protocol = guarded(AutoHTTPProtocol, settings.read_timeout, settings.write_timeout, _MAX_HEAD)
     config = uvicorn.Config(
         app,
         http=protocol,
@@ -88,7 +88,7 @@ def run(
         proxy_headers=False,
         backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE,
-        h11_max_incomplete_event_size=_MAX_HEADERS,
+        h11_max_incomplete_event_size=2 * _MAX_HEAD,  # so that `guarded` answers, whatever parses
     )
     with _logging(settings), listening:
         server = _Server(config, state, started)
