@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 
 import pytest
 
@@ -39,6 +40,10 @@ def test_nothing_is_left(make_client, case):
         gc.disable()
         try:
             assert ask().status_code == status
-            assert [kept for kept in gc.get_objects() if isinstance(kept, (Call, Body, ApiError))] == []
+            end = time.monotonic() + 5  # a thread that has just failed may still hold what it was given
+            while left := [kept for kept in gc.get_objects() if isinstance(kept, (Call, Body, ApiError))]:
+                assert time.monotonic() < end, left
+                del left
+                time.sleep(0.01)
         finally:
             gc.enable()
