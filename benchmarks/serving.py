@@ -93,7 +93,7 @@ class Server:
         offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "true"}
         self._process = subprocess.Popen(
             words,
-            cwd=ROOT,
+            cwd=log.parent if label == OURS else ROOT,  # a checkout would hide the installed package
             env=os.environ | offline,
             stdout=self._log,
             stderr=subprocess.STDOUT,

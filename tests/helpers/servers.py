@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-from subprocesses import environment
+from subprocesses import PACKAGE_PARENT, environment
 
 KEY = "a-key-of-the-tests"
 _LISTENING = re.compile(r"http://127\.0\.0\.1:(\d+)")
@@ -32,6 +32,7 @@ class Server:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "transformer_fast", "serve", "--port", "0", *named, *options],
             env=environment(**variables),
+            cwd=PACKAGE_PARENT,  # a checkout would hide the installed package
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -15,8 +15,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-# A release's limit. The levels of x86-64 nearly fill it.
-MAX_BYTES = 3_000_000
+# A release's limit: 2.2 MB of it is the compiled module, with six levels of x86-64, the rest Python, HTML and scripts.
+MAX_BYTES = 3_250_000
 MAX_GLIBC = (2, 28)
 # The last three: the page of the server and the attention explorer.
 SUFFIXES = (".py", ".pyi", ".so", ".typed", ".html", ".js", ".css")
