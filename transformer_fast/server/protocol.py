@@ -15,7 +15,7 @@ _CHUNK = 16 << 10  # a client that takes less than this in `write_timeout` secon
 def guarded(base: type, read_timeout: float, write_timeout: float, max_head: int) -> type:
     """A class that derives from uvicorn's and closes connections
 
-    - whose request line and headers have more than `max_head` bytes (431);
+    - whose request line and headers have more than `max_head` bytes (431); for h11, uvicorn has a limit of its own;
     - whose headers are not there `read_timeout` seconds after the connection, or after their first byte;
     - that take less than 16 KiB of what waits for them in `write_timeout` seconds.
     """
@@ -24,7 +24,10 @@ def guarded(base: type, read_timeout: float, write_timeout: float, max_head: int
         _headers_timer: Any = None
         _write_timer: Any = None
         _waiting = 0
-        _head = 0  # bytes of a request whose headers are not all there
+        # Of httptools, which calls on_message_begin and on_headers_complete: between the two, the bytes that came after
+        # those with the beginning. What comes of a body after its answer is none of them.
+        _in_head = _begins = False
+        _head = 0
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -33,15 +36,24 @@ def guarded(base: type, read_timeout: float, write_timeout: float, max_head: int
         def data_received(self, data: bytes) -> None:
             if self._is_idle() and self._headers_timer is None:
                 self._await_headers()
+            self._begins = False
             super().data_received(data)
             if not self._is_idle():
                 self._forget_headers()
-                self._head = 0
-                return
-            self._head += len(data)
-            if self._head > max_head and not self.transport.is_closing():
-                self.transport.write(_TOO_LONG)
-                self.transport.close()
+            elif self._in_head and not self._begins:
+                self._head += len(data)
+                if self._head > max_head and not self.transport.is_closing():
+                    self.transport.write(_TOO_LONG)
+                    self.transport.close()
+
+        def on_message_begin(self) -> None:
+            self._in_head = self._begins = True
+            self._head = 0
+            super().on_message_begin()
+
+        def on_headers_complete(self) -> None:
+            self._in_head = False
+            super().on_headers_complete()
 
         def connection_lost(self, error: Exception | None) -> None:
             self._forget_headers()

@@ -28,7 +28,7 @@ from transformer_fast.server.settings import Settings
 _BACKLOG = 2048
 # Seconds that an idle connection stays open: longer than 60, which proxies usually keep theirs.
 _KEEP_ALIVE = 75
-# Bytes of a request line and headers; longer ones are 431.
+# Bytes of a request line and headers; longer ones are 431 with httptools, 400 with h11.
 _MAX_HEAD = 64 << 10
 
 
@@ -88,7 +88,7 @@ def run(
         proxy_headers=False,
         backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE,
-        h11_max_incomplete_event_size=2 * _MAX_HEAD,  # so that `guarded` answers, whatever parses
+        h11_max_incomplete_event_size=_MAX_HEAD,
     )
     with _logging(settings), listening:
         server = _Server(config, state, started)
